@@ -1,0 +1,38 @@
+"""The overlay engine: a read-only base, a storage directory with one database, and every file-system rule.
+
+Needs apsw and the standard library; knows nothing of FUSE, does not print, and is synchronous.  Start at ``Overlay``.
+"""
+
+from minifo.engine.errors import (
+    Corrupt,
+    FsError,
+    MinifoError,
+    NewerFormat,
+    NotMinifo,
+    StateError,
+    StorageBusy,
+    UsageError,
+)
+from minifo.engine.model import ROOT, Attr, Caller, DirEntry, Ino, Process, RenameFlags, SetAttr, State
+from minifo.engine.overlay import Overlay
+
+__all__ = [
+    "ROOT",
+    "Attr",
+    "Caller",
+    "Corrupt",
+    "DirEntry",
+    "FsError",
+    "Ino",
+    "MinifoError",
+    "NewerFormat",
+    "NotMinifo",
+    "Overlay",
+    "Process",
+    "RenameFlags",
+    "SetAttr",
+    "State",
+    "StateError",
+    "StorageBusy",
+    "UsageError",
+]

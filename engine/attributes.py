@@ -1,0 +1,257 @@
+"""Attributes: setattr, extended attributes, ACLs, and the rules that drop set-id bits.
+
+Nothing here copies content, but for the size: chmod, chown, utimens and xattrs of a base file touch rows only.
+"""
+
+from __future__ import annotations
+
+import errno
+import stat
+
+from minifo.engine import acl
+from minifo.engine.base import BaseView
+from minifo.engine.content import Content
+from minifo.engine.db import Database
+from minifo.engine.errors import FsError
+from minifo.engine.inodes import Inodes, Row, now
+from minifo.engine.model import Ino, SetAttr
+from minifo.engine.nodes import Node
+
+_XATTR_CREATE = 1
+_XATTR_REPLACE = 2
+_XATTR_NAME_MAX = 255  # limits.h of the kernel, as are the next two
+_XATTR_SIZE_MAX = 65536
+_XATTR_LIST_MAX = 65536
+_PERMISSIONS = 0o7777
+
+
+def without_set_ids(mode: int) -> int:
+    """The mode after a write or chown: set-user-ID goes, set-group-ID where it is not mandatory locking (chown(2))."""
+    mode &= ~stat.S_ISUID
+    return mode & ~stat.S_ISGID if mode & stat.S_IXGRP else mode
+
+
+class Attributes:
+    """Changes of attributes and extended attributes.
+
+    Args:
+        db: the overlay's database.
+        base: the base view.
+        inodes: rows and nodes.
+        content: file bytes (for the size).
+    """
+
+    def __init__(self, db: Database, base: BaseView, inodes: Inodes, content: Content) -> None:
+        self._db = db
+        self._base = base
+        self._inodes = inodes
+        self._content = content
+        self._defaults: dict[Ino, bytes | None] = {}
+
+    # -- setattr
+
+    def setattr(self, node: Node, change: SetAttr) -> None:
+        """Change attributes of one object; inside an operation.
+
+        Raises:
+            FsError: EISDIR or EINVAL for the size of what is no regular file.
+        """
+        if self._is_nothing(node, change):
+            return
+        row = self._inodes.adopt(node)
+        t = now()
+        if change.size is not None:
+            self._resize(row, node, change.size)
+            row = row._replace(mtime=t)
+        elif (
+            any(value is not None for value in (change.mode, change.uid, change.gid, change.atime, change.mtime))
+            or change.kill_priv
+        ):
+            self._inodes.modify(row)
+        mode = self._new_mode(row, change)
+        if mode != row.mode:
+            self._chmod_acl(row, node, mode)
+        values = (
+            mode,
+            row.uid if change.uid is None else change.uid,
+            row.gid if change.gid is None else change.gid,
+            row.atime if change.atime is None else change.atime,
+            row.mtime if change.mtime is None else change.mtime,
+            t if change.ctime is None else change.ctime,
+        )
+        sql = "UPDATE inode SET mode = ?, uid = ?, gid = ?, atime = ?, mtime = ?, ctime = ? WHERE ino = ?"
+        self._db.change(sql, (*values, node.ino))
+
+    def _is_nothing(self, node: Node, change: SetAttr) -> bool:
+        """True for what changes nothing worth a row.
+
+        The kernel writes back an inode's times after a rename or an unlink, and asks to drop set-id bits before each
+        write, whether there are any or not.  A base object without a row keeps its own ctime.
+        """
+        values = (change.mode, change.uid, change.gid, change.size, change.atime)
+        if any(value is not None for value in values):
+            return False
+        if node.state and (row := self._inodes.row(node.ino)) is not None:
+            mode, mtime, owned = row.mode, row.mtime, True
+        else:
+            st = self._inodes.attributes(node)
+            assert not isinstance(st, Row)
+            mode, mtime, owned = st.st_mode, st.st_mtime_ns, False
+        if change.kill_priv and without_set_ids(mode) != mode and not stat.S_ISDIR(mode):
+            return False
+        same_mtime = change.mtime is None or change.mtime == mtime
+        return same_mtime and (change.ctime is None or not owned)
+
+    def _new_mode(self, row: Row, change: SetAttr) -> int:
+        mode = row.mode if change.mode is None else stat.S_IFMT(row.mode) | change.mode & _PERMISSIONS
+        chowned = change.uid is not None or change.gid is not None
+        if (chowned or change.kill_priv) and not stat.S_ISDIR(mode):
+            mode = without_set_ids(mode)
+        return mode
+
+    def _resize(self, row: Row, node: Node, size: int) -> None:
+        if stat.S_ISDIR(row.mode):
+            raise FsError(errno.EISDIR, f"truncate {row.ino}")
+        if not stat.S_ISREG(row.mode):
+            raise FsError(errno.EINVAL, f"truncate {row.ino}")
+        self._inodes.modify(row, content=True)
+        self._content.resize(row, node.path, size)
+
+    # -- extended attributes
+
+    def getxattr(self, node: Node, name: bytes) -> bytes:
+        """The value of one extended attribute.
+
+        Raises:
+            FsError: ENODATA where there is none.
+        """
+        row = self._inodes.row(node.ino) if node.state else None
+        if row is None or not row.xattrs:
+            if node.path is None:
+                raise FsError(errno.ESTALE, f"inode {node.ino}")
+            return self._base.getxattr(node.path, name)
+        value = self._db.value("SELECT value FROM xattr WHERE ino = ? AND name = ?", (node.ino, name))
+        if value is None:
+            raise FsError(errno.ENODATA)
+        return bytes(value)
+
+    def listxattr(self, node: Node) -> list[bytes]:
+        """The names of all extended attributes."""
+        row = self._inodes.row(node.ino) if node.state else None
+        if row is None or not row.xattrs:
+            if node.path is None:
+                raise FsError(errno.ESTALE, f"inode {node.ino}")
+            return self._base.listxattr(node.path)
+        return [found[0] for found in self._db.rows("SELECT name FROM xattr WHERE ino = ?", (node.ino,))]
+
+    def setxattr(self, node: Node, name: bytes, value: bytes, flags: int = 0, *, keep_sgid: bool = True) -> None:
+        """Set one extended attribute; inside an operation.
+
+        Args:
+            node: the object.
+            name: with its namespace.
+            value: the new value.
+            flags: XATTR_CREATE or XATTR_REPLACE (setxattr(2)).
+            keep_sgid: False where the caller is not in the file's group: setting an ACL then drops set-group-ID.
+
+        Raises:
+            FsError: EEXIST or ENODATA as the flags ask, ERANGE, E2BIG, ENOSPC, and EINVAL for a malformed ACL.
+        """
+        if len(name) > _XATTR_NAME_MAX or not name:
+            raise FsError(errno.ERANGE)
+        if len(value) > _XATTR_SIZE_MAX:
+            raise FsError(errno.E2BIG)
+        row = self._own_xattrs(node)
+        old = self._db.value("SELECT 1 FROM xattr WHERE ino = ? AND name = ?", (node.ino, name))
+        if old is None and flags & _XATTR_REPLACE:
+            raise FsError(errno.ENODATA)
+        if old is not None and flags & _XATTR_CREATE:
+            raise FsError(errno.EEXIST)
+        self._inodes.modify(row)
+        kept: bytes | None = value
+        if name == acl.ACCESS:
+            mode, kept = acl.apply(value, row.mode)
+            if not keep_sgid:
+                mode &= ~stat.S_ISGID
+            self._db.change("UPDATE inode SET mode = ? WHERE ino = ?", (mode, node.ino))
+        elif name == acl.DEFAULT:
+            if not stat.S_ISDIR(row.mode):
+                raise FsError(errno.EACCES)
+            kept = value if acl.parse(value) else None
+        self._put(node.ino, name, kept)
+        used = self._db.value("SELECT sum(length(name) + 1) FROM xattr WHERE ino = ?", (node.ino,))
+        if used is not None and used > _XATTR_LIST_MAX:
+            raise FsError(errno.ENOSPC)
+        self._db.change("UPDATE inode SET ctime = ? WHERE ino = ?", (now(), node.ino))
+
+    def removexattr(self, node: Node, name: bytes) -> None:
+        """Remove one extended attribute; inside an operation.
+
+        Raises:
+            FsError: ENODATA where there is none.
+        """
+        if not self._has(node, name):
+            raise FsError(errno.ENODATA)
+        row = self._own_xattrs(node)
+        self._inodes.modify(row)
+        self._put(node.ino, name, None)
+        self._db.change("UPDATE inode SET ctime = ? WHERE ino = ?", (now(), node.ino))
+
+    def _has(self, node: Node, name: bytes) -> bool:
+        try:
+            self.getxattr(node, name)
+        except OSError as error:
+            if error.errno == errno.ENODATA:
+                return False
+            raise
+        return True
+
+    def _put(self, ino: Ino, name: bytes, value: bytes | None) -> None:
+        if value is None:
+            self._db.change("DELETE FROM xattr WHERE ino = ? AND name = ?", (ino, name))
+        else:
+            sql = "INSERT INTO xattr VALUES (?, ?, ?) ON CONFLICT (ino, name) DO UPDATE SET value = excluded.value"
+            self._db.change(sql, (ino, name, value))
+        if name == acl.DEFAULT:
+            self._defaults.pop(ino, None)
+
+    def _own_xattrs(self, node: Node) -> Row:
+        """The row of an object whose extended attributes are all rows of ours."""
+        row = self._inodes.adopt(node)
+        if not row.xattrs:
+            assert node.path is not None
+            for name in self._base.listxattr(node.path):
+                self._db.change(
+                    "INSERT INTO xattr VALUES (?, ?, ?)", (node.ino, name, self._base.getxattr(node.path, name))
+                )
+            self._db.change("UPDATE inode SET xattrs = 1 WHERE ino = ?", (node.ino,))
+        return row
+
+    # -- ACLs
+
+    def _chmod_acl(self, row: Row, node: Node, mode: int) -> None:
+        if not self._has(node, acl.ACCESS):
+            return
+        access = self.getxattr(node, acl.ACCESS)
+        self._own_xattrs(node)
+        self._put(row.ino, acl.ACCESS, acl.chmod(access, mode))
+
+    def default_acl(self, node: Node) -> bytes | None:
+        """The default ACL of a directory, or None; remembered, as every creation asks."""
+        if node.ino not in self._defaults:
+            if len(self._defaults) > 1024:
+                self._defaults.clear()
+            has = self._has(node, acl.DEFAULT)
+            self._defaults[node.ino] = self.getxattr(node, acl.DEFAULT) if has else None
+        return self._defaults[node.ino]
+
+    def give_acls(self, ino: Ino, access: bytes | None, default: bytes | None) -> None:
+        """Set what a new object inherits."""
+        if access is not None:
+            self._put(ino, acl.ACCESS, access)
+        if default is not None:
+            self._put(ino, acl.DEFAULT, default)
+
+    def forget(self, ino: Ino) -> None:
+        """Drop what is remembered about a number."""
+        self._defaults.pop(ino, None)

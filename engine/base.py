@@ -1,0 +1,225 @@
+"""The base view: the one way the engine reads the base, and it has no way to write it (promise P5).
+
+The base is opened once, by descriptor, before anything is mounted, so the base and the mount point may be the same
+directory.  With the privilege for it, what is read is a private clone of the base's mount without submounts, read-only
+and noatime by the kernel's own word: it shows what lies under mount points, and with base=/ it can never walk into the
+overlay's own mount, which would wait for itself for ever.  Without it, every step is an openat2 that refuses to cross a
+mount or follow a symlink, and a mount point (the overlay's own among them) shows as an empty directory.
+
+Paths are in base terms: absolute within the base, ``/`` for its root.  A storage directory that lies inside the base is
+hidden.  Nothing here knows of overlay state.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from minifo.engine.errors import FsError
+from minifo.engine.lru import FdCache
+from minifo.engine.syscalls import (
+    RESOLVE_BENEATH,
+    RESOLVE_NO_MAGICLINKS,
+    RESOLVE_NO_SYMLINKS,
+    RESOLVE_NO_XDEV,
+    clone_mount,
+    openat2,
+)
+
+_CONFINED = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS
+_DIR_FDS = 256  # directories held open: a tree walk touches few at a time
+_FILE_FDS = 128
+
+
+def join(directory: bytes, name: bytes) -> bytes:
+    """The path of *name* in *directory*, both in base terms."""
+    return b"/" + name if directory == b"/" else directory + b"/" + name
+
+
+def split(path: bytes) -> tuple[bytes, bytes]:
+    """The directory and the name of *path* in base terms; the root has no name."""
+    directory, _, name = path.rpartition(b"/")
+    return directory or b"/", name
+
+
+def _empty_directory() -> os.stat_result:
+    """What a mount point shows that we must not enter: an empty directory, owned by root."""
+    zeros = {"st_atime_ns": 0, "st_mtime_ns": 0, "st_ctime_ns": 0, "st_blksize": 4096, "st_blocks": 0, "st_rdev": 0}
+    return os.stat_result((stat.S_IFDIR | 0o755, 0, 0, 2, 0, 0, 0, 0, 0, 0), zeros)
+
+
+class BaseView:
+    """Read-only access to the base directory.
+
+    Args:
+        path: the base directory.
+        clone: False to do without the private mount clone even where it is possible (for tests).
+
+    Raises:
+        OSError: the directory cannot be opened.
+    """
+
+    def __init__(self, path: str, *, clone: bool = True) -> None:
+        self._root = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        self.cloned = False
+        if clone:
+            try:
+                tree = clone_mount(self._root)
+            except OSError as error:
+                # the kernel says no (not root, a user namespace, before 5.12): the confined walk serves instead
+                if error.errno not in (errno.EPERM, errno.EINVAL, errno.ENOSYS):
+                    raise
+            else:
+                os.close(self._root)
+                self._root = tree
+                self.cloned = True
+        self._resolve = _CONFINED if self.cloned else _CONFINED | RESOLVE_NO_XDEV
+        self._noatime = 0 if self.cloned else os.O_NOATIME
+        self._dirs: FdCache[bytes] = FdCache(_DIR_FDS)
+        self._files: FdCache[bytes] = FdCache(_FILE_FDS)
+        self._hidden: bytes | None = None
+        self.root_stat = os.fstat(self._root)
+
+    def hide(self, path: bytes, identity: tuple[int, int]) -> None:
+        """Make *path* (base terms) invisible if it really is the object of that (st_dev, st_ino)."""
+        try:
+            st = self.stat(path)
+        except OSError:
+            return  # not part of this view: it lies on another mount
+        if (st.st_dev, st.st_ino) == identity:
+            self._hidden = path
+
+    # -- directories
+
+    def _dir(self, path: bytes) -> int:
+        fd = self._dirs.get(path)
+        if fd is None:
+            flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW
+            fd = self._dirs.put(path, openat2(self._root, path[1:] or b".", flags, self._resolve))
+        return fd
+
+    def _at(self, path: bytes) -> tuple[int, bytes]:
+        """A directory descriptor and the name in it that stand for *path*."""
+        if path == self._hidden:
+            raise FsError(errno.ENOENT)
+        directory, name = split(path)
+        return self._dir(directory), name or b"."
+
+    def names(self, path: bytes) -> list[bytes]:
+        """The names in a directory, without ``.`` and ``..``, in the order the base gives them.
+
+        Raises:
+            OSError: as opendir(3); a mount point that must not be entered has no names.
+        """
+        try:
+            fd = self._open(path, os.O_RDONLY | os.O_DIRECTORY)
+        except OSError as error:
+            if error.errno == errno.EXDEV:
+                return []
+            raise
+        try:
+            names = [os.fsencode(name) for name in os.listdir(fd)]
+        finally:
+            os.close(fd)
+        if self._hidden is not None and split(self._hidden)[0] == path:
+            names = [name for name in names if name != split(self._hidden)[1]]
+        return names
+
+    # -- objects
+
+    def stat(self, path: bytes) -> os.stat_result:
+        """The attributes of the object itself, symlinks not followed.
+
+        Raises:
+            OSError: ENOENT and its kin.
+        """
+        dir_fd, name = self._at(path)
+        if self.cloned:
+            return os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
+        try:
+            fd = openat2(dir_fd, name, os.O_PATH | os.O_NOFOLLOW, self._resolve)
+        except OSError as error:
+            if error.errno == errno.EXDEV:
+                return _empty_directory()
+            raise
+        try:
+            return os.fstat(fd)
+        finally:
+            os.close(fd)
+
+    def readlink(self, path: bytes) -> bytes:
+        """The target of a symlink."""
+        dir_fd, name = self._at(path)
+        return os.readlink(name, dir_fd=dir_fd)
+
+    def _open(self, path: bytes, flags: int) -> int:
+        dir_fd, name = self._at(path)
+        flags |= os.O_NOFOLLOW | os.O_NONBLOCK
+        if self._noatime:
+            try:
+                return openat2(dir_fd, name, flags | self._noatime, self._resolve)
+            except PermissionError:
+                pass  # O_NOATIME is for the owner only (open(2)); what we may read we read without it
+        return openat2(dir_fd, name, flags, self._resolve)
+
+    def file(self, path: bytes) -> int:
+        """A descriptor for reading a regular file; valid until the next call.
+
+        Raises:
+            OSError: as open(2).
+        """
+        fd = self._files.get(path)
+        if fd is None:
+            fd = self._files.put(path, self._open(path, os.O_RDONLY))
+        return fd
+
+    def statvfs(self) -> os.statvfs_result:
+        """Figures of the file system the base lies on."""
+        return os.statvfs(self._root)
+
+    # -- extended attributes
+
+    def listxattr(self, path: bytes) -> list[bytes]:
+        """Names of all extended attributes this process may see; none where the file system has none."""
+        fd = self._o_path(path)
+        try:
+            return [os.fsencode(name) for name in os.listxattr(b"/proc/self/fd/%d" % fd)]
+        except OSError as error:
+            if error.errno == errno.EOPNOTSUPP:
+                return []
+            raise
+        finally:
+            os.close(fd)
+
+    def getxattr(self, path: bytes, name: bytes) -> bytes:
+        """The value of one extended attribute.
+
+        Raises:
+            OSError: ENODATA where there is none.
+        """
+        fd = self._o_path(path)
+        try:
+            return os.getxattr(b"/proc/self/fd/%d" % fd, name)
+        except OSError as error:
+            if error.errno == errno.EOPNOTSUPP:
+                raise FsError(errno.ENODATA) from error
+            raise
+        finally:
+            os.close(fd)
+
+    def _o_path(self, path: bytes) -> int:
+        # fgetxattr refuses O_PATH descriptors, but the magic link of one leads to the very object, symlinks included
+        dir_fd, name = self._at(path)
+        try:
+            return openat2(dir_fd, name, os.O_PATH | os.O_NOFOLLOW, self._resolve)
+        except OSError as error:
+            if error.errno == errno.EXDEV:
+                raise FsError(errno.ENODATA) from error
+            raise
+
+    def close(self) -> None:
+        """Close all descriptors."""
+        self._dirs.clear()
+        self._files.clear()
+        os.close(self._root)

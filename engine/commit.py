@@ -1,0 +1,157 @@
+"""The group commit: how gathered operations become durable, in the one order that is safe.
+
+Order is the whole point: objects durable, then rows committed, then the write-ahead log durable, then old objects
+deleted.  The steps are separate so that a front end can run the slow ones in a worker thread while requests go on:
+
+    1. ``pending`` and ``presync``    objects written so far are synced early      (presync: any thread)
+    2. ``seal``                       the gate: sync the rest, COMMIT               (engine's thread, nothing in between)
+    3. ``harden``                     fdatasync of the write-ahead log              (any thread)
+    4. ``finish``                     delete garbage, trim shrunk files, checkpoint (engine's thread)
+
+``run`` does all of them in a row.  A failure at any step is final: the overlay turns read-only and says why, for what
+the medium holds is not known any more, and it does not guess.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import NamedTuple
+
+import apsw
+
+from minifo.engine.content import Content
+from minifo.engine.db import Database
+from minifo.engine.errors import StateError
+from minifo.engine.inodes import Inodes
+from minifo.engine.objects import ROOM, ObjectStore
+from minifo.engine.storage import Storage
+
+_WAL_PAGES = 1000  # about 4 MB: above it the log is moved into the database between two transactions
+
+
+class Sealed(NamedTuple):
+    """A commit whose rows are in the log: what is to be done once the log is durable."""
+
+    limit: int
+    garbage: list[int]
+    trims: dict[int, tuple[int, int]]
+
+
+class GroupCommit:
+    """Commits of one overlay.
+
+    Args:
+        db: the overlay's database.
+        storage: the storage directory.
+        inodes, objects, content: what a commit takes along or tidies up after.
+    """
+
+    def __init__(self, db: Database, storage: Storage, inodes: Inodes, objects: ObjectStore, content: Content) -> None:
+        self._db = db
+        self._storage = storage
+        self._inodes = inodes
+        self._objects = objects
+        self._content = content
+        self._wal: int | None = None
+        self.failure: BaseException | None = None
+        self.count = 0
+
+    @property
+    def is_needed(self) -> bool:
+        """True while changes wait for a commit."""
+        return self._db.dirty and not self._db.read_only
+
+    def pending(self) -> set[int]:
+        """Step 1, first half: take the objects written so far."""
+        return self._objects.take_dirty()
+
+    def presync(self, numbers: set[int]) -> None:
+        """Step 1, second half: make them durable; in any thread.
+
+        Raises:
+            StateError: a sync failed; the overlay is read-only from now on.
+        """
+        try:
+            self._objects.sync(numbers)
+        except OSError as error:
+            raise self._fail(error) from error
+
+    def seal(self) -> Sealed:
+        """Step 2: sync what was written meanwhile, and commit the rows.  Nothing may come in between.
+
+        Raises:
+            StateError: the commit failed; the overlay is read-only from now on.
+        """
+        try:
+            self._objects.sync(self._objects.take_dirty())
+            self._objects.sync_entries()
+            limit = self._record()
+            garbage = self._objects.garbage()
+            trims = self._objects.take_trims()
+            self._db.commit()
+        except (OSError, apsw.Error) as error:
+            raise self._fail(error) from error
+        self._objects.committed_next = self._objects.next_object
+        return Sealed(limit, garbage, trims)
+
+    def _record(self) -> int:
+        """Write the counters into ``overlay``, and reserve object ids well ahead of what was used since the last time."""
+        objects = self._objects
+        used = objects.next_object - objects.committed_next
+        limit = objects.limit
+        if objects.room() < max(ROOM, 2 * used):
+            limit = objects.next_object + max(2 * ROOM, 4 * used)
+        with self._db.operation():
+            objects.forget_swept()
+            for key, value in (
+                ("next_ino", self._inodes.next_ino),
+                ("next_object", objects.next_object),
+                ("object_limit", limit),
+            ):
+                self._db.change("UPDATE overlay SET value = ?2 WHERE key = ?1 AND value IS NOT ?2", (key, value))
+        return limit
+
+    def harden(self) -> None:
+        """Step 3: make the log durable; in any thread.
+
+        Raises:
+            StateError: the sync failed; the overlay is read-only from now on.
+        """
+        try:
+            if self._wal is None:
+                self._wal = os.open(self._storage.database + "-wal", os.O_RDONLY | os.O_CLOEXEC)
+            os.fdatasync(self._wal)
+        except OSError as error:
+            raise self._fail(error) from error
+
+    def finish(self, sealed: Sealed) -> None:
+        """Step 4: what only a durable commit allows."""
+        self._objects.limit = max(self._objects.limit, sealed.limit)
+        self.count += 1
+        try:
+            self._objects.collect(sealed.garbage)
+            self._content.trim(sealed.trims)
+            if self._db.wal_pages > _WAL_PAGES and not self._db.in_transaction:
+                self._db.checkpoint()
+        except (OSError, apsw.Error) as error:
+            raise self._fail(error) from error
+
+    def run(self) -> None:
+        """All steps in a row: durable when it returns."""
+        sealed = self.seal()
+        self.harden()
+        self.finish(sealed)
+
+    def _fail(self, error: BaseException) -> StateError:
+        self.failure = error
+        self._db.read_only = True
+        return StateError(
+            f"storage {self._storage.path}: the commit failed ({error}); the overlay is read-only now",
+            "free or repair the storage, then unmount and mount again",
+        )
+
+    def close(self) -> None:
+        """Give up the log's descriptor."""
+        if self._wal is not None:
+            os.close(self._wal)
+            self._wal = None

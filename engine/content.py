@@ -1,0 +1,325 @@
+"""File bytes: where each byte of a file is, and how it is read, written and cut.
+
+A file's bytes come from its *backing* (one content object, or the base file) up to ``bound``, overlaid by *extents*,
+ranges that lie in content objects.  What neither covers reads as zeros.  So nothing is copied that need not be: the
+first write to a large base file makes one extent, a file created here is one object without extents, and a shrink is a
+row.
+
+The rule kept here: no byte that a commit has named is cut or removed before the commit that drops it is durable.  A
+shrink lowers ``bound`` and leaves the file alone (it is trimmed after the commit); bytes beyond it go to an extent.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+from typing import NamedTuple
+
+from minifo.engine.base import BaseView
+from minifo.engine.db import Database
+from minifo.engine.errors import FsError
+from minifo.engine.inodes import Row, now
+from minifo.engine.model import FILE_MAX
+from minifo.engine.objects import ObjectStore
+from minifo.engine.storage import Storage
+
+_COPY_WHOLE = 128 << 10  # base files up to this size (bytes) are copied whole: cheaper than keeping extents
+_COPY_STEP = 1 << 20
+_BLOCK = 4096
+_FICLONE = 0x40049409  # ioctl_ficlone(2)
+
+
+class Backing(NamedTuple):
+    """What a file's bytes rest on: the columns object, bound and mapped of its row."""
+
+    object: int | None
+    bound: int | None
+    mapped: int
+
+
+class Extent(NamedTuple):
+    """Bytes [start, end) of a file, at offset ``at`` of a content object."""
+
+    start: int
+    end: int
+    object: int
+    at: int
+
+
+class Content:
+    """Reads and writes the bytes of regular files.
+
+    Args:
+        db: the overlay's database.
+        base: the base view.
+        storage: the storage directory.
+        objects: the content objects in it.
+    """
+
+    def __init__(self, db: Database, base: BaseView, storage: Storage, objects: ObjectStore) -> None:
+        self._db = db
+        self._base = base
+        self._storage = storage
+        self._objects = objects
+        self._can_clone = True
+
+    # -- reading
+
+    def read(self, row: Row, path: bytes | None, offset: int, size: int) -> bytes:
+        """Read up to *size* bytes at *offset*; fewer at the end of the file.
+
+        Args:
+            row: the file's row.
+            path: its base file (base terms), if it has one.
+            offset, size: bytes.
+
+        Raises:
+            OSError: EIO and its kin from storage or base.
+        """
+        end = min(offset + size, row.size)
+        if end <= offset:
+            return b""
+        if not row.mapped:
+            data = self._read_backing(Backing(row.object, row.bound, 0), path, offset, end)
+            return data if len(data) == end - offset else data + bytes(end - offset - len(data))
+        out = bytearray(end - offset)
+        at = offset
+        for extent in self._extents(row.ino, offset, end):
+            if at < extent.start:
+                self._fill(
+                    out, offset, at, self._read_backing(Backing(row.object, row.bound, 1), path, at, extent.start)
+                )
+            at = max(at, extent.start)
+            stop = min(extent.end, end)
+            data = os.pread(self._objects.fd(extent.object), stop - at, extent.at + at - extent.start)
+            self._fill(out, offset, at, data)
+            at = stop
+        if at < end:
+            self._fill(out, offset, at, self._read_backing(Backing(row.object, row.bound, 1), path, at, end))
+        return bytes(out)
+
+    @staticmethod
+    def _fill(out: bytearray, offset: int, at: int, data: bytes) -> None:
+        out[at - offset : at - offset + len(data)] = data
+
+    def _read_backing(self, backing: Backing, path: bytes | None, start: int, end: int) -> bytes:
+        """Bytes of the backing; short where it ends, which reads as zeros."""
+        if backing.bound is not None:
+            end = min(end, backing.bound)
+        if end <= start:
+            return b""
+        if backing.object is not None:
+            return os.pread(self._objects.fd(backing.object), end - start, start)
+        if path is not None:
+            return os.pread(self._base.file(path), end - start, start)
+        return b""
+
+    def _extents(self, ino: int, start: int, end: int) -> list[Extent]:
+        sql = 'SELECT start, "end", object, at FROM extent WHERE ino = ? AND "end" > ? AND start < ? ORDER BY start'
+        return [Extent._make(found) for found in self._db.rows(sql, (ino, start, end))]
+
+    def blocks(self, row: Row, path: bytes | None) -> int:
+        """Allocated blocks of 512 bytes, as st_blocks tells them."""
+        if not row.mapped:
+            if row.object is not None:
+                return self._objects.stat(row.object).st_blocks
+            if path is None or row.bound == 0:
+                return 0
+            if row.size == row.bound:
+                return self._base.stat(path).st_blocks
+        return -(-row.size // _BLOCK) * (_BLOCK // 512)
+
+    # -- writing
+
+    def write(self, row: Row, path: bytes | None, offset: int, data: bytes | memoryview) -> None:
+        """Write *data* at *offset*; the row's size and times follow.  Inside an operation.
+
+        Raises:
+            OSError: ENOSPC and its kin, EFBIG beyond the largest offset.
+        """
+        end = offset + len(data)
+        if end > FILE_MAX:
+            raise FsError(errno.EFBIG, f"write {row.ino}")
+        backing = self._writable(row, path)
+        number, bound, mapped = backing
+        if number is not None and not mapped and (bound is None or end <= bound):
+            if offset > row.size:
+                self._cut_stale(number, row.size)
+            self._objects.write(number, data, offset)
+        else:
+            self._write_extents(row, number, offset, data)
+            mapped = 1
+        t = now()
+        sql = "UPDATE inode SET size = ?, mtime = ?, ctime = ?, object = ?, bound = ?, mapped = ? WHERE ino = ?"
+        self._db.change(sql, (max(row.size, end), t, t, number, bound, mapped, row.ino))
+
+    def _writable(self, row: Row, path: bytes | None) -> Backing:
+        """The file's backing, made fit for a write: an object of its own wherever that is cheap."""
+        number, bound, mapped = row.object, row.bound, row.mapped
+        if mapped:
+            return Backing(number, bound, mapped)
+        if number is None:
+            if path is None or not bound:
+                return Backing(self._objects.create(), None, 0)
+            number = self._copy_up(path, bound)
+            return Backing(number, bound if number is None else None, 0)
+        if bound is not None and self._objects.stat(number).st_size <= bound:
+            bound = None  # the file was trimmed since: what lies beyond reads as zeros by itself
+        return Backing(number, bound, 0)
+
+    def _cut_stale(self, number: int, size: int) -> None:
+        # bytes beyond the end that no row ever named: left by a crash between a write and its commit
+        if self._objects.stat(number).st_size > size:
+            self._objects.truncate(number, size)
+
+    def _copy_up(self, path: bytes, size: int) -> int | None:
+        """Copy the first *size* bytes of a base file to a new object, or return None where extents serve better."""
+        source = self._base.file(path)
+        if self._can_clone:
+            number = self._objects.create()
+            try:
+                fcntl.ioctl(self._objects.fd(number), _FICLONE, source)
+            except OSError:
+                self._can_clone = False  # another file system, or one without reflinks: both stay so while mounted
+            else:
+                self._objects.truncate(number, size)
+                return number
+            if size > _COPY_WHOLE:
+                self._objects.drop(number)
+                return None
+        elif size > _COPY_WHOLE:
+            return None
+        else:
+            number = self._objects.create()
+        self._objects.truncate(number, size)
+        for start, end in _data_ranges(source, size):
+            for at in range(start, end, _COPY_STEP):
+                self._objects.write(number, os.pread(source, min(_COPY_STEP, end - at), at), at)
+        return number
+
+    def _write_extents(self, row: Row, backing: int | None, offset: int, data: bytes | memoryview) -> None:
+        view = memoryview(data)
+        end = offset + len(view)
+        at = offset
+        for extent in self._extents(row.ino, offset, end):
+            if at < extent.start:
+                self._add_extent(row, backing, at, view[at - offset : extent.start - offset])
+            at = max(at, extent.start)
+            stop = min(extent.end, end)
+            self._objects.write(extent.object, view[at - offset : stop - offset], extent.at + at - extent.start)
+            at = stop
+        if at < end:
+            self._add_extent(row, backing, at, view[at - offset :])
+
+    def _add_extent(self, row: Row, backing: int | None, start: int, data: memoryview) -> None:
+        """Write a range that no extent covers, and merge it with its neighbours where they touch."""
+        end = start + len(data)
+        number, at = self._place(row, backing, start)
+        self._objects.write(number, data, at)
+        sql = 'SELECT start, "end", object, at FROM extent WHERE ino = ? AND "end" = ? AND object = ? AND at + "end" - start = ?'
+        before = self._db.row(sql, (row.ino, start, number, at))
+        if before is not None:
+            start, at = before[0], before[3]
+        sql = 'SELECT start, "end" FROM extent WHERE ino = ? AND start = ? AND object = ? AND at = ?'
+        after = self._db.row(sql, (row.ino, end, number, at + end - start))
+        if after is not None:
+            self._db.change("DELETE FROM extent WHERE ino = ? AND start = ?", (row.ino, after[0]))
+            end = after[1]
+        sql = 'INSERT INTO extent VALUES (?, ?, ?, ?, ?) ON CONFLICT (ino, start) DO UPDATE SET "end" = excluded."end"'
+        self._db.change(sql, (row.ino, start, end, number, at))
+
+    def _place(self, row: Row, backing: int | None, start: int) -> tuple[int, int]:
+        """Where bytes from *start* on go: an object of this file, and the offset in it."""
+        sql = 'SELECT object, max(at + "end" - start) FROM extent WHERE ino = ? GROUP BY object ORDER BY object DESC LIMIT 1'
+        found = self._db.row(sql, (row.ino,))
+        if found is not None:
+            number, tail = int(found[0]), int(found[1])
+        else:
+            number, tail = self._objects.create(), 0
+        # same offset as in the file wherever files can have holes: neighbours then merge, and the object can become whole
+        return number, start if self._storage.has_holes else -(-tail // _BLOCK) * _BLOCK
+
+    # -- cutting
+
+    def resize(self, row: Row, path: bytes | None, size: int) -> None:
+        """Set a file's size, times aside.  Inside an operation.
+
+        Raises:
+            OSError: EFBIG beyond the largest offset.
+        """
+        if size > FILE_MAX:
+            raise FsError(errno.EFBIG, f"truncate {row.ino}")
+        number, bound, mapped = row.object, row.bound, row.mapped
+        if size == 0:
+            self._release(row)
+            number, bound, mapped = None, (None if path is None else 0), 0
+        elif size < row.size:
+            bound = size if bound is None else min(bound, size)
+            if mapped:
+                self._cut_extents(row, size)
+            if number is not None:
+                self._objects.trims[number] = (row.ino, size)
+        elif number is not None and not mapped and bound is None:
+            self._cut_stale(number, row.size)
+        sql = "UPDATE inode SET size = ?, object = ?, bound = ?, mapped = ? WHERE ino = ?"
+        self._db.change(sql, (size, number, bound, mapped, row.ino))
+
+    def _cut_extents(self, row: Row, size: int) -> None:
+        before = self._objects_of(row)
+        self._db.change("DELETE FROM extent WHERE ino = ? AND start >= ?", (row.ino, size))
+        self._db.change('UPDATE extent SET "end" = ? WHERE ino = ? AND "end" > ?', (size, row.ino, size))
+        for number in before - self._objects_of(row):
+            self._objects.drop(number)
+
+    def _objects_of(self, row: Row) -> set[int]:
+        numbers = {row.object} if row.object is not None else set()
+        if row.mapped:
+            numbers |= {
+                found[0] for found in self._db.rows("SELECT DISTINCT object FROM extent WHERE ino = ?", (row.ino,))
+            }
+        return numbers
+
+    def _release(self, row: Row) -> None:
+        for number in self._objects_of(row):
+            self._objects.drop(number)
+        if row.mapped:
+            self._db.change("DELETE FROM extent WHERE ino = ?", (row.ino,))
+
+    def discard(self, row: Row) -> None:
+        """Give up a file's content, with the object's row.  Inside an operation."""
+        if stat.S_ISREG(row.mode):
+            self._release(row)
+
+    def trim(self, trims: dict[int, tuple[int, int]]) -> None:
+        """Give back the space of shrunk files, now that the commit that dropped their ends is durable.
+
+        Args:
+            trims: by object, the inode and the bytes that stay, as that commit had them.
+        """
+        for number, (ino, size) in trims.items():
+            found = self._db.row("SELECT object, bound FROM inode WHERE ino = ?", (ino,))
+            reused = self._db.value('SELECT 1 FROM extent WHERE object = ? AND at + "end" - start > ?', (number, size))
+            if found == (number, size) and reused is None:
+                self._objects.truncate(number, size)
+
+
+def _data_ranges(fd: int, size: int) -> list[tuple[int, int]]:
+    """The ranges of a file that hold data, holes left out (lseek(2), SEEK_DATA)."""
+    ranges = []
+    end = 0
+    while end < size:
+        try:
+            start = os.lseek(fd, end, os.SEEK_DATA)
+            end = os.lseek(fd, start, os.SEEK_HOLE)
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                break  # only a hole is left
+            if error.errno == errno.EINVAL:
+                return [(0, size)]  # the file system does not tell
+            raise
+        if start >= size:
+            break
+        ranges.append((start, min(end, size)))
+    return ranges

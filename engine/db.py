@@ -1,0 +1,295 @@
+"""The database: one connection with the agreed settings, operations as savepoints, and errors as errnos.
+
+Every row change goes through ``Database.change``; every file-system operation is one ``with db.operation():`` block,
+which happens wholly or not at all.  Operations gather in one running transaction that ``commit`` ends (group commit,
+see engine/commit.py).  The transaction begins with the first change, so that an idle overlay holds no lock that would
+keep the write-ahead log from being reset.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Sequence
+from importlib import resources
+from types import TracebackType
+from typing import Any
+
+import apsw
+
+from minifo.engine.errors import Corrupt, FsError, NewerFormat, NotMinifo, StateError
+
+APPLICATION_ID = 0x6D66_6F31  # "mfo1"
+SCHEMA_VERSION = 1
+DB_NAME = "minifo.db"
+
+Params = Sequence[int | bytes | str | None]
+Row = tuple[Any, ...]
+
+_ERRNOS: tuple[tuple[type[apsw.Error], int], ...] = (
+    (apsw.FullError, errno.ENOSPC),
+    (apsw.ReadOnlyError, errno.EROFS),
+    (apsw.BusyError, errno.EBUSY),
+    (apsw.LockedError, errno.EBUSY),
+    (apsw.NoMemError, errno.ENOMEM),
+)
+
+
+def errno_of(error: apsw.Error) -> int:
+    """The errno a caller of the file system sees for a database error; what has no better one is EIO."""
+    return next((code for kind, code in _ERRNOS if isinstance(error, kind)), errno.EIO)
+
+
+class _Operation:
+    """The savepoint around one operation.  Nested blocks join the outermost one."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+        self._depth = 0
+
+    def __enter__(self) -> None:
+        if self._depth == 0:
+            self._db.begin_operation()
+        self._depth += 1
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._depth -= 1
+        if self._depth == 0:
+            self._db.end_operation(failed=error is not None)
+        if isinstance(error, apsw.Error):
+            raise FsError(errno_of(error), str(error)) from error
+
+
+class Database:
+    """One open minifo.db.
+
+    Args:
+        con: a connection as ``connect`` makes it.
+        read_only: changes are refused with EROFS.
+    """
+
+    def __init__(self, con: apsw.Connection, *, read_only: bool) -> None:
+        self._con = con
+        self._cursor = con.cursor()
+        self._operation = _Operation(self)
+        self._succeeded: list[Callable[[], None]] = []
+        self._failed: list[Callable[[], None]] = []
+        self.read_only = read_only
+        self.dirty = False
+        self.wal_pages = 0
+        con.set_wal_hook(self._wal_grew)
+
+    def _wal_grew(self, con: apsw.Connection, name: str, pages: int) -> int:
+        self.wal_pages = pages
+        return apsw.SQLITE_OK
+
+    # -- reading
+
+    def row(self, sql: str, params: Params = ()) -> Row | None:
+        """The first row of a query, or None."""
+        return self._con.execute(sql, params).fetchone()
+
+    def value(self, sql: str, params: Params = ()) -> Any:
+        """The first column of the first row, or None."""
+        row = self._con.execute(sql, params).fetchone()
+        return row[0] if row is not None else None
+
+    def rows(self, sql: str, params: Params = ()) -> list[Row]:
+        """All rows.  A list, so that no cursor stays open across a change."""
+        return self._con.execute(sql, params).fetchall()
+
+    # -- changing
+
+    def operation(self) -> _Operation:
+        """The block in which an operation makes its changes: all of them, or none if it raises.
+
+        Raises:
+            FsError: EROFS when the overlay is read-only; a database error as its errno.
+        """
+        return self._operation
+
+    def change(self, sql: str, params: Params = ()) -> int:
+        """Execute one statement that changes rows, inside an operation.
+
+        Returns:
+            The number of rows changed.
+        """
+        self._cursor.execute(sql, params)
+        return self._con.changes()
+
+    def on_success(self, action: Callable[[], None]) -> None:
+        """Run *action* when the running operation has succeeded; forget it if it fails."""
+        self._succeeded.append(action)
+
+    def on_failure(self, action: Callable[[], None]) -> None:
+        """Run *action* after the running operation was rolled back: to undo what it did outside the database."""
+        self._failed.append(action)
+
+    def begin_operation(self) -> None:
+        """Start an operation (called by the block itself)."""
+        if self.read_only:
+            raise FsError(errno.EROFS)
+        try:
+            if not self._con.in_transaction:
+                self._cursor.execute("BEGIN IMMEDIATE")
+            self._cursor.execute("SAVEPOINT operation")
+        except apsw.Error as error:
+            raise FsError(errno_of(error), str(error)) from error
+
+    def end_operation(self, *, failed: bool) -> None:
+        """End an operation (called by the block itself)."""
+        succeeded, self._succeeded = self._succeeded, []
+        undo, self._failed = self._failed, []
+        if not failed:
+            self._cursor.execute("RELEASE operation")
+            self.dirty = True
+            for action in succeeded:
+                action()
+            return
+        # a full disk or an I/O error may have rolled the whole transaction back already (sqlite.org/lang_transaction)
+        if self._con.in_transaction:
+            self._cursor.execute("ROLLBACK TO operation")
+            self._cursor.execute("RELEASE operation")
+        for action in reversed(undo):
+            action()
+
+    @property
+    def in_transaction(self) -> bool:
+        """True while changes wait for a commit."""
+        return self._con.in_transaction
+
+    def commit(self) -> None:
+        """End the running transaction: its rows are in the write-ahead log, not yet durable.
+
+        Raises:
+            apsw.Error: the transaction could not be written.
+        """
+        if self._con.in_transaction:
+            self._cursor.execute("COMMIT")
+        self.dirty = False
+
+    def checkpoint(self, mode: int = apsw.SQLITE_CHECKPOINT_PASSIVE) -> None:
+        """Move the write-ahead log into the database file; only between two transactions."""
+        self._con.wal_checkpoint(mode=mode)
+
+    def close(self) -> None:
+        """Close the connection; what was not committed is lost."""
+        self._cursor.close()
+        self._con.close()
+
+
+def connect(path: str, *, read_only: bool, immutable: bool = False) -> apsw.Connection:
+    """Open a database with the settings every minifo connection has.
+
+    Args:
+        path: path of minifo.db.
+        read_only: open for reading only.
+        immutable: promise SQLite that nobody changes the file (a read-only medium, where no lock file can be made).
+
+    Raises:
+        apsw.Error: as SQLite reports it.
+    """
+    flags = apsw.SQLITE_OPEN_READONLY if read_only else apsw.SQLITE_OPEN_READWRITE
+    uri = "file:" + "".join(
+        c if c.isalnum() or c in "/._-" else "".join(f"%{b:02x}" for b in os.fsencode(c)) for c in path
+    )
+    con = apsw.Connection(
+        uri + ("?immutable=1" if immutable else ""), flags=flags | apsw.SQLITE_OPEN_URI, statementcachesize=200
+    )
+    # without QPSG every bound-parameter range query is prepared anew at each execution (STAT4 is compiled in)
+    con.config(apsw.SQLITE_DBCONFIG_ENABLE_QPSG, 1)
+    con.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 1)
+    con.config(apsw.SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0)
+    con.config(apsw.SQLITE_DBCONFIG_DQS_DML, 0)
+    con.config(apsw.SQLITE_DBCONFIG_DQS_DDL, 0)
+    con.set_busy_timeout(2000)
+    for pragma in ("cell_size_check=ON", "temp_store=MEMORY", "cache_size=-4000", "mmap_size=0"):
+        con.execute(f"PRAGMA {pragma}").fetchall()
+    return con
+
+
+def open_database(path: str, *, read_only: bool) -> Database:
+    """Open an existing minifo database and check that it is one, of this version.
+
+    Storage without shared memory (some network and FUSE file systems) is served by exclusive locking.
+
+    Raises:
+        NotMinifo, NewerFormat, Corrupt, StateError: it is not one we can use; nothing was changed.
+    """
+    try:
+        con = connect(path, read_only=read_only, immutable=read_only and _needs_immutable(path))
+        _identify(con, path)
+        if not read_only:
+            _enter_wal(con)
+    except apsw.NotADBError as error:
+        raise NotMinifo(f"{path} is not an SQLite database", "move it away, or run minifo-fsck on it") from error
+    except apsw.CorruptError as error:
+        raise Corrupt(f"{path} is damaged ({error})", f"run: minifo-fsck {os.path.dirname(path)}") from error
+    except apsw.ReadOnlyError as error:
+        raise StateError(
+            f"{path} cannot be written ({error})", "mount with -o ro, or make the storage writable"
+        ) from error
+    except apsw.Error as error:
+        raise StateError(
+            f"{path} cannot be opened ({error})", "check the storage's permissions and its file system"
+        ) from error
+    return Database(con, read_only=read_only)
+
+
+def _needs_immutable(path: str) -> bool:
+    """True when SQLite could not make its lock files beside the database and there is no log left to replay."""
+    wal = path + "-wal"
+    pending = os.path.exists(wal) and os.path.getsize(wal) > 0
+    return not pending and not os.access(os.path.dirname(path), os.W_OK)
+
+
+def _identify(con: apsw.Connection, path: str) -> None:
+    found = con.execute("PRAGMA application_id").fetchone()
+    version = con.execute("PRAGMA user_version").fetchone()
+    if found is None or found[0] != APPLICATION_ID:
+        raise NotMinifo(f"{path} is not a minifo database", "give an empty directory as storage")
+    if version is None or version[0] > SCHEMA_VERSION:
+        raise NewerFormat(
+            f"{path} has format {version[0] if version else '?'}, this minifo knows up to {SCHEMA_VERSION}",
+            "install a newer minifo",
+        )
+    # a page or two of every table: damage there is found before anything is served
+    con.execute("SELECT count(*) FROM sqlite_schema").fetchall()
+    for (table,) in con.execute("SELECT name FROM sqlite_schema WHERE type='table'").fetchall():
+        con.execute(f'SELECT * FROM "{table}" LIMIT 1').fetchall()
+
+
+def _enter_wal(con: apsw.Connection) -> None:
+    try:
+        mode = con.execute("PRAGMA journal_mode=WAL").fetchone()
+    except (apsw.CantOpenError, apsw.IOError):
+        mode = None
+    if mode != ("wal",):
+        # no shared memory for the log's index: keep it on the heap, and everybody else out
+        con.execute("PRAGMA locking_mode=EXCLUSIVE").fetchall()
+        con.execute("PRAGMA journal_mode=WAL").fetchall()
+    # NORMAL: COMMIT writes the log without a sync; the group commit syncs it (engine/commit.py)
+    con.execute("PRAGMA synchronous=NORMAL").fetchall()
+    con.execute("PRAGMA wal_autocheckpoint=0").fetchall()
+
+
+def format_database(path: str, facts: dict[str, int | str | bytes]) -> None:
+    """Create the database of a new, empty overlay at *path*, which must not exist.
+
+    The caller renames the finished file to its final name, so that a power cut leaves none or a whole one.
+    """
+    con = apsw.Connection(path)
+    try:
+        con.execute("PRAGMA journal_mode=DELETE").fetchall()
+        con.execute("PRAGMA synchronous=FULL").fetchall()
+        con.execute("BEGIN")
+        con.execute(resources.files("minifo.engine").joinpath("schema.sql").read_text("utf-8"))
+        con.execute(f"PRAGMA application_id={APPLICATION_ID}")
+        con.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+        con.executemany("INSERT INTO overlay VALUES (?, ?)", facts.items())
+        con.execute("INSERT INTO origin VALUES (1, ?)", (b"/",))
+        con.execute("COMMIT")
+    finally:
+        con.close()

@@ -1,0 +1,276 @@
+"""Inodes: rows of ``inode``, ``origin``, ``modified`` and ``orphan``, and the nodes that stand for them in memory.
+
+A base object gets a row when it is *adopted*: its attributes are copied from the base, its place is noted in ``origin``
+and so are its directories up to the root.  That closure is what lets a directory without a mark be read without SQL.
+Whoever changes an object adopts it first.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import time
+from typing import NamedTuple
+
+from minifo.engine.base import BaseView, join, split
+from minifo.engine.db import Database
+from minifo.engine.errors import FsError
+from minifo.engine.model import ROOT, Attr, Ino
+from minifo.engine.nodes import Node, Numbers
+
+
+class Row(NamedTuple):
+    """One row of ``inode``, but for the symlink target."""
+
+    ino: Ino
+    mode: int
+    nlink: int
+    uid: int
+    gid: int
+    rdev: int
+    size: int
+    atime: int
+    mtime: int
+    ctime: int
+    object: int | None
+    bound: int | None
+    mapped: int
+    xattrs: int
+
+
+_COLUMNS = "ino, mode, nlink, uid, gid, rdev, size, atime, mtime, ctime, object, bound, mapped, xattrs"
+_SELECT = f"SELECT {_COLUMNS} FROM inode WHERE ino = ?"
+_INSERT = f"INSERT INTO inode ({_COLUMNS}, target) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+
+
+def now() -> int:
+    """The time of a change, in ns.  Taken before SQL, so that a replayed statement writes the same value."""
+    return time.time_ns()
+
+
+class Inodes:
+    """Rows and nodes by inode number.
+
+    Args:
+        db: the overlay's database.
+        base: the base view.
+        numbers: how base objects are numbered.
+        next_ino: next number for a created object.
+    """
+
+    def __init__(self, db: Database, base: BaseView, numbers: Numbers, next_ino: int) -> None:
+        self._db = db
+        self._base = base
+        self.numbers = numbers
+        self.next_ino = next_ino
+        self._nodes: dict[Ino, Node] = {ROOT: Node(ROOT, b"/", ROOT, True, True)}
+
+    # -- nodes
+
+    def node(self, ino: Ino) -> Node:
+        """The node of a number, from memory or from the tables.
+
+        Raises:
+            FsError: ESTALE if nothing is known by that number.
+        """
+        node = self._nodes.get(ino)
+        return node if node is not None else self._load(ino)
+
+    def _load(self, ino: Ino) -> Node:
+        path: bytes | None = self._db.value("SELECT path FROM origin WHERE ino = ?", (ino,))
+        row = self.row(ino)
+        if row is None and path is None:
+            raise FsError(errno.ESTALE, f"inode {ino}")
+        is_dir = stat.S_ISDIR(row.mode if row is not None else self._base.stat(path or b"/").st_mode)
+        parent = ROOT
+        if is_dir:
+            found = self._db.value(
+                "SELECT parent FROM created WHERE ino = ?1 UNION ALL SELECT parent FROM renamed WHERE ino = ?1", (ino,)
+            )
+            if found is None and path is not None:
+                found = self._db.value("SELECT ino FROM origin WHERE path = ?", (split(path)[0],))
+            parent = Ino(found) if found is not None else ROOT
+        node = self._nodes[ino] = Node(ino, path, parent, is_dir, True)
+        return node
+
+    def directory(self, ino: Ino) -> Node:
+        """The node of a directory.
+
+        Raises:
+            FsError: ESTALE, or ENOTDIR if it is something else.
+        """
+        node = self._nodes.get(ino) or self._load(ino)
+        if not node.is_dir:
+            raise FsError(errno.ENOTDIR, f"inode {ino}")
+        return node
+
+    def found(self, ino: Ino, path: bytes | None, parent: Ino, is_dir: bool, state: bool) -> Node:
+        """Note an object that a look-up has found.
+
+        A base object may be found by several paths (hard links): the first one stays.
+        """
+        node = self._nodes.get(ino)
+        if node is None:
+            node = self._nodes[ino] = Node(ino, path, parent if is_dir else ROOT, is_dir, state)
+        elif is_dir:
+            node.parent = parent
+        if state:
+            node.state = True
+        return node
+
+    def known(self, ino: Ino) -> Node | None:
+        """The node of a number if it is in memory."""
+        return self._nodes.get(ino)
+
+    def drop_node(self, ino: Ino) -> None:
+        """Forget what memory knows about a number (never the root's)."""
+        if ino != ROOT:
+            self._nodes.pop(ino, None)
+
+    def __len__(self) -> int:
+        return len(self._nodes)
+
+    # -- rows
+
+    def row(self, ino: Ino) -> Row | None:
+        """The overlay's attributes of an object, or None if the base's own count."""
+        found = self._db.row(_SELECT, (ino,))
+        return Row._make(found) if found is not None else None
+
+    def attributes(self, node: Node) -> Row | os.stat_result:
+        """The attributes of an object, from its row or from the base.
+
+        Raises:
+            OSError: ENOENT where the base object is gone.
+        """
+        if node.state:
+            row = self.row(node.ino)
+            if row is not None:
+                return row
+        if node.path is None:
+            raise FsError(errno.ESTALE, f"inode {node.ino}")
+        return self._base.stat(node.path)
+
+    def mode(self, node: Node) -> int:
+        """The type and permission bits of an object."""
+        found = self.attributes(node)
+        return found.mode if isinstance(found, Row) else found.st_mode
+
+    def create(
+        self, mode: int, uid: int, gid: int, rdev: int, nlink: int, size: int, target: bytes | None = None
+    ) -> Row:
+        """Give a new object a number and a row."""
+        ino = Ino(self.next_ino)
+        self.next_ino += 1
+        t = now()
+        row = Row(ino, mode, nlink, uid, gid, rdev, size, t, t, t, None, None, 0, 1)
+        self._db.change(_INSERT, (*row, target))
+        return row
+
+    def adopt(self, node: Node) -> Row:
+        """Give a base object its row, copied from the base, and mark its directories.  Copies no content.
+
+        Returns:
+            The row, new or old.
+
+        Raises:
+            FsError: ESTALE for a created object whose row is gone.
+        """
+        if node.state:
+            row = self.row(node.ino)
+            if row is not None:
+                return row
+        if node.path is None:
+            raise FsError(errno.ESTALE, f"inode {node.ino}")
+        st = self._base.stat(node.path)
+        bound = st.st_size if stat.S_ISREG(st.st_mode) else None
+        nlink = 0 if node.dead else st.st_nlink
+        times = st.st_atime_ns, st.st_mtime_ns, st.st_ctime_ns
+        row = Row(node.ino, st.st_mode, nlink, st.st_uid, st.st_gid, st.st_rdev, st.st_size, *times, None, bound, 0, 0)
+        self._db.change(_INSERT, (*row, None))
+        self.mark(node.path, node.ino)
+        if node.dead:
+            self._db.change("INSERT INTO orphan VALUES (?)", (node.ino,))
+        return row
+
+    def mark(self, path: bytes, ino: Ino | None = None) -> None:
+        """Note in ``origin`` that the base object at *path* has overlay state, and its directories up to the root."""
+        while self._db.value("SELECT 1 FROM origin WHERE path = ?", (path,)) is None:
+            if ino is None:
+                ino = self.numbers.of(self._base.stat(path))
+            self._db.change("INSERT INTO origin VALUES (?, ?)", (ino, path))
+            self._note_state(ino)
+            if path == b"/":
+                return
+            path, ino = split(path)[0], None
+        if ino is not None:
+            self._note_state(ino)
+
+    def _note_state(self, ino: Ino) -> None:
+        # left set when the operation is rolled back: it costs a query, never a wrong answer
+        node = self._nodes.get(ino)
+        if node is not None:
+            node.state = True
+
+    def modify(self, row: Row, *, content: bool = False) -> None:
+        """Put a base object on the list of modified ones; a created object is on none.
+
+        Args:
+            row: the object's row, as it was before the modification.
+            content: True when bytes change, not only attributes.
+        """
+        if self.numbers.is_created(row.ino):
+            return
+        known = self._db.value("SELECT content FROM modified WHERE ino = ?", (row.ino,))
+        if known is None:
+            path = self.node(row.ino).path
+            assert path is not None
+            st = self._base.stat(path)
+            size, mtime = st.st_size, st.st_mtime_ns
+            self._db.change("INSERT INTO modified VALUES (?, ?, ?, ?)", (row.ino, int(content), size, mtime))
+        elif content and not known:
+            self._db.change("UPDATE modified SET content = 1 WHERE ino = ?", (row.ino,))
+
+    def touch_directory(self, node: Node, subdirectories: int = 0) -> None:
+        """Note that a directory's entries changed: its mtime and ctime, and its link count.
+
+        Args:
+            node: the directory.
+            subdirectories: how many more (or fewer) there are; a link count of 1 (btrfs, overlayfs) says nothing and stays.
+        """
+        row = self.adopt(node)
+        t = now()
+        nlink = row.nlink + subdirectories if row.nlink > 1 else row.nlink
+        self._db.change("UPDATE inode SET mtime = ?, ctime = ?, nlink = ? WHERE ino = ?", (t, t, nlink, node.ino))
+
+    def set_links(self, ino: Ino, nlink: int) -> None:
+        """Change an object's link count and ctime; at 0 it becomes an orphan."""
+        self._db.change("UPDATE inode SET nlink = ?, ctime = ? WHERE ino = ?", (nlink, now(), ino))
+        if nlink == 0:
+            self._db.change("INSERT INTO orphan VALUES (?)", (ino,))
+
+    def discard(self, ino: Ino) -> None:
+        """Delete every row an object owns, its content aside."""
+        for table in ("inode", "origin", "modified", "orphan", "xattr"):
+            self._db.change(f"DELETE FROM {table} WHERE ino = ?", (ino,))
+
+    # -- attributes as users see them
+
+    def attr_of_base(self, st: os.stat_result, ino: Ino, *, dead: bool = False) -> Attr:
+        """The attributes of a base object without overlay state."""
+        nlink = 0 if dead else st.st_nlink
+        times = st.st_atime_ns, st.st_mtime_ns, st.st_ctime_ns
+        return Attr(ino, st.st_mode, nlink, st.st_uid, st.st_gid, st.st_rdev, st.st_size, st.st_blocks, *times)
+
+    def base_child(self, directory: Node, name: bytes) -> tuple[os.stat_result, Ino] | None:
+        """The base object that stands at *name* in a directory's base side, and its number; None if there is none."""
+        if directory.path is None:
+            return None
+        try:
+            st = self._base.stat(join(directory.path, name))
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ENOTDIR):
+                return None
+            raise
+        return st, self.numbers.of(st)

@@ -1,0 +1,343 @@
+"""The name space: create, link, unlink, rmdir and rename, as row changes in the four lists.
+
+Two moves make up every change of a name.  *Unbind* takes a name away: a row of ``created`` or ``renamed`` goes, a base
+name is hidden by a row of ``deleted``.  *Bind* puts an object at a name: a row of ``renamed`` for a base object,
+``created`` for any other; and where the object is the very one the base has there, its whiteout goes instead, so that
+a rename back leaves nothing behind.
+
+A removed object stays readable while the kernel holds it: rows as an ``orphan``, a base file as a dead node.
+"""
+
+from __future__ import annotations
+
+import errno
+import stat
+from functools import partial
+
+from minifo.engine import acl
+from minifo.engine.attributes import Attributes
+from minifo.engine.base import BaseView, join
+from minifo.engine.content import Content
+from minifo.engine.db import Database
+from minifo.engine.errors import FsError
+from minifo.engine.inodes import Inodes, Row, now
+from minifo.engine.merge import Merge, Ref
+from minifo.engine.model import ROOT, SYMLINK_MAX, Caller, Ino, RenameFlags
+from minifo.engine.nodes import Node
+
+_DIRECTORY_SIZE = 4096  # bytes; what most file systems report for a small directory
+_LINK_MAX = 2**31 - 1
+
+
+class Namespace:
+    """Changes of names.  Every method runs inside an operation.
+
+    Args:
+        db: the overlay's database.
+        base: the base view.
+        inodes: rows and nodes.
+        merge: look-ups.
+        content: file bytes, given up with their last name.
+        attributes: default ACLs for new objects.
+    """
+
+    def __init__(
+        self, db: Database, base: BaseView, inodes: Inodes, merge: Merge, content: Content, attributes: Attributes
+    ) -> None:
+        self._db = db
+        self._base = base
+        self._inodes = inodes
+        self._merge = merge
+        self._content = content
+        self._attributes = attributes
+
+    # -- making
+
+    def make(
+        self, parent: Node, name: bytes, mode: int, caller: Caller, *, rdev: int = 0, target: bytes | None = None
+    ) -> Node:
+        """Create an object of any type: what mknod, mkdir and symlink have in common.
+
+        Args:
+            parent: the directory.
+            name: the new name.
+            mode: type and permission bits as the caller asks for them; its umask, or the directory's default ACL, counts.
+            caller: becomes the owner; the group comes from a set-group-ID directory (inode(7)).
+            rdev: of device nodes.
+            target: of a symlink.
+
+        Raises:
+            FsError: EEXIST, ENOENT in a removed directory, ENAMETOOLONG.
+        """
+        self._check_new(parent, name)
+        if target is not None and not 0 < len(target) <= SYMLINK_MAX:
+            raise FsError(errno.ENAMETOOLONG if target else errno.ENOENT, "symlink")
+        is_dir = stat.S_ISDIR(mode)
+        holder = self._inodes.attributes(parent)
+        holder_mode, holder_gid = (
+            (holder.mode, holder.gid) if isinstance(holder, Row) else (holder.st_mode, holder.st_gid)
+        )
+        gid = caller.gid
+        if holder_mode & stat.S_ISGID:
+            gid = holder_gid
+            if is_dir:
+                mode |= stat.S_ISGID
+        access = default = None
+        if not stat.S_ISLNK(mode):
+            default = self._attributes.default_acl(parent)
+            if default is None:
+                mode &= ~caller.umask
+            else:
+                mode, access = acl.inherit(default, mode)
+        size = len(target) if target is not None else _DIRECTORY_SIZE if is_dir else 0
+        row = self._inodes.create(mode, caller.uid, gid, rdev, 2 if is_dir else 1, size, target)
+        self._attributes.give_acls(row.ino, access, default if is_dir else None)
+        self._db.change("INSERT INTO created VALUES (?, ?, ?)", (parent.ino, name, row.ino))
+        self._changed(parent, name, +1 if is_dir else 0)
+        node = self._inodes.found(row.ino, None, parent.ino, is_dir, True)
+        self._db.on_failure(partial(self._inodes.drop_node, row.ino))
+        return node
+
+    def link(self, node: Node, parent: Node, name: bytes) -> None:
+        """Give an object one more name.
+
+        Raises:
+            FsError: EPERM for a directory, EEXIST, ENOENT for an object that has no name left, EMLINK.
+        """
+        if node.is_dir:
+            raise FsError(errno.EPERM, "link of a directory")
+        self._check_new(parent, name)
+        row = self._inodes.adopt(node)
+        if row.nlink == 0:
+            raise FsError(errno.ENOENT, "link of an unlinked file")
+        if row.nlink >= _LINK_MAX:
+            raise FsError(errno.EMLINK)
+        self._inodes.set_links(node.ino, row.nlink + 1)
+        self._bind(parent, name, node, "created")
+        self._changed(parent, name, 0)
+
+    def _check_new(self, parent: Node, name: bytes) -> None:
+        self._merge.check_name(name)
+        if parent.dead:
+            raise FsError(errno.ENOENT, "removed directory")
+        if name in (b".", b"..") or self._merge.resolve(parent, name) is not None:
+            raise FsError(errno.EEXIST)
+
+    # -- taking away
+
+    def unlink(self, parent: Node, name: bytes) -> None:
+        """Remove the name of what is no directory.
+
+        Raises:
+            FsError: ENOENT, EISDIR.
+        """
+        ref = self._existing(parent, name)
+        if ref.node.is_dir:
+            raise FsError(errno.EISDIR)
+        self._unbind(parent, name, ref)
+        self._lose_link(ref.node)
+        self._gone(parent, name, 0)
+
+    def rmdir(self, parent: Node, name: bytes) -> None:
+        """Remove a directory that shows no name.
+
+        Raises:
+            FsError: ENOENT, ENOTDIR, ENOTEMPTY.
+        """
+        if name == b".":
+            raise FsError(errno.EINVAL)
+        if name == b"..":
+            raise FsError(errno.ENOTEMPTY)
+        ref = self._existing(parent, name)
+        if not ref.node.is_dir:
+            raise FsError(errno.ENOTDIR)
+        if not self._merge.is_empty(ref.node):
+            raise FsError(errno.ENOTEMPTY)
+        self._unbind(parent, name, ref)
+        self._lose_directory(ref.node)
+        self._gone(parent, name, -1)
+
+    def _existing(self, parent: Node, name: bytes) -> Ref:
+        self._merge.check_name(name)
+        ref = self._merge.resolve(parent, name)
+        if ref is None:
+            raise FsError(errno.ENOENT)
+        return ref
+
+    def _lose_link(self, node: Node) -> None:
+        """One name less for what is no directory."""
+        if node.state and (row := self._inodes.row(node.ino)) is not None:
+            self._inodes.set_links(node.ino, row.nlink - 1)
+            return
+        assert node.path is not None
+        links = self._base.stat(node.path).st_nlink
+        if links > 1:
+            self._inodes.adopt(node)
+            self._inodes.set_links(node.ino, links - 1)
+        else:
+            # a base file nobody changed: the whiteout says it all, and what has it open reads on from the base
+            self._die(node)
+
+    def _lose_directory(self, node: Node) -> None:
+        """A directory's only name is gone; its whiteouts hide nothing any more."""
+        self._db.change("DELETE FROM deleted WHERE parent = ?", (node.ino,))
+        if self._inodes.row(node.ino) is not None:
+            self._inodes.set_links(node.ino, 0)
+        elif node.state:
+            self._inodes.discard(node.ino)
+        self._die(node)
+        self._db.on_success(partial(self._merge.drop_listing, node.ino))
+
+    def _die(self, node: Node) -> None:
+        if not node.dead:
+            node.dead = True
+            self._db.on_failure(partial(setattr, node, "dead", False))
+
+    def reap(self, ino: Ino) -> None:
+        """Delete an orphan and everything it owns; a number that is no orphan is left alone."""
+        row = self._inodes.row(ino)
+        if row is not None and row.nlink == 0 and self._db.value("SELECT 1 FROM orphan WHERE ino = ?", (ino,)):
+            self._content.discard(row)
+            self._inodes.discard(ino)
+
+    # -- renaming
+
+    def rename(self, parent: Node, name: bytes, new_parent: Node, new_name: bytes, flags: int) -> None:
+        """Move an object to another name, over what stands there (rename(2)).
+
+        Args:
+            parent, name: where it is.
+            new_parent, new_name: where it goes.
+            flags: RENAME_NOREPLACE or RENAME_EXCHANGE (renameat2(2)).
+
+        Raises:
+            FsError: the errnos of rename(2); EINVAL for other flags.
+        """
+        if flags not in (RenameFlags.NONE, RenameFlags.NOREPLACE, RenameFlags.EXCHANGE):
+            raise FsError(errno.EINVAL, f"rename flags {flags}")
+        if {name, new_name} & {b".", b".."}:
+            raise FsError(errno.EBUSY)
+        source = self._existing(parent, name)
+        self._merge.check_name(new_name)
+        if new_parent.dead:
+            raise FsError(errno.ENOENT, "removed directory")
+        target = self._merge.resolve(new_parent, new_name)
+        if flags == RenameFlags.NOREPLACE and target is not None:
+            raise FsError(errno.EEXIST)
+        if source.node.is_dir and self._is_below(new_parent, source.node):
+            raise FsError(errno.EINVAL, "rename into itself")
+        if flags == RenameFlags.EXCHANGE:
+            if target is None:
+                raise FsError(errno.ENOENT)
+            if target.node.is_dir and self._is_below(parent, target.node):
+                raise FsError(errno.EINVAL, "exchange with itself")
+        if target is not None and target.node.ino == source.node.ino:
+            return  # two links of one file: rename(2) does nothing
+        if flags == RenameFlags.EXCHANGE:
+            assert target is not None
+            self._exchange(parent, name, source, new_parent, new_name, target)
+        else:
+            self._move(parent, name, source, new_parent, new_name, target)
+
+    def _is_below(self, node: Node, ancestor: Node) -> bool:
+        while node.ino != ancestor.ino:
+            if node.ino == ROOT:
+                return False
+            node = self._inodes.node(node.parent)
+        return True
+
+    def _move(
+        self, parent: Node, name: bytes, source: Ref, new_parent: Node, new_name: bytes, target: Ref | None
+    ) -> None:
+        is_dir = source.node.is_dir
+        if target is not None:
+            if target.node.is_dir and not is_dir:
+                raise FsError(errno.EISDIR)
+            if is_dir and not target.node.is_dir:
+                raise FsError(errno.ENOTDIR)
+            if is_dir and not self._merge.is_empty(target.node):
+                raise FsError(errno.ENOTEMPTY)
+            self._unbind(new_parent, new_name, target)
+            if is_dir:
+                self._lose_directory(target.node)
+            else:
+                self._lose_link(target.node)
+        self._unbind(parent, name, source)
+        self._place(source, new_parent, new_name)
+        self._gone(parent, name, -1 if is_dir else 0)
+        self._changed(new_parent, new_name, +1 if is_dir and not (target is not None and target.node.is_dir) else 0)
+
+    def _exchange(self, parent: Node, name: bytes, source: Ref, new_parent: Node, new_name: bytes, target: Ref) -> None:
+        self._unbind(parent, name, source)
+        self._unbind(new_parent, new_name, target)
+        self._place(source, new_parent, new_name)
+        self._place(target, parent, name)
+        gained = int(source.node.is_dir) - int(target.node.is_dir)
+        self._inodes.touch_directory(parent, -gained)
+        self._inodes.touch_directory(new_parent, gained)
+
+    def _place(self, ref: Ref, parent: Node, name: bytes) -> None:
+        """Put what was just unbound at another name."""
+        node = ref.node
+        row = self._inodes.adopt(node)
+        self._db.change("UPDATE inode SET ctime = ? WHERE ino = ?", (now(), row.ino))
+        if node.is_dir and node.parent != parent.ino:
+            self._db.on_failure(partial(setattr, node, "parent", node.parent))
+            node.parent = parent.ino
+        self._bind(parent, name, node, "created" if ref.kind == "created" else "renamed")
+
+    # -- the two moves
+
+    def _unbind(self, parent: Node, name: bytes, ref: Ref) -> None:
+        if ref.kind == "base":
+            assert parent.path is not None
+            self._inodes.mark(parent.path, parent.ino)
+            self._db.change("INSERT INTO deleted VALUES (?, ?)", (parent.ino, name))
+        else:
+            self._db.change(f"DELETE FROM {ref.kind} WHERE parent = ? AND name = ?", (parent.ino, name))
+
+    def _bind(self, parent: Node, name: bytes, node: Node, table: str) -> None:
+        if node.path is not None and self._is_own_place(parent, name, node):
+            self._db.change("DELETE FROM deleted WHERE parent = ? AND name = ?", (parent.ino, name))
+            self._settle(node)
+        else:
+            self._db.change(f"INSERT INTO {table} VALUES (?, ?, ?)", (parent.ino, name, node.ino))
+
+    def _is_own_place(self, parent: Node, name: bytes, node: Node) -> bool:
+        """True where the base has this very object at that name."""
+        if (
+            parent.path is None
+            or self._db.value("SELECT 1 FROM deleted WHERE parent = ? AND name = ?", (parent.ino, name)) is None
+        ):
+            return False
+        if node.path == join(parent.path, name):
+            return True
+        child = self._inodes.base_child(parent, name)
+        return child is not None and not node.is_dir and child[1] == node.ino and child[0].st_nlink > 1
+
+    def _settle(self, node: Node) -> None:
+        """Delete the row of a base object that is back in its place, if nothing else of it was changed."""
+        row = self._inodes.row(node.ino)
+        if row is None or self._db.value("SELECT 1 FROM modified WHERE ino = ?", (node.ino,)) is not None:
+            return
+        assert node.path is not None
+        st = self._base.stat(node.path)
+        if row.nlink != st.st_nlink or row.mtime != st.st_mtime_ns:
+            return
+        names = "SELECT 1 FROM created WHERE ino = ?1 UNION ALL SELECT 1 FROM renamed WHERE ino = ?1"
+        if not node.is_dir and st.st_nlink > 1 and self._db.value(names, (node.ino,)) is not None:
+            return
+        self._db.change("DELETE FROM inode WHERE ino = ?", (node.ino,))
+        below = "SELECT 1 FROM origin WHERE path > ? AND path < ? LIMIT 1"
+        if not node.is_dir or self._db.value(below, (node.path + b"/", node.path + b"0")) is None:
+            self._db.change("DELETE FROM origin WHERE ino = ?", (node.ino,))
+
+    # -- what every change does to its directory
+
+    def _changed(self, parent: Node, name: bytes, subdirectories: int) -> None:
+        self._inodes.touch_directory(parent, subdirectories)
+        self._merge.appeared(parent, name)
+
+    def _gone(self, parent: Node, name: bytes, subdirectories: int) -> None:
+        self._inodes.touch_directory(parent, subdirectories)
+        self._merge.vanished(parent, name)

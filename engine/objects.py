@@ -1,0 +1,190 @@
+"""Content objects: plain files in storage that hold bytes, named by ids that are never used twice.
+
+The store hands out ids, keeps a few descriptors open, and remembers what a commit must make durable first: objects that
+were written (``dirty``) and directories that got new entries.  Ids are reserved ahead by a committed upper bound
+(``limit``), so that objects made after the last durable commit are found by id and swept at the next mount, without
+walking the store.  An object that no commit has ever named is deleted at once; any other becomes a row of ``garbage``
+and is deleted when the commit that dropped it is durable.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from functools import partial
+
+from minifo.engine.db import Database
+from minifo.engine.lru import FdCache
+from minifo.engine.storage import Storage
+
+ROOM = 1024  # ids in one directory, and the least that is reserved ahead
+_FDS = 128
+_SYNC_SINGLY = 32  # above this many files one syncfs is cheaper (26 against 1,284 ms for 1,000 on ext4)
+
+
+def object_name(number: int) -> str:
+    """The path of an object in storage: a directory for each 1,024 ids."""
+    return f"content/{number >> 10:x}/{number & 1023:x}"
+
+
+class ObjectStore:
+    """All content objects of one storage.
+
+    Args:
+        db: the overlay's database, for garbage rows.
+        storage: the storage directory.
+        next_object: next id to hand out.
+        limit: first id that is not reserved by a durable commit.
+    """
+
+    def __init__(self, db: Database, storage: Storage, next_object: int, limit: int) -> None:
+        self._db = db
+        self._storage = storage
+        self._fds: FdCache[int] = FdCache(_FDS)
+        self._dirs: set[str] = set()
+        self.next_object = next_object
+        self.limit = limit
+        self.committed_next = next_object  # no id from here on is named by a durable commit
+        self.dirty: set[int] = set()
+        self.new_entries: set[str] = set()
+        self.trims: dict[int, tuple[int, int]] = {}  # object: (inode, bytes that stay), when the next commit is durable
+        self.swept: set[int] = set()  # garbage whose files are gone; the rows go with the next commit
+
+    # -- objects
+
+    def room(self) -> int:
+        """How many ids may be handed out before the next commit must reserve more."""
+        return self.limit - self.next_object
+
+    def create(self) -> int:
+        """Make a new, empty object.  If the running operation fails it is gone again.
+
+        Returns:
+            Its id.
+
+        Raises:
+            OSError: storage is full or cannot be written.
+        """
+        number = self.next_object
+        if number >= self.limit:
+            raise OSError(errno.ENOSPC, "no content object ids reserved")
+        directory = f"content/{number >> 10:x}"
+        if directory not in self._dirs:
+            for parent, name in ((".", "content"), ("content", directory)):
+                if not self._storage.exists(name):
+                    self._storage.mkdir(name)
+                    self.new_entries.add(parent)
+            self._dirs = {directory}
+        fd = self._storage.create(object_name(number))
+        self.next_object = number + 1
+        self._fds.put(number, fd)
+        self.dirty.add(number)
+        self.new_entries.add(directory)
+        self._db.on_failure(partial(self._delete, number))
+        return number
+
+    def fd(self, number: int) -> int:
+        """A descriptor of an object, for reading and (where storage allows it) writing; valid until the next call."""
+        fd = self._fds.get(number)
+        if fd is None:
+            fd = self._fds.put(number, self._storage.open(object_name(number), write=not self._db.read_only))
+        return fd
+
+    def write(self, number: int, data: bytes | memoryview, offset: int) -> None:
+        """Write bytes into an object; durable with the next commit."""
+        self.dirty.add(number)
+        self._storage.write(self.fd(number), data, offset)
+
+    def truncate(self, number: int, size: int) -> None:
+        """Cut or extend an object's file; never to fewer bytes than a commit has named (see ``trims``)."""
+        self.dirty.add(number)
+        self._storage.truncate(self.fd(number), size)
+
+    def stat(self, number: int) -> os.stat_result:
+        """Attributes of an object's file."""
+        return os.fstat(self.fd(number))
+
+    def drop(self, number: int) -> None:
+        """Nobody names this object any more, if the running operation succeeds."""
+        if number >= self.committed_next:
+            self._db.on_success(partial(self._delete, number))
+        else:
+            self._db.change("INSERT INTO garbage VALUES (?)", (number,))
+            self._db.on_success(partial(self.dirty.discard, number))
+
+    def _delete(self, number: int) -> None:
+        self._fds.drop(number)
+        self.dirty.discard(number)
+        self.trims.pop(number, None)
+        self._storage.unlink(object_name(number))
+
+    # -- the commit's view
+
+    def sync(self, numbers: set[int]) -> None:
+        """Make objects durable.  Runs in a worker thread too, so it touches nothing but storage.
+
+        An object may be deleted meanwhile, with the file it belonged to: then there is nothing left to sync.
+        """
+        if len(numbers) > _SYNC_SINGLY:
+            self._storage.sync_all()
+            return
+        for number in sorted(numbers):
+            try:
+                self._storage.sync_file(object_name(number))
+            except FileNotFoundError:
+                if number in self.dirty:
+                    raise
+
+    def take_dirty(self) -> set[int]:
+        """The objects written since the last call; they count as clean from now on."""
+        dirty, self.dirty = self.dirty, set()
+        return dirty
+
+    def sync_entries(self) -> None:
+        """Make the names of new objects durable."""
+        for directory in sorted(self.new_entries):
+            self._storage.sync_dir(directory)
+        self.new_entries.clear()
+
+    def sweep_uncommitted(self) -> int:
+        """Delete objects that no commit names: exactly the range between the last id handed out and the limit.
+
+        Returns:
+            How many there were.
+        """
+        count = 0
+        for block in range(self.next_object >> 10, (self.limit >> 10) + 1):
+            for name in self._storage.names(f"content/{block:x}"):
+                number = block << 10 | int(name, 16)
+                if number >= self.next_object:
+                    self._storage.unlink(object_name(number))
+                    count += 1
+        return count
+
+    def take_trims(self) -> dict[int, tuple[int, int]]:
+        """The trims that the commit being made drops bytes for."""
+        trims, self.trims = self.trims, {}
+        return trims
+
+    def garbage(self) -> list[int]:
+        """The objects that are garbage now, but for those whose files are gone already."""
+        return [number for (number,) in self._db.rows("SELECT object FROM garbage") if number not in self.swept]
+
+    def collect(self, numbers: list[int]) -> None:
+        """Delete the files of objects that a durable commit has dropped."""
+        for number in numbers:
+            self._fds.drop(number)
+            self.trims.pop(number, None)
+            if self._storage.exists(object_name(number)):
+                self._storage.unlink(object_name(number))
+            self.swept.add(number)
+
+    def forget_swept(self) -> None:
+        """Delete the garbage rows whose files are gone; inside an operation that precedes a commit."""
+        for number in self.swept:
+            self._db.change("DELETE FROM garbage WHERE object = ?", (number,))
+        self._db.on_success(self.swept.clear)
+
+    def close(self) -> None:
+        """Close all descriptors."""
+        self._fds.clear()

@@ -1,0 +1,418 @@
+"""The overlay: the engine's facade.  One method is one file-system operation, and one operation is one transaction.
+
+It opens storage, database and base in the right order, wires the parts together, and offers what a front end asks for:
+names and numbers in, attributes and bytes out, ``FsError`` for everything a caller did wrong.  It is synchronous and
+for one thread.  The invariants it keeps are numbered in engine/invariants.py.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import stat
+import uuid
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from minifo.engine.anchor import base_mark, keep_reserved, reanchor
+from minifo.engine.attributes import Attributes
+from minifo.engine.base import BaseView
+from minifo.engine.commit import GroupCommit
+from minifo.engine.content import Content
+from minifo.engine.db import Database, open_database
+from minifo.engine.errors import FsError, NotMinifo, StateError, UsageError
+from minifo.engine.inodes import Inodes, Row
+from minifo.engine.invariants import Violation, check
+from minifo.engine.merge import Merge
+from minifo.engine.model import Attr, Caller, DirEntry, Ino, RenameFlags, SetAttr
+from minifo.engine.namespace import Namespace
+from minifo.engine.nodes import Node, Numbers, choose_window
+from minifo.engine.objects import ROOM, ObjectStore
+from minifo.engine.storage import Storage
+
+log = logging.getLogger(__name__)
+
+_LEAST_ROOM = 8  # content object ids one operation may need, with room to spare
+
+
+class Overlay:
+    """An open overlay.  Made by ``Overlay.open``."""
+
+    def __init__(self, base: BaseView, storage: Storage, db: Database) -> None:
+        facts: dict[str, Any] = dict(db.rows("SELECT key, value FROM overlay"))
+        self.base = base
+        self.storage = storage
+        self.db = db
+        self.uuid: str = facts["uuid"]
+        numbers = Numbers(base.root_stat, (facts["window"], facts["window_end"]))
+        self.inodes = Inodes(db, base, numbers, facts["next_ino"])
+        self.objects = ObjectStore(db, storage, facts["next_object"], facts["object_limit"])
+        self.content = Content(db, base, storage, self.objects)
+        self.attributes = Attributes(db, base, self.inodes, self.content)
+        self.merge = Merge(db, base, self.inodes, self.content)
+        self.namespace = Namespace(db, base, self.inodes, self.merge, self.content, self.attributes)
+        self.commits = GroupCommit(db, storage, self.inodes, self.objects, self.content)
+
+    # -- life cycle
+
+    @classmethod
+    def open(
+        cls,
+        base: str,
+        storage: str,
+        *,
+        read_only: bool = False,
+        clone: bool = True,
+        storage_io: type[Storage] = Storage,
+    ) -> Overlay:
+        """Open an overlay, making an empty one in an empty storage directory.
+
+        Args:
+            base: the base directory; opened before anything is mounted, so it may become the mount point.
+            storage: the storage directory.
+            read_only: change nothing on disk.
+            clone: False to do without the private mount clone of the base (engine/base.py).
+            storage_io: stands in for storage I/O (recorders and fault injectors).
+
+        Raises:
+            StateError: base or storage cannot be used; nothing was changed on disk.
+        """
+        view = _open_base(base, clone)
+        store = None
+        db = None
+        try:
+            store = storage_io(storage)
+            _check_nesting(base, store)
+            if not store.is_formatted:
+                store.check_empty()
+                if read_only:
+                    raise NotMinifo(f"storage {storage} holds no overlay yet", "mount it writable once")
+            store.lock(exclusive=not read_only)
+            _hide_storage(base, view, store)
+            if not store.is_formatted:
+                store.format(_first_facts(view))
+            db = open_database(store.database, read_only=read_only)
+            overlay = cls(view, store, db)
+            overlay._recover(os.path.realpath(base))
+        except BaseException:
+            if db is not None:
+                db.close()
+            if store is not None:
+                store.close()
+            view.close()
+            raise
+        return overlay
+
+    def _recover(self, base_path: str) -> None:
+        """What every mount does first: meet the base, and tidy up after a crash, without walking the store."""
+        facts: dict[str, Any] = dict(self.db.rows("SELECT key, value FROM overlay WHERE key IN ('base', 'base_mark')"))
+        mark = base_mark(self.base)
+        changed = facts["base_mark"] not in (None, mark)
+        if changed:
+            log.warning("%s: the base is not the one of the last mount (%s)", self.storage.path, base_path)
+        if self.db.read_only:
+            keep_reserved(self.db, self.base, self.inodes.numbers)
+            return
+        if self.objects.sweep_uncommitted():
+            self.objects.next_object = self.objects.limit  # ids that were in use are not used again
+        if changed:
+            with self.db.operation():
+                anchored = reanchor(self.db, self.base, self.inodes.numbers)
+            log.warning(
+                "%s: %d objects found again by path, %d gone", self.storage.path, anchored.found, len(anchored.gone)
+            )
+        keep_reserved(self.db, self.base, self.inodes.numbers)
+        if facts != {"base": base_path, "base_mark": mark}:
+            with self.db.operation():
+                for key, value in (("base", base_path), ("base_mark", mark)):
+                    self.db.change("UPDATE overlay SET value = ? WHERE key = ?", (value, key))
+        orphans = self.db.rows("SELECT ino FROM orphan")
+        if orphans:
+            with self.db.operation():
+                for (ino,) in orphans:
+                    self.namespace.reap(Ino(ino))
+        self.objects.collect(self.objects.garbage())
+        self.commit()
+
+    def commit(self) -> None:
+        """Make everything done so far durable; nothing is written if nothing changed.
+
+        Raises:
+            StateError: the commit failed; the overlay is read-only from now on.
+        """
+        if self.commits.is_needed:
+            self.commits.run()
+
+    def close(self) -> None:
+        """Commit, and let go of base and storage.
+
+        Raises:
+            StateError: the last commit failed; everything is closed all the same.
+        """
+        try:
+            self.commit()
+            if self.objects.swept and not self.db.read_only:
+                with self.db.operation():
+                    self.objects.forget_swept()
+                self.commit()
+        finally:
+            self.objects.close()
+            self.commits.close()
+            self.db.close()
+            self.storage.close()
+            self.base.close()
+
+    def check(self) -> list[Violation]:
+        """Everything that breaks an invariant; empty for a sound overlay."""
+        return check(self.db)
+
+    # -- looking
+
+    def lookup(self, parent: Ino, name: bytes) -> Attr | None:
+        """The attributes of what stands at *name* in a directory, or None.
+
+        Raises:
+            FsError: ENOTDIR, ESTALE, ENAMETOOLONG.
+        """
+        directory = self.inodes.directory(parent)
+        self.merge.check_name(name)
+        if name == b".":
+            return self.getattr(parent)
+        if name == b"..":
+            return self.getattr(directory.parent)
+        return self.merge.lookup(directory, name)
+
+    def getattr(self, ino: Ino) -> Attr:
+        """The attributes of an object.
+
+        Raises:
+            FsError: ESTALE for a number nothing is known by.
+        """
+        node = self.inodes.node(ino)
+        return self.merge.attr(self.inodes.attributes(node), node)
+
+    def readdir(self, ino: Ino, after: int = 0) -> Iterator[DirEntry]:
+        """The entries of a directory, ``.`` and ``..`` among them, after a cookie.
+
+        Cookies stay right while the directory changes: a name that stays is seen exactly once.
+        """
+        return self.merge.readdir(self.inodes.directory(ino), after)
+
+    def readlink(self, ino: Ino) -> bytes:
+        """The target of a symlink.
+
+        Raises:
+            FsError: EINVAL for anything else.
+        """
+        node = self.inodes.node(ino)
+        if not stat.S_ISLNK(self.inodes.mode(node)):
+            raise FsError(errno.EINVAL, f"readlink {ino}")
+        target = self.db.value("SELECT target FROM inode WHERE ino = ?", (ino,)) if node.state else None
+        if target is not None:
+            return bytes(target)
+        assert node.path is not None
+        return self.base.readlink(node.path)
+
+    def read(self, ino: Ino, offset: int, size: int) -> bytes:
+        """Up to *size* bytes of a file from *offset*; fewer at its end.
+
+        Raises:
+            FsError: EISDIR or EINVAL for what is no regular file.
+        """
+        node = self.inodes.node(ino)
+        row = self.inodes.row(ino) if node.state else None
+        if row is None:
+            if node.path is None:
+                raise FsError(errno.ESTALE, f"inode {ino}")
+            self._check_regular(node, self.base.stat(node.path).st_mode)
+            return os.pread(self.base.file(node.path), size, offset)
+        self._check_regular(node, row.mode)
+        return self.content.read(row, node.path, offset, size)
+
+    @staticmethod
+    def _check_regular(node: Node, mode: int) -> None:
+        if not stat.S_ISREG(mode):
+            raise FsError(errno.EISDIR if node.is_dir else errno.EINVAL, f"inode {node.ino}")
+
+    def statfs(self) -> os.statvfs_result:
+        """Figures of the file system storage lies on: that is what can run full."""
+        return self.storage.statvfs()
+
+    # -- changing names
+
+    def mknod(self, parent: Ino, name: bytes, mode: int, rdev: int, caller: Caller) -> Attr:
+        """Create a regular file, fifo, socket or device node.
+
+        Args:
+            parent: the directory.
+            name: the new name.
+            mode: type and permission bits before the umask; no type means a regular file (mknod(2)).
+            rdev: device number of device nodes.
+            caller: its ids own the object; its umask counts where the directory has no default ACL.
+        """
+        if not stat.S_IFMT(mode):
+            mode |= stat.S_IFREG
+        if stat.S_ISDIR(mode) or stat.S_ISLNK(mode):
+            raise FsError(errno.EINVAL, "mknod")
+        device = stat.S_ISCHR(mode) or stat.S_ISBLK(mode)
+        return self._make(parent, name, mode, caller, rdev=rdev if device else 0)
+
+    def mkdir(self, parent: Ino, name: bytes, mode: int, caller: Caller) -> Attr:
+        """Create a directory; *mode* are permission bits before the umask."""
+        return self._make(parent, name, stat.S_IFDIR | stat.S_IMODE(mode), caller)
+
+    def symlink(self, parent: Ino, name: bytes, target: bytes, caller: Caller) -> Attr:
+        """Create a symlink to *target*."""
+        return self._make(parent, name, stat.S_IFLNK | 0o777, caller, target=target)
+
+    def _make(
+        self, parent: Ino, name: bytes, mode: int, caller: Caller, *, rdev: int = 0, target: bytes | None = None
+    ) -> Attr:
+        with self.db.operation():
+            node = self.namespace.make(self.inodes.directory(parent), name, mode, caller, rdev=rdev, target=target)
+            return self.merge.attr(self._row(node), node)
+
+    def link(self, ino: Ino, parent: Ino, name: bytes) -> Attr:
+        """Give an object one more name."""
+        with self.db.operation():
+            node = self.inodes.node(ino)
+            self.namespace.link(node, self.inodes.directory(parent), name)
+            return self.merge.attr(self.inodes.attributes(node), node)
+
+    def unlink(self, parent: Ino, name: bytes) -> None:
+        """Remove the name of what is no directory.  The object lives on until ``forget``."""
+        with self.db.operation():
+            self.namespace.unlink(self.inodes.directory(parent), name)
+
+    def rmdir(self, parent: Ino, name: bytes) -> None:
+        """Remove a directory that shows no name."""
+        with self.db.operation():
+            self.namespace.rmdir(self.inodes.directory(parent), name)
+
+    def rename(self, parent: Ino, name: bytes, new_parent: Ino, new_name: bytes, flags: int = RenameFlags.NONE) -> None:
+        """Move an object to another name, over what stands there, or exchange the two (renameat2(2))."""
+        with self.db.operation():
+            source, target = self.inodes.directory(parent), self.inodes.directory(new_parent)
+            self.namespace.rename(source, name, target, new_name, flags)
+
+    def forget(self, inos: Iterable[Ino]) -> None:
+        """Nobody refers to these numbers any more: memory lets go of them, and orphans among them are deleted."""
+        for ino in inos:
+            node = self.inodes.known(ino)
+            if node is not None and node.state and not self.db.read_only and self._is_orphan(ino):
+                with self.db.operation():
+                    self.namespace.reap(ino)
+            self.inodes.drop_node(ino)
+            self.attributes.forget(ino)
+
+    def _is_orphan(self, ino: Ino) -> bool:
+        return self.db.value("SELECT 1 FROM orphan WHERE ino = ?", (ino,)) is not None
+
+    # -- changing objects
+
+    def setattr(self, ino: Ino, change: SetAttr) -> Attr:
+        """Change attributes of an object: chmod, chown, utimens and truncate in one (chmod(2), chown(2), utimensat(2))."""
+        if change.size is not None:
+            self._reserve_objects()
+        node = self.inodes.node(ino)
+        with self.db.operation():
+            self.attributes.setattr(node, change)
+        return self.merge.attr(self.inodes.attributes(node), node)
+
+    def write(self, ino: Ino, offset: int, data: bytes | memoryview) -> int:
+        """Write *data* at *offset* and return how many bytes that was: all, or the call fails.
+
+        Raises:
+            OSError: ENOSPC and its kin; EISDIR or EINVAL for what is no regular file.
+        """
+        self._reserve_objects()
+        with self.db.operation():
+            node = self.inodes.node(ino)
+            row = self.inodes.adopt(node)
+            self._check_regular(node, row.mode)
+            if data:
+                self.inodes.modify(row, content=True)
+                self.content.write(row, node.path, offset, data)
+        return len(data)
+
+    def getxattr(self, ino: Ino, name: bytes) -> bytes:
+        """The value of one extended attribute; FsError ENODATA where there is none."""
+        return self.attributes.getxattr(self.inodes.node(ino), name)
+
+    def listxattr(self, ino: Ino) -> list[bytes]:
+        """The names of an object's extended attributes."""
+        return self.attributes.listxattr(self.inodes.node(ino))
+
+    def setxattr(self, ino: Ino, name: bytes, value: bytes, flags: int = 0, *, keep_sgid: bool = True) -> None:
+        """Set one extended attribute (setxattr(2)); *keep_sgid* False where the caller is not in the file's group."""
+        with self.db.operation():
+            self.attributes.setxattr(self.inodes.node(ino), name, value, flags, keep_sgid=keep_sgid)
+
+    def removexattr(self, ino: Ino, name: bytes) -> None:
+        """Remove one extended attribute; FsError ENODATA where there is none."""
+        with self.db.operation():
+            self.attributes.removexattr(self.inodes.node(ino), name)
+
+    # -- helpers
+
+    def _row(self, node: Node) -> Row:
+        row = self.inodes.row(node.ino)
+        if row is None:
+            raise FsError(errno.ESTALE, f"inode {node.ino}")
+        return row
+
+    def _reserve_objects(self) -> None:
+        # ids beyond the committed bound must not be used, or a crash would leave objects nobody finds
+        if self.objects.room() < _LEAST_ROOM and not self.db.read_only:
+            with self.db.operation():
+                self.db.change("UPDATE overlay SET value = value WHERE key = 'object_limit'")
+            self.commits.run()
+
+
+def _open_base(path: str, clone: bool) -> BaseView:
+    try:
+        view = BaseView(path, clone=clone)
+    except FileNotFoundError as error:
+        raise StateError(f"base {path} does not exist", "name an existing directory as base=") from error
+    except NotADirectoryError as error:
+        raise StateError(f"base {path} is not a directory", "name an existing directory as base=") from error
+    except OSError as error:
+        raise StateError(f"base {path} cannot be opened ({error.strerror})", "check its permissions") from error
+    try:
+        view.names(b"/")
+    except OSError as error:
+        view.close()
+        raise StateError(f"base {path} cannot be read ({error.strerror})", "check its permissions") from error
+    return view
+
+
+def _check_nesting(base: str, storage: Storage) -> None:
+    directory = os.path.realpath(base)
+    while True:
+        st = os.stat(directory)
+        if (st.st_dev, st.st_ino) == storage.identity:
+            raise UsageError(f"base {base} is inside storage {storage.path}", "give storage a directory of its own")
+        if directory == "/":
+            return
+        directory = os.path.dirname(directory)
+
+
+def _hide_storage(base: str, view: BaseView, storage: Storage) -> None:
+    relative = os.path.relpath(storage.path, os.path.realpath(base))
+    if relative != ".." and not relative.startswith("../"):
+        view.hide(b"/" + os.fsencode(relative), storage.identity)
+
+
+def _first_facts(view: BaseView) -> dict[str, int | str | bytes]:
+    window = choose_window(view.root_stat, view.statvfs().f_files)
+    return {
+        "uuid": str(uuid.uuid4()),
+        "window": window[0],
+        "window_end": window[1],
+        "next_ino": window[0],
+        "next_object": 1,
+        "object_limit": 1 + 2 * ROOM,
+        "base": "",
+        "base_mark": base_mark(view),
+    }

@@ -1,0 +1,232 @@
+"""Storage I/O: the one module through which the engine touches files in the storage directory (the database aside).
+
+It knows the layout (``minifo.db``, ``content/``, ``lock``), takes the writer's lock, and offers the few primitives the
+content objects need, each one system call, so that a recorder or a fault injector can stand in for the class.
+Everything is relative to one directory descriptor.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import functools
+import os
+
+from minifo.engine.db import DB_NAME, format_database
+from minifo.engine.errors import NotMinifo, StateError, StorageBusy
+from minifo.engine.syscalls import syncfs
+
+LEGACY_META = "META_dAfFgHE39ktF3HD2sr"  # mini_fo's list files; never decoded here
+_OURS = {DB_NAME, DB_NAME + "-wal", DB_NAME + "-shm", DB_NAME + ".new", DB_NAME + ".new-journal"}
+_OURS |= {"content", "checkpoints", "lock", "control"}
+_HARMLESS = {"lost+found"}  # what mkfs leaves on a fresh file system
+_PROBE = "content/probe"
+_LEGACY_SEARCH = 10_000  # directories looked at before we stop looking for a META file
+
+
+class Storage:
+    """The storage directory.
+
+    Args:
+        path: the directory.
+
+    Raises:
+        StateError: it is missing, not a directory, or cannot be entered.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = os.path.realpath(path)
+        try:
+            self._fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileNotFoundError as error:
+            raise StateError(f"storage {path} does not exist", f"create it: mkdir {path}") from error
+        except NotADirectoryError as error:
+            raise StateError(f"storage {path} is not a directory", "give an empty directory") from error
+        except OSError as error:
+            raise StateError(f"storage {path} cannot be opened ({error.strerror})", "check its permissions") from error
+        self._lock: int | None = None
+
+    # -- life cycle
+
+    @property
+    def database(self) -> str:
+        """Path of the database."""
+        return os.path.join(self.path, DB_NAME)
+
+    @property
+    def identity(self) -> tuple[int, int]:
+        """(st_dev, st_ino) of the directory."""
+        st = os.fstat(self._fd)
+        return st.st_dev, st.st_ino
+
+    @property
+    def is_formatted(self) -> bool:
+        """True when there is a database."""
+        return os.path.exists(self.database)
+
+    def check_empty(self) -> None:
+        """Refuse a directory that holds anything that is not ours (promise P8: never wiped).
+
+        Raises:
+            NotMinifo: with the first foreign name, or the way to import a legacy mini_fo storage.
+        """
+        foreign = sorted(set(os.listdir(self._fd)) - _OURS - _HARMLESS)
+        if not foreign:
+            return
+        for count, (directory, _, files) in enumerate(os.walk(self.path)):
+            if LEGACY_META in files:
+                raise NotMinifo(
+                    f"storage {self.path} is a mini_fo storage ({os.path.join(directory, LEGACY_META)})",
+                    f"bring it over with: minifo meta import {self.path} --base BASE --sto NEW",
+                )
+            if count >= _LEGACY_SEARCH:
+                break
+        raise NotMinifo(
+            f"storage {self.path} holds foreign files ({foreign[0]!r})", "give an empty directory, nothing was changed"
+        )
+
+    def format(self, facts: dict[str, int | str | bytes]) -> None:
+        """Make an empty overlay here.  A power cut leaves none or a whole one.
+
+        Args:
+            facts: first rows of the table ``overlay``.
+        """
+        fresh = self.database + ".new"
+        for leftover in (fresh, fresh + "-journal"):
+            if os.path.exists(leftover):
+                os.unlink(leftover)
+        format_database(fresh, facts)
+        os.rename(fresh, self.database)
+        os.fsync(self._fd)
+
+    def lock(self, *, exclusive: bool) -> None:
+        """Take the storage for writing, or for reading beside other readers.  The lock dies with its holder (P7).
+
+        Raises:
+            StorageBusy: somebody else holds it.
+            StateError: storage cannot be written.
+        """
+        try:
+            fd = os.open("lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600, dir_fd=self._fd)
+        except OSError as error:
+            if exclusive:
+                raise StateError(
+                    f"storage {self.path} cannot be written ({error.strerror})", "mount with -o ro"
+                ) from error
+            try:
+                fd = os.open("lock", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._fd)
+            except OSError:
+                return  # a medium nobody can write: there can be no writer to be kept out
+        try:
+            fcntl.flock(fd, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+        except OSError as error:
+            text = os.pread(fd, 32, 0).split(b"\n")[0]
+            os.close(fd)
+            if error.errno not in (errno.EAGAIN, errno.EACCES):
+                raise StateError(f"storage {self.path} cannot be locked ({error.strerror})") from error
+            pid = int(text) if text.isdigit() else 0
+            holder = f"process {pid}" if pid else "another process"
+            raise StorageBusy(f"storage {self.path} is in use by {holder}", "unmount it first", pid) from error
+        if exclusive:
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, b"%d\n" % os.getpid(), 0)
+        self._lock = fd
+
+    @functools.cached_property
+    def has_holes(self) -> bool:
+        """True if files here can have holes (exFAT's cannot); tried once, when it first matters."""
+        fd = self.create(_PROBE)
+        try:
+            os.ftruncate(fd, 1 << 20)
+            return os.fstat(fd).st_blocks * 512 < 1 << 19
+        finally:
+            os.close(fd)
+            self.unlink(_PROBE)
+
+    def close(self) -> None:
+        """Release the lock and the directory."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+        os.close(self._fd)
+
+    # -- primitives; names are relative to the storage directory
+
+    def exists(self, name: str) -> bool:
+        """True if there is such a name."""
+        try:
+            os.stat(name, dir_fd=self._fd, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def mkdir(self, name: str) -> None:
+        """Make a directory."""
+        os.mkdir(name, 0o700, dir_fd=self._fd)
+
+    def create(self, name: str) -> int:
+        """Make a new file and return a descriptor for reading and writing."""
+        return os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=self._fd)
+
+    def open(self, name: str, *, write: bool) -> int:
+        """Open an existing file."""
+        return os.open(name, (os.O_RDWR if write else os.O_RDONLY) | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=self._fd)
+
+    def stat(self, name: str) -> os.stat_result:
+        """Attributes of a file."""
+        return os.stat(name, dir_fd=self._fd, follow_symlinks=False)
+
+    def write(self, fd: int, data: bytes | memoryview, offset: int) -> None:
+        """Write all of *data* at *offset*.
+
+        Raises:
+            OSError: ENOSPC and its kin; a part may have been written.
+        """
+        view = memoryview(data)
+        while view:
+            done = os.pwrite(fd, view, offset)
+            view = view[done:]
+            offset += done
+
+    def truncate(self, fd: int, size: int) -> None:
+        """Cut or extend a file to *size* bytes."""
+        os.ftruncate(fd, size)
+
+    def sync_file(self, name: str) -> None:
+        """Make a file's bytes and size durable.  May run in a worker thread."""
+        fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._fd)
+        try:
+            os.fdatasync(fd)
+        finally:
+            os.close(fd)
+
+    def sync_dir(self, name: str) -> None:
+        """Make a directory's entries durable."""
+        fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._fd)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def sync_all(self) -> None:
+        """Make everything in the file system durable at once: cheaper than many single files."""
+        syncfs(self._fd)
+
+    def unlink(self, name: str) -> None:
+        """Delete a file."""
+        os.unlink(name, dir_fd=self._fd)
+
+    def names(self, name: str) -> list[str]:
+        """The names in a directory; none if it does not exist."""
+        try:
+            fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._fd)
+        except FileNotFoundError:
+            return []
+        try:
+            return os.listdir(fd)
+        finally:
+            os.close(fd)
+
+    def statvfs(self) -> os.statvfs_result:
+        """Figures of the file system storage lies on."""
+        return os.statvfs(self._fd)

@@ -1,0 +1,126 @@
+"""The system calls Python lacks, and nothing else: openat2, open_tree, mount_setattr, syncfs.
+
+Called through ctypes, so that the engine needs no compiler.  Each function raises OSError like its siblings in ``os``.
+Numbers and structures: openat2(2), open_tree(2) and mount_setattr(2); the numbers are the same on every architecture
+that numbers them from the generic table (all of them since Linux 5.1, but for alpha).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_syscall = _libc.syscall
+_syscall.restype = ctypes.c_long
+
+_NR_OPEN_TREE = 428
+_NR_OPENAT2 = 437
+_NR_MOUNT_SETATTR = 442
+
+RESOLVE_NO_XDEV = 0x01
+RESOLVE_NO_MAGICLINKS = 0x02
+RESOLVE_NO_SYMLINKS = 0x04
+RESOLVE_BENEATH = 0x08
+
+_OPEN_TREE_CLONE = 1
+_AT_EMPTY_PATH = 0x1000
+_MOUNT_ATTR_RDONLY = 0x01
+_MOUNT_ATTR_NOSUID = 0x02
+_MOUNT_ATTR_NODEV = 0x04
+_MOUNT_ATTR_NOEXEC = 0x08
+_MOUNT_ATTR_NOATIME = 0x10
+_MOUNT_ATTR_ATIME = 0x70  # the field that NOATIME and its siblings live in: it must be cleared to be set
+
+
+class _OpenHow(ctypes.Structure):
+    _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
+
+
+class _MountAttr(ctypes.Structure):
+    _fields_ = (
+        ("attr_set", ctypes.c_uint64),
+        ("attr_clr", ctypes.c_uint64),
+        ("propagation", ctypes.c_uint64),
+        ("userns_fd", ctypes.c_uint64),
+    )
+
+
+def _checked(result: int, what: bytes) -> int:
+    if result < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code), what)
+    return result
+
+
+def openat2(dir_fd: int, path: bytes, flags: int, resolve: int) -> int:
+    """Open *path* below *dir_fd*, the whole walk confined by the *resolve* flags (openat2(2)).
+
+    Args:
+        dir_fd: directory the walk starts at.
+        path: relative path.
+        flags: O_* flags; O_CLOEXEC is added, O_CREAT is not served.
+        resolve: RESOLVE_* flags.
+
+    Returns:
+        A file descriptor.
+
+    Raises:
+        OSError: EXDEV where the walk would leave the tree or cross a mount, ELOOP for a refused symlink, and all of open(2).
+    """
+    how = _OpenHow(flags | os.O_CLOEXEC, 0, resolve)
+    while True:
+        result = _syscall(_NR_OPENAT2, dir_fd, ctypes.c_char_p(path), ctypes.byref(how), ctypes.sizeof(how))
+        if result >= 0:
+            return int(result)
+        code = ctypes.get_errno()
+        if code != errno.EAGAIN:  # a rename elsewhere raced with a confined walk; openat2(2) says to try again
+            raise OSError(code, os.strerror(code), path)
+
+
+def clone_mount(fd: int) -> int:
+    """Make a private, detached, read-only clone of the mount that *fd* lies in, rooted at *fd*, without submounts.
+
+    The clone is read-only, noatime, nodev, nosuid and noexec: what is read through it is not touched at all, whatever
+    the calling process may do elsewhere.  It goes away with the descriptor.
+
+    Returns:
+        An O_PATH descriptor of the clone's root.
+
+    Raises:
+        OSError: EPERM without CAP_SYS_ADMIN, EINVAL in a user namespace with locked submounts, ENOSYS before Linux 5.12.
+    """
+    flags = _OPEN_TREE_CLONE | os.O_CLOEXEC | _AT_EMPTY_PATH
+    tree = _checked(_syscall(_NR_OPEN_TREE, fd, ctypes.c_char_p(b""), flags), b"open_tree")
+    attr = _MountAttr(
+        _MOUNT_ATTR_RDONLY | _MOUNT_ATTR_NOATIME | _MOUNT_ATTR_NOEXEC | _MOUNT_ATTR_NOSUID | _MOUNT_ATTR_NODEV,
+        _MOUNT_ATTR_ATIME,
+        0,
+        0,
+    )
+    try:
+        _checked(
+            _syscall(
+                _NR_MOUNT_SETATTR,
+                tree,
+                ctypes.c_char_p(b""),
+                _AT_EMPTY_PATH,
+                ctypes.byref(attr),
+                ctypes.c_size_t(ctypes.sizeof(attr)),
+            ),
+            b"mount_setattr",
+        )
+    except OSError:
+        os.close(tree)
+        raise
+    return tree
+
+
+def syncfs(fd: int) -> None:
+    """Write everything dirty of the file system *fd* lies in to its medium, and wait (syncfs(2)).
+
+    Raises:
+        OSError: EIO where a write has failed since the descriptor was opened.
+    """
+    _checked(_libc.syncfs(fd), b"syncfs")
