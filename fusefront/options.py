@@ -1,0 +1,264 @@
+"""Mount options: the comma separated text of ``-o`` and the source text that /proc/mounts shows.
+
+One place knows every option word, its aliases and what it means; the rule it keeps is that nothing is guessed: a word
+that is not known is refused by name, and a word that cannot do what it says is refused rather than ignored.  In a value
+``\\,`` stands for a comma and ``\\\\`` for a backslash; any other backslash stands for itself, as it did for mini_fo.
+
+This module is text only.  It does not look at the file system and imports neither trio nor pyfuse3.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from minifo.engine.errors import UsageError
+
+log = logging.getLogger(__name__)
+
+COMMIT_SECONDS = 1.0
+COMMIT_LIMIT = 86_400.0
+
+_ALIASES = {"base": "base", "lowerdir": "base", "sto": "sto", "upperdir": "sto"}
+
+# Words of the kernel that libfuse and fusermount3 understand, by the one flag each pair sets: the last one given wins.
+_KERNEL_WORDS = {
+    "ro": "ro",
+    "rw": "ro",
+    "sync": "sync",
+    "async": "sync",
+    "dirsync": "dirsync",
+    "atime": "atime",
+    "noatime": "atime",
+    "dev": "dev",
+    "nodev": "dev",
+    "suid": "suid",
+    "nosuid": "suid",
+    "exec": "exec",
+    "noexec": "exec",
+}
+# These only undo a word before them.
+_KERNEL_DEFAULTS = frozenset({"rw", "async", "atime"})
+
+# What mount(8) says these imply, unless a later word says otherwise.
+_OWNER_WORDS = {
+    "user": ("noexec", "nosuid", "nodev"),
+    "users": ("noexec", "nosuid", "nodev"),
+    "owner": ("nosuid", "nodev"),
+    "group": ("nosuid", "nodev"),
+}
+
+# Words of mount(8) and fstab(5) that ask nothing of this file system, and two that every mount here already does.
+# fmt: off
+_IGNORED = frozenset({
+    "defaults", "auto", "noauto", "nouser", "nousers", "noowner", "nogroup", "nofail", "_netdev", "silent", "loud",
+    "quiet", "mand", "nomand", "iversion", "noiversion", "relatime", "norelatime", "strictatime", "nostrictatime",
+    "lazytime", "nolazytime", "diratime", "nodiratime", "default_permissions", "nonempty",
+})
+# fmt: on
+_IGNORED_WITH_VALUE = frozenset({"comment", "workdir", "helper", "uhelper"})
+_FLAGS = frozenset({"plain", "debug", "allow_other", "noallow_other"})
+
+
+@dataclass(frozen=True, slots=True)
+class MountOptions:
+    """What one mount was asked for.
+
+    Attributes:
+        base: the directory to overlay, as it was written.
+        storage: the directory that receives every change, as it was written.
+        commit: seconds between two group commits.
+        sync: every operation is durable before it is acknowledged (``sync``, ``dirsync``).
+        read_only: the overlay takes no changes.
+        plain: run without the libfuse hook.
+        allow_other: whether other users may enter the mount; None leaves it to the default (yes for root's mounts).
+        kernel: mount words for FUSE that were asked for, each flag once: ``ro sync dirsync noatime dev nodev suid
+            nosuid exec noexec``.  What FUSE does without being asked is not named.
+        debug: log everything.
+    """
+
+    base: str
+    storage: str
+    commit: float = COMMIT_SECONDS
+    sync: bool = False
+    read_only: bool = False
+    plain: bool = False
+    allow_other: bool | None = None
+    kernel: tuple[str, ...] = ()
+    debug: bool = False
+
+
+def parse(
+    option_strings: Sequence[str], *, base: str | None = None, storage: str | None = None, sloppy: bool = False
+) -> MountOptions:
+    """Read one or more ``-o`` texts, in their order, as one list of options.
+
+    Args:
+        option_strings: comma separated texts; empty items are skipped, so a trailing comma does no harm.
+        base: a base named in another way (``--base``), taken literally; with ``base=`` beside it, it is a repetition.
+        storage: the same for the storage.
+        sloppy: skip unknown options instead of refusing them (``mount -s``).
+
+    Raises:
+        UsageError: an option is unknown, repeated, missing, without a value or with a wrong one, or is ``remount``.
+    """
+    parser = _Parser(sloppy)
+    if base is not None:
+        parser.place("base", "--base", base)
+    if storage is not None:
+        parser.place("sto", "--sto", storage)
+    for text in option_strings:
+        for item in _split(text):
+            parser.take(item)
+    return parser.result()
+
+
+class _Parser:
+    """Collects options one by one; every method raises UsageError."""
+
+    def __init__(self, sloppy: bool) -> None:
+        self.sloppy = sloppy
+        self.places: dict[str, str] = {}
+        self.spelled: dict[str, str] = {}
+        self.kernel: dict[str, str] = {}
+        self.commit = COMMIT_SECONDS
+        self.flags: set[str] = set()
+        self.allow_other: bool | None = None
+
+    def take(self, item: str) -> None:
+        name, equals, value = item.partition("=")
+        if equals:
+            self._take_value(name, value)
+        else:
+            self._take_word(name)
+
+    def place(self, key: str, spelled: str, value: str) -> None:
+        """Set base or sto; *spelled* is how the user named it."""
+        if not value:
+            raise UsageError(f"{spelled} is empty", "it must name a directory")
+        if key in self.places:
+            first = self.spelled[key]
+            message = f"{spelled} is given twice" if first == spelled else f"{first} and {spelled} mean the same"
+            raise UsageError(message, "give it once")
+        self.places[key] = value
+        self.spelled[key] = spelled
+
+    def _take_value(self, name: str, value: str) -> None:
+        if name in _ALIASES:
+            self.place(_ALIASES[name], f"{name}=", value)
+        elif name == "commit":
+            self.commit = _seconds(value)
+        elif name == "user":
+            self._take_word(name)
+        elif name in _IGNORED_WITH_VALUE or name.startswith(("x-", "X-")):
+            if name == "workdir":
+                log.debug("workdir= is accepted and not used: storage needs no directory beside it")
+        else:
+            self._unknown(name)
+
+    def _take_word(self, name: str) -> None:
+        if name in _KERNEL_WORDS:
+            self.kernel[_KERNEL_WORDS[name]] = name
+        elif name in _OWNER_WORDS:
+            for word in _OWNER_WORDS[name]:
+                self.kernel[_KERNEL_WORDS[word]] = word
+        elif name in {"allow_other", "noallow_other"}:
+            self.allow_other = name == "allow_other"
+        elif name in _FLAGS:
+            self.flags.add(name)
+        elif name == "remount":
+            raise UsageError("an overlay cannot be remounted", "unmount it, then mount it with the new options")
+        elif name in _ALIASES or name == "commit":
+            raise UsageError(f"option {name} has no value", f"write {name}=VALUE")
+        elif name not in _IGNORED and not name.startswith(("x-", "X-")):
+            self._unknown(name)
+
+    def _unknown(self, name: str) -> None:
+        if self.sloppy:
+            log.debug("unknown option %r skipped", name)
+            return
+        raise UsageError(f"unknown option '{name}'", _suggest(name))
+
+    def result(self) -> MountOptions:
+        missing = [key for key in ("base", "sto") if key not in self.places]
+        if missing:
+            names = " and ".join(f"{key}=" for key in missing)
+            verb = "are" if len(missing) > 1 else "is"
+            raise UsageError(f"{names} {verb} missing", "mount with -o base=DIR,sto=DIR")
+        words = tuple(word for word in self.kernel.values() if word not in _KERNEL_DEFAULTS)
+        return MountOptions(
+            base=self.places["base"],
+            storage=self.places["sto"],
+            commit=self.commit,
+            sync="sync" in words or "dirsync" in words,
+            read_only="ro" in words,
+            plain="plain" in self.flags,
+            allow_other=self.allow_other,
+            kernel=words,
+            debug="debug" in self.flags,
+        )
+
+
+def _seconds(value: str) -> float:
+    hint = f"give seconds above 0 and up to {COMMIT_LIMIT:.0f}, or use sync"
+    if not value:
+        raise UsageError("commit= is empty", hint)
+    try:
+        seconds = float(value)
+    except ValueError:
+        raise UsageError(f"commit={value} is not a number", hint) from None
+    if not math.isfinite(seconds) or not 0 < seconds <= COMMIT_LIMIT:
+        raise UsageError(f"commit={value} is out of range", hint)
+    return seconds
+
+
+def _suggest(name: str) -> str:
+    """A hint for an unknown option; the commonest slip is a comma inside a path."""
+    import difflib  # only for an error: it costs start-up time
+
+    known = {*_ALIASES, "commit", *_KERNEL_WORDS, *_OWNER_WORDS, *_IGNORED, *_FLAGS}
+    close = difflib.get_close_matches(name, sorted(known), n=1)
+    if close:
+        return f"did you mean '{close[0]}'?"
+    return "if it is part of a path, write the comma before it as \\,"
+
+
+def _split(text: str) -> Iterator[str]:
+    """Cut *text* at its plain commas and undo ``\\,`` and ``\\\\``; empty items are left out."""
+    item: list[str] = []
+    position = 0
+    while position < len(text):
+        char = text[position]
+        if char == "\\" and text[position + 1 : position + 2] in {",", "\\"}:
+            position += 1
+            item.append(text[position])
+        elif char == ",":
+            if item:
+                yield "".join(item)
+            item = []
+        else:
+            item.append(char)
+        position += 1
+    if item:
+        yield "".join(item)
+
+
+def escape(value: str) -> str:
+    """Write *value* so that it survives between the commas of an option text."""
+    return value.replace("\\", "\\\\").replace(",", "\\,")
+
+
+def format_source(base: str, storage: str) -> str:
+    """The source text (fsname) under which a mount shows in /proc/mounts."""
+    return f"base={escape(base)},sto={escape(storage)}"
+
+
+def parse_source(text: str) -> tuple[str, str] | None:
+    """Undo :func:`format_source`; None if *text* does not come from there."""
+    items = list(_split(text))
+    if len(items) != 2 or not items[0].startswith("base=") or not items[1].startswith("sto="):
+        return None
+    base, storage = items[0].removeprefix("base="), items[1].removeprefix("sto=")
+    return (base, storage) if format_source(base, storage) == text else None

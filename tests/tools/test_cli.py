@@ -1,0 +1,232 @@
+"""The command line: one line per error, exit codes of mount(8), help that teaches, fast start."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from minifo.tools import _common, mount_helper, umount_helper
+from minifo.tools.cli import main
+
+
+@pytest.fixture
+def places(tmp_path: Path) -> Path:
+    """A directory with base, an empty sto and an empty mnt."""
+    for name in ("base", "sto", "mnt"):
+        (tmp_path / name).mkdir()
+    return tmp_path
+
+
+def only_line(capfd: pytest.CaptureFixture[str]) -> str:
+    """What was said: exactly one line on stderr, nothing on stdout."""
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert "Traceback" not in err
+    return err.rstrip("\n")
+
+
+def test_help_names_every_command_and_shows_examples(capsys: pytest.CaptureFixture[str]) -> None:
+    """Somebody who knows nothing can go on from the help text; no arguments ask for it."""
+    assert main(["--help"]) == 0
+    text = capsys.readouterr().out
+    assert main([]) == 0
+    assert capsys.readouterr().out == text
+    for name in ("mount", "umount", "install-helpers"):
+        assert f"  {name}" in text
+        assert main([name, "-h"]) == 0
+        assert "Examples:\n" in capsys.readouterr().out
+
+
+def test_mount_help_names_every_option_word(capsys: pytest.CaptureFixture[str]) -> None:
+    """What -o takes is written where it is looked for."""
+    main(["mount", "--help"])
+    text = capsys.readouterr().out
+    for word in ("base=", "lowerdir=", "sto=", "upperdir=", "commit=", "sync", "ro", "plain", "allow_other", "debug"):
+        assert re.search(rf"\b{word}", text)
+
+
+def test_version_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """--version names the program and its version."""
+    assert main(["--version"]) == 0
+    assert re.fullmatch(r"minifo \d+\.\d+\S*\n", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nosuch"], "No such command 'nosuch'; see 'minifo --help'"),
+        (["mount"], "Missing argument 'MNT'; see 'minifo mount --help'"),
+        (["umount", "-x", "/mnt"], "'-x'; see 'minifo umount --help'"),
+        (["mount", "/mnt"], "base= and sto= are missing"),
+        (["mount", "-o", "base=/,sto=/tmp,nosuch", "/mnt"], "unknown option 'nosuch'"),
+        (["mount", "-o", "base=/", "--base", "/", "--sto", "/tmp", "/mnt"], "mean the same"),
+    ],
+)
+def test_wrong_request_is_one_line_and_exit_code_1(
+    arguments: list[str], said: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The line begins with the program's name and says what to do next."""
+    assert main(arguments) == 1
+    line = only_line(capfd)
+    assert line.startswith("minifo: ")
+    assert said in line
+
+
+@pytest.mark.parametrize(
+    ("base", "sto", "mnt", "said"),
+    [
+        ("nobase", "sto", "mnt", "base nobase does not exist"),
+        ("base", "nosto", "mnt", "storage nosto does not exist; create it: mkdir -p nosto"),
+        ("base", "sto", "nomnt", "mount point nomnt does not exist; create it: mkdir -p nomnt"),
+        ("file", "sto", "mnt", "base file is not a directory"),
+        ("base", "file", "mnt", "storage file is not a directory"),
+        ("base", "sto", "file", "mount point file is not a directory"),
+        ("loop", "sto", "mnt", "base loop cannot be used (Too many levels of symbolic links)"),
+        ("n" * 300, "sto", "mnt", "(File name too long)"),
+    ],
+)
+def test_mount_with_unusable_directory_is_one_line_and_exit_code_32(
+    base: str,
+    sto: str,
+    mnt: str,
+    said: str,
+    places: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """Each directory is named with what is wrong with it, and storage stays as it was."""
+    monkeypatch.chdir(places)
+    (places / "file").touch()
+    (places / "loop").symlink_to("loop")
+    assert main(["mount", "--base", base, "--sto", sto, mnt]) == 32
+    assert said in only_line(capfd)
+    assert list((places / "sto").iterdir()) == []
+
+
+def test_mount_with_paths_too_long_for_the_kernel_is_refused(places: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """The mount table holds 4,095 bytes of source text; mount(2) would only say EINVAL."""
+    deep = places
+    while len(str(deep)) < 2100:
+        deep = deep / ("d" * 200)
+    deep.mkdir(parents=True)
+    assert main(["mount", "--base", str(deep), "--sto", str(deep), str(places / "mnt")]) == 32
+    assert "too long together" in only_line(capfd)
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("nosuch", "nosuch does not exist"),
+        ("mnt", "mnt is not mounted"),
+        ("/proc", "/proc is not a minifo mount but proc; umount /proc"),
+        ("/proc/sys", "/proc/sys is not mounted"),
+    ],
+)
+def test_umount_of_what_is_not_ours_is_refused(
+    path: str, said: str, places: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing but a minifo mount, named exactly, is unmounted."""
+    monkeypatch.chdir(places)
+    assert main(["umount", path]) == 32
+    assert said in only_line(capfd)
+    assert os.path.ismount("/proc")
+
+
+def test_names_of_any_bytes_print_as_one_line(places: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """A newline or a byte that is not UTF-8 in a path cannot break the message."""
+    name = os.fsdecode(b"a\nb\xff\x1b[31m\xc3\xa4")
+    assert main(["mount", "--base", name, "--sto", "/tmp", str(places / "mnt")]) == 32
+    assert only_line(capfd) == "minifo: base a\\nb\\xff\\x1b[31mä does not exist; check the path"
+
+
+def test_printable_keeps_ordinary_text() -> None:
+    """Only what would break a line is changed."""
+    assert _common.printable("/a b/ä/日本") == "/a b/ä/日本"
+    assert _common.printable("a\tb\u2028c\x7f") == "a\\tb\\u2028c\\x7f"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        ([], 1, "usage: "),
+        (["ANY"], 1, "usage: "),
+        (["ANY", "/mnt", "more"], 1, "usage: "),
+        (["-k", "ANY", "/mnt"], 1, "usage: "),
+        (["ANY", "/mnt"], 1, "base= and sto= are missing"),
+        (["ANY", "/mnt", "-o", "base=/,sto=/tmp,nosuch=1"], 1, "unknown option 'nosuch'"),
+        (["ANY", "/mnt", "-o", "rw,remount,base=/,sto=/tmp"], 1, "cannot be remounted"),
+        (["-o", "base=/nosuch,sto=/tmp", "ANY", "/mnt"], 32, "base /nosuch does not exist"),
+        (["ANY", "/mnt", "-s", "-n", "-v", "-t", "mini_fo", "-o", "base=/nosuch,sto=/tmp,x=1"], 32, "base /nosuch"),
+        (["ANY", "/mnt", "-f", "-o", "base=/nosuch,sto=/tmp"], 32, "base /nosuch"),
+    ],
+)
+def test_mount_helper_errors(
+    arguments: list[str],
+    code: int,
+    said: str,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The helper keeps mount(8)'s protocol and speaks under the name it was called by."""
+    monkeypatch.setattr(sys, "argv", ["/sbin/mount.mini_fo"])
+    assert mount_helper.main(arguments) == code
+    err = capfd.readouterr().err
+    last = err.rstrip("\n").rsplit("\n", 1)[-1]
+    assert last.startswith("mount.mini_fo: ")
+    assert said in last
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        ([], 1, "usage: "),
+        (["/a", "/b"], 1, "usage: "),
+        (["-k", "/a"], 1, "usage: "),
+        (["/nosuch", "-l", "-f", "-n", "-r", "-t", "fuse.minifo"], 32, "/nosuch does not exist"),
+        (["-v", "/proc"], 32, "/proc is not a minifo mount"),
+        (["-N", "/nosuch", "/proc"], 2, "/nosuch: No such file or directory"),
+    ],
+)
+def test_umount_helper_errors(
+    arguments: list[str], code: int, said: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The helper keeps umount(8)'s protocol."""
+    monkeypatch.setattr(sys, "argv", ["/sbin/umount.fuse.minifo"])
+    assert umount_helper.main(arguments) == code
+    line = only_line(capfd)
+    assert line.startswith("umount.fuse.minifo: ")
+    assert said in line
+
+
+@pytest.mark.parametrize("helper", [mount_helper, umount_helper])
+def test_helpers_help_and_version(helper: object, capsys: pytest.CaptureFixture[str]) -> None:
+    """-h and -V answer on stdout."""
+    assert helper in (mount_helper, umount_helper)
+    run = mount_helper.main if helper is mount_helper else umount_helper.main
+    assert run(["-h"]) == 0
+    assert capsys.readouterr().out.startswith("usage: ")
+    assert run(["-V"]) == 0
+    assert "minifo 0" in capsys.readouterr().out
+
+
+def test_commands_load_only_what_they_need() -> None:
+    """No command loads the FUSE stack before the daemon is forked, and the helpers do without click."""
+    script = """
+        import sys
+        from minifo.tools import mount_helper, umount_helper
+        assert "click" not in sys.modules
+        from minifo.tools import cli, install_helpers, mount, umount
+        from minifo.tools.cli import main
+        assert main(["mount", "--base", "/nosuch", "--sto", "/tmp", "/mnt"]) == 32
+        assert main(["umount", "/proc"]) == 32
+        loaded = {"trio", "pyfuse3", "subprocess", "difflib"} & set(sys.modules)
+        assert not loaded, loaded
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=True, capture_output=True)

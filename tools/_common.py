@@ -1,0 +1,56 @@
+"""What every command shares: one line per error, exit codes, text that is safe to print.
+
+The rule: a user never sees a traceback, and a file name never breaks a message, whatever bytes it is made of.
+This module does not import click, so that the mount(8) helpers start fast.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+from minifo.engine.errors import UsageError
+
+# Exit codes of mount(8), used by every command.
+USAGE = 1
+SYSTEM = 2
+MOUNT_FAILED = 32
+INTERRUPTED = 130
+
+
+def printable(text: str) -> str:
+    """*text* as one line of valid UTF-8: control characters and bytes that are not UTF-8 as ``\\xNN``."""
+    text = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+def fail(program: str, error: Exception, code: int) -> int:
+    """Say on stderr what went wrong, as one line.
+
+    Args:
+        program: the name the line begins with.
+        error: what happened; its text ends with the next step to take.
+        code: the exit code for anything but a wrong request.
+
+    Returns:
+        The exit code: *code*, or ``USAGE`` if the request itself was wrong.
+    """
+    text = str(error)
+    if isinstance(error, OSError) and error.strerror:
+        text = f"{error.filename}: {error.strerror}" if error.filename is not None else error.strerror
+    print(f"{program}: {printable(text)}", file=sys.stderr)
+    return USAGE if isinstance(error, UsageError) else code
+
+
+def log_to_stderr(program: str, *, verbose: bool = False) -> None:
+    """Send warnings (with *verbose*, everything) to stderr, one line each, beginning with *program*."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(_OneLine(f"{program}: %(message)s"))
+    logging.basicConfig(level=logging.DEBUG if verbose else logging.WARNING, handlers=[handler], force=True)
+
+
+class _OneLine(logging.Formatter):
+    """Formats a record as one printable line, but for a traceback."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return printable(super().formatMessage(record))

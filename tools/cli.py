@@ -1,0 +1,89 @@
+"""``minifo``: the command that all others hang from.
+
+Subcommands live in one file each and are imported when they are called; this file knows their names, and turns every
+error into one line and an exit code.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+
+import click
+
+from minifo.engine.errors import MinifoError
+from minifo.tools import _common
+
+# Name on the command line: the module in this package; its function ``command`` is the click command.
+_COMMANDS = {
+    "install-helpers": "install_helpers",
+    "mount": "mount",
+    "umount": "umount",
+}
+
+
+class LazyGroup(click.Group):
+    """A group that imports a subcommand when it is needed."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names of all commands."""
+        return sorted(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command called *cmd_name*, None if there is none."""
+        if cmd_name not in _COMMANDS:
+            return None
+        command = importlib.import_module(f"minifo.tools.{_COMMANDS[cmd_name]}").command
+        assert isinstance(command, click.Command)
+        return command
+
+
+@click.group(
+    cls=LazyGroup,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="""\b
+Examples:
+  minifo mount --base /usr --sto /var/lib/usr-changes /mnt/usr
+  minifo umount /mnt/usr
+  sudo minifo install-helpers     # then, from fstab too:
+  mount -t mini_fo -o base=/usr,sto=/var/lib/usr-changes none /mnt/usr
+
+'minifo COMMAND --help' explains one command.""",
+)
+@click.version_option(package_name="minifo", message="minifo %(version)s")
+@click.pass_context
+def cli(ctx: click.Context) -> None:
+    """Make a read-only directory writable.
+
+    A base directory appears through a mount as a writable one. Every change lands in a storage directory; the base is
+    never written. After a power cut the next mount shows the tree of a commit, without repair.
+    """
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; *arguments* default to those of the process.
+
+    Returns:
+        The exit code: 0, 1 for a wrong request, 32 for a mount or unmount that failed, 2 for any other failure.
+    """
+    try:
+        result = cli.main(arguments, prog_name="minifo", standalone_mode=False)
+    except click.UsageError as exc:
+        command = exc.ctx.command_path if exc.ctx is not None else "minifo"
+        message = exc.format_message().rstrip(".")
+        print(f"minifo: {_common.printable(message)}; see '{command} --help'", file=sys.stderr)
+        return _common.USAGE
+    except (click.Abort, KeyboardInterrupt):
+        return _common.INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output went away (a pager, head).  What python still holds must not raise again at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _common.SYSTEM
+    except (MinifoError, OSError) as exc:
+        return _common.fail("minifo", exc, _common.SYSTEM)
+    # click hands back what a command returned, and the code of --help and --version.
+    return result if isinstance(result, int) else 0

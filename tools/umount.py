@@ -1,0 +1,34 @@
+"""``minifo umount``: end a mount and wait for its last commit."""
+
+from __future__ import annotations
+
+import click
+
+from minifo.engine.errors import MinifoError
+from minifo.tools import _common
+
+
+@click.command(
+    "umount",
+    epilog="""\b
+Examples:
+  minifo umount /mnt/etc
+  minifo umount -l /mnt/etc     # although files are open
+  fuser -vm /mnt/etc            # who keeps it busy""",
+)
+@click.option("-l", "--lazy", is_flag=True, help="Detach now even if it is busy; it ends when the last file is closed.")
+@click.argument("mountpoint", metavar="MNT")
+def command(lazy: bool, mountpoint: str) -> int:
+    """Unmount the overlay at MNT.
+
+    Returns when every change is durable and the storage is free for the next mount; with -l at once. A mount whose
+    daemon has died is cleared.
+    """
+    from minifo.fusefront.unmount import unmount
+
+    _common.log_to_stderr("minifo")
+    try:
+        unmount(mountpoint, lazy=lazy)
+    except (MinifoError, OSError) as exc:
+        return _common.fail("minifo", exc, _common.MOUNT_FAILED)
+    return 0

@@ -1,0 +1,27 @@
+"""``umount.fuse.minifo`` and its siblings: what umount(8) calls for a mount of ours.
+
+umount(8) fixes the protocol: ``umount.TYPE TARGET [-flnrv] [-N namespace] [-t type]``.  Returns when the last commit is
+durable.  ``-f`` and ``-r`` ask for nothing more: force would throw away what the kernel has not yet handed to the
+daemon, and there is no remount.
+"""
+
+from __future__ import annotations
+
+from minifo.fusefront.unmount import unmount
+from minifo.tools import _common, _helper
+
+_SYNOPSIS = "TARGET [-flnrvVh] [-N namespace] [-t type]"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Unmount as umount(8) asks; *arguments* are those after the program's name.  Returns the exit code."""
+    return _helper.run(arguments, "flnrvN:t:", _SYNOPSIS, 1, _unmount)
+
+
+def _unmount(program: str, given: _helper.Given, places: list[str]) -> None:
+    flags = dict(given)
+    if "-N" in flags:
+        _helper.enter_mount_namespace(flags["-N"])
+    unmount(places[0], lazy="-l" in flags)
+    if "-v" in flags:
+        print(_common.printable(f"{program}: {places[0]} unmounted"))
