@@ -1,0 +1,443 @@
+/* minifo.fusefront._hook: what pyfuse3 cannot ask of libfuse and the kernel, asked for it.
+ *
+ * This library is loaded with RTLD_GLOBAL before pyfuse3, so pyfuse3 finds some functions of libfuse here first: that
+ * which creates its session (fuse_session_new; if built with libfuse 3.17 or newer, fuse_session_new_versioned), that
+ * which receives a request and that which processes it.  The session it gets differs from a plain one in four ways:
+ *
+ *   1. open and opendir are answered ENOSYS.  The kernel then sends neither again, nor release, and caches listings.
+ *      Every request that would carry a handle carries 0 instead and is given the inode number for it.
+ *   2. The INIT reply asks for HANDLE_KILLPRIV_V2, CACHE_SYMLINKS and DONT_MASK, as far as the kernel offers them, and
+ *      not for ATOMIC_O_TRUNC: with no open request, truncation must come as a SETATTR.
+ *   3. SETATTR's "clear set-id bits" flag, which libfuse drops, reaches Python as st_rdev == 1 (otherwise 0; SETATTR
+ *      has no use for that field).  WRITE's flag of the same meaning is left alone: the kernel sends an empty SETATTR
+ *      before it.
+ *   4. Requests are read by plain read(2), so none costs a splice, and from a descriptor that does not block, so a
+ *      request withdrawn between poll and read cannot stall the event loop.
+ *
+ * Nothing of libfuse but its public functions is used.  Its custom io would have shown requests and replies more
+ * directly, but exists from 3.13 on only and is left out of a default build since 3.18.3.
+ *
+ * The rule kept: whatever is not exactly as expected here is left as libfuse would have done it, and status() says so.
+ * Nothing here calls Python from a libfuse function, for some are called without the interpreter's lock.
+ *
+ * The state is one per process, as pyfuse3's is.  What must be remembered between receiving a request and processing it
+ * is one per thread: pyfuse3 processes a request in the thread that received it, before that thread receives again.
+ */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE /* RTLD_NEXT, dup3 */
+#endif
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#define FUSE_USE_VERSION 35
+#include <fuse_lowlevel.h>
+
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+/* ------------------------------------------------------------------------------------------------------------------
+ * The few bytes of the kernel's protocol that are looked at.  The protocol only ever grows at the end, so these places
+ * are fixed; the kernel's own header is not used, for an old one lacks the newer names.
+ */
+
+struct request_header { /* struct fuse_in_header */
+	uint32_t len;
+	uint32_t opcode;
+	uint64_t unique;
+	uint64_t nodeid;
+	uint32_t uid, gid, pid;
+	uint32_t extensions;
+};
+
+struct reply_header { /* struct fuse_out_header */
+	uint32_t len;
+	int32_t error;
+	uint64_t unique;
+};
+
+enum {
+	OP_SETATTR = 4,
+	OP_INIT = 26,
+
+	SETATTR_VALID = sizeof(struct request_header),   /* fuse_setattr_in.valid */
+	INIT_FLAGS = sizeof(struct request_header) + 12, /* fuse_init_in.flags */
+	INIT_FLAGS2 = INIT_FLAGS + 4,                    /* fuse_init_in.flags2, protocol 7.36 */
+
+	REPLY_MAJOR = sizeof(struct reply_header),       /* fuse_init_out.major */
+	REPLY_FLAGS = sizeof(struct reply_header) + 12,  /* fuse_init_out.flags */
+	REPLY_FLAGS2 = sizeof(struct reply_header) + 32, /* fuse_init_out.flags2 */
+	REPLY_MIN = sizeof(struct reply_header) + 24,    /* shortest INIT reply whose flags have this meaning */
+	REPLY_ROOM = 4096,                               /* more than any reply to INIT; it is 80 bytes today */
+
+	PROTOCOL_MAJOR = 7,
+	FATTR_KILL_SUIDGID_BIT = 1 << 11,
+};
+
+#define INIT_DONT_MASK (UINT32_C(1) << 6)
+#define INIT_NO_OPEN_SUPPORT (UINT32_C(1) << 17)
+#define INIT_CACHE_SYMLINKS (UINT32_C(1) << 23)
+#define INIT_NO_OPENDIR_SUPPORT (UINT32_C(1) << 24)
+#define INIT_HANDLE_KILLPRIV_V2 (UINT32_C(1) << 28)
+#define INIT_INIT_EXT (UINT32_C(1) << 30)
+
+#define INIT_WANTED (INIT_DONT_MASK | INIT_CACHE_SYMLINKS | INIT_HANDLE_KILLPRIV_V2)
+#define INIT_STATELESS (INIT_NO_OPEN_SUPPORT | INIT_NO_OPENDIR_SUPPORT)
+
+/* ------------------------------------------------------------------------------------------------------------------
+ * State
+ */
+
+/* The functions of libfuse that the ones here stand before, found when the module is loaded.  Only new_versioned can be
+ * NULL: older libraries lack it. */
+static struct {
+	struct fuse_session *(*new)(struct fuse_args *, const struct fuse_lowlevel_ops *, size_t, void *);
+	struct fuse_session *(*new_versioned)(struct fuse_args *, const struct fuse_lowlevel_ops *, size_t, void *,
+					      void *);
+	int (*receive_buf)(struct fuse_session *, struct fuse_buf *);
+	void (*process_buf)(struct fuse_session *, const struct fuse_buf *);
+} libfuse;
+
+static bool wanted = true; /* set_active(): whether the next session is to be altered at all */
+
+static struct {
+	bool hooked;      /* libfuse was given our table */
+	bool answering;   /* INIT is being processed, and what libfuse replies is caught */
+	bool answered;    /* an INIT reply that we understood was sent */
+	bool stateless;   /* open and opendir are ours: handles are inode numbers */
+	uint64_t offered; /* INIT flags the kernel sent */
+	uint64_t replied; /* INIT flags it was answered */
+	uint32_t raised;  /* those of them that were added here */
+} session;
+
+static struct fuse_lowlevel_ops theirs; /* pyfuse3's handlers */
+static struct fuse_lowlevel_ops ours;   /* the same, with ours in the places that choose_table() names */
+
+static _Thread_local struct {
+	uint64_t unique;   /* of the request received last */
+	bool init;         /* it is an INIT */
+	bool kill_suidgid; /* it is a SETATTR that is to clear set-id bits */
+} request;
+
+/* ------------------------------------------------------------------------------------------------------------------
+ * Requests and the one reply that are looked into
+ */
+
+static uint32_t get32(const unsigned char *bytes, size_t at)
+{
+	uint32_t value;
+	memcpy(&value, bytes + at, sizeof value);
+	return value;
+}
+
+/* Remember what libfuse will not pass on about the request in bytes[0:size]; size 0 means that none can be seen. */
+static void note_request(const unsigned char *bytes, size_t size)
+{
+	struct request_header header;
+
+	memset(&request, 0, sizeof request);
+	if (size < sizeof header)
+		return;
+	memcpy(&header, bytes, sizeof header);
+	if (header.len != size)
+		return;
+	request.unique = header.unique;
+	if (header.opcode == OP_SETATTR && size >= SETATTR_VALID + 4) {
+		request.kill_suidgid = get32(bytes, SETATTR_VALID) & FATTR_KILL_SUIDGID_BIT;
+	} else if (header.opcode == OP_INIT && size >= INIT_FLAGS + 4) {
+		request.init = true;
+		session.offered = get32(bytes, INIT_FLAGS);
+		if (session.offered & INIT_INIT_EXT && size >= INIT_FLAGS2 + 4)
+			session.offered |= (uint64_t)get32(bytes, INIT_FLAGS2) << 32;
+	}
+}
+
+/* Raise our flags in the reply bytes[0:size].  False: not the successful reply to our INIT in a layout we know. */
+static bool raise_flags(unsigned char *bytes, size_t size)
+{
+	struct reply_header header;
+
+	if (size < REPLY_MIN)
+		return false;
+	memcpy(&header, bytes, sizeof header);
+	if (header.len != size || header.error != 0 || header.unique != request.unique ||
+	    get32(bytes, REPLY_MAJOR) != PROTOCOL_MAJOR)
+		return false;
+	uint32_t flags = get32(bytes, REPLY_FLAGS);
+	session.raised = (uint32_t)session.offered & INIT_WANTED & ~flags;
+	flags |= session.raised;
+	session.replied = flags;
+	if (flags & INIT_INIT_EXT && size >= REPLY_FLAGS2 + 4)
+		session.replied |= (uint64_t)get32(bytes, REPLY_FLAGS2) << 32;
+	memcpy(bytes + REPLY_FLAGS, &flags, sizeof flags);
+	return true;
+}
+
+/* Let the descriptor number `to` mean what `from` means. */
+static void redirect(int from, int to)
+{
+	while (dup3(from, to, O_CLOEXEC) < 0 && (errno == EBUSY || errno == EINTR))
+		;
+}
+
+/* Process the INIT request in buf with our flags in the reply.
+ *
+ * libfuse knows no way to ask for a flag that is newer than itself, so its reply is caught: while it processes the
+ * request, the session's descriptor number means one end of a socket pair.  The kernel sends nothing else before it has
+ * the reply, and nobody can have a notification to send, so nothing else can get into the socket. */
+static void answer_init(struct fuse_session *se, const struct fuse_buf *buf)
+{
+	int fd = fuse_session_fd(se);
+	int ends[2], kernel = -1;
+	unsigned char reply[REPLY_ROOM];
+
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) == 0) {
+		kernel = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+		if (kernel < 0) {
+			close(ends[0]);
+			close(ends[1]);
+		}
+	}
+	if (kernel < 0) { /* out of descriptors: answer as libfuse would */
+		libfuse.process_buf(se, buf);
+		return;
+	}
+	int flags = fcntl(kernel, F_GETFL);
+	if (flags >= 0)
+		(void)fcntl(kernel, F_SETFL, flags | O_NONBLOCK); /* refused: reads block, as they would without us */
+	redirect(ends[1], fd);
+	session.answering = true;
+	libfuse.process_buf(se, buf);
+	session.answering = false;
+	redirect(kernel, fd);
+	close(kernel);
+	ssize_t size = recv(ends[0], reply, sizeof reply, MSG_DONTWAIT);
+	close(ends[0]);
+	close(ends[1]);
+	if (size <= 0)
+		return;
+	bool understood = raise_flags(reply, (size_t)size);
+	session.answered = write(fd, reply, (size_t)size) == size && understood;
+}
+
+/* ------------------------------------------------------------------------------------------------------------------
+ * Handlers that stand before pyfuse3's
+ */
+
+static void number_handle(struct fuse_file_info *fi, fuse_ino_t ino)
+{
+	if (session.stateless && fi != NULL && fi->fh == 0)
+		fi->fh = ino;
+}
+
+static void our_init(void *userdata, struct fuse_conn_info *conn)
+{
+	theirs.init(userdata, conn);
+	/* Opens can go only where the kernel takes ENOSYS for an answer, and only if we saw what it offers. */
+	session.stateless = session.answering && (session.offered & INIT_STATELESS) == INIT_STATELESS;
+	if (session.stateless)
+		conn->want &= ~(unsigned)FUSE_CAP_ATOMIC_O_TRUNC;
+	conn->want &= ~(unsigned)FUSE_CAP_SPLICE_READ;
+}
+
+static void our_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+	if (session.stateless)
+		fuse_reply_err(req, ENOSYS);
+	else
+		theirs.open(req, ino, fi);
+}
+
+static void our_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+	if (session.stateless)
+		fuse_reply_err(req, ENOSYS);
+	else
+		theirs.opendir(req, ino, fi);
+}
+
+static void our_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int to_set, struct fuse_file_info *fi)
+{
+	attr->st_rdev = request.kill_suidgid;
+	number_handle(fi, ino);
+	theirs.setattr(req, ino, attr, to_set, fi);
+}
+
+static void our_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi)
+{
+	number_handle(fi, ino);
+	theirs.read(req, ino, size, off, fi);
+}
+
+static void our_write_buf(fuse_req_t req, fuse_ino_t ino, struct fuse_bufvec *data, off_t off,
+			  struct fuse_file_info *fi)
+{
+	number_handle(fi, ino);
+	theirs.write_buf(req, ino, data, off, fi);
+}
+
+static void our_readdirplus(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi)
+{
+	number_handle(fi, ino);
+	theirs.readdirplus(req, ino, size, off, fi);
+}
+
+static void our_fsync(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_info *fi)
+{
+	number_handle(fi, ino);
+	theirs.fsync(req, ino, datasync, fi);
+}
+
+static void our_fsyncdir(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_info *fi)
+{
+	number_handle(fi, ino);
+	theirs.fsyncdir(req, ino, datasync, fi);
+}
+
+/* The table to hand to libfuse in place of ops[0:size]: ours, or ops itself if it is to be left alone. */
+static const struct fuse_lowlevel_ops *choose_table(const struct fuse_lowlevel_ops *ops, size_t size)
+{
+	if (ops == &ours) /* libfuse calling its own newer entry point, which is also here */
+		return ops;
+	memset(&session, 0, sizeof session);
+	/* A longer table than ours is of a newer header than this file was built with: it would be cut off. */
+	if (!wanted || ops == NULL || size > sizeof ours ||
+	    size < offsetof(struct fuse_lowlevel_ops, readdirplus) + sizeof ops->readdirplus)
+		return ops;
+	if (!ops->init || !ops->open || !ops->opendir || !ops->setattr || !ops->read || !ops->write_buf ||
+	    !ops->readdirplus || !ops->fsync || !ops->fsyncdir)
+		return ops;
+	memset(&theirs, 0, sizeof theirs);
+	memcpy(&theirs, ops, size);
+	ours = theirs;
+	ours.init = our_init;
+	ours.open = our_open;
+	ours.opendir = our_opendir;
+	ours.setattr = our_setattr;
+	ours.read = our_read;
+	ours.write_buf = our_write_buf;
+	ours.readdirplus = our_readdirplus;
+	ours.fsync = our_fsync;
+	ours.fsyncdir = our_fsyncdir;
+	session.hooked = true;
+	return &ours;
+}
+
+/* ------------------------------------------------------------------------------------------------------------------
+ * The functions of libfuse that pyfuse3 finds here.  They are given their names by label: the headers of some versions
+ * make macros or inline functions of them, and no two versions declare them alike.
+ */
+
+#define STANDS_FOR(name) __asm__(name) __attribute__((visibility("default")))
+
+struct fuse_session *our_session_new(struct fuse_args *args, const struct fuse_lowlevel_ops *ops, size_t size,
+				     void *userdata) STANDS_FOR("fuse_session_new");
+struct fuse_session *our_session_new_versioned(struct fuse_args *args, const struct fuse_lowlevel_ops *ops,
+					       size_t size, void *version, void *userdata)
+	STANDS_FOR("fuse_session_new_versioned");
+int our_receive_buf(struct fuse_session *se, struct fuse_buf *buf) STANDS_FOR("fuse_session_receive_buf");
+void our_process_buf(struct fuse_session *se, const struct fuse_buf *buf) STANDS_FOR("fuse_session_process_buf");
+
+struct fuse_session *our_session_new(struct fuse_args *args, const struct fuse_lowlevel_ops *ops, size_t size,
+				     void *userdata)
+{
+	return libfuse.new(args, choose_table(ops, size), size, userdata);
+}
+
+struct fuse_session *our_session_new_versioned(struct fuse_args *args, const struct fuse_lowlevel_ops *ops,
+					       size_t size, void *version, void *userdata)
+{
+	if (libfuse.new_versioned == NULL) /* called by what was built with a newer libfuse than is here */
+		return NULL;
+	return libfuse.new_versioned(args, choose_table(ops, size), size, version, userdata);
+}
+
+int our_receive_buf(struct fuse_session *se, struct fuse_buf *buf)
+{
+	int result = libfuse.receive_buf(se, buf);
+
+	if (!session.hooked)
+		return result;
+	/* What was spliced into a pipe is a large WRITE; everything else is in memory. */
+	note_request(buf->mem, result > 0 && !(buf->flags & FUSE_BUF_IS_FD) ? (size_t)result : 0);
+	/* The descriptor does not block.  An empty queue is what pyfuse3 knows as EINTR: it waits for the next request. */
+	return result == -EAGAIN ? -EINTR : result;
+}
+
+void our_process_buf(struct fuse_session *se, const struct fuse_buf *buf)
+{
+	if (session.hooked && request.init)
+		answer_init(se, buf);
+	else
+		libfuse.process_buf(se, buf);
+}
+
+/* ------------------------------------------------------------------------------------------------------------------
+ * The Python module
+ */
+
+PyDoc_STRVAR(status_doc, "status() -> dict\n\n"
+			 "What became of the newest session of this process:\n"
+			 "session_hooked: libfuse was given our handlers;\n"
+			 "init_seen: the kernel's INIT was answered through us;\n"
+			 "stateless: open and opendir are answered here, handles are inode numbers;\n"
+			 "kernel_flags, reply_flags: the 64-bit INIT flags offered and answered;\n"
+			 "raised: those of the answer that were added here.");
+
+static PyObject *py_status(PyObject *module, PyObject *unused)
+{
+	(void)module;
+	(void)unused;
+	return Py_BuildValue("{s:O,s:O,s:O,s:K,s:K,s:K}", "session_hooked", session.hooked ? Py_True : Py_False,
+			     "init_seen", session.answered ? Py_True : Py_False, "stateless",
+			     session.stateless ? Py_True : Py_False, "kernel_flags",
+			     (unsigned long long)session.offered, "reply_flags", (unsigned long long)session.replied,
+			     "raised", (unsigned long long)session.raised);
+}
+
+PyDoc_STRVAR(set_active_doc, "set_active(on: bool) -> None\n\n"
+			     "Say whether the next session is altered; one that exists keeps what it has.");
+
+static PyObject *py_set_active(PyObject *module, PyObject *on)
+{
+	(void)module;
+	int truth = PyObject_IsTrue(on);
+	if (truth < 0)
+		return NULL;
+	wanted = truth;
+	Py_RETURN_NONE;
+}
+
+static PyMethodDef methods[] = {
+	{"status", py_status, METH_NOARGS, status_doc},
+	{"set_active", py_set_active, METH_O, set_active_doc},
+	{NULL, NULL, 0, NULL},
+};
+
+static struct PyModuleDef definition = {
+	PyModuleDef_HEAD_INIT,
+	.m_name = "minifo.fusefront._hook",
+	.m_doc = "Stands between pyfuse3 and libfuse; load it by minifo.fusefront.hook.load().",
+	.m_size = -1, /* the state is the process's, not an interpreter's */
+	.m_methods = methods,
+};
+
+PyMODINIT_FUNC PyInit__hook(void)
+{
+	/* The next library after this one to have the name is libfuse. */
+	*(void **)&libfuse.new = dlsym(RTLD_NEXT, "fuse_session_new");
+	*(void **)&libfuse.new_versioned = dlsym(RTLD_NEXT, "fuse_session_new_versioned");
+	*(void **)&libfuse.receive_buf = dlsym(RTLD_NEXT, "fuse_session_receive_buf");
+	*(void **)&libfuse.process_buf = dlsym(RTLD_NEXT, "fuse_session_process_buf");
+	if (libfuse.new == NULL || libfuse.receive_buf == NULL || libfuse.process_buf == NULL) {
+		PyErr_SetString(PyExc_ImportError, "libfuse lacks a function that the session hook stands before");
+		return NULL;
+	}
+	return PyModule_Create(&definition);
+}

@@ -1,0 +1,14 @@
+"""Types of the C extension; what it does is told in _hook.c."""
+
+from typing import TypedDict
+
+class Status(TypedDict):
+    session_hooked: bool
+    init_seen: bool
+    stateless: bool
+    kernel_flags: int
+    reply_flags: int
+    raised: int
+
+def status() -> Status: ...
+def set_active(on: bool, /) -> None: ...

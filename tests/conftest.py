@@ -1,0 +1,51 @@
+"""What all tests share: the check that real FUSE mounts are possible, and how hard hypothesis tries.
+
+A test that needs a mount takes the fixture ``fuse_required``.  Where mounts are impossible it is skipped with the
+reason on show, but in CI (``CI=true``) it fails: there a skip would pass for a test that ran.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+_COMMON = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow], "print_blob": True}
+
+settings.register_profile("dev", max_examples=25, **_COMMON)
+settings.register_profile("ci", max_examples=100, derandomize=True, **_COMMON)
+settings.register_profile("thorough", max_examples=2000, **_COMMON)
+
+
+def in_ci() -> bool:
+    """Say whether this run is one of continuous integration."""
+    return os.environ.get("CI", "").lower() in ("1", "true", "yes")
+
+
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if in_ci() else "dev"))
+
+
+def fuse_obstacle() -> str | None:
+    """Return why real mounts are impossible here, or None if they are possible."""
+    if os.geteuid() != 0:
+        return "needs root"
+    try:
+        os.close(os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC))
+    except OSError as error:
+        return f"cannot open /dev/fuse: {error.strerror}"
+    if shutil.which("fusermount3") is None:
+        return "fusermount3 is not installed"
+    return None
+
+
+@pytest.fixture(scope="session")
+def fuse_required() -> None:
+    """Let the test run only where FUSE file systems can be mounted by root."""
+    obstacle = fuse_obstacle()
+    if obstacle is None:
+        return
+    if in_ci():
+        pytest.fail(f"real mounts must be possible in CI: {obstacle}", pytrace=False)
+    pytest.skip(f"REAL MOUNT NOT TESTED: {obstacle}")
