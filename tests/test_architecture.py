@@ -1,0 +1,143 @@
+"""The house plan, held by machine: who may import whom, how files look, and what the package ships.
+
+tools → fusefront → engine        tools → migrations → engine        nobody imports tools
+"""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path(__file__).resolve().parent.parent
+ARROWS = {
+    "engine": {"engine"},
+    "fusefront": {"fusefront", "engine"},
+    "migrations": {"migrations", "engine"},
+    "tools": {"tools", "fusefront", "migrations", "engine"},
+}
+MAX_LINES = 600
+FILES = sorted(path for package in ARROWS for path in (ROOT / package).rglob("*.py"))
+
+
+@dataclass(frozen=True)
+class Import:
+    """One imported module: its full dotted name, and where."""
+
+    module: str
+    path: Path
+    line: int
+
+    @property
+    def top(self) -> str:
+        """The first part of the name: a distribution's package, or ``minifo``."""
+        return self.module.partition(".")[0]
+
+    @property
+    def package(self) -> str:
+        """The package of ours that is imported, or an empty string."""
+        parts = self.module.split(".")
+        return parts[1] if parts[0] == "minifo" and len(parts) > 1 else ""
+
+    def __str__(self) -> str:
+        return f"{self.path.relative_to(ROOT)}:{self.line} imports {self.module}"
+
+
+def package_of(path: Path) -> str:
+    """Return the package of ours that a file belongs to."""
+    return path.relative_to(ROOT).parts[0]
+
+
+def imports_of(path: Path) -> Iterator[Import]:
+    """Yield every import of a file, wherever in it, relative ones by their full name."""
+    inside = ("minifo", *path.relative_to(ROOT).parent.parts)
+    for node in ast.walk(ast.parse(path.read_bytes(), str(path))):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield Import(alias.name, path, node.lineno)
+        elif isinstance(node, ast.ImportFrom):
+            base = inside[: len(inside) - node.level + 1] if node.level else ()
+            module = ".".join((*base, *filter(None, [node.module])))
+            # ``from minifo import engine`` names the package in its second half.
+            for alias in node.names:
+                yield Import(f"{module}.{alias.name}" if module == "minifo" else module, path, node.lineno)
+
+
+ALL_IMPORTS = [found for path in FILES for found in imports_of(path)]
+
+
+def broken(rule: list[Import]) -> str:
+    """Return the offending imports as text, one a line."""
+    return "\n".join(str(found) for found in rule)
+
+
+def test_files_were_found() -> None:
+    """The other tests here look at something: every package has files, and imports are seen in them."""
+    assert {package_of(path) for path in FILES} == set(ARROWS)
+    assert any(found.package == "engine" for found in ALL_IMPORTS)
+
+
+def test_packages_import_along_the_arrows_only() -> None:
+    """An import of ours goes where an arrow goes; fusefront and migrations are strangers to each other."""
+    wrong = [found for found in ALL_IMPORTS if found.package and found.package not in ARROWS[package_of(found.path)]]
+    assert not wrong, broken(wrong)
+
+
+def test_packages_are_imported_as_minifo() -> None:
+    """A bare ``import engine`` works in a checkout, loads a second copy, and fails once installed."""
+    wrong = [found for found in ALL_IMPORTS if found.top in ARROWS]
+    assert not wrong, broken(wrong)
+
+
+def test_engine_needs_only_apsw_and_the_standard_library() -> None:
+    """No FUSE, no async framework, no command line below the facade."""
+    allowed = {*sys.stdlib_module_names, "apsw", "minifo"}
+    wrong = [found for found in ALL_IMPORTS if package_of(found.path) == "engine" and found.top not in allowed]
+    assert not wrong, broken(wrong)
+
+
+def test_trio_and_pyfuse3_are_known_to_fusefront_only() -> None:
+    """Whoever else wants a mount asks fusefront."""
+    wrong = [f for f in ALL_IMPORTS if f.top in {"trio", "pyfuse3"} and package_of(f.path) != "fusefront"]
+    assert not wrong, broken(wrong)
+
+
+@pytest.mark.parametrize("module", ["minifo.tools.cli", "minifo.tools.mount_helper"])
+def test_command_line_starts_without_trio_and_pyfuse3(module: str) -> None:
+    """Commands that mount nothing start fast, and work where libfuse is not installed."""
+    code = f"import {module}, sys; print(*sorted({{'trio', 'pyfuse3'}} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == []
+
+
+def test_pyproject_names_every_package() -> None:
+    """An editable install finds a new folder by itself, a wheel only ships what is listed."""
+    setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    folders = {path.parent.relative_to(ROOT) for path in FILES}
+    assert sorted(setuptools["packages"]) == sorted(".".join(("minifo", *folder.parts)) for folder in folders)
+    assert setuptools["package-dir"] == {f"minifo.{package}": package for package in ARROWS}
+
+
+def test_typing_links_show_every_package_to_static_tools() -> None:
+    """tests/_typing mirrors the installed layout, so mypy checks all of it; each package says that it is typed."""
+    links = ROOT / "tests" / "_typing" / "minifo"
+    assert {link.name: link.resolve() for link in links.iterdir()} == {name: ROOT / name for name in ARROWS}
+    assert all((ROOT / package / "py.typed").is_file() for package in ARROWS)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_file_is_short_and_says_what_it_owns(path: Path) -> None:
+    """Every file of the product opens with a docstring and stays readable in one sitting."""
+    text = path.read_text()
+    assert ast.get_docstring(ast.parse(text)), "no module docstring"
+    assert len(text.splitlines()) <= MAX_LINES
