@@ -78,6 +78,8 @@ class Database:
         self._failed: list[Callable[[], None]] = []
         self.read_only = read_only
         self.dirty = False
+        self.operations = 0  # how many have succeeded
+        self.on_dirty: Callable[[], None] | None = None  # called when the first change since a commit was made
         self.wal_pages = 0
         con.set_wal_hook(self._wal_grew)
 
@@ -88,17 +90,27 @@ class Database:
     # -- reading
 
     def row(self, sql: str, params: Params = ()) -> Row | None:
-        """The first row of a query, or None."""
-        return self._con.execute(sql, params).fetchone()
+        """The first row of a query, or None.
+
+        Raises:
+            FsError: EIO and its kin where the database cannot be read; so do its siblings.
+        """
+        try:
+            return self._con.execute(sql, params).fetchone()
+        except apsw.Error as error:
+            raise FsError(errno_of(error), str(error)) from error
 
     def value(self, sql: str, params: Params = ()) -> Any:
         """The first column of the first row, or None."""
-        row = self._con.execute(sql, params).fetchone()
+        row = self.row(sql, params)
         return row[0] if row is not None else None
 
     def rows(self, sql: str, params: Params = ()) -> list[Row]:
         """All rows.  A list, so that no cursor stays open across a change."""
-        return self._con.execute(sql, params).fetchall()
+        try:
+            return self._con.execute(sql, params).fetchall()
+        except apsw.Error as error:
+            raise FsError(errno_of(error), str(error)) from error
 
     # -- changing
 
@@ -144,7 +156,11 @@ class Database:
         undo, self._failed = self._failed, []
         if not failed:
             self._cursor.execute("RELEASE operation")
-            self.dirty = True
+            self.operations += 1
+            if not self.dirty:
+                self.dirty = True
+                if self.on_dirty is not None:
+                    self.on_dirty()
             for action in succeeded:
                 action()
             return

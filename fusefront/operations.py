@@ -1,0 +1,315 @@
+"""FUSE requests in, engine calls, errnos out.  Every file-system rule lives in the engine; here is only translation.
+
+Handles are stateless: a file handle is the inode number, always, so there is no table of open files.  An object lives
+until the kernel has forgotten it as often as it was told of it.
+
+Only this mount changes the tree, so the kernel may keep names, attributes, negative entries, pages and listings for
+ever; it sees its own changes go by.  Any exception but FUSEError would end the main loop with the mount in place: the
+decorator ``_answered`` is the one place that turns exceptions into errnos.
+
+Import this module after ``hook.load()``: it imports pyfuse3.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import logging
+import os
+import stat
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+import pyfuse3
+import trio
+from pyfuse3 import EntryAttributes, FileInfo, FUSEError, ReaddirToken, RequestContext, SetattrFields, StatvfsData
+
+from minifo.engine import Attr, Ino, Overlay, RenameFlags, SetAttr, StateError
+from minifo.engine.model import NAME_MAX
+from minifo.fusefront.committer import Committer
+
+log = logging.getLogger(__name__)
+
+_FOR_EVER = 1e9  # seconds
+_ACL_ACCESS = b"system.posix_acl_access"
+
+P = ParamSpec("P")
+T = TypeVar("T")
+Handler = Callable[Concatenate["FuseOperations", P], Coroutine[Any, Any, T]]
+
+
+def _answered(handler: Handler[P, T]) -> Handler[P, T]:
+    """Make every exception an errno."""
+
+    @functools.wraps(handler)
+    async def answer(self: FuseOperations, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return await handler(self, *args, **kwargs)
+        except FUSEError:
+            raise
+        except OSError as error:
+            raise FUSEError(error.errno or errno.EIO) from None
+        except StateError as error:
+            log.error("%s", error)
+            raise FUSEError(errno.EIO) from None
+        except Exception:
+            log.exception("%s failed", handler.__name__)
+            raise FUSEError(errno.EIO) from None
+
+    return answer
+
+
+def _changes(handler: Handler[P, T]) -> Handler[P, T]:
+    """Like ``_answered``, for what changes the tree: durable before it is acknowledged where the mount asks for that."""
+
+    @functools.wraps(handler)
+    async def change(self: FuseOperations, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        result = await handler(self, *args, **kwargs)
+        if self.synchronous:
+            await self.committer.durable()
+        return result
+
+    return _answered(change)
+
+
+class FuseOperations(pyfuse3.Operations):
+    """Serves one overlay to the kernel.
+
+    Args:
+        overlay: the open overlay.
+        committer: makes changes durable.
+        synchronous: every change is durable before it is acknowledged (mount option ``sync``).
+    """
+
+    supports_dot_lookup = True
+    enable_writeback_cache = True
+    enable_acl = True
+
+    def __init__(self, overlay: Overlay, committer: Committer, *, synchronous: bool) -> None:
+        super().__init__()
+        self.overlay = overlay
+        self.committer = committer
+        self.synchronous = synchronous
+        self._lookups: dict[int, int] = {}
+
+    # -- answers
+
+    def _entry(self, attr: Attr) -> EntryAttributes:
+        """The kernel's form of attributes."""
+        entry = EntryAttributes()
+        entry.st_ino = attr.ino
+        entry.entry_timeout = _FOR_EVER
+        entry.attr_timeout = _FOR_EVER
+        entry.st_mode = attr.mode
+        entry.st_nlink = attr.nlink
+        entry.st_uid = attr.uid
+        entry.st_gid = attr.gid
+        entry.st_rdev = attr.rdev
+        entry.st_size = attr.size
+        entry.st_blocks = attr.blocks
+        entry.st_atime_ns = attr.atime
+        entry.st_mtime_ns = attr.mtime
+        entry.st_ctime_ns = attr.ctime
+        return entry
+
+    def _told(self, attr: Attr) -> EntryAttributes:
+        """The same for an answer that makes the kernel refer to the object once more."""
+        self._lookups[attr.ino] = self._lookups.get(attr.ino, 0) + 1
+        return self._entry(attr)
+
+    # -- looking
+
+    @_answered
+    async def lookup(self, parent_inode: int, name: bytes, ctx: RequestContext) -> EntryAttributes:
+        attr = self.overlay.lookup(Ino(parent_inode), name)
+        if attr is not None:
+            return self._told(attr)
+        negative = EntryAttributes()
+        negative.st_ino = 0  # "there is none" may be kept like any entry
+        negative.entry_timeout = _FOR_EVER
+        return negative
+
+    async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
+        gone = []
+        for ino, count in inode_list:
+            left = self._lookups.get(ino, 0) - count
+            if left > 0:
+                self._lookups[ino] = left
+            else:
+                self._lookups.pop(ino, None)
+                gone.append(Ino(ino))
+        try:
+            self.overlay.forget(gone)
+        except (OSError, StateError) as error:
+            # what could not be deleted is swept at the next mount
+            log.error("forget: %s", error)
+
+    @_answered
+    async def getattr(self, inode: int, ctx: RequestContext) -> EntryAttributes:
+        return self._entry(self.overlay.getattr(Ino(inode)))
+
+    @_answered
+    async def readlink(self, inode: int, ctx: RequestContext) -> bytes:
+        return self.overlay.readlink(Ino(inode))
+
+    @_answered
+    async def opendir(self, inode: int, ctx: RequestContext) -> int:
+        return inode
+
+    @_answered
+    async def readdir(self, fh: int, start_id: int, token: ReaddirToken) -> None:
+        for entry in self.overlay.readdir(Ino(fh), start_id):
+            ino = Ino(entry.attr.ino)
+            if not pyfuse3.readdir_reply(token, entry.name, self._entry(entry.attr), entry.cookie):
+                if ino not in self._lookups:
+                    self.overlay.forget([ino])
+                break
+            if entry.cookie > 2:  # "." and ".." refer to nothing new
+                self._lookups[ino] = self._lookups.get(ino, 0) + 1
+
+    @_answered
+    async def releasedir(self, fh: int) -> None:
+        return None
+
+    @_answered
+    async def statfs(self, ctx: RequestContext) -> StatvfsData:
+        figures = self.overlay.statfs()
+        answer = StatvfsData()
+        for name in ("f_bsize", "f_frsize", "f_blocks", "f_bfree", "f_bavail", "f_files", "f_ffree", "f_favail"):
+            setattr(answer, name, getattr(figures, name))
+        answer.f_namemax = NAME_MAX
+        return answer
+
+    # -- changing names
+
+    @_changes
+    async def mknod(self, parent_inode: int, name: bytes, mode: int, rdev: int, ctx: RequestContext) -> EntryAttributes:
+        return self._told(self.overlay.mknod(Ino(parent_inode), name, mode, rdev, ctx))
+
+    @_answered
+    async def create(
+        self, parent_inode: int, name: bytes, mode: int, flags: int, ctx: RequestContext
+    ) -> tuple[FileInfo, EntryAttributes]:
+        # said once: from then on the kernel uses mknod and open, of which open costs nothing
+        raise FUSEError(errno.ENOSYS)
+
+    @_changes
+    async def mkdir(self, parent_inode: int, name: bytes, mode: int, ctx: RequestContext) -> EntryAttributes:
+        return self._told(self.overlay.mkdir(Ino(parent_inode), name, mode, ctx))
+
+    @_changes
+    async def symlink(self, parent_inode: int, name: bytes, target: bytes, ctx: RequestContext) -> EntryAttributes:
+        return self._told(self.overlay.symlink(Ino(parent_inode), name, target, ctx))
+
+    @_changes
+    async def link(self, inode: int, new_parent_inode: int, new_name: bytes, ctx: RequestContext) -> EntryAttributes:
+        return self._told(self.overlay.link(Ino(inode), Ino(new_parent_inode), new_name))
+
+    @_changes
+    async def unlink(self, parent_inode: int, name: bytes, ctx: RequestContext) -> None:
+        self.overlay.unlink(Ino(parent_inode), name)
+
+    @_changes
+    async def rmdir(self, parent_inode: int, name: bytes, ctx: RequestContext) -> None:
+        self.overlay.rmdir(Ino(parent_inode), name)
+
+    @_changes
+    async def rename(
+        self,
+        parent_inode_old: int,
+        name_old: bytes,
+        parent_inode_new: int,
+        name_new: bytes,
+        flags: int,
+        ctx: RequestContext,
+    ) -> None:
+        old, new = Ino(parent_inode_old), Ino(parent_inode_new)
+        if flags == RenameFlags.NONE and self.overlay.lookup(new, name_new) is not None:
+            await self._flush(self.overlay.lookup(old, name_old))
+        self.overlay.rename(old, name_old, new, name_new, flags)
+
+    async def _flush(self, attr: Attr | None) -> None:
+        """Make the kernel write back a file that is about to replace another (promise P3).
+
+        It does so while the request is being answered, so this is a worker's job; the engine looks at everything anew
+        afterwards.
+        """
+        if attr is not None and stat.S_ISREG(attr.mode):
+            try:
+                await trio.to_thread.run_sync(pyfuse3.invalidate_inode, attr.ino)
+            except FileNotFoundError:
+                log.debug("inode %d: nothing of it is held by the kernel", attr.ino)
+
+    # -- changing objects
+
+    @_changes
+    async def setattr(
+        self, inode: int, attr: EntryAttributes, fields: SetattrFields, fh: int | None, ctx: RequestContext
+    ) -> EntryAttributes:
+        change = SetAttr(
+            mode=attr.st_mode if fields.update_mode else None,
+            uid=attr.st_uid if fields.update_uid else None,
+            gid=attr.st_gid if fields.update_gid else None,
+            size=attr.st_size if fields.update_size else None,
+            atime=attr.st_atime_ns if fields.update_atime else None,
+            mtime=attr.st_mtime_ns if fields.update_mtime else None,
+            ctime=attr.st_ctime_ns if fields.update_ctime else None,
+        )
+        # the hook marks a truncate that drops set-id bits; before a write that does, the kernel sends a request for nothing
+        change.kill_priv = attr.st_rdev == 1 or change == SetAttr()
+        return self._entry(self.overlay.setattr(Ino(inode), change))
+
+    @_changes
+    async def open(self, inode: int, flags: int, ctx: RequestContext) -> FileInfo:
+        # plain mode only: with the hook no open is ever sent
+        if flags & os.O_TRUNC:
+            self.overlay.setattr(Ino(inode), SetAttr(size=0, kill_priv=ctx.uid != 0))
+        return FileInfo(fh=inode, keep_cache=True)
+
+    @_answered
+    async def read(self, fh: int, off: int, size: int) -> bytes:
+        return self.overlay.read(Ino(fh), off, size)
+
+    @_changes
+    async def write(self, fh: int, off: int, buf: bytes) -> int:
+        return self.overlay.write(Ino(fh), off, buf)
+
+    @_answered
+    async def flush(self, fh: int) -> None:
+        raise FUSEError(errno.ENOSYS)  # said once: the kernel flushes pages by itself at close
+
+    @_answered
+    async def release(self, fh: int) -> None:
+        return None
+
+    @_answered
+    async def fsync(self, fh: int, datasync: bool) -> None:
+        await self.committer.durable()
+
+    @_answered
+    async def fsyncdir(self, fh: int, datasync: bool) -> None:
+        await self.committer.durable()
+
+    # -- extended attributes
+
+    @_answered
+    async def getxattr(self, inode: int, name: bytes, ctx: RequestContext) -> bytes:
+        return self.overlay.getxattr(Ino(inode), name)
+
+    @_answered
+    async def listxattr(self, inode: int, ctx: RequestContext) -> Sequence[Any]:
+        return self.overlay.listxattr(Ino(inode))
+
+    @_changes
+    async def setxattr(self, inode: int, name: bytes, value: bytes, ctx: RequestContext) -> None:
+        keep_sgid = name != _ACL_ACCESS or self._in_group(inode, ctx)
+        self.overlay.setxattr(Ino(inode), name, value, keep_sgid=keep_sgid)
+
+    def _in_group(self, inode: int, ctx: RequestContext) -> bool:
+        # a privileged process keeps set-group-ID; so does one in the file's group (posix_acl_update_mode in the kernel)
+        gid = self.overlay.getattr(Ino(inode)).gid
+        return ctx.uid == 0 or ctx.gid == gid or gid in pyfuse3.get_sup_groups(ctx.pid)
+
+    @_changes
+    async def removexattr(self, inode: int, name: bytes, ctx: RequestContext) -> None:
+        self.overlay.removexattr(Ino(inode), name)

@@ -1,0 +1,127 @@
+"""The life of one mount: open, mount, serve, commit, unmount.
+
+The engine is opened before anything is mounted, so the base may become the mount point, and closed after the kernel has
+let go.  A mount ends by umount(8), or by SIGTERM or SIGINT, which commit and unmount.  If serving fails the mount is left
+in place on purpose, dead: to take it away would show the bare base to programs that write.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from collections.abc import Callable
+
+import trio
+
+from minifo.engine import Overlay, StateError
+from minifo.fusefront import hook, mountinfo
+from minifo.fusefront.committer import Committer
+from minifo.fusefront.launch import captured_stderr
+from minifo.fusefront.options import MountOptions, format_source
+from minifo.fusefront.unmount import detach
+
+log = logging.getLogger(__name__)
+
+
+def run(options: MountOptions, mountpoint: str, *, ready: Callable[[], None], foreground: bool) -> None:
+    """Mount an overlay and serve it until it is unmounted.
+
+    Args:
+        options: with true paths.
+        mountpoint: its true path.
+        ready: called once, when the mount answers.
+        foreground: a terminal is attached; then messages about the mode are shown there.
+
+    Raises:
+        StateError: the overlay cannot be opened or mounted, or its last commit failed.
+    """
+    hook.load()
+    hook.activate(not options.plain)
+    import pyfuse3  # after the hook: it must find the hook's symbols first
+
+    overlay = Overlay.open(options.base, options.storage, read_only=options.read_only)
+    try:
+        committer = Committer(overlay, mountpoint, options.commit)
+        _mount(overlay, committer, options, mountpoint)
+        try:
+            trio.run(_serve, committer, mountpoint, ready, foreground)
+        except BaseException:
+            pyfuse3.close(unmount=False)
+            raise
+        pyfuse3.close(unmount=True)
+    finally:
+        overlay.close()
+
+
+def _mount(overlay: Overlay, committer: Committer, options: MountOptions, mountpoint: str) -> None:
+    import pyfuse3
+
+    from minifo.fusefront.operations import FuseOperations
+
+    operations = FuseOperations(overlay, committer, synchronous=options.sync)
+    lines: list[str] = []
+    try:
+        with captured_stderr() as lines:
+            pyfuse3.init(operations, mountpoint, _fuse_options(options))
+    except RuntimeError as error:
+        said = "; ".join(lines) or str(error)
+        raise StateError(f"{mountpoint} cannot be mounted ({said})", "see kernel messages: dmesg") from error
+
+
+def _fuse_options(options: MountOptions) -> set[str]:
+    words = {
+        "default_permissions",
+        "subtype=minifo",
+        mountinfo.fuse_option("fsname", format_source(options.base, options.storage)),
+        *options.kernel,
+    }
+    is_root = os.geteuid() == 0
+    if options.allow_other or (options.allow_other is None and is_root):
+        words.add("allow_other")
+    if is_root:
+        # a root file system needs its devices and set-id programs; others get what fusermount3 grants
+        words |= {word for word, contrary in (("dev", "nodev"), ("suid", "nosuid")) if contrary not in words}
+    return words
+
+
+async def _serve(committer: Committer, mountpoint: str, ready: Callable[[], None], foreground: bool) -> None:
+    import pyfuse3
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(committer.run)
+        nursery.start_soon(_end_on_signal, committer, mountpoint)
+        nursery.start_soon(_say_ready, committer, mountpoint, ready, foreground)
+        await pyfuse3.main()
+        nursery.cancel_scope.cancel()
+
+
+async def _say_ready(committer: Committer, mountpoint: str, ready: Callable[[], None], foreground: bool) -> None:
+    answer = await trio.to_thread.run_sync(os.stat, mountpoint)
+    committer.mounted(answer.st_dev)
+    status = hook.verify()
+    if not status.active:
+        log.warning("%s runs in plain mode, slower and without default ACLs: %s", mountpoint, status.reason)
+    elif status.reason:
+        log.warning("%s runs with the session hook, but %s", mountpoint, status.reason)
+    ready()
+
+
+async def _end_on_signal(committer: Committer, mountpoint: str) -> None:
+    import pyfuse3
+
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async for number in signals:
+            log.info("%s: %s, unmounting", mountpoint, signal.Signals(number).name)
+            try:
+                await committer.flush()
+            except StateError as error:
+                log.error("%s", error)
+            try:
+                await trio.to_thread.run_sync(lambda: detach(mountpoint, lazy=False))
+            except StateError as error:
+                # we were told to end, and files are open: their owners get ENOTCONN, what they wrote is committed
+                log.warning("%s; ending all the same", error)
+                await trio.to_thread.run_sync(lambda: detach(mountpoint, lazy=True))
+                pyfuse3.terminate()
+            return
