@@ -14,17 +14,22 @@ the medium holds is not known any more, and it does not guess.
 
 from __future__ import annotations
 
+import logging
 import os
+import secrets
 from typing import NamedTuple
 
 import apsw
 
 from minifo.engine.content import Content
-from minifo.engine.db import Database
+from minifo.engine.db import Database, Statement
 from minifo.engine.errors import StateError
 from minifo.engine.inodes import Inodes
 from minifo.engine.objects import ROOM, ObjectStore
+from minifo.engine.redo import RedoLog
 from minifo.engine.storage import Storage
+
+log = logging.getLogger(__name__)
 
 _WAL_PAGES = 1000  # about 4 MB: above it the log is moved into the database between two transactions
 
@@ -53,6 +58,8 @@ class GroupCommit:
         self._objects = objects
         self._content = content
         self._wal: int | None = None
+        self._redo: RedoLog | None = None
+        self.volatile = False
         self.failure: BaseException | None = None
         self.count = 0
 
@@ -60,6 +67,48 @@ class GroupCommit:
     def is_needed(self) -> bool:
         """True while changes wait for a commit."""
         return self._db.dirty and not self._db.read_only
+
+    # -- the redo log
+
+    def keep_redo(self, redo: RedoLog, token: int) -> None:
+        """From now on log every operation; the last commit was that of *token*.
+
+        Where the log's memory is used up, ``volatile`` turns true: then each operation needs a commit of its own.
+        """
+        self._redo = redo
+        self._begin_redo(redo, token)
+        self._db.on_operation = self._log
+
+    def _begin_redo(self, redo: RedoLog, token: int) -> None:
+        try:
+            redo.begin(token)
+            self.volatile = False
+        except OSError as error:
+            self._lose_redo(redo, error)
+
+    def _log(self, statements: list[Statement]) -> None:
+        if self._redo is not None and not self.volatile:
+            try:
+                self._redo.append(statements, self._inodes.next_ino, self._objects.next_object)
+            except OSError as error:
+                self._lose_redo(self._redo, error)
+
+    def _lose_redo(self, redo: RedoLog, error: OSError) -> None:
+        if not self.volatile:
+            log.warning("%s: %s; every operation is committed by itself until there is room", redo.path, error)
+        self.volatile = True
+
+    @property
+    def keeps_redo(self) -> bool:
+        """True if there is a redo log."""
+        return self._redo is not None
+
+    @property
+    def redo_size(self) -> int:
+        """Bytes the redo log takes now."""
+        return self._redo.size if self._redo is not None else 0
+
+    # -- the steps
 
     def pending(self) -> set[int]:
         """Step 1, first half: take the objects written so far."""
@@ -85,22 +134,31 @@ class GroupCommit:
         try:
             self._objects.sync(self._objects.take_dirty())
             self._objects.sync_entries()
-            limit = self._record()
+            token = secrets.randbits(62)
+            limit = self._record(token)
             garbage = self._objects.garbage()
             trims = self._objects.take_trims()
             self._db.commit()
         except (OSError, apsw.Error) as error:
             raise self._fail(error) from error
         self._objects.committed_next = self._objects.next_object
+        if self._redo is not None:
+            self._begin_redo(self._redo, token)
         return Sealed(limit, garbage, trims)
 
-    def _record(self) -> int:
+    def _record(self, token: int) -> int:
         """Write the counters into ``overlay``, and reserve object ids well ahead of what was used since the last time."""
         objects = self._objects
         used = objects.next_object - objects.committed_next
         limit = objects.limit
         if objects.room() < max(ROOM, 2 * used):
             limit = objects.next_object + max(2 * ROOM, 4 * used)
+        facts = (
+            ("next_ino", self._inodes.next_ino),
+            ("next_object", objects.next_object),
+            ("object_limit", limit),
+            ("commit_token", token),
+        )
         with self._db.operation():
             objects.forget_swept()
             for key, value in (
@@ -151,7 +209,13 @@ class GroupCommit:
         )
 
     def close(self) -> None:
-        """Give up the log's descriptor."""
+        """Give up descriptors; the redo log goes too, if everything in it is durable."""
+        if self._redo is not None:
+            if self.is_needed or self.failure is not None:
+                self._redo.close()
+            else:
+                self._redo.remove()
+            self._redo = None
         if self._wal is not None:
             os.close(self._wal)
             self._wal = None

@@ -25,6 +25,7 @@ DB_NAME = "minifo.db"
 
 Params = Sequence[int | bytes | str | None]
 Row = tuple[Any, ...]
+Statement = tuple[str, Params]
 
 _ERRNOS: tuple[tuple[type[apsw.Error], int], ...] = (
     (apsw.FullError, errno.ENOSPC),
@@ -76,10 +77,12 @@ class Database:
         self._operation = _Operation(self)
         self._succeeded: list[Callable[[], None]] = []
         self._failed: list[Callable[[], None]] = []
+        self._statements: list[Statement] = []
         self.read_only = read_only
         self.dirty = False
         self.operations = 0  # how many have succeeded
         self.on_dirty: Callable[[], None] | None = None  # called when the first change since a commit was made
+        self.on_operation: Callable[[list[Statement]], None] | None = None  # called with what each operation changed
         self.wal_pages = 0
         con.set_wal_hook(self._wal_grew)
 
@@ -129,6 +132,7 @@ class Database:
             The number of rows changed.
         """
         self._cursor.execute(sql, params)
+        self._statements.append((sql, params))
         return self._con.changes()
 
     def on_success(self, action: Callable[[], None]) -> None:
@@ -152,11 +156,14 @@ class Database:
 
     def end_operation(self, *, failed: bool) -> None:
         """End an operation (called by the block itself)."""
+        statements, self._statements = self._statements, []
         succeeded, self._succeeded = self._succeeded, []
         undo, self._failed = self._failed, []
         if not failed:
             self._cursor.execute("RELEASE operation")
             self.operations += 1
+            if self.on_operation is not None:
+                self.on_operation(statements)
             if not self.dirty:
                 self.dirty = True
                 if self.on_dirty is not None:

@@ -146,17 +146,25 @@ class ObjectStore:
             self._storage.sync_dir(directory)
         self.new_entries.clear()
 
-    def sweep_uncommitted(self) -> int:
-        """Delete objects that no commit names: exactly the range between the last id handed out and the limit.
+    def sweep_uncommitted(self, replayed: bool) -> int:
+        """Delete objects that no commit names: exactly the range between the last id it knows and the limit.
+
+        Args:
+            replayed: rows of the redo log may name some of them.
 
         Returns:
             How many there were.
         """
+        first = self.committed_next
+        named: set[int] = set()
+        if replayed:
+            sql = "SELECT object FROM inode WHERE object >= ?1 UNION SELECT object FROM extent WHERE object >= ?1"
+            named = {number for (number,) in self._db.rows(sql, (first,))}
         count = 0
-        for block in range(self.next_object >> 10, (self.limit >> 10) + 1):
+        for block in range(first >> 10, (self.limit >> 10) + 1):
             for name in self._storage.names(f"content/{block:x}"):
                 number = block << 10 | int(name, 16)
-                if number >= self.next_object:
+                if number >= first and number not in named:
                     self._storage.unlink(object_name(number))
                     count += 1
         return count

@@ -29,6 +29,7 @@ from minifo.engine.model import Attr, Caller, DirEntry, Ino, RenameFlags, SetAtt
 from minifo.engine.namespace import Namespace
 from minifo.engine.nodes import Node, Numbers, choose_window
 from minifo.engine.objects import ROOM, ObjectStore
+from minifo.engine.redo import RedoLog
 from minifo.engine.storage import Storage
 
 log = logging.getLogger(__name__)
@@ -65,6 +66,7 @@ class Overlay:
         read_only: bool = False,
         clone: bool = True,
         storage_io: type[Storage] = Storage,
+        redo_directory: str | None = None,
     ) -> Overlay:
         """Open an overlay, making an empty one in an empty storage directory.
 
@@ -73,6 +75,8 @@ class Overlay:
             storage: the storage directory.
             read_only: change nothing on disk.
             clone: False to do without the private mount clone of the base (engine/base.py).
+            redo_directory: where the redo log is kept (engine/redo.py); None: operations since the last commit are lost
+                with the process.
             storage_io: stands in for storage I/O (recorders and fault injectors).
 
         Raises:
@@ -94,7 +98,7 @@ class Overlay:
                 store.format(_first_facts(view))
             db = open_database(store.database, read_only=read_only)
             overlay = cls(view, store, db)
-            overlay._recover(os.path.realpath(base))
+            overlay._recover(os.path.realpath(base), redo_directory)
         except BaseException:
             if db is not None:
                 db.close()
@@ -104,7 +108,7 @@ class Overlay:
             raise
         return overlay
 
-    def _recover(self, base_path: str) -> None:
+    def _recover(self, base_path: str, redo_directory: str | None) -> None:
         """What every mount does first: meet the base, and tidy up after a crash, without walking the store."""
         facts: dict[str, Any] = dict(self.db.rows("SELECT key, value FROM overlay WHERE key IN ('base', 'base_mark')"))
         mark = base_mark(self.base)
@@ -114,7 +118,9 @@ class Overlay:
         if self.db.read_only:
             keep_reserved(self.db, self.base, self.inodes.numbers)
             return
-        if self.objects.sweep_uncommitted():
+        redo = RedoLog(redo_directory, self.uuid, self.storage.database) if redo_directory is not None else None
+        replayed = redo is not None and self._replay(redo)
+        if self.objects.sweep_uncommitted(replayed):
             self.objects.next_object = self.objects.limit  # ids that were in use are not used again
         if changed:
             with self.db.operation():
@@ -132,8 +138,33 @@ class Overlay:
             with self.db.operation():
                 for (ino,) in orphans:
                     self.namespace.reap(Ino(ino))
-        self.objects.collect(self.objects.garbage())
-        self.commit()
+        # garbage goes after a commit of our own: the one that dropped it may be in the log, but not yet durable
+        if self.db.dirty or self.objects.garbage():
+            self.commits.run()
+        if redo is not None:
+            self.commits.keep_redo(redo, self._commit_token())
+
+    def _commit_token(self) -> int:
+        return int(self.db.value("SELECT value FROM overlay WHERE key = 'commit_token'"))
+
+    def _replay(self, redo: RedoLog) -> bool:
+        """Do again what a killed daemon had acknowledged but not committed; True if there was anything."""
+        operations = redo.operations(self._commit_token())
+        if not operations:
+            return False
+        try:
+            with self.db.operation():
+                for statements, next_ino, next_object in operations:
+                    for sql, params in statements:
+                        self.db.change(sql, params)
+                    self.inodes.next_ino = next_ino
+                    self.objects.next_object = next_object
+        except FsError as error:
+            raise redo.set_aside() from error
+        # which objects it had written is not known any more
+        self.storage.sync_all()
+        log.warning("%s: %d operations of a killed daemon were replayed", self.storage.path, len(operations))
+        return True
 
     def commit(self) -> None:
         """Make everything done so far durable; nothing is written if nothing changed.
@@ -413,6 +444,7 @@ def _first_facts(view: BaseView) -> dict[str, int | str | bytes]:
         "next_ino": window[0],
         "next_object": 1,
         "object_limit": 1 + 2 * ROOM,
+        "commit_token": 0,
         "base": "",
         "base_mark": base_mark(view),
     }

@@ -97,6 +97,7 @@ CREATE TABLE garbage (object INTEGER PRIMARY KEY) STRICT;
 --   next_ino      next number to hand out
 --   next_object   next content object id; ids are never used twice
 --   object_limit  content objects at or above this id do not exist, not even after a crash
+--   commit_token  a random number, new with each commit: the redo log names the one it follows
 --   base          path of the base at the last mount
 --   base_mark     what identifies that base's root, to notice another one
 CREATE TABLE overlay (

@@ -124,3 +124,10 @@ def syncfs(fd: int) -> None:
         OSError: EIO where a write has failed since the descriptor was opened.
     """
     _checked(_libc.syncfs(fd), b"syncfs")
+
+
+def file_system_type(fd: int) -> int:
+    """The magic number of the file system *fd* lies in (statfs(2), f_type)."""
+    buffer = (ctypes.c_long * 32)()  # struct statfs is 120 bytes with 64-bit words; f_type comes first
+    _checked(_libc.fstatfs(fd, buffer), b"fstatfs")
+    return int(buffer[0])

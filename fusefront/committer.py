@@ -17,6 +17,7 @@ from minifo.engine.syscalls import syncfs
 
 log = logging.getLogger(__name__)
 
+_REDO_MAX = 4 << 20  # bytes of redo log that call for a commit before its time
 _QUIET = 0.5  # seconds without a change after which a commit need not wait for its time
 
 
@@ -63,7 +64,7 @@ class Committer:
         while (left := deadline - trio.current_time()) > 0:
             seen = self._overlay.db.operations
             await trio.sleep(min(left, _QUIET))
-            if self._overlay.db.operations == seen:
+            if self._overlay.db.operations == seen or self._overlay.commits.redo_size > _REDO_MAX:
                 return
 
     async def flush(self) -> None:

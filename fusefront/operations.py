@@ -65,7 +65,7 @@ def _changes(handler: Handler[P, T]) -> Handler[P, T]:
     @functools.wraps(handler)
     async def change(self: FuseOperations, /, *args: P.args, **kwargs: P.kwargs) -> T:
         result = await handler(self, *args, **kwargs)
-        if self.synchronous:
+        if self.synchronous or self.overlay.commits.volatile:
             await self.committer.durable()
         return result
 

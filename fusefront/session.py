@@ -10,11 +10,13 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import time
 from collections.abc import Callable
 
 import trio
 
-from minifo.engine import Overlay, StateError
+from minifo.engine import Overlay, StateError, StorageBusy
+from minifo.engine.redo import memory_directory
 from minifo.fusefront import hook, mountinfo
 from minifo.fusefront.committer import Committer
 from minifo.fusefront.launch import captured_stderr
@@ -22,6 +24,8 @@ from minifo.fusefront.options import MountOptions, format_source
 from minifo.fusefront.unmount import detach
 
 log = logging.getLogger(__name__)
+
+_ENDING = 10.0  # seconds a daemon whose mount is gone already may take for its last commit
 
 
 def run(options: MountOptions, mountpoint: str, *, ready: Callable[[], None], foreground: bool) -> None:
@@ -40,7 +44,7 @@ def run(options: MountOptions, mountpoint: str, *, ready: Callable[[], None], fo
     hook.activate(not options.plain)
     import pyfuse3  # after the hook: it must find the hook's symbols first
 
-    overlay = Overlay.open(options.base, options.storage, read_only=options.read_only)
+    overlay = _open(options)
     try:
         committer = Committer(overlay, mountpoint, options.commit)
         _mount(overlay, committer, options, mountpoint)
@@ -54,12 +58,32 @@ def run(options: MountOptions, mountpoint: str, *, ready: Callable[[], None], fo
         overlay.close()
 
 
+def _open(options: MountOptions) -> Overlay:
+    """Open the overlay; a daemon that is just ending is given time to finish its last commit."""
+    directory = None
+    if not options.read_only:
+        directory = memory_directory()
+        if directory is None:
+            log.warning("no tmpfs for the redo log; every operation is committed by itself")
+    deadline = time.monotonic() + _ENDING
+    while True:
+        try:
+            return Overlay.open(options.base, options.storage, read_only=options.read_only, redo_directory=directory)
+        except StorageBusy:
+            overlays = [mountinfo.overlay_of(entry) for entry in mountinfo.minifo_mounts()]
+            mounted = any(overlay is not None and overlay[1] == options.storage for overlay in overlays)
+            if mounted or time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+
+
 def _mount(overlay: Overlay, committer: Committer, options: MountOptions, mountpoint: str) -> None:
     import pyfuse3
 
     from minifo.fusefront.operations import FuseOperations
 
-    operations = FuseOperations(overlay, committer, synchronous=options.sync)
+    synchronous = options.sync or (not overlay.commits.keeps_redo and not options.read_only)
+    operations = FuseOperations(overlay, committer, synchronous=synchronous)
     lines: list[str] = []
     try:
         with captured_stderr() as lines:
