@@ -3,10 +3,10 @@
 Order is the whole point: objects durable, then rows committed, then the write-ahead log durable, then old objects
 deleted.  The steps are separate so that a front end can run the slow ones in a worker thread while requests go on:
 
-    1. ``pending`` and ``presync``    objects written so far are synced early      (presync: any thread)
-    2. ``seal``                       the gate: sync the rest, COMMIT               (engine's thread, nothing in between)
-    3. ``harden``                     fdatasync of the write-ahead log              (any thread)
-    4. ``finish``                     delete garbage, trim shrunk files, checkpoint (engine's thread)
+    1. ``pending``, ``presync``  objects written so far are synced early       (presync: any thread)
+    2. ``seal``                  the gate: sync the rest, COMMIT                (engine's thread, nothing in between)
+    3. ``harden``                fdatasync of the write-ahead log               (any thread)
+    4. ``finish``                delete garbage, trim shrunk files, checkpoint  (engine's thread)
 
 ``run`` does all of them in a row.  A failure at any step is final: the overlay turns read-only and says why, for what
 the medium holds is not known any more, and it does not guess.
@@ -147,7 +147,7 @@ class GroupCommit:
         return Sealed(limit, garbage, trims)
 
     def _record(self, token: int) -> int:
-        """Write the counters into ``overlay``, and reserve object ids well ahead of what was used since the last time."""
+        """Write the counters into ``overlay``, and reserve object ids well ahead of what was used since last time."""
         objects = self._objects
         used = objects.next_object - objects.committed_next
         limit = objects.limit
@@ -161,11 +161,7 @@ class GroupCommit:
         )
         with self._db.operation():
             objects.forget_swept()
-            for key, value in (
-                ("next_ino", self._inodes.next_ino),
-                ("next_object", objects.next_object),
-                ("object_limit", limit),
-            ):
+            for key, value in facts:
                 self._db.change("UPDATE overlay SET value = ?2 WHERE key = ?1 AND value IS NOT ?2", (key, value))
         return limit
 

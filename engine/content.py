@@ -218,7 +218,10 @@ class Content:
         end = start + len(data)
         number, at = self._place(row, backing, start)
         self._objects.write(number, data, at)
-        sql = 'SELECT start, "end", object, at FROM extent WHERE ino = ? AND "end" = ? AND object = ? AND at + "end" - start = ?'
+        sql = (
+            'SELECT start, "end", object, at FROM extent'
+            ' WHERE ino = ? AND "end" = ? AND object = ? AND at + "end" - start = ?'
+        )
         before = self._db.row(sql, (row.ino, start, number, at))
         if before is not None:
             start, at = before[0], before[3]
@@ -232,13 +235,16 @@ class Content:
 
     def _place(self, row: Row, backing: int | None, start: int) -> tuple[int, int]:
         """Where bytes from *start* on go: an object of this file, and the offset in it."""
-        sql = 'SELECT object, max(at + "end" - start) FROM extent WHERE ino = ? GROUP BY object ORDER BY object DESC LIMIT 1'
+        sql = (
+            'SELECT object, max(at + "end" - start) FROM extent WHERE ino = ?'
+            " GROUP BY object ORDER BY object DESC LIMIT 1"
+        )
         found = self._db.row(sql, (row.ino,))
         if found is not None:
             number, tail = int(found[0]), int(found[1])
         else:
             number, tail = self._objects.create(), 0
-        # same offset as in the file wherever files can have holes: neighbours then merge, and the object can become whole
+        # the same offset as in the file where files can have holes: neighbours merge, and the object can become whole
         return number, start if self._storage.has_holes else -(-tail // _BLOCK) * _BLOCK
 
     # -- cutting

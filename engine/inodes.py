@@ -237,7 +237,8 @@ class Inodes:
 
         Args:
             node: the directory.
-            subdirectories: how many more (or fewer) there are; a link count of 1 (btrfs, overlayfs) says nothing and stays.
+            subdirectories: how many more (or fewer) there are; a link count of 1 (btrfs, overlayfs) says nothing
+                and stays.
         """
         row = self.adopt(node)
         t = now()

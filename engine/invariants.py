@@ -51,7 +51,8 @@ INVARIANTS = (
     Invariant(
         3,
         "every name leads to an inode that is linked",
-        f"SELECT parent, name, ino FROM {_NAMED} AS n WHERE NOT EXISTS (SELECT 1 FROM inode i WHERE i.ino = n.ino AND i.nlink > 0)",
+        f"SELECT parent, name, ino FROM {_NAMED} AS n"
+        " WHERE NOT EXISTS (SELECT 1 FROM inode i WHERE i.ino = n.ino AND i.nlink > 0)",
     ),
     Invariant(
         4,
@@ -96,7 +97,8 @@ INVARIANTS = (
     Invariant(
         12,
         "extents are of regular files that say so, lie within the file, are not empty and do not overlap",
-        'SELECT e.ino, e.start FROM extent e LEFT JOIN inode i USING (ino) WHERE e.start < 0 OR e."end" <= e.start OR e.at < 0'
+        "SELECT e.ino, e.start FROM extent e LEFT JOIN inode i USING (ino)"
+        ' WHERE e.start < 0 OR e."end" <= e.start OR e.at < 0'
         f' OR i.ino IS NULL OR i.mapped = 0 OR NOT {_REGULAR} OR e."end" > i.size'
         ' OR EXISTS (SELECT 1 FROM extent f WHERE f.ino = e.ino AND f.start > e.start AND f.start < e."end")',
     ),

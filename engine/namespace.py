@@ -61,7 +61,7 @@ class Namespace:
         Args:
             parent: the directory.
             name: the new name.
-            mode: type and permission bits as the caller asks for them; its umask, or the directory's default ACL, counts.
+            mode: type and permission bits as the caller asks for them; its umask or the default ACL counts.
             caller: becomes the owner; the group comes from a set-group-ID directory (inode(7)).
             rdev: of device nodes.
             target: of a symlink.

@@ -343,7 +343,7 @@ class Overlay:
     # -- changing objects
 
     def setattr(self, ino: Ino, change: SetAttr) -> Attr:
-        """Change attributes of an object: chmod, chown, utimens and truncate in one (chmod(2), chown(2), utimensat(2))."""
+        """Change attributes: chmod, chown, utimens and truncate in one (chmod(2), chown(2), utimensat(2))."""
         if change.size is not None:
             self._reserve_objects()
         node = self.inodes.node(ino)

@@ -67,7 +67,8 @@ def openat2(dir_fd: int, path: bytes, flags: int, resolve: int) -> int:
         A file descriptor.
 
     Raises:
-        OSError: EXDEV where the walk would leave the tree or cross a mount, ELOOP for a refused symlink, and all of open(2).
+        OSError: EXDEV where the walk would leave the tree or cross a mount, ELOOP for a refused symlink, and those
+            of open(2).
     """
     how = _OpenHow(flags | os.O_CLOEXEC, 0, resolve)
     while True:
@@ -89,7 +90,8 @@ def clone_mount(fd: int) -> int:
         An O_PATH descriptor of the clone's root.
 
     Raises:
-        OSError: EPERM without CAP_SYS_ADMIN, EINVAL in a user namespace with locked submounts, ENOSYS before Linux 5.12.
+        OSError: EPERM without CAP_SYS_ADMIN, EINVAL in a user namespace with locked submounts, ENOSYS before
+            Linux 5.12.
     """
     flags = _OPEN_TREE_CLONE | os.O_CLOEXEC | _AT_EMPTY_PATH
     tree = _checked(_syscall(_NR_OPEN_TREE, fd, ctypes.c_char_p(b""), flags), b"open_tree")

@@ -60,7 +60,7 @@ def _answered(handler: Handler[P, T]) -> Handler[P, T]:
 
 
 def _changes(handler: Handler[P, T]) -> Handler[P, T]:
-    """Like ``_answered``, for what changes the tree: durable before it is acknowledged where the mount asks for that."""
+    """Like ``_answered``, for changes: durable before they are acknowledged where the mount asks for that."""
 
     @functools.wraps(handler)
     async def change(self: FuseOperations, /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -255,7 +255,7 @@ class FuseOperations(pyfuse3.Operations):
             mtime=attr.st_mtime_ns if fields.update_mtime else None,
             ctime=attr.st_ctime_ns if fields.update_ctime else None,
         )
-        # the hook marks a truncate that drops set-id bits; before a write that does, the kernel sends a request for nothing
+        # the hook marks a truncate that drops set-id bits; before a write that does, the kernel asks for nothing at all
         change.kill_priv = attr.st_rdev == 1 or change == SetAttr()
         return self._entry(self.overlay.setattr(Ino(inode), change))
 

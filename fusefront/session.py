@@ -1,8 +1,8 @@
 """The life of one mount: open, mount, serve, commit, unmount.
 
 The engine is opened before anything is mounted, so the base may become the mount point, and closed after the kernel has
-let go.  A mount ends by umount(8), or by SIGTERM or SIGINT, which commit and unmount.  If serving fails the mount is left
-in place on purpose, dead: to take it away would show the bare base to programs that write.
+let go.  A mount ends by umount(8), or by SIGTERM or SIGINT, which commit and unmount.  If serving fails the mount is
+left in place on purpose, dead: to take it away would show the bare base to programs that write.
 """
 
 from __future__ import annotations
