@@ -22,7 +22,7 @@ from typing import NamedTuple
 import apsw
 
 from minifo.engine.content import Content
-from minifo.engine.db import Database, Statement
+from minifo.engine.db import DB_NAME, Database, Statement
 from minifo.engine.errors import StateError
 from minifo.engine.inodes import Inodes
 from minifo.engine.objects import ROOM, ObjectStore
@@ -60,6 +60,7 @@ class GroupCommit:
         self._wal: int | None = None
         self._redo: RedoLog | None = None
         self.volatile = False
+        self.wal_limit = _WAL_PAGES
         self.failure: BaseException | None = None
         self.count = 0
 
@@ -173,8 +174,8 @@ class GroupCommit:
         """
         try:
             if self._wal is None:
-                self._wal = os.open(self._storage.database + "-wal", os.O_RDONLY | os.O_CLOEXEC)
-            os.fdatasync(self._wal)
+                self._wal = self._storage.open(DB_NAME + "-wal", write=False)
+            self._storage.sync_fd(self._wal)
         except OSError as error:
             raise self._fail(error) from error
 
@@ -185,7 +186,7 @@ class GroupCommit:
         try:
             self._objects.collect(sealed.garbage)
             self._content.trim(sealed.trims)
-            if self._db.wal_pages > _WAL_PAGES and not self._db.in_transaction:
+            if self._db.wal_pages > self.wal_limit and not self._db.in_transaction:
                 self._db.checkpoint()
         except (OSError, apsw.Error) as error:
             raise self._fail(error) from error

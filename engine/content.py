@@ -12,7 +12,6 @@ shrink lowers ``bound`` and leaves the file alone (it is trimmed after the commi
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import stat
 from typing import NamedTuple
@@ -28,7 +27,6 @@ from minifo.engine.storage import Storage
 _COPY_WHOLE = 128 << 10  # base files up to this size (bytes) are copied whole: cheaper than keeping extents
 _COPY_STEP = 1 << 20
 _BLOCK = 4096
-_FICLONE = 0x40049409  # ioctl_ficlone(2)
 
 
 class Backing(NamedTuple):
@@ -180,7 +178,7 @@ class Content:
         if self._can_clone:
             number = self._objects.create()
             try:
-                fcntl.ioctl(self._objects.fd(number), _FICLONE, source)
+                self._objects.clone(number, source)
             except OSError:
                 self._can_clone = False  # another file system, or one without reflinks: both stay so while mounted
             else:

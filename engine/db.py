@@ -203,13 +203,14 @@ class Database:
         self._con.close()
 
 
-def connect(path: str, *, read_only: bool, immutable: bool = False) -> apsw.Connection:
+def connect(path: str, *, read_only: bool, immutable: bool = False, vfs: str | None = None) -> apsw.Connection:
     """Open a database with the settings every minifo connection has.
 
     Args:
         path: path of minifo.db.
         read_only: open for reading only.
         immutable: promise SQLite that nobody changes the file (a read-only medium, where no lock file can be made).
+        vfs: name of the SQLite VFS to go through (recorders and fault injectors); None for the system's own.
 
     Raises:
         apsw.Error: as SQLite reports it.
@@ -219,7 +220,7 @@ def connect(path: str, *, read_only: bool, immutable: bool = False) -> apsw.Conn
         c if c.isalnum() or c in "/._-" else "".join(f"%{b:02x}" for b in os.fsencode(c)) for c in path
     )
     con = apsw.Connection(
-        uri + ("?immutable=1" if immutable else ""), flags=flags | apsw.SQLITE_OPEN_URI, statementcachesize=200
+        uri + ("?immutable=1" if immutable else ""), flags=flags | apsw.SQLITE_OPEN_URI, vfs=vfs, statementcachesize=200
     )
     # without QPSG every bound-parameter range query is prepared anew at each execution (STAT4 is compiled in)
     con.config(apsw.SQLITE_DBCONFIG_ENABLE_QPSG, 1)
@@ -228,12 +229,14 @@ def connect(path: str, *, read_only: bool, immutable: bool = False) -> apsw.Conn
     con.config(apsw.SQLITE_DBCONFIG_DQS_DML, 0)
     con.config(apsw.SQLITE_DBCONFIG_DQS_DDL, 0)
     con.set_busy_timeout(2000)
-    for pragma in ("cell_size_check=ON", "temp_store=MEMORY", "cache_size=-4000", "mmap_size=0"):
+    # cache_spill: a transaction that outgrows the cache must not write to a full disk in its middle, for SQLite would
+    # roll back operations that were acknowledged
+    for pragma in ("cache_spill=OFF", "cell_size_check=ON", "temp_store=MEMORY", "cache_size=-4000", "mmap_size=0"):
         con.execute(f"PRAGMA {pragma}").fetchall()
     return con
 
 
-def open_database(path: str, *, read_only: bool) -> Database:
+def open_database(path: str, *, read_only: bool, vfs: str | None = None) -> Database:
     """Open an existing minifo database and check that it is one, of this version.
 
     Storage without shared memory (some network and FUSE file systems) is served by exclusive locking.
@@ -242,7 +245,7 @@ def open_database(path: str, *, read_only: bool) -> Database:
         NotMinifo, NewerFormat, Corrupt, StateError: it is not one we can use; nothing was changed.
     """
     try:
-        con = connect(path, read_only=read_only, immutable=read_only and _needs_immutable(path))
+        con = connect(path, read_only=read_only, immutable=read_only and _needs_immutable(path), vfs=vfs)
         _identify(con, path)
         if not read_only:
             _enter_wal(con)
@@ -298,12 +301,12 @@ def _enter_wal(con: apsw.Connection) -> None:
     con.execute("PRAGMA wal_autocheckpoint=0").fetchall()
 
 
-def format_database(path: str, facts: dict[str, int | str | bytes]) -> None:
+def format_database(path: str, facts: dict[str, int | str | bytes], vfs: str | None = None) -> None:
     """Create the database of a new, empty overlay at *path*, which must not exist.
 
     The caller renames the finished file to its final name, so that a power cut leaves none or a whole one.
     """
-    con = apsw.Connection(path)
+    con = apsw.Connection(path, vfs=vfs)
     try:
         con.execute("PRAGMA journal_mode=DELETE").fetchall()
         con.execute("PRAGMA synchronous=FULL").fetchall()

@@ -48,6 +48,7 @@ class ObjectStore:
         self.dirty: set[int] = set()
         self.new_entries: set[str] = set()
         self.trims: dict[int, tuple[int, int]] = {}  # object: (inode, bytes that stay), when the next commit is durable
+        self.used: int | None = None  # bytes all objects take, where they are counted
         self.swept: set[int] = set()  # garbage whose files are gone; the rows go with the next commit
 
     # -- objects
@@ -93,12 +94,32 @@ class ObjectStore:
     def write(self, number: int, data: bytes | memoryview, offset: int) -> None:
         """Write bytes into an object; durable with the next commit."""
         self.dirty.add(number)
-        self._storage.write(self.fd(number), data, offset)
+        fd = self.fd(number)
+        if self.used is None:
+            self._storage.write(fd, data, offset)
+            return
+        before = os.fstat(fd).st_blocks
+        try:
+            self._storage.write(fd, data, offset)
+        finally:
+            self.used += (os.fstat(fd).st_blocks - before) * 512
+
+    def clone(self, number: int, source: int) -> None:
+        """Make a new object share all bytes of the file *source*, a descriptor.
+
+        Raises:
+            OSError: the file systems cannot; nothing was changed.
+        """
+        self._storage.clone(self.fd(number), source)
 
     def truncate(self, number: int, size: int) -> None:
         """Cut or extend an object's file; never to fewer bytes than a commit has named (see ``trims``)."""
         self.dirty.add(number)
-        self._storage.truncate(self.fd(number), size)
+        fd = self.fd(number)
+        before = os.fstat(fd).st_blocks
+        self._storage.truncate(fd, size)
+        if self.used is not None:
+            self.used += (os.fstat(fd).st_blocks - before) * 512
 
     def stat(self, number: int) -> os.stat_result:
         """Attributes of an object's file."""
@@ -113,10 +134,23 @@ class ObjectStore:
             self._db.on_success(partial(self.dirty.discard, number))
 
     def _delete(self, number: int) -> None:
-        self._fds.drop(number)
         self.dirty.discard(number)
+        self._unlink(number)
+
+    def _unlink(self, number: int) -> None:
+        self._fds.drop(number)
         self.trims.pop(number, None)
+        if self.used is not None:
+            self.used -= self._storage.stat(object_name(number)).st_blocks * 512
         self._storage.unlink(object_name(number))
+
+    def count_bytes(self) -> None:
+        """Count the bytes objects take, from now on; walks them all once."""
+        self.used = sum(
+            self._storage.stat(f"content/{block}/{name}").st_blocks * 512
+            for block in self._storage.names("content")
+            for name in self._storage.names(f"content/{block}")
+        )
 
     # -- the commit's view
 
@@ -181,10 +215,8 @@ class ObjectStore:
     def collect(self, numbers: list[int]) -> None:
         """Delete the files of objects that a durable commit has dropped."""
         for number in numbers:
-            self._fds.drop(number)
-            self.trims.pop(number, None)
             if self._storage.exists(object_name(number)):
-                self._storage.unlink(object_name(number))
+                self._unlink(number)
             self.swept.add(number)
 
     def forget_swept(self) -> None:

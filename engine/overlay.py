@@ -12,7 +12,7 @@ import logging
 import os
 import stat
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from minifo.engine.anchor import base_mark, keep_reserved, reanchor
@@ -65,7 +65,8 @@ class Overlay:
         *,
         read_only: bool = False,
         clone: bool = True,
-        storage_io: type[Storage] = Storage,
+        storage_io: Callable[[str], Storage] = Storage,
+        vfs: str | None = None,
         redo_directory: str | None = None,
     ) -> Overlay:
         """Open an overlay, making an empty one in an empty storage directory.
@@ -78,6 +79,7 @@ class Overlay:
             redo_directory: where the redo log is kept (engine/redo.py); None: operations since the last commit are lost
                 with the process.
             storage_io: stands in for storage I/O (recorders and fault injectors).
+            vfs: stands in for SQLite's I/O, the name of a registered VFS.
 
         Raises:
             StateError: base or storage cannot be used; nothing was changed on disk.
@@ -95,8 +97,8 @@ class Overlay:
             store.lock(exclusive=not read_only)
             _hide_storage(base, view, store)
             if not store.is_formatted:
-                store.format(_first_facts(view))
-            db = open_database(store.database, read_only=read_only)
+                store.format(_first_facts(view), vfs)
+            db = open_database(store.database, read_only=read_only, vfs=vfs)
             overlay = cls(view, store, db)
             overlay._recover(os.path.realpath(base), redo_directory)
         except BaseException:

@@ -18,9 +18,10 @@ from minifo.engine.syscalls import syncfs
 
 LEGACY_META = "META_dAfFgHE39ktF3HD2sr"  # mini_fo's list files; never decoded here
 _OURS = {DB_NAME, DB_NAME + "-wal", DB_NAME + "-shm", DB_NAME + ".new", DB_NAME + ".new-journal"}
-_OURS |= {"content", "checkpoints", "lock", "control"}
+_OURS |= {"content", "checkpoints", "lock", "control", "reserve"}
 _HARMLESS = {"lost+found"}  # what mkfs leaves on a fresh file system
 _PROBE = "content/probe"
+_FICLONE = 0x40049409  # ioctl_ficlone(2)
 _LEGACY_SEARCH = 10_000  # directories looked at before we stop looking for a META file
 
 
@@ -59,6 +60,11 @@ class Storage:
         st = os.fstat(self._fd)
         return st.st_dev, st.st_ino
 
+    def database_bytes(self) -> int:
+        """Bytes the database and its log take."""
+        names = (DB_NAME, DB_NAME + "-wal")
+        return sum(self.stat(name).st_size for name in names if self.exists(name))
+
     @property
     def is_formatted(self) -> bool:
         """True when there is a database."""
@@ -85,19 +91,20 @@ class Storage:
             f"storage {self.path} holds foreign files ({foreign[0]!r})", "give an empty directory, nothing was changed"
         )
 
-    def format(self, facts: dict[str, int | str | bytes]) -> None:
+    def format(self, facts: dict[str, int | str | bytes], vfs: str | None = None) -> None:
         """Make an empty overlay here.  A power cut leaves none or a whole one.
 
         Args:
             facts: first rows of the table ``overlay``.
+            vfs: as for ``db.connect``.
         """
-        fresh = self.database + ".new"
+        fresh = DB_NAME + ".new"
         for leftover in (fresh, fresh + "-journal"):
-            if os.path.exists(leftover):
-                os.unlink(leftover)
-        format_database(fresh, facts)
-        os.rename(fresh, self.database)
-        os.fsync(self._fd)
+            if self.exists(leftover):
+                self.unlink(leftover)
+        format_database(os.path.join(self.path, fresh), facts, vfs)
+        self.rename(fresh, DB_NAME)
+        self.sync_dir(".")
 
     def lock(self, *, exclusive: bool) -> None:
         """Take the storage for writing, or for reading beside other readers.  The lock dies with its holder (P7).
@@ -137,7 +144,7 @@ class Storage:
         """True if files here can have holes (exFAT's cannot); tried once, when it first matters."""
         fd = self.create(_PROBE)
         try:
-            os.ftruncate(fd, 1 << 20)
+            self.truncate(fd, 1 << 20)
             return os.fstat(fd).st_blocks * 512 < 1 << 19
         finally:
             os.close(fd)
@@ -192,6 +199,22 @@ class Storage:
         """Cut or extend a file to *size* bytes."""
         os.ftruncate(fd, size)
 
+    def clone(self, fd: int, source: int) -> None:
+        """Make a new file share all bytes of the file *source* (ioctl_ficlone(2)).
+
+        Raises:
+            OSError: the file systems cannot; nothing was changed.
+        """
+        fcntl.ioctl(fd, _FICLONE, source)
+
+    def sync_fd(self, fd: int) -> None:
+        """Make an open file's bytes and size durable.  May run in a worker thread."""
+        os.fdatasync(fd)
+
+    def allocate(self, fd: int, size: int) -> None:
+        """Give a file *size* bytes of allocated blocks."""
+        os.posix_fallocate(fd, 0, size)
+
     def sync_file(self, name: str) -> None:
         """Make a file's bytes and size durable.  May run in a worker thread."""
         fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._fd)
@@ -211,6 +234,10 @@ class Storage:
     def sync_all(self) -> None:
         """Make everything in the file system durable at once: cheaper than many single files."""
         syncfs(self._fd)
+
+    def rename(self, name: str, new_name: str) -> None:
+        """Rename a file, over what has the new name."""
+        os.rename(name, new_name, src_dir_fd=self._fd, dst_dir_fd=self._fd)
 
     def unlink(self, name: str) -> None:
         """Delete a file."""
