@@ -27,6 +27,7 @@ from minifo.engine.errors import StateError
 from minifo.engine.inodes import Inodes
 from minifo.engine.objects import ROOM, ObjectStore
 from minifo.engine.redo import RedoLog
+from minifo.engine.space import Space
 from minifo.engine.storage import Storage
 
 log = logging.getLogger(__name__)
@@ -59,8 +60,10 @@ class GroupCommit:
         self._content = content
         self._wal: int | None = None
         self._redo: RedoLog | None = None
+        self._presyncing: set[int] = set()
         self.volatile = False
         self.wal_limit = _WAL_PAGES
+        self.space: Space | None = None
         self.failure: BaseException | None = None
         self.count = 0
 
@@ -113,7 +116,8 @@ class GroupCommit:
 
     def pending(self) -> set[int]:
         """Step 1, first half: take the objects written so far."""
-        return self._objects.take_dirty()
+        self._presyncing = self._objects.take_dirty()
+        return self._presyncing
 
     def presync(self, numbers: set[int]) -> None:
         """Step 1, second half: make them durable; in any thread.
@@ -125,6 +129,7 @@ class GroupCommit:
             self._objects.sync(numbers)
         except OSError as error:
             raise self._fail(error) from error
+        self._presyncing = set()
 
     def seal(self) -> Sealed:
         """Step 2: sync what was written meanwhile, and commit the rows.  Nothing may come in between.
@@ -133,19 +138,31 @@ class GroupCommit:
             StateError: the commit failed; the overlay is read-only from now on.
         """
         try:
-            self._objects.sync(self._objects.take_dirty())
+            # a commit may overtake another whose early syncs are still under way
+            self._objects.sync(self._objects.take_dirty() | self._presyncing)
             self._objects.sync_entries()
+            if self.space is not None:
+                self.space.before_commit()
             token = secrets.randbits(62)
             limit = self._record(token)
             garbage = self._objects.garbage()
             trims = self._objects.take_trims()
-            self._db.commit()
+            self._commit()
         except (OSError, apsw.Error) as error:
             raise self._fail(error) from error
         self._objects.committed_next = self._objects.next_object
         if self._redo is not None:
             self._begin_redo(self._redo, token)
         return Sealed(limit, garbage, trims)
+
+    def _commit(self) -> None:
+        try:
+            self._db.commit()
+        except apsw.FullError:
+            # the rows are still there to be committed; with the reserve given up they may fit
+            if self.space is None or not self.space.release():
+                raise
+            self._db.commit()
 
     def _record(self, token: int) -> int:
         """Write the counters into ``overlay``, and reserve object ids well ahead of what was used since last time."""
@@ -188,6 +205,8 @@ class GroupCommit:
             self._content.trim(sealed.trims)
             if self._db.wal_pages > self.wal_limit and not self._db.in_transaction:
                 self._db.checkpoint()
+            if self.space is not None:
+                self.space.after_commit()
         except (OSError, apsw.Error) as error:
             raise self._fail(error) from error
 

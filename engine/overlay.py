@@ -30,6 +30,7 @@ from minifo.engine.namespace import Namespace
 from minifo.engine.nodes import Node, Numbers, choose_window
 from minifo.engine.objects import ROOM, ObjectStore
 from minifo.engine.redo import RedoLog
+from minifo.engine.space import Space
 from minifo.engine.storage import Storage
 
 log = logging.getLogger(__name__)
@@ -68,6 +69,7 @@ class Overlay:
         storage_io: Callable[[str], Storage] = Storage,
         vfs: str | None = None,
         redo_directory: str | None = None,
+        max_size: int | None = None,
     ) -> Overlay:
         """Open an overlay, making an empty one in an empty storage directory.
 
@@ -78,6 +80,7 @@ class Overlay:
             clone: False to do without the private mount clone of the base (engine/base.py).
             redo_directory: where the redo log is kept (engine/redo.py); None: operations since the last commit are lost
                 with the process.
+            max_size: most bytes the overlay may take in storage; None for as many as there are.
             storage_io: stands in for storage I/O (recorders and fault injectors).
             vfs: stands in for SQLite's I/O, the name of a registered VFS.
 
@@ -101,6 +104,7 @@ class Overlay:
             db = open_database(store.database, read_only=read_only, vfs=vfs)
             overlay = cls(view, store, db)
             overlay._recover(os.path.realpath(base), redo_directory)
+            overlay._limit(max_size)
         except BaseException:
             if db is not None:
                 db.close()
@@ -145,6 +149,11 @@ class Overlay:
             self.commits.run()
         if redo is not None:
             self.commits.keep_redo(redo, self._commit_token())
+
+    def _limit(self, max_size: int | None) -> None:
+        self.space = Space(self.storage, self.objects, self.commit, max_size)
+        if not self.db.read_only:
+            self.commits.space = self.space
 
     def _commit_token(self) -> int:
         return int(self.db.value("SELECT value FROM overlay WHERE key = 'commit_token'"))
@@ -269,8 +278,8 @@ class Overlay:
             raise FsError(errno.EISDIR if node.is_dir else errno.EINVAL, f"inode {node.ino}")
 
     def statfs(self) -> os.statvfs_result:
-        """Figures of the file system storage lies on: that is what can run full."""
-        return self.storage.statvfs()
+        """Figures of the file system storage lies on, or of the limit: that is what can run full."""
+        return self.space.statfs()
 
     # -- changing names
 
@@ -302,12 +311,14 @@ class Overlay:
     def _make(
         self, parent: Ino, name: bytes, mode: int, caller: Caller, *, rdev: int = 0, target: bytes | None = None
     ) -> Attr:
+        self._make_room(0)
         with self.db.operation():
             node = self.namespace.make(self.inodes.directory(parent), name, mode, caller, rdev=rdev, target=target)
             return self.merge.attr(self._row(node), node)
 
     def link(self, ino: Ino, parent: Ino, name: bytes) -> Attr:
         """Give an object one more name."""
+        self._make_room(0)
         with self.db.operation():
             node = self.inodes.node(ino)
             self.namespace.link(node, self.inodes.directory(parent), name)
@@ -325,6 +336,7 @@ class Overlay:
 
     def rename(self, parent: Ino, name: bytes, new_parent: Ino, new_name: bytes, flags: int = RenameFlags.NONE) -> None:
         """Move an object to another name, over what stands there, or exchange the two (renameat2(2))."""
+        self._make_room(0)
         with self.db.operation():
             source, target = self.inodes.directory(parent), self.inodes.directory(new_parent)
             self.namespace.rename(source, name, target, new_name, flags)
@@ -346,9 +358,9 @@ class Overlay:
 
     def setattr(self, ino: Ino, change: SetAttr) -> Attr:
         """Change attributes: chmod, chown, utimens and truncate in one (chmod(2), chown(2), utimensat(2))."""
-        if change.size is not None:
-            self._reserve_objects()
         node = self.inodes.node(ino)
+        if change.size is None:
+            self._make_room(0)
         with self.db.operation():
             self.attributes.setattr(node, change)
         return self.merge.attr(self.inodes.attributes(node), node)
@@ -359,7 +371,7 @@ class Overlay:
         Raises:
             OSError: ENOSPC and its kin; EISDIR or EINVAL for what is no regular file.
         """
-        self._reserve_objects()
+        self._make_room(len(data))
         with self.db.operation():
             node = self.inodes.node(ino)
             row = self.inodes.adopt(node)
@@ -379,6 +391,7 @@ class Overlay:
 
     def setxattr(self, ino: Ino, name: bytes, value: bytes, flags: int = 0, *, keep_sgid: bool = True) -> None:
         """Set one extended attribute (setxattr(2)); *keep_sgid* False where the caller is not in the file's group."""
+        self._make_room(len(value))
         with self.db.operation():
             self.attributes.setxattr(self.inodes.node(ino), name, value, flags, keep_sgid=keep_sgid)
 
@@ -395,11 +408,13 @@ class Overlay:
             raise FsError(errno.ESTALE, f"inode {node.ino}")
         return row
 
-    def _reserve_objects(self) -> None:
+    def _make_room(self, size: int) -> None:
+        """Before an operation that takes *size* bytes: see that it will fit, and that object ids are left."""
+        if self.db.read_only:
+            raise FsError(errno.EROFS)
+        self.space.need(size)
         # ids beyond the committed bound must not be used, or a crash would leave objects nobody finds
-        if self.objects.room() < _LEAST_ROOM and not self.db.read_only:
-            with self.db.operation():
-                self.db.change("UPDATE overlay SET value = value WHERE key = 'object_limit'")
+        if self.objects.room() < _LEAST_ROOM:
             self.commits.run()
 
 

@@ -1,0 +1,123 @@
+"""Room: a full storage refuses what would take more of it, and never what gives some back (promise P6).
+
+Rows are written at commit, long after their operation was acknowledged, so room for them must be there before.  What
+takes space asks ``need`` first; below a margin it is refused with ENOSPC.  Removing, cutting and reverting do not ask:
+their commits may use the reserve, a small file of allocated blocks that is given up when the margin is gone and made
+again when there is room.  ``max_size`` bounds an overlay's bytes in the same way.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+from collections.abc import Callable
+
+from minifo.engine.errors import FsError
+from minifo.engine.objects import ObjectStore
+from minifo.engine.storage import Storage
+
+log = logging.getLogger(__name__)
+
+RESERVE = "reserve"
+_RESERVE_MAX = 1 << 20  # bytes
+_MARGIN = 256 << 10  # bytes that stay free for the commit of what was acknowledged
+_PER_OPERATION = 16 << 10  # bytes of log one operation may add: four pages
+
+
+class Space:
+    """The room left in one storage.
+
+    Args:
+        storage: the storage directory.
+        objects: the content objects, which count their bytes where there is a limit.
+        commit: makes what is pending durable, and so its garbage free.
+        max_size: most bytes the overlay may take; None for as many as there are.
+    """
+
+    def __init__(
+        self, storage: Storage, objects: ObjectStore, commit: Callable[[], None], max_size: int | None
+    ) -> None:
+        self._storage = storage
+        self._objects = objects
+        self._commit = commit
+        self._credit = 0
+        self.max_size = max_size
+        if max_size is not None:
+            objects.count_bytes()
+
+    # -- asking
+
+    def need(self, size: int = 0) -> None:
+        """Make sure that an operation which takes *size* bytes of content, and some rows, will fit.
+
+        Raises:
+            FsError: ENOSPC.
+        """
+        cost = size + _PER_OPERATION
+        self._credit -= cost
+        if self._credit >= 0:
+            return
+        room = self._room()
+        if room < cost:
+            self._commit()  # what is pending has its log then, and what was deleted is free
+            room = self._room()
+            if room < cost:
+                self._credit = 0
+                raise FsError(errno.ENOSPC, f"storage {self._storage.path} is full")
+        # measured anew before a quarter of it is used: others fill the same file system
+        self._credit = room // 4 - cost
+
+    def _room(self) -> int:
+        return self.free() - _MARGIN
+
+    def free(self) -> int:
+        """Bytes that may still be used, the margin among them."""
+        figures = self._storage.statvfs()
+        free = (figures.f_bfree if os.geteuid() == 0 else figures.f_bavail) * figures.f_frsize
+        return free if self.max_size is None else max(0, min(free, self.max_size - self.used()))
+
+    def used(self) -> int:
+        """Bytes the overlay takes, where they are counted (``max_size``)."""
+        return (self._objects.used or 0) + self._storage.database_bytes()
+
+    def statfs(self) -> os.statvfs_result:
+        """Figures for statfs(2): storage's own, or those of the limit."""
+        figures = self._storage.statvfs()
+        if self.max_size is None:
+            return figures
+        block = figures.f_frsize
+        free = self.free() // block
+        changed = list(figures)
+        changed[2:5] = self.max_size // block, free, min(free, figures.f_bavail)
+        return os.statvfs_result(changed)
+
+    # -- the reserve
+
+    def before_commit(self) -> None:
+        """Give up the reserve if the commit might not fit without it."""
+        figures = self._storage.statvfs()
+        if figures.f_bfree * figures.f_frsize < _MARGIN:
+            self.release()
+
+    def release(self) -> bool:
+        """Give up the reserve; False if there was none."""
+        if not self._storage.exists(RESERVE):
+            return False
+        log.warning("storage %s is full; the reserve is given up until there is room", self._storage.path)
+        self._storage.unlink(RESERVE)
+        return True
+
+    def after_commit(self) -> None:
+        """Make the reserve if it is not there and there is plenty of room."""
+        if self._storage.exists(RESERVE):
+            return
+        figures = self._storage.statvfs()
+        size = min(_RESERVE_MAX, figures.f_blocks * figures.f_frsize >> 6)
+        if figures.f_bavail * figures.f_frsize < 4 * (size + _MARGIN):
+            return
+        fd = self._storage.create(RESERVE)
+        try:
+            self._storage.allocate(fd, size)
+        finally:
+            os.close(fd)
