@@ -20,6 +20,9 @@ log = logging.getLogger(__name__)
 
 COMMIT_SECONDS = 1.0
 COMMIT_LIMIT = 86_400.0
+SIZE_LEAST = 2 << 20  # bytes; below it the database and its log leave no room for content
+
+_SUFFIXES = {"k": 10, "m": 20, "g": 30, "t": 40}
 
 _ALIASES = {"base": "base", "lowerdir": "base", "sto": "sto", "upperdir": "sto"}
 
@@ -77,6 +80,7 @@ class MountOptions:
         kernel: mount words for FUSE that were asked for, each flag once: ``ro sync dirsync noatime dev nodev suid
             nosuid exec noexec``.  What FUSE does without being asked is not named.
         debug: log everything.
+        max_size: most bytes the overlay may take in storage; None for as many as there are.
     """
 
     base: str
@@ -88,6 +92,7 @@ class MountOptions:
     allow_other: bool | None = None
     kernel: tuple[str, ...] = ()
     debug: bool = False
+    max_size: int | None = None
 
 
 def parse(
@@ -126,6 +131,7 @@ class _Parser:
         self.commit = COMMIT_SECONDS
         self.flags: set[str] = set()
         self.allow_other: bool | None = None
+        self.max_size: int | None = None
 
     def take(self, item: str) -> None:
         name, equals, value = item.partition("=")
@@ -150,6 +156,8 @@ class _Parser:
             self.place(_ALIASES[name], f"{name}=", value)
         elif name == "commit":
             self.commit = _seconds(value)
+        elif name == "max_size":
+            self.max_size = _bytes(value)
         elif name == "user":
             self._take_word(name)
         elif name in _IGNORED_WITH_VALUE or name.startswith(("x-", "X-")):
@@ -170,7 +178,7 @@ class _Parser:
             self.flags.add(name)
         elif name == "remount":
             raise UsageError("an overlay cannot be remounted", "unmount it, then mount it with the new options")
-        elif name in _ALIASES or name == "commit":
+        elif name in _ALIASES or name in {"commit", "max_size"}:
             raise UsageError(f"option {name} has no value", f"write {name}=VALUE")
         elif name not in _IGNORED and not name.startswith(("x-", "X-")):
             self._unknown(name)
@@ -198,7 +206,19 @@ class _Parser:
             allow_other=self.allow_other,
             kernel=words,
             debug="debug" in self.flags,
+            max_size=self.max_size,
         )
+
+
+def _bytes(value: str) -> int:
+    """A size in bytes, with the suffixes of tmpfs(5): k, m, g for powers of 1,024."""
+    number, power = (value[:-1], _SUFFIXES[value[-1].lower()]) if value[-1:].lower() in _SUFFIXES else (value, 0)
+    if not number.isascii() or not number.isdigit():
+        raise UsageError(f"max_size={value} is not a size", "give bytes, or 64m, 2g")
+    size = int(number) << power
+    if size < SIZE_LEAST:
+        raise UsageError(f"max_size={value} is too small", f"give at least {SIZE_LEAST >> 20}m")
+    return size
 
 
 def _seconds(value: str) -> float:

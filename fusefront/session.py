@@ -68,7 +68,13 @@ def _open(options: MountOptions) -> Overlay:
     deadline = time.monotonic() + _ENDING
     while True:
         try:
-            return Overlay.open(options.base, options.storage, read_only=options.read_only, redo_directory=directory)
+            return Overlay.open(
+                options.base,
+                options.storage,
+                read_only=options.read_only,
+                redo_directory=directory,
+                max_size=options.max_size,
+            )
         except StorageBusy:
             overlays = [mountinfo.overlay_of(entry) for entry in mountinfo.minifo_mounts()]
             mounted = any(overlay is not None and overlay[1] == options.storage for overlay in overlays)
