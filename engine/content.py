@@ -120,14 +120,18 @@ class Content:
 
     def blocks(self, row: Row, path: bytes | None) -> int:
         """Allocated blocks of 512 bytes, as st_blocks tells them."""
+        if row.object is not None:
+            backing = self._objects.stat(row.object).st_blocks
+        elif path is not None and row.bound:
+            st = self._base.stat(path)
+            backing = st.st_blocks if row.bound >= st.st_size else min(st.st_blocks, _blocks_of(row.bound))
+        else:
+            backing = 0
         if not row.mapped:
-            if row.object is not None:
-                return self._objects.stat(row.object).st_blocks
-            if path is None or row.bound == 0:
-                return 0
-            if row.size == row.bound:
-                return self._base.stat(path).st_blocks
-        return -(-row.size // _BLOCK) * (_BLOCK // 512)
+            return backing
+        # a range may hide blocks of the backing: an upper bound, but one that leaves large holes out
+        ranges = self._db.value('SELECT sum("end" - start) FROM extent WHERE ino = ?', (row.ino,))
+        return min(backing + _blocks_of(ranges or 0), _blocks_of(row.size))
 
     # -- writing
 
@@ -307,6 +311,11 @@ class Content:
             reused = self._db.value('SELECT 1 FROM extent WHERE object = ? AND at + "end" - start > ?', (number, size))
             if found == (number, size) and reused is None:
                 self._objects.truncate(number, size)
+
+
+def _blocks_of(size: int) -> int:
+    """Blocks of 512 bytes that *size* bytes take where space is given out in blocks of 4 KiB."""
+    return -(-size // _BLOCK) * (_BLOCK // 512)
 
 
 def _data_ranges(fd: int, size: int) -> list[tuple[int, int]]:
