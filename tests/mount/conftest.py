@@ -1,0 +1,50 @@
+"""Fixtures of the tests on real mounts; what they hand out is in support.py."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from mount.arena import Arena, Pair
+from mount.support import Lab, watchdog
+
+_HERE = Path(__file__).parent
+_LIMIT = 120.0  # seconds for one test; a daemon that hangs is killed before
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give every test here its time limit."""
+    for item in items:
+        if item.path.is_relative_to(_HERE):
+            item.add_marker(pytest.mark.timeout(_LIMIT))
+
+
+@pytest.fixture
+def lab(fuse_required: None) -> Iterator[Lab]:
+    """A place to mount things in, cleared afterwards."""
+    made = Lab()
+    try:
+        with watchdog(made, _LIMIT - 20):
+            yield made
+    finally:
+        made.close()
+
+
+@pytest.fixture(scope="module", params=["hook", "plain"])
+def arena(request: pytest.FixtureRequest, fuse_required: None) -> Iterator[Arena]:
+    """One overlay for all tests of a module, in either mode, beside a plain copy of its base."""
+    made = Arena(plain_mode=request.param == "plain")
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.fixture
+def pair(arena: Arena, request: pytest.FixtureRequest) -> Iterator[Pair]:
+    """Two equal trees, one on a mount, one plain; if the test passes they must be equal afterwards, too."""
+    with watchdog(arena.lab, _LIMIT - 20):
+        made = arena.take(request.node.name)
+        yield made
+        made.compare()
