@@ -25,10 +25,27 @@ _XATTR_LIST_MAX = 65536
 _PERMISSIONS = 0o7777
 
 
-def without_set_ids(mode: int) -> int:
-    """The mode after a write or chown: set-user-ID goes, set-group-ID where it is not mandatory locking (chown(2))."""
+#: The namespaces of extended attributes that every Linux file system may hold (xattr(7)), and the two ACLs.
+_SPACES = (b"user.", b"trusted.", b"security.")
+
+
+def without_set_ids(mode: int, *, in_group: bool = True) -> int:
+    """The mode after a write or chown: set-user-ID goes, set-group-ID where it is not mandatory locking (chown(2)).
+
+    Args:
+        mode: the mode before.
+        in_group: False where the caller is not in the file's group: then set-group-ID goes in any case.
+    """
     mode &= ~stat.S_ISUID
-    return mode & ~stat.S_ISGID if mode & stat.S_IXGRP else mode
+    return mode & ~stat.S_ISGID if mode & stat.S_IXGRP or not in_group else mode
+
+
+def _is_known(name: bytes) -> bool:
+    return name.startswith(_SPACES) or name in (acl.ACCESS, acl.DEFAULT)
+
+
+def _no_such(name: bytes) -> FsError:
+    return FsError(errno.ENODATA if _is_known(name) else errno.EOPNOTSUPP)
 
 
 class Attributes:
@@ -62,7 +79,8 @@ class Attributes:
         t = now()
         if change.size is not None:
             self._resize(row, node, change.size)
-            row = row._replace(mtime=t)
+            if change.size != row.size:
+                row = row._replace(mtime=t)
         elif (
             any(value is not None for value in (change.mode, change.uid, change.gid, change.atime, change.mtime))
             or change.kill_priv
@@ -97,7 +115,7 @@ class Attributes:
             st = self._inodes.attributes(node)
             assert not isinstance(st, Row)
             mode, mtime, owned = st.st_mode, st.st_mtime_ns, False
-        if change.kill_priv and without_set_ids(mode) != mode and not stat.S_ISDIR(mode):
+        if change.kill_priv and without_set_ids(mode, in_group=change.in_group) != mode and not stat.S_ISDIR(mode):
             return False
         same_mtime = change.mtime is None or change.mtime == mtime
         return same_mtime and (change.ctime is None or not owned)
@@ -106,7 +124,7 @@ class Attributes:
         mode = row.mode if change.mode is None else stat.S_IFMT(row.mode) | change.mode & _PERMISSIONS
         chowned = change.uid is not None or change.gid is not None
         if (chowned or change.kill_priv) and not stat.S_ISDIR(mode):
-            mode = without_set_ids(mode)
+            mode = without_set_ids(mode, in_group=change.in_group or not change.kill_priv)
         return mode
 
     def _resize(self, row: Row, node: Node, size: int) -> None:
@@ -123,16 +141,21 @@ class Attributes:
         """The value of one extended attribute.
 
         Raises:
-            FsError: ENODATA where there is none.
+            FsError: ENODATA where there is none, EOPNOTSUPP outside the known namespaces.
         """
         row = self._inodes.row(node.ino) if node.state else None
         if row is None or not row.xattrs:
             if node.path is None:
                 raise FsError(errno.ESTALE, f"inode {node.ino}")
-            return self._base.getxattr(node.path, name)
+            try:
+                return self._base.getxattr(node.path, name)
+            except OSError as error:
+                if error.errno == errno.ENODATA:
+                    raise _no_such(name) from error
+                raise
         value = self._db.value("SELECT value FROM xattr WHERE ino = ? AND name = ?", (node.ino, name))
         if value is None:
-            raise FsError(errno.ENODATA)
+            raise _no_such(name)
         return bytes(value)
 
     def listxattr(self, node: Node) -> list[bytes]:
@@ -155,8 +178,11 @@ class Attributes:
             keep_sgid: False where the caller is not in the file's group: setting an ACL then drops set-group-ID.
 
         Raises:
-            FsError: EEXIST or ENODATA as the flags ask, ERANGE, E2BIG, ENOSPC, and EINVAL for a malformed ACL.
+            FsError: EEXIST or ENODATA as the flags ask, ERANGE, E2BIG, ENOSPC, EINVAL for a malformed ACL, and
+                EOPNOTSUPP outside the known namespaces.
         """
+        if not _is_known(name):
+            raise FsError(errno.EOPNOTSUPP)
         if len(name) > _XATTR_NAME_MAX or not name:
             raise FsError(errno.ERANGE)
         if len(value) > _XATTR_SIZE_MAX:
@@ -188,9 +214,11 @@ class Attributes:
         """Remove one extended attribute; inside an operation.
 
         Raises:
-            FsError: ENODATA where there is none.
+            FsError: ENODATA where there is none; an ACL that is not there is as good as removed, as the kernel has it.
         """
         if not self._has(node, name):
+            if name in (acl.ACCESS, acl.DEFAULT):
+                return
             raise FsError(errno.ENODATA)
         row = self._own_xattrs(node)
         self._inodes.modify(row)

@@ -104,9 +104,9 @@ class Namespace:
         Raises:
             FsError: EPERM for a directory, EEXIST, ENOENT for an object that has no name left, EMLINK.
         """
+        self._check_new(parent, name)
         if node.is_dir:
             raise FsError(errno.EPERM, "link of a directory")
-        self._check_new(parent, name)
         row = self._inodes.adopt(node)
         if row.nlink == 0:
             raise FsError(errno.ENOENT, "link of an unlinked file")
@@ -226,11 +226,11 @@ class Namespace:
             raise FsError(errno.EEXIST)
         if source.node.is_dir and self._is_below(new_parent, source.node):
             raise FsError(errno.EINVAL, "rename into itself")
-        if flags == RenameFlags.EXCHANGE:
-            if target is None:
-                raise FsError(errno.ENOENT)
-            if target.node.is_dir and self._is_below(parent, target.node):
-                raise FsError(errno.EINVAL, "exchange with itself")
+        if flags == RenameFlags.EXCHANGE and target is None:
+            raise FsError(errno.ENOENT)
+        if target is not None and target.node.is_dir and self._is_below(parent, target.node):
+            code = errno.EINVAL if flags == RenameFlags.EXCHANGE else errno.ENOTEMPTY
+            raise FsError(code, "rename over a directory above")
         if target is not None and target.node.ino == source.node.ino:
             return  # two links of one file: rename(2) does nothing
         if flags == RenameFlags.EXCHANGE:
