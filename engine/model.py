@@ -65,7 +65,8 @@ class Process:
 class SetAttr:
     """The attributes one setattr changes; None leaves an attribute as it is.
 
-    ``kill_priv`` asks to drop set-id bits as a write or truncate by an unprivileged process does.
+    ``kill_priv`` asks to drop set-id bits as a write or truncate by an unprivileged process does; ``in_group`` is False
+    where that process is not in the file's group.
     """
 
     mode: int | None = None
@@ -76,6 +77,7 @@ class SetAttr:
     mtime: int | None = None
     ctime: int | None = None
     kill_priv: bool = False
+    in_group: bool = True
 
 
 class RenameFlags(IntFlag):

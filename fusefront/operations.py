@@ -256,14 +256,17 @@ class FuseOperations(pyfuse3.Operations):
             ctime=attr.st_ctime_ns if fields.update_ctime else None,
         )
         # the hook marks a truncate that drops set-id bits; before a write that does, the kernel asks for nothing at all
-        change.kill_priv = attr.st_rdev == 1 or change == SetAttr()
+        if attr.st_rdev == 1 or change == SetAttr():
+            change.kill_priv = True
+            change.in_group = self._in_group(inode, ctx)
         return self._entry(self.overlay.setattr(Ino(inode), change))
 
     @_changes
     async def open(self, inode: int, flags: int, ctx: RequestContext) -> FileInfo:
         # plain mode only: with the hook no open is ever sent
         if flags & os.O_TRUNC:
-            self.overlay.setattr(Ino(inode), SetAttr(size=0, kill_priv=ctx.uid != 0))
+            change = SetAttr(size=0, kill_priv=ctx.uid != 0, in_group=self._in_group(inode, ctx))
+            self.overlay.setattr(Ino(inode), change)
         return FileInfo(fh=inode, keep_cache=True)
 
     @_answered
@@ -298,7 +301,9 @@ class FuseOperations(pyfuse3.Operations):
 
     @_answered
     async def listxattr(self, inode: int, ctx: RequestContext) -> Sequence[Any]:
-        return self.overlay.listxattr(Ino(inode))
+        names = self.overlay.listxattr(Ino(inode))
+        # the kernel refuses trusted attributes to others, and leaves it to file systems not to list them (xattr(7))
+        return names if ctx.uid == 0 else [name for name in names if not name.startswith(b"trusted.")]
 
     @_changes
     async def setxattr(self, inode: int, name: bytes, value: bytes, ctx: RequestContext) -> None:
