@@ -15,6 +15,7 @@ import shutil
 import signal
 import socket
 import stat
+import struct
 import subprocess
 import sys
 import tempfile
@@ -203,8 +204,14 @@ class Lab:
         run("mount", *arguments)
         self.undo(lambda: run("umount", "-l", arguments[-1], check=False))
 
-    def file_system(self, kind: str, megabytes: int = 400) -> Path:
-        """A new, empty file system of its own: ``tmpfs``, or ext4, xfs or exfat in an image file."""
+    def file_system(self, kind: str, megabytes: int = 400, options: str = "noatime") -> Path:
+        """A new, empty file system of its own: ``tmpfs``, or ext4, xfs or exfat in an image file.
+
+        Args:
+            kind: which.
+            megabytes: how large the image is.
+            options: mount options of ext4 and xfs.
+        """
         where = self.directory()
         if kind == "tmpfs":
             self.mount("-t", "tmpfs", "none", where)
@@ -212,14 +219,14 @@ class Lab:
         image = where.with_suffix(".img")
         with open(image, "wb") as file:
             file.truncate(megabytes << 20)
-        run({"ext4": "mkfs.ext4", "xfs": "mkfs.xfs", "exfat": "mkfs.exfat"}[kind], "-q", image)
+        run(*{"ext4": ("mkfs.ext4", "-q"), "xfs": ("mkfs.xfs", "-q"), "exfat": ("mkfs.exfat", "-q")}[kind], image)
         if kind == "exfat":
             loop = run("losetup", "-f", "--show", image).stdout.strip()
             self.undo(lambda: run("losetup", "-d", loop, check=False))
             run("mount.exfat-fuse", loop, where)
             self.undo(lambda: run("umount", where, check=False))
         else:
-            self.mount("-o", "loop", image, where)
+            self.mount("-o", f"loop,{options}", image, where)
         return where
 
     def close(self) -> None:
@@ -428,7 +435,14 @@ def _walk_noatime(top: bytes) -> Iterator[bytes]:
 # A tree with one of everything
 
 BIG = bytes(range(256)) * 800  # 200 KiB: more than what is copied whole at the first write
+ACCESS, DEFAULT = "system.posix_acl_access", "system.posix_acl_default"
 _PAST = 1_500_000_000_123_456_789
+
+
+def acl(owner: int, user: int, group: int, mask: int, other: int) -> bytes:
+    """An ACL in its xattr form that names one user, ``USER``; each argument is rwx as 4, 2 and 1."""
+    entries = ((1, owner, -1), (2, user, USER), (4, group, -1), (0x10, mask, -1), (0x20, other, -1))
+    return struct.pack("<I", 2) + b"".join(struct.pack("<HHi", *entry) for entry in entries)
 
 
 def populate(root: Path) -> None:
@@ -491,7 +505,7 @@ def populate(root: Path) -> None:
     os.setxattr(tagged, "user.colour", b"blue")
     os.setxattr(tagged, "trusted.level", b"\x00\x01")
     os.setxattr(tagged, "security.note", b"kept")
-    run("setfacl", "-m", f"u:{USER}:rw", file("listed", b"acl\n", 0o640))
-    run("setfacl", "-d", "-m", f"u:{USER}:rwx,g::rx,o::-", directory("inherit"))
+    os.setxattr(file("listed", b"acl\n", 0o640), ACCESS, acl(6, 6, 4, 6, 0))
+    os.setxattr(directory("inherit"), DEFAULT, acl(7, 7, 5, 7, 0))
     for path in list(walk(root))[::-1]:
         os.utime(os.path.join(os.fsencode(root), path), ns=(_PAST, _PAST + len(path)), follow_symlinks=False)
