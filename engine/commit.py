@@ -14,6 +14,7 @@ the medium holds is not known any more, and it does not guess.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import secrets
@@ -23,7 +24,7 @@ import apsw
 
 from minifo.engine.content import Content
 from minifo.engine.db import DB_NAME, Database, Statement
-from minifo.engine.errors import StateError
+from minifo.engine.errors import CommitPostponed, StateError
 from minifo.engine.inodes import Inodes
 from minifo.engine.objects import ROOM, ObjectStore
 from minifo.engine.redo import RedoLog
@@ -32,7 +33,7 @@ from minifo.engine.storage import Storage
 
 log = logging.getLogger(__name__)
 
-_WAL_PAGES = 1000  # about 4 MB: above it the log is moved into the database between two transactions
+_WAL_PAGES = (64, 1000)  # least and most pages, up to 4 MB, above which the log is moved into the database
 
 
 class Sealed(NamedTuple):
@@ -62,7 +63,7 @@ class GroupCommit:
         self._redo: RedoLog | None = None
         self._presyncing: set[int] = set()
         self.volatile = False
-        self.wal_limit = _WAL_PAGES
+        self.wal_limit = _log_pages(storage)
         self.space: Space | None = None
         self.failure: BaseException | None = None
         self.count = 0
@@ -135,19 +136,19 @@ class GroupCommit:
         """Step 2: sync what was written meanwhile, and commit the rows.  Nothing may come in between.
 
         Raises:
+            CommitPostponed: there is no room for it now.
             StateError: the commit failed; the overlay is read-only from now on.
         """
         try:
             # a commit may overtake another whose early syncs are still under way
             self._objects.sync(self._objects.take_dirty() | self._presyncing)
             self._objects.sync_entries()
-            if self.space is not None:
-                self.space.before_commit()
+            self._make_room()
             token = secrets.randbits(62)
             limit = self._record(token)
             garbage = self._objects.garbage()
             trims = self._objects.take_trims()
-            self._commit()
+            self._db.commit()
         except (OSError, apsw.Error) as error:
             raise self._fail(error) from error
         self._objects.committed_next = self._objects.next_object
@@ -155,14 +156,26 @@ class GroupCommit:
             self._begin_redo(self._redo, token)
         return Sealed(limit, garbage, trims)
 
-    def _commit(self) -> None:
+    def _make_room(self) -> None:
+        """See that the log can take the commit: on a full disk SQLite would roll everything back.
+
+        Raises:
+            CommitPostponed: there is no room; everything stays as it is.
+        """
+        if self.space is None:
+            return
         try:
-            self._db.commit()
-        except apsw.FullError:
-            # the rows are still there to be committed; with the reserve given up they may fit
-            if self.space is None or not self.space.release():
+            self.space.make_room_for_log(self._log_fd(), self._db.commit_bytes())
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
-            self._db.commit()
+            message = f"storage {self._storage.path} is full; what was done since the last commit is not durable"
+            raise CommitPostponed(message, "delete something, there or in the overlay") from error
+
+    def _log_fd(self) -> int:
+        if self._wal is None:
+            self._wal = self._storage.open(DB_NAME + "-wal", write=True)
+        return self._wal
 
     def _record(self, token: int) -> int:
         """Write the counters into ``overlay``, and reserve object ids well ahead of what was used since last time."""
@@ -190,9 +203,7 @@ class GroupCommit:
             StateError: the sync failed; the overlay is read-only from now on.
         """
         try:
-            if self._wal is None:
-                self._wal = self._storage.open(DB_NAME + "-wal", write=False)
-            self._storage.sync_fd(self._wal)
+            self._storage.sync_fd(self._log_fd())
         except OSError as error:
             raise self._fail(error) from error
 
@@ -235,3 +246,10 @@ class GroupCommit:
         if self._wal is not None:
             os.close(self._wal)
             self._wal = None
+
+
+def _log_pages(storage: Storage) -> int:
+    """How many pages the log may have: fewer where storage is small."""
+    figures = storage.statvfs()
+    share = figures.f_blocks * figures.f_frsize >> 20  # a 256th of it, in pages
+    return min(max(share, _WAL_PAGES[0]), _WAL_PAGES[1])

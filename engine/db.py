@@ -23,6 +23,11 @@ APPLICATION_ID = 0x6D66_6F31  # "mfo1"
 SCHEMA_VERSION = 1
 DB_NAME = "minifo.db"
 
+_PAGE = 4096  # bytes; SQLite's default
+_WAL_HEADER = 32  # bytes; sqlite.org/fileformat2, as is the next
+_FRAME_HEADER = 24
+_PAGES_PER_CHANGE = 8  # pages one statement can touch: a path through two trees, and splits on the way
+
 Params = Sequence[int | bytes | str | None]
 Row = tuple[Any, ...]
 Statement = tuple[str, Params]
@@ -80,6 +85,7 @@ class Database:
         self._statements: list[Statement] = []
         self.read_only = read_only
         self.dirty = False
+        self._changes = 0  # statements since the last commit
         self.operations = 0  # how many have succeeded
         self.on_dirty: Callable[[], None] | None = None  # called when the first change since a commit was made
         self.on_operation: Callable[[list[Statement]], None] | None = None  # called with what each operation changed
@@ -132,6 +138,7 @@ class Database:
             The number of rows changed.
         """
         self._cursor.execute(sql, params)
+        self._changes += 1
         self._statements.append((sql, params))
         return self._con.changes()
 
@@ -171,10 +178,13 @@ class Database:
             for action in succeeded:
                 action()
             return
-        # a full disk or an I/O error may have rolled the whole transaction back already (sqlite.org/lang_transaction)
         if self._con.in_transaction:
             self._cursor.execute("ROLLBACK TO operation")
             self._cursor.execute("RELEASE operation")
+        elif self.dirty:
+            # an I/O error or lack of memory may make SQLite roll back the whole transaction (lang_transaction.html):
+            # operations that were acknowledged are in the redo log only, and nothing may be added to what is left
+            self.read_only = True
         for action in reversed(undo):
             action()
 
@@ -189,9 +199,18 @@ class Database:
         Raises:
             apsw.Error: the transaction could not be written.
         """
+        if self.dirty and not self._con.in_transaction:
+            raise apsw.AbortError("the transaction was rolled back by SQLite")
         if self._con.in_transaction:
             self._cursor.execute("COMMIT")
         self.dirty = False
+        self._changes = 0
+
+    def commit_bytes(self) -> int:
+        """Bytes the write-ahead log may take at most once the running transaction is committed."""
+        cached = self._con.status(apsw.SQLITE_DBSTATUS_CACHE_USED)[0] // _PAGE
+        pages = min(cached, self._changes * _PAGES_PER_CHANGE) + self.wal_pages
+        return _WAL_HEADER + pages * (_PAGE + _FRAME_HEADER)
 
     def checkpoint(self, mode: int = apsw.SQLITE_CHECKPOINT_PASSIVE) -> None:
         """Move the write-ahead log into the database file; only between two transactions."""
@@ -308,7 +327,7 @@ def format_database(path: str, facts: dict[str, int | str | bytes], vfs: str | N
     """
     con = apsw.Connection(path, vfs=vfs)
     try:
-        con.execute("PRAGMA journal_mode=DELETE").fetchall()
+        con.execute("PRAGMA journal_mode=MEMORY").fetchall()  # nothing to roll back to: the file is not there before
         con.execute("PRAGMA synchronous=FULL").fetchall()
         con.execute("BEGIN")
         con.execute(resources.files("minifo.engine").joinpath("schema.sql").read_text("utf-8"))

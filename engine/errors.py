@@ -10,7 +10,8 @@ wrong.  Every ``StateError`` and ``UsageError`` prints as one line; ``hint`` is 
     │   ├── StorageBusy             another writer holds it; ``pid`` is the holder
     │   ├── NotMinifo               a directory or database that is somebody else's
     │   ├── NewerFormat             written by a newer minifo
-    │   └── Corrupt                 damaged; minifo-fsck is the next step
+    │   ├── Corrupt                 damaged; minifo-fsck is the next step
+    │   └── CommitPostponed         no room for a commit just now; nothing is lost
     └── UsageError                  wrong or missing arguments
 """
 
@@ -74,6 +75,10 @@ class NewerFormat(StateError):
 
 class Corrupt(StateError):
     """The database is damaged."""
+
+
+class CommitPostponed(StateError):
+    """There is no room for a commit just now.  Nothing is lost: it is tried again."""
 
 
 class UsageError(StateError):

@@ -13,7 +13,8 @@ import logging
 import os
 from collections.abc import Callable
 
-from minifo.engine.errors import FsError
+from minifo.engine.db import Database
+from minifo.engine.errors import CommitPostponed, FsError
 from minifo.engine.objects import ObjectStore
 from minifo.engine.storage import Storage
 
@@ -21,6 +22,7 @@ log = logging.getLogger(__name__)
 
 RESERVE = "reserve"
 _RESERVE_MAX = 1 << 20  # bytes
+_PLENTY = 16 << 20  # bytes free above which nothing is looked at closely
 _MARGIN = 256 << 10  # bytes that stay free for the commit of what was acknowledged
 _PER_OPERATION = 16 << 10  # bytes of log one operation may add: four pages
 
@@ -29,6 +31,7 @@ class Space:
     """The room left in one storage.
 
     Args:
+        db: the overlay's database.
         storage: the storage directory.
         objects: the content objects, which count their bytes where there is a limit.
         commit: makes what is pending durable, and so its garbage free.
@@ -36,12 +39,15 @@ class Space:
     """
 
     def __init__(
-        self, storage: Storage, objects: ObjectStore, commit: Callable[[], None], max_size: int | None
+        self, db: Database, storage: Storage, objects: ObjectStore, commit: Callable[[], None], max_size: int | None
     ) -> None:
+        self._db = db
         self._storage = storage
         self._objects = objects
         self._commit = commit
         self._credit = 0
+        figures = storage.statvfs()
+        self._reserve = min(_RESERVE_MAX, figures.f_blocks * figures.f_frsize >> 6)
         self.max_size = max_size
         if max_size is not None:
             objects.count_bytes()
@@ -60,7 +66,7 @@ class Space:
             return
         room = self._room()
         if room < cost:
-            self._commit()  # what is pending has its log then, and what was deleted is free
+            self._commit_pending()
             room = self._room()
             if room < cost:
                 self._credit = 0
@@ -68,8 +74,18 @@ class Space:
         # measured anew before a quarter of it is used: others fill the same file system
         self._credit = room // 4 - cost
 
+    def _commit_pending(self) -> None:
+        # what is pending has its log then, and what was deleted is free
+        try:
+            self._commit()
+        except CommitPostponed as error:
+            log.debug("%s", error)
+
     def _room(self) -> int:
-        return self.free() - _MARGIN
+        # what the reserve gave up is for what gives space back
+        missing = 0 if self._storage.exists(RESERVE) else self._reserve
+        log_growth = max(0, self._db.commit_bytes() - self._storage.log_bytes())
+        return self.free() - _MARGIN - missing - log_growth
 
     def free(self) -> int:
         """Bytes that may still be used, the margin among them."""
@@ -94,13 +110,38 @@ class Space:
 
     # -- the reserve
 
-    def before_commit(self) -> None:
-        """Give up the reserve if the commit might not fit without it."""
-        figures = self._storage.statvfs()
-        if figures.f_bfree * figures.f_frsize < _MARGIN:
-            self.release()
+    def make_room_for_log(self, fd: int, size: int) -> None:
+        """Make sure that the write-ahead log can grow to *size* bytes, with the reserve if need be.
 
-    def release(self) -> bool:
+        Args:
+            fd: the log's file.
+            size: bytes it may take.
+
+        Raises:
+            OSError: ENOSPC.
+        """
+        figures = self._storage.statvfs()
+        if figures.f_bavail * figures.f_frsize > size + _PLENTY:
+            return
+        try:
+            self._allocate(fd, size)
+        except OSError:
+            if not self._release():
+                raise
+            self._allocate(fd, size)
+
+    def _allocate(self, fd: int, size: int) -> None:
+        try:
+            self._storage.allocate(fd, size)
+        except OSError as error:
+            if error.errno != errno.EOPNOTSUPP:
+                raise
+            # blocks cannot be had in advance here: that they are there must do
+            figures = self._storage.statvfs()
+            if figures.f_bfree * figures.f_frsize < size:
+                raise FsError(errno.ENOSPC) from error
+
+    def _release(self) -> bool:
         """Give up the reserve; False if there was none."""
         if not self._storage.exists(RESERVE):
             return False
@@ -113,11 +154,10 @@ class Space:
         if self._storage.exists(RESERVE):
             return
         figures = self._storage.statvfs()
-        size = min(_RESERVE_MAX, figures.f_blocks * figures.f_frsize >> 6)
-        if figures.f_bavail * figures.f_frsize < 4 * (size + _MARGIN):
+        if figures.f_bavail * figures.f_frsize < 2 * (self._reserve + _MARGIN):
             return
         fd = self._storage.create(RESERVE)
         try:
-            self._storage.allocate(fd, size)
+            self._allocate(fd, self._reserve)
         finally:
             os.close(fd)

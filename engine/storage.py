@@ -9,18 +9,16 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import functools
 import os
 
 from minifo.engine.db import DB_NAME, format_database
 from minifo.engine.errors import NotMinifo, StateError, StorageBusy
-from minifo.engine.syscalls import syncfs
+from minifo.engine.syscalls import fallocate, syncfs
 
 LEGACY_META = "META_dAfFgHE39ktF3HD2sr"  # mini_fo's list files; never decoded here
-_OURS = {DB_NAME, DB_NAME + "-wal", DB_NAME + "-shm", DB_NAME + ".new", DB_NAME + ".new-journal"}
+_OURS = {DB_NAME, DB_NAME + "-wal", DB_NAME + "-shm", DB_NAME + ".new"}
 _OURS |= {"content", "checkpoints", "lock", "control", "reserve"}
 _HARMLESS = {"lost+found"}  # what mkfs leaves on a fresh file system
-_PROBE = "content/probe"
 _FICLONE = 0x40049409  # ioctl_ficlone(2)
 _LEGACY_SEARCH = 10_000  # directories looked at before we stop looking for a META file
 
@@ -34,6 +32,8 @@ class Storage:
     Raises:
         StateError: it is missing, not a directory, or cannot be entered.
     """
+
+    has_holes: bool | None = None  # whether files here can have holes; None until somebody has tried
 
     def __init__(self, path: str) -> None:
         self.path = os.path.realpath(path)
@@ -62,8 +62,14 @@ class Storage:
 
     def database_bytes(self) -> int:
         """Bytes the database and its log take."""
-        names = (DB_NAME, DB_NAME + "-wal")
-        return sum(self.stat(name).st_size for name in names if self.exists(name))
+        return self.stat(DB_NAME).st_size + self.log_bytes()
+
+    def log_bytes(self) -> int:
+        """Bytes allocated to the database's log."""
+        try:
+            return self.stat(DB_NAME + "-wal").st_blocks * 512
+        except FileNotFoundError:
+            return 0
 
     @property
     def is_formatted(self) -> bool:
@@ -99,9 +105,8 @@ class Storage:
             vfs: as for ``db.connect``.
         """
         fresh = DB_NAME + ".new"
-        for leftover in (fresh, fresh + "-journal"):
-            if self.exists(leftover):
-                self.unlink(leftover)
+        if self.exists(fresh):
+            self.unlink(fresh)
         format_database(os.path.join(self.path, fresh), facts, vfs)
         self.rename(fresh, DB_NAME)
         self.sync_dir(".")
@@ -138,17 +143,6 @@ class Storage:
             os.ftruncate(fd, 0)
             os.pwrite(fd, b"%d\n" % os.getpid(), 0)
         self._lock = fd
-
-    @functools.cached_property
-    def has_holes(self) -> bool:
-        """True if files here can have holes (exFAT's cannot); tried once, when it first matters."""
-        fd = self.create(_PROBE)
-        try:
-            self.truncate(fd, 1 << 20)
-            return os.fstat(fd).st_blocks * 512 < 1 << 19
-        finally:
-            os.close(fd)
-            self.unlink(_PROBE)
 
     def close(self) -> None:
         """Release the lock and the directory."""
@@ -212,8 +206,12 @@ class Storage:
         os.fdatasync(fd)
 
     def allocate(self, fd: int, size: int) -> None:
-        """Give a file *size* bytes of allocated blocks."""
-        os.posix_fallocate(fd, 0, size)
+        """Allocate blocks for the first *size* bytes of a file, whose size stays.
+
+        Raises:
+            OSError: ENOSPC; EOPNOTSUPP where the file system cannot.
+        """
+        fallocate(fd, size)
 
     def sync_file(self, name: str) -> None:
         """Make a file's bytes and size durable.  May run in a worker thread."""

@@ -24,6 +24,7 @@ RESOLVE_NO_MAGICLINKS = 0x02
 RESOLVE_NO_SYMLINKS = 0x04
 RESOLVE_BENEATH = 0x08
 
+_FALLOC_FL_KEEP_SIZE = 1
 _OPEN_TREE_CLONE = 1
 _AT_EMPTY_PATH = 0x1000
 _MOUNT_ATTR_RDONLY = 0x01
@@ -117,6 +118,16 @@ def clone_mount(fd: int) -> int:
         os.close(tree)
         raise
     return tree
+
+
+def fallocate(fd: int, size: int) -> None:
+    """Allocate blocks for the first *size* bytes of a file without changing its size (fallocate(2)).
+
+    Raises:
+        OSError: ENOSPC; EOPNOTSUPP where the file system cannot.
+    """
+    offset = ctypes.c_int64
+    _checked(_libc.fallocate64(fd, _FALLOC_FL_KEEP_SIZE, offset(0), offset(size)), b"fallocate")
 
 
 def syncfs(fd: int) -> None:

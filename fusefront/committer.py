@@ -13,11 +13,13 @@ import os
 import trio
 
 from minifo.engine import Overlay, StateError
+from minifo.engine.errors import CommitPostponed
 from minifo.engine.syscalls import syncfs
 
 log = logging.getLogger(__name__)
 
 _REDO_MAX = 4 << 20  # bytes of redo log that call for a commit before its time
+_RETRY = 1.0  # seconds until a commit that found no room is tried again
 _QUIET = 0.5  # seconds without a change after which a commit need not wait for its time
 
 
@@ -56,6 +58,10 @@ class Committer:
             await self._wait()
             try:
                 await self.flush()
+            except CommitPostponed as error:
+                log.warning("%s", error)
+                await trio.sleep(_RETRY)
+                self._changed.set()
             except StateError as error:
                 log.error("%s", error)
 

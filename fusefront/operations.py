@@ -27,10 +27,12 @@ from pyfuse3 import EntryAttributes, FileInfo, FUSEError, ReaddirToken, RequestC
 from minifo.engine import Attr, Ino, Overlay, RenameFlags, SetAttr, StateError
 from minifo.engine.model import NAME_MAX
 from minifo.fusefront.committer import Committer
+from minifo.fusefront.processes import is_writing
 
 log = logging.getLogger(__name__)
 
 _FOR_EVER = 1e9  # seconds
+_REFUSED_MAX = 4096  # files in trouble at once that are remembered
 _ACL_ACCESS = b"system.posix_acl_access"
 
 P = ParamSpec("P")
@@ -91,6 +93,7 @@ class FuseOperations(pyfuse3.Operations):
         self.committer = committer
         self.synchronous = synchronous
         self._lookups: dict[int, int] = {}
+        self._refused: set[int] = set()
 
     # -- answers
 
@@ -137,6 +140,7 @@ class FuseOperations(pyfuse3.Operations):
                 self._lookups[ino] = left
             else:
                 self._lookups.pop(ino, None)
+                self._refused.discard(ino)
                 gone.append(Ino(ino))
         try:
             self.overlay.forget(gone)
@@ -146,6 +150,9 @@ class FuseOperations(pyfuse3.Operations):
 
     @_answered
     async def getattr(self, inode: int, ctx: RequestContext) -> EntryAttributes:
+        if inode in self._refused and is_writing(ctx.pid, inode):
+            self._refused.discard(inode)
+            raise FUSEError(errno.ENOSPC)
         return self._entry(self.overlay.getattr(Ino(inode)))
 
     @_answered
@@ -275,7 +282,22 @@ class FuseOperations(pyfuse3.Operations):
 
     @_changes
     async def write(self, fh: int, off: int, buf: bytes) -> int:
-        return self.overlay.write(Ino(fh), off, buf)
+        try:
+            return self.overlay.write(Ino(fh), off, buf)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                self._tell_writer(fh)
+            raise
+
+    def _tell_writer(self, ino: int) -> None:
+        """Let the next write(2) to a file fail, whose pages just found no room.
+
+        The kernel says so at fsync and close only, and a program that just writes on would never end.  Before each
+        write(2) it asks for attributes that are not valid any more: that request can fail.
+        """
+        if len(self._refused) < _REFUSED_MAX:
+            self._refused.add(ino)
+            pyfuse3.invalidate_inode(ino, attr_only=True)
 
     @_answered
     async def flush(self, fh: int) -> None:
