@@ -104,17 +104,20 @@ class Attributes:
         """True for what changes nothing worth a row.
 
         The kernel writes back an inode's times after a rename or an unlink, and asks to drop set-id bits before each
-        write, whether there are any or not.  A base object without a row keeps its own ctime.
+        write, whether there are any or not.  A base object without a row keeps its own ctime.  A size that is the old
+        one leaves the times alone (truncate(2)); where they must move, the kernel sends them along (ftruncate(2)).
         """
-        values = (change.mode, change.uid, change.gid, change.size, change.atime)
+        values = (change.mode, change.uid, change.gid, change.atime)
         if any(value is not None for value in values):
             return False
         if node.state and (row := self._inodes.row(node.ino)) is not None:
-            mode, mtime, owned = row.mode, row.mtime, True
+            mode, size, mtime, owned = row.mode, row.size, row.mtime, True
         else:
             st = self._inodes.attributes(node)
             assert not isinstance(st, Row)
-            mode, mtime, owned = st.st_mode, st.st_mtime_ns, False
+            mode, size, mtime, owned = st.st_mode, st.st_size, st.st_mtime_ns, False
+        if change.size is not None and not (stat.S_ISREG(mode) and change.size == size):
+            return False
         if change.kill_priv and without_set_ids(mode, in_group=change.in_group) != mode and not stat.S_ISDIR(mode):
             return False
         same_mtime = change.mtime is None or change.mtime == mtime

@@ -69,9 +69,9 @@ class Namespace:
         Raises:
             FsError: EEXIST, ENOENT in a removed directory, ENAMETOOLONG.
         """
-        self._check_new(parent, name)
         if target is not None and not 0 < len(target) <= SYMLINK_MAX:
             raise FsError(errno.ENAMETOOLONG if target else errno.ENOENT, "symlink")
+        self._check_new(parent, name)
         is_dir = stat.S_ISDIR(mode)
         holder = self._inodes.attributes(parent)
         holder_mode, holder_gid = (
@@ -299,6 +299,8 @@ class Namespace:
     def _bind(self, parent: Node, name: bytes, node: Node, table: str) -> None:
         if node.path is not None and self._is_own_place(parent, name, node):
             self._db.change("DELETE FROM deleted WHERE parent = ? AND name = ?", (parent.ino, name))
+            if table == "created" and not node.is_dir:
+                self._swap_kinds(node)
             self._settle(node)
         else:
             self._db.change(f"INSERT INTO {table} VALUES (?, ?, ?)", (parent.ino, name, node.ino))
@@ -314,6 +316,13 @@ class Namespace:
             return True
         child = self._inodes.base_child(parent, name)
         return child is not None and not node.is_dir and child[1] == node.ino and child[0].st_nlink > 1
+
+    def _swap_kinds(self, node: Node) -> None:
+        """A created link took a base name back: a name that was renamed away from there is the created link now."""
+        place = self._db.row("SELECT parent, name FROM renamed WHERE ino = ? LIMIT 1", (node.ino,))
+        if place is not None:
+            self._db.change("DELETE FROM renamed WHERE parent = ? AND name = ?", place)
+            self._db.change("INSERT INTO created VALUES (?, ?, ?)", (*place, node.ino))
 
     def _settle(self, node: Node) -> None:
         """Delete the row of a base object that is back in its place, if nothing else of it was changed."""
