@@ -22,7 +22,6 @@ from minifo.engine.errors import FsError
 from minifo.engine.inodes import Row, now
 from minifo.engine.model import FILE_MAX
 from minifo.engine.objects import ObjectStore
-from minifo.engine.storage import Storage
 
 _COPY_WHOLE = 128 << 10  # base files up to this size (bytes) are copied whole: cheaper than keeping extents
 _COPY_STEP = 1 << 20
@@ -52,14 +51,12 @@ class Content:
     Args:
         db: the overlay's database.
         base: the base view.
-        storage: the storage directory.
-        objects: the content objects in it.
+        objects: the content objects in storage.
     """
 
-    def __init__(self, db: Database, base: BaseView, storage: Storage, objects: ObjectStore) -> None:
+    def __init__(self, db: Database, base: BaseView, objects: ObjectStore) -> None:
         self._db = db
         self._base = base
-        self._storage = storage
         self._objects = objects
         self._can_clone = True
 
@@ -247,7 +244,7 @@ class Content:
         else:
             number, tail = self._objects.create(), 0
         # the same offset as in the file where files can have holes: neighbours merge, and the object can become whole
-        return number, start if self._storage.has_holes else -(-tail // _BLOCK) * _BLOCK
+        return number, start if self._objects.has_holes else -(-tail // _BLOCK) * _BLOCK
 
     # -- cutting
 

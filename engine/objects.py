@@ -1,7 +1,7 @@
 """Content objects: plain files in storage that hold bytes, named by ids that are never used twice.
 
 The store hands out ids, keeps a few descriptors open, and remembers what a commit must make durable first: objects that
-were written (``dirty``) and directories that got new entries.  Ids are reserved ahead by a committed upper bound
+were written (``dirty``) and directories whose entries changed.  Ids are reserved ahead by a committed upper bound
 (``limit``), so that objects made after the last durable commit are found by id and swept at the next mount, without
 walking the store.  An object that no commit has ever named is deleted at once; any other becomes a row of ``garbage``
 and is deleted when the commit that dropped it is durable.
@@ -19,6 +19,7 @@ from minifo.engine.storage import Storage
 
 ROOM = 1024  # ids in one directory, and the least that is reserved ahead
 _FDS = 128
+_PROBE_SIZE = 1 << 20  # bytes
 _SYNC_SINGLY = 32  # above this many files one syncfs is cheaper (26 against 1,284 ms for 1,000 on ext4)
 
 
@@ -46,12 +47,25 @@ class ObjectStore:
         self.limit = limit
         self.committed_next = next_object  # no id from here on is named by a durable commit
         self.dirty: set[int] = set()
-        self.new_entries: set[str] = set()
+        self.changed_dirs: set[str] = set()
         self.trims: dict[int, tuple[int, int]] = {}  # object: (inode, bytes that stay), when the next commit is durable
         self.used: int | None = None  # bytes all objects take, where they are counted
         self.swept: set[int] = set()  # garbage whose files are gone; the rows go with the next commit
 
     # -- objects
+
+    @property
+    def has_holes(self) -> bool:
+        """True if files in this storage can have holes (exFAT's cannot); tried once, inside an operation.
+
+        Tried on an object, so that a crash leaves nothing that is not swept.
+        """
+        if self._storage.has_holes is None:
+            number = self.create()
+            self.truncate(number, _PROBE_SIZE)
+            self._storage.has_holes = self.stat(number).st_blocks * 512 < _PROBE_SIZE // 2
+            self.drop(number)
+        return self._storage.has_holes
 
     def room(self) -> int:
         """How many ids may be handed out before the next commit must reserve more."""
@@ -74,13 +88,14 @@ class ObjectStore:
             for parent, name in ((".", "content"), ("content", directory)):
                 if not self._storage.exists(name):
                     self._storage.mkdir(name)
-                    self.new_entries.add(parent)
+                # also where it exists: who made it may have been killed before it was synced
+                self.changed_dirs.add(parent)
             self._dirs = {directory}
+        self.changed_dirs.add(directory)
         fd = self._storage.create(object_name(number))
         self.next_object = number + 1
         self._fds.put(number, fd)
         self.dirty.add(number)
-        self.new_entries.add(directory)
         self._db.on_failure(partial(self._delete, number))
         return number
 
@@ -142,6 +157,7 @@ class ObjectStore:
         self.trims.pop(number, None)
         if self.used is not None:
             self.used -= self._storage.stat(object_name(number)).st_blocks * 512
+        self.changed_dirs.add(f"content/{number >> 10:x}")
         self._storage.unlink(object_name(number))
 
     def count_bytes(self) -> None:
@@ -175,10 +191,13 @@ class ObjectStore:
         return dirty
 
     def sync_entries(self) -> None:
-        """Make the names of new objects durable."""
-        for directory in sorted(self.new_entries):
+        """Make the names of new objects durable, and the absence of deleted ones.
+
+        The latter before the commit that forgets them: a file that comes back afterwards would never be found.
+        """
+        for directory in sorted(self.changed_dirs):
             self._storage.sync_dir(directory)
-        self.new_entries.clear()
+        self.changed_dirs.clear()
 
     def sweep_uncommitted(self, replayed: bool) -> int:
         """Delete objects that no commit names: exactly the range between the last id it knows and the limit.
@@ -195,12 +214,16 @@ class ObjectStore:
             sql = "SELECT object FROM inode WHERE object >= ?1 UNION SELECT object FROM extent WHERE object >= ?1"
             named = {number for (number,) in self._db.rows(sql, (first,))}
         count = 0
-        for block in range(first >> 10, (self.limit >> 10) + 1):
-            for name in self._storage.names(f"content/{block:x}"):
-                number = block << 10 | int(name, 16)
+        directories = [f"content/{block:x}" for block in range(first >> 10, (self.limit >> 10) + 1)]
+        for directory in directories:
+            for name in self._storage.names(directory):
+                number = int(directory.rpartition("/")[2], 16) << 10 | int(name, 16)
                 if number >= first and number not in named:
                     self._storage.unlink(object_name(number))
                     count += 1
+        if count:
+            # a killed daemon may have deleted others of them: no id of the range is looked at again
+            self.changed_dirs.update(directory for directory in directories if self._storage.exists(directory))
         return count
 
     def take_trims(self) -> dict[int, tuple[int, int]]:
@@ -217,6 +240,9 @@ class ObjectStore:
         for number in numbers:
             if self._storage.exists(object_name(number)):
                 self._unlink(number)
+            elif self._storage.exists(directory := f"content/{number >> 10:x}"):
+                # who deleted it may have been killed before that was durable
+                self.changed_dirs.add(directory)
             self.swept.add(number)
 
     def forget_swept(self) -> None:

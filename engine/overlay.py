@@ -50,7 +50,7 @@ class Overlay:
         numbers = Numbers(base.root_stat, (facts["window"], facts["window_end"]))
         self.inodes = Inodes(db, base, numbers, facts["next_ino"])
         self.objects = ObjectStore(db, storage, facts["next_object"], facts["object_limit"])
-        self.content = Content(db, base, storage, self.objects)
+        self.content = Content(db, base, self.objects)
         self.attributes = Attributes(db, base, self.inodes, self.content)
         self.merge = Merge(db, base, self.inodes, self.content)
         self.namespace = Namespace(db, base, self.inodes, self.merge, self.content, self.attributes)
@@ -101,6 +101,8 @@ class Overlay:
             _hide_storage(base, view, store)
             if not store.is_formatted:
                 store.format(_first_facts(view), vfs)
+            elif not read_only:
+                store.sync_dir(".")  # who made the files here may have been killed before their names were durable
             db = open_database(store.database, read_only=read_only, vfs=vfs)
             overlay = cls(view, store, db)
             overlay._recover(os.path.realpath(base), redo_directory)
@@ -124,6 +126,8 @@ class Overlay:
         if self.db.read_only:
             keep_reserved(self.db, self.base, self.inodes.numbers)
             return
+        # the last commit of a killed daemon may not be durable yet, and is what everybody builds on from now on
+        self.commits.harden()
         redo = RedoLog(redo_directory, self.uuid, self.storage.database) if redo_directory is not None else None
         replayed = redo is not None and self._replay(redo)
         if self.objects.sweep_uncommitted(replayed):
@@ -151,9 +155,10 @@ class Overlay:
             self.commits.keep_redo(redo, self._commit_token())
 
     def _limit(self, max_size: int | None) -> None:
-        self.space = Space(self.storage, self.objects, self.commit, max_size)
+        self.space = Space(self.db, self.storage, self.objects, self.commit, max_size)
         if not self.db.read_only:
             self.commits.space = self.space
+            self.space.after_commit()
 
     def _commit_token(self) -> int:
         return int(self.db.value("SELECT value FROM overlay WHERE key = 'commit_token'"))
