@@ -20,11 +20,13 @@ from minifo.engine.redo import memory_directory
 from minifo.fusefront import hook, mountinfo
 from minifo.fusefront.committer import Committer
 from minifo.fusefront.launch import captured_stderr
+from minifo.fusefront.pump import EagerTrio
 from minifo.fusefront.options import MountOptions, format_source
 from minifo.fusefront.unmount import detach
 
 log = logging.getLogger(__name__)
 
+_TASKS = 100_000  # requests that may be under way; each that waits for durability is one, and more must be served
 _ENDING = 10.0  # seconds a daemon whose mount is gone already may take for its last commit
 
 
@@ -43,6 +45,8 @@ def run(options: MountOptions, mountpoint: str, *, ready: Callable[[], None], fo
     hook.load()
     hook.activate(not options.plain)
     import pyfuse3  # after the hook: it must find the hook's symbols first
+
+    pyfuse3.trio = EagerTrio()  # type: ignore[attr-defined]
 
     overlay = _open(options)
     try:
@@ -122,7 +126,7 @@ async def _serve(committer: Committer, mountpoint: str, ready: Callable[[], None
         nursery.start_soon(committer.run)
         nursery.start_soon(_end_on_signal, committer, mountpoint)
         nursery.start_soon(_say_ready, committer, mountpoint, ready, foreground)
-        await pyfuse3.main()
+        await pyfuse3.main(min_tasks=2, max_tasks=_TASKS)
         nursery.cancel_scope.cancel()
 
 

@@ -1,0 +1,75 @@
+"""How the next request is waited for: eagerly, since it usually follows at once.
+
+pyfuse3 waits for every request through trio, with a lock around it: two turns of the scheduler and an epoll cycle,
+which cost more than most of our answers.  It takes what it needs of trio from a module attribute, so that another
+event loop can stand in (pyfuse3.asyncio does).  ``EagerTrio`` stands in with trio itself, but for two things:
+
+* ``wait_readable`` first looks whether a request is there already, for a moment also whether one comes, and only then
+  gives way to the event loop.  It gives way in any case after a number of requests, so that timers and workers run.
+* ``Lock`` is taken without a turn of the scheduler where it is free.  A task that waits for it runs when the holder
+  really waits for something, so a handler that awaits does not hold up the next request.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+from types import TracebackType
+
+import trio
+
+_IN_A_ROW = 64  # requests served before the event loop gets its turn
+_MOMENT = 1  # milliseconds a request is waited for before giving way: shorter than any timer of ours
+
+
+class EagerLock:
+    """A lock whose holder may take it again before those who wait, unless it really waits itself."""
+
+    def __init__(self) -> None:
+        self._held = False
+        self._waiting = trio.lowlevel.ParkingLot()
+
+    async def __aenter__(self) -> None:
+        while self._held:
+            await self._waiting.park()
+        self._held = True
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._held = False
+        self._waiting.unpark()
+
+
+class EagerLowlevel:
+    """What pyfuse3 uses of ``trio.lowlevel``."""
+
+    current_task = staticmethod(trio.lowlevel.current_task)
+    current_trio_token = staticmethod(trio.lowlevel.current_trio_token)
+    notify_closing = staticmethod(trio.lowlevel.notify_closing)
+
+    def __init__(self) -> None:
+        self._poll: select.poll | None = None
+        self._left = _IN_A_ROW
+
+    async def wait_readable(self, fd: int) -> None:
+        """Return when *fd* can be read."""
+        if self._poll is None:
+            self._poll = select.poll()
+            self._poll.register(fd, select.POLLIN)
+        self._left -= 1
+        if self._left > 0 and self._poll.poll(0):
+            return
+        self._left = _IN_A_ROW
+        await trio.lowlevel.wait_readable(fd)
+
+
+class EagerTrio:
+    """What pyfuse3 uses of ``trio``."""
+
+    Lock = EagerLock
+    ClosedResourceError = trio.ClosedResourceError
+    open_nursery = staticmethod(trio.open_nursery)
+
+    def __init__(self) -> None:
+        self.lowlevel = EagerLowlevel()
