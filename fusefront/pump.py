@@ -4,22 +4,20 @@ pyfuse3 waits for every request through trio, with a lock around it: two turns o
 which cost more than most of our answers.  It takes what it needs of trio from a module attribute, so that another
 event loop can stand in (pyfuse3.asyncio does).  ``EagerTrio`` stands in with trio itself, but for two things:
 
-* ``wait_readable`` first looks whether a request is there already, for a moment also whether one comes, and only then
-  gives way to the event loop.  It gives way in any case after a number of requests, so that timers and workers run.
+* ``wait_readable`` first looks whether a request is there already, and only then gives way to the event loop.  It gives
+  way in any case after a number of requests, so that timers and workers run.
 * ``Lock`` is taken without a turn of the scheduler where it is free.  A task that waits for it runs when the holder
   really waits for something, so a handler that awaits does not hold up the next request.
 """
 
 from __future__ import annotations
 
-import os
 import select
 from types import TracebackType
 
 import trio
 
 _IN_A_ROW = 64  # requests served before the event loop gets its turn
-_MOMENT = 1  # milliseconds a request is waited for before giving way: shorter than any timer of ours
 
 
 class EagerLock:

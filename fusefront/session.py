@@ -20,8 +20,8 @@ from minifo.engine.redo import memory_directory
 from minifo.fusefront import hook, mountinfo
 from minifo.fusefront.committer import Committer
 from minifo.fusefront.launch import captured_stderr
-from minifo.fusefront.pump import EagerTrio
 from minifo.fusefront.options import MountOptions, format_source
+from minifo.fusefront.pump import EagerTrio
 from minifo.fusefront.unmount import detach
 
 log = logging.getLogger(__name__)
