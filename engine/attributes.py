@@ -82,9 +82,11 @@ class Attributes:
             if change.size != row.size:
                 row = row._replace(mtime=t)
         elif (
-            any(value is not None for value in (change.mode, change.uid, change.gid, change.atime, change.mtime))
+            any(value is not None for value in (change.mode, change.uid, change.gid, change.atime))
+            or change.mtime not in (None, row.mtime)
             or change.kill_priv
         ):
+            # the kernel's ctime of a renamed file comes with an mtime that is none of anybody's doing
             self._inodes.modify(row)
         mode = self._new_mode(row, change)
         if mode != row.mode:
@@ -190,6 +192,10 @@ class Attributes:
             raise FsError(errno.ERANGE)
         if len(value) > _XATTR_SIZE_MAX:
             raise FsError(errno.E2BIG)
+        if name == acl.DEFAULT and not node.is_dir:
+            if acl.parse(value):
+                raise FsError(errno.EACCES)
+            return  # to remove what cannot be there is no error
         row = self._own_xattrs(node)
         old = self._db.value("SELECT 1 FROM xattr WHERE ino = ? AND name = ?", (node.ino, name))
         if old is None and flags & _XATTR_REPLACE:
@@ -204,8 +210,6 @@ class Attributes:
                 mode &= ~stat.S_ISGID
             self._db.change("UPDATE inode SET mode = ? WHERE ino = ?", (mode, node.ino))
         elif name == acl.DEFAULT:
-            if not stat.S_ISDIR(row.mode):
-                raise FsError(errno.EACCES)
             kept = value if acl.parse(value) else None
         self._put(node.ino, name, kept)
         used = self._db.value("SELECT sum(length(name) + 1) FROM xattr WHERE ino = ?", (node.ino,))

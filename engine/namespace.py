@@ -224,10 +224,10 @@ class Namespace:
         target = self._merge.resolve(new_parent, new_name)
         if flags == RenameFlags.NOREPLACE and target is not None:
             raise FsError(errno.EEXIST)
-        if source.node.is_dir and self._is_below(new_parent, source.node):
-            raise FsError(errno.EINVAL, "rename into itself")
         if flags == RenameFlags.EXCHANGE and target is None:
             raise FsError(errno.ENOENT)
+        if source.node.is_dir and self._is_below(new_parent, source.node):
+            raise FsError(errno.EINVAL, "rename into itself")
         if target is not None and target.node.is_dir and self._is_below(parent, target.node):
             code = errno.EINVAL if flags == RenameFlags.EXCHANGE else errno.ENOTEMPTY
             raise FsError(code, "rename over a directory above")

@@ -379,9 +379,9 @@ class Overlay:
         self._make_room(len(data))
         with self.db.operation():
             node = self.inodes.node(ino)
-            row = self.inodes.adopt(node)
-            self._check_regular(node, row.mode)
+            self._check_regular(node, self.inodes.mode(node))
             if data:
+                row = self.inodes.adopt(node)
                 self.inodes.modify(row, content=True)
                 self.content.write(row, node.path, offset, data)
         return len(data)
