@@ -219,7 +219,12 @@ class Lab:
         image = where.with_suffix(".img")
         with open(image, "wb") as file:
             file.truncate(megabytes << 20)
-        run(*{"ext4": ("mkfs.ext4", "-q"), "xfs": ("mkfs.xfs", "-q"), "exfat": ("mkfs.exfat", "-q")}[kind], image)
+        run(
+            *{"ext4": ("mkfs.ext4", "-q", "-b", "4096"), "xfs": ("mkfs.xfs", "-q"), "exfat": ("mkfs.exfat", "-q")}[
+                kind
+            ],
+            image,
+        )
         if kind == "exfat":
             loop = run("losetup", "-f", "--show", image).stdout.strip()
             self.undo(lambda: run("losetup", "-d", loop, check=False))
