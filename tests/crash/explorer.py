@@ -1,0 +1,670 @@
+"""The crash explorer: cuts the power at every point of a record, in many ways, and looks at what is left.
+
+For each point the disk model (disk.py) gives possible disks; each is mounted by the engine and must
+
+    open without repair, and show the tree of one commit, not older than the last one acknowledged, never a mix;
+    (bytes overwritten in place since that commit may be old or new, block by block: promise P1's parenthesis)
+    break no numbered invariant, and leave nothing over in storage: no object without a name, no orphan, no garbage;
+    show the same tree after an unmount and another mount, and take new files.
+
+A share of what is left is mounted under the recorder again, and the power is cut during that recovery.
+
+By hand:
+
+    python tests/crash/explorer.py                     100,000 states over all workloads
+    python tests/crash/explorer.py --exhaustive        1,000,000
+    python tests/crash/explorer.py --replay FILE       one saved state again
+    --workload NAME --states N --seed N --jobs N --fault NAME
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import multiprocessing
+import os
+import random
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+sys.path.insert(0, os.path.dirname(__file__))
+
+from disk import SECTOR, Disk, State
+from faults import FAULTS
+from recorder import MARKS
+from workloads import WORKLOADS, Workload, fill
+from world import CALLER, Entry, Recording, Tree, World, make_base, materialise, reproducible, tree_of
+
+from minifo.engine import ROOT, Ino, Overlay
+from minifo.engine.objects import object_name
+from minifo.engine.storage import Storage
+
+FIXED = ("lost", "kept", "names", "sizes", "bytes")
+_KNOWN = {"minifo.db", "minifo.db-wal", "minifo.db-shm", "content", "lock", "reserve"}
+_PIECES = 3  # a sector of storage may hold only a part of a sector of the file: an extent's beginning, end, or both
+_REOPEN = 8  # one disk in so many is mounted a second time and written to
+
+
+class Wrong(Exception):
+    """A disk that breaks a promise; the text says which and how."""
+
+
+class Failure(NamedTuple):
+    """A violation, and how to come back to it."""
+
+    workload: str
+    fault: str | None
+    seed: int
+    trail: list[tuple[int, str]]  # (place in the record, recipe); a second pair is of the recovery from the first
+    what: str
+
+
+@dataclass
+class Summary:
+    """What was looked at."""
+
+    points: int = 0
+    states: int = 0  # built and judged
+    disks: int = 0  # different ones, each mounted
+    seconds: float = 0.0
+    failures: list[Failure] = field(default_factory=list)
+
+    def add(self, other: Summary) -> None:
+        """Take another one's figures in."""
+        self.points += other.points
+        self.states += other.states
+        self.disks += other.disks
+        self.seconds += other.seconds
+        self.failures += other.failures
+
+    def line(self, name: str) -> str:
+        """One line for a report."""
+        rate = self.disks / self.seconds if self.seconds else 0.0
+        return (
+            f"{name:20} {self.points:6} points {self.states:8} states {self.disks:8} different disks "
+            f"{self.seconds:7.1f} s {rate:6.0f}/s {len(self.failures)} violations"
+        )
+
+
+# -- one disk
+
+
+class _Tracking(Storage):
+    """Notes which names are changed, so that only those must be written anew for the next disk."""
+
+    touched: set[str]
+
+    def create(self, name: str) -> int:
+        self.touched.add(name)
+        return super().create(name)
+
+    def open(self, name: str, *, write: bool) -> int:
+        fd = super().open(name, write=write)
+        self._names[fd] = name
+        return fd
+
+    def write(self, fd: int, data: bytes | memoryview, offset: int) -> None:
+        self.touched.add(self._names.get(fd, ""))
+        super().write(fd, data, offset)
+
+    def truncate(self, fd: int, size: int) -> None:
+        self.touched.add(self._names.get(fd, ""))
+        super().truncate(fd, size)
+
+    def unlink(self, name: str) -> None:
+        self.touched.add(name)
+        super().unlink(name)
+
+    def rename(self, name: str, new_name: str) -> None:
+        self.touched |= {name, new_name}
+        super().rename(name, new_name)
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self._names: dict[int, str] = {}
+
+
+class Bench:
+    """A directory in which one disk after another is laid out and mounted.
+
+    Args:
+        path: an empty directory.
+        base: the base.
+    """
+
+    def __init__(self, path: str, base: str) -> None:
+        self._path = path
+        self._base = base
+        self._there: State = {}
+        self._touched: set[str] = set()
+
+    def lay_out(self, state: State) -> None:
+        """Make the directory hold exactly *state*; what it holds already is left alone."""
+        there = self._there
+        for name in self._touched:
+            there.pop(name, None)
+        # SQLite's files are not tracked; anything that is not known to be right goes
+        todo = [""]
+        while todo:
+            directory = todo.pop()
+            for entry in list(os.scandir(os.path.join(self._path, directory))):
+                name = os.path.join(directory, entry.name)
+                if entry.is_dir(follow_symlinks=False):
+                    if name in state:
+                        todo.append(name)
+                    else:
+                        shutil.rmtree(entry.path)
+                elif name != "lock" and (name not in state or name not in there or name.startswith("minifo.db")):
+                    os.unlink(entry.path)
+        for name, content in state.items():
+            path = os.path.join(self._path, name)
+            if content is None:
+                if not os.path.isdir(path):
+                    os.mkdir(path)
+            elif name.startswith("minifo.db") or name not in there or there[name] != content:
+                fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+                os.write(fd, content)
+                os.close(fd)
+        self._there = dict(state)
+        self._touched = set()
+
+    def _storage(self, path: str) -> Storage:
+        storage = _Tracking(path)
+        storage.touched = self._touched
+        return storage
+
+    def mount(self) -> Overlay:
+        """Open the overlay that is laid out.
+
+        Raises:
+            Wrong: it does not open.
+        """
+        try:
+            return Overlay.open(self._base, self._path, storage_io=self._storage)
+        except Exception as error:
+            raise Wrong(f"does not open: {type(error).__name__}: {error}") from error
+
+    def look(self) -> Tree:
+        """Mount what is laid out and check all that can be said without knowing its past.
+
+        Raises:
+            Wrong: a promise is broken.
+        """
+        overlay = self.mount()
+        try:
+            tree = _sound(overlay)
+            objects = {n for (n,) in overlay.db.rows("SELECT object FROM inode WHERE object IS NOT NULL")}
+            objects |= {n for (n,) in overlay.db.rows("SELECT object FROM extent")}
+        finally:
+            overlay.close()
+        self._nothing_left({object_name(number) for number in objects})
+        return tree
+
+    def _nothing_left(self, expected: set[str]) -> None:
+        if unknown := set(os.listdir(self._path)) - _KNOWN:
+            raise Wrong(f"left over in storage: {sorted(unknown)}")
+        found = set()
+        content = os.path.join(self._path, "content")
+        if os.path.isdir(content):
+            for entry in os.scandir(content):
+                if entry.is_dir(follow_symlinks=False):
+                    found |= {f"content/{entry.name}/{name}" for name in os.listdir(entry.path)}
+                else:
+                    found.add(f"content/{entry.name}")
+        if found != expected:
+            raise Wrong(f"objects without a name: {sorted(found - expected)}, missing: {sorted(expected - found)}")
+
+    def look_again(self, tree: Tree) -> None:
+        """Mount a second time: the same tree; and life goes on.
+
+        Raises:
+            Wrong: a promise is broken.
+        """
+        overlay = self.mount()
+        try:
+            if _sound(overlay) != tree:
+                raise Wrong("the second mount shows another tree than the first")
+            for table in ("orphan", "garbage"):
+                if overlay.db.value(f"SELECT count(*) FROM {table}"):
+                    raise Wrong(f"the second mount finds rows of {table}")
+            if (answer := overlay.db.value("PRAGMA integrity_check")) != "ok":
+                raise Wrong(f"the database is damaged: {answer}")
+            try:
+                ino = Ino(overlay.mknod(ROOT, b"after the crash", 0o644, 0, CALLER).ino)
+                overlay.write(ino, 0, fill(999, 1000))
+                for entry in tree.values():
+                    if entry.content and entry.ino < 0:
+                        overlay.write(Ino(entry.ino), 0, b"x")
+                overlay.commit()
+            except OSError as error:
+                raise Wrong(f"no new file can be made: {error}") from error
+            after = _sound(overlay)
+            if after.pop(b"/after the crash").content != fill(999, 1000) or after != tree:
+                raise Wrong("a new file changed others")
+        finally:
+            overlay.close()
+
+
+def _sound(overlay: Overlay) -> Tree:
+    try:
+        tree = tree_of(overlay)
+    except Exception as error:
+        raise Wrong(f"cannot be read: {type(error).__name__}: {error}") from error
+    if violations := overlay.check():
+        raise Wrong(f"invariants broken: {violations}")
+    if overlay.db.value("SELECT 1 FROM orphan") is not None:
+        raise Wrong("orphans are left")
+    return tree
+
+
+# -- judging
+
+
+def match(recording: Recording, tree: Tree, point: int, oldest: int, newest: int) -> int | None:
+    """The number of the commit whose tree this is, or None."""
+    for number in range(newest, oldest - 1, -1):
+        if tree == recording.trees[number]:
+            return number
+    for number in range(newest, oldest - 1, -1):
+        if all(why is None for why in _differences(recording, number, tree, point)):
+            return number
+    return None
+
+
+def _differences(recording: Recording, number: int, tree: Tree, point: int) -> Iterator[str | None]:
+    expected = recording.trees[number]
+    if tree.keys() != expected.keys():
+        missing, extra = expected.keys() - tree.keys(), tree.keys() - expected.keys()
+        yield f"missing {sorted(missing)}, extra {sorted(extra)}"
+        return
+    for path, entry in tree.items():
+        wanted = expected[path]
+        if entry == wanted:
+            continue
+        if entry._replace(content=b"") != wanted._replace(content=b""):
+            fields = [
+                f"{name} {mine!r} for {other!r}"
+                for name, mine, other in zip(Entry._fields[:-1], entry, wanted, strict=False)
+                if mine != other
+            ]
+            yield f"{path!r}: {', '.join(fields)}"
+        else:
+            yield _content_difference(recording, number, path, entry, wanted, point)
+
+
+def _content_difference(
+    recording: Recording, number: int, path: bytes, entry: Entry, wanted: Entry, point: int
+) -> str | None:
+    """Old or new, block by block: None if every block is one the file had since that commit."""
+    began = _sealed_at(recording, number)
+    later = [content for at, content in recording.versions.get(entry.ino, ()) if began <= at <= point]
+    candidates = [wanted.content, *later]
+    for start in range(0, len(wanted.content), SECTOR):
+        block = entry.content[start : start + SECTOR]
+        if _pieces(block, [content[start : start + SECTOR] for content in candidates]) > _PIECES:
+            if entry.content == b"\0" * len(entry.content):
+                return f"{path!r}: {len(entry.content)} bytes of zeros"
+            return f"{path!r}: bytes {start}-{start + len(block)} are none the file ever had: {block[:40]!r}"
+    return None
+
+
+def _pieces(block: bytes, versions: list[bytes]) -> int:
+    """Of how many pieces of versions a block is made; more than there are bytes if it cannot be."""
+    at = pieces = 0
+    while at < len(block):
+        longest = max(len(os.path.commonprefix([block[at:], version[at:]])) for version in versions)
+        if longest == 0:
+            return len(block) + 1
+        at += longest
+        pieces += 1
+    return pieces
+
+
+def _sealed_at(recording: Recording, number: int) -> int:
+    return next((at for at, op in enumerate(recording.ops) if op[:2] == ("seal", number)), 0)
+
+
+# -- one record
+
+
+class Exploration:
+    """Cuts the power everywhere in one record.
+
+    Args:
+        recording: the record.
+        scratch: a directory to work in.
+        share: (k, n): look at every n-th point from the k-th on.
+    """
+
+    def __init__(self, recording: Recording, scratch: str, share: tuple[int, int] = (0, 1)) -> None:
+        self._recording = recording
+        self._share = share
+        path = tempfile.mkdtemp(dir=scratch)
+        self._bench = Bench(path, recording.base)
+        self._seen: dict[int, int | None] = {}
+        self._clean: set[int] = set()  # points where nothing is volatile: there is one disk only
+        self.summary = Summary()
+        self.trees: dict[tuple[int, str], Tree] = {}
+
+    def replay(self) -> Iterator[tuple[int, Disk, int, int]]:
+        """Every point: its place, the disk, and the numbers of the oldest and newest commit it may show."""
+        disk = Disk(self._recording.image)
+        oldest = newest = 0
+        yield 0, disk, oldest, newest
+        for place, op in enumerate(self._recording.ops, 1):
+            if op[0] == "seal":
+                newest = op[1]
+            elif op[0] == "acked":
+                oldest = op[1]
+                yield place, disk, oldest, newest
+            elif op[0] not in MARKS:
+                disk.apply(op)
+                yield place, disk, oldest, newest
+
+    def round(self, recipes: list[str], keep_trees: bool = False) -> Iterator[tuple[int, str, str]]:
+        """Judge the disks that these recipes give at each point.
+
+        A recipe with ``*`` is a random one of its own at each point.
+
+        Yields:
+            Place, recipe and what is wrong, for each violation.
+        """
+        start = time.perf_counter()
+        mine, of = self._share
+        count = 0
+        for index, (place, disk, oldest, newest) in enumerate(self.replay()):
+            if index % of != mine or place in self._clean:
+                continue
+            count += 1
+            if disk.is_clean:
+                self._clean.add(place)
+            for recipe in recipes:
+                recipe = recipe.replace("*", str(place))
+                try:
+                    tree = self.judge(disk.build(recipe), place, oldest, newest)
+                except Wrong as wrong:
+                    self.summary.seconds += time.perf_counter() - start
+                    yield place, recipe, str(wrong)
+                    start = time.perf_counter()
+                    continue
+                if keep_trees and tree is not None:
+                    self.trees[place, recipe] = tree
+        self.summary.points = max(self.summary.points, count)
+        self.summary.seconds += time.perf_counter() - start
+
+    def judge(self, state: State, place: int, oldest: int, newest: int) -> Tree | None:
+        """Mount a disk and check everything; None if the same disk was seen to be right before.
+
+        Raises:
+            Wrong: a promise is broken.
+        """
+        self.summary.states += 1
+        key = hash(frozenset(state.items()))
+        if (known := self._seen.get(key)) is not None and known >= oldest:
+            return None
+        self.summary.disks += 1
+        self._bench.lay_out(state)
+        tree = self._bench.look()
+        found = match(self._recording, tree, place, oldest, newest)
+        if found is None:
+            differences = {
+                number: next((why for why in _differences(self._recording, number, tree, place) if why), "")
+                for number in range(oldest, newest + 1)
+            }
+            raise Wrong(f"the tree is of no commit from {oldest} to {newest}: {differences}")
+        if key % _REOPEN == 0:
+            self._bench.look_again(tree)
+        self._seen[key] = found
+        return tree
+
+
+# -- one workload
+
+
+@contextmanager
+def scratch_directory() -> Iterator[str]:
+    """A directory in memory, removed afterwards."""
+    root = "/dev/shm" if os.path.isdir("/dev/shm") else None
+    path = tempfile.mkdtemp(prefix="minifo-crash-", dir=root)
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path)
+
+
+def record(workload: Workload, scratch: str, base: str) -> Recording:
+    """Run a workload under the recorder, and let the power go at its end."""
+    image: State = {}
+    tree = None
+    if workload.before is not None:
+        before = record(Workload(workload.before), scratch, base)
+        disk = Disk()
+        for op in before.ops:
+            if op[0] not in MARKS:
+                disk.apply(op)
+        image = disk.build("kept")
+        base = make_base(tempfile.mkdtemp(dir=scratch))
+        bench = Bench(tempfile.mkdtemp(dir=scratch), base)
+        bench.lay_out(image)
+        tree = bench.look()
+    with reproducible():
+        world = World(
+            tempfile.mkdtemp(dir=scratch),
+            base,
+            image=image,
+            tree=tree,
+            packed=workload.packed,
+            wal_limit=workload.wal_limit,
+        )
+        if workload.killed_at_birth:
+            world.open_and_kill()
+        world.open()
+        workload.run(world)
+        return world.end()
+
+
+def record_recovery(state: State, tree: Tree, packed: bool, scratch: str, base: str) -> Recording:
+    """Mount what a crash left under the recorder, do a little, and let the power go again."""
+    with reproducible():
+        world = World(tempfile.mkdtemp(dir=scratch), base, image=state, tree=tree, packed=packed)
+        world.open()
+        world.create("fresh", fill(900, 700))
+        world.commit()
+        world.replace("fresh", fill(901, 700))
+        world.commit()
+        return world.end()
+
+
+def explore(
+    name: str, *, states: int, seed: int = 0, fault: str | None = None, share: tuple[int, int] = (0, 1), stop: int = 5
+) -> Summary:
+    """Explore one workload until so many different disks were mounted, a tenth of them during recoveries.
+
+    Args:
+        name: of the workload.
+        states: how many; fewer if there are no more.
+        seed: of all random choices.
+        fault: a seeded fault to run with (faults.py).
+        share: (k, n): the k-th of n processes.
+        stop: end after so many violations.
+    """
+    workload = WORKLOADS[name]
+    with ExitStack() as stack:
+        scratch = stack.enter_context(scratch_directory())
+        if fault is not None:
+            stack.enter_context(FAULTS[fault].plant())
+        base = make_base(os.path.join(scratch, "base"))
+        recording = record(workload, scratch, base)
+        exploration = Exploration(recording, scratch, share)
+        summary = exploration.summary
+
+        def fail(trail: list[tuple[int, str]], what: str) -> bool:
+            summary.failures.append(Failure(name, fault, seed, trail, what))
+            return len(summary.failures) >= stop
+
+        wanted = states - states // 10
+        turn = 0
+        before = -1
+        while summary.disks < wanted and summary.disks != before:
+            before = summary.disks
+            recipes = list(FIXED) if turn == 0 else [f"{seed}.{turn}.{n}.*" for n in range(4)]
+            for place, recipe, what in exploration.round(recipes, keep_trees=turn <= 1):
+                if fail([(place, recipe)], what):
+                    return summary
+            turn += 1
+        for trail, what, part in _recoveries(exploration, workload, seed, states - summary.disks, scratch):
+            summary.add(part)
+            if what is not None and fail(trail, what):
+                return summary
+    return summary
+
+
+def _recoveries(
+    outer: Exploration, workload: Workload, seed: int, states: int, scratch: str
+) -> Iterator[tuple[list[tuple[int, str]], str | None, Summary]]:
+    """Cut the power while what an earlier cut left is being recovered."""
+    rng = random.Random(seed)
+    chosen = sorted(rng.sample(sorted(outer.trees), min(len(outer.trees), max(1, states // 300))))
+    disks = 0
+    by_place: dict[int, list[str]] = {}
+    for place, recipe in chosen:
+        by_place.setdefault(place, []).append(recipe)
+    for place, disk, _, _ in outer.replay():
+        for recipe in by_place.pop(place, ()):
+            base = outer._recording.base
+            state = disk.build(recipe)
+            recording = record_recovery(state, outer.trees[place, recipe], workload.packed, scratch, base)
+            inner = Exploration(recording, scratch)
+            for found in inner.round([*FIXED, f"{seed}.r.*", f"{seed}.s.*"]):
+                yield [(place, recipe), found[:2]], found[2], Summary()
+            disks += inner.summary.disks
+            inner.summary.points = 0
+            yield [], None, inner.summary
+            if disks >= states:
+                return
+
+
+# -- by hand
+
+
+def save(failure: Failure, directory: str) -> str:
+    """Write a failure where ``--replay`` finds it, with the disk it is about beside it."""
+    os.makedirs(directory, exist_ok=True)
+    place, recipe = failure.trail[-1]
+    path = os.path.join(directory, f"{failure.workload}-{place}-{recipe}.json")
+    with open(path, "w", encoding="utf-8") as file:
+        json.dump(failure._asdict(), file, indent=1)
+    replay(path, keep=path.removesuffix(".json") + ".disk")
+    return path
+
+
+def replay(path: str, keep: str | None = None) -> str | None:
+    """Come back to a saved failure.
+
+    Args:
+        path: of the saved failure.
+        keep: a directory to write the disk to, as it was before it was mounted.
+
+    Returns:
+        What is wrong, None if it is right now.
+    """
+    with open(path, encoding="utf-8") as file:
+        failure: dict[str, Any] = json.load(file)
+    with ExitStack() as stack:
+        scratch = stack.enter_context(scratch_directory())
+        if failure["fault"] is not None:
+            stack.enter_context(FAULTS[failure["fault"]].plant())
+        workload = WORKLOADS[failure["workload"]]
+        base = make_base(os.path.join(scratch, "base"))
+        recording = record(workload, scratch, base)
+        for depth, (place, recipe) in enumerate(failure["trail"], 1):
+            exploration = Exploration(recording, scratch)
+            disk, oldest, newest = next((d, o, n) for p, d, o, n in exploration.replay() if p == place)
+            state = disk.build(recipe)
+            if depth == len(failure["trail"]) and keep is not None:
+                os.makedirs(keep)
+                materialise(keep, state)
+            tail = [op[:3] if op[0] == "write" else op for op in recording.ops[max(0, place - 12) : place]]
+            for at, op in enumerate(tail, max(0, place - 12)):
+                print(f"  {at:5} {op}")
+            print(f"power cut at {place}, recipe {recipe}: commits {oldest} to {newest} may show")
+            try:
+                tree = exploration.judge(state, place, oldest, newest)
+            except Wrong as wrong:
+                return str(wrong)
+            if depth < len(failure["trail"]):
+                assert tree is not None
+                recording = record_recovery(state, tree, workload.packed, scratch, base)
+    return None
+
+
+def _explore_share(arguments: tuple[str, int, int, str | None, tuple[int, int], int]) -> Summary:
+    logging.disable(logging.WARNING)
+    name, states, seed, fault, share, stop = arguments
+    return explore(name, states=states, seed=seed, fault=fault, share=share, stop=stop)
+
+
+def explore_parallel(
+    name: str, *, states: int, seed: int = 0, fault: str | None = None, jobs: int = 1, stop: int = 5
+) -> Summary:
+    """``explore`` in several processes."""
+    start = time.perf_counter()
+    shares = [(name, states // jobs, seed, fault, (k, jobs), stop) for k in range(jobs)]
+    total = Summary()
+    if jobs == 1:
+        total.add(_explore_share(shares[0]))
+    else:
+        with multiprocessing.get_context("spawn").Pool(jobs) as pool:
+            for part in pool.imap(_explore_share, shares):
+                total.add(part)
+    total.seconds = time.perf_counter() - start
+    return total
+
+
+def main() -> int:
+    """The command line; exit status 1 if a promise is broken."""
+    parser = argparse.ArgumentParser(description="Cut the power everywhere and look at what is left.")
+    parser.add_argument("--states", type=int, default=100_000, help="different disks to mount, over all workloads")
+    parser.add_argument("--exhaustive", action="store_true", help="1,000,000 of them")
+    parser.add_argument("--workload", choices=sorted(WORKLOADS), action="append")
+    parser.add_argument("--fault", choices=sorted(FAULTS), help="run with a seeded fault: it must be found")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--stop", type=int, default=5, help="violations per workload to stop at")
+    parser.add_argument("--save", default="crash-failures", help="directory for failing states")
+    parser.add_argument("--replay", metavar="FILE", help="look at one saved state again")
+    arguments = parser.parse_args()
+    logging.disable(logging.WARNING)
+    if arguments.replay:
+        wrong = replay(arguments.replay)
+        print(wrong or "right")
+        return 1 if wrong else 0
+    names = arguments.workload or list(WORKLOADS)
+    states = (1_000_000 if arguments.exhaustive else arguments.states) // len(names)
+    total = Summary()
+    for name in names:
+        summary = explore_parallel(
+            name,
+            states=states,
+            seed=arguments.seed,
+            fault=arguments.fault,
+            jobs=arguments.jobs,
+            stop=arguments.stop,
+        )
+        print(summary.line(name), flush=True)
+        for failure in summary.failures:
+            print(f"  {save(failure, arguments.save)}: {failure.what}"[:1500], flush=True)
+        total.add(summary)
+    print(total.line("total"))
+    return 1 if total.failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

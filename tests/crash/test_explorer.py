@@ -1,0 +1,105 @@
+"""Promises P1 to P3: the power is cut everywhere in every workload, and what is left is mounted and judged.
+
+How many states is set by CRASH_STATES, over all workloads; the whole run prints a line for each.  By hand, and for many
+more: ``python tests/crash/explorer.py --exhaustive``.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+from disk import Disk
+from explorer import Summary, explore, replay, save
+from faults import FAULTS
+from recorder import Recorder
+from workloads import WORKLOADS
+
+from minifo.engine.storage import Storage
+
+_STATES = int(os.environ.get("CRASH_STATES", "16000" if os.environ.get("CI") else "4000"))
+_TO_FIND = 4000  # disks after which a seeded fault must have been found
+
+_HARMLESS = {"database", "database_bytes", "log_bytes", "identity", "is_formatted", "has_holes", "check_empty", "lock"}
+_HARMLESS |= {"close", "exists", "stat", "names", "statvfs"}
+_COMPOSED = {"format"}  # of recorded effects
+_NO_CONTENT = {"allocate"}  # blocks, but neither bytes nor a size
+
+
+@pytest.fixture(scope="module")
+def total(request: pytest.FixtureRequest) -> Iterator[Summary]:
+    summary = Summary()
+    yield summary
+    reporter = request.config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is not None:
+        reporter.write_line("\n" + summary.line("crash states"))
+
+
+@pytest.mark.parametrize("name", WORKLOADS)
+def test_every_crash_leaves_a_tree_that_was_committed(
+    name: str, total: Summary, tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """After a power cut anywhere the overlay mounts and shows the tree of one commit, with nothing left over."""
+    summary = explore(name, states=_STATES // len(WORKLOADS))
+    total.add(summary)
+    with capsys.disabled():
+        print("\n" + summary.line(name), end=" ")
+    if summary.failures:
+        failure = summary.failures[0]
+        path = save(failure, str(tmp_path_factory.getbasetemp() / "crash-failures"))
+        pytest.fail(f"{failure.what}\nreplay it: python tests/crash/explorer.py --replay {path}", pytrace=False)
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_every_seeded_fault_is_found(name: str) -> None:
+    """With any one ordering step taken out, the explorer finds a broken promise."""
+    fault = FAULTS[name]
+    summary = explore(fault.workload, states=_TO_FIND, fault=name, stop=1)
+    assert summary.failures, f"not found in {summary.disks} disks: {fault.what}"
+
+
+def test_a_failing_state_can_be_replayed(tmp_path: object) -> None:
+    """A saved failure fails again with the one command its report names, and its disk lies beside it."""
+    summary = explore("untar", states=_TO_FIND, fault="objects-unsynced", stop=1)
+    path = save(summary.failures[0], str(tmp_path))
+    assert replay(path) == summary.failures[0].what
+    assert os.path.isdir(path.removesuffix(".json") + ".disk")
+    script = os.path.join(os.path.dirname(__file__), "explorer.py")
+    again = subprocess.run([sys.executable, script, "--replay", path], capture_output=True, text=True)
+    assert again.returncode == 1
+    assert "power cut at" in again.stdout
+
+
+def test_nothing_reaches_storage_unrecorded() -> None:
+    """Every method of Storage that has an effect is recorded."""
+    recorder = Recorder()
+    recorded = set(vars(type(recorder.storage("/"))))
+    recorder.close()
+    public = {name for name in vars(Storage) if not name.startswith("_")}
+    assert public - recorded == (_HARMLESS | _COMPOSED | _NO_CONTENT) & public
+
+
+def test_the_disk_keeps_what_was_synced_and_nothing_else() -> None:
+    """The disk model: bytes by the file's sync, names by the directory's, renames whole, sectors apart."""
+    disk = Disk()
+    for op in (("create", "a"), ("write", "a", 0, b"1" * 1024), ("sync", "a")):
+        disk.apply(op)
+    assert disk.build("lost") == {}, "a synced file without a synced name is gone"
+    assert disk.build("kept") == {"a": b"1" * 1024}
+    disk.apply(("syncdir", "."))
+    disk.apply(("write", "a", 0, b"2" * 1024))
+    disk.apply(("rename", "a", "b"))
+    assert disk.build("lost") == {"a": b"1" * 1024}
+    seen = {tuple(sorted(disk.build(str(seed)).items())) for seed in range(300)}
+    sectors = (b"1" * 512, b"2" * 512)
+    assert seen == {((name, x + y),) for name in "ab" for x in sectors for y in sectors}
+    disk.apply(("syncfs",))
+    assert disk.is_clean
+    assert disk.build("lost") == disk.build("kept") == {"b": b"2" * 1024}
+    disk.apply(("mkdir", "d"))
+    disk.apply(("create", "d/x"))
+    disk.apply(("syncdir", "d"))
+    assert "d/x" not in disk.build("lost"), "what lies in a directory that is lost is lost"
