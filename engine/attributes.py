@@ -91,16 +91,10 @@ class Attributes:
         mode = self._new_mode(row, change)
         if mode != row.mode:
             self._chmod_acl(row, node, mode)
-        values = (
-            mode,
-            row.uid if change.uid is None else change.uid,
-            row.gid if change.gid is None else change.gid,
-            row.atime if change.atime is None else change.atime,
-            row.mtime if change.mtime is None else change.mtime,
-            t if change.ctime is None else change.ctime,
-        )
-        sql = "UPDATE inode SET mode = ?, uid = ?, gid = ?, atime = ?, mtime = ?, ctime = ? WHERE ino = ?"
-        self._db.change(sql, (*values, node.ino))
+        row = self._inodes.adopt(node)._replace(mode=mode, mtime=row.mtime)
+        named = {name: getattr(change, name) for name in ("uid", "gid", "atime", "mtime")}
+        given = {name: value for name, value in named.items() if value is not None}
+        self._inodes.save(row._replace(**given, ctime=t if change.ctime is None else change.ctime))
 
     def _is_nothing(self, node: Node, change: SetAttr) -> bool:
         """True for what changes nothing worth a row.
@@ -197,6 +191,7 @@ class Attributes:
                 raise FsError(errno.EACCES)
             return  # to remove what cannot be there is no error
         row = self._own_xattrs(node)
+        mode = row.mode
         old = self._db.value("SELECT 1 FROM xattr WHERE ino = ? AND name = ?", (node.ino, name))
         if old is None and flags & _XATTR_REPLACE:
             raise FsError(errno.ENODATA)
@@ -208,14 +203,13 @@ class Attributes:
             mode, kept = acl.apply(value, row.mode)
             if not keep_sgid:
                 mode &= ~stat.S_ISGID
-            self._db.change("UPDATE inode SET mode = ? WHERE ino = ?", (mode, node.ino))
         elif name == acl.DEFAULT:
             kept = value if acl.parse(value) else None
         self._put(node.ino, name, kept)
         used = self._db.value("SELECT sum(length(name) + 1) FROM xattr WHERE ino = ?", (node.ino,))
         if used is not None and used > _XATTR_LIST_MAX:
             raise FsError(errno.ENOSPC)
-        self._db.change("UPDATE inode SET ctime = ? WHERE ino = ?", (now(), node.ino))
+        self._inodes.save(row._replace(mode=mode, ctime=now()))
 
     def removexattr(self, node: Node, name: bytes) -> None:
         """Remove one extended attribute; inside an operation.
@@ -230,7 +224,7 @@ class Attributes:
         row = self._own_xattrs(node)
         self._inodes.modify(row)
         self._put(node.ino, name, None)
-        self._db.change("UPDATE inode SET ctime = ? WHERE ino = ?", (now(), node.ino))
+        self._inodes.save(row._replace(ctime=now()))
 
     def _has(self, node: Node, name: bytes) -> bool:
         try:
@@ -259,7 +253,8 @@ class Attributes:
                 self._db.change(
                     "INSERT INTO xattr VALUES (?, ?, ?)", (node.ino, name, self._base.getxattr(node.path, name))
                 )
-            self._db.change("UPDATE inode SET xattrs = 1 WHERE ino = ?", (node.ino,))
+            row = row._replace(xattrs=1)
+            self._inodes.save(row)
         return row
 
     # -- ACLs

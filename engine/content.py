@@ -19,8 +19,8 @@ from typing import NamedTuple
 from minifo.engine.base import BaseView
 from minifo.engine.db import Database
 from minifo.engine.errors import FsError
-from minifo.engine.inodes import Row, now
-from minifo.engine.model import FILE_MAX
+from minifo.engine.inodes import Inodes, Row, now
+from minifo.engine.model import FILE_MAX, Ino
 from minifo.engine.objects import ObjectStore
 
 _COPY_WHOLE = 128 << 10  # base files up to this size (bytes) are copied whole: cheaper than keeping extents
@@ -51,12 +51,14 @@ class Content:
     Args:
         db: the overlay's database.
         base: the base view.
+        inodes: rows of files.
         objects: the content objects in storage.
     """
 
-    def __init__(self, db: Database, base: BaseView, objects: ObjectStore) -> None:
+    def __init__(self, db: Database, base: BaseView, inodes: Inodes, objects: ObjectStore) -> None:
         self._db = db
         self._base = base
+        self._inodes = inodes
         self._objects = objects
         self._can_clone = True
 
@@ -151,8 +153,8 @@ class Content:
             self._write_extents(row, number, offset, data)
             mapped = 1
         t = now()
-        sql = "UPDATE inode SET size = ?, mtime = ?, ctime = ?, object = ?, bound = ?, mapped = ? WHERE ino = ?"
-        self._db.change(sql, (max(row.size, end), t, t, number, bound, mapped, row.ino))
+        size = max(row.size, end)
+        self._inodes.save(row._replace(size=size, mtime=t, ctime=t, object=number, bound=bound, mapped=mapped))
 
     def _writable(self, row: Row, path: bytes | None) -> Backing:
         """The file's backing, made fit for a write: an object of its own wherever that is cheap."""
@@ -268,8 +270,7 @@ class Content:
                 self._objects.trims[number] = (row.ino, size)
         elif number is not None and not mapped and bound is None:
             self._cut_stale(number, row.size)
-        sql = "UPDATE inode SET size = ?, object = ?, bound = ?, mapped = ? WHERE ino = ?"
-        self._db.change(sql, (size, number, bound, mapped, row.ino))
+        self._inodes.save(row._replace(size=size, object=number, bound=bound, mapped=mapped))
 
     def _cut_extents(self, row: Row, size: int) -> None:
         before = self._objects_of(row)
@@ -304,9 +305,9 @@ class Content:
             trims: by object, the inode and the bytes that stay, as that commit had them.
         """
         for number, (ino, size) in trims.items():
-            found = self._db.row("SELECT object, bound FROM inode WHERE ino = ?", (ino,))
+            row = self._inodes.row(Ino(ino))
             reused = self._db.value('SELECT 1 FROM extent WHERE object = ? AND at + "end" - start > ?', (number, size))
-            if found == (number, size) and reused is None:
+            if row is not None and (row.object, row.bound) == (number, size) and reused is None:
                 self._objects.truncate(number, size)
 
 

@@ -87,6 +87,7 @@ class Database:
         self.dirty = False
         self._changes = 0  # statements since the last commit
         self.operations = 0  # how many have succeeded
+        self.on_rollback: Callable[[], object] = lambda: None  # called when an operation was undone
         self.on_dirty: Callable[[], None] | None = None  # called when the first change since a commit was made
         self.on_operation: Callable[[list[Statement]], None] | None = None  # called with what each operation changed
         self.wal_pages = 0
@@ -185,6 +186,7 @@ class Database:
             # an I/O error or lack of memory may make SQLite roll back the whole transaction (lang_transaction.html):
             # operations that were acknowledged are in the redo log only, and nothing may be added to what is left
             self.read_only = True
+        self.on_rollback()
         for action in reversed(undo):
             action()
 

@@ -41,7 +41,12 @@ class Row(NamedTuple):
 
 _COLUMNS = "ino, mode, nlink, uid, gid, rdev, size, atime, mtime, ctime, object, bound, mapped, xattrs"
 _SELECT = f"SELECT {_COLUMNS} FROM inode WHERE ino = ?"
+_FIELDS = _COLUMNS.removeprefix("ino, ").split(", ")
+_UPDATE = f"UPDATE inode SET {', '.join(f'{field} = ?' for field in _FIELDS)} WHERE ino = ?"
 _INSERT = f"INSERT INTO inode ({_COLUMNS}, target) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+
+
+_KEPT_ROWS = 4096
 
 
 def now() -> int:
@@ -65,6 +70,8 @@ class Inodes:
         self.numbers = numbers
         self.next_ino = next_ino
         self._nodes: dict[Ino, Node] = {ROOT: Node(ROOT, b"/", ROOT, True, True)}
+        self._rows: dict[Ino, Row] = {}  # rows as the database has them; all are dropped when an operation fails
+        db.on_rollback = self._rows.clear
 
     # -- nodes
 
@@ -135,8 +142,29 @@ class Inodes:
 
     def row(self, ino: Ino) -> Row | None:
         """The overlay's attributes of an object, or None if the base's own count."""
-        found = self._db.row(_SELECT, (ino,))
-        return Row._make(found) if found is not None else None
+        row = self._rows.get(ino)
+        if row is None:
+            found = self._db.row(_SELECT, (ino,))
+            if found is None:
+                return None
+            row = self._keep(Row._make(found))
+        return row
+
+    def _keep(self, row: Row) -> Row:
+        if len(self._rows) >= _KEPT_ROWS:
+            self._rows.clear()
+        self._rows[row.ino] = row
+        return row
+
+    def save(self, row: Row) -> None:
+        """Change an object's row to this one; the only way rows of ``inode`` change."""
+        self._db.change(_UPDATE, (*row[1:], row.ino))
+        self._rows[row.ino] = row
+
+    def drop_row(self, ino: Ino) -> None:
+        """Delete an object's row: the base's own attributes count again, if there is a base object."""
+        self._db.change("DELETE FROM inode WHERE ino = ?", (ino,))
+        self._rows.pop(ino, None)
 
     def attributes(self, node: Node) -> Row | os.stat_result:
         """The attributes of an object, from its row or from the base.
@@ -166,7 +194,7 @@ class Inodes:
         t = now()
         row = Row(ino, mode, nlink, uid, gid, rdev, size, t, t, t, None, None, 0, 1)
         self._db.change(_INSERT, (*row, target))
-        return row
+        return self._keep(row)
 
     def adopt(self, node: Node) -> Row:
         """Give a base object its row, copied from the base, and mark its directories.  Copies no content.
@@ -189,6 +217,7 @@ class Inodes:
         times = st.st_atime_ns, st.st_mtime_ns, st.st_ctime_ns
         row = Row(node.ino, st.st_mode, nlink, st.st_uid, st.st_gid, st.st_rdev, st.st_size, *times, None, bound, 0, 0)
         self._db.change(_INSERT, (*row, None))
+        self._keep(row)
         self.mark(node.path, node.ino)
         if node.dead:
             self._db.change("INSERT INTO orphan VALUES (?)", (node.ino,))
@@ -243,17 +272,18 @@ class Inodes:
         row = self.adopt(node)
         t = now()
         nlink = row.nlink + subdirectories if row.nlink > 1 else row.nlink
-        self._db.change("UPDATE inode SET mtime = ?, ctime = ?, nlink = ? WHERE ino = ?", (t, t, nlink, node.ino))
+        self.save(row._replace(mtime=t, ctime=t, nlink=nlink))
 
-    def set_links(self, ino: Ino, nlink: int) -> None:
+    def set_links(self, row: Row, nlink: int) -> None:
         """Change an object's link count and ctime; at 0 it becomes an orphan."""
-        self._db.change("UPDATE inode SET nlink = ?, ctime = ? WHERE ino = ?", (nlink, now(), ino))
+        self.save(row._replace(nlink=nlink, ctime=now()))
         if nlink == 0:
-            self._db.change("INSERT INTO orphan VALUES (?)", (ino,))
+            self._db.change("INSERT INTO orphan VALUES (?)", (row.ino,))
 
     def discard(self, ino: Ino) -> None:
         """Delete every row an object owns, its content aside."""
-        for table in ("inode", "origin", "modified", "orphan", "xattr"):
+        self.drop_row(ino)
+        for table in ("origin", "modified", "orphan", "xattr"):
             self._db.change(f"DELETE FROM {table} WHERE ino = ?", (ino,))
 
     # -- attributes as users see them

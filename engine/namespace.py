@@ -112,7 +112,7 @@ class Namespace:
             raise FsError(errno.ENOENT, "link of an unlinked file")
         if row.nlink >= _LINK_MAX:
             raise FsError(errno.EMLINK)
-        self._inodes.set_links(node.ino, row.nlink + 1)
+        self._inodes.set_links(row, row.nlink + 1)
         self._bind(parent, name, node, "created")
         self._changed(parent, name, 0)
 
@@ -167,13 +167,12 @@ class Namespace:
     def _lose_link(self, node: Node) -> None:
         """One name less for what is no directory."""
         if node.state and (row := self._inodes.row(node.ino)) is not None:
-            self._inodes.set_links(node.ino, row.nlink - 1)
+            self._inodes.set_links(row, row.nlink - 1)
             return
         assert node.path is not None
         links = self._base.stat(node.path).st_nlink
         if links > 1:
-            self._inodes.adopt(node)
-            self._inodes.set_links(node.ino, links - 1)
+            self._inodes.set_links(self._inodes.adopt(node), links - 1)
         else:
             # a base file nobody changed: the whiteout says it all, and what has it open reads on from the base
             self._die(node)
@@ -181,8 +180,9 @@ class Namespace:
     def _lose_directory(self, node: Node) -> None:
         """A directory's only name is gone; its whiteouts hide nothing any more."""
         self._db.change("DELETE FROM deleted WHERE parent = ?", (node.ino,))
-        if self._inodes.row(node.ino) is not None:
-            self._inodes.set_links(node.ino, 0)
+        row = self._inodes.row(node.ino)
+        if row is not None:
+            self._inodes.set_links(row, 0)
         elif node.state:
             self._inodes.discard(node.ino)
         self._die(node)
@@ -280,7 +280,7 @@ class Namespace:
         """Put what was just unbound at another name."""
         node = ref.node
         row = self._inodes.adopt(node)
-        self._db.change("UPDATE inode SET ctime = ? WHERE ino = ?", (now(), row.ino))
+        self._inodes.save(row._replace(ctime=now()))
         if node.is_dir and node.parent != parent.ino:
             self._db.on_failure(partial(setattr, node, "parent", node.parent))
             node.parent = parent.ino
@@ -336,7 +336,7 @@ class Namespace:
         names = "SELECT 1 FROM created WHERE ino = ?1 UNION ALL SELECT 1 FROM renamed WHERE ino = ?1"
         if not node.is_dir and st.st_nlink > 1 and self._db.value(names, (node.ino,)) is not None:
             return
-        self._db.change("DELETE FROM inode WHERE ino = ?", (node.ino,))
+        self._inodes.drop_row(node.ino)
         below = "SELECT 1 FROM origin WHERE path > ? AND path < ? LIMIT 1"
         if not node.is_dir or self._db.value(below, (node.path + b"/", node.path + b"0")) is None:
             self._db.change("DELETE FROM origin WHERE ino = ?", (node.ino,))

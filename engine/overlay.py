@@ -50,7 +50,7 @@ class Overlay:
         numbers = Numbers(base.root_stat, (facts["window"], facts["window_end"]))
         self.inodes = Inodes(db, base, numbers, facts["next_ino"])
         self.objects = ObjectStore(db, storage, facts["next_object"], facts["object_limit"])
-        self.content = Content(db, base, self.objects)
+        self.content = Content(db, base, self.inodes, self.objects)
         self.attributes = Attributes(db, base, self.inodes, self.content)
         self.merge = Merge(db, base, self.inodes, self.content)
         self.namespace = Namespace(db, base, self.inodes, self.merge, self.content, self.attributes)
