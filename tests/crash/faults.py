@@ -1,7 +1,7 @@
 """Seeded faults: each takes one step out of the order that keeps the promises.  The explorer must find every one.
 
-A fault is planted by patching the engine (or what stands in for SQLite's I/O) while a workload is recorded and while its
-crash states are mounted.
+A fault is planted by patching the engine (or what stands in for SQLite's I/O) while a workload is recorded and while
+its crash states are mounted.
 """
 
 from __future__ import annotations
@@ -150,11 +150,13 @@ def _unsynced(suffix: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 def _no_reservation(true: Callable[..., Any]) -> Callable[..., Any]:
-    def reserve(self: overlay.Overlay) -> None:
-        if self.objects.room() < 8:
-            self.objects.limit += objects.ROOM
+    def make_room(self: overlay.Overlay, size: int) -> None:
+        if self.objects.room() < objects.ROOM:
+            self.objects.limit += 4 * objects.ROOM
+            self.objects.next_object += 2 * objects.ROOM  # as if so many had been made and deleted
+        true(self, size)
 
-    return reserve
+    return make_room
 
 
 def _swept_but_there(true: Callable[..., Any]) -> Callable[..., Any]:
@@ -230,7 +232,7 @@ FAULTS: dict[str, Fault] = {
         ((_COMMIT, "seal", _late_sync), (_COMMIT, "harden", _then_sync)),
     ),
     "presync-forgotten": Fault(
-        "objects taken for the early sync are not synced", "copy_up", ((_COMMIT, "presync", _forget_presync),)
+        "objects taken for the early sync are not synced", "upgrade", ((_COMMIT, "presync", _forget_presync),)
     ),
     "names-unsynced": Fault("new objects' names are not synced", "untar", ((_STORE, "sync_entries", _no_entries),)),
     "log-unsynced": Fault("a commit is acknowledged before its log is synced", "git", ((_COMMIT, "harden", _nothing),)),
@@ -248,9 +250,11 @@ FAULTS: dict[str, Fault] = {
     "unlinked-at-once": Fault(
         "an object that a commit names is deleted with its file", "upgrade", ((_STORE, "drop", _unlink_now),)
     ),
-    "cut-in-place": Fault("a shrink cuts the object at once", "shrink_grow", ((content.Content, "resize", _cut_in_place),)),
+    "cut-in-place": Fault(
+        "a shrink cuts the object at once", "shrink_grow", ((content.Content, "resize", _cut_in_place),)
+    ),
     "emptied-in-place": Fault(
-        "truncation to nothing keeps the object", "shrink_grow", ((content.Content, "resize", _cut_to_zero),)
+        "truncation to nothing keeps the object", "pages", ((content.Content, "resize", _cut_to_zero),)
     ),
     "written-beyond": Fault(
         "bytes cut off are written over before the cut is durable",
@@ -273,24 +277,28 @@ FAULTS: dict[str, Fault] = {
         "checkpoints",
         ((recorder._File, "xSync", _unsynced("-wal")), (_COMMIT, "harden", _nothing)),
     ),
-    "not-swept": Fault("uncommitted objects are not swept", "git", ((_STORE, "sweep_uncommitted", lambda true: lambda *a: 0),)),
+    "not-swept": Fault(
+        "uncommitted objects are not swept", "git", ((_STORE, "sweep_uncommitted", lambda true: lambda *a: 0),)
+    ),
     "sweep-unsynced": Fault(
-        "swept objects' names are not synced", "untar", ((_STORE, "sweep_uncommitted", _sweep_unsynced),)
+        "swept objects' names are not synced", "kills", ((_STORE, "sweep_uncommitted", _sweep_unsynced),)
     ),
-    "orphans-kept": Fault(
-        "orphans are not deleted at mount", "open_files", ((namespace.Namespace, "reap", _nothing),)
+    "orphans-kept": Fault("orphans are not deleted at mount", "open_files", ((namespace.Namespace, "reap", _nothing),)),
+    "garbage-forgotten": Fault(
+        "garbage is forgotten, not deleted", "upgrade", ((_STORE, "collect", _swept_but_there),)
     ),
-    "garbage-forgotten": Fault("garbage is forgotten, not deleted", "upgrade", ((_STORE, "collect", _swept_but_there),)),
     "deletions-unsynced": Fault(
         "deleted objects are forgotten before their deletion is durable",
         "open_files",
         ((_STORE, "_unlink", _deletions_unsynced),),
     ),
     "ids-not-reserved": Fault(
-        "ids are used that no durable commit has reserved", "kills", ((overlay.Overlay, "_reserve_objects", _no_reservation),)
+        "ids are used that no durable commit has reserved", "kills", ((overlay.Overlay, "_make_room", _no_reservation),)
     ),
     "directories-trusted": Fault(
-        "content directories of a killed daemon are taken for durable", "kills", ((_STORE, "create", _trust_directories),)
+        "content directories of a killed daemon are taken for durable",
+        "kills",
+        ((_STORE, "create", _trust_directories),),
     ),
     "log-trusted": Fault(
         "the log of a killed daemon is taken for durable", "kills", ((overlay.Overlay, "_recover", _trust_log),)

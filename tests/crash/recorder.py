@@ -1,8 +1,8 @@
 """Records everything that reaches the storage directory, in one order: the lowest thing a power cut can tear apart.
 
-Two doors lead to storage, SQLite's VFS and ``Storage`` (engine/storage.py).  A subclass of each notes every effect after
-it took place, under names relative to the storage directory.  What a directory sync inside SQLite's own VFS makes
-durable is noted too: it syncs the directory when it first syncs a journal or log it has opened (``unixSync``, os_unix.c).
+Two doors lead to storage, SQLite's VFS and ``Storage`` (engine/storage.py).  A subclass of each notes every effect
+after it took place, under names relative to the storage directory.  What SQLite's own VFS does by itself is noted too:
+it syncs the directory when it first syncs a journal or log that it has opened (``unixSync``, os_unix.c).
 
 The shared-memory index (``-shm``) and the lock file are not recorded: neither means anything after a power cut.
 """

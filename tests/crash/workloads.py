@@ -295,10 +295,14 @@ def remounts(world: World) -> None:
 
 def kills(world: World) -> None:
     """The daemon is killed at bad moments and mounted again, before the power goes."""
-    world.create("before", fill(0, 900))  # nothing committed yet: content directories are new
+    # nothing committed yet: content directories are new, and then empty
+    world.create("before", fill(0, 900))
+    world.unlink("before")
     world.kill()
     world.create("first", fill(1, 900))
     world.commit()
+    world.create("uncommitted", fill(1, 900))
+    world.kill()
     world.replace("first", fill(2, 900))
     world.create("second", fill(3, 900))
     world.truncate(world.ino("second"), 300)
@@ -314,6 +318,13 @@ def kills(world: World) -> None:
     world.kill()
     world.create("third", fill(6, 400))
     world.commit()
+    # the same, where the next mount has nothing to tidy up
+    world.mkdir("directory")
+    world.write(world.ino("third"), 200, fill(6, 700))
+    commits = world.overlay.commits
+    commits.presync(commits.pending())
+    commits.seal()
+    world.kill()
     # after the sync, before the garbage is gone
     world.unlink("second")
     world.truncate(world.ino("third"), 0)

@@ -198,15 +198,13 @@ class World:
         self.recorder.note("acked", len(self.recording.trees) - 1)
 
     def open_and_kill(self) -> None:
-        """Mount for the first time, and kill the daemon when it has renamed the new database, but not yet synced that."""
+        """Mount for the first time, and kill the daemon between the new database's rename and its sync."""
 
         class Killed(BaseException):
             pass
 
         with patch.object(Storage, "sync_dir", side_effect=Killed), suppress(Killed):
-            Overlay.open(
-                self.recording.base, self.storage, storage_io=self.recorder.storage, vfs=self.recorder.vfs
-            )
+            Overlay.open(self.recording.base, self.storage, storage_io=self.recorder.storage, vfs=self.recorder.vfs)
 
     def close(self) -> None:
         """Unmount."""
