@@ -66,6 +66,7 @@ class GroupCommit:
         self.wal_limit = _log_pages(storage)
         self.space: Space | None = None
         self.failure: BaseException | None = None
+        db.on_loss = self._lose
         self.count = 0
 
     @property
@@ -231,9 +232,12 @@ class GroupCommit:
         self.failure = error
         self._db.read_only = True
         return StateError(
-            f"storage {self._storage.path}: the commit failed ({error}); the overlay is read-only now",
+            f"storage {self._storage.path} failed ({error}); the overlay is read-only now",
             "free or repair the storage, then unmount and mount again",
         )
+
+    def _lose(self, error: BaseException) -> None:
+        log.error("%s", self._fail(error))
 
     def close(self) -> None:
         """Give up descriptors; the redo log goes too, if everything in it is durable."""

@@ -63,7 +63,7 @@ class _Operation:
     ) -> None:
         self._depth -= 1
         if self._depth == 0:
-            self._db.end_operation(failed=error is not None)
+            self._db.end_operation(error)
         if isinstance(error, apsw.Error):
             raise FsError(errno_of(error), str(error)) from error
 
@@ -88,6 +88,7 @@ class Database:
         self._changes = 0  # statements since the last commit
         self.operations = 0  # how many have succeeded
         self.on_rollback: Callable[[], object] = lambda: None  # called when an operation was undone
+        self.on_loss: Callable[[BaseException], object] = lambda error: None  # called when a transaction was lost
         self.on_dirty: Callable[[], None] | None = None  # called when the first change since a commit was made
         self.on_operation: Callable[[list[Statement]], None] | None = None  # called with what each operation changed
         self.wal_pages = 0
@@ -108,6 +109,7 @@ class Database:
         try:
             return self._con.execute(sql, params).fetchone()
         except apsw.Error as error:
+            self._look_for_loss(error)
             raise FsError(errno_of(error), str(error)) from error
 
     def value(self, sql: str, params: Params = ()) -> Any:
@@ -120,7 +122,19 @@ class Database:
         try:
             return self._con.execute(sql, params).fetchall()
         except apsw.Error as error:
+            self._look_for_loss(error)
             raise FsError(errno_of(error), str(error)) from error
+
+    def _look_for_loss(self, error: BaseException) -> None:
+        """See whether an error made SQLite roll back the whole transaction, and if so take no more changes.
+
+        An I/O error does, even that of a query, and lack of memory may (sqlite.org/lang_transaction.html).  What was
+        acknowledged since the last commit is in the redo log only, and nothing may be built on what is left.
+        """
+        if self.dirty and not self._con.in_transaction and not self.read_only:
+            self.read_only = True
+            self.on_rollback()
+            self.on_loss(error)
 
     # -- changing
 
@@ -162,12 +176,12 @@ class Database:
         except apsw.Error as error:
             raise FsError(errno_of(error), str(error)) from error
 
-    def end_operation(self, *, failed: bool) -> None:
-        """End an operation (called by the block itself)."""
+    def end_operation(self, error: BaseException | None) -> None:
+        """End an operation (called by the block itself), by undoing it where there was an error."""
         statements, self._statements = self._statements, []
         succeeded, self._succeeded = self._succeeded, []
         undo, self._failed = self._failed, []
-        if not failed:
+        if error is None and self._con.in_transaction:
             self._cursor.execute("RELEASE operation")
             self.operations += 1
             if self.on_operation is not None:
@@ -179,16 +193,16 @@ class Database:
             for action in succeeded:
                 action()
             return
+        lost = error or FsError(errno.EIO, "the transaction was rolled back")
         if self._con.in_transaction:
             self._cursor.execute("ROLLBACK TO operation")
             self._cursor.execute("RELEASE operation")
-        elif self.dirty:
-            # an I/O error or lack of memory may make SQLite roll back the whole transaction (lang_transaction.html):
-            # operations that were acknowledged are in the redo log only, and nothing may be added to what is left
-            self.read_only = True
+        self._look_for_loss(lost)
         self.on_rollback()
         for action in reversed(undo):
             action()
+        if error is None:
+            raise lost  # an I/O error that somebody took for an answer
 
     @property
     def in_transaction(self) -> bool:
