@@ -116,10 +116,13 @@ class Namespace:
         self._bind(parent, name, node, "created")
         self._changed(parent, name, 0)
 
-    def _check_new(self, parent: Node, name: bytes) -> None:
-        self._merge.check_name(name)
+    def _check_name(self, parent: Node, name: bytes) -> None:
         if parent.dead:
             raise FsError(errno.ENOENT, "removed directory")
+        self._merge.check_name(name)
+
+    def _check_new(self, parent: Node, name: bytes) -> None:
+        self._check_name(parent, name)
         if name in (b".", b"..") or self._merge.resolve(parent, name) is not None:
             raise FsError(errno.EEXIST)
 
@@ -158,7 +161,7 @@ class Namespace:
         self._gone(parent, name, -1)
 
     def _existing(self, parent: Node, name: bytes) -> Ref:
-        self._merge.check_name(name)
+        self._check_name(parent, name)
         ref = self._merge.resolve(parent, name)
         if ref is None:
             raise FsError(errno.ENOENT)
@@ -218,9 +221,7 @@ class Namespace:
         if {name, new_name} & {b".", b".."}:
             raise FsError(errno.EBUSY)
         source = self._existing(parent, name)
-        self._merge.check_name(new_name)
-        if new_parent.dead:
-            raise FsError(errno.ENOENT, "removed directory")
+        self._check_name(new_parent, new_name)
         target = self._merge.resolve(new_parent, new_name)
         if flags == RenameFlags.NOREPLACE and target is not None:
             raise FsError(errno.EEXIST)
