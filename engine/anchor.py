@@ -26,6 +26,7 @@ _NUMBERED = (
     ("inode", "ino"),
     ("origin", "ino"),
     ("extent", "ino"),
+    ("small", "ino"),
     ("xattr", "ino"),
     ("orphan", "ino"),
 )

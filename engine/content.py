@@ -1,9 +1,9 @@
 """File bytes: where each byte of a file is, and how it is read, written and cut.
 
-A file's bytes come from its *backing* (one content object, or the base file) up to ``bound``, overlaid by *extents*,
-ranges that lie in content objects.  What neither covers reads as zeros.  So nothing is copied that need not be: the
-first write to a large base file makes one extent, a file created here is one object without extents, and a shrink is a
-row.
+A file's bytes come from its *backing* (one content object, a row where it is small, or the base file) up to ``bound``,
+overlaid by *extents*, ranges that lie in content objects.  What neither covers reads as zeros.  So nothing is copied
+that need not be: the first write to a large base file makes one extent, a file created here is one row or one object
+without extents, and a shrink is a row.
 
 The rule kept here: no byte that a commit has named is cut or removed before the commit that drops it is durable.  A
 shrink lowers ``bound`` and leaves the file alone (it is trimmed after the commit); bytes beyond it go to an extent.
@@ -24,6 +24,8 @@ from minifo.engine.model import FILE_MAX, Ino
 from minifo.engine.objects import ObjectStore
 
 _COPY_WHOLE = 128 << 10  # base files up to this size (bytes) are copied whole: cheaper than keeping extents
+SMALL_MAX = 2048  # bytes of a file that are kept in a row; above that a file of its own writes less
+_SMALL = 0  # in the column object: the bytes are a row of small
 _COPY_STEP = 1 << 20
 _BLOCK = 4096
 
@@ -61,6 +63,7 @@ class Content:
         self._inodes = inodes
         self._objects = objects
         self._can_clone = True
+        self.small_max = SMALL_MAX
 
     # -- reading
 
@@ -79,14 +82,17 @@ class Content:
         if end <= offset:
             return b""
         if not row.mapped:
-            data = self._read_backing(Backing(row.object, row.bound, 0), path, offset, end)
+            data = self._read_backing(row, path, offset, end)
             return data if len(data) == end - offset else data + bytes(end - offset - len(data))
         out = bytearray(end - offset)
         at = offset
         for extent in self._extents(row.ino, offset, end):
             if at < extent.start:
                 self._fill(
-                    out, offset, at, self._read_backing(Backing(row.object, row.bound, 1), path, at, extent.start)
+                    out,
+                    offset,
+                    at,
+                    self._read_backing(row, path, at, extent.start),
                 )
             at = max(at, extent.start)
             stop = min(extent.end, end)
@@ -94,21 +100,26 @@ class Content:
             self._fill(out, offset, at, data)
             at = stop
         if at < end:
-            self._fill(out, offset, at, self._read_backing(Backing(row.object, row.bound, 1), path, at, end))
+            self._fill(out, offset, at, self._read_backing(row, path, at, end))
         return bytes(out)
 
     @staticmethod
     def _fill(out: bytearray, offset: int, at: int, data: bytes) -> None:
         out[at - offset : at - offset + len(data)] = data
 
-    def _read_backing(self, backing: Backing, path: bytes | None, start: int, end: int) -> bytes:
+    def _small(self, ino: Ino) -> bytes:
+        return bytes(self._db.value("SELECT data FROM small WHERE ino = ?", (ino,)))
+
+    def _read_backing(self, row: Row, path: bytes | None, start: int, end: int) -> bytes:
         """Bytes of the backing; short where it ends, which reads as zeros."""
-        if backing.bound is not None:
-            end = min(end, backing.bound)
+        if row.bound is not None:
+            end = min(end, row.bound)
         if end <= start:
             return b""
-        if backing.object is not None:
-            return os.pread(self._objects.fd(backing.object), end - start, start)
+        if row.object == _SMALL:
+            return self._small(row.ino)[start:end]
+        if row.object is not None:
+            return os.pread(self._objects.fd(row.object), end - start, start)
         if path is not None:
             return os.pread(self._base.file(path), end - start, start)
         return b""
@@ -119,6 +130,8 @@ class Content:
 
     def blocks(self, row: Row, path: bytes | None) -> int:
         """Allocated blocks of 512 bytes, as st_blocks tells them."""
+        if row.object == _SMALL:
+            return _blocks_of(min(row.size, self.small_max))
         if row.object is not None:
             backing = self._objects.stat(row.object).st_blocks
         elif path is not None and row.bound:
@@ -143,9 +156,10 @@ class Content:
         end = offset + len(data)
         if end > FILE_MAX:
             raise FsError(errno.EFBIG, f"write {row.ino}")
-        backing = self._writable(row, path)
-        number, bound, mapped = backing
-        if number is not None and not mapped and (bound is None or end <= bound):
+        number, bound, mapped = self._writable(row, path, end)
+        if number == _SMALL:
+            self._write_small(row, path, offset, data)
+        elif number is not None and not mapped and (bound is None or end <= bound):
             if offset > row.size:
                 self._cut_stale(number, row.size)
             self._objects.write(number, data, offset)
@@ -156,19 +170,38 @@ class Content:
         size = max(row.size, end)
         self._inodes.save(row._replace(size=size, mtime=t, ctime=t, object=number, bound=bound, mapped=mapped))
 
-    def _writable(self, row: Row, path: bytes | None) -> Backing:
-        """The file's backing, made fit for a write: an object of its own wherever that is cheap."""
+    def _writable(self, row: Row, path: bytes | None, end: int) -> Backing:
+        """The file's backing, made fit for a write up to *end*: a row or an object of its own where that is cheap."""
         number, bound, mapped = row.object, row.bound, row.mapped
         if mapped:
             return Backing(number, bound, mapped)
+        if number == _SMALL:
+            return Backing(_SMALL if end <= self.small_max else self._outgrow(row), None, 0)
         if number is None:
-            if path is None or not bound:
+            based = bound if path is not None and bound else 0
+            if max(based, end) <= self.small_max:
+                return Backing(_SMALL, None, 0)
+            if path is None or not based:
                 return Backing(self._objects.create(), None, 0)
-            number = self._copy_up(path, bound)
-            return Backing(number, bound if number is None else None, 0)
+            number = self._copy_up(path, based)
+            return Backing(number, based if number is None else None, 0)
         if bound is not None and self._objects.stat(number).st_size <= bound:
             bound = None  # the file was trimmed since: what lies beyond reads as zeros by itself
         return Backing(number, bound, 0)
+
+    def _write_small(self, row: Row, path: bytes | None, offset: int, data: bytes | memoryview) -> None:
+        """Write into the row of a small file, made of what backs it so far."""
+        old = self._read_backing(row, path, 0, row.size)
+        new = old[:offset].ljust(offset, b"\0") + bytes(data) + old[offset + len(data) :]
+        sql = "INSERT INTO small VALUES (?, ?) ON CONFLICT (ino) DO UPDATE SET data = excluded.data"
+        self._db.change(sql, (row.ino, new))
+
+    def _outgrow(self, row: Row) -> int:
+        """Move the bytes of a small file to an object of their own."""
+        number = self._objects.create()
+        self._objects.write(number, self._small(row.ino), 0)
+        self._db.change("DELETE FROM small WHERE ino = ?", (row.ino,))
+        return number
 
     def _cut_stale(self, number: int, size: int) -> None:
         # bytes beyond the end that no row ever named: left by a crash between a write and its commit
@@ -262,6 +295,9 @@ class Content:
         if size == 0:
             self._release(row)
             number, bound, mapped = None, (None if path is None else 0), 0
+        elif number == _SMALL:
+            if size < row.size:
+                self._db.change("UPDATE small SET data = substr(data, 1, ?) WHERE ino = ?", (size, row.ino))
         elif size < row.size:
             bound = size if bound is None else min(bound, size)
             if mapped:
@@ -280,7 +316,7 @@ class Content:
             self._objects.drop(number)
 
     def _objects_of(self, row: Row) -> set[int]:
-        numbers = {row.object} if row.object is not None else set()
+        numbers = {row.object} if row.object else set()
         if row.mapped:
             numbers |= {
                 found[0] for found in self._db.rows("SELECT DISTINCT object FROM extent WHERE ino = ?", (row.ino,))
@@ -290,6 +326,8 @@ class Content:
     def _release(self, row: Row) -> None:
         for number in self._objects_of(row):
             self._objects.drop(number)
+        if row.object == _SMALL:
+            self._db.change("DELETE FROM small WHERE ino = ?", (row.ino,))
         if row.mapped:
             self._db.change("DELETE FROM extent WHERE ino = ?", (row.ino,))
 

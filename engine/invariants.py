@@ -111,7 +111,7 @@ INVARIANTS = (
     Invariant(
         14,
         "a content object belongs to one inode, is not garbage, and its id was handed out",
-        "WITH used(object, ino) AS (SELECT object, ino FROM inode WHERE object IS NOT NULL"
+        "WITH used(object, ino) AS (SELECT object, ino FROM inode WHERE object <> 0"
         " UNION SELECT object, ino FROM extent)"
         " SELECT object FROM used GROUP BY object HAVING count(*) > 1"
         " UNION ALL SELECT object FROM used JOIN garbage USING (object)"
@@ -127,6 +127,13 @@ INVARIANTS = (
         "a created symlink has a target, and nothing else has one",
         f"SELECT ino FROM inode WHERE {_CREATED} AND {_SYMLINK} <> (target IS NOT NULL)"
         f" UNION ALL SELECT ino FROM inode WHERE NOT {_SYMLINK} AND target IS NOT NULL",
+    ),
+    Invariant(
+        19,
+        "a small file's bytes are a row, and every such row is of a small file and ends where it does or before",
+        "SELECT ino FROM inode WHERE object = 0 AND ino NOT IN (SELECT ino FROM small)"
+        " UNION ALL SELECT ino FROM small s WHERE NOT EXISTS"
+        " (SELECT 1 FROM inode i WHERE i.ino = s.ino AND i.object = 0 AND i.mapped = 0 AND length(s.data) <= i.size)",
     ),
     Invariant(
         17,

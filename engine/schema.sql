@@ -52,7 +52,8 @@ CREATE TABLE inode (
     atime  INTEGER NOT NULL,
     mtime  INTEGER NOT NULL,
     ctime  INTEGER NOT NULL,
-    object INTEGER,                   -- content object that backs the whole file; NULL: the base file does (if there is one)
+    object INTEGER,                   -- content object that backs the whole file; 0: its bytes are in small;
+                                      --   NULL: the base file backs it, if there is one
     bound  INTEGER,                   -- bytes of the backing that are visible; beyond it the file reads as zeros; NULL: all
     mapped INTEGER NOT NULL,          -- 1: rows of extent override parts of the backing
     xattrs INTEGER NOT NULL,          -- 1: the rows of xattr are all there are; 0: the base object's own still count
@@ -76,6 +77,12 @@ CREATE TABLE extent (
     at     INTEGER NOT NULL,
     PRIMARY KEY (ino, start)
 ) STRICT, WITHOUT ROWID;
+
+-- The bytes of small files, from their start; a file that grows too large for a row moves to a content object.
+CREATE TABLE small (
+    ino  INTEGER PRIMARY KEY,
+    data BLOB NOT NULL                -- may end before the file does: the rest reads as zeros
+) STRICT;
 
 -- Extended attributes, ACLs among them (system.posix_acl_access, system.posix_acl_default).
 CREATE TABLE xattr (
