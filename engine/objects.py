@@ -10,12 +10,15 @@ and is deleted when the commit that dropped it is durable.
 from __future__ import annotations
 
 import errno
+import logging
 import os
 from functools import partial
 
 from minifo.engine.db import Database
 from minifo.engine.lru import FdCache
 from minifo.engine.storage import Storage
+
+log = logging.getLogger(__name__)
 
 ROOM = 1024  # ids in one directory, and the least that is reserved ahead
 _FDS = 128
@@ -51,6 +54,7 @@ class ObjectStore:
         self.trims: dict[int, tuple[int, int]] = {}  # object: (inode, bytes that stay), when the next commit is durable
         self.used: int | None = None  # bytes all objects take, where they are counted
         self.swept: set[int] = set()  # garbage whose files are gone; the rows go with the next commit
+        self.undeleted: set[int] = set()  # nobody names them, but deleting failed; garbage with the next commit
 
     # -- objects
 
@@ -149,16 +153,22 @@ class ObjectStore:
             self._db.on_success(partial(self.dirty.discard, number))
 
     def _delete(self, number: int) -> None:
+        """Delete an object that no commit has named: after its operation, which has succeeded or failed already."""
         self.dirty.discard(number)
-        self._unlink(number)
+        try:
+            self._unlink(number)
+        except OSError as error:
+            log.warning("%s cannot be deleted now: %s", object_name(number), error)
+            self.undeleted.add(number)
 
     def _unlink(self, number: int) -> None:
         self._fds.drop(number)
         self.trims.pop(number, None)
-        if self.used is not None:
-            self.used -= self._storage.stat(object_name(number)).st_blocks * 512
+        taken = self._storage.stat(object_name(number)).st_blocks * 512 if self.used is not None else 0
         self.changed_dirs.add(f"content/{number >> 10:x}")
         self._storage.unlink(object_name(number))
+        if self.used is not None:
+            self.used -= taken
 
     def count_bytes(self) -> None:
         """Count the bytes objects take, from now on; walks them all once."""
@@ -246,10 +256,16 @@ class ObjectStore:
             self.swept.add(number)
 
     def forget_swept(self) -> None:
-        """Delete the garbage rows whose files are gone; inside an operation that precedes a commit."""
+        """Delete the garbage rows whose files are gone; inside an operation that precedes a commit.
+
+        What could not be deleted becomes garbage, or nobody would find it again.
+        """
         for number in self.swept:
             self._db.change("DELETE FROM garbage WHERE object = ?", (number,))
         self._db.on_success(self.swept.clear)
+        for number in self.undeleted:
+            self._db.change("INSERT INTO garbage VALUES (?)", (number,))
+        self._db.on_success(self.undeleted.clear)
 
     def close(self) -> None:
         """Close all descriptors."""

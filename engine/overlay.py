@@ -15,6 +15,8 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+import apsw
+
 from minifo.engine.anchor import base_mark, keep_reserved, reanchor
 from minifo.engine.attributes import Attributes
 from minifo.engine.base import BaseView
@@ -88,8 +90,9 @@ class Overlay:
             StateError: base or storage cannot be used; nothing was changed on disk.
         """
         view = _open_base(base, clone)
-        store = None
-        db = None
+        store: Storage | None = None
+        db: Database | None = None
+        overlay: Overlay | None = None
         try:
             store = storage_io(storage)
             _check_nesting(base, store)
@@ -107,12 +110,18 @@ class Overlay:
             overlay = cls(view, store, db)
             overlay._recover(os.path.realpath(base), redo_directory)
             overlay._limit(max_size)
-        except BaseException:
+        except BaseException as error:
+            if overlay is not None:
+                overlay.objects.close()
+                overlay.commits.close()
             if db is not None:
                 db.close()
             if store is not None:
                 store.close()
             view.close()
+            if isinstance(error, (OSError, apsw.Error)):
+                hint = f"see that it can be read and written and has room, then run: minifo-fsck {storage}"
+                raise StateError(f"storage {storage} cannot be opened ({error})", hint) from error
             raise
         return overlay
 
