@@ -202,7 +202,7 @@ class Bench:
         overlay = self.mount()
         try:
             tree = _sound(overlay)
-            objects = {n for (n,) in overlay.db.rows("SELECT object FROM inode WHERE object IS NOT NULL")}
+            objects = {n for (n,) in overlay.db.rows("SELECT object FROM inode WHERE object > 0")}
             objects |= {n for (n,) in overlay.db.rows("SELECT object FROM extent")}
         finally:
             overlay.close()
@@ -240,7 +240,7 @@ class Bench:
                 raise Wrong(f"the database is damaged: {answer}")
             try:
                 ino = Ino(overlay.mknod(ROOT, b"after the crash", 0o644, 0, CALLER).ino)
-                overlay.write(ino, 0, fill(999, 1000))
+                overlay.write(ino, 0, fill(999, 3000))
                 for entry in tree.values():
                     if entry.content and entry.ino < 0:
                         overlay.write(Ino(entry.ino), 0, b"x")
@@ -248,7 +248,7 @@ class Bench:
             except OSError as error:
                 raise Wrong(f"no new file can be made: {error}") from error
             after = _sound(overlay)
-            if after.pop(b"/after the crash").content != fill(999, 1000) or after != tree:
+            if after.pop(b"/after the crash").content != fill(999, 3000) or after != tree:
                 raise Wrong("a new file changed others")
         finally:
             overlay.close()
@@ -473,6 +473,7 @@ def record(workload: Workload, scratch: str, base: str) -> Recording:
             tree=tree,
             packed=workload.packed,
             wal_limit=workload.wal_limit,
+            small_max=workload.small_max,
         )
         if workload.killed_at_birth:
             world.open_and_kill()

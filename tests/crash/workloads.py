@@ -391,6 +391,7 @@ class Workload:
         run: the workload.
         packed: True on storage whose files cannot have holes.
         wal_limit: pages of the log above which it is checkpointed.
+        small_max: bytes of a file that are kept in a row: few, as the files here are small.
         killed_at_birth: True where the daemon is killed while it makes the storage, and mounted again.
         before: a workload whose outcome this one finds, on a base that was replaced meanwhile.
     """
@@ -398,6 +399,7 @@ class Workload:
     run: Callable[[World], None]
     packed: bool = False
     wal_limit: int = 1000
+    small_max: int = 200
     killed_at_birth: bool = False
     before: Callable[[World], None] | None = None
 
@@ -405,6 +407,7 @@ class Workload:
 WORKLOADS: dict[str, Workload] = {
     "untar": Workload(untar),
     "upgrade": Workload(upgrade),
+    "upgrade_rows": Workload(upgrade, small_max=2048),
     "git": Workload(git),
     "pages": Workload(pages),
     "directories": Workload(directories),
@@ -413,6 +416,7 @@ WORKLOADS: dict[str, Workload] = {
     "open_files": Workload(open_files),
     "links": Workload(links),
     "shrink_grow": Workload(shrink_grow),
+    "shrink_grow_rows": Workload(shrink_grow, small_max=2048),
     "shrink_grow_packed": Workload(shrink_grow, packed=True),
     "xattrs": Workload(xattrs),
     "checkpoints": Workload(checkpoints, wal_limit=12),

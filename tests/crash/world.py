@@ -138,6 +138,7 @@ class World:
         tree: the tree that image shows; the base's own by default.
         packed: let storage be one whose files cannot have holes.
         wal_limit: pages of the write-ahead log above which it is checkpointed.
+        small_max: bytes of a file that are kept in a row.
     """
 
     def __init__(
@@ -149,11 +150,13 @@ class World:
         tree: Tree | None = None,
         packed: bool = False,
         wal_limit: int = 1000,
+        small_max: int = 200,
     ) -> None:
         self._scratch = scratch
         self._generation = 0
         self._packed = packed
         self._wal_limit = wal_limit
+        self._small_max = small_max
         self.recorder = Recorder()
         self.recording = Recording(base, packed, dict(image or {}), self.recorder.ops)
         if tree is None:
@@ -180,6 +183,7 @@ class World:
             self.overlay.storage.has_holes = False
         commits = self.overlay.commits
         commits.wal_limit = self._wal_limit
+        self.overlay.content.small_max = self._small_max
         seal, harden = commits.seal, commits.harden
 
         def recorded_seal() -> object:
