@@ -241,6 +241,7 @@ class Attributes:
         else:
             sql = "INSERT INTO xattr VALUES (?, ?, ?) ON CONFLICT (ino, name) DO UPDATE SET value = excluded.value"
             self._db.change(sql, (ino, name, value))
+        self._inodes.xattrs_changed(ino)
         if name == acl.DEFAULT:
             self._defaults.pop(ino, None)
 

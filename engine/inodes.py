@@ -11,7 +11,7 @@ import errno
 import os
 import stat
 import time
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from minifo.engine.base import BaseView, join, split
 from minifo.engine.db import Database
@@ -54,6 +54,19 @@ def now() -> int:
     return time.time_ns()
 
 
+class Watcher(Protocol):
+    """Somebody who keeps what rows say, and must hear of every change; a failed operation is followed by ``lost``."""
+
+    def saved(self, row: Row) -> None:
+        """A row is new or was changed."""
+
+    def dropped(self, ino: Ino) -> None:
+        """A row was deleted, or an object's extended attributes changed."""
+
+    def lost(self) -> None:
+        """Rows are as they were before; which ones, nobody says."""
+
+
 class Inodes:
     """Rows and nodes by inode number.
 
@@ -71,7 +84,8 @@ class Inodes:
         self.next_ino = next_ino
         self._nodes: dict[Ino, Node] = {ROOT: Node(ROOT, b"/", ROOT, True, True)}
         self._rows: dict[Ino, Row] = {}  # rows as the database has them; all are dropped when an operation fails
-        db.on_rollback = self._rows.clear
+        self._watcher: Watcher | None = None
+        db.on_rollback = self._rolled_back
 
     # -- nodes
 
@@ -156,15 +170,36 @@ class Inodes:
         self._rows[row.ino] = row
         return row
 
+    def _made(self, row: Row) -> Row:
+        if self._watcher is not None:
+            self._watcher.saved(row)
+        return self._keep(row)
+
+    def _rolled_back(self) -> None:
+        self._rows.clear()
+        if self._watcher is not None:
+            self._watcher.lost()
+
+    def watch(self, watcher: Watcher) -> None:
+        """Tell *watcher* of every change of a row from now on."""
+        self._watcher = watcher
+
+    def xattrs_changed(self, ino: Ino) -> None:
+        """Note that an object's extended attributes changed."""
+        if self._watcher is not None:
+            self._watcher.dropped(ino)
+
     def save(self, row: Row) -> None:
         """Change an object's row to this one; the only way rows of ``inode`` change."""
         self._db.change(_UPDATE, (*row[1:], row.ino))
-        self._rows[row.ino] = row
+        self._made(row)
 
     def drop_row(self, ino: Ino) -> None:
         """Delete an object's row: the base's own attributes count again, if there is a base object."""
         self._db.change("DELETE FROM inode WHERE ino = ?", (ino,))
         self._rows.pop(ino, None)
+        if self._watcher is not None:
+            self._watcher.dropped(ino)
 
     def attributes(self, node: Node) -> Row | os.stat_result:
         """The attributes of an object, from its row or from the base.
@@ -194,7 +229,7 @@ class Inodes:
         t = now()
         row = Row(ino, mode, nlink, uid, gid, rdev, size, t, t, t, None, None, 0, 1)
         self._db.change(_INSERT, (*row, target))
-        return self._keep(row)
+        return self._made(row)
 
     def adopt(self, node: Node) -> Row:
         """Give a base object its row, copied from the base, and mark its directories.  Copies no content.
@@ -217,7 +252,7 @@ class Inodes:
         times = st.st_atime_ns, st.st_mtime_ns, st.st_ctime_ns
         row = Row(node.ino, st.st_mode, nlink, st.st_uid, st.st_gid, st.st_rdev, st.st_size, *times, None, bound, 0, 0)
         self._db.change(_INSERT, (*row, None))
-        self._keep(row)
+        self._made(row)
         self.mark(node.path, node.ino)
         if node.dead:
             self._db.change("INSERT INTO orphan VALUES (?)", (node.ino,))

@@ -111,7 +111,10 @@ class Merge:
         """The attributes users see, from a row or a base object's own."""
         if not isinstance(held, Row):
             return self._inodes.attr_of_base(held, node.ino, dead=node.dead)
-        blocks = self._content.blocks(held, node.path) if stat.S_ISREG(held.mode) else 0
+        if stat.S_ISREG(held.mode):
+            blocks = self._content.blocks(held, node.path)
+        else:
+            blocks = held.size + 511 >> 9 if node.is_dir else 0
         return Attr(
             held.ino,
             held.mode,

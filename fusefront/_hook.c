@@ -2,7 +2,7 @@
  *
  * This library is loaded with RTLD_GLOBAL before pyfuse3, so pyfuse3 finds some functions of libfuse here first: that
  * which creates its session (fuse_session_new; if built with libfuse 3.17 or newer, fuse_session_new_versioned), that
- * which receives a request and that which processes it.  The session it gets differs from a plain one in four ways:
+ * which receives a request and that which processes it.  The session it gets differs from a plain one in five ways:
  *
  *   1. open and opendir are answered ENOSYS.  The kernel then sends neither again, nor release, and caches listings.
  *      Every request that would carry a handle carries 0 instead and is given the inode number for it.
@@ -13,6 +13,9 @@
  *      before it.
  *   4. Requests are read by plain read(2), so none costs a splice, and from a descriptor that does not block, so a
  *      request withdrawn between poll and read cannot stall the event loop.
+ *   5. What the file system has published (publish()) is answered here, and the next request read at once: attributes
+ *      of directories, which the kernel asks for after every change of their entries; that a new file has no extended
+ *      attributes, which it asks for before the first write; and the last ctime of a file without a name.
  *
  * Nothing of libfuse but its public functions is used.  Its custom io would have shown requests and replies more
  * directly, but exists from 3.13 on only and is left out of a default build since 3.18.3.
@@ -63,7 +66,9 @@ struct reply_header { /* struct fuse_out_header */
 };
 
 enum {
+	OP_GETATTR = 3,
 	OP_SETATTR = 4,
+	OP_GETXATTR = 22,
 	OP_INIT = 26,
 
 	SETATTR_VALID = sizeof(struct request_header),   /* fuse_setattr_in.valid */
@@ -77,8 +82,12 @@ enum {
 	REPLY_ROOM = 4096,                               /* more than any reply to INIT; it is 80 bytes today */
 
 	PROTOCOL_MAJOR = 7,
+	FATTR_CTIME_BIT = 1 << 10,
 	FATTR_KILL_SUIDGID_BIT = 1 << 11,
 };
+
+#define FOR_EVER 1e9 /* seconds */
+#define NS_PER_SECOND 1000000000LL
 
 #define INIT_DONT_MASK (UINT32_C(1) << 6)
 #define INIT_NO_OPEN_SUPPORT (UINT32_C(1) << 17)
@@ -119,6 +128,23 @@ static struct {
 static struct fuse_lowlevel_ops theirs; /* pyfuse3's handlers */
 static struct fuse_lowlevel_ops ours;   /* the same, with ours in the places that choose_table() names */
 
+/* What was published of inodes, each in the one place its number gives it; a later one takes the place over.  Touched
+ * by the thread only that serves requests. */
+enum {
+	KNOWN_ATTR = 1,      /* attr is what GETATTR is to be answered */
+	KNOWN_NO_XATTRS = 2, /* there are no extended attributes */
+	KNOWN_DEAD = 4,      /* no name is left: a ctime of its own is of no interest to anybody any more */
+
+	KNOWN_PLACES = 4096,
+	IN_A_ROW = 64, /* requests answered here before Python gets its turn */
+};
+
+static struct known {
+	uint64_t ino;
+	unsigned what;
+	struct stat attr;
+} published[KNOWN_PLACES];
+
 static _Thread_local struct {
 	uint64_t unique;   /* of the request received last */
 	bool init;         /* it is an INIT */
@@ -134,6 +160,14 @@ static uint32_t get32(const unsigned char *bytes, size_t at)
 	uint32_t value;
 	memcpy(&value, bytes + at, sizeof value);
 	return value;
+}
+
+/* What was published of an inode, if it is at least `what`; else NULL. */
+static struct known *known(uint64_t ino, unsigned what)
+{
+	struct known *place = &published[ino % KNOWN_PLACES];
+
+	return place->ino == ino && (place->what & what) == what ? place : NULL;
 }
 
 /* Remember what libfuse will not pass on about the request in bytes[0:size]; size 0 means that none can be seen. */
@@ -155,6 +189,27 @@ static void note_request(const unsigned char *bytes, size_t size)
 		session.offered = get32(bytes, INIT_FLAGS);
 		if (session.offered & INIT_INIT_EXT && size >= INIT_FLAGS2 + 4)
 			session.offered |= (uint64_t)get32(bytes, INIT_FLAGS2) << 32;
+	}
+}
+
+/* True if one of our handlers will answer the request in bytes[0:size] from what was published. */
+static bool answered_here(const unsigned char *bytes, size_t size)
+{
+	struct request_header header;
+
+	if (!session.stateless || size < sizeof header)
+		return false;
+	memcpy(&header, bytes, sizeof header);
+	switch (header.opcode) {
+	case OP_GETATTR:
+		return known(header.nodeid, KNOWN_ATTR) != NULL;
+	case OP_GETXATTR:
+		return known(header.nodeid, KNOWN_NO_XATTRS) != NULL;
+	case OP_SETATTR:
+		return size >= SETATTR_VALID + 4 && get32(bytes, SETATTR_VALID) == FATTR_CTIME_BIT &&
+		       known(header.nodeid, KNOWN_DEAD) != NULL;
+	default:
+		return false;
 	}
 }
 
@@ -262,8 +317,33 @@ static void our_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *f
 		theirs.opendir(req, ino, fi);
 }
 
+static void our_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+	struct known *place = session.stateless ? known(ino, KNOWN_ATTR) : NULL;
+
+	if (place != NULL)
+		fuse_reply_attr(req, &place->attr, FOR_EVER);
+	else
+		theirs.getattr(req, ino, fi);
+}
+
+static void our_getxattr(fuse_req_t req, fuse_ino_t ino, const char *name, size_t size)
+{
+	if (session.stateless && known(ino, KNOWN_NO_XATTRS) != NULL)
+		fuse_reply_err(req, ENODATA);
+	else
+		theirs.getxattr(req, ino, name, size);
+}
+
 static void our_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int to_set, struct fuse_file_info *fi)
 {
+	struct known *place = session.stateless && to_set == FUSE_SET_ATTR_CTIME ? known(ino, KNOWN_DEAD) : NULL;
+
+	if (place != NULL) {
+		place->attr.st_ctim = attr->st_ctim;
+		fuse_reply_attr(req, &place->attr, FOR_EVER);
+		return;
+	}
 	attr->st_rdev = request.kill_suidgid;
 	number_handle(fi, ino);
 	theirs.setattr(req, ino, attr, to_set, fi);
@@ -306,12 +386,13 @@ static const struct fuse_lowlevel_ops *choose_table(const struct fuse_lowlevel_o
 	if (ops == &ours) /* libfuse calling its own newer entry point, which is also here */
 		return ops;
 	memset(&session, 0, sizeof session);
+	memset(published, 0, sizeof published);
 	/* A longer table than ours is of a newer header than this file was built with: it would be cut off. */
 	if (!wanted || ops == NULL || size > sizeof ours ||
 	    size < offsetof(struct fuse_lowlevel_ops, readdirplus) + sizeof ops->readdirplus)
 		return ops;
 	if (!ops->init || !ops->open || !ops->opendir || !ops->setattr || !ops->read || !ops->write_buf ||
-	    !ops->readdirplus || !ops->fsync || !ops->fsyncdir)
+	    !ops->readdirplus || !ops->fsync || !ops->fsyncdir || !ops->getattr || !ops->getxattr)
 		return ops;
 	memset(&theirs, 0, sizeof theirs);
 	memcpy(&theirs, ops, size);
@@ -319,6 +400,8 @@ static const struct fuse_lowlevel_ops *choose_table(const struct fuse_lowlevel_o
 	ours.init = our_init;
 	ours.open = our_open;
 	ours.opendir = our_opendir;
+	ours.getattr = our_getattr;
+	ours.getxattr = our_getxattr;
 	ours.setattr = our_setattr;
 	ours.read = our_read;
 	ours.write_buf = our_write_buf;
@@ -360,12 +443,19 @@ struct fuse_session *our_session_new_versioned(struct fuse_args *args, const str
 
 int our_receive_buf(struct fuse_session *se, struct fuse_buf *buf)
 {
-	int result = libfuse.receive_buf(se, buf);
+	int result;
 
-	if (!session.hooked)
-		return result;
-	/* What was spliced into a pipe is a large WRITE; everything else is in memory. */
-	note_request(buf->mem, result > 0 && !(buf->flags & FUSE_BUF_IS_FD) ? (size_t)result : 0);
+	for (int count = 1;; count++) {
+		result = libfuse.receive_buf(se, buf);
+		if (!session.hooked)
+			return result;
+		/* What was spliced into a pipe is a large WRITE; everything else is in memory. */
+		size_t size = result > 0 && !(buf->flags & FUSE_BUF_IS_FD) ? (size_t)result : 0;
+		note_request(buf->mem, size);
+		if (count >= IN_A_ROW || !answered_here(buf->mem, size))
+			break;
+		libfuse.process_buf(se, buf);
+	}
 	/* The descriptor does not block.  An empty queue is what pyfuse3 knows as EINTR: it waits for the next request. */
 	return result == -EAGAIN ? -EINTR : result;
 }
@@ -414,7 +504,70 @@ static PyObject *py_set_active(PyObject *module, PyObject *on)
 	Py_RETURN_NONE;
 }
 
+PyDoc_STRVAR(publish_doc,
+	     "publish(ino, what, mode, nlink, uid, gid, rdev, size, blocks, atime, mtime, ctime) -> None\n\n"
+	     "Let requests about an inode be answered here, until it is published anew or withdrawn.\n"
+	     "what: 1 its attributes, 2 that it has no extended attributes, 4 that it has no name; added up.\n"
+	     "Times are nanoseconds, blocks units of 512 bytes.  To be called by the thread that serves requests.");
+
+static PyObject *py_publish(PyObject *module, PyObject *const *args, Py_ssize_t count)
+{
+	unsigned long long value[12];
+
+	(void)module;
+	if (count != 12) {
+		PyErr_SetString(PyExc_TypeError, "publish() takes 12 arguments");
+		return NULL;
+	}
+	/* A time before 1970 is a negative number: the mask lets it wrap, and the cast below turns it back. */
+	for (int i = 0; i < 12; i++) {
+		value[i] = PyLong_AsUnsignedLongLongMask(args[i]);
+		if (value[i] == (unsigned long long)-1 && PyErr_Occurred())
+			return NULL;
+	}
+	struct known *place = &published[value[0] % KNOWN_PLACES];
+	struct timespec *times[3] = {&place->attr.st_atim, &place->attr.st_mtim, &place->attr.st_ctim};
+	memset(place, 0, sizeof *place);
+	place->ino = value[0];
+	place->what = (unsigned)value[1];
+	place->attr.st_ino = value[0];
+	place->attr.st_mode = (mode_t)value[2];
+	place->attr.st_nlink = value[3];
+	place->attr.st_uid = (uid_t)value[4];
+	place->attr.st_gid = (gid_t)value[5];
+	place->attr.st_rdev = value[6];
+	place->attr.st_size = (off_t)value[7];
+	place->attr.st_blocks = (blkcnt_t)value[8];
+	place->attr.st_blksize = 4096;
+	for (int i = 0; i < 3; i++) {
+		long long ns = (long long)value[9 + i], seconds = ns / NS_PER_SECOND;
+		if (ns % NS_PER_SECOND < 0)
+			seconds--;
+		times[i]->tv_sec = seconds;
+		times[i]->tv_nsec = ns - seconds * NS_PER_SECOND;
+	}
+	Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(withdraw_doc, "withdraw(ino) -> None\n\n"
+			   "Leave requests about an inode to Python again; 0 stands for all inodes.");
+
+static PyObject *py_withdraw(PyObject *module, PyObject *number)
+{
+	(void)module;
+	unsigned long long ino = PyLong_AsUnsignedLongLong(number);
+	if (ino == (unsigned long long)-1 && PyErr_Occurred())
+		return NULL;
+	if (ino == 0)
+		memset(published, 0, sizeof published);
+	else if (known(ino, 0) != NULL)
+		memset(known(ino, 0), 0, sizeof *published);
+	Py_RETURN_NONE;
+}
+
 static PyMethodDef methods[] = {
+	{"publish", (PyCFunction)(void (*)(void))py_publish, METH_FASTCALL, publish_doc},
+	{"withdraw", py_withdraw, METH_O, withdraw_doc},
 	{"status", py_status, METH_NOARGS, status_doc},
 	{"set_active", py_set_active, METH_O, set_active_doc},
 	{NULL, NULL, 0, NULL},

@@ -12,3 +12,19 @@ class Status(TypedDict):
 
 def status() -> Status: ...
 def set_active(on: bool, /) -> None: ...
+def publish(
+    ino: int,
+    what: int,
+    mode: int,
+    nlink: int,
+    uid: int,
+    gid: int,
+    rdev: int,
+    size: int,
+    blocks: int,
+    atime: int,
+    mtime: int,
+    ctime: int,
+    /,
+) -> None: ...
+def withdraw(ino: int, /) -> None: ...

@@ -28,6 +28,7 @@ from minifo.engine import Attr, Ino, Overlay, RenameFlags, SetAttr, StateError
 from minifo.engine.model import NAME_MAX
 from minifo.fusefront.committer import Committer
 from minifo.fusefront.processes import is_writing
+from minifo.fusefront.published import Published
 
 log = logging.getLogger(__name__)
 
@@ -80,6 +81,7 @@ class FuseOperations(pyfuse3.Operations):
     Args:
         overlay: the open overlay.
         committer: makes changes durable.
+        published: what the session hook may answer by itself, or None in plain mode.
         synchronous: every change is durable before it is acknowledged (mount option ``sync``).
     """
 
@@ -87,11 +89,14 @@ class FuseOperations(pyfuse3.Operations):
     enable_writeback_cache = True
     enable_acl = True
 
-    def __init__(self, overlay: Overlay, committer: Committer, *, synchronous: bool) -> None:
+    def __init__(
+        self, overlay: Overlay, committer: Committer, published: Published | None, *, synchronous: bool
+    ) -> None:
         super().__init__()
         self.overlay = overlay
         self.committer = committer
         self.synchronous = synchronous
+        self._published = published
         self._lookups: dict[int, int] = {}
         self._refused: set[int] = set()
 
@@ -191,7 +196,10 @@ class FuseOperations(pyfuse3.Operations):
 
     @_changes
     async def mknod(self, parent_inode: int, name: bytes, mode: int, rdev: int, ctx: RequestContext) -> EntryAttributes:
-        return self._told(self.overlay.mknod(Ino(parent_inode), name, mode, rdev, ctx))
+        attr = self.overlay.mknod(Ino(parent_inode), name, mode, rdev, ctx)
+        if self._published is not None and not self.overlay.listxattr(Ino(attr.ino)):
+            self._published.bare(attr)
+        return self._told(attr)
 
     @_answered
     async def create(

@@ -21,6 +21,7 @@ from minifo.fusefront import hook, mountinfo
 from minifo.fusefront.committer import Committer
 from minifo.fusefront.launch import captured_stderr
 from minifo.fusefront.options import MountOptions, format_source
+from minifo.fusefront.published import Published
 from minifo.fusefront.pump import EagerTrio
 from minifo.fusefront.unmount import detach
 
@@ -42,7 +43,7 @@ def run(options: MountOptions, mountpoint: str, *, ready: Callable[[], None], fo
     Raises:
         StateError: the overlay cannot be opened or mounted, or its last commit failed.
     """
-    hook.load()
+    extension = hook.load()
     hook.activate(not options.plain)
     import pyfuse3  # after the hook: it must find the hook's symbols first
 
@@ -51,7 +52,8 @@ def run(options: MountOptions, mountpoint: str, *, ready: Callable[[], None], fo
     overlay = _open(options)
     try:
         committer = Committer(overlay, mountpoint, options.commit)
-        _mount(overlay, committer, options, mountpoint)
+        published = Published(overlay, extension) if extension is not None and not options.plain else None
+        _mount(overlay, committer, published, options, mountpoint)
         try:
             trio.run(_serve, committer, mountpoint, ready, foreground)
         except BaseException:
@@ -87,13 +89,15 @@ def _open(options: MountOptions) -> Overlay:
             time.sleep(0.05)
 
 
-def _mount(overlay: Overlay, committer: Committer, options: MountOptions, mountpoint: str) -> None:
+def _mount(
+    overlay: Overlay, committer: Committer, published: Published | None, options: MountOptions, mountpoint: str
+) -> None:
     import pyfuse3
 
     from minifo.fusefront.operations import FuseOperations
 
     synchronous = options.sync or (not overlay.commits.keeps_redo and not options.read_only)
-    operations = FuseOperations(overlay, committer, synchronous=synchronous)
+    operations = FuseOperations(overlay, committer, published, synchronous=synchronous)
     lines: list[str] = []
     try:
         with captured_stderr() as lines:
