@@ -101,7 +101,7 @@ def _use_again(true: Callable[..., Any]) -> Callable[..., Any]:
 
 def _cut_in_place(true: Callable[..., Any]) -> Callable[..., Any]:
     def resize(self: content.Content, row: Any, path: bytes | None, size: int) -> None:
-        if row.object is not None and size < row.size:
+        if row.object and size < row.size:
             self._objects.truncate(row.object, size)
         true(self, row, path, size)
 
@@ -110,10 +110,9 @@ def _cut_in_place(true: Callable[..., Any]) -> Callable[..., Any]:
 
 def _cut_to_zero(true: Callable[..., Any]) -> Callable[..., Any]:
     def resize(self: content.Content, row: Any, path: bytes | None, size: int) -> None:
-        if size == 0 and row.object is not None and not row.mapped:
+        if size == 0 and row.object and not row.mapped:
             self._objects.truncate(row.object, 0)
-            sql = "UPDATE inode SET size = 0, bound = NULL WHERE ino = ?"
-            self._db.change(sql, (row.ino,))
+            self._inodes.save(row._replace(size=0, bound=None))
         else:
             true(self, row, path, size)
 
@@ -123,9 +122,9 @@ def _cut_to_zero(true: Callable[..., Any]) -> Callable[..., Any]:
 def _beyond_the_end(true: Callable[..., Any]) -> Callable[..., Any]:
     """Write into the cut-off bytes of an object, as if they were free already."""
 
-    def writable(self: content.Content, row: Any, path: bytes | None) -> Any:
-        backing = true(self, row, path)
-        return backing._replace(bound=None) if backing.object is not None else backing
+    def writable(self: content.Content, *args: Any) -> Any:
+        backing = true(self, *args)
+        return backing._replace(bound=None) if backing.object else backing
 
     return writable
 
