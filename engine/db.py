@@ -306,16 +306,34 @@ def _needs_immutable(path: str) -> bool:
     return not pending and not os.access(os.path.dirname(path), os.W_OK)
 
 
-def _identify(con: apsw.Connection, path: str) -> None:
-    found = con.execute("PRAGMA application_id").fetchone()
-    version = con.execute("PRAGMA user_version").fetchone()
-    if found is None or found[0] != APPLICATION_ID:
+def check_header(path: str) -> None:
+    """Check, without touching anything, that a file is a database this minifo knows (sqlite.org/fileformat).
+
+    Raises:
+        NotMinifo, NewerFormat, StateError: it is not, or cannot be read.
+    """
+    try:
+        with open(path, "rb") as file:
+            header = file.read(100)
+    except OSError as error:
+        raise StateError(f"{path} cannot be read ({error.strerror})", "check its permissions") from error
+    if header and not header.startswith(b"SQLite format 3\0"):
+        raise NotMinifo(f"{path} is not an SQLite database", "move it away, or run minifo-fsck on it")
+    _check_identity(path, int.from_bytes(header[68:72], "big"), int.from_bytes(header[60:64], "big"))
+
+
+def _check_identity(path: str, application: int, version: int) -> None:
+    if application != APPLICATION_ID:
         raise NotMinifo(f"{path} is not a minifo database", "give an empty directory as storage")
-    if version is None or version[0] > SCHEMA_VERSION:
+    if version > SCHEMA_VERSION:
         raise NewerFormat(
-            f"{path} has format {version[0] if version else '?'}, this minifo knows up to {SCHEMA_VERSION}",
-            "install a newer minifo",
+            f"{path} has format {version}, this minifo knows up to {SCHEMA_VERSION}", "install a newer minifo"
         )
+
+
+def _identify(con: apsw.Connection, path: str) -> None:
+    application, version = (con.execute(f"PRAGMA {key}").fetchone() for key in ("application_id", "user_version"))
+    _check_identity(path, application[0] if application else 0, version[0] if version else 0)
     # a page or two of every table: damage there is found before anything is served
     con.execute("SELECT count(*) FROM sqlite_schema").fetchall()
     for (table,) in con.execute("SELECT name FROM sqlite_schema WHERE type='table'").fetchall():

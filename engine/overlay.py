@@ -22,7 +22,7 @@ from minifo.engine.attributes import Attributes
 from minifo.engine.base import BaseView
 from minifo.engine.commit import GroupCommit
 from minifo.engine.content import Content
-from minifo.engine.db import Database, open_database
+from minifo.engine.db import Database, check_header, open_database
 from minifo.engine.errors import FsError, NotMinifo, StateError, UsageError
 from minifo.engine.inodes import Inodes, Row
 from minifo.engine.invariants import Violation, check
@@ -100,6 +100,8 @@ class Overlay:
                 store.check_empty()
                 if read_only:
                     raise NotMinifo(f"storage {storage} holds no overlay yet", "mount it writable once")
+            elif vfs is None:
+                check_header(store.database)  # before the lock file, so that nothing is left in what is not ours
             store.lock(exclusive=not read_only)
             _hide_storage(base, view, store)
             if not store.is_formatted:
@@ -148,9 +150,11 @@ class Overlay:
                 "%s: %d objects found again by path, %d gone", self.storage.path, anchored.found, len(anchored.gone)
             )
         keep_reserved(self.db, self.base, self.inodes.numbers)
-        if facts != {"base": base_path, "base_mark": mark}:
+        # text where it can be, for whoever looks into the database; a path may be any bytes
+        place = os.fsencode(base_path) if _has_odd_bytes(base_path) else base_path
+        if facts != {"base": place, "base_mark": mark}:
             with self.db.operation():
-                for key, value in (("base", base_path), ("base_mark", mark)):
+                for key, value in (("base", place), ("base_mark", mark)):
                     self.db.change("UPDATE overlay SET value = ? WHERE key = ?", (value, key))
         orphans = self.db.rows("SELECT ino FROM orphan")
         if orphans:
@@ -458,6 +462,10 @@ def _check_nesting(base: str, storage: Storage) -> None:
         if directory == "/":
             return
         directory = os.path.dirname(directory)
+
+
+def _has_odd_bytes(path: str) -> bool:
+    return any("\ud800" <= char <= "\udfff" for char in path)
 
 
 def _hide_storage(base: str, view: BaseView, storage: Storage) -> None:
