@@ -36,24 +36,16 @@ from typing import Any, NamedTuple
 
 sys.path.insert(0, os.path.dirname(__file__))
 
-from disk import SECTOR, Disk, State
+from bench import Bench, Wrong
+from disk import Disk, State
 from faults import FAULTS
+from judge import differences, match
 from recorder import MARKS
 from workloads import WORKLOADS, Workload, fill
-from world import CALLER, Entry, Recording, Tree, World, make_base, materialise, reproducible, tree_of
-
-from minifo.engine import ROOT, Ino, Overlay
-from minifo.engine.objects import object_name
-from minifo.engine.storage import Storage
+from world import Recording, Tree, World, make_base, materialise, reproducible
 
 FIXED = ("lost", "kept", "names", "sizes", "bytes")
-_KNOWN = {"minifo.db", "minifo.db-wal", "minifo.db-shm", "content", "lock", "reserve"}
-_PIECES = 3  # a sector of storage may hold only a part of a sector of the file: an extent's beginning, end, or both
 _REOPEN = 8  # one disk in so many is mounted a second time and written to
-
-
-class Wrong(Exception):
-    """A disk that breaks a promise; the text says which and how."""
 
 
 class Failure(NamedTuple):
@@ -91,255 +83,6 @@ class Summary:
             f"{name:20} {self.points:6} points {self.states:8} states {self.disks:8} different disks "
             f"{self.seconds:7.1f} s {rate:6.0f}/s {len(self.failures)} violations"
         )
-
-
-# -- one disk
-
-
-class _Tracking(Storage):
-    """Notes which names are changed, so that only those must be written anew for the next disk."""
-
-    touched: set[str]
-
-    def create(self, name: str) -> int:
-        self.touched.add(name)
-        return super().create(name)
-
-    def open(self, name: str, *, write: bool) -> int:
-        fd = super().open(name, write=write)
-        self._names[fd] = name
-        return fd
-
-    def write(self, fd: int, data: bytes | memoryview, offset: int) -> None:
-        self.touched.add(self._names.get(fd, ""))
-        super().write(fd, data, offset)
-
-    def truncate(self, fd: int, size: int) -> None:
-        self.touched.add(self._names.get(fd, ""))
-        super().truncate(fd, size)
-
-    def unlink(self, name: str) -> None:
-        self.touched.add(name)
-        super().unlink(name)
-
-    def rename(self, name: str, new_name: str) -> None:
-        self.touched |= {name, new_name}
-        super().rename(name, new_name)
-
-    def __init__(self, path: str) -> None:
-        super().__init__(path)
-        self._names: dict[int, str] = {}
-
-
-class Bench:
-    """A directory in which one disk after another is laid out and mounted.
-
-    Args:
-        path: an empty directory.
-        base: the base.
-    """
-
-    def __init__(self, path: str, base: str) -> None:
-        self._path = path
-        self._base = base
-        self._there: State = {}
-        self._touched: set[str] = set()
-
-    def lay_out(self, state: State) -> None:
-        """Make the directory hold exactly *state*; what it holds already is left alone."""
-        there = self._there
-        for name in self._touched:
-            there.pop(name, None)
-        # SQLite's files are not tracked; anything that is not known to be right goes
-        todo = [""]
-        while todo:
-            directory = todo.pop()
-            for entry in list(os.scandir(os.path.join(self._path, directory))):
-                name = os.path.join(directory, entry.name)
-                if entry.is_dir(follow_symlinks=False):
-                    if name in state:
-                        todo.append(name)
-                    else:
-                        shutil.rmtree(entry.path)
-                elif name != "lock" and (name not in state or name not in there or name.startswith("minifo.db")):
-                    os.unlink(entry.path)
-        for name, content in state.items():
-            path = os.path.join(self._path, name)
-            if content is None:
-                if not os.path.isdir(path):
-                    os.mkdir(path)
-            elif name.startswith("minifo.db") or name not in there or there[name] != content:
-                fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-                os.write(fd, content)
-                os.close(fd)
-        self._there = dict(state)
-        self._touched = set()
-
-    def _storage(self, path: str) -> Storage:
-        storage = _Tracking(path)
-        storage.touched = self._touched
-        return storage
-
-    def mount(self) -> Overlay:
-        """Open the overlay that is laid out.
-
-        Raises:
-            Wrong: it does not open.
-        """
-        try:
-            return Overlay.open(
-                self._base, self._path, storage_io=self._storage, clone=False
-            )  # clones are slow to close
-        except Exception as error:
-            raise Wrong(f"does not open: {type(error).__name__}: {error}") from error
-
-    def look(self) -> Tree:
-        """Mount what is laid out and check all that can be said without knowing its past.
-
-        Raises:
-            Wrong: a promise is broken.
-        """
-        overlay = self.mount()
-        try:
-            tree = _sound(overlay)
-            objects = {n for (n,) in overlay.db.rows("SELECT object FROM inode WHERE object > 0")}
-            objects |= {n for (n,) in overlay.db.rows("SELECT object FROM extent")}
-        finally:
-            overlay.close()
-        self._nothing_left({object_name(number) for number in objects})
-        return tree
-
-    def _nothing_left(self, expected: set[str]) -> None:
-        if unknown := set(os.listdir(self._path)) - _KNOWN:
-            raise Wrong(f"left over in storage: {sorted(unknown)}")
-        found = set()
-        content = os.path.join(self._path, "content")
-        if os.path.isdir(content):
-            for entry in os.scandir(content):
-                if entry.is_dir(follow_symlinks=False):
-                    found |= {f"content/{entry.name}/{name}" for name in os.listdir(entry.path)}
-                else:
-                    found.add(f"content/{entry.name}")
-        if found != expected:
-            raise Wrong(f"objects without a name: {sorted(found - expected)}, missing: {sorted(expected - found)}")
-
-    def look_again(self, tree: Tree) -> None:
-        """Mount a second time: the same tree; and life goes on.
-
-        Raises:
-            Wrong: a promise is broken.
-        """
-        overlay = self.mount()
-        try:
-            if _sound(overlay) != tree:
-                raise Wrong("the second mount shows another tree than the first")
-            for table in ("orphan", "garbage"):
-                if overlay.db.value(f"SELECT count(*) FROM {table}"):
-                    raise Wrong(f"the second mount finds rows of {table}")
-            if (answer := overlay.db.value("PRAGMA integrity_check")) != "ok":
-                raise Wrong(f"the database is damaged: {answer}")
-            try:
-                ino = Ino(overlay.mknod(ROOT, b"after the crash", 0o644, 0, CALLER).ino)
-                overlay.write(ino, 0, fill(999, 3000))
-                for entry in tree.values():
-                    if entry.content and entry.ino < 0:
-                        overlay.write(Ino(entry.ino), 0, b"x")
-                overlay.commit()
-            except OSError as error:
-                raise Wrong(f"no new file can be made: {error}") from error
-            after = _sound(overlay)
-            if after.pop(b"/after the crash").content != fill(999, 3000) or after != tree:
-                raise Wrong("a new file changed others")
-        finally:
-            overlay.close()
-
-
-def _sound(overlay: Overlay) -> Tree:
-    try:
-        tree = tree_of(overlay)
-    except Exception as error:
-        raise Wrong(f"cannot be read: {type(error).__name__}: {error}") from error
-    if violations := overlay.check():
-        raise Wrong(f"invariants broken: {violations}")
-    if overlay.db.value("SELECT 1 FROM orphan") is not None:
-        raise Wrong("orphans are left")
-    return tree
-
-
-# -- judging
-
-
-def match(recording: Recording, tree: Tree, point: int, oldest: int, newest: int) -> int | None:
-    """The number of the commit whose tree this is, or None."""
-    for number in range(newest, oldest - 1, -1):
-        if tree == recording.trees[number]:
-            return number
-    for number in range(newest, oldest - 1, -1):
-        if all(why is None for why in _differences(recording, number, tree, point)):
-            return number
-    return None
-
-
-def _differences(recording: Recording, number: int, tree: Tree, point: int) -> Iterator[str | None]:
-    expected = recording.trees[number]
-    if tree.keys() != expected.keys():
-        missing, extra = expected.keys() - tree.keys(), tree.keys() - expected.keys()
-        yield f"missing {sorted(missing)}, extra {sorted(extra)}"
-        return
-    for path, entry in tree.items():
-        wanted = expected[path]
-        if entry == wanted:
-            continue
-        if entry._replace(content=b"") != wanted._replace(content=b""):
-            fields = [
-                f"{name} {mine!r} for {other!r}"
-                for name, mine, other in zip(Entry._fields[:-1], entry, wanted, strict=False)
-                if mine != other
-            ]
-            yield f"{path!r}: {', '.join(fields)}"
-        else:
-            yield _content_difference(recording, number, path, entry, wanted, point)
-
-
-def _content_difference(
-    recording: Recording, number: int, path: bytes, entry: Entry, wanted: Entry, point: int
-) -> str | None:
-    """Old or new, block by block: None if every block is one the file had since that commit."""
-    began = _sealed_at(recording, number)
-    candidates = [wanted.content]
-    size = len(wanted.content)
-    for at, content in recording.versions.get(entry.ino, ()):
-        if began <= at <= point:
-            size = min(size, len(content))  # what was cut off since may not be written over before the cut is durable
-            candidates.append(content[:size])
-    for start in range(0, len(wanted.content), SECTOR):
-        block = entry.content[start : start + SECTOR]
-        if _pieces(block, [content[start : start + SECTOR] for content in candidates]) > _PIECES:
-            if entry.content == b"\0" * len(entry.content):
-                return f"{path!r}: {len(entry.content)} bytes of zeros"
-            return f"{path!r}: bytes {start}-{start + len(block)} are none the file ever had: {block[:40]!r}"
-    return None
-
-
-def _pieces(block: bytes, versions: list[bytes]) -> int:
-    """Of how many pieces of versions a block is made; more than there are bytes if it cannot be."""
-    at = pieces = 0
-    while at < len(block):
-        longest = max(_same(block[at:], version[at:]) for version in versions)
-        if longest == 0:
-            return len(block) + 1
-        at += longest
-        pieces += 1
-    return pieces
-
-
-def _same(one: bytes, other: bytes) -> int:
-    """How many bytes two begin with alike."""
-    return next((n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
-
-
-def _sealed_at(recording: Recording, number: int) -> int:
-    return next((at for at, op in enumerate(recording.ops) if op[:2] == ("seal", number)), 0)
 
 
 # -- one record
@@ -425,11 +168,11 @@ class Exploration:
         tree = self._bench.look()
         found = match(self._recording, tree, place, oldest, newest)
         if found is None:
-            differences = {
-                number: next((why for why in _differences(self._recording, number, tree, place) if why), "")
+            found_instead = {
+                number: next((why for why in differences(self._recording, number, tree, place) if why), "")
                 for number in range(oldest, newest + 1)
             }
-            raise Wrong(f"the tree is of no commit from {oldest} to {newest}: {differences}")
+            raise Wrong(f"the tree is of no commit from {oldest} to {newest}: {found_instead}")
         if key % _REOPEN == 0:
             self._bench.look_again(tree)
         self._seen[key] = found
@@ -474,6 +217,7 @@ def record(workload: Workload, scratch: str, base: str) -> Recording:
             packed=workload.packed,
             wal_limit=workload.wal_limit,
             small_max=workload.small_max,
+            redo=workload.redo,
         )
         if workload.killed_at_birth:
             world.open_and_kill()
@@ -648,7 +392,8 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--stop", type=int, default=5, help="violations per workload to stop at")
-    parser.add_argument("--save", default="crash-failures", help="directory for failing states")
+    failures = os.path.join(tempfile.gettempdir(), "minifo-crash-failures")
+    parser.add_argument("--save", default=failures, help=f"directory for failing states ({failures})")
     parser.add_argument("--replay", metavar="FILE", help="look at one saved state again")
     arguments = parser.parse_args()
     logging.disable(logging.WARNING)

@@ -299,6 +299,11 @@ FAULTS: dict[str, Fault] = {
         "kills",
         ((_STORE, "create", _trust_directories),),
     ),
+    "replay-unsynced": Fault(
+        "what a killed daemon wrote is not synced when its redo log is replayed",
+        "kills_redo",
+        ((storage.Storage, "sync_all", _nothing), (recorder._Storage, "sync_all", _nothing)),
+    ),
     "log-trusted": Fault(
         "the log of a killed daemon is taken for durable", "kills", ((overlay.Overlay, "_recover", _trust_log),)
     ),

@@ -307,7 +307,7 @@ def kills(world: World) -> None:
     world.create("second", fill(3, 900))
     world.truncate(world.ino("second"), 300)
     world.kill()
-    world.create("second", fill(4, 500))
+    world.replace("second", fill(4, 500))
     world.commit()
     # between the commit of rows and the sync of the log
     world.unlink("first")
@@ -392,6 +392,7 @@ class Workload:
         packed: True on storage whose files cannot have holes.
         wal_limit: pages of the log above which it is checkpointed.
         small_max: bytes of a file that are kept in a row: few, as the files here are small.
+        redo: True where the daemon keeps a redo log.
         killed_at_birth: True where the daemon is killed while it makes the storage, and mounted again.
         before: a workload whose outcome this one finds, on a base that was replaced meanwhile.
     """
@@ -400,6 +401,7 @@ class Workload:
     packed: bool = False
     wal_limit: int = 1000
     small_max: int = 200
+    redo: bool = False
     killed_at_birth: bool = False
     before: Callable[[World], None] | None = None
 
@@ -422,6 +424,7 @@ WORKLOADS: dict[str, Workload] = {
     "checkpoints": Workload(checkpoints, wal_limit=12),
     "remounts": Workload(remounts),
     "kills": Workload(kills, killed_at_birth=True),
+    "kills_redo": Workload(kills, redo=True),
     "another_base": Workload(another_base, before=much_renamed),
     "mixed": Workload(mixed, wal_limit=20),
 }

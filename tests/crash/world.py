@@ -139,6 +139,7 @@ class World:
         packed: let storage be one whose files cannot have holes.
         wal_limit: pages of the write-ahead log above which it is checkpointed.
         small_max: bytes of a file that are kept in a row.
+        redo: keep a redo log in memory: it outlives the daemon, but not the power.
     """
 
     def __init__(
@@ -151,9 +152,12 @@ class World:
         packed: bool = False,
         wal_limit: int = 1000,
         small_max: int = 200,
+        redo: bool = False,
     ) -> None:
         self._scratch = scratch
-        self._generation = 0
+        self._redo = os.path.join(scratch, "redo") if redo else None
+        if redo:
+            os.mkdir(os.path.join(scratch, "redo"))
         self._packed = packed
         self._wal_limit = wal_limit
         self._small_max = small_max
@@ -167,7 +171,7 @@ class World:
             overlay.close()
             shutil.rmtree(bare)
         self.recording.trees.append(tree)
-        self.storage = os.path.join(scratch, "storage-0")
+        self.storage = os.path.join(scratch, "storage")
         os.mkdir(self.storage)
         materialise(self.storage, image or {})
         self.overlay: Overlay
@@ -177,7 +181,11 @@ class World:
     def open(self) -> None:
         """Mount."""
         self.overlay = Overlay.open(
-            self.recording.base, self.storage, storage_io=self.recorder.storage, vfs=self.recorder.vfs
+            self.recording.base,
+            self.storage,
+            storage_io=self.recorder.storage,
+            vfs=self.recorder.vfs,
+            redo_directory=self._redo,
         )
         if self._packed:
             self.overlay.storage.has_holes = False
@@ -217,18 +225,21 @@ class World:
     def kill(self) -> None:
         """Kill the daemon: what the page cache holds stays, what its memory held is gone.  Then mount again.
 
-        The new daemon works on a copy of the directory, for the old one's locks are this very process's own.
+        With a redo log the next mount shows everything that was acknowledged, and that counts as one more commit.
         """
-        self._generation += 1
-        dead, self.storage = self.storage, os.path.join(self._scratch, f"storage-{self._generation}")
-        shutil.copytree(dead, self.storage, ignore=shutil.ignore_patterns("*-shm", "lock"))
+        if self._redo is not None:
+            self.recorder.note("seal", len(self.recording.trees))
+            self.recording.trees.append(tree_of(self.overlay))
+        left = os.path.join(self._scratch, "left")
+        shutil.copytree(self.storage, left, ignore=shutil.ignore_patterns("*-shm", "lock"))
         with self.recorder.pause():
+            # SQLite's locks are this very process's own, so the connection must be closed; what that writes is undone
             self.overlay.db.close()
             self.overlay.objects.close()
-            self.overlay.commits.close()
             self.overlay.storage.close()
             self.overlay.base.close()
-        shutil.rmtree(dead)
+        _restore(left, self.storage)
+        shutil.rmtree(left)
         self.open()
 
     def end(self) -> Recording:
@@ -387,6 +398,19 @@ class World:
         commits.harden()
         before_finish()
         commits.finish(sealed)
+
+
+def _restore(source: str, target: str) -> None:
+    """Make a directory hold what another does; files that are in both stay the same files."""
+    for name in set(os.listdir(target)) - set(os.listdir(source)):
+        os.unlink(os.path.join(target, name))
+    for name in os.listdir(source):
+        path = os.path.join(target, name)
+        if os.path.isdir(os.path.join(source, name)):
+            shutil.rmtree(path, ignore_errors=True)
+            shutil.copytree(os.path.join(source, name), path)
+        else:
+            shutil.copyfile(os.path.join(source, name), path)
 
 
 def materialise(path: str, state: State) -> None:
