@@ -17,7 +17,7 @@ from minifo.engine.base import BaseView, join, split
 from minifo.engine.db import Database
 from minifo.engine.errors import FsError
 from minifo.engine.model import ROOT, Attr, Ino
-from minifo.engine.nodes import Node, Numbers
+from minifo.engine.nodes import Node, Numbers, Place
 
 
 class Row(NamedTuple):
@@ -82,7 +82,7 @@ class Inodes:
         self._base = base
         self.numbers = numbers
         self.next_ino = next_ino
-        self._nodes: dict[Ino, Node] = {ROOT: Node(ROOT, b"/", ROOT, True, True)}
+        self._nodes: dict[Ino, Node] = {ROOT: Node(ROOT, (None, b"/"), ROOT, True, True)}
         self._rows: dict[Ino, Row] = {}  # rows as the database has them; all are dropped when an operation fails
         self._watcher: Watcher | None = None
         db.on_rollback = self._rolled_back
@@ -112,7 +112,7 @@ class Inodes:
             if found is None and path is not None:
                 found = self._db.value("SELECT ino FROM origin WHERE path = ?", (split(path)[0],))
             parent = Ino(found) if found is not None else ROOT
-        node = self._nodes[ino] = Node(ino, path, parent, is_dir, True)
+        node = self._nodes[ino] = Node(ino, (None, path) if path is not None else None, parent, is_dir, True)
         return node
 
     def directory(self, ino: Ino) -> Node:
@@ -126,14 +126,14 @@ class Inodes:
             raise FsError(errno.ENOTDIR, f"inode {ino}")
         return node
 
-    def found(self, ino: Ino, path: bytes | None, parent: Ino, is_dir: bool, state: bool) -> Node:
+    def found(self, ino: Ino, place: Place | None, parent: Ino, is_dir: bool, state: bool) -> Node:
         """Note an object that a look-up has found.
 
         A base object may be found by several paths (hard links): the first one stays.
         """
         node = self._nodes.get(ino)
         if node is None:
-            node = self._nodes[ino] = Node(ino, path, parent if is_dir else ROOT, is_dir, state)
+            node = self._nodes[ino] = Node(ino, place, parent if is_dir else ROOT, is_dir, state)
         elif is_dir:
             node.parent = parent
         if state:

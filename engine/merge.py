@@ -31,7 +31,7 @@ from minifo.engine.nodes import Node
 
 _FIRST_COOKIE = 3  # 1 and 2 are "." and ".."
 _COOKIES = (1 << 62) - 1
-_KEPT_NAMES = 200_000  # names in kept listings, all together
+_KEPT_NAMES = 20_000  # names in kept listings, all together, but for the one read last
 
 _PLACE = (
     "SELECT ino, 1 FROM created WHERE parent = ?1 AND name = ?2"
@@ -171,7 +171,7 @@ class Merge:
             state = self._db.value("SELECT 1 FROM origin WHERE ino = ?", (ino,)) is not None
         if state:
             row = self._inodes.row(ino)
-        node = self._inodes.found(ino, path, directory.ino, is_dir, state)
+        node = self._inodes.found(ino, (directory.path, name), directory.ino, is_dir, state)
         return "base", node, row if row is not None else st
 
     # -- listings

@@ -11,7 +11,11 @@ from __future__ import annotations
 import os
 from hashlib import blake2b
 
+from minifo.engine.base import join
 from minifo.engine.model import ROOT, Ino
+
+# A place in the base: a directory (base terms) and a name in it; or None and a whole path.
+Place = tuple[bytes | None, bytes]
 
 WINDOW_32 = (
     0x8000_0000,
@@ -23,26 +27,39 @@ _RESERVED_SIZE = 1 << 62  # up to 2^63: SQLite integers are signed
 
 
 class Node:
-    """One known object.
+    """One known object.  Small, for the kernel may know a million of them.
 
     Attributes:
         ino: its inode number.
-        path: its place in the base (base terms), or None for a created object.
         parent: number of the directory it was last found in; kept for directories only (``..``, ancestor checks).
         is_dir: True for a directory.
         state: False when the tables surely hold nothing about it; True when they may.
         dead: True for a directory that was removed, or a base file without any name left.
+        holds: how often the kernel was told of it and has not yet forgotten.
     """
 
-    __slots__ = ("dead", "ino", "is_dir", "parent", "path", "state")
+    __slots__ = ("_directory", "_name", "dead", "holds", "ino", "is_dir", "parent", "state")
 
-    def __init__(self, ino: Ino, path: bytes | None, parent: Ino, is_dir: bool, state: bool) -> None:
+    def __init__(self, ino: Ino, place: Place | None, parent: Ino, is_dir: bool, state: bool) -> None:
         self.ino = ino
-        self.path = path
+        self._directory: bytes | None = place[0] if place is not None else None
+        self._name: bytes | None = place[1] if place is not None else None
         self.parent = parent
         self.is_dir = is_dir
         self.state = state
         self.dead = False
+        self.holds = 0
+
+    @property
+    def path(self) -> bytes | None:
+        """Its place in the base (base terms), or None for a created object."""
+        if self._directory is None or self._name is None:
+            return self._name
+        path = join(self._directory, self._name)
+        if self.is_dir:
+            # kept, for what is in it shares this very string
+            self._directory, self._name = None, path
+        return path
 
 
 def choose_window(root: os.stat_result, inodes: int) -> tuple[int, int]:

@@ -369,6 +369,26 @@ class Overlay:
             self.inodes.drop_node(ino)
             self.attributes.forget(ino)
 
+    def hold(self, ino: Ino) -> None:
+        """Note that the kernel was told of a number that was just looked up or made."""
+        self.inodes.node(ino).holds += 1
+
+    def is_held(self, ino: Ino) -> bool:
+        """True if the kernel knows a number."""
+        node = self.inodes.known(ino)
+        return node is not None and node.holds > 0
+
+    def release(self, counts: Iterable[tuple[Ino, int]]) -> None:
+        """The kernel has forgotten numbers, each as often as said; what it does not know any more is let go of."""
+        gone = []
+        for ino, count in counts:
+            node = self.inodes.known(ino)
+            if node is not None:
+                node.holds -= count
+                if node.holds <= 0:
+                    gone.append(ino)
+        self.forget(gone)
+
     def _is_orphan(self, ino: Ino) -> bool:
         return self.db.value("SELECT 1 FROM orphan WHERE ino = ?", (ino,)) is not None
 

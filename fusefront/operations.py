@@ -97,7 +97,6 @@ class FuseOperations(pyfuse3.Operations):
         self.committer = committer
         self.synchronous = synchronous
         self._published = published
-        self._lookups: dict[int, int] = {}
         self._refused: set[int] = set()
 
     # -- answers
@@ -122,7 +121,7 @@ class FuseOperations(pyfuse3.Operations):
 
     def _told(self, attr: Attr) -> EntryAttributes:
         """The same for an answer that makes the kernel refer to the object once more."""
-        self._lookups[attr.ino] = self._lookups.get(attr.ino, 0) + 1
+        self.overlay.hold(Ino(attr.ino))
         return self._entry(attr)
 
     # -- looking
@@ -138,20 +137,13 @@ class FuseOperations(pyfuse3.Operations):
         return negative
 
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
-        gone = []
-        for ino, count in inode_list:
-            left = self._lookups.get(ino, 0) - count
-            if left > 0:
-                self._lookups[ino] = left
-            else:
-                self._lookups.pop(ino, None)
-                self._refused.discard(ino)
-                gone.append(Ino(ino))
         try:
-            self.overlay.forget(gone)
+            self.overlay.release((Ino(ino), count) for ino, count in inode_list)
         except (OSError, StateError) as error:
             # what could not be deleted is swept at the next mount
             log.error("forget: %s", error)
+        if self._refused:
+            self._refused -= {ino for ino, _ in inode_list if not self.overlay.is_held(Ino(ino))}
 
     @_answered
     async def getattr(self, inode: int, ctx: RequestContext) -> EntryAttributes:
@@ -173,11 +165,11 @@ class FuseOperations(pyfuse3.Operations):
         for entry in self.overlay.readdir(Ino(fh), start_id):
             ino = Ino(entry.attr.ino)
             if not pyfuse3.readdir_reply(token, entry.name, self._entry(entry.attr), entry.cookie):
-                if ino not in self._lookups:
+                if not self.overlay.is_held(ino):
                     self.overlay.forget([ino])
                 break
             if entry.cookie > 2:  # "." and ".." refer to nothing new
-                self._lookups[ino] = self._lookups.get(ino, 0) + 1
+                self.overlay.hold(ino)
 
     @_answered
     async def releasedir(self, fh: int) -> None:
