@@ -8,13 +8,12 @@ mount), for else it could stay in memory for half a minute.  Many waiters share 
 from __future__ import annotations
 
 import logging
-import os
 
 import trio
 
 from minifo.engine import Overlay, StateError
 from minifo.engine.errors import CommitPostponed
-from minifo.engine.syscalls import syncfs
+from minifo.fusefront.outsider import Outsider
 
 log = logging.getLogger(__name__)
 
@@ -28,15 +27,16 @@ class Committer:
 
     Args:
         overlay: the open overlay.
+        outsider: reaches the mount.
         mountpoint: where it is mounted.
         interval: seconds an acknowledged change may stay volatile at most.
     """
 
-    def __init__(self, overlay: Overlay, mountpoint: str, interval: float) -> None:
+    def __init__(self, overlay: Overlay, outsider: Outsider, mountpoint: str, interval: float) -> None:
         self._overlay = overlay
+        self._outsider = outsider
         self._mountpoint = mountpoint
         self._interval = interval
-        self._device: int | None = None
         self._lock = trio.Lock()
         self._changed = trio.Event()
         self._sealed = 0
@@ -45,10 +45,6 @@ class Committer:
 
     def _note(self) -> None:
         self._changed.set()
-
-    def mounted(self, device: int) -> None:
-        """Note that the mount answers, and its st_dev."""
-        self._device = device
 
     async def run(self) -> None:
         """Commit in time, until cancelled."""
@@ -79,25 +75,20 @@ class Committer:
         Raises:
             StateError: the commit failed; the overlay is read-only from now on.
         """
-        if self._device is not None:
-            await trio.to_thread.run_sync(self._write_back, self._device)
+        try:
+            await trio.to_thread.run_sync(self._outsider.write_back)
+        except OSError as error:
+            # bytes of some file could not be stored: its owner hears of it at close or fsync
+            log.warning("%s: write-back: %s", self._mountpoint, error)
         await self.durable()
 
-    def _write_back(self, device: int) -> None:
-        # opened for the call only: a descriptor that stays would keep the mount busy
-        try:
-            fd = os.open(self._mountpoint, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except OSError as error:
-            log.debug("%s cannot be reached for a write-back: %s", self._mountpoint, error)
-            return
-        try:
-            if os.fstat(fd).st_dev == device:
-                syncfs(fd)
-        except OSError as error:
-            # a file whose bytes could not be stored: its owner hears of it at close or fsync
-            log.warning("%s: write-back: %s", self._mountpoint, error)
-        finally:
-            os.close(fd)
+    async def write_back(self, ino: int) -> None:
+        """Make the kernel write back what it holds of one file; it does so while a request is being answered.
+
+        Raises:
+            OSError: something could not be written.
+        """
+        await trio.to_thread.run_sync(self._outsider.flush, ino)
 
     async def durable(self) -> None:
         """Return when everything done so far is durable.

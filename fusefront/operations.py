@@ -21,7 +21,6 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import pyfuse3
-import trio
 from pyfuse3 import EntryAttributes, FileInfo, FUSEError, ReaddirToken, RequestContext, SetattrFields, StatvfsData
 
 from minifo.engine import Attr, Ino, Overlay, RenameFlags, SetAttr, StateError
@@ -238,14 +237,10 @@ class FuseOperations(pyfuse3.Operations):
     async def _flush(self, attr: Attr | None) -> None:
         """Make the kernel write back a file that is about to replace another (promise P3).
 
-        It does so while the request is being answered, so this is a worker's job; the engine looks at everything anew
-        afterwards.
+        The engine looks at everything anew afterwards.
         """
         if attr is not None and stat.S_ISREG(attr.mode):
-            try:
-                await trio.to_thread.run_sync(pyfuse3.invalidate_inode, attr.ino)
-            except FileNotFoundError:
-                log.debug("inode %d: nothing of it is held by the kernel", attr.ino)
+            await self.committer.write_back(attr.ino)
 
     # -- changing objects
 

@@ -21,9 +21,9 @@ from minifo.fusefront import hook, mountinfo
 from minifo.fusefront.committer import Committer
 from minifo.fusefront.launch import captured_stderr
 from minifo.fusefront.options import MountOptions, format_source
+from minifo.fusefront.outsider import Outsider
 from minifo.fusefront.published import Published
 from minifo.fusefront.pump import EagerTrio
-from minifo.fusefront.unmount import detach
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +43,7 @@ def run(options: MountOptions, mountpoint: str, *, ready: Callable[[], None], fo
     Raises:
         StateError: the overlay cannot be opened or mounted, or its last commit failed.
     """
+    outsider = Outsider(mountpoint)  # forked first: it must hold nothing open
     extension = hook.load()
     hook.activate(not options.plain)
     import pyfuse3  # after the hook: it must find the hook's symbols first
@@ -51,17 +52,18 @@ def run(options: MountOptions, mountpoint: str, *, ready: Callable[[], None], fo
 
     overlay = _open(options)
     try:
-        committer = Committer(overlay, mountpoint, options.commit)
+        committer = Committer(overlay, outsider, mountpoint, options.commit)
         published = Published(overlay, extension) if extension is not None and not options.plain else None
         _mount(overlay, committer, published, options, mountpoint)
         try:
-            trio.run(_serve, committer, mountpoint, ready, foreground)
+            trio.run(_serve, committer, outsider, mountpoint, ready, foreground)
         except BaseException:
             pyfuse3.close(unmount=False)
             raise
         pyfuse3.close(unmount=True)
     finally:
         overlay.close()
+        outsider.close()
 
 
 def _open(options: MountOptions) -> Overlay:
@@ -123,20 +125,21 @@ def _fuse_options(options: MountOptions) -> set[str]:
     return words
 
 
-async def _serve(committer: Committer, mountpoint: str, ready: Callable[[], None], foreground: bool) -> None:
+async def _serve(
+    committer: Committer, outsider: Outsider, mountpoint: str, ready: Callable[[], None], foreground: bool
+) -> None:
     import pyfuse3
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(committer.run)
-        nursery.start_soon(_end_on_signal, committer, mountpoint)
-        nursery.start_soon(_say_ready, committer, mountpoint, ready, foreground)
+        nursery.start_soon(_end_on_signal, committer, outsider, mountpoint)
+        nursery.start_soon(_say_ready, outsider, mountpoint, ready, foreground)
         await pyfuse3.main(min_tasks=2, max_tasks=_TASKS)
         nursery.cancel_scope.cancel()
 
 
-async def _say_ready(committer: Committer, mountpoint: str, ready: Callable[[], None], foreground: bool) -> None:
-    answer = await trio.to_thread.run_sync(os.stat, mountpoint)
-    committer.mounted(answer.st_dev)
+async def _say_ready(outsider: Outsider, mountpoint: str, ready: Callable[[], None], foreground: bool) -> None:
+    await trio.to_thread.run_sync(outsider.probe)
     status = hook.verify()
     if not status.active:
         log.warning("%s runs in plain mode, slower and without default ACLs: %s", mountpoint, status.reason)
@@ -145,7 +148,7 @@ async def _say_ready(committer: Committer, mountpoint: str, ready: Callable[[], 
     ready()
 
 
-async def _end_on_signal(committer: Committer, mountpoint: str) -> None:
+async def _end_on_signal(committer: Committer, outsider: Outsider, mountpoint: str) -> None:
     import pyfuse3
 
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
@@ -156,10 +159,10 @@ async def _end_on_signal(committer: Committer, mountpoint: str) -> None:
             except StateError as error:
                 log.error("%s", error)
             try:
-                await trio.to_thread.run_sync(lambda: detach(mountpoint, lazy=False))
+                await trio.to_thread.run_sync(lambda: outsider.detach(lazy=False))
             except StateError as error:
                 # we were told to end, and files are open: their owners get ENOTCONN, what they wrote is committed
                 log.warning("%s; ending all the same", error)
-                await trio.to_thread.run_sync(lambda: detach(mountpoint, lazy=True))
+                await trio.to_thread.run_sync(lambda: outsider.detach(lazy=True))
                 pyfuse3.terminate()
             return

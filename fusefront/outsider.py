@@ -1,0 +1,220 @@
+"""What the daemon asks of its own mount, asked by a process of its own.
+
+Some calls on the mount wait until the daemon has answered requests, and cannot be interrupted meanwhile: syncfs(2),
+writing a file's pages back, stat(2), umount(2).  A thread of the daemon that makes one outlives a SIGKILL of the
+daemon, and keeps the FUSE device open with it: the connection would never end, and every process that uses the mount
+would hang until somebody aborts it by hand.  The rule kept here: no thread of the daemon waits for its own mount.  A
+child, forked before the device and the storage are opened, does it instead; it ends with the daemon.
+
+Each request goes as one packet, with the writing end of a pipe for its answer, so requests do not wait for each other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import json
+import logging
+import os
+import signal
+import socket
+import struct
+import threading
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from minifo.engine.errors import StateError
+from minifo.engine.syscalls import syncfs
+from minifo.fusefront.unmount import detach
+
+log = logging.getLogger(__name__)
+
+_PACKET = 8192  # bytes; a request is a word and a few numbers
+_FILEID_INO64_GEN = 0x81  # the kernel's fs/fuse/inode.c, fuse_encode_fh: node number (high word first), generation
+_WRITE_AND_WAIT = 1 | 2 | 4  # sync_file_range(2)
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class Outsider:
+    """The child that uses a mount on behalf of its daemon.  Calls may come from any thread, and block.
+
+    Args:
+        mountpoint: where the mount is, or will be.
+    """
+
+    def __init__(self, mountpoint: str) -> None:
+        self._mountpoint = mountpoint
+        self._device = 0
+        self._lost = False
+        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        if os.fork() == 0:
+            _live(theirs.fileno(), mountpoint)
+        theirs.close()
+
+    def probe(self) -> None:
+        """Return when the mount answers.
+
+        Raises:
+            OSError: it does not.
+        """
+        self._device = int(self._ask("probe"))
+
+    def write_back(self) -> None:
+        """Make the kernel write back everything it holds of the mount; nothing if the mount is gone already.
+
+        Raises:
+            OSError: something could not be written; its owner hears of it at close or fsync.
+        """
+        if self._device:
+            self._ask("write_back", self._device)
+
+    def flush(self, ino: int) -> None:
+        """Make the kernel write back what it holds of one file.
+
+        Raises:
+            OSError: something could not be written.
+        """
+        self._ask("flush", self._device, ino)
+
+    def detach(self, *, lazy: bool) -> None:
+        """Unmount.
+
+        Raises:
+            StateError: it is busy, or we may not.
+        """
+        self._ask("detach", lazy)
+
+    def close(self) -> None:
+        """End the child."""
+        self._socket.close()
+
+    def _ask(self, word: str, *arguments: int) -> Any:
+        reader, writer = os.pipe()
+        try:
+            try:
+                socket.send_fds(self._socket, [json.dumps([word, *arguments]).encode()], [writer])
+            except OSError as error:
+                log.debug("%s: %s", word, error)
+            os.close(writer)
+            with open(reader, "rb", closefd=False) as pipe:
+                text = pipe.read()
+        finally:
+            os.close(reader)
+        if text:
+            answer = json.loads(text)
+        else:
+            # whoever killed it did not mean the mount: it goes on, but must not be killed in the middle of a call
+            if not self._lost:
+                log.warning("%s: the helper process has died; the daemon does its work by itself", self._mountpoint)
+                self._lost = True
+            answer = _answer(self._mountpoint, word, *arguments)
+        if "state" in answer:
+            raise StateError(*answer["state"])
+        if "errno" in answer:
+            raise OSError(answer["errno"], os.strerror(answer["errno"]), self._mountpoint)
+        return answer["value"]
+
+
+# -- in the child
+
+
+def _live(channel: int, mountpoint: str) -> NoReturn:
+    """Serve requests until the daemon has ended."""
+    try:
+        # it ends with the daemon and never before: a terminal or a service manager signals all of a group
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
+        os.chdir("/")
+        # what the caller of the daemon has open would look as if it were still running
+        null = os.open(os.devnull, os.O_RDWR)
+        for fd in (0, 1, 2):
+            os.dup2(null, fd)
+        os.closerange(3, channel)
+        os.closerange(channel + 1, os.sysconf("SC_OPEN_MAX"))
+        with socket.socket(fileno=channel) as requests:
+            while True:
+                packet, fds, _, _ = socket.recv_fds(requests, _PACKET, 1)
+                if not packet:
+                    break
+                threading.Thread(target=_serve, args=(mountpoint, packet, fds[0]), daemon=True).start()
+    finally:
+        os._exit(0)
+
+
+def _serve(mountpoint: str, packet: bytes, reply: int) -> None:
+    answer = _answer(mountpoint, *json.loads(packet))
+    # the daemon may have been killed meanwhile
+    with contextlib.suppress(BrokenPipeError), open(reply, "wb") as pipe:
+        pipe.write(json.dumps(answer).encode())
+
+
+def _answer(mountpoint: str, word: str, *arguments: int) -> dict[str, Any]:
+    try:
+        return {"value": _CALLS[word](mountpoint, *arguments)}
+    except StateError as error:
+        return {"state": [error.message, error.hint]}
+    except OSError as error:
+        return {"errno": error.errno or errno.EIO}
+
+
+def _probe(mountpoint: str) -> int:
+    return os.stat(mountpoint).st_dev
+
+
+def _write_back(mountpoint: str, device: int) -> None:
+    try:
+        # opened for the call only: a descriptor that stays would keep the mount busy
+        root = os.open(mountpoint, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    try:
+        if os.fstat(root).st_dev == device:
+            syncfs(root)
+    finally:
+        os.close(root)
+
+
+def _flush(mountpoint: str, device: int, ino: int) -> None:
+    root = os.open(mountpoint, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        if os.fstat(root).st_dev != device:
+            return  # unmounted, or something is mounted over it: there is nobody left who could write
+        try:
+            fd = _open_by_number(root, ino)
+        except PermissionError:
+            syncfs(root)  # not for root only, but everything is written, not one file
+            return
+        except OSError as error:
+            if error.errno != errno.ESTALE:
+                raise
+            return  # the kernel does not know it, so it holds nothing of it
+        try:
+            _check(_libc.sync_file_range(fd, ctypes.c_int64(0), ctypes.c_int64(0), _WRITE_AND_WAIT))
+        finally:
+            os.close(fd)
+    finally:
+        os.close(root)
+
+
+def _open_by_number(root: int, ino: int) -> int:
+    """Open a file of the mount by its inode number (open_by_handle_at(2))."""
+    handle = struct.pack("=IiIII", 12, _FILEID_INO64_GEN, ino >> 32, ino & 0xFFFFFFFF, 0)
+    return _check(_libc.open_by_handle_at(root, handle, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW))
+
+
+def _check(result: int) -> int:
+    if result < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+    return result
+
+
+def _detach(mountpoint: str, lazy: int) -> None:
+    detach(mountpoint, lazy=bool(lazy))
+
+
+_CALLS: dict[str, Callable[..., Any]] = {
+    "probe": _probe, "write_back": _write_back, "flush": _flush, "detach": _detach,
+}  # fmt: skip
