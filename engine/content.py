@@ -164,7 +164,7 @@ class Content:
                 self._cut_stale(number, row.size)
             self._objects.write(number, data, offset)
         else:
-            self._write_extents(row, number, offset, data)
+            self._write_extents(row, offset, data)
             mapped = 1
         t = now()
         size = max(row.size, end)
@@ -233,24 +233,24 @@ class Content:
                 self._objects.write(number, os.pread(source, min(_COPY_STEP, end - at), at), at)
         return number
 
-    def _write_extents(self, row: Row, backing: int | None, offset: int, data: bytes | memoryview) -> None:
+    def _write_extents(self, row: Row, offset: int, data: bytes | memoryview) -> None:
         view = memoryview(data)
         end = offset + len(view)
         at = offset
         for extent in self._extents(row.ino, offset, end):
             if at < extent.start:
-                self._add_extent(row, backing, at, view[at - offset : extent.start - offset])
+                self._add_extent(row, at, view[at - offset : extent.start - offset])
             at = max(at, extent.start)
             stop = min(extent.end, end)
             self._objects.write(extent.object, view[at - offset : stop - offset], extent.at + at - extent.start)
             at = stop
         if at < end:
-            self._add_extent(row, backing, at, view[at - offset :])
+            self._add_extent(row, at, view[at - offset :])
 
-    def _add_extent(self, row: Row, backing: int | None, start: int, data: memoryview) -> None:
+    def _add_extent(self, row: Row, start: int, data: memoryview) -> None:
         """Write a range that no extent covers, and merge it with its neighbours where they touch."""
         end = start + len(data)
-        number, at = self._place(row, backing, start)
+        number, at = self._place(row, start)
         self._objects.write(number, data, at)
         sql = (
             'SELECT start, "end", object, at FROM extent'
@@ -267,19 +267,22 @@ class Content:
         sql = 'INSERT INTO extent VALUES (?, ?, ?, ?, ?) ON CONFLICT (ino, start) DO UPDATE SET "end" = excluded."end"'
         self._db.change(sql, (row.ino, start, end, number, at))
 
-    def _place(self, row: Row, backing: int | None, start: int) -> tuple[int, int]:
-        """Where bytes from *start* on go: an object of this file, and the offset in it."""
-        sql = (
-            'SELECT object, max(at + "end" - start) FROM extent WHERE ino = ?'
-            " GROUP BY object ORDER BY object DESC LIMIT 1"
-        )
-        found = self._db.row(sql, (row.ino,))
-        if found is not None:
-            number, tail = int(found[0]), int(found[1])
-        else:
-            number, tail = self._objects.create(), 0
-        # the same offset as in the file where files can have holes: neighbours merge, and the object can become whole
-        return number, start if self._objects.has_holes else -(-tail // _BLOCK) * _BLOCK
+    def _place(self, row: Row, start: int) -> tuple[int, int]:
+        """Where bytes from *start* on go: an object of this file, and the offset in it.
+
+        Where files can have holes that is the same offset as in the file: neighbours merge.  Elsewhere blocks are
+        packed, after all that the object ever held: what a commit has named stays, even if no row names it any more.
+        The two ways are never mixed in one object (storage may have been moved to another file system), and
+        ``at = start`` tells them apart.
+        """
+        packed = not self._objects.has_holes
+        sql = f"SELECT object FROM extent WHERE ino = ? AND (at <> start) = {int(packed)} LIMIT 1"
+        found = self._db.value(sql, (row.ino,))
+        number = int(found) if found is not None else self._objects.create()
+        if not packed:
+            return number, start
+        tail = -(-self._objects.stat(number).st_size // _BLOCK) * _BLOCK
+        return number, tail if tail != start else tail + _BLOCK
 
     # -- cutting
 
