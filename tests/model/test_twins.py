@@ -1,0 +1,63 @@
+"""State machines: the engine and a plain directory under the same operations, compared all the while.
+
+Four machines draw from different groups of rules; a narrow one meets more often, a broad one finds what lies between.
+How hard they try follows the hypothesis profile: ``ci`` runs above 1,000 examples of 50 steps, ``thorough`` far more.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+import support
+from hypothesis import settings
+from machine import COUNTS, AttributeRules, ContentRules, LifeRules, NameRules
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: owners and devices are compared")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def told_counts(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Say at the end how many examples and steps ran."""
+    yield
+    reporter = request.config.pluginmanager.getplugin("terminalreporter")
+    if reporter is not None:
+        told = ", ".join(f"{count} {what}" for what, count in sorted(COUNTS.items()))
+        reporter.write_line(f"\nmodel: {told}")
+
+
+class Names(NameRules, LifeRules):
+    """Names only, in a small tree where they meet often."""
+
+    build = staticmethod(support.build_small)
+    pool = (b"a", b"b", b"c", b"d", b"z" * 256)
+    full_every = 4
+
+
+class Contents(ContentRules, LifeRules):
+    """File bytes, with commits and crashes in between."""
+
+    build = staticmethod(support.build_files)
+
+
+class Attributes(AttributeRules, LifeRules):
+    """Attributes, on every type of object."""
+
+
+class Everything(NameRules, ContentRules, AttributeRules, LifeRules):
+    """All rules on the full tree."""
+
+
+def _settings(share: int) -> settings:
+    return settings(max_examples=settings().max_examples * share, stateful_step_count=50)
+
+
+TestNames = Names.TestCase
+TestNames.settings = _settings(5)
+TestContents = Contents.TestCase
+TestContents.settings = _settings(3)
+TestAttributes = Attributes.TestCase
+TestAttributes.settings = _settings(1)
+TestEverything = Everything.TestCase
+TestEverything.settings = _settings(3)
