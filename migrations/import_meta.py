@@ -1,0 +1,402 @@
+"""Bringing a mini_fo storage over: the life of an import, from the plan to a storage that can be mounted.
+
+The new storage is built in a directory of its own inside the target and moved up when it is complete and verified:
+
+    NEW/.minifo-import/    minifo.db and content while they are built; a mount refuses NEW as long as it is there
+    NEW/content, NEW/minifo.db    moved up in this order; with the database the storage is whole
+
+In place, the target is the mini_fo storage itself.  Before the move its own files go to ``mini_fo-backup``, from
+where ``restore`` brings them back.  A crash at any step leaves the source as it was, or a state the same command goes
+on from.  The source is never written; in place, it is moved.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import apsw
+
+from minifo.engine import Overlay, StateError, StorageBusy, UsageError
+from minifo.engine.base import BaseView
+from minifo.engine.db import DB_NAME
+from minifo.engine.storage import Storage
+from minifo.migrations.import_plan import DOverR, ImportPlan, Step
+from minifo.migrations.import_rows import ImportRun
+from minifo.migrations.legacy_meta import META_NAME
+from minifo.migrations.legacy_tree import LegacyTree, Note
+from minifo.migrations.legacy_view import Comparison, LegacyView, compare
+
+WORK = ".minifo-import"
+BACKUP = "mini_fo-backup"
+_RESTORE = ".minifo-restore"
+_CONTENT = "content"
+_LOST_FOUND = "lost+found"
+_FACTS = ".minifo-import.json"  # in the backup: what must be so for the way back
+_COMPLETE = "complete"
+
+Progress = Callable[[str, int, int], None]  # what is being done, how much is done, of how much
+
+
+def _silent(what: str, done: int, total: int) -> None:
+    """No progress shown."""
+
+
+@dataclass
+class ImportReport:
+    """What an import did, or would do.
+
+    Attributes:
+        steps: the plan.
+        notes: what a person may want to know.
+        counts: how many places there are of each of mini_fo's states.
+        resumed: steps an earlier run had done already.
+        compared: how mini_fo's view and the new one agree; None for a dry run.
+        backup: where the mini_fo storage is now, if it was imported in place.
+    """
+
+    steps: list[Step]
+    notes: list[Note]
+    resumed: int = 0
+    compared: Comparison | None = None
+    backup: str | None = None
+    counts: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for step in self.steps:
+            if step.kind == "unlink":
+                continue
+            self.counts[step.state.value] = self.counts.get(step.state.value, 0) + 1
+
+
+def plan_import(source: str, base: str, *, meta_name: bytes = META_NAME, d_over_r: DOverR = "kernel") -> ImportReport:
+    """What an import would do; nothing is changed.
+
+    Args:
+        source: the mini_fo storage.
+        base: the base it was mounted with.
+        meta_name: the name of its META files.
+        d_over_r: what counts where one name has a D and an R line (see ``ImportPlan``).
+
+    Raises:
+        StateError: source or base cannot be read.
+    """
+    with _view(source, "the mini_fo storage") as storage, _view(base, "base") as view:
+        plan = ImportPlan(LegacyTree(view, storage, meta_name=meta_name), d_over_r)
+        return ImportReport(plan.steps, plan.tree.notes)
+
+
+class _Options(NamedTuple):
+    meta_name: bytes
+    d_over_r: DOverR
+    in_place: bool
+
+
+def import_storage(
+    source: str,
+    base: str,
+    target: str | None,
+    *,
+    meta_name: bytes = META_NAME,
+    d_over_r: DOverR = "kernel",
+    progress: Progress = _silent,
+) -> ImportReport:
+    """Import a mini_fo storage.
+
+    Args:
+        source, base, meta_name, d_over_r: as for ``plan_import``.
+        target: the new storage, a directory that is empty or does not exist yet; None to import in place.
+        progress: called now and then.
+
+    Raises:
+        StateError: something cannot be read or written, or the result does not show what mini_fo showed.
+    """
+    place = source if target is None else target
+    if target is not None:
+        _check_apart(source, target)
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(target)
+    with _locked(place), _view(source, "the mini_fo storage") as storage:
+        work = os.path.join(place, WORK)
+        _check_target(place, in_place=target is None)
+        if _is_complete(place):
+            # an earlier run was cut short while it moved things
+            report = ImportReport([], [])
+        else:
+            _make_work(place, work)
+            report = _build(base, storage, work, _Options(meta_name, d_over_r, target is None), progress)
+        if target is None:
+            _set_aside(place, work)
+            report.backup = os.path.join(place, BACKUP)
+        _move_up(place, work)
+    return report
+
+
+def restore(storage: str, *, discard: bool = False) -> None:
+    """Undo an import in place: the mini_fo storage comes back, the new one is deleted.
+
+    Args:
+        storage: a storage that was imported in place and is not mounted.
+        discard: True to give up what was changed since the import.
+
+    Raises:
+        StateError: there is no backup, or changes would be lost.
+    """
+    backup, aside = os.path.join(storage, BACKUP), os.path.join(storage, _RESTORE)
+    with _locked(storage):
+        if not os.path.isdir(backup):
+            if os.path.isdir(aside):
+                _clear_away(storage, aside)  # an earlier run was cut short at its very end
+                return
+            raise StateError(f"{storage} holds no {BACKUP}", "only an import in place can be undone")
+        if not os.path.isdir(aside):
+            _check_unchanged(storage, backup, discard)
+            os.mkdir(aside)
+        # the database first: without it nothing can be mounted here
+        if os.path.exists(os.path.join(storage, DB_NAME)) and not os.path.exists(os.path.join(aside, DB_NAME)):
+            os.rename(os.path.join(storage, DB_NAME), os.path.join(aside, DB_NAME))
+        if not os.path.exists(os.path.join(aside, _COMPLETE)):
+            for name in os.listdir(storage):
+                if name not in (BACKUP, _RESTORE, _LOST_FOUND):
+                    os.rename(os.path.join(storage, name), os.path.join(aside, name))
+            _write(os.path.join(aside, _COMPLETE), "")
+            _sync_directory(aside)
+        for name in os.listdir(backup):
+            if name != _FACTS:
+                os.rename(os.path.join(backup, name), os.path.join(storage, name))
+        _sync_directory(storage)
+        if os.path.exists(os.path.join(backup, _FACTS)):
+            os.rename(os.path.join(backup, _FACTS), os.path.join(aside, _FACTS))
+        os.rmdir(backup)
+        _clear_away(storage, aside)
+
+
+def _clear_away(storage: str, aside: str) -> None:
+    """Delete what was minifo's, and give the storage back its own times."""
+    times: tuple[int, int] | None = None
+    for name in sorted(os.listdir(aside), key=lambda name: name == _FACTS):
+        path = os.path.join(aside, name)
+        if name == _FACTS:
+            facts = _facts(path)
+            times = facts["atime"], facts["mtime"]
+        if os.path.isdir(path):
+            shutil.rmtree(path)
+        else:
+            os.unlink(path)
+    os.rmdir(aside)
+    if times is not None:
+        os.utime(storage, ns=times)
+    _sync_directory(storage)
+
+
+# -- building
+
+
+def _build(base: str, storage: BaseView, work: str, options: _Options, progress: Progress) -> ImportReport:
+    overlay = Overlay.open(base, work)
+    try:
+        plan = ImportPlan(_tree(overlay.base, storage, options), options.d_over_r)
+        report = ImportReport(plan.steps, plan.tree.notes)
+        total = len(plan.steps)
+        run = ImportRun(plan, overlay, lambda done: progress("importing", done, total))
+        report.resumed = run.run()
+    finally:
+        overlay.close()
+    overlay = Overlay.open(base, work)
+    try:
+        view = LegacyView(_tree(overlay.base, storage, options), intent=options.d_over_r == "intent")
+        report.compared = compare(view, overlay, lambda done: progress("comparing", done, 0))
+        broken = overlay.check()
+        if broken:
+            raise StateError(f"the import breaks rule {broken[0].number}: {broken[0].rule}", "please report this")
+        if report.compared.differences:
+            first = report.compared.differences[0]
+            raise StateError(
+                f"the import shows {len(report.compared.differences)} things otherwise than mini_fo, first:"
+                f" {first.what} of {os.fsdecode(first.place)!r} is {first.overlay!r} instead of {first.legacy!r}",
+                f"nothing was replaced, what was built is in {work}; was mini_fo mounted with this base?",
+            )
+        ImportRun(plan, overlay, lambda done: None).finish()
+    finally:
+        overlay.close()
+    _fold_log(os.path.join(work, DB_NAME))
+    _write(os.path.join(work, _COMPLETE), "")
+    _sync_directory(work)
+    return report
+
+
+def _fold_log(database: str) -> None:
+    """Bring everything into the database file, so that it can be moved alone."""
+    con = apsw.Connection(database)
+    con.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    con.close()
+
+
+def _tree(base: BaseView, storage: BaseView, options: _Options) -> LegacyTree:
+    ours = frozenset({os.fsencode(WORK), os.fsencode(BACKUP)}) if options.in_place else frozenset()
+    return LegacyTree(base, storage, meta_name=options.meta_name, ignore=ours)
+
+
+# -- moving
+
+
+def _is_complete(place: str) -> bool:
+    work = os.path.join(place, WORK)
+    if not os.path.isdir(work):
+        return False
+    # emptied, after the database had moved up
+    return os.path.exists(os.path.join(work, _COMPLETE)) or not (
+        os.listdir(work) or not os.path.exists(os.path.join(place, DB_NAME))
+    )
+
+
+def _make_work(place: str, work: str) -> None:
+    st = os.stat(place)
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(work, 0o700)
+        # in place, the source's own time is part of what is imported
+        os.utime(place, ns=(st.st_atime_ns, st.st_mtime_ns))
+
+
+def _set_aside(place: str, work: str) -> None:
+    """Move the mini_fo storage's files to the backup; the last file written there says that all are."""
+    backup = os.path.join(place, BACKUP)
+    facts = os.path.join(backup, _FACTS)
+    if os.path.exists(facts):
+        return
+    before = os.path.join(work, _FACTS)
+    if not os.path.exists(before):
+        st = os.stat(place)
+        known = {"token": _token(os.path.join(work, DB_NAME)), "atime": st.st_atime_ns, "mtime": st.st_mtime_ns}
+        _write(before, json.dumps(known))
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(backup, 0o700)
+    for name in os.listdir(place):
+        if name not in (WORK, BACKUP, _LOST_FOUND):
+            os.rename(os.path.join(place, name), os.path.join(backup, name))
+    _sync_directory(place)
+    _sync_directory(backup)
+    os.rename(before, facts)
+    _sync_directory(backup)
+
+
+def _move_up(place: str, work: str) -> None:
+    for name in (_CONTENT, DB_NAME):
+        if os.path.exists(os.path.join(work, name)):
+            os.rename(os.path.join(work, name), os.path.join(place, name))
+            _sync_directory(place)
+    for name in sorted(os.listdir(work), key=lambda name: name == _COMPLETE):
+        os.unlink(os.path.join(work, name))
+    os.rmdir(work)
+    _sync_directory(place)
+
+
+def _token(database: str) -> int:
+    con = apsw.Connection(database, flags=apsw.SQLITE_OPEN_READONLY)
+    try:
+        row = con.execute("SELECT value FROM overlay WHERE key = 'commit_token'").fetchone()
+    finally:
+        con.close()
+    return int(row[0]) if row is not None else 0
+
+
+# -- checks
+
+
+@contextlib.contextmanager
+def _view(path: str, what: str) -> Iterator[BaseView]:
+    try:
+        view = BaseView(path)
+    except OSError as error:
+        raise StateError(f"{what} {path} cannot be opened ({error.strerror})", "check the path") from error
+    try:
+        yield view
+    finally:
+        view.close()
+
+
+@contextlib.contextmanager
+def _locked(place: str) -> Iterator[None]:
+    """Keep another import out; a mount is kept out by what lies in the directory."""
+    try:
+        fd = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise StateError(f"storage {place} cannot be opened ({error.strerror})", "check the path") from error
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(fd)
+        raise StorageBusy(f"storage {place} is in use by another import", "wait for it") from error
+    try:
+        yield
+    finally:
+        os.close(fd)
+
+
+def _check_apart(source: str, target: str) -> None:
+    inner, outer = os.path.realpath(target), os.path.realpath(source)
+    if os.path.commonpath([inner, outer]) in (inner, outer):
+        raise UsageError(f"{target} and {source} lie within each other", "give a directory beside it, or --in-place")
+
+
+def _check_target(place: str, *, in_place: bool) -> None:
+    names = set(os.listdir(place))
+    if WORK in names:
+        return
+    if DB_NAME in names:
+        hint = "there is nothing to import" if in_place else "give an empty directory"
+        raise UsageError(f"{place} is a minifo storage already", hint)
+    if in_place:
+        if BACKUP in names:
+            raise UsageError(f"{place} holds a {BACKUP} already", "move it away")
+        return
+    foreign = sorted(names - {_LOST_FOUND})
+    if foreign:
+        raise UsageError(f"{place} is not empty ({foreign[0]!r})", "give an empty directory, nothing was changed")
+
+
+def _check_unchanged(storage: str, backup: str, discard: bool) -> None:
+    store = Storage(storage)
+    try:
+        if not store.is_formatted:
+            raise StateError(f"{storage} holds no overlay", "look at it by hand, its backup is in " + backup)
+        store.lock(exclusive=True)
+    finally:
+        store.close()
+    token = _facts(os.path.join(backup, _FACTS))["token"]
+    if not discard and _token(os.path.join(storage, DB_NAME)) != token:
+        raise StateError(
+            f"{storage} was changed since the import",
+            "take the changes along with 'minifo meta export', or give them up with --discard",
+        )
+
+
+def _facts(path: str) -> dict[str, int]:
+    with open(path, encoding="ascii") as file:
+        found: dict[str, int] = json.load(file)
+    return found
+
+
+def _write(path: str, text: str) -> None:
+    """Write a small file, whole and durable."""
+    fd = os.open(path + ".new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        os.write(fd, text.encode())
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    os.rename(path + ".new", path)
+
+
+def _sync_directory(path: str) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

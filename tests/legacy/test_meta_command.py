@@ -1,0 +1,98 @@
+"""``minifo meta``: what it prints, its JSON, its exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from minifo.migrations.legacy_meta import META_NAME
+from minifo.tools.cli import main
+
+META = META_NAME.decode()
+
+
+@pytest.fixture
+def legacy(place: Path) -> Path:
+    """A base and a storage with one of each record, one damaged line and one name that is not UTF-8."""
+    (place / "base" / "a").mkdir(parents=True)
+    (place / "base" / "gone").write_text("")
+    with open(os.fsencode(place / "base") + b"/\xff", "w"):
+        pass
+    (place / "sto" / "b").mkdir(parents=True)
+    (place / "sto" / META).write_bytes(b"D gone\nD \xff\nD a\nR /a b\nD torn")
+    return place
+
+
+def test_show_prints_records_and_what_is_none(legacy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A directory stands for the file in it; a damaged line makes it exit with 1."""
+    assert main(["meta", "show", str(legacy / "sto")]) == 1
+    out, err = capsys.readouterr()
+    assert out == "D gone\nD \\xff\nD a\nR /a -> b\n"
+    assert err == "line 5: the line is not terminated: its write was cut short: D torn\n"
+
+
+def test_show_json_keeps_every_byte(legacy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Names that are not UTF-8 come back from JSON by surrogate escapes."""
+    main(["meta", "show", "--json", str(legacy / "sto" / META)])
+    found = json.loads(capsys.readouterr().out)
+    assert [os.fsencode(record.get("name", "")) for record in found["records"]] == [b"gone", b"\xff", b"a", b""]
+    assert found["records"][3] == {"line": 4, "type": "R", "old": "/a", "new": "b"}
+    assert [bytes.fromhex(line["raw"]) for line in found["skipped"]] == [b"D torn"]
+
+
+def test_import_tells_what_it_did(legacy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The plan first, then the import, in words; the storage can be opened afterwards."""
+    arguments = ["meta", "import", str(legacy / "sto"), "--base", str(legacy / "base"), "--sto", str(legacy / "new")]
+    assert main([*arguments, "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    assert "DELETED       /\\xff\n" in out
+    assert "MODIFIED      /b  (from /a)\n" in out
+    assert "would import: 3 DELETED, 2 MODIFIED\n" in out
+    assert not (legacy / "new").exists()
+    assert main(arguments) == 0
+    out = capsys.readouterr().out
+    assert f"skipped: /{META} line 5: the line is not terminated: its write was cut short [D torn]\n" in out
+    assert "compared with what mini_fo showed: 1 entries, no difference\n" in out
+
+
+def test_import_json_report(legacy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Stable keys, one object."""
+    arguments = ["meta", "import", str(legacy / "sto"), "--base", str(legacy / "base"), "--in-place", "--json"]
+    assert main(arguments) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["states"] == {"DELETED": 3, "MODIFIED": 2}
+    assert found["backup"] == str(legacy / "sto" / "mini_fo-backup")
+    assert [note["kind"] for note in found["notes"]] == ["skipped"]
+    assert {"kind": "move", "path": "/b", "state": "MODIFIED", "from": "/a"} in found["steps"]
+    assert main(["meta", "restore", str(legacy / "sto")]) == 0
+    assert sorted(os.listdir(legacy / "sto")) == [META, "b"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["show", "/nowhere/x"], "minifo: /nowhere/x: No such file or directory"),
+        (["import", "/nowhere", "--base", "/", "--sto", "PLACE/n"], "cannot be opened"),
+        (["import", "PLACE", "--base", "/"], "give either --sto DIR or --in-place"),
+        (["restore", "PLACE"], "only an import in place can be undone"),
+    ],
+)
+def test_errors_are_one_line(
+    place: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    """No traceback, and what to do next."""
+    assert main(["meta", *(argument.replace("PLACE", str(place)) for argument in arguments)]) != 0
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert message in err
+
+
+@pytest.mark.parametrize("verb", ["show", "import", "restore"])
+def test_help_teaches(capsys: pytest.CaptureFixture[str], verb: str) -> None:
+    """Every verb shows examples."""
+    assert main(["meta", verb, "--help"]) == 0
+    assert "Examples:\n" in capsys.readouterr().out
