@@ -96,6 +96,9 @@ def await_end(pid: int, seconds: float = 10.0) -> None:
         time.sleep(0.01)
 
 
+_MKFS = {"ext4": ("mkfs.ext4", "-q", "-b", "4096"), "xfs": ("mkfs.xfs", "-q"), "exfat": ("mkfs.exfat",)}
+
+
 class Overlay:
     """One overlay and its three directories.
 
@@ -210,21 +213,16 @@ class Lab:
         Args:
             kind: which.
             megabytes: how large the image is.
-            options: mount options of ext4 and xfs.
+            options: mount options; exfat takes none.
         """
         where = self.directory()
         if kind == "tmpfs":
-            self.mount("-t", "tmpfs", "none", where)
+            self.mount("-t", "tmpfs", "-o", f"mode=755,{options}", "none", where)
             return where
         image = where.with_suffix(".img")
         with open(image, "wb") as file:
             file.truncate(megabytes << 20)
-        run(
-            *{"ext4": ("mkfs.ext4", "-q", "-b", "4096"), "xfs": ("mkfs.xfs", "-q"), "exfat": ("mkfs.exfat", "-q")}[
-                kind
-            ],
-            image,
-        )
+        run(*_MKFS[kind], image)
         if kind == "exfat":
             loop = run("losetup", "-f", "--show", image).stdout.strip()
             self.undo(lambda: run("losetup", "-d", loop, check=False))
@@ -264,7 +262,14 @@ def watchdog(lab: Lab, seconds: float) -> Iterator[None]:
 # Processes
 
 
-def in_child(action: Callable[[], T], *, uid: int = 0, gid: int | None = None, groups: Sequence[int] = ()) -> T:
+def in_child(
+    action: Callable[[], T],
+    *,
+    uid: int = 0,
+    gid: int | None = None,
+    groups: Sequence[int] = (),
+    before: Callable[[], object] = lambda: None,
+) -> T:
     """Call *action* in a forked process and return its result, or raise the OSError or AssertionError it raised.
 
     Args:
@@ -272,6 +277,7 @@ def in_child(action: Callable[[], T], *, uid: int = 0, gid: int | None = None, g
         uid: user to become; 0 stays root.
         gid: group to become; the uid's number if it is not given.
         groups: supplementary groups.
+        before: what to call as root.
     """
     reader, writer = os.pipe()
     child = os.fork()
@@ -280,6 +286,7 @@ def in_child(action: Callable[[], T], *, uid: int = 0, gid: int | None = None, g
             os.close(reader)
             signal.alarm(int(STEP))
             os.umask(0o022)
+            before()
             if uid or gid or groups:
                 os.setgroups(list(groups))
                 group = uid if gid is None else gid
@@ -400,10 +407,14 @@ def differences(left: dict[bytes, dict[str, Any]], right: dict[bytes, dict[str, 
     return sorted(lines)
 
 
-def fingerprint(root: str | Path) -> dict[bytes, tuple[Any, ...]]:
+def fingerprint(root: str | Path, *, access: bool = True) -> dict[bytes, tuple[Any, ...]]:
     """Everything lstat says of a tree, numbers and all times included, and checksums: for what must stay untouched.
 
     Contents are read without leaving a trace in their access times.
+
+    Args:
+        root: the tree.
+        access: False to leave access times out.
     """
     top = os.fsencode(root)
     found: dict[bytes, tuple[Any, ...]] = {}
@@ -416,7 +427,7 @@ def fingerprint(root: str | Path) -> dict[bytes, tuple[Any, ...]]:
             with open(fd, "rb") as file:
                 content = hashlib.sha256(file.read()).hexdigest()
         numbers = (st.st_ino, st.st_mode, st.st_nlink, st.st_uid, st.st_gid, st.st_rdev, st.st_size)
-        found[path] = (*numbers, st.st_atime_ns, st.st_mtime_ns, st.st_ctime_ns, content)
+        found[path] = (*numbers, st.st_atime_ns if access else 0, st.st_mtime_ns, st.st_ctime_ns, content)
     return found
 
 
