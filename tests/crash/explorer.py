@@ -139,8 +139,8 @@ class Exploration:
             count += 1
             if disk.is_clean:
                 self._clean.add(place)
-            for recipe in recipes:
-                recipe = recipe.replace("*", str(place))
+            for template in recipes:
+                recipe = template.replace("*", str(place))
                 try:
                     tree = self.judge(disk.build(recipe), place, oldest, newest)
                 except Wrong as wrong:

@@ -78,7 +78,7 @@ def _late_sync(true: Callable[..., Any]) -> Callable[..., Any]:
 def _then_sync(true: Callable[..., Any]) -> Callable[..., Any]:
     def harden(self: commit.GroupCommit) -> None:
         true(self)
-        late = getattr(self, "_late", set())
+        late: set[int] = getattr(self, "_late", set())
         self._objects.sync({n for n in late if self._storage.exists(objects.object_name(n))})
 
     return harden

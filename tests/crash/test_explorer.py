@@ -30,23 +30,20 @@ _NO_CONTENT = {"allocate"}  # blocks, but neither bytes nor a size
 
 
 @pytest.fixture(scope="module")
-def total(request: pytest.FixtureRequest) -> Iterator[Summary]:
+def total(figures: list[str]) -> Iterator[Summary]:
     summary = Summary()
     yield summary
-    reporter = request.config.pluginmanager.get_plugin("terminalreporter")
-    if reporter is not None:
-        reporter.write_line("\n" + summary.line("crash states"))
+    figures.append(summary.line("crash states"))
 
 
 @pytest.mark.parametrize("name", WORKLOADS)
 def test_every_crash_leaves_a_tree_that_was_committed(
-    name: str, total: Summary, tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]
+    name: str, total: Summary, figures: list[str], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     """After a power cut anywhere the overlay mounts and shows the tree of one commit, with nothing left over."""
     summary = explore(name, states=_STATES // len(WORKLOADS))
     total.add(summary)
-    with capsys.disabled():
-        print("\n" + summary.line(name), end=" ")
+    figures.append(summary.line(name))
     if summary.failures:
         failure = summary.failures[0]
         path = save(failure, str(tmp_path_factory.getbasetemp() / "crash-failures"))

@@ -59,7 +59,7 @@ class Ground:
 
 
 @pytest.fixture(scope="module")
-def ground() -> Iterator[Ground]:
+def ground(figures: list[str]) -> Iterator[Ground]:
     """A storage that holds something of every kind, all of it committed."""
     root = "/dev/shm" if os.path.isdir("/dev/shm") else None
     scratch = tempfile.mkdtemp(prefix="minifo-faults-", dir=root)
@@ -75,7 +75,7 @@ def ground() -> Iterator[Ground]:
     overlay.close()
     ground = Ground(base, template, scratch)
     yield ground
-    print(f"\n{ground.injector.count} steps of storage I/O were failed, one at a time")
+    figures.append(f"{ground.injector.count} steps of storage I/O were failed, one at a time")
     ground.injector.close()
     shutil.rmtree(scratch)
 
