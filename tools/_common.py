@@ -7,6 +7,7 @@ This module does not import click, so that the mount(8) helpers start fast.
 from __future__ import annotations
 
 import logging
+import os
 import sys
 
 from minifo.engine.errors import UsageError
@@ -16,6 +17,20 @@ USAGE = 1
 SYSTEM = 2
 MOUNT_FAILED = 32
 INTERRUPTED = 130
+
+
+def take_standard_streams() -> None:
+    """Open /dev/null in place of what the caller has closed of stdin, stdout and stderr.
+
+    Else Python has no stream to write to, and a daemon's lock or content objects would get these numbers: to be closed
+    when it detaches, or written to by a message.
+    """
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(fd, True)
+    os.close(fd)
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, "w" if number else "r", closefd=False))  # noqa: SIM115
 
 
 def printable(text: str) -> str:

@@ -34,6 +34,7 @@ def run(
     Returns:
         The exit code for mount(8): 0, 1 wrong arguments, 2 failure of the system, 32 mount or unmount failed.
     """
+    _common.take_standard_streams()
     program = os.path.basename(sys.argv[0])
     usage = f"usage: {program} {synopsis}"
     try:

@@ -71,6 +71,7 @@ def main(arguments: list[str] | None = None) -> int:
     Returns:
         The exit code: 0, 1 for a wrong request, 32 for a mount or unmount that failed, 2 for any other failure.
     """
+    _common.take_standard_streams()
     try:
         result = cli.main(arguments, prog_name="minifo", standalone_mode=False)
     except click.UsageError as exc:
