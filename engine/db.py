@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import os
+import string
 from collections.abc import Callable, Sequence
 from importlib import resources
 from types import TracebackType
@@ -238,6 +239,12 @@ class Database:
         self._con.close()
 
 
+def _uri(path: str) -> str:
+    # SQLite takes names as UTF-8 text only, but undoes %xx in a URI to whatever bytes they are
+    safe = set(string.ascii_letters + string.digits + "/._-")
+    return "file:" + "".join(c if c in safe else "".join(f"%{b:02x}" for b in os.fsencode(c)) for c in path)
+
+
 def connect(path: str, *, read_only: bool, immutable: bool = False, vfs: str | None = None) -> apsw.Connection:
     """Open a database with the settings every minifo connection has.
 
@@ -251,11 +258,11 @@ def connect(path: str, *, read_only: bool, immutable: bool = False, vfs: str | N
         apsw.Error: as SQLite reports it.
     """
     flags = apsw.SQLITE_OPEN_READONLY if read_only else apsw.SQLITE_OPEN_READWRITE
-    uri = "file:" + "".join(
-        c if c.isalnum() or c in "/._-" else "".join(f"%{b:02x}" for b in os.fsencode(c)) for c in path
-    )
     con = apsw.Connection(
-        uri + ("?immutable=1" if immutable else ""), flags=flags | apsw.SQLITE_OPEN_URI, vfs=vfs, statementcachesize=200
+        _uri(path) + ("?immutable=1" if immutable else ""),
+        flags=flags | apsw.SQLITE_OPEN_URI,
+        vfs=vfs,
+        statementcachesize=200,
     )
     # without QPSG every bound-parameter range query is prepared anew at each execution (STAT4 is compiled in)
     con.config(apsw.SQLITE_DBCONFIG_ENABLE_QPSG, 1)
@@ -359,7 +366,8 @@ def format_database(path: str, facts: dict[str, int | str | bytes], vfs: str | N
 
     The caller renames the finished file to its final name, so that a power cut leaves none or a whole one.
     """
-    con = apsw.Connection(path, vfs=vfs)
+    flags = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE | apsw.SQLITE_OPEN_URI
+    con = apsw.Connection(_uri(path), flags=flags, vfs=vfs)
     try:
         con.execute("PRAGMA journal_mode=MEMORY").fetchall()  # nothing to roll back to: the file is not there before
         con.execute("PRAGMA synchronous=FULL").fetchall()
