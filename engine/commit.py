@@ -6,10 +6,14 @@ deleted.  The steps are separate so that a front end can run the slow ones in a 
     1. ``pending``, ``presync``  objects written so far are synced early       (presync: any thread)
     2. ``seal``                  the gate: sync the rest, COMMIT                (engine's thread, nothing in between)
     3. ``harden``                fdatasync of the write-ahead log               (any thread)
-    4. ``finish``                delete garbage, trim shrunk files, checkpoint  (engine's thread)
+    4. ``finish``                delete garbage, trim shrunk files              (engine's thread)
+    5. ``relieve``               move a long log into the database              (one worker thread at a time)
 
-``run`` does all of them in a row.  A failure at any step is final: the overlay turns read-only and says why, for what
-the medium holds is not known any more, and it does not guess.
+A log starts over only if all of it is in the database when a transaction begins.  Under load one begins right after the
+gate, so what ``relieve`` has not moved yet is moved in the gate, between two transactions; that is little.
+
+``run`` does the first four in a row.  A failure at any step is final: the overlay turns read-only and says why, for
+what the medium holds is not known any more, and it does not guess.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ import errno
 import logging
 import os
 import secrets
+import time
 from typing import NamedTuple
 
 import apsw
@@ -33,6 +38,7 @@ from minifo.engine.storage import Storage
 
 log = logging.getLogger(__name__)
 
+_LONG_GATE = 0.5  # seconds; a gate that was closed for longer is worth a line in the log
 _WAL_PAGES = (64, 1000)  # least and most pages, up to 4 MB, above which the log is moved into the database
 
 
@@ -62,12 +68,15 @@ class GroupCommit:
         self._wal: int | None = None
         self._redo: RedoLog | None = None
         self._presyncing: set[int] = set()
+        self._unfinished: list[Sealed] = []  # committed, but perhaps not durable yet
         self.volatile = False
         self.wal_limit = _log_pages(storage)
         self.space: Space | None = None
         self.failure: BaseException | None = None
         db.on_loss = self._lose
         self.count = 0
+        self.gate_ns = 0  # how long the last commit held changes, in ns
+        self.gate_max_ns = 0  # the longest of all
 
     @property
     def is_needed(self) -> bool:
@@ -140,6 +149,7 @@ class GroupCommit:
             CommitPostponed: there is no room for it now.
             StateError: the commit failed; the overlay is read-only from now on.
         """
+        begin = time.monotonic_ns()
         try:
             # a commit may overtake another whose early syncs are still under way
             self._objects.sync(self._objects.take_dirty() | self._presyncing)
@@ -150,12 +160,23 @@ class GroupCommit:
             garbage = self._objects.garbage()
             trims = self._objects.take_trims()
             self._db.commit()
+            if self._db.wal_pages > self.wal_limit:
+                self._db.checkpoint()
         except (OSError, apsw.Error) as error:
             raise self._fail(error) from error
         self._objects.committed_next = self._objects.next_object
         if self._redo is not None:
             self._begin_redo(self._redo, token)
-        return Sealed(limit, garbage, trims)
+        sealed = Sealed(limit, garbage, trims)
+        self._unfinished.append(sealed)
+        self._measure(time.monotonic_ns() - begin)
+        return sealed
+
+    def _measure(self, gate: int) -> None:
+        self.gate_ns = gate
+        self.gate_max_ns = max(self.gate_max_ns, gate)
+        if gate > _LONG_GATE * 1e9:
+            log.warning("%s: a commit held all changes for %.1f s", self._storage.path, gate / 1e9)
 
     def _make_room(self) -> None:
         """See that the log can take the commit: on a full disk SQLite would roll everything back.
@@ -215,12 +236,30 @@ class GroupCommit:
         try:
             self._objects.collect(sealed.garbage)
             self._content.trim(sealed.trims)
-            if self._db.wal_pages > self.wal_limit and not self._db.in_transaction:
-                self._db.checkpoint()
             if self.space is not None:
                 self.space.after_commit()
         except (OSError, apsw.Error) as error:
             raise self._fail(error) from error
+        self._unfinished.remove(sealed)
+
+    def relieve(self) -> None:
+        """Step 5: move the log into the database if it has become long; in any thread, but in one at a time.
+
+        Raises:
+            StateError: the database could not be written; the overlay is read-only from now on.
+        """
+        if self._db.wal_pages > self.wal_limit // 2:
+            try:
+                self._db.checkpoint_aside()
+            except apsw.Error as error:
+                raise self._fail(error) from error
+
+    def settle(self) -> None:
+        """See that every commit is durable, those included whose later steps were never done."""
+        if self._unfinished and self.failure is None:
+            self.harden()
+            for sealed in list(self._unfinished):
+                self.finish(sealed)
 
     def run(self) -> None:
         """All steps in a row: durable when it returns."""

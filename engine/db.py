@@ -9,9 +9,11 @@ keep the write-ahead log from being reset.
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import string
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib import resources
 from types import TracebackType
 from typing import Any
@@ -20,10 +22,13 @@ import apsw
 
 from minifo.engine.errors import Corrupt, FsError, NewerFormat, NotMinifo, StateError
 
+log = logging.getLogger(__name__)
+
 APPLICATION_ID = 0x6D66_6F31  # "mfo1"
 SCHEMA_VERSION = 1
 DB_NAME = "minifo.db"
 
+_WAL_KEPT = 8 << 20  # bytes the log's file keeps when it starts over
 _PAGE = 4096  # bytes; SQLite's default
 _WAL_HEADER = 32  # bytes; sqlite.org/fileformat2, as is the next
 _FRAME_HEADER = 24
@@ -75,9 +80,12 @@ class Database:
     Args:
         con: a connection as ``connect`` makes it.
         read_only: changes are refused with EROFS.
+        again: opens one more connection to it.
     """
 
-    def __init__(self, con: apsw.Connection, *, read_only: bool) -> None:
+    def __init__(
+        self, con: apsw.Connection, *, read_only: bool, again: Callable[[], apsw.Connection] | None = None
+    ) -> None:
         self._con = con
         self._cursor = con.cursor()
         self._operation = _Operation(self)
@@ -93,6 +101,8 @@ class Database:
         self.on_dirty: Callable[[], None] | None = None  # called when the first change since a commit was made
         self.on_operation: Callable[[list[Statement]], None] | None = None  # called with what each operation changed
         self.wal_pages = 0
+        self._again = again if con.pragma("locking_mode") == "normal" else None
+        self._aside: apsw.Connection | None = None  # for checkpoints beside a transaction
         con.set_wal_hook(self._wal_grew)
 
     def _wal_grew(self, con: apsw.Connection, name: str, pages: int) -> int:
@@ -230,13 +240,40 @@ class Database:
         return _WAL_HEADER + pages * (_PAGE + _FRAME_HEADER)
 
     def checkpoint(self, mode: int = apsw.SQLITE_CHECKPOINT_PASSIVE) -> None:
-        """Move the write-ahead log into the database file; only between two transactions."""
-        self._con.wal_checkpoint(mode=mode)
+        """Move as much as possible of the write-ahead log into the database file; only between two transactions.
+
+        What somebody reads, or there is no room for, stays in the log: nothing is lost, and the next call tries again.
+
+        Raises:
+            apsw.Error: reading or writing failed.
+        """
+        _checkpoint(self._con, mode)
+
+    def checkpoint_aside(self) -> None:
+        """The same beside a running transaction, in any thread but one at a time.
+
+        Does nothing where the database is locked against other connections (see ``_enter_wal``).
+        """
+        if self._again is None:
+            return
+        if self._aside is None:
+            self._aside = self._again()
+            self._aside.execute("PRAGMA wal_autocheckpoint=0").fetchall()
+        _checkpoint(self._aside, apsw.SQLITE_CHECKPOINT_PASSIVE)
 
     def close(self) -> None:
         """Close the connection; what was not committed is lost."""
         self._cursor.close()
+        if self._aside is not None:
+            self._aside.close()
         self._con.close()
+
+
+def _checkpoint(con: apsw.Connection, mode: int) -> None:
+    try:
+        con.wal_checkpoint(mode=mode)
+    except (apsw.BusyError, apsw.LockedError, apsw.FullError) as error:
+        log.debug("the write-ahead log stays as it is: %s", error)
 
 
 def _uri(path: str) -> str:
@@ -303,7 +340,8 @@ def open_database(path: str, *, read_only: bool, vfs: str | None = None) -> Data
         raise StateError(
             f"{path} cannot be opened ({error})", "check the storage's permissions and its file system"
         ) from error
-    return Database(con, read_only=read_only)
+    again = None if read_only else partial(connect, path, read_only=False, vfs=vfs)
+    return Database(con, read_only=read_only, again=again)
 
 
 def _needs_immutable(path: str) -> bool:
@@ -359,6 +397,8 @@ def _enter_wal(con: apsw.Connection) -> None:
     # NORMAL: COMMIT writes the log without a sync; the group commit syncs it (engine/commit.py)
     con.execute("PRAGMA synchronous=NORMAL").fetchall()
     con.execute("PRAGMA wal_autocheckpoint=0").fetchall()
+    # what a long transaction or an outside reader has made of the log is given back when it starts over
+    con.execute(f"PRAGMA journal_size_limit={_WAL_KEPT}").fetchall()
 
 
 def format_database(path: str, facts: dict[str, int | str | bytes], vfs: str | None = None) -> None:

@@ -212,6 +212,7 @@ class Overlay:
         """
         try:
             self.commit()
+            self.commits.settle()
             if self.objects.swept and not self.db.read_only:
                 with self.db.operation():
                     self.objects.forget_swept()

@@ -54,6 +54,7 @@ class Committer:
             await self._wait()
             try:
                 await self.flush()
+                await trio.to_thread.run_sync(self._overlay.commits.relieve)
             except CommitPostponed as error:
                 log.warning("%s", error)
                 await trio.sleep(_RETRY)
