@@ -325,9 +325,13 @@ def open_database(path: str, *, read_only: bool, vfs: str | None = None) -> Data
     """
     try:
         con = connect(path, read_only=read_only, immutable=read_only and _needs_immutable(path), vfs=vfs)
-        _identify(con, path)
-        if not read_only:
-            _enter_wal(con)
+        try:
+            _identify(con, path)
+            if not read_only:
+                _enter_wal(con)
+        except BaseException:
+            con.close()  # so that SQLite takes its lock files along
+            raise
     except apsw.NotADBError as error:
         raise NotMinifo(f"{path} is not an SQLite database", "move it away, or run minifo-fsck on it") from error
     except apsw.CorruptError as error:
