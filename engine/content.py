@@ -147,8 +147,10 @@ class Content:
 
     # -- writing
 
-    def write(self, row: Row, path: bytes | None, offset: int, data: bytes | memoryview) -> None:
-        """Write *data* at *offset*; the row's size and times follow.  Inside an operation.
+    def write(
+        self, row: Row, path: bytes | None, offset: int, data: bytes | memoryview, *, times: bool = True
+    ) -> None:
+        """Write *data* at *offset*; the row's size follows, and unless *times* is False its times.  In an operation.
 
         Raises:
             OSError: ENOSPC and its kin, EFBIG beyond the largest offset.
@@ -166,9 +168,9 @@ class Content:
         else:
             self._write_extents(row, offset, data)
             mapped = 1
-        t = now()
+        mtime, ctime = (now(),) * 2 if times else (row.mtime, row.ctime)
         size = max(row.size, end)
-        self._inodes.save(row._replace(size=size, mtime=t, ctime=t, object=number, bound=bound, mapped=mapped))
+        self._inodes.save(row._replace(size=size, mtime=mtime, ctime=ctime, object=number, bound=bound, mapped=mapped))
 
     def _writable(self, row: Row, path: bytes | None, end: int) -> Backing:
         """The file's backing, made fit for a write up to *end*: a row or an object of its own where that is cheap."""

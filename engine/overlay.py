@@ -404,8 +404,13 @@ class Overlay:
             self.attributes.setattr(node, change)
         return self.merge.attr(self.inodes.attributes(node), node)
 
-    def write(self, ino: Ino, offset: int, data: bytes | memoryview) -> int:
+    def write(self, ino: Ino, offset: int, data: bytes | memoryview, *, times: bool = True) -> int:
         """Write *data* at *offset* and return how many bytes that was: all, or the call fails.
+
+        Args:
+            ino: the file.
+            offset, data: where and what.
+            times: False where the caller sets mtime and ctime itself.
 
         Raises:
             OSError: ENOSPC and its kin; EISDIR or EINVAL for what is no regular file.
@@ -417,7 +422,7 @@ class Overlay:
             if data:
                 row = self.inodes.adopt(node)
                 self.inodes.modify(row, content=True)
-                self.content.write(row, node.path, offset, data)
+                self.content.write(row, node.path, offset, data, times=times)
         return len(data)
 
     def getxattr(self, ino: Ino, name: bytes) -> bytes:

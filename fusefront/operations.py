@@ -278,7 +278,9 @@ class FuseOperations(pyfuse3.Operations):
     @_changes
     async def write(self, fh: int, off: int, buf: bytes) -> int:
         try:
-            return self.overlay.write(Ino(fh), off, buf)
+            # with the writeback cache the kernel owns the times of what it holds, and sends them after the bytes; ours
+            # would be milliseconds later, and seen as soon as it forgets the file
+            return self.overlay.write(Ino(fh), off, buf, times=False)
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 self._tell_writer(fh)
