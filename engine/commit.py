@@ -48,6 +48,7 @@ class Sealed(NamedTuple):
     limit: int
     garbage: list[int]
     trims: dict[int, tuple[int, int]]
+    cut: dict[int, int]
 
 
 class GroupCommit:
@@ -159,6 +160,7 @@ class GroupCommit:
             limit = self._record(token)
             garbage = self._objects.garbage()
             trims = self._objects.take_trims()
+            cut = dict(self._objects.cut)
             self._db.commit()
             if self._db.wal_pages > self.wal_limit:
                 self._db.checkpoint()
@@ -167,7 +169,7 @@ class GroupCommit:
         self._objects.committed_next = self._objects.next_object
         if self._redo is not None:
             self._begin_redo(self._redo, token)
-        sealed = Sealed(limit, garbage, trims)
+        sealed = Sealed(limit, garbage, trims, cut)
         self._unfinished.append(sealed)
         self._measure(time.monotonic_ns() - begin)
         return sealed
@@ -232,6 +234,7 @@ class GroupCommit:
     def finish(self, sealed: Sealed) -> None:
         """Step 4: what only a durable commit allows."""
         self._objects.limit = max(self._objects.limit, sealed.limit)
+        self._objects.forget_cuts(sealed.cut)
         self.count += 1
         try:
             self._objects.collect(sealed.garbage)

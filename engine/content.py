@@ -273,14 +273,15 @@ class Content:
         """Where bytes from *start* on go: an object of this file, and the offset in it.
 
         Where files can have holes that is the same offset as in the file: neighbours merge.  Elsewhere blocks are
-        packed, after all that the object ever held: what a commit has named stays, even if no row names it any more.
+        packed, after all that the object ever held.  What a commit has named stays, even if no row names it any more:
+        an object that was cut takes no new ranges before the cut is durable.
         The two ways are never mixed in one object (storage may have been moved to another file system), and
         ``at = start`` tells them apart.
         """
         packed = not self._objects.has_holes
-        sql = f"SELECT object FROM extent WHERE ino = ? AND (at <> start) = {int(packed)} LIMIT 1"
-        found = self._db.value(sql, (row.ino,))
-        number = int(found) if found is not None else self._objects.create()
+        sql = f"SELECT DISTINCT object FROM extent WHERE ino = ? AND (at <> start) = {int(packed)}"
+        found = [number for (number,) in self._db.rows(sql, (row.ino,)) if packed or number not in self._objects.cut]
+        number = int(found[0]) if found else self._objects.create()
         if not packed:
             return number, start
         tail = -(-self._objects.stat(number).st_size // _BLOCK) * _BLOCK
@@ -315,6 +316,8 @@ class Content:
 
     def _cut_extents(self, row: Row, size: int) -> None:
         before = self._objects_of(row)
+        cut = self._db.rows('SELECT DISTINCT object FROM extent WHERE ino = ? AND "end" > ?', (row.ino, size))
+        self._objects.note_cut(number for (number,) in cut)
         self._db.change("DELETE FROM extent WHERE ino = ? AND start >= ?", (row.ino, size))
         self._db.change('UPDATE extent SET "end" = ? WHERE ino = ? AND "end" > ?', (size, row.ino, size))
         for number in before - self._objects_of(row):

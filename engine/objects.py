@@ -12,6 +12,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+from collections.abc import Iterable
 from functools import partial
 
 from minifo.engine.db import Database
@@ -52,6 +53,7 @@ class ObjectStore:
         self.dirty: set[int] = set()
         self.changed_dirs: set[str] = set()
         self.trims: dict[int, tuple[int, int]] = {}  # object: (inode, bytes that stay), when the next commit is durable
+        self.cut: dict[int, int] = {}  # object: operation that gave up ranges of it, perhaps ones a commit has named
         self.used: int | None = None  # bytes all objects take, where they are counted
         self.swept: set[int] = set()  # garbage whose files are gone; the rows go with the next commit
         self.undeleted: set[int] = set()  # nobody names them, but deleting failed; garbage with the next commit
@@ -235,6 +237,16 @@ class ObjectStore:
             # a killed daemon may have deleted others of them: no id of the range is looked at again
             self.changed_dirs.update(directory for directory in directories if self._storage.exists(directory))
         return count
+
+    def note_cut(self, numbers: Iterable[int]) -> None:
+        """Note that the running operation gives up ranges of objects: they must stay until that is durable."""
+        self.cut.update({number: self._db.operations for number in numbers if number < self.committed_next})
+
+    def forget_cuts(self, durable: dict[int, int]) -> None:
+        """Note that cuts are durable, as a commit had them; an object that was cut again since is kept."""
+        for number, operation in durable.items():
+            if self.cut.get(number) == operation:
+                del self.cut[number]
 
     def take_trims(self) -> dict[int, tuple[int, int]]:
         """The trims that the commit being made drops bytes for."""

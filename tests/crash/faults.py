@@ -260,6 +260,11 @@ FAULTS: dict[str, Fault] = {
         "shrink_grow",
         ((content.Content, "_writable", _beyond_the_end),),
     ),
+    "cut-reused": Fault(
+        "ranges that were cut off are written over before the cut is durable",
+        "copy_up",
+        ((_STORE, "note_cut", _nothing),),
+    ),
     "formatted-in-place": Fault(
         "a new database is made under its final name", "xattrs", ((storage.Storage, "format", _format_in_place),)
     ),

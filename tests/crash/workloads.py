@@ -152,6 +152,12 @@ def copy_up(world: World) -> None:
         before_finish=lambda: world.write(large, 21_000, fill(8, 700)),
     )
     world.commit()
+    # cut ranges off and write there and elsewhere, before the cut is durable
+    world.truncate(large, 30_000)
+    world.write(large, 33_000, fill(12, 900))
+    world.write(large, 40_500, fill(13, 1500))
+    world.step_commit(before_harden=lambda: world.write(large, 60_300, fill(14, 600)))
+    world.commit()
     world.truncate(large, 50_000)
     world.commit()
     world.truncate(large, 70_000)
