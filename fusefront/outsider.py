@@ -53,13 +53,14 @@ class Outsider:
             _live(theirs.fileno(), mountpoint)
         theirs.close()
 
-    def probe(self) -> None:
-        """Return when the mount answers.
+    def probe(self) -> int:
+        """Return when the mount answers, with its st_dev.
 
         Raises:
             OSError: it does not.
         """
         self._device = int(self._ask("probe"))
+        return self._device
 
     def write_back(self) -> None:
         """Make the kernel write back everything it holds of the mount; nothing if the mount is gone already.
