@@ -175,12 +175,9 @@ class ImportRun:
         st = self._plan.tree.storage.stat(step.place)
         regular = stat.S_ISREG(st.st_mode)
         self._ov.inodes.modify(row, content=regular)
-        self._give(row.ino, self._plan.tree.storage, step.place, st)
         if regular:
-            number = self._copy(self._plan.tree.storage, step.place, st.st_size)
-            # without an object the base must not show through either
-            values = (st.st_size, number, 0 if number is None else None, row.ino)
-            self._ov.db.change("UPDATE inode SET size = ?, object = ?, bound = ? WHERE ino = ?", values)
+            self._fill(row, self._plan.tree.storage, step.place, st.st_size)
+        self._give(row.ino, self._plan.tree.storage, step.place, st)
 
     def _move(self, step: Step, parent: Node, name: bytes) -> None:
         assert step.origin is not None
@@ -221,13 +218,11 @@ class ImportRun:
         links = step.links if is_dir else 1
         row = ov.inodes.create(st.st_mode, st.st_uid, st.st_gid, rdev, links, size, target)
         ov.db.change("INSERT INTO created VALUES (?, ?, ?)", (parent.ino, name, row.ino))
-        self._give(row.ino, view, path, st)
         if is_dir:
             self._inos[step.place] = row.ino
         elif stat.S_ISREG(st.st_mode):
-            number = self._copy(view, path, st.st_size)
-            if number is not None:
-                ov.db.change("UPDATE inode SET object = ? WHERE ino = ?", (number, row.ino))
+            self._fill(row, view, path, st.st_size)
+        self._give(row.ino, view, path, st)
 
     # -- what every object gets
 
@@ -240,10 +235,22 @@ class ImportRun:
         for name, value in xattrs_of(view, path).items():
             change("INSERT INTO xattr VALUES (?, ?, ?)", (ino, name, value))
 
-    def _copy(self, view: BaseView, path: bytes, size: int) -> int | None:
-        """Copy a file's bytes to a content object; None for an empty file."""
-        if not size:
-            return None
+    def _fill(self, row: Row, view: BaseView, path: bytes, size: int) -> None:
+        """Give a file the bytes of another; the base file, if it has one, does not show through any more."""
+        number: int | None = None
+        # a base file without an object would still back it
+        bound = 0 if row.bound is not None and not size else None
+        if size > self._ov.content.small_max:
+            number = self._copy(view, path, size)
+        self._ov.db.change(
+            "UPDATE inode SET size = ?, object = ?, bound = ? WHERE ino = ?", (size, number, bound, row.ino)
+        )
+        if 0 < size <= self._ov.content.small_max:
+            empty = row._replace(size=size, object=None, bound=None)
+            self._ov.content.write(empty, None, 0, b"".join(data_of(view.file(path), 0, size)))
+
+    def _copy(self, view: BaseView, path: bytes, size: int) -> int:
+        """Copy a file's bytes to a content object."""
         objects = self._ov.objects
         source = view.file(path)
         number = objects.create()

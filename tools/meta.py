@@ -13,6 +13,7 @@ import click
 from minifo.engine import UsageError
 from minifo.engine.base import split
 from minifo.migrations import legacy_meta
+from minifo.migrations.export_meta import export_storage
 from minifo.migrations.import_meta import ImportReport, import_storage, plan_import, restore
 from minifo.migrations.import_plan import DOverR
 from minifo.migrations.legacy_meta import Whiteout
@@ -219,6 +220,49 @@ def _print_report(report: ImportReport, dry_run: bool, echo: Callable[[str], Non
     if report.backup is not None:
         name = split(os.fsencode(report.backup))
         echo(f"the old files are in {_plain(name[0])}/{_plain(name[1])}; the way back: minifo meta restore")
+
+
+# -- export
+
+
+@command.command(
+    "export",
+    epilog="""\b
+Examples:
+  minifo meta export /var/lib/changes --base /rom /tmp/overlay
+  minifo meta export /var/lib/changes --base /rom --lossy /tmp/overlay""",
+)
+@click.option("--base", metavar="DIR", required=True, help="The base of the overlay.")
+@click.option("--lossy", is_flag=True, help="Write even if something cannot be said in the old format.")
+@_META_NAME
+@_JSON
+@click.argument("storage", metavar="STO")
+@click.argument("destination", metavar="DEST")
+def export(storage: str, destination: str, base: str, lossy: bool, meta_name: str, as_json: bool) -> int:
+    """Write an overlay as a mini_fo storage tree, which mini_fo would show the same.
+
+    What the old format cannot say is listed, and without --lossy nothing is written then.
+    """
+    progress = _Progress()
+    try:
+        report = export_storage(
+            storage, base, destination, lossy=lossy, meta_name=os.fsencode(meta_name), progress=progress
+        )
+    finally:
+        progress.end()
+    if as_json:
+        losses = [{"kind": loss.kind, "path": _text(loss.place), "detail": loss.detail} for loss in report.losses]
+        click.echo(
+            json.dumps({"written": report.written, "objects": report.objects, "metas": report.metas, "losses": losses})
+        )
+    else:
+        for loss in report.losses:
+            click.echo(f"{loss.kind}: {_plain(loss.place)}: {_common.printable(loss.detail)}")
+        if report.written:
+            click.echo(f"exported: {report.objects} objects, {report.metas} META files, {len(report.losses)} losses")
+    if not report.written:
+        raise UsageError(f"{len(report.losses)} things cannot be said in the old format", "give --lossy to go on")
+    return 0
 
 
 # -- restore

@@ -91,7 +91,7 @@ def test_errors_are_one_line(
     assert message in err
 
 
-@pytest.mark.parametrize("verb", ["show", "import", "restore"])
+@pytest.mark.parametrize("verb", ["show", "import", "export", "restore"])
 def test_help_teaches(capsys: pytest.CaptureFixture[str], verb: str) -> None:
     """Every verb shows examples."""
     assert main(["meta", verb, "--help"]) == 0

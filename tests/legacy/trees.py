@@ -51,7 +51,8 @@ class Builder:
 
     Attributes:
         top: where ``base`` and ``sto`` are made.
-        dirs, files: how many base directories there are at most, and how many objects each holds about.
+        dirs, files: how many base directories there are at most, and how many objects each holds.
+        created: how many objects at most are new in each storage directory.
         counts: how often each case was made.
     """
 
@@ -59,6 +60,7 @@ class Builder:
     seed: int
     dirs: int = 12
     files: int = 8
+    created: int = 4
     counts: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -104,7 +106,7 @@ class Builder:
                     file.truncate(300_000)
                     file.seek(100_000)
                 if kind != "empty":
-                    file.write(self.rng.randbytes(self.rng.randrange(1, 300)))
+                    file.write(self.rng.randbytes(self.rng.choice([1, 300, 5000])))
             others.append(path)
         self.dress(path)
 
@@ -175,8 +177,8 @@ class Builder:
         for name in names:
             assert base is not None
             self.child(sto, base, name, name in directories, records, depth)
-        for _ in range(self.rng.randrange(0, 4)):
-            self.created(sto, depth)
+        for _ in range(self.rng.randrange(0, self.created)):
+            self.make_new(sto, depth)
         write_meta(sto, records) if records or self.rng.random() < 0.1 else None
         if self.floating and self.rng.random() < 0.5:
             self.land(sto, depth)
@@ -222,10 +224,10 @@ class Builder:
             records.append(Whiteout(name))
             self.object(path, self.linked)
 
-    def created(self, sto: bytes, depth: int) -> None:
+    def make_new(self, sto: bytes, depth: int) -> None:
         """Something new."""
         path = sto + b"/" + self.name(lf=True)
-        if self.rng.random() < 0.2 and depth < 5 and self.count("created directory"):
+        if self.rng.random() < 0.8 / self.created and depth < 5 and self.count("created directory"):
             self.directory(path, None, depth + 1)
         elif self.count("created"):
             self.object(path, self.linked)
@@ -247,6 +249,6 @@ class Builder:
             self.fill(path, base, depth)
 
 
-def build(top: Path, seed: int, dirs: int = 12, files: int = 8) -> Builder:
+def build(top: Path, seed: int, dirs: int = 12, files: int = 8, created: int = 4) -> Builder:
     """Make ``top/base`` and ``top/sto``; needs root."""
-    return Builder(os.fsencode(top), seed, dirs, files).make()
+    return Builder(os.fsencode(top), seed, dirs, files, created).make()

@@ -1,0 +1,182 @@
+"""Taking an overlay back to mini_fo: a storage tree that shows the same, and a list of what gets lost on the way.
+
+The tree is built beside its destination and renamed into place when it is complete, compared and on disk; a crash
+leaves no destination, and the next run starts anew.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from minifo.engine import Overlay, StateError, UsageError
+from minifo.engine.base import BaseView
+from minifo.engine.model import Attr, Ino
+from minifo.engine.syscalls import syncfs
+from minifo.migrations import legacy_meta
+from minifo.migrations.export_plan import ExportPlan, Item, Loss
+from minifo.migrations.legacy_meta import META_NAME
+from minifo.migrations.legacy_tree import LegacyTree
+from minifo.migrations.legacy_view import LegacyView, compare
+
+_STEP = 64 << 10  # bytes; a step of zeros becomes a hole
+_SUFFIX = ".minifo-export"
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass
+class ExportReport:
+    """What an export wrote: the number of objects, of META files, and the losses; ``written`` is False if refused."""
+
+    objects: int
+    metas: int
+    losses: list[Loss]
+    written: bool
+
+
+def export_storage(
+    storage: str,
+    base: str,
+    destination: str,
+    *,
+    lossy: bool = False,
+    meta_name: bytes = META_NAME,
+    progress: Progress = lambda what, done, total: None,
+) -> ExportReport:
+    """Write an overlay as a mini_fo storage tree.
+
+    Args:
+        storage: the overlay's storage; not mounted.
+        base: its base.
+        destination: a directory that is empty or does not exist.
+        lossy: write even if something cannot be said in the old format.
+        meta_name: the name META files get.
+        progress: called now and then.
+
+    Returns:
+        The report; with losses and without *lossy* nothing was written.
+
+    Raises:
+        StateError: something cannot be read or written.
+    """
+    _check_destination(destination)
+    overlay = Overlay.open(base, storage, read_only=True)
+    try:
+        plan = ExportPlan(overlay, meta_name)
+        metas = sum(bool(item.records) for item in plan.items)
+        if plan.losses and not lossy:
+            return ExportReport(len(plan.items), metas, plan.losses, False)
+        work = destination.rstrip("/") + _SUFFIX
+        if os.path.isdir(work):
+            shutil.rmtree(work)  # of a run that was cut short
+        _Writer(overlay, os.fsencode(work), meta_name).write(plan.items, progress)
+        _verify(overlay, work, meta_name, plan.losses)
+    finally:
+        overlay.close()
+    _sync(work, syncfs)
+    os.rename(work, destination)
+    _sync(os.path.dirname(os.path.abspath(destination)), os.fsync)
+    return ExportReport(len(plan.items), metas, plan.losses, True)
+
+
+class _Writer:
+    """Writes items below a directory that does not exist yet."""
+
+    def __init__(self, overlay: Overlay, top: bytes, meta_name: bytes) -> None:
+        self._ov = overlay
+        self._top = top
+        self._meta_name = meta_name
+
+    def write(self, items: list[Item], progress: Progress) -> None:
+        directories = []
+        for count, item in enumerate(items):
+            path = self._top + item.place if item.place != b"/" else self._top
+            if item.same is not None:
+                os.link(self._top + item.same, path, follow_symlinks=False)
+            elif stat.S_ISDIR(item.attr.mode):
+                os.mkdir(path, 0o700)
+                if item.records:
+                    self._meta(path, item)
+                directories.append((path, item.attr))
+            else:
+                self._object(path, item.attr)
+                self._dress(path, item.attr)
+            if not count % 64:
+                progress("exporting", count, len(items))
+        for path, attr in reversed(directories):
+            self._dress(path, attr)
+        progress("exporting", len(items), len(items))
+
+    def _meta(self, directory: bytes, item: Item) -> None:
+        fd = os.open(directory + b"/" + self._meta_name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, legacy_meta.META_MODE)
+        with open(fd, "wb") as file:
+            file.write(legacy_meta.emit(item.records))
+
+    def _object(self, path: bytes, attr: Attr) -> None:
+        if stat.S_ISLNK(attr.mode):
+            os.symlink(self._ov.readlink(Ino(attr.ino)), path)
+        elif stat.S_ISREG(attr.mode):
+            with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb", buffering=0) as file:
+                for at in range(0, attr.size, _STEP):
+                    data = self._ov.read(Ino(attr.ino), at, _STEP)
+                    if data.count(0) != len(data):
+                        file.seek(at)
+                        file.write(data)
+                file.truncate(attr.size)
+        else:
+            os.mknod(path, attr.mode, attr.rdev)
+
+    def _dress(self, path: bytes, attr: Attr) -> None:
+        """Owner, mode, extended attributes, times: in the order in which none undoes another."""
+        st = os.lstat(path)
+        if (st.st_uid, st.st_gid) != (attr.uid, attr.gid):
+            os.chown(path, attr.uid, attr.gid, follow_symlinks=False)
+        if not stat.S_ISLNK(attr.mode):
+            os.chmod(path, stat.S_IMODE(attr.mode))
+        for name in self._ov.listxattr(Ino(attr.ino)):
+            try:
+                os.setxattr(path, name, self._ov.getxattr(Ino(attr.ino), name), follow_symlinks=False)
+            except OSError as error:
+                if error.errno != errno.EOPNOTSUPP:  # it is on the list of losses
+                    raise
+        os.utime(path, ns=(attr.atime, attr.mtime), follow_symlinks=False)
+
+
+def _verify(overlay: Overlay, work: str, meta_name: bytes, losses: list[Loss]) -> None:
+    """See that mini_fo would show what the overlay shows, losses aside."""
+    view = BaseView(work)
+    try:
+        tree = LegacyTree(overlay.base, view, meta_name=meta_name)
+        found = compare(LegacyView(tree), overlay).differences
+    finally:
+        view.close()
+    lost = {loss.place for loss in losses if loss.kind in ("name", "meta-name", "xattr")}
+    left = [difference for difference in found if difference.place not in lost]
+    if left:
+        first = left[0]
+        raise StateError(
+            f"the export shows {len(left)} things otherwise, first: {first.what} of {os.fsdecode(first.place)!r}",
+            f"nothing was replaced, what was built is in {work}; please report this",
+        )
+
+
+def _check_destination(destination: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        if os.path.ismount(destination):
+            raise UsageError(f"{destination} is a mount point", "export to a directory in it")
+        if os.listdir(destination):
+            raise UsageError(f"{destination} is not empty", "give an empty directory, or one that does not exist")
+
+
+def _sync(path: str, how: Callable[[int], None]) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        how(fd)
+    finally:
+        os.close(fd)
