@@ -211,14 +211,14 @@ class ObjectStore:
             self._storage.sync_dir(directory)
         self.changed_dirs.clear()
 
-    def sweep_uncommitted(self, replayed: bool) -> int:
+    def sweep_uncommitted(self, replayed: bool) -> None:
         """Delete objects that no commit names: exactly the range between the last id it knows and the limit.
+
+        If there were any, the rest of the range is given up: ids are not used twice.  It does not count as used, or
+        each crash would make the next range, and the next sweep, longer.
 
         Args:
             replayed: rows of the redo log may name some of them.
-
-        Returns:
-            How many there were.
         """
         first = self.committed_next
         named: set[int] = set()
@@ -236,7 +236,7 @@ class ObjectStore:
         if count:
             # a killed daemon may have deleted others of them: no id of the range is looked at again
             self.changed_dirs.update(directory for directory in directories if self._storage.exists(directory))
-        return count
+            self.next_object = self.committed_next = self.limit
 
     def note_cut(self, numbers: Iterable[int]) -> None:
         """Note that the running operation gives up ranges of objects: they must stay until that is durable."""

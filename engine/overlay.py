@@ -141,8 +141,7 @@ class Overlay:
         self.commits.harden()
         redo = RedoLog(redo_directory, self.uuid, self.storage.database) if redo_directory is not None else None
         replayed = redo is not None and self._replay(redo)
-        if self.objects.sweep_uncommitted(replayed):
-            self.objects.next_object = self.objects.limit  # ids that were in use are not used again
+        self.objects.sweep_uncommitted(replayed)
         if changed:
             with self.db.operation():
                 anchored = reanchor(self.db, self.base, self.inodes.numbers)
