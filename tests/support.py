@@ -229,15 +229,16 @@ def xattrs(path: bytes | int) -> dict[bytes, bytes]:
     return {os.fsencode(name): os.getxattr(path, name, follow_symlinks=follow) for name in names}
 
 
-def fingerprint(root: Path | str) -> dict[bytes, tuple[object, ...]]:
-    """Everything that can be seen of a tree, access times included, without changing it."""
+def fingerprint(root: Path | str, *, atimes: bool = True) -> dict[bytes, tuple[object, ...]]:
+    """Everything that can be seen of a tree, access times included unless told otherwise, without changing it."""
+    fields = [name for name in sorted(dir(os.stat_result)) if name.startswith("st_") and name != "st_atime"]
+    if not atimes:
+        fields.remove("st_atime_ns")
     result: dict[bytes, tuple[object, ...]] = {}
     top = os.fsencode(root)
     for path in [top, *walk(top)]:
         st = os.lstat(path)
-        seen: tuple[object, ...] = tuple(
-            getattr(st, name) for name in sorted(dir(st)) if name.startswith("st_") and name[-5:] != "atime"
-        )
+        seen = [getattr(st, name) for name in fields]
         data: object = None
         if stat.S_ISREG(st.st_mode):
             data = hashlib.blake2b(content(path)).digest()
