@@ -284,6 +284,8 @@ def in_child(
     if child == 0:
         try:
             os.close(reader)
+            # pytest's streams have descriptors of their own, which a daemon would close and then use for something else
+            sys.stdout, sys.stderr = (open(number, "w", closefd=False) for number in (1, 2))  # noqa: SIM115
             signal.alarm(int(STEP))
             os.umask(0o022)
             before()

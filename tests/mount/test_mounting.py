@@ -101,7 +101,7 @@ def use_twice(overlay: Overlay) -> None:
 
 @pytest.mark.parametrize("kind", ["mini_fo", "minifo", "fuse.minifo"])
 def test_mount_and_umount(lab: Lab, helpers: None, kind: str) -> None:
-    """The line of 2005, ``mount -t mini_fo -o base=B,sto=S ANY MNT``, mounts; umount(8) ends it; both work at once again."""
+    """The line of 2005, ``mount -t mini_fo -o base=B,sto=S ANY MNT``, mounts; umount(8) ends it, and again."""
     overlay = filled(lab.overlay())
     run("mount", "-t", kind, "-o", f"base={overlay.base},sto={overlay.sto}", "anything", overlay.mnt)
     overlay.pid = daemon_of(overlay.sto)
@@ -287,11 +287,18 @@ def test_stacked(lab: Lab) -> None:
 
 # -- unprivileged
 
+# fmt: off
+PRELOADED = [
+    "minifo.tools.cli", "minifo.tools.mount", "minifo.tools.umount", "minifo.fusefront.launch",
+    "minifo.fusefront.unmount", "minifo.fusefront.session", "apsw", "difflib", "encodings.ascii", "encodings.idna",
+    "encodings.latin_1", "logging.handlers", "subprocess", "trio",
+]
+# fmt: on
+
 
 def _preload() -> None:
     # the python of a virtual environment may lie where only root can read: everything is loaded before
-    for name in ("minifo.tools.cli", "minifo.tools.mount", "minifo.tools.umount", "subprocess", "minifo.fusefront.launch",
-                 "minifo.fusefront.unmount", "minifo.fusefront.session", "apsw", "trio", "logging.handlers", "encodings.ascii", "encodings.idna", "encodings.latin_1"):  # fmt: skip
+    for name in PRELOADED:
         importlib.import_module(name)
     importlib.import_module("minifo.fusefront.hook").load()
     importlib.import_module("minifo.fusefront.operations")
@@ -372,7 +379,8 @@ def test_unprivileged_over_the_base_itself(lab: Lab, fuse_for_all: None) -> None
     assert lines == [["file"], 3, 1]
     assert _as_user("umount", base) == 0
     made.pid = daemon_of(base / "sto")
-    assert made.pid == 0
+    if made.pid:
+        await_end(made.pid)
     assert (base / "file").read_text() == "base"
 
 
@@ -394,7 +402,7 @@ def test_over_the_base_itself(lab: Lab) -> None:
 
 
 def test_the_whole_system_as_base(lab: Lab) -> None:
-    """base=/ with storage and mount point inside it: nothing deadlocks, storage is hidden, submounts are not entered."""
+    """base=/ with storage and mount point inside it: no deadlock, storage is hidden, submounts are not entered."""
     home = lab.directory()
     overlay = lab.overlay(base=Path("/"), sto=home / "sto", mnt=home / "mnt")
     overlay.mount()
@@ -794,3 +802,17 @@ def test_commits_in_time(lab: Lab) -> None:
         copy = lab.overlay(base=overlay.base, sto=kept)
         copy.mount()
         assert (copy.mnt / "log").read_text() == "a line in a file that stays open\n"
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_without_standard_streams(lab: Lab, closed: str) -> None:
+    """A caller that has closed stdin, stdout or stderr gets a mount that holds its lock and keeps its files."""
+    overlay = filled(lab.overlay())
+    words = f"exec {minifo_program()} mount --base {overlay.base} --sto {overlay.sto} {overlay.mnt} {closed}"
+    run("sh", "-c", words)
+    overlay.pid = daemon_of(overlay.sto)
+    use(overlay)
+    refused = minifo("mount", "--base", overlay.base, "--sto", overlay.sto, lab.directory(), check=False)
+    assert f"process {overlay.pid}" in refused.stderr
+    overlay.umount()
+    assert overlay.violations() == []

@@ -1,0 +1,118 @@
+"""Times that stay: what stat tells right after a change is what it tells after a new mount, to the nanosecond.
+
+With the writeback cache the kernel keeps the times of the files it holds and hands them on later, so the overlay must
+neither miss nor second-guess them.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from mount.support import BIG, Lab, run
+
+
+def _write(path: Path) -> None:
+    path.write_bytes(b"written anew")
+
+
+def _append(path: Path) -> None:
+    with open(path, "ab") as file:
+        file.write(b"more")
+
+
+def _many_writes(path: Path) -> None:
+    fd = os.open(path, os.O_WRONLY)
+    for turn in range(50):
+        os.pwrite(fd, b"%d" % turn, turn * 5000)
+    os.close(fd)
+
+
+def _direct(path: Path) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_DIRECT)
+    os.pwritev(fd, [mmap.mmap(-1, 4096)], 4096)
+    os.close(fd)
+
+
+def _synchronous(path: Path) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_SYNC)
+    os.write(fd, b"synced")
+    os.close(fd)
+
+
+def _mapped(path: Path) -> None:
+    with open(path, "r+b") as file, mmap.mmap(file.fileno(), 0) as mapping:
+        mapping[10:15] = b"mapped"[:5]
+
+
+def _copied(path: Path) -> None:
+    with open(path, "r+b") as file:
+        os.copy_file_range(file.fileno(), file.fileno(), 100, 0, 5000)
+
+
+def _kept_open(path: Path) -> None:
+    fd = os.open(path, os.O_WRONLY)
+    os.write(fd, b"one")
+    os.fsync(fd)
+    os.write(fd, b"two")
+    os.close(fd)
+
+
+def _database(path: Path) -> None:
+    path.unlink()
+    connection = sqlite3.connect(path)
+    connection.execute("CREATE TABLE t (x)")
+    connection.executemany("INSERT INTO t VALUES (?)", [(number,) for number in range(1000)])
+    connection.commit()
+    connection.close()
+
+
+CHANGES: dict[str, Callable[[Path], object]] = {
+    "write": _write,
+    "append": _append,
+    "many writes": _many_writes,
+    "direct": _direct,
+    "synchronous": _synchronous,
+    "mapped": _mapped,
+    "copied inside": _copied,
+    "fsync between": _kept_open,
+    "database": _database,
+    "truncate": lambda path: os.truncate(path, 5),
+    "grow": lambda path: os.truncate(path, 500_000),
+    "chmod": lambda path: path.chmod(0o600),
+    "utime": lambda path: os.utime(path, ns=(1, 2)),
+    "write, then utime": lambda path: (_append(path), os.utime(path, ns=(1, 2))),
+    "utime, then write": lambda path: (os.utime(path, ns=(1, 2)), _append(path)),
+    "rename": lambda path: os.rename(path, f"{path}-moved"),
+    "link": lambda path: os.link(path, f"{path}-link"),
+    "copy over": lambda path: run("cp", "-p", "/bin/true", path),
+}
+
+
+@pytest.mark.parametrize("mode", ["hook", "plain"])
+def test_times_survive(lab: Lab, mode: str) -> None:
+    """Whatever changed a base or a created file, large or small: size and times stay through a new mount."""
+    overlay = lab.overlay(*(["plain"] if mode == "plain" else []))
+    for name in CHANGES:
+        (overlay.base / name).mkdir()
+        (overlay.base / name / "large").write_bytes(BIG)
+        (overlay.base / name / "small").write_bytes(BIG[:20_000])
+    overlay.mount()
+    for name, change in CHANGES.items():
+        (overlay.mnt / name / "created").write_bytes(BIG[:10_000])
+        for path in sorted((overlay.mnt / name).iterdir()):
+            change(path)
+    paths = sorted(overlay.mnt.rglob("*"))
+
+    def look() -> dict[str, tuple[int, int, int, int]]:
+        stats = {str(path): os.lstat(path) for path in paths}
+        return {path: (st.st_size, st.st_atime_ns, st.st_mtime_ns, st.st_ctime_ns) for path, st in stats.items()}
+
+    before = look()
+    overlay.remount()
+    after = look()
+    assert [(path, before[path], after[path]) for path in before if before[path] != after[path]] == []
