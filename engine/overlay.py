@@ -141,15 +141,9 @@ class Overlay:
         self.commits.harden()
         redo = RedoLog(redo_directory, self.uuid, self.storage.database) if redo_directory is not None else None
         replayed = redo is not None and self._replay(redo)
-<<<<<<< Updated upstream
         self.objects.sweep_uncommitted(replayed)
-=======
-        if self.objects.sweep_uncommitted(replayed):
-            self.objects.next_object = self.objects.limit  # ids that were in use are not used again
-        # a commit reserves ids by how many were used since the last one, and these are gone, not used; and what the redo
-        # log names is deleted after a commit only, for the next mount may have to replay it again
+        # what the redo log names is deleted after a commit only: a mount that is killed now leaves it for the next one
         self.objects.committed_next = self.objects.next_object
->>>>>>> Stashed changes
         if changed:
             with self.db.operation():
                 anchored = reanchor(self.db, self.base, self.inodes.numbers)
