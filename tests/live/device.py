@@ -1,0 +1,70 @@
+"""File systems of their own for tests: in an image file on a loop device, which can lose power or run full."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import struct
+from pathlib import Path
+
+from mount.support import Lab, is_mounted, run
+
+_SHUTDOWN = 0x8004587D  # EXT4_IOC_SHUTDOWN and XFS_IOC_GOINGDOWN alike
+_WITH_LOG, _WITHOUT_LOG = 1, 2
+_MAKE = {"ext4": ("mkfs.ext4", "-q", "-F"), "xfs": ("mkfs.xfs", "-q", "-f")}
+
+
+class Device:
+    """A file system in an image file, mounted until the lab closes.
+
+    Args:
+        lab: where it is made.
+        kind: ``ext4`` or ``xfs``.
+        megabytes: its size.
+    """
+
+    def __init__(self, lab: Lab, kind: str, megabytes: int) -> None:
+        self.path = lab.directory()
+        self._image = self.path.with_suffix(".img")
+        with open(self._image, "wb") as file:
+            file.truncate(megabytes << 20)
+        run(*_MAKE[kind], self._image)
+        self.loop = run("losetup", "-f", "--show", self._image).stdout.strip()
+        lab.undo(self._remove)
+        self.mount()
+
+    def mount(self) -> None:
+        """Mount it."""
+        run("mount", "-o", "noatime", self.loop, self.path)
+
+    def umount(self) -> None:
+        """Unmount it, without mercy."""
+        run("umount", self.path)
+
+    def _remove(self) -> None:
+        while is_mounted(self.path):
+            run("umount", "-l", self.path)
+        run("losetup", "-d", self.loop, check=False)
+
+    def cut(self, *, log: bool) -> None:
+        """Cut the power: from now on nothing reaches the device.
+
+        Args:
+            log: what the journal holds in memory is written just before; else it is lost, too.
+        """
+        fd = os.open(self.path, os.O_RDONLY)
+        try:
+            fcntl.ioctl(fd, _SHUTDOWN, struct.pack("I", _WITH_LOG if log else _WITHOUT_LOG))
+        finally:
+            os.close(fd)
+
+    def directory(self, name: str) -> Path:
+        """A directory in it, made if need be."""
+        path = self.path / name
+        path.mkdir(exist_ok=True)
+        return path
+
+    def figures(self) -> dict[str, int]:
+        """What the device has done so far: ``bytes`` written, ``writes`` and ``flushes``."""
+        fields = [int(word) for word in Path(f"/sys/block/{Path(self.loop).name}/stat").read_text().split()]
+        return {"bytes": fields[6] * 512, "writes": fields[4], "flushes": fields[15]}
