@@ -28,6 +28,7 @@ APPLICATION_ID = 0x6D66_6F31  # "mfo1"
 SCHEMA_VERSION = 1
 DB_NAME = "minifo.db"
 
+_PATIENCE = 2000  # ms to wait for another process's lock on the database
 _WAL_KEPT = 8 << 20  # bytes the log's file keeps when it starts over
 _PAGE = 4096  # bytes; SQLite's default
 _WAL_HEADER = 32  # bytes; sqlite.org/fileformat2, as is the next
@@ -249,6 +250,25 @@ class Database:
         """
         _checkpoint(self._con, mode)
 
+    def restart_log(self) -> None:
+        """Move all of the write-ahead log into the database file, so that the next commit writes from its beginning.
+
+        Only between two transactions.  Where somebody reads, the log stays as it is.
+
+        Raises:
+            FsError: reading or writing failed.
+        """
+        if self._con.in_transaction:
+            return
+        self._con.set_busy_timeout(0)
+        try:
+            if _checkpoint(self._con, apsw.SQLITE_CHECKPOINT_RESTART):
+                self.wal_pages = 0
+        except apsw.Error as error:
+            raise FsError(errno_of(error), str(error)) from error
+        finally:
+            self._con.set_busy_timeout(_PATIENCE)
+
     def checkpoint_aside(self) -> None:
         """The same beside a running transaction, in any thread but one at a time.
 
@@ -269,11 +289,13 @@ class Database:
         self._con.close()
 
 
-def _checkpoint(con: apsw.Connection, mode: int) -> None:
+def _checkpoint(con: apsw.Connection, mode: int) -> bool:
     try:
         con.wal_checkpoint(mode=mode)
     except (apsw.BusyError, apsw.LockedError, apsw.FullError) as error:
         log.debug("the write-ahead log stays as it is: %s", error)
+        return False
+    return True
 
 
 def _uri(path: str) -> str:
@@ -307,7 +329,7 @@ def connect(path: str, *, read_only: bool, immutable: bool = False, vfs: str | N
     con.config(apsw.SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0)
     con.config(apsw.SQLITE_DBCONFIG_DQS_DML, 0)
     con.config(apsw.SQLITE_DBCONFIG_DQS_DDL, 0)
-    con.set_busy_timeout(2000)
+    con.set_busy_timeout(_PATIENCE)
     # cache_spill: a transaction that outgrows the cache must not write to a full disk in its middle, for SQLite would
     # roll back operations that were acknowledged
     for pragma in ("cache_spill=OFF", "cell_size_check=ON", "temp_store=MEMORY", "cache_size=-4000", "mmap_size=0"):

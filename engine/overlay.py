@@ -346,11 +346,13 @@ class Overlay:
 
     def unlink(self, parent: Ino, name: bytes) -> None:
         """Remove the name of what is no directory.  The object lives on until ``forget``."""
+        self._give_back()
         with self.db.operation():
             self.namespace.unlink(self.inodes.directory(parent), name)
 
     def rmdir(self, parent: Ino, name: bytes) -> None:
         """Remove a directory that shows no name."""
+        self._give_back()
         with self.db.operation():
             self.namespace.rmdir(self.inodes.directory(parent), name)
 
@@ -366,6 +368,7 @@ class Overlay:
         for ino in inos:
             node = self.inodes.known(ino)
             if node is not None and node.state and not self.db.read_only and self._is_orphan(ino):
+                self._give_back()
                 with self.db.operation():
                     self.namespace.reap(ino)
             self.inodes.drop_node(ino)
@@ -401,6 +404,8 @@ class Overlay:
         node = self.inodes.node(ino)
         if change.size is None:
             self._make_room(0)
+        else:
+            self._give_back()
         with self.db.operation():
             self.attributes.setattr(node, change)
         return self.merge.attr(self.inodes.attributes(node), node)
@@ -442,6 +447,7 @@ class Overlay:
 
     def removexattr(self, ino: Ino, name: bytes) -> None:
         """Remove one extended attribute; FsError ENODATA where there is none."""
+        self._give_back()
         with self.db.operation():
             self.attributes.removexattr(self.inodes.node(ino), name)
 
@@ -452,6 +458,11 @@ class Overlay:
         if row is None:
             raise FsError(errno.ESTALE, f"inode {node.ino}")
         return row
+
+    def _give_back(self) -> None:
+        """Before an operation that may give space back: see that it can be committed."""
+        if not self.db.read_only:
+            self.space.give_back()
 
     def _make_room(self, size: int) -> None:
         """Before an operation that takes *size* bytes: see that it will fit, and that object ids are left."""

@@ -25,6 +25,7 @@ _RESERVE_MAX = 1 << 20  # bytes
 _PLENTY = 16 << 20  # bytes free above which nothing is looked at closely
 _MARGIN = 256 << 10  # bytes that stay free for the commit of what was acknowledged
 _PER_OPERATION = 16 << 10  # bytes of log one operation may add: four pages
+_LOG_STEP = 256 << 10  # bytes of log one operation may add at the very most
 
 
 class Space:
@@ -74,12 +75,33 @@ class Space:
         # measured anew before a quarter of it is used: others fill the same file system
         self._credit = room // 4 - cost
 
+    def give_back(self) -> None:
+        """Before an operation that gives space back, which is never refused: see that it can be committed.
+
+        Where room is scarce what is pending is committed while its log still fits: many deletions in one commit would
+        need more log than the reserve has.
+        """
+        self._credit -= _PER_OPERATION
+        if self._credit >= 0:
+            return
+        room = self._room()
+        if room > 0:
+            self._credit = room // 4
+            return
+        figures = self._storage.statvfs()
+        reserve = self._reserve if self._storage.exists(RESERVE) else 0
+        log_room = self._storage.log_bytes() + figures.f_bavail * figures.f_frsize + reserve
+        if self._db.commit_bytes() + _LOG_STEP > log_room:
+            self._commit_pending()
+
     def _commit_pending(self) -> None:
         # what is pending has its log then, and what was deleted is free
         try:
             self._commit()
         except CommitPostponed as error:
             log.debug("%s", error)
+        else:
+            self._db.restart_log()
 
     def _room(self) -> int:
         # what the reserve gave up is for what gives space back

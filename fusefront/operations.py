@@ -24,6 +24,7 @@ import pyfuse3
 from pyfuse3 import EntryAttributes, FileInfo, FUSEError, ReaddirToken, RequestContext, SetattrFields, StatvfsData
 
 from minifo.engine import Attr, Ino, Overlay, RenameFlags, SetAttr, StateError
+from minifo.engine.errors import CommitPostponed
 from minifo.engine.model import NAME_MAX
 from minifo.fusefront.committer import Committer
 from minifo.fusefront.processes import is_writing
@@ -53,7 +54,8 @@ def _answered(handler: Handler[P, T]) -> Handler[P, T]:
             raise FUSEError(error.errno or errno.EIO) from None
         except StateError as error:
             log.error("%s", error)
-            raise FUSEError(errno.EIO) from None
+            full = isinstance(error, CommitPostponed)
+            raise FUSEError(errno.ENOSPC if full else errno.EIO) from None
         except Exception:
             log.exception("%s failed", handler.__name__)
             raise FUSEError(errno.EIO) from None
