@@ -30,6 +30,7 @@ _NUMBERED = (
     ("xattr", "ino"),
     ("orphan", "ino"),
 )
+_SAMPLES = 64  # origins looked at at each mount
 
 
 class Anchored(NamedTuple):
@@ -40,9 +41,12 @@ class Anchored(NamedTuple):
 
 
 def base_mark(base: BaseView) -> str:
-    """What tells one base from another: the root's number and the size of its file system."""
+    """What tells one base from another: the root's number and the size of its file system.
+
+    Not how many inodes it may have: XFS calculates that from what is free.
+    """
     figures = base.statvfs()
-    return f"{base.root_stat.st_ino}:{figures.f_frsize}:{figures.f_blocks}:{figures.f_files}"
+    return f"{base.root_stat.st_ino}:{figures.f_frsize}:{figures.f_blocks}"
 
 
 def _stat(base: BaseView, path: bytes) -> os.stat_result | None:
@@ -52,6 +56,19 @@ def _stat(base: BaseView, path: bytes) -> os.stat_result | None:
         if error.errno in (errno.ENOENT, errno.ENOTDIR):
             return None
         raise
+
+
+def is_replaced(db: Database, base: BaseView, numbers: Numbers) -> bool:
+    """True where an object is at its path under another number: the base is another one, whatever its mark says.
+
+    A few are looked at, so that a mount takes no longer for a large overlay.
+    """
+    sql = "SELECT ino, path FROM origin WHERE ino > ? AND ino < ? LIMIT ?"
+    for ino, path in db.rows(sql, (ROOT, RESERVED, _SAMPLES)):
+        st = _stat(base, path)
+        if st is not None and numbers.of(st) != ino:
+            return True
+    return False
 
 
 def keep_reserved(db: Database, base: BaseView, numbers: Numbers) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 import apsw
 
-from minifo.engine.anchor import base_mark, keep_reserved, reanchor
+from minifo.engine.anchor import base_mark, is_replaced, keep_reserved, reanchor
 from minifo.engine.attributes import Attributes
 from minifo.engine.base import BaseView
 from minifo.engine.commit import GroupCommit
@@ -131,7 +131,7 @@ class Overlay:
         """What every mount does first: meet the base, and tidy up after a crash, without walking the store."""
         facts: dict[str, Any] = dict(self.db.rows("SELECT key, value FROM overlay WHERE key IN ('base', 'base_mark')"))
         mark = base_mark(self.base)
-        changed = facts["base_mark"] not in (None, mark)
+        changed = facts["base_mark"] not in (None, mark) or is_replaced(self.db, self.base, self.inodes.numbers)
         if changed:
             log.warning("%s: the base is not the one of the last mount (%s)", self.storage.path, base_path)
         if self.db.read_only:
