@@ -15,6 +15,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from hashlib import blake2b
 
 from minifo.engine.errors import FsError
 from minifo.engine.lru import FdCache
@@ -43,10 +44,11 @@ def split(path: bytes) -> tuple[bytes, bytes]:
     return directory or b"/", name
 
 
-def _empty_directory() -> os.stat_result:
-    """What a mount point shows that we must not enter: an empty directory, owned by root."""
+def _empty_directory(path: bytes) -> os.stat_result:
+    """What a mount point shows that we must not enter: an empty directory, owned by root, with a number of its own."""
+    number = int.from_bytes(blake2b(path, digest_size=7).digest(), "big")
     zeros = {"st_atime_ns": 0, "st_mtime_ns": 0, "st_ctime_ns": 0, "st_blksize": 4096, "st_blocks": 0, "st_rdev": 0}
-    return os.stat_result((stat.S_IFDIR | 0o755, 0, 0, 2, 0, 0, 0, 0, 0, 0), zeros)
+    return os.stat_result((stat.S_IFDIR | 0o755, number, 0, 2, 0, 0, 0, 0, 0, 0), zeros)
 
 
 class BaseView:
@@ -104,7 +106,12 @@ class BaseView:
         if path == self._hidden:
             raise FsError(errno.ENOENT)
         directory, name = split(path)
-        return self._dir(directory), name or b"."
+        try:
+            return self._dir(directory), name or b"."
+        except OSError as error:
+            if error.errno == errno.EXDEV:
+                raise FsError(errno.ENOENT) from error  # a mount point that must not be entered has no names
+            raise
 
     def names(self, path: bytes) -> list[bytes]:
         """The names in a directory, without ``.`` and ``..``, in the order the base gives them.
@@ -141,7 +148,7 @@ class BaseView:
             fd = openat2(dir_fd, name, os.O_PATH | os.O_NOFOLLOW, self._resolve)
         except OSError as error:
             if error.errno == errno.EXDEV:
-                return _empty_directory()
+                return _empty_directory(path)
             raise
         try:
             return os.fstat(fd)
