@@ -117,7 +117,7 @@ class Attributes:
         if change.kill_priv and without_set_ids(mode, in_group=change.in_group) != mode and not stat.S_ISDIR(mode):
             return False
         same_mtime = change.mtime is None or change.mtime == mtime
-        return same_mtime and (change.ctime is None or not owned)
+        return same_mtime and not (owned and (change.mtime is not None or change.ctime is not None))
 
     def _new_mode(self, row: Row, change: SetAttr) -> int:
         mode = row.mode if change.mode is None else stat.S_IFMT(row.mode) | change.mode & _PERMISSIONS
