@@ -16,7 +16,8 @@ from minifo.engine.db import Database
 from minifo.engine.model import ROOT, Ino
 from minifo.engine.nodes import RESERVED, Numbers
 
-_NUMBERED = (
+#: Every column that holds an inode number.
+NUMBERED = (
     ("created", "parent"),
     ("created", "ino"),
     ("deleted", "parent"),
@@ -100,7 +101,7 @@ def reanchor(db: Database, base: BaseView, numbers: Numbers) -> Anchored:
     # by way of negative numbers, which nothing has: the new numbers may be others' old ones
     for sign in (-1, 1):
         for old, new in changed.items():
-            for table, column in _NUMBERED:
+            for table, column in NUMBERED:
                 before, after = (old, -new) if sign < 0 else (-new, new)
                 db.change(f"UPDATE {table} SET {column} = ? WHERE {column} = ?", (after, before))
     return Anchored(found, gone)

@@ -17,7 +17,8 @@ from minifo.engine.syscalls import fallocate, syncfs
 
 LEGACY_META = "META_dAfFgHE39ktF3HD2sr"  # mini_fo's list files; never decoded here
 _OURS = {DB_NAME, DB_NAME + "-wal", DB_NAME + "-shm", DB_NAME + ".new"}
-_OURS |= {"content", "checkpoints", "lock", "control", "reserve"}
+_OURS |= {"content", "checkpoints", "lock", "control", "reserve", "minifo.names", "minifo.names.new"}
+_BACKUP = DB_NAME + ".bak-"  # what minifo-fsck copies before it repairs
 _HARMLESS = {"lost+found"}  # what mkfs leaves on a fresh file system
 _FICLONE = 0x40049409  # ioctl_ficlone(2)
 _LEGACY_SEARCH = 10_000  # directories looked at before we stop looking for a META file
@@ -82,7 +83,8 @@ class Storage:
         Raises:
             NotMinifo: with the first foreign name, or the way to import a legacy mini_fo storage.
         """
-        foreign = sorted(set(os.listdir(self._fd)) - _OURS - _HARMLESS)
+        names = {name for name in os.listdir(self._fd) if not name.startswith(_BACKUP)}
+        foreign = sorted(names - _OURS - _HARMLESS)
         if not foreign:
             return
         for count, (directory, _, files) in enumerate(os.walk(self.path)):
