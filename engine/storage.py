@@ -16,6 +16,7 @@ from minifo.engine.errors import NotMinifo, StateError, StorageBusy
 from minifo.engine.syscalls import fallocate, syncfs
 
 LEGACY_META = "META_dAfFgHE39ktF3HD2sr"  # mini_fo's list files; never decoded here
+MERGING = "merge.db"  # the database while the base takes over what it says
 _OURS = {DB_NAME, DB_NAME + "-wal", DB_NAME + "-shm", DB_NAME + ".new"}
 _OURS |= {"content", "checkpoints", "lock", "control", "reserve", "minifo.names", "minifo.names.new"}
 _BACKUP = DB_NAME + ".bak-"  # what minifo-fsck copies before it repairs
@@ -87,6 +88,8 @@ class Storage:
         foreign = sorted(names - _OURS - _HARMLESS)
         if not foreign:
             return
+        if MERGING in foreign:
+            raise StateError(f"a merge of storage {self.path} was cut short", "finish it: minifo merge --apply")
         for count, (directory, _, files) in enumerate(os.walk(self.path)):
             if LEGACY_META in files:
                 raise NotMinifo(
