@@ -1,4 +1,4 @@
-"""Bytes and extended attributes on their way from one tree to another: what importer, exporter and merge share.
+"""Bytes and attributes on their way from one tree to another: what importer, exporter and merge share.
 
 Holes stay holes: only ranges that hold data are read and written.
 """
@@ -7,11 +7,15 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+import stat
+from collections.abc import Iterator, Sequence
 
+from minifo.engine import Overlay
 from minifo.engine.base import BaseView
+from minifo.engine.model import Attr, Ino
 
 _STEP = 1 << 20  # bytes read at once
+_HOLE = 64 << 10  # bytes; as many zeros in a row become a hole
 _SPACES = (b"user.", b"trusted.", b"security.", b"system.posix_acl_access", b"system.posix_acl_default")
 
 
@@ -54,3 +58,71 @@ def data_of(fd: int, start: int, end: int) -> Iterator[bytes]:
 def xattrs_of(view: BaseView, path: bytes) -> dict[bytes, bytes]:
     """All extended attributes of an object that an overlay can hold."""
     return {name: view.getxattr(path, name) for name in view.listxattr(path) if name.startswith(_SPACES)}
+
+
+def own_xattrs(overlay: Overlay, ino: Ino) -> dict[bytes, bytes]:
+    """All extended attributes of an object in an overlay."""
+    return {name: overlay.getxattr(ino, name) for name in overlay.listxattr(ino)}
+
+
+def write_out(overlay: Overlay, attr: Attr, path: bytes) -> None:
+    """Make a plain object that is no directory, with the content or target of one in an overlay; attributes aside."""
+    ino = Ino(attr.ino)
+    if stat.S_ISLNK(attr.mode):
+        os.symlink(overlay.readlink(ino), path)
+    elif stat.S_ISREG(attr.mode):
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb", buffering=0) as file:
+            for at in range(0, attr.size, _HOLE):
+                data = overlay.read(ino, at, _HOLE)
+                if data.count(0) != len(data):
+                    file.seek(at)
+                    file.write(data)
+            file.truncate(attr.size)
+    else:
+        os.mknod(path, attr.mode, attr.rdev)
+
+
+def dress(path: bytes, attributes: Sequence[int], xattrs: dict[bytes, bytes] | None) -> None:
+    """Give a plain object its attributes, in the order in which none undoes another.
+
+    Args:
+        path: the object; symlinks are not followed.
+        attributes: mode, uid, gid, and atime and mtime in ns.
+        xattrs: all its extended attributes; None leaves them as they are.
+
+    Raises:
+        OSError: as the system calls; EOPNOTSUPP where the file system cannot hold an extended attribute.
+    """
+    mode, uid, gid, atime, mtime = attributes
+    st = os.lstat(path)
+    if (st.st_uid, st.st_gid) != (uid, gid):
+        os.chown(path, uid, gid, follow_symlinks=False)
+    if not stat.S_ISLNK(mode):
+        os.chmod(path, stat.S_IMODE(mode))
+    if xattrs is not None:
+        for name in map(os.fsencode, os.listxattr(path, follow_symlinks=False)):
+            if name not in xattrs and name.startswith(_SPACES):
+                os.removexattr(path, name, follow_symlinks=False)
+        for name, value in xattrs.items():
+            os.setxattr(path, name, value, follow_symlinks=False)
+    os.utime(path, ns=(atime, mtime), follow_symlinks=False)
+
+
+def sync_directory(path: str) -> None:
+    """Make a directory's entries durable."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def write_durably(path: str, text: str) -> None:
+    """Write a small file: after a power cut there is all of it or what was there before."""
+    fd = os.open(path + ".new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with open(fd, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(fd)
+    os.rename(path + ".new", path)
+    sync_directory(os.path.dirname(path))

@@ -19,12 +19,12 @@ from minifo.engine.base import BaseView
 from minifo.engine.model import Attr, Ino
 from minifo.engine.syscalls import syncfs
 from minifo.migrations import legacy_meta
+from minifo.migrations.copying import dress, own_xattrs, write_out
 from minifo.migrations.export_plan import ExportPlan, Item, Loss
 from minifo.migrations.legacy_meta import META_NAME
 from minifo.migrations.legacy_tree import LegacyTree
 from minifo.migrations.legacy_view import LegacyView, compare
 
-_STEP = 64 << 10  # bytes; a step of zeros becomes a hole
 _SUFFIX = ".minifo-export"
 
 Progress = Callable[[str, int, int], None]
@@ -105,7 +105,7 @@ class _Writer:
                     self._meta(path, item)
                 directories.append((path, item.attr))
             else:
-                self._object(path, item.attr)
+                write_out(self._ov, item.attr, path)
                 self._dress(path, item.attr)
             if not count % 64:
                 progress("exporting", count, len(items))
@@ -118,34 +118,15 @@ class _Writer:
         with open(fd, "wb") as file:
             file.write(legacy_meta.emit(item.records))
 
-    def _object(self, path: bytes, attr: Attr) -> None:
-        if stat.S_ISLNK(attr.mode):
-            os.symlink(self._ov.readlink(Ino(attr.ino)), path)
-        elif stat.S_ISREG(attr.mode):
-            with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb", buffering=0) as file:
-                for at in range(0, attr.size, _STEP):
-                    data = self._ov.read(Ino(attr.ino), at, _STEP)
-                    if data.count(0) != len(data):
-                        file.seek(at)
-                        file.write(data)
-                file.truncate(attr.size)
-        else:
-            os.mknod(path, attr.mode, attr.rdev)
-
     def _dress(self, path: bytes, attr: Attr) -> None:
-        """Owner, mode, extended attributes, times: in the order in which none undoes another."""
-        st = os.lstat(path)
-        if (st.st_uid, st.st_gid) != (attr.uid, attr.gid):
-            os.chown(path, attr.uid, attr.gid, follow_symlinks=False)
-        if not stat.S_ISLNK(attr.mode):
-            os.chmod(path, stat.S_IMODE(attr.mode))
-        for name in self._ov.listxattr(Ino(attr.ino)):
-            try:
-                os.setxattr(path, name, self._ov.getxattr(Ino(attr.ino), name), follow_symlinks=False)
-            except OSError as error:
-                if error.errno != errno.EOPNOTSUPP:  # it is on the list of losses
-                    raise
-        os.utime(path, ns=(attr.atime, attr.mtime), follow_symlinks=False)
+        values = (attr.mode, attr.uid, attr.gid, attr.atime, attr.mtime)
+        xattrs = own_xattrs(self._ov, Ino(attr.ino))
+        try:
+            dress(path, values, xattrs)
+        except OSError as error:
+            if error.errno != errno.EOPNOTSUPP:
+                raise
+            dress(path, values, None)  # they are on the list of losses
 
 
 def _verify(overlay: Overlay, work: str, meta_name: bytes, losses: list[Loss]) -> None:

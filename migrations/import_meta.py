@@ -27,6 +27,7 @@ from minifo.engine import Overlay, StateError, StorageBusy, UsageError
 from minifo.engine.base import BaseView
 from minifo.engine.db import DB_NAME
 from minifo.engine.storage import Storage
+from minifo.migrations.copying import sync_directory, write_durably
 from minifo.migrations.import_plan import DOverR, ImportPlan, Step
 from minifo.migrations.import_rows import ImportRun
 from minifo.migrations.legacy_meta import META_NAME
@@ -165,12 +166,12 @@ def restore(storage: str, *, discard: bool = False) -> None:
             for name in os.listdir(storage):
                 if name not in (BACKUP, _RESTORE, _LOST_FOUND):
                     os.rename(os.path.join(storage, name), os.path.join(aside, name))
-            _write(os.path.join(aside, _COMPLETE), "")
-            _sync_directory(aside)
+            write_durably(os.path.join(aside, _COMPLETE), "")
+            sync_directory(aside)
         for name in os.listdir(backup):
             if name != _FACTS:
                 os.rename(os.path.join(backup, name), os.path.join(storage, name))
-        _sync_directory(storage)
+        sync_directory(storage)
         if os.path.exists(os.path.join(backup, _FACTS)):
             os.rename(os.path.join(backup, _FACTS), os.path.join(aside, _FACTS))
         os.rmdir(backup)
@@ -192,7 +193,7 @@ def _clear_away(storage: str, aside: str) -> None:
     os.rmdir(aside)
     if times is not None:
         os.utime(storage, ns=times)
-    _sync_directory(storage)
+    sync_directory(storage)
 
 
 # -- building
@@ -226,8 +227,8 @@ def _build(base: str, storage: BaseView, work: str, options: _Options, progress:
     finally:
         overlay.close()
     _fold_log(os.path.join(work, DB_NAME))
-    _write(os.path.join(work, _COMPLETE), "")
-    _sync_directory(work)
+    write_durably(os.path.join(work, _COMPLETE), "")
+    sync_directory(work)
     return report
 
 
@@ -274,27 +275,27 @@ def _set_aside(place: str, work: str) -> None:
     if not os.path.exists(before):
         st = os.stat(place)
         known = {"token": _token(os.path.join(work, DB_NAME)), "atime": st.st_atime_ns, "mtime": st.st_mtime_ns}
-        _write(before, json.dumps(known))
+        write_durably(before, json.dumps(known))
     with contextlib.suppress(FileExistsError):
         os.mkdir(backup, 0o700)
     for name in os.listdir(place):
         if name not in (WORK, BACKUP, _LOST_FOUND):
             os.rename(os.path.join(place, name), os.path.join(backup, name))
-    _sync_directory(place)
-    _sync_directory(backup)
+    sync_directory(place)
+    sync_directory(backup)
     os.rename(before, facts)
-    _sync_directory(backup)
+    sync_directory(backup)
 
 
 def _move_up(place: str, work: str) -> None:
     for name in (_CONTENT, DB_NAME):
         if os.path.exists(os.path.join(work, name)):
             os.rename(os.path.join(work, name), os.path.join(place, name))
-            _sync_directory(place)
+            sync_directory(place)
     for name in sorted(os.listdir(work), key=lambda name: name == _COMPLETE):
         os.unlink(os.path.join(work, name))
     os.rmdir(work)
-    _sync_directory(place)
+    sync_directory(place)
 
 
 def _token(database: str) -> int:
@@ -381,22 +382,3 @@ def _facts(path: str) -> dict[str, int]:
     with open(path, encoding="ascii") as file:
         found: dict[str, int] = json.load(file)
     return found
-
-
-def _write(path: str, text: str) -> None:
-    """Write a small file, whole and durable."""
-    fd = os.open(path + ".new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    try:
-        os.write(fd, text.encode())
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-    os.rename(path + ".new", path)
-
-
-def _sync_directory(path: str) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

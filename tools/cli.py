@@ -18,8 +18,10 @@ from minifo.tools import _common
 # Name on the command line: the module in this package; its function ``command`` is the click command.
 _COMMANDS = {
     "install-helpers": "install_helpers",
+    "merge": "merge",
     "meta": "meta",
     "mount": "mount",
+    "overlay": "overlay",
     "umount": "umount",
 }
 

@@ -1,0 +1,251 @@
+"""Merging: an overlay is applied to its base, and its storage is empty afterwards.
+
+A journal in storage makes it restartable after a crash at any step.  What is where tells how far it is:
+
+    minifo.db                 nothing of the base was changed (a staging directory in it may be left; it is made anew)
+    merge.db, merge-journal   the base is being changed; storage cannot be mounted; ``merge-phase`` says what comes next
+    merge.db alone            the base is done; storage is being emptied
+
+Each phase (see ``MergePlan``) can be done twice, and is durable before the next one is noted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import apsw
+
+from minifo.engine import ROOT, Overlay, StateError, StorageBusy
+from minifo.engine.base import split
+from minifo.engine.db import DB_NAME
+from minifo.engine.model import Ino
+from minifo.engine.storage import MERGING
+from minifo.engine.syscalls import syncfs
+from minifo.migrations.copying import dress, own_xattrs, sync_directory, write_durably, write_out
+from minifo.migrations.merge_plan import Change, MergePlan, Operation, decode
+
+STAGE = b".minifo-merge"
+_JOURNAL = "merge-journal"
+_PHASE = "merge-phase"
+_PHASES = ("lift", "place", "dress", "done")
+_STEP = 1 << 20
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass
+class MergeReport:
+    """What a merge did or would do; *changes* is empty where one that was cut short was finished."""
+
+    changes: list[Change]
+    applied: bool
+    resumed: bool
+
+
+def merge(
+    storage: str, base: str, *, apply: bool = False, progress: Progress = lambda what, done, total: None
+) -> MergeReport:
+    """Apply an overlay to its base, or finish an application that was cut short.
+
+    Args:
+        storage: the overlay's storage, not mounted.
+        base: its base, which must be writable and used by nobody else.
+        apply: False to make the plan only.
+        progress: called now and then.
+
+    Raises:
+        StateError: something cannot be read or written, or is in use.
+    """
+    storage, base = os.path.realpath(storage), os.path.realpath(base)
+    with _locked(storage):
+        if os.path.exists(os.path.join(storage, MERGING)):
+            if not apply:
+                raise StateError(f"a merge of {storage} was cut short", "finish it with --apply")
+            _Application(storage, base, progress).run()
+            return MergeReport([], True, True)
+        overlay = Overlay.open(base, storage, read_only=not apply)
+        try:
+            plan = MergePlan(overlay)
+            if not apply:
+                return MergeReport(plan.changes, False, False)
+            _check(overlay, plan, base, storage)
+            facts = _stage(overlay, plan, os.fsencode(base), progress)
+        finally:
+            overlay.close()
+        _begin(storage, base, plan, facts)
+        _Application(storage, base, progress).run()
+        return MergeReport(plan.changes, True, False)
+
+
+@contextlib.contextmanager
+def _locked(storage: str) -> Iterator[None]:
+    try:
+        fd = os.open(storage, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise StateError(f"storage {storage} cannot be opened ({error.strerror})", "check the path") from error
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(fd)
+        raise StorageBusy(f"storage {storage} is being merged", "wait for it") from error
+    try:
+        yield
+    finally:
+        os.close(fd)
+
+
+def _check(overlay: Overlay, plan: MergePlan, base: str, storage: str) -> None:
+    if os.statvfs(base).f_flag & os.ST_RDONLY or not os.access(base, os.W_OK):
+        raise StateError(f"base {base} cannot be written", f"make it writable: mount -o remount,rw {base}")
+    if os.path.isdir(os.path.join(storage, "checkpoints")) and os.listdir(os.path.join(storage, "checkpoints")):
+        raise StateError(f"storage {storage} has checkpoints, which a merge would make worthless", "delete them first")
+    for path in {*plan.directories, *(split(s.link)[0] for s in plan.staged if s.link is not None)}:
+        here, there = os.lstat(os.fsencode(base) + path), overlay.base.stat(path)
+        if (here.st_dev, here.st_ino) != (there.st_dev, there.st_ino) and path != b"/":
+            name = os.path.join(base, os.fsdecode(path)[1:])
+            raise StateError(f"something is mounted at or above {name}", "unmount it first")
+
+
+# -- staging
+
+
+def _stage(overlay: Overlay, plan: MergePlan, base: bytes, progress: Progress) -> list[int]:
+    """Make everything that is new, durably.  Returns the times the base's root is to have at the end."""
+    root = overlay.getattr(ROOT)
+    stage = base + b"/" + STAGE
+    if os.path.isdir(stage):
+        shutil.rmtree(stage)
+    os.mkdir(stage, 0o700)
+    os.utime(base, ns=(root.atime, root.mtime))  # should this be cut short, nobody sees that it was tried
+    for count, staged in enumerate(plan.staged):
+        path = stage + b"/" + staged.name.encode()
+        if staged.link is not None:
+            os.link(base + staged.link, path, follow_symlinks=False)
+        elif staged.same is not None:
+            os.link(stage + b"/" + staged.same.encode(), path, follow_symlinks=False)
+        else:
+            attr = overlay.getattr(Ino(staged.ino))
+            write_out(overlay, attr, path)
+            values = (attr.mode, attr.uid, attr.gid, attr.atime, attr.mtime)
+            dress(path, values, own_xattrs(overlay, Ino(staged.ino)))
+        if not count % 64:
+            progress("staging", count, len(plan.staged))
+    _sync(base)
+    return [root.atime, root.mtime]
+
+
+def _begin(storage: str, base: str, plan: MergePlan, times: list[int]) -> None:
+    """Put the journal in force: from now on the merge is finished, not undone."""
+    database = os.path.join(storage, DB_NAME)
+    con = apsw.Connection(database)
+    con.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    con.close()
+    write_durably(os.path.join(storage, _PHASE), _PHASES[0])
+    operations = plan.journal()
+    write_durably(os.path.join(storage, _JOURNAL), json.dumps({"base": base, "times": times, "operations": operations}))
+    os.rename(database, os.path.join(storage, MERGING))
+    sync_directory(storage)
+
+
+def _sync(path: bytes) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        syncfs(fd)
+    finally:
+        os.close(fd)
+
+
+# -- applying
+
+
+class _Application:
+    """Carries out the journal of one storage, from wherever it is."""
+
+    def __init__(self, storage: str, base: str, progress: Progress) -> None:
+        self._storage = storage
+        self._base = os.fsencode(base)
+        self._stage = self._base + b"/" + STAGE
+        self._progress = progress
+
+    def run(self) -> None:
+        journal = self._at(_JOURNAL)
+        if os.path.exists(journal):
+            with open(journal, encoding="utf-8") as file:
+                facts = json.load(file)
+            if os.fsencode(facts["base"]) != self._base:
+                raise StateError(f"the merge of {self._storage} is under way to {facts['base']}", "give that base")
+            self._apply([decode(operation) for operation in facts["operations"]])
+            if os.path.isdir(self._stage):
+                shutil.rmtree(self._stage)
+            os.utime(self._base, ns=tuple(facts["times"]))
+            _sync(self._base)
+            os.unlink(journal)
+            sync_directory(self._storage)
+        self._empty()
+
+    def _at(self, name: str) -> str:
+        return os.path.join(self._storage, name)
+
+    def _apply(self, operations: list[Operation]) -> None:
+        with open(self._at(_PHASE), encoding="ascii") as file:
+            phase = _PHASES.index(file.read())
+        steps = {"lift": 0, "mkdir": 1, "place": 1, "overwrite": 1, "dress": 2}
+        for current in range(phase, len(_PHASES) - 1):
+            for count, operation in enumerate(operations):
+                if steps[operation.kind] == current:
+                    self._do(operation)
+                if not count % 64:
+                    self._progress("merging", count + current * len(operations), 3 * len(operations))
+            _sync(self._base)
+            write_durably(self._at(_PHASE), _PHASES[current + 1])
+
+    def _do(self, operation: Operation) -> None:
+        path = self._base + operation.path
+        staged = self._stage + b"/" + operation.name.encode()
+        if operation.kind == "lift":
+            if not os.path.lexists(staged):
+                os.rename(path, staged)
+        elif operation.kind == "mkdir":
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(path, 0o700)
+        elif operation.kind == "place":
+            if os.path.lexists(staged):
+                self._place(staged, path)
+        elif operation.kind == "overwrite":
+            _overwrite(staged, self._stage + b"/" + operation.source.encode())
+        elif operation.kind == "dress":
+            dress(staged if operation.name else path, operation.attributes, operation.xattrs)
+
+    @staticmethod
+    def _place(staged: bytes, path: bytes) -> None:
+        os.rename(staged, path)
+        if os.path.lexists(staged):
+            os.unlink(staged)  # rename(2) does nothing where both names are links of one file
+
+    def _empty(self) -> None:
+        """Leave storage as an empty overlay; its old database goes last."""
+        for name in ("content", "checkpoints"):
+            if os.path.isdir(self._at(name)):
+                shutil.rmtree(self._at(name))
+        for name in (_PHASE, "reserve", "control", "minifo.names", DB_NAME + "-wal", DB_NAME + "-shm", MERGING):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._at(name))
+        sync_directory(self._storage)
+        Overlay.open(os.fsdecode(self._base), self._storage).close()
+
+
+def _overwrite(target: bytes, source: bytes) -> None:
+    """Give a file, all its links included, the bytes of another."""
+    with open(source, "rb", buffering=0) as old, open(target, "r+b", buffering=0) as new:
+        size = os.fstat(old.fileno()).st_size
+        if stat.S_ISREG(os.fstat(new.fileno()).st_mode):
+            while data := old.read(_STEP):
+                new.write(data)
+            new.truncate(size)

@@ -1,0 +1,75 @@
+"""``minifo merge``: apply an overlay to its base (mini_fo-merge, without its defects)."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+
+import click
+
+from minifo.migrations.merge_base import merge
+from minifo.tools import _common
+
+
+@click.command(
+    "merge",
+    epilog="""\b
+Examples:
+  minifo merge /var/lib/etc-changes --base /etc             # what would be done
+  minifo merge /var/lib/etc-changes --base /etc --apply
+Letters: A added, D deleted, M content changed, m attributes changed, R renamed.
+
+\b
+Unmount first. The base must be writable, and no other overlay should be mounted over it. A merge that was cut short is
+finished by giving the command again.""",
+)
+@click.option("--base", metavar="DIR", required=True, help="The base of the overlay.")
+@click.option("--apply", is_flag=True, help="Change the base; without it the plan is printed.")
+@click.option("--json", "as_json", is_flag=True, help="Write one JSON object; bytes that are no UTF-8 as \\udcXX.")
+@click.argument("storage", metavar="STO")
+def command(storage: str, base: str, apply: bool, as_json: bool) -> int:
+    """Apply the changes in STO to the base, and empty STO.
+
+    Afterwards the base itself shows what the mount showed: names, contents, owners, modes, times, links.
+    """
+    line = _Line()
+    try:
+        report = merge(storage, base, apply=apply, progress=line.show)
+    finally:
+        line.end()
+    if as_json:
+        changes = [
+            {"change": c.letter, "path": os.fsdecode(c.path), "from": os.fsdecode(c.old) if c.old is not None else None}
+            for c in report.changes
+        ]
+        click.echo(json.dumps({"applied": report.applied, "resumed": report.resumed, "changes": changes}))
+        return 0
+    for change in report.changes:
+        source = f"  (from {_common.printable(os.fsdecode(change.old))})" if change.old is not None else ""
+        click.echo(f"{change.letter} {_common.printable(os.fsdecode(change.path))}{source}")
+    if report.resumed:
+        click.echo("the merge that was cut short is finished")
+    elif not report.changes:
+        click.echo("nothing to merge")
+    else:
+        click.echo(f"{'merged' if report.applied else 'would merge'}: {len(report.changes)} changes")
+    return 0
+
+
+class _Line:
+    """How far it is, on one line of a terminal."""
+
+    def __init__(self) -> None:
+        self._shows = sys.stderr.isatty()
+        self._next = 0.0
+
+    def show(self, what: str, done: int, total: int) -> None:
+        if self._shows and time.monotonic() >= self._next:
+            print(f"\r\033[K{what} {100 * done // max(total, 1):3} %", end="", file=sys.stderr, flush=True)
+            self._next = time.monotonic() + 0.1
+
+    def end(self) -> None:
+        if self._shows:
+            print("\r\033[K", end="", file=sys.stderr, flush=True)
