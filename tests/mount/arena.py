@@ -85,12 +85,13 @@ class Arena:
     """An overlay whose base holds many equal trees, and a plain copy of the base.
 
     Args:
+        lab: what it is made with; whoever has made that closes it.
         plain_mode: mount without the session hook.
         trees: how many.
     """
 
-    def __init__(self, *, plain_mode: bool, trees: int = TREES) -> None:
-        self.lab = Lab()
+    def __init__(self, lab: Lab, *, plain_mode: bool, trees: int = TREES) -> None:
+        self.lab = lab
         self.plain_mode = plain_mode
         self.pairs: list[Pair] = []
         self.names = iter([f"tree{number}" for number in range(trees)])
@@ -126,10 +127,6 @@ class Arena:
             except AssertionError as error:
                 raise AssertionError(f"after {pair.user} and a new mount: {error}") from None
         assert fingerprint(self.overlay.base) == self.untouched
-
-    def close(self) -> None:
-        """Take everything away."""
-        self.lab.close()
 
 
 def _unlike(mounted: Any, plain: Any, where: str) -> list[str]:

@@ -34,9 +34,9 @@ def lab(fuse_required: None) -> Iterator[Lab]:
 @pytest.fixture(scope="module", params=["hook", "plain"])
 def arena(request: pytest.FixtureRequest, fuse_required: None) -> Iterator[Arena]:
     """One overlay for all tests of a module, in either mode, beside a plain copy of its base."""
-    made = Arena(plain_mode=request.param == "plain")
+    made = Lab()
     try:
-        yield made
+        yield Arena(made, plain_mode=request.param == "plain")
     finally:
         made.close()
 
