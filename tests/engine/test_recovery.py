@@ -176,6 +176,20 @@ def test_shrink_that_is_not_committed(lab: Lab) -> None:
     assert lab.read("f") == BIG
 
 
+def test_bytes_that_were_never_committed_do_not_come_back(lab: Lab) -> None:
+    """What a crash left beyond the end of an object reads as zeros when the file grows over it."""
+    for name in ("grown", "written"):
+        lab.create(name, BIG)
+    lab.ov.commit()
+    for name in ("grown", "written"):
+        lab.write(name, b"secret" * 1000, 10_000)
+    power_cut(lab)
+    lab.set("grown", size=12_000)
+    lab.write("written", b"y", 11_999)
+    assert lab.read("grown") == BIG + bytes(2000)
+    assert lab.read("written") == BIG + bytes(1999) + b"y"
+
+
 def test_range_written_again_is_not_trimmed(lab: Lab) -> None:
     """A trim of a shrink is dropped for what was written beyond it before the commit was done."""
     lab.create("f", BIG)
