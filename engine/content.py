@@ -147,9 +147,7 @@ class Content:
 
     # -- writing
 
-    def write(
-        self, row: Row, path: bytes | None, offset: int, data: bytes | memoryview, *, times: bool = True
-    ) -> None:
+    def write(self, row: Row, path: bytes | None, offset: int, data: bytes | memoryview, *, times: bool = True) -> None:
         """Write *data* at *offset*; the row's size follows, and unless *times* is False its times.  In an operation.
 
         Raises:
