@@ -20,6 +20,7 @@ _COMMANDS = {
     "install-helpers": "install_helpers",
     "merge": "merge",
     "meta": "meta",
+    "migrate": "migrate",
     "mount": "mount",
     "overlay": "overlay",
     "umount": "umount",

@@ -1,0 +1,284 @@
+"""Migrations of many storages by one plan: imports and upgrades, with checks and hooks, resumable, each with a report.
+
+A plan is a TOML file:
+
+    parallel = 2                    # how many at once
+    on_error = "stop"               # or "continue" with the others
+    reports = "/var/lib/reports"    # one JSON file for each storage, and summary.json
+
+    [defaults]                      # any key of a storage
+    base = "/srv/rom"
+
+    [[storage]]
+    each = "/srv/boxes/*/overlay"   # or: source = "/srv/boxes/17/overlay"
+    action = "import"               # or "upgrade": bring the database to this version of minifo
+    target = "{parent}/storage"     # or: in_place = true; {parent} and {name} are those of the source
+    name = "{parent}"               # of the report
+    d_over_r = "kernel"             # as minifo meta import
+    meta_name = "META_dAfFgHE39ktF3HD2sr"
+    refuse = ["broken"]             # kinds of notes that stop it before anything is changed
+    expect = ["etc/passwd"]         # paths that must show afterwards
+    before = "systemctl stop box@{name}"   # shell commands
+    after = "systemctl start box@{name}"
+
+A storage whose report says that it is done, with the same settings, is not done again.
+"""
+
+from __future__ import annotations
+
+import glob
+import json
+import os
+import re
+import subprocess
+import threading
+import time
+import tomllib
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from minifo.engine import ROOT, Ino, MinifoError, Overlay, StateError, UsageError
+from minifo.engine.db import DB_NAME
+from minifo.migrations.copying import write_durably
+from minifo.migrations.import_meta import BACKUP, WORK, import_storage, plan_import
+from minifo.migrations.legacy_meta import META_NAME
+from minifo.migrations.runner import upgrade
+
+_TEXTS = ("each", "source", "base", "action", "target", "name", "d_over_r", "meta_name", "before", "after")
+_LISTS = ("refuse", "expect")
+_TOP = {"parallel", "on_error", "reports", "defaults", "storage"}
+
+
+@dataclass
+class Task:
+    """One storage of a plan."""
+
+    name: str
+    source: str
+    action: Literal["import", "upgrade"] = "import"
+    base: str = ""
+    target: str | None = None
+    in_place: bool = False
+    d_over_r: Literal["kernel", "intent"] = "kernel"
+    meta_name: str = META_NAME.decode()
+    before: str = ""
+    after: str = ""
+    refuse: list[str] = field(default_factory=list)
+    expect: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Plan:
+    """A plan, read and checked."""
+
+    tasks: list[Task]
+    parallel: int
+    stop: bool
+    reports: str
+
+
+def read_plan(path: str) -> Plan:
+    """Read a plan file.
+
+    Raises:
+        UsageError: it says something that is not known, or leaves out what is needed.
+    """
+    try:
+        with open(path, "rb") as file:
+            found = tomllib.load(file)
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{path} is no TOML ({error})", "see minifo migrate --help") from error
+    unknown = sorted(set(found) - _TOP)
+    if unknown:
+        raise UsageError(f"{path} says {unknown[0]!r}, which is not known", f"known are {', '.join(sorted(_TOP))}")
+    on_error, parallel = found.get("on_error", "stop"), found.get("parallel", 1)
+    if on_error not in ("stop", "continue") or not isinstance(parallel, int) or parallel < 1:
+        raise UsageError(
+            f"{path}: on_error or parallel is wrong", 'on_error is "stop" or "continue", parallel a number'
+        )
+    tasks: list[Task] = []
+    for entry in found.get("storage", []):
+        tasks += _tasks(path, found.get("defaults", {}) | entry)
+    for what in ("name", "source", "target"):
+        values = [getattr(task, what) for task in tasks if getattr(task, what) is not None]
+        double = sorted({value for value in values if values.count(value) > 1})
+        if double:
+            raise UsageError(
+                f"{path}: two storages have the {what} {double[0]!r}", "they would get in each other's way"
+            )
+    return Plan(tasks, parallel, on_error == "stop", found.get("reports", path + ".reports"))
+
+
+def _tasks(path: str, entry: dict[str, Any]) -> list[Task]:
+    for key, value in entry.items():
+        good = (
+            isinstance(value, str)
+            if key in _TEXTS
+            else isinstance(value, list) and all(isinstance(item, str) for item in value)
+            if key in _LISTS
+            else key == "in_place" and isinstance(value, bool)
+        )
+        if not good:
+            raise UsageError(
+                f"{path}: a storage says {key} = {value!r}, which is not known", "see minifo migrate --help"
+            )
+    entry = dict(entry)
+    each = entry.pop("each", None)
+    sources = sorted(glob.glob(each)) if each is not None else [entry.pop("source", "")]
+    entry.pop("source", None)
+    if not all(sources):
+        raise UsageError(f"{path}: a storage has no source", "give source or each")
+    tasks = []
+    for source in sources:
+        source = source.rstrip("/")
+        words = {"parent": os.path.dirname(source), "name": os.path.basename(os.path.dirname(source))}
+        filled = {key: _fill(value, words) if key in _TEXTS else value for key, value in entry.items()}
+        task = Task(**({"name": source} | filled), source=source)
+        if task.action not in ("import", "upgrade") or task.d_over_r not in ("kernel", "intent"):
+            raise UsageError(f"{path}: {task.name}: action or d_over_r is wrong", "see minifo migrate --help")
+        if task.action == "import" and (not task.base or (task.target is None) != task.in_place):
+            raise UsageError(
+                f"{path}: {task.name}: an import needs base, and target or in_place", "add what is missing"
+            )
+        tasks.append(task)
+    return tasks
+
+
+def _fill(text: str, words: dict[str, str]) -> str:
+    return re.sub(r"\{(parent|name)\}", lambda match: words[match[1]], text)
+
+
+class Fleet:
+    """Carries out a plan.
+
+    Args:
+        plan: what to do.
+        dry_run: check and plan each storage only; no hooks, no reports.
+    """
+
+    def __init__(self, plan: Plan, *, dry_run: bool = False) -> None:
+        self._plan = plan
+        self._dry_run = dry_run
+        self._stopped = threading.Event()
+
+    def run(self) -> list[dict[str, Any]]:
+        """Do all tasks.
+
+        Returns:
+            A report for each, in the plan's order; its ``status`` is done, skipped (done before), planned, failed, or
+            stopped (not begun, as another had failed).
+        """
+        if not self._dry_run:
+            os.makedirs(self._plan.reports, exist_ok=True)
+        with ThreadPoolExecutor(self._plan.parallel) as pool:
+            reports = list(pool.map(self._task, self._plan.tasks))
+        if not self._dry_run:
+            counts: dict[str, int] = {}
+            for report in reports:
+                counts[report["status"]] = counts.get(report["status"], 0) + 1
+            summary = {"counts": counts, "storages": {report["name"]: report["status"] for report in reports}}
+            write_durably(os.path.join(self._plan.reports, "summary.json"), json.dumps(summary, indent=1))
+        return reports
+
+    def _task(self, task: Task) -> dict[str, Any]:
+        settings = dict(vars(task))
+        report: dict[str, Any] = {"name": task.name, "settings": settings, "status": "stopped", "error": None}
+        if self._stopped.is_set():
+            return report
+        path = os.path.join(self._plan.reports, task.name.strip("/").replace("/", "-") + ".json")
+        if not self._dry_run and _is_done(path, settings):
+            return report | {"status": "skipped"}
+        began = time.time()
+        try:
+            report |= self._check(task) if self._dry_run else self._do(task)
+            report["status"] = "planned" if self._dry_run else "done"
+        except (MinifoError, OSError) as error:
+            report |= {"status": "failed", "error": str(error)}
+            if self._plan.stop:
+                self._stopped.set()
+        report["seconds"] = round(time.time() - began, 3)
+        if not self._dry_run:
+            write_durably(path, json.dumps(report, indent=1))
+        return report
+
+    def _do(self, task: Task) -> dict[str, Any]:
+        found = self._check(task)
+        _hook(task, task.before)
+        found |= _upgrade(task, dry_run=False) if task.action == "upgrade" else _import(task)
+        storage = task.source if task.target is None else task.target
+        if task.expect:
+            _expect(task, storage)
+        _hook(task, task.after)
+        return found
+
+    def _check(self, task: Task) -> dict[str, Any]:
+        """What can be known before anything is changed."""
+        if task.action == "upgrade":
+            return _upgrade(task, dry_run=True)
+        if _was_begun(task):
+            return {}
+        plan = plan_import(task.source, task.base, meta_name=os.fsencode(task.meta_name), d_over_r=task.d_over_r)
+        for note in plan.notes:
+            if note.kind in task.refuse:
+                raise StateError(f"{note.kind}: {os.fsdecode(note.place)}: {note.detail}", "the plan refuses this")
+        notes = [[note.kind, os.fsdecode(note.place), note.detail] for note in plan.notes]
+        return {"states": plan.counts, "notes": notes}
+
+
+def _is_done(path: str, settings: dict[str, Any]) -> bool:
+    try:
+        with open(path, encoding="utf-8") as file:
+            report = json.load(file)
+    except (FileNotFoundError, json.JSONDecodeError):
+        return False
+    return bool(report["status"] == "done" and report["settings"] == settings)
+
+
+def _was_begun(task: Task) -> bool:
+    """True where an earlier run was cut short while or after it changed something."""
+    storage = task.source if task.target is None else task.target
+    return any(os.path.exists(os.path.join(storage, name)) for name in (WORK, DB_NAME))
+
+
+def _import(task: Task) -> dict[str, Any]:
+    storage = task.source if task.target is None else task.target
+    if os.path.exists(os.path.join(storage, DB_NAME)) and not os.path.exists(os.path.join(storage, WORK)):
+        if task.in_place and not os.path.exists(os.path.join(storage, BACKUP)):
+            raise StateError(f"{storage} is no mini_fo storage but minifo's own", "take it out of the plan")
+        return {"imported": "before"}  # an earlier run was cut short between the import and its report
+    report = import_storage(
+        task.source, task.base, task.target, meta_name=os.fsencode(task.meta_name), d_over_r=task.d_over_r
+    )
+    return {"compared": report.compared.entries if report.compared is not None else None, "backup": report.backup}
+
+
+def _upgrade(task: Task, *, dry_run: bool) -> dict[str, Any]:
+    return upgrade(task.source, dry_run=dry_run)._asdict()
+
+
+def _expect(task: Task, storage: str) -> None:
+    if not task.base:
+        raise StateError("paths are expected, but no base is given", "add base to the plan")
+    overlay = Overlay.open(task.base, storage)
+    try:
+        for path in task.expect:
+            ino = ROOT
+            for name in filter(None, os.fsencode(path).split(b"/")):
+                attr = overlay.lookup(ino, name)
+                if attr is None:
+                    raise StateError(f"{path} does not show", "look at the storage before you use it")
+                ino = Ino(attr.ino)
+    finally:
+        overlay.close()
+
+
+def _hook(task: Task, command: str) -> None:
+    if not command:
+        return
+    facts = {"NAME": task.name, "SOURCE": task.source, "BASE": task.base, "TARGET": task.target or task.source}
+    env = os.environ | {f"MINIFO_{key}": value for key, value in facts.items()}
+    done = subprocess.run(["/bin/sh", "-c", command], env=env, capture_output=True, text=True, check=False)
+    if done.returncode:
+        last = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:] or [""]
+        raise StateError(f"the hook '{command}' ended with {done.returncode} ({last[0]})", "see what it needs")
