@@ -1,0 +1,212 @@
+"""``minifo diagnose``: why an access is refused although ``ls -l`` seems to allow it, and what to do about it.
+
+Every directory on the way is tried as the user in question, in a child process that takes the user's ids, so ACLs and
+mounts of others count as they do for that user.  The first thing that refuses is the answer.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import pwd
+import stat
+from collections.abc import Callable
+from typing import NamedTuple
+
+import click
+
+from minifo.engine.errors import UsageError
+from minifo.tools import _common
+
+_MODES = {"r": os.R_OK, "w": os.W_OK, "x": os.X_OK}
+_WORDS = {"r": "read", "w": "written", "x": "executed or entered"}
+
+
+class Cause(NamedTuple):
+    """What refuses the access, and what to do about it."""
+
+    what: str
+    remedy: str
+
+
+class _User(NamedTuple):
+    name: str
+    uid: int
+    gid: int
+    groups: list[int]
+
+
+@click.command(
+    "diagnose",
+    epilog="""\b
+Examples:
+  minifo diagnose /mnt/etc/shadow
+  sudo minifo diagnose --user www-data --for w /mnt/www/upload
+Exits with 0 if the access is allowed, with 1 if not.""",
+)
+@click.option("--user", metavar="NAME", help="Whose access; of another user only root can ask (default: your own).")
+@click.option("--for", "want", type=click.Choice(["r", "w", "x"]), default="r", help="Read, write or execute/enter.")
+@click.argument("path")
+def command(path: str, user: str | None, want: str) -> int:
+    """Tell why PATH may not be accessed, and what to do about it."""
+    cause = diagnose(os.path.abspath(path), _user(user), want)
+    if cause is None:
+        click.echo(f"{_common.printable(path)} may be {_WORDS[want]}")
+        return 0
+    click.echo(f"cause:  {_common.printable(cause.what)}")
+    click.echo(f"remedy: {_common.printable(cause.remedy)}")
+    return _common.USAGE
+
+
+def _user(name: str | None) -> _User:
+    if name is None:
+        uid = os.geteuid()
+        try:
+            name = pwd.getpwuid(uid).pw_name
+        except KeyError:
+            name = str(uid)
+        return _User(name, uid, os.getegid(), os.getgroups())
+    try:
+        found = pwd.getpwnam(name)
+    except KeyError as error:
+        raise UsageError(f"there is no user {name}", "see getent passwd") from error
+    if os.geteuid() not in (0, found.pw_uid):
+        raise UsageError(f"only root can ask about {name}", "use sudo")
+    return _User(name, found.pw_uid, found.pw_gid, os.getgrouplist(name, found.pw_gid))
+
+
+def diagnose(path: str, user: _User, want: str) -> Cause | None:
+    """The first cause that refuses an access, or None.
+
+    Args:
+        path: absolute.
+        user: whose access.
+        want: r, w or x.
+    """
+    from minifo.fusefront import mountinfo
+
+    place = "/"
+    for name in ["", *path.strip("/").split("/")]:
+        place = os.path.join(place, name)
+        last = place.rstrip("/") == path.rstrip("/")
+        try:
+            entry = mountinfo.find_mount(place) if not os.path.islink(place) else None
+        except OSError as error:
+            if error.errno == errno.ENOTCONN:
+                return Cause(
+                    f"the daemon of the mount at {place} is gone", f"minifo umount {place}, then mount it again"
+                )
+            entry = None  # as far as this process can see
+        if entry is not None and mountinfo.overlay_of(entry) is not None:
+            cause = _of_mount(entry.options, place, user, want)
+            if cause is not None:
+                return cause
+        needed = _MODES[want] if last else os.X_OK
+        code = _as_user(user, lambda p=place, n=needed: _access(p, n))  # type: ignore[misc]
+        if code:
+            return _refused(place, user, want if last else "x", code)
+    if want == "r":
+        code = _as_user(user, lambda: _open(path))
+        if code in (errno.EACCES, errno.EPERM):
+            return Cause(
+                f"the daemon of the mount may not read what the base has at {path}",
+                "mount as root, or as a user who may read it",
+            )
+    return None
+
+
+def _of_mount(options: tuple[str, ...], place: str, user: _User, want: str) -> Cause | None:
+    owner = next((int(word[8:]) for word in options if word.startswith("user_id=")), 0)
+    if "allow_other" not in options and user.uid != owner:
+        return Cause(
+            f"the mount at {place} is for the user with the number {owner} alone, not even for root",
+            "mount it with -o allow_other (see user_allow_other in /etc/fuse.conf), or as root",
+        )
+    for word, letter in (("ro", "w"), ("noexec", "x")):
+        if word in options and want == letter:
+            return Cause(f"the mount at {place} is {word}", f"unmount it and mount it without {word}")
+    return None
+
+
+def _refused(place: str, user: _User, want: str, code: int) -> Cause:
+    if code in (errno.ENOENT, errno.ENOTDIR):
+        return Cause(f"{place} does not exist", "check the path")
+    if code == errno.EROFS:
+        return Cause(f"{place} lies on a read-only file system", "mount it writable")
+    if code != errno.EACCES:
+        return Cause(f"{place}: {os.strerror(code)}", "see the log of the mount")
+    try:
+        st = os.stat(place)
+        has_acl = "system.posix_acl_access" in os.listxattr(place)
+    except OSError:
+        return Cause(f"{user.name} may not enter a directory above {place}", "ask as root: sudo minifo diagnose --user")
+    who = f"{_name_of(st.st_uid)}, mode {stat.filemode(st.st_mode)}"
+    if has_acl and _by_mode(st, user, _MODES[want]):
+        return Cause(f"an ACL of {place} refuses {user.name}", f"see getfacl {place}, change it by setfacl")
+    is_dir = stat.S_ISDIR(st.st_mode)
+    subject = f"the directory {place}" if is_dir else place
+    what = "entered" if is_dir and want == "x" else _WORDS[want]
+    return Cause(f"{subject} may not be {what} by {user.name} (it is of {who})", f"chmod or chown {place}")
+
+
+def _name_of(uid: int) -> str:
+    """The name of a user, or the number where there is none."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+def _by_mode(st: os.stat_result, user: _User, needed: int) -> bool:
+    """What the mode bits alone say."""
+    if user.uid == 0:
+        return True
+    shift = 6 if st.st_uid == user.uid else 3 if st.st_gid in {user.gid, *user.groups} else 0
+    return bool(st.st_mode >> shift & needed)
+
+
+def _access(path: str, needed: int) -> int:
+    try:
+        os.stat(path)
+    except OSError as error:
+        return error.errno or errno.EIO
+    if os.access(path, needed, effective_ids=True):
+        return 0
+    read_only = needed == os.W_OK and os.statvfs(path).f_flag & os.ST_RDONLY
+    return errno.EROFS if read_only else errno.EACCES
+
+
+def _open(path: str) -> int:
+    """Try what access(2) only promises; devices and fifos are left alone."""
+    mode = os.stat(path).st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        return 0
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            if stat.S_ISREG(mode):
+                os.pread(fd, 1, 0)
+            else:
+                os.listdir(fd)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        return error.errno or errno.EIO
+    return 0
+
+
+def _as_user(user: _User, probe: Callable[[], int]) -> int:
+    """Run *probe*, which returns an errno or 0, with a user's ids."""
+    if os.geteuid() == user.uid:
+        return probe()
+    child = os.fork()
+    if child == 0:
+        code = errno.EIO
+        try:
+            os.setgroups(user.groups)
+            os.setresgid(user.gid, user.gid, user.gid)
+            os.setresuid(user.uid, user.uid, user.uid)
+            code = probe()
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
