@@ -7,7 +7,7 @@ deleted.  The steps are separate so that a front end can run the slow ones in a 
     2. ``seal``                  the gate: sync the rest, COMMIT                (engine's thread, nothing in between)
     3. ``harden``                fdatasync of the write-ahead log               (any thread)
     4. ``finish``                delete garbage, trim shrunk files              (engine's thread)
-    5. ``relieve``               move a long log into the database              (one worker thread at a time)
+    5. ``relieve``               move a long log into the database; copy names  (one worker thread at a time)
 
 A log starts over only if all of it is in the database when a transaction begins.  Under load one begins right after the
 gate, so what ``relieve`` has not moved yet is moved in the gate, between two transactions; that is little.
@@ -31,6 +31,7 @@ from minifo.engine.content import Content
 from minifo.engine.db import DB_NAME, Database, Statement
 from minifo.engine.errors import CommitPostponed, StateError
 from minifo.engine.inodes import Inodes
+from minifo.engine.names import NamesCopy
 from minifo.engine.objects import ROOM, ObjectStore
 from minifo.engine.redo import RedoLog
 from minifo.engine.space import Space
@@ -73,6 +74,7 @@ class GroupCommit:
         self.volatile = False
         self.wal_limit = _log_pages(storage)
         self.space: Space | None = None
+        self.names = NamesCopy(storage, db)
         self.failure: BaseException | None = None
         db.on_loss = self._lose
         self.count = 0
@@ -246,7 +248,9 @@ class GroupCommit:
         self._unfinished.remove(sealed)
 
     def relieve(self) -> None:
-        """Step 5: move the log into the database if it has become long; in any thread, but in one at a time.
+        """Step 5: move the log into the database if it has become long, and copy names if much was committed.
+
+        In any thread, but in one at a time.
 
         Raises:
             StateError: the database could not be written; the overlay is read-only from now on.
@@ -256,6 +260,8 @@ class GroupCommit:
                 self._db.checkpoint_aside()
             except apsw.Error as error:
                 raise self._fail(error) from error
+        if self.names.is_due():
+            self.names.write(aside=True)
 
     def settle(self) -> None:
         """See that every commit is durable, those included whose later steps were never done."""

@@ -12,7 +12,7 @@ import errno
 import logging
 import os
 import string
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from importlib import resources
 from types import TracebackType
@@ -102,11 +102,13 @@ class Database:
         self.on_dirty: Callable[[], None] | None = None  # called when the first change since a commit was made
         self.on_operation: Callable[[list[Statement]], None] | None = None  # called with what each operation changed
         self.wal_pages = 0
+        self.logged = 0  # bytes commits have written to the log
         self._again = again if con.pragma("locking_mode") == "normal" else None
         self._aside: apsw.Connection | None = None  # for checkpoints beside a transaction
         con.set_wal_hook(self._wal_grew)
 
     def _wal_grew(self, con: apsw.Connection, name: str, pages: int) -> int:
+        self.logged += (pages - self.wal_pages if pages > self.wal_pages else pages) * _PAGE
         self.wal_pages = pages
         return apsw.SQLITE_OK
 
@@ -147,6 +149,15 @@ class Database:
             self.read_only = True
             self.on_rollback()
             self.on_loss(error)
+
+    def each(self, sql: str) -> Iterator[Row]:
+        """The rows of a query one by one, for what is too much for a list; nothing may change meanwhile."""
+        yield from self._con.execute(sql)
+
+    @property
+    def is_shared(self) -> bool:
+        """True where other connections may read beside this one."""
+        return self._again is not None
 
     # -- changing
 

@@ -218,6 +218,8 @@ class Overlay:
                 with self.db.operation():
                     self.objects.forget_swept()
                 self.commit()
+            if not self.db.read_only and self.commits.names.is_stale(self._commit_token()):
+                self.commits.names.write(aside=False)
         finally:
             self.objects.close()
             self.commits.close()

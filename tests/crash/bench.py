@@ -18,7 +18,16 @@ from minifo.engine import ROOT, Ino, Overlay
 from minifo.engine.objects import object_name
 from minifo.engine.storage import Storage
 
-_KNOWN = {"minifo.db", "minifo.db-wal", "minifo.db-shm", "content", "lock", "reserve"}
+_KNOWN = {
+    "minifo.db",
+    "minifo.db-wal",
+    "minifo.db-shm",
+    "content",
+    "lock",
+    "reserve",
+    "minifo.names",
+    "minifo.names.new",
+}
 
 
 class Wrong(Exception):
