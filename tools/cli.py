@@ -18,6 +18,7 @@ from minifo.tools import _common
 # Name on the command line: the module in this package; its function ``command`` is the click command.
 _COMMANDS = {
     "diagnose": "diagnose",
+    "fsck": "fsck",
     "install-helpers": "install_helpers",
     "merge": "merge",
     "meta": "meta",

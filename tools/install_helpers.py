@@ -23,6 +23,8 @@ HELPERS = (
     "umount.mini_fo",
     "umount.minifo",
     "umount.fuse.minifo",
+    "fsck.minifo",
+    "fsck.fuse.minifo",
 )
 
 

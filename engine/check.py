@@ -1,0 +1,342 @@
+"""The checks of minifo-fsck: read-only queries over one state of the tables, the content objects, and the base.
+
+Each yields findings with the row that shows the damage.  One damage often breaks several rules; what only follows from
+another finding is left out, so that the list says what happened.  The tables must be readable: a damaged database is
+salvaged first (engine/salvage.py).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from minifo.engine import invariants
+from minifo.engine.base import BaseView, join, split
+from minifo.engine.db import Database
+from minifo.engine.findings import Finding
+from minifo.engine.model import ROOT
+from minifo.engine.nodes import Numbers
+from minifo.engine.places import Places
+from minifo.engine.shelf import Shelf, kind_of
+
+_BY_NAME = {1, 2, 3, 6}  # invariants whose rows begin with (parent, name); most others begin with an inode number
+_TYPES = "(4096, 8192, 16384, 24576, 32768, 40960, 49152)"
+_NAMED = "SELECT parent, name, ino, 'created' FROM created UNION ALL SELECT parent, name, ino, 'renamed' FROM renamed"
+_OWN_BYTES = "(i.object IS NOT NULL OR i.mapped = 1)"
+
+#: The facts each overlay has, and what their values are.
+FACTS: dict[str, type | tuple[type, ...]] = {
+    "uuid": str,
+    "window": int,
+    "window_end": int,
+    "next_ino": int,
+    "next_object": int,
+    "object_limit": int,
+    "commit_token": int,
+    "base": str,
+    "base_mark": (str, type(None)),
+}
+
+Progress = Callable[[str, int, int], object]
+
+
+class Checker:
+    """All checks of one overlay.
+
+    Args:
+        db: its tables; only read.
+        shelf: its content objects.
+        base: the base, where it is known.
+        verify: read every byte of every object.
+        live: a mount is changing storage meanwhile: what no commit has named is left alone.
+        progress: called with what is being done, how much of it is done, and how much there is.
+    """
+
+    def __init__(
+        self,
+        db: Database,
+        shelf: Shelf,
+        base: BaseView | None = None,
+        *,
+        verify: bool = False,
+        live: bool = False,
+        progress: Progress = lambda what, done, total: None,
+    ) -> None:
+        self._db = db
+        self._shelf = shelf
+        self._base = base
+        self._verify = verify
+        self._live = live
+        self._progress = progress
+        self.places = Places(db)
+        self.facts: dict[str, Any] = dict(db.rows("SELECT key, value FROM overlay"))
+
+    def run(self) -> list[Finding]:
+        """Everything that is wrong, and notes.
+
+        Raises:
+            FsError: the database cannot be read.
+        """
+        parts: list[Callable[[], Iterator[Finding]]] = [self._facts]
+        if not self._wrong_facts():
+            # the rules need the facts: without them every number looks wrong
+            parts += [self._invariants, self._rows, self._directories, self._origins, self._counters]
+            parts += [self._content, self._leftovers]
+            parts += [self._verified] if self._verify else []
+            parts += [self._against_base] if self._base is not None else []
+        found: list[Finding] = []
+        for index, part in enumerate(parts):
+            self._progress("checking", index, len(parts))
+            found += part()
+        self._progress("checking", len(parts), len(parts))
+        return _causes_only(found)
+
+    def _at(self, code: str, ino: int, detail: str = "", key: tuple[object, ...] | None = None) -> Finding:
+        return Finding(code, self.places.of(ino), detail, (ino,) if key is None else key)
+
+    # -- facts and counters
+
+    def _wrong_facts(self) -> list[str]:
+        wrong = [key for key, kind in FACTS.items() if key not in self.facts or not isinstance(self.facts[key], kind)]
+        if not wrong and not 1 < self.facts["window"] < self.facts["window_end"] <= 1 << 62:
+            wrong = ["window"]
+        counters = ("next_ino", "next_object", "object_limit", "commit_token")
+        wrong += [key for key in counters if key not in wrong and not 0 <= self.facts[key] < 1 << 62]
+        return wrong
+
+    def _facts(self) -> Iterator[Finding]:
+        for key in self._wrong_facts():
+            yield Finding("E209", b"<overlay>", f"{key} is {self.facts.get(key, 'missing')!r}", (key,))
+
+    def _counters(self) -> Iterator[Finding]:
+        window, end = self.facts["window"], self.facts["window_end"]
+        highest = self._db.value("SELECT max(ino) FROM inode WHERE ino >= ? AND ino < ?", (window, end)) or 0
+        used = "SELECT max(o) FROM (SELECT max(object) AS o FROM inode UNION SELECT max(object) FROM extent)"
+        highest_object = self._db.value(used) or 0
+        least = {
+            "next_ino": max(window, highest + 1),
+            "next_object": max(1, highest_object + 1),
+            "object_limit": max(self.facts["next_object"], highest_object + 1),
+        }
+        for key, value in least.items():
+            if self.facts[key] < value:
+                yield Finding("E208", b"<overlay>", f"{key} is {self.facts[key]} instead of {value}", (key, value))
+
+    # -- rows
+
+    def _invariants(self) -> Iterator[Finding]:
+        for number, _, row in invariants.check(self._db):
+            code = f"E{number:03d}"
+            if number in _BY_NAME:
+                place = self.places.of_name(row[0], row[1])  # type: ignore[arg-type]
+                yield Finding(code, place, "" if len(row) < 3 else f"inode {row[2]}", row)
+            elif number == 14:
+                yield Finding(code, self._owner(row[0]), f"object {row[0]}", row)  # type: ignore[arg-type]
+            elif number == 17:
+                yield Finding(code, b"/", "", ())
+            else:
+                ino: int = row[0]  # type: ignore[assignment]
+                rest = ", ".join(os.fsdecode(value) if isinstance(value, bytes) else str(value) for value in row[1:])
+                yield self._at(code, ino, f"inode {ino}" + (f": {rest}" if rest else ""), row)
+
+    def _owner(self, number: int) -> bytes:
+        sql = "SELECT ino FROM inode WHERE object = ?1 UNION SELECT ino FROM extent WHERE object = ?1"
+        ino = self._db.value(sql, (number,))
+        return self.places.of(ino) if ino is not None else b"<object %d>" % number
+
+    def _rows(self) -> Iterator[Finding]:
+        for parent, name, ino, table in self._db.rows(
+            f"SELECT * FROM ({_NAMED}) WHERE length(name) NOT BETWEEN 1 AND 255 OR name IN (x'2e', x'2e2e')"
+            " OR instr(name, x'2f') OR instr(name, x'00')"
+        ):
+            yield Finding("E203", self.places.of_name(parent, name), "", (parent, name, ino, table))
+        for ino, mode, nlink, uid, gid in self._db.rows(
+            f"SELECT ino, mode, nlink, uid, gid FROM inode WHERE (mode & 61440) NOT IN {_TYPES} OR mode < 0"
+            " OR mode > 65535 OR nlink < 0 OR nlink > 4294967295 OR uid NOT BETWEEN 0 AND 4294967295"
+            " OR gid NOT BETWEEN 0 AND 4294967295 OR ino < 1"
+        ):
+            yield self._at("E204", ino, f"mode {mode:o}, links {nlink}, owner {uid}:{gid}")
+        for ino, count in self._db.rows(
+            f"SELECT n.ino, count(*) FROM ({_NAMED}) n JOIN inode i USING (ino) JOIN origin USING (ino)"
+            " WHERE (i.mode & 61440) = 16384 GROUP BY n.ino HAVING count(*) > 1"
+        ):
+            yield self._at("E205", ino, f"{count} names")
+        window = (self.facts["window"], self.facts["window_end"])
+        for (ino,) in self._db.rows("SELECT ino FROM inode WHERE xattrs <> 1 AND ino >= ? AND ino < ?", window):
+            yield self._at("E206", ino)
+        for (ino,) in self._db.rows(
+            f"SELECT i.ino FROM inode i JOIN origin USING (ino) LEFT JOIN modified m USING (ino)"
+            f" WHERE {_OWN_BYTES} AND m.content IS NOT 1"
+        ):
+            yield self._at("E207", ino)
+
+    def _directories(self) -> Iterator[Finding]:
+        subdirectories = f"(SELECT parent, count(*) AS n FROM ({_NAMED}) JOIN inode USING (ino)"
+        sql = (
+            f"SELECT i.ino, nlink, 2 + coalesce(n, 0) FROM inode i LEFT JOIN {subdirectories}"
+            " WHERE (mode & 61440) = 16384 GROUP BY parent) s"
+            " ON s.parent = i.ino WHERE i.ino >= ? AND i.ino < ? AND (mode & 61440) = 16384 AND nlink > 0"
+            " AND nlink <> 2 + coalesce(n, 0)"
+        )
+        for ino, nlink, due in self._db.rows(sql, (self.facts["window"], self.facts["window_end"])):
+            yield self._at("E202", ino, f"{nlink} instead of {due}", (ino, due))
+
+    def _origins(self) -> Iterator[Finding]:
+        paths = self.places.by_path
+        for path, ino in paths.items():
+            directory = split(path)[0]
+            if not path.startswith(b"/") or (path != b"/" and (path.endswith(b"/") or b"//" in path)):
+                yield Finding("E201", b"<base>" + path, "not a path", (ino, path))
+            elif directory not in paths and ino != ROOT:
+                yield Finding("E201", self.places.of(ino), f"{os.fsdecode(directory)} has no mark", (ino, path))
+
+    # -- content
+
+    def _content(self) -> Iterator[Finding]:
+        sizes = self._shelf.sizes
+        named: set[int] = set()
+        for ino, number, size, bound, mapped in self._db.rows(
+            "SELECT ino, object, size, bound, mapped FROM inode WHERE object > 0"
+        ):
+            named.add(number)
+            there = sizes.get(number)
+            needed = size if bound is None else min(bound, size)
+            if there is None:
+                yield self._at("E301", ino, f"object {number}", (ino, number))
+            elif there == 0 and needed > 0:
+                yield self._at("E302", ino, f"object {number} is empty", (ino, number, needed))
+            elif there < needed and not mapped:
+                yield self._at("N303", ino, f"object {number} has {there} of {needed} bytes", (ino, number))
+        ends: dict[tuple[int, int], int] = {}
+        for ino, number, end in self._db.rows(
+            'SELECT ino, object, max(at + "end" - start) FROM extent WHERE object > 0 GROUP BY ino, object'
+        ):
+            ends[ino, number] = end
+        for (ino, number), end in ends.items():
+            if number in named and number not in sizes:
+                continue
+            named.add(number)
+            there = sizes.get(number)
+            if there is None:
+                yield self._at("E301", ino, f"object {number}", (ino, number))
+            elif there < end:
+                yield self._at("E302", ino, f"object {number} has {there} of {end} bytes", (ino, number, end))
+        named |= {number for (number,) in self._db.rows("SELECT object FROM garbage")}
+        for number in sorted(sizes.keys() - named):
+            first, limit = self.facts["next_object"], self.facts["object_limit"]
+            if not (first <= number < limit or (self._live and number >= first)):
+                yield Finding("E304", b"<object %d>" % number, f"{sizes[number]} bytes", (number,))
+        for name in sorted(self._shelf.strays):
+            yield Finding("W306", os.fsencode(name), "", (name,))
+
+    def _leftovers(self) -> Iterator[Finding]:
+        sizes, first = self._shelf.sizes, self.facts["next_object"]
+        count = self._db.value("SELECT count(*) FROM orphan JOIN inode USING (ino) WHERE nlink = 0")
+        if count:
+            yield Finding("N401", b"<overlay>", f"{count} files")
+        count = self._db.value("SELECT count(*) FROM garbage")
+        if count:
+            yield Finding("N402", b"<overlay>", f"{count} objects")
+        count = sum(first <= number < self.facts["object_limit"] for number in sizes)
+        if count and not self._live:
+            yield Finding("N403", b"<overlay>", f"{count} objects")
+
+    def _verified(self) -> Iterator[Finding]:
+        total = sum(self._shelf.sizes.values())
+        done = 0
+        for number, size in sorted(self._shelf.sizes.items()):
+            error = self._shelf.verify(number)
+            if error is not None and not (self._live and self._shelf.is_gone(error)):
+                yield Finding("E305", self._owner(number), f"object {number}: {error.strerror}", (number,))
+            done += size
+            self._progress("reading content", done, total)
+
+    # -- the base
+
+    def _stat(self, path: bytes) -> os.stat_result | None:
+        assert self._base is not None
+        try:
+            return self._base.stat(path)
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ENOTDIR):
+                return None
+            raise
+
+    def _against_base(self) -> Iterator[Finding]:
+        assert self._base is not None
+        from minifo.engine.anchor import base_mark
+
+        other = self.facts["base_mark"] not in (None, base_mark(self._base))
+        if other:
+            yield Finding("N505", b"/", f"last mounted with {self.facts['base']!r}")
+        numbers = Numbers(self._base.root_stat, (self.facts["window"], self.facts["window_end"]))
+        modes: dict[int, int] = dict(self._db.rows("SELECT ino, mode FROM inode"))
+        stats = {}
+        gone: set[bytes] = set()
+        for path, ino in sorted(self.places.by_path.items()):
+            st = self._stat(path)
+            mode = modes.get(ino)
+            if split(path)[0] in gone:
+                gone.add(path)
+            elif st is None:
+                gone.add(path)
+                yield self._at("W501", ino, f"base {os.fsdecode(path)}", (ino, path))
+            elif mode is not None and stat.S_IFMT(mode) != stat.S_IFMT(st.st_mode):
+                gone.add(path)
+                detail = f"a {kind_of(mode)} here, a {kind_of(st.st_mode)} in the base"
+                yield self._at("W502", ino, detail, (ino, path))
+            else:
+                stats[ino] = st
+                if not other and numbers.of(st) != ino and ino < 1 << 62:
+                    yield self._at("W506", ino, f"{numbers.of(st)} instead of {ino}")
+        for ino, content, size, mtime in self._db.rows("SELECT ino, content, base_size, base_mtime FROM modified"):
+            st = stats.get(ino) if content else None
+            if st is not None and stat.S_ISREG(st.st_mode) and (st.st_size, st.st_mtime_ns) != (size, mtime):
+                yield self._at("W503", ino, f"{size} bytes then, {st.st_size} now", (ino, st.st_size, st.st_mtime_ns))
+        for parent, name in self._db.rows("SELECT parent, name FROM deleted"):
+            holder = self.places.origins.get(parent)
+            if holder is not None and holder not in gone and self._stat(join(holder, name)) is None:
+                yield Finding("W504", self.places.of_name(parent, name), "", (parent, name))
+
+
+def _causes_only(found: list[Finding]) -> list[Finding]:
+    """The findings without those that only follow from others."""
+    inos: dict[str, set[object]] = {}
+    names: dict[str, set[object]] = {}
+    for finding in found:
+        if finding.key:
+            inos.setdefault(finding.code, set()).add(finding.key[0])
+            names.setdefault(finding.code, set()).add(finding.key[:2])
+
+    def among(value: object, *codes: str) -> bool:
+        return any(value in inos.get(code, ()) for code in codes)
+
+    def follows(finding: Finding) -> bool:
+        code, key = finding.code, finding.key
+        if code == "E003":
+            return among(key[2], "E009", "E010", "E204")
+        if code == "E010":
+            return among(key[0], "E008", "E204") or key[0] in {k for _, k in _hidden(found)}
+        if code == "E009":
+            return among(key[0], "E008", "E204")
+        if code == "E011":
+            linked = {f.key[2] for f in found if f.code == "E003" and len(f.key) > 2}
+            return among(key[0], "E009", "E010", "E204") or key[0] in linked
+        if code in ("E007", "E008", "E202"):
+            return among(key[0], "E004") or (code != "E008" and among(key[0], "E008"))
+        if code == "E018":
+            return among(key[0], "E002", "E004", "E006", "E008", "E009", "E201") or "E201" in inos or "E017" in inos
+        if code in ("E012", "E013", "E016"):
+            return among(key[0], "E204")
+        if code in ("N303", "E302"):
+            return among(key[0], "E012")
+        return False
+
+    return [finding for finding in found if not follows(finding)]
+
+
+def _hidden(found: list[Finding]) -> list[tuple[str, object]]:
+    return [("E001", f.key[2]) for f in found if f.code == "E001" and len(f.key) > 2]

@@ -1,0 +1,336 @@
+"""One examination of one storage by minifo-fsck: open it without changing it, check it, and repair it if asked.
+
+The rule: looking writes nothing, whatever state a crash left, and whoever holds the storage.  A database nobody holds
+is read as it lies (``immutable``); one with a log is copied into memory with it; one that a mount holds is copied
+through SQLite.  Before a repair changes the first byte, the database is copied beside itself (``minifo.db.bak-...``).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import tempfile
+import time
+from importlib import resources
+from types import TracebackType
+
+import apsw
+
+from minifo.engine.base import BaseView
+from minifo.engine.check import Checker, Progress
+from minifo.engine.db import APPLICATION_ID, DB_NAME, SCHEMA_VERSION, Database, connect, open_database
+from minifo.engine.errors import FsError, NewerFormat, NotMinifo, StateError, StorageBusy
+from minifo.engine.findings import SALVAGE, Finding
+from minifo.engine.names import NAMES
+from minifo.engine.redo import RedoLog, memory_directory
+from minifo.engine.repair import Choose, Repairer
+from minifo.engine.shelf import Shelf
+from minifo.engine.storage import Storage
+
+_WAL = DB_NAME + "-wal"
+_SAID = 5  # lines of SQLite's own report that are passed on
+
+
+class Examination:
+    """An open storage, held against writers for as long as it is examined.
+
+    Args:
+        path: the storage directory.
+        base: the base directory, to compare with; None to leave it out.
+        write: take the storage for repairs; where a mount holds it, or it cannot be written, it is only read.
+
+    Attributes:
+        holder: process id of the mount that holds the storage, 0 if it is not known, None if there is none.
+        writable: True where repairs are possible.
+        obstacle: why they are not.
+
+    Raises:
+        StateError: it is not a storage, or cannot be read.
+    """
+
+    def __init__(self, path: str, base: str | None = None, *, write: bool) -> None:
+        if not os.path.isdir(path):
+            raise StateError(f"{path} is not a directory", "name the directory given as sto=")
+        self.storage = Storage(path)
+        self.holder: int | None = None
+        self.writable = write
+        self.obstacle = ""
+        self.base: BaseView | None = None
+        self._copy: str | None = None
+        self._lock: int | None = None
+        try:
+            if not any(self.storage.exists(name) for name in (DB_NAME, "content", NAMES)):
+                raise NotMinifo(f"{path} is not the storage of an overlay", "name the directory given as sto=")
+            self._hold(write)
+            self.base = _open_base(base) if base is not None else None
+            self.shelf = Shelf(self.storage)
+        except BaseException as error:
+            self.close()
+            if isinstance(error, OSError):
+                raise StateError(f"storage {path} cannot be read ({error.strerror})", "call it as root") from error
+            raise
+
+    def __enter__(self) -> Examination:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of everything."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+        if self.base is not None:
+            self.base.close()
+            self.base = None
+        if self._copy is not None:
+            shutil.rmtree(self._copy)
+            self._copy = None
+        self.storage.close()
+
+    def _hold(self, write: bool) -> None:
+        if write:
+            try:
+                self.storage.lock(exclusive=True)
+            except StorageBusy as error:
+                self.holder, self.writable, self.obstacle = error.pid, False, error.message
+            except StateError as error:
+                self.writable, self.obstacle = False, error.message
+            return
+        try:
+            self._lock = os.open(os.path.join(self.storage.path, "lock"), os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return  # never mounted, or a copy: nobody writes
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            text = os.pread(self._lock, 32, 0).split(b"\n")[0]
+            self.holder = int(text) if text.isdigit() else 0
+
+    # -- looking
+
+    def check(
+        self, *, full: bool = False, verify: bool = False, progress: Progress = lambda what, done, total: None
+    ) -> list[Finding]:
+        """Everything that is wrong; only of the database itself where that must be mended first.
+
+        Args:
+            full: SQLite's full check instead of its quick one.
+            verify: read every byte of every content object.
+            progress: called with what is being done, how much is done, how much there is.
+
+        Raises:
+            NotMinifo, NewerFormat: the database is somebody else's, or of a newer minifo.
+            StateError: it cannot be read.
+        """
+        if not self.storage.exists(DB_NAME):
+            return [Finding("E100", b"minifo.db")]
+        progress("checking the database", 0, 1)
+        try:
+            con = self._snapshot()
+        except apsw.NotADBError:
+            return [Finding("E101", b"minifo.db")]
+        except apsw.CorruptError as error:
+            return [Finding("E102", b"minifo.db", str(error))]
+        except apsw.Error as error:
+            message = f"{self.storage.database} cannot be read ({error})"
+            raise StateError(message, "unmount it, or call this as root") from error
+        db = Database(con, read_only=True)
+        try:
+            found = _examine_database(con, full)
+            if any(finding.code in SALVAGE for finding in found):
+                return found
+            live = self.holder is not None
+            checker = Checker(db, self.shelf, self.base, verify=verify, live=live, progress=progress)
+            found += checker.run()
+            waiting = 0 if live else len(self._waiting(checker.facts.get("uuid"), checker.facts.get("commit_token")))
+            if waiting:
+                found.append(Finding("N404", b"<overlay>", f"{waiting} operations"))
+            return found
+        except apsw.Error as error:
+            return [Finding("E102", b"minifo.db", str(error))]
+        except FsError as error:
+            return [Finding("E102", b"minifo.db", str(error.filename or error))]
+        finally:
+            db.close()
+
+    def _snapshot(self) -> apsw.Connection:
+        """A connection to the state the database is in, that changes nothing in storage."""
+        path = self.storage.database
+        if self.holder is not None:
+            memory = apsw.Connection(":memory:")
+            source = connect(path, read_only=True)
+            try:
+                with memory.backup("main", source, "main") as backup:
+                    backup.step()
+            finally:
+                source.close()
+            return memory
+        if not self.storage.exists(_WAL) or self.storage.stat(_WAL).st_size == 0:
+            return connect(path, read_only=True, immutable=True)
+        if self._copy is None:
+            self._copy = tempfile.mkdtemp(prefix="minifo-fsck-", dir="/dev/shm" if os.path.isdir("/dev/shm") else None)
+        for name in (DB_NAME, _WAL):
+            shutil.copyfile(os.path.join(self.storage.path, name), os.path.join(self._copy, name))
+        return connect(os.path.join(self._copy, DB_NAME), read_only=False)
+
+    def _waiting(self, uuid: object, token: object) -> list[tuple[list[tuple[str, tuple[int, ...]]], int, int]]:
+        """What a killed daemon had acknowledged but not committed."""
+        directory = memory_directory()
+        if directory is None or not isinstance(uuid, str) or not isinstance(token, int) or "/" in uuid:
+            return []
+        return RedoLog(directory, uuid, self.storage.database).operations(token)  # type: ignore[return-value]
+
+    # -- repairing
+
+    def repair(
+        self, found: list[Finding], choose: Choose, *, progress: Progress = lambda what, done, total: None
+    ) -> tuple[list[Finding], list[Finding]]:
+        """Mend what *choose* allows, in one transaction.
+
+        Args:
+            found: what ``check`` said; nothing of it asks for a salvage.
+            choose: asked for each finding.
+            progress: as for ``check``.
+
+        Returns:
+            What was repaired, and what is left, notes among it.
+
+        Raises:
+            StateError: it could not be done; storage is as it was.
+        """
+        header = [f for f in found if f.code in ("E103", "E104")]
+        chosen = [f for f in header if choose(f)]
+        if len(chosen) < len(header):
+            return [], found
+        try:
+            if chosen:
+                self.back_up()
+                self._set_header()
+            db = open_database(self.storage.database, read_only=False)
+            try:
+                done, left = self._repair(db, choose, bool(chosen), progress)
+            finally:
+                db.close()
+        except (OSError, apsw.Error) as error:
+            hint = "free space there, and call it again"
+            raise StateError(f"storage {self.storage.path} could not be repaired ({error})", hint) from error
+        return chosen + done, left
+
+    def _set_header(self) -> None:
+        con = connect(self.storage.database, read_only=False)
+        try:
+            con.execute(f"PRAGMA application_id={APPLICATION_ID}")
+            con.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+        finally:
+            con.close()
+
+    def _repair(
+        self, db: Database, choose: Choose, backed_up: bool, progress: Progress
+    ) -> tuple[list[Finding], list[Finding]]:
+        facts: dict[str, object] = dict(db.rows("SELECT key, value FROM overlay"))
+        with db.operation():
+            waiting = self._waiting(facts.get("uuid"), facts.get("commit_token"))
+            for statements, next_ino, next_object in waiting:
+                # what a killed daemon acknowledged is part of what is repaired, as the next mount would have it
+                for sql, params in statements:
+                    db.change(sql, params)
+                for key, value in (("next_ino", next_ino), ("next_object", next_object)):
+                    db.change("UPDATE overlay SET value = ? WHERE key = ?", (value, key))
+            repairer = Repairer(db, self.shelf, self.base)
+            done, left = repairer.run(choose, progress)
+            if done:
+                repairer.renew()
+        if done:
+            if waiting:
+                self.storage.sync_all()
+            if not backed_up:
+                self.back_up()
+            db.commit()
+            db.checkpoint(apsw.SQLITE_CHECKPOINT_TRUNCATE)
+        return done, left
+
+    def back_up(self) -> str:
+        """Copy the database, and its log, beside it; the copy's name."""
+        name = self.backup_name()
+        for part in ("", "-wal"):
+            source = self.storage.database + part
+            if os.path.exists(source):
+                target = os.path.join(self.storage.path, name + part)
+                shutil.copyfile(source, target)
+                self.storage.sync_file(name + part)
+        self.storage.sync_dir(".")
+        return name
+
+    def backup_name(self) -> str:
+        """A name for a copy of the database that nothing has yet."""
+        plain = name = f"{DB_NAME}.bak-{time.strftime('%Y%m%d-%H%M%S')}"
+        count = 0
+        while self.storage.exists(name) or self.storage.exists(name + "-wal"):
+            count += 1
+            name = f"{plain}-{count}"
+        return name
+
+
+def _open_base(path: str) -> BaseView:
+    try:
+        return BaseView(path)
+    except OSError as error:
+        raise StateError(f"base {path} cannot be read ({error.strerror})", "name the base's directory") from error
+
+
+def schema_of(con: apsw.Connection) -> dict[str, str]:
+    """The tables of a database, and the SQL that made them."""
+    rows = con.execute("SELECT name, sql FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%'")
+    return {str(name): str(sql) for name, sql in rows}
+
+
+def true_schema() -> dict[str, str]:
+    """The tables an overlay has."""
+    con = apsw.Connection(":memory:")
+    try:
+        con.execute(resources.files("minifo.engine").joinpath("schema.sql").read_text("utf-8"))
+        return schema_of(con)
+    finally:
+        con.close()
+
+
+def _examine_database(con: apsw.Connection, full: bool) -> list[Finding]:
+    """What is wrong with the database as a file of SQLite's, and as one of ours.
+
+    Raises:
+        NotMinifo, NewerFormat: it is a sound database, but not ours to touch.
+    """
+    where = b"minifo.db"
+    try:
+        report = [row[0] for row in con.execute(f"PRAGMA {'integrity' if full else 'quick'}_check({_SAID})")]
+        schema = schema_of(con)
+        identity = con.execute("PRAGMA application_id").fetchone()
+        version = con.execute("PRAGMA user_version").fetchone()
+    except apsw.NotADBError:
+        return [Finding("E101", where)]
+    except apsw.Error as error:
+        return [Finding("E102", where, str(error))]
+    if report != ["ok"]:
+        return [Finding("E102", where, "; ".join(str(line).replace("\n", " ") for line in report))]
+    ours = true_schema()
+    whole = all(schema.get(name) == sql for name, sql in ours.items())
+    found = []
+    if identity != (APPLICATION_ID,):
+        if not ours.keys() & schema.keys() and schema:
+            raise NotMinifo("minifo.db is a database, but not one of minifo's", "name the directory given as sto=")
+        found.append(Finding("E103", where, f"{identity[0] if identity else None}"))
+    number = int(version[0]) if version else 0
+    if number != SCHEMA_VERSION:
+        if number > SCHEMA_VERSION and not whole:
+            message = f"minifo.db has format {number}, this minifo knows up to {SCHEMA_VERSION}"
+            raise NewerFormat(message, "install a newer minifo")
+        found.append(Finding("E104", where, f"{number} instead of {SCHEMA_VERSION}"))
+    if not whole:
+        missing = ", ".join(sorted(name for name, sql in ours.items() if schema.get(name) != sql))
+        return [Finding("E105" if schema else "E101", where, missing if schema else "it is empty")]
+    return found

@@ -1,0 +1,379 @@
+"""What the repair of each finding does: one method for each code, named after it, given the finding's key.
+
+The checks are in engine/check.py, the words for them in engine/findings.py.  What shows in the overlay is kept as it
+is wherever that is possible; bytes that are really gone read as zeros, and their file is marked.
+"""
+
+from __future__ import annotations
+
+import secrets
+import stat
+import uuid
+
+from minifo.engine.attic import LOST_TARGET, Attic
+from minifo.engine.base import split
+from minifo.engine.model import FILE_MAX, ROOT
+from minifo.engine.nodes import RESERVED, WINDOW_32, WINDOW_64
+from minifo.engine.objects import ROOM
+
+
+class Mender(Attic):
+    """The repairs."""
+
+    # -- invariants
+
+    def _mend_e001(self, parent: int, name: bytes) -> None:
+        self._move_name("renamed", parent, name)
+
+    def _mend_e002(self, parent: int, name: bytes) -> None:
+        for table in ("created", "renamed"):
+            self._move_name(table, parent, name)
+
+    def _mend_e003(self, parent: int, name: bytes, ino: int) -> None:
+        row = self._row(ino)
+        if row is not None:
+            self._do("DELETE FROM orphan WHERE ino = ?", (ino,))
+            least = 2 if stat.S_ISDIR(row["mode"]) else 1
+            self._do("UPDATE inode SET nlink = ? WHERE ino = ? AND nlink < ?", (least, ino, least))
+            return
+        size = self._db.value('SELECT max("end") FROM extent WHERE ino = ?', (ino,))
+        small = self._db.value("SELECT length(data) FROM small WHERE ino = ?", (ino,))
+        holds = self._db.value(
+            "SELECT 1 FROM created WHERE parent = ?1 UNION SELECT 1 FROM renamed WHERE parent = ?1", (ino,)
+        )
+        if self._is_created(ino) and (size is not None or small is not None or holds is not None):
+            # its row is lost, but not what belongs to it
+            mode = stat.S_IFDIR | 0o755 if holds is not None else stat.S_IFREG | 0o644
+            values = (ino, mode, len(self._names_of(ino)), 0, 0, 0, max(size or 0, small or 0), *(self._now,) * 3)
+            more = (0 if small is not None else None, None, int(size is not None), 1, None)
+            self._do(f"INSERT INTO inode VALUES ({', '.join('?' * 15)})", (*values, *more))
+            return
+        path = self._db.value("SELECT path FROM origin WHERE ino = ?", (ino,))
+        if path is not None:
+            # it shows at its old place again
+            holder = self._db.value("SELECT ino FROM origin WHERE path = ?", (split(path)[0],))
+            self._do("DELETE FROM deleted WHERE parent = ? AND name = ?", (holder, split(path)[1]))
+        self._drop_name(parent, name)
+
+    def _mend_e004(self, ino: int, name: bytes) -> None:
+        if self._row(ino) is not None:
+            self._become_created(ino)
+
+    def _mend_e005(self, ino: int, path: bytes) -> None:
+        directory, name = split(path)
+        holder = self._db.value("SELECT ino FROM origin WHERE path = ?", (directory,))
+        self._do("INSERT OR IGNORE INTO deleted VALUES (?, ?)", (holder, name))
+
+    def _mend_e006(self, parent: int, name: bytes) -> None:
+        self._do("DELETE FROM deleted WHERE parent = ? AND name = ?", (parent, name))
+
+    def _mend_e007(self, ino: int) -> None:
+        self._do("DELETE FROM modified WHERE ino = ?", (ino,))
+
+    def _mend_e008(self, ino: int) -> None:
+        if self._row(ino) is None:
+            return
+        new = self._become_created(ino)
+        if not self._names_of(new):
+            self._keep(new, "created", b"#%d" % ino)
+            self._do("DELETE FROM orphan WHERE ino = ?", (new,))
+            self._do("UPDATE inode SET nlink = max(nlink, 1) WHERE ino = ?", (new,))
+
+    def _mend_e009(self, ino: int, nlink: int) -> None:
+        names = self._names_of(ino)
+        if not names:
+            self._keep(ino, "created", b"#%d" % ino)
+        for table, parent, name in names[1:]:
+            self._do(f"DELETE FROM {table} WHERE parent = ? AND name = ?", (parent, name))
+        self._do("DELETE FROM orphan WHERE ino = ?", (ino,))
+        self._do("UPDATE inode SET nlink = max(nlink, 2) WHERE ino = ?", (ino,))
+
+    def _mend_e010(self, ino: int, nlink: int) -> None:
+        if not self._names_of(ino):
+            self._keep(ino, "created", b"#%d" % ino)
+        self._do("DELETE FROM orphan WHERE ino = ?", (ino,))
+        sql = "UPDATE inode SET nlink = (SELECT count(*) FROM created WHERE ino = ?1) WHERE ino = ?1"
+        self._do(sql, (ino,))
+
+    def _mend_e011(self, ino: int) -> None:
+        self._do("DELETE FROM orphan WHERE ino = ?", (ino,))
+        row = self._row(ino)
+        if row is None:
+            return
+        if row["nlink"] == 0 and not self._names_of(ino):
+            if not self._is_created(ino) and row["object"] is None and not row["mapped"]:
+                self._do("INSERT INTO orphan VALUES (?)", (ino,))  # a base object: storage has nothing to lose
+                return
+            new = self._become_created(ino)
+            self._keep(new, "created", b"#%d" % ino)
+            ino = new
+        least = 2 if stat.S_ISDIR(row["mode"]) else max(1, len(self._names_of(ino)))
+        self._do("UPDATE inode SET nlink = max(nlink, ?) WHERE ino = ?", (least, ino))
+
+    def _mend_e012(self, ino: int, start: int) -> None:
+        row = self._row(ino)
+        if row is None or not stat.S_ISREG(row["mode"]):
+            new = self._keep_file(b"#%d" % ino, 0, mapped=1)
+            self._do("UPDATE extent SET ino = ? WHERE ino = ?", (new, ino))
+            self._do("UPDATE inode SET mapped = 0 WHERE ino = ?", (ino,))
+            ino = new
+        last = 0
+        rows = self._db.rows('SELECT start, "end", object, at FROM extent WHERE ino = ? ORDER BY start', (ino,))
+        self._do("DELETE FROM extent WHERE ino = ?", (ino,))
+        for begin, stop, number, at in rows:
+            end = min(stop, FILE_MAX)
+            first = max(begin, last)  # where two overlap, what shows is what the earlier one says
+            if at >= 0 and first < end:
+                self._do("INSERT INTO extent VALUES (?, ?, ?, ?, ?)", (ino, first, end, number, at + first - begin))
+                last = end
+            elif number in self._shelf.sizes:
+                self._keep_shared(number)
+        self._do("UPDATE inode SET mapped = ?, size = max(size, ?) WHERE ino = ?", (int(last > 0), last, ino))
+
+    def _keep_shared(self, number: int) -> None:
+        """See that an object whose range was dropped keeps an owner."""
+        sql = "SELECT 1 FROM extent WHERE object = ?1 UNION SELECT 1 FROM inode WHERE object = ?1"
+        if self._db.value(sql, (number,)) is None:
+            self._mend_e304(number)
+
+    def _mend_e013(self, ino: int) -> None:
+        row = self._row(ino)
+        assert row is not None
+        if not stat.S_ISREG(row["mode"]):
+            self._do("UPDATE inode SET object = NULL, bound = NULL, mapped = 0 WHERE ino = ?", (ino,))
+            data = self._db.value("SELECT length(data) FROM small WHERE ino = ?", (ino,))
+            if row["object"] == 0 and data is not None:
+                new = self._keep_file(b"#%d" % ino, data, object=0)
+                self._do("UPDATE small SET ino = ? WHERE ino = ?", (new, ino))
+            elif row["object"] and self._db.value("SELECT 1 FROM inode WHERE object = ?", (row["object"],)) is None:
+                self._mend_e304(row["object"])
+            return
+        self._do("UPDATE inode SET bound = 0 WHERE ino = ? AND bound < 0", (ino,))
+        if row["size"] < 0:
+            size = self._shelf.sizes.get(row["object"] or -1, 0)
+            small = self._db.value("SELECT length(data) FROM small WHERE ino = ?", (ino,)) or 0
+            mapped = self._db.value('SELECT max("end") FROM extent WHERE ino = ?', (ino,)) or 0
+            self._do("UPDATE inode SET size = ? WHERE ino = ?", (max(size, small, mapped), ino))
+
+    def _mend_e014(self, number: int) -> None:
+        self._do("DELETE FROM garbage WHERE object = ?", (number,))
+        sql = "SELECT ino FROM inode WHERE object = ?1 UNION SELECT ino FROM extent WHERE object = ?1"
+        owners = [ino for (ino,) in self._db.rows(sql, (number,))]
+        for ino in owners if number < 1 else owners[1:]:
+            new = self._next("next_object")
+            if number in self._shelf.sizes:
+                self._shelf.copy(number, new)
+            # where there is nothing to copy the owner's bytes are missing: the next round says so
+            self._do("UPDATE inode SET object = ? WHERE ino = ? AND object = ?", (new, ino, number))
+            self._do("UPDATE extent SET object = ? WHERE ino = ? AND object = ?", (new, ino, number))
+
+    def _mend_e015(self, ino: int, name: bytes) -> None:
+        if self._do("UPDATE inode SET xattrs = 1 WHERE ino = ?", (ino,)) == 0:
+            self._do("DELETE FROM xattr WHERE ino = ? AND name = ?", (ino, name))
+
+    def _mend_e016(self, ino: int) -> None:
+        row = self._row(ino)
+        assert row is not None
+        target = LOST_TARGET if stat.S_ISLNK(row["mode"]) else None
+        self._do("UPDATE inode SET target = ? WHERE ino = ?", (target, ino))
+
+    def _mend_e017(self) -> None:
+        self._do("DELETE FROM origin WHERE ino = ? OR path = x'2f'", (ROOT,))
+        self._do("INSERT INTO origin VALUES (?, x'2f')", (ROOT,))
+
+    def _mend_e018(self, ino: int) -> None:
+        # whichever name of the circle or the broken chain comes first: below it all is whole
+        names = self._names_of(ino)
+        if names:
+            self._move_name(*names[0])
+        elif self._row(ino) is not None:
+            self._keep(ino, "created" if self._is_created(ino) else "renamed", b"#%d" % ino)
+        elif (path := self._db.value("SELECT path FROM origin WHERE ino = ?", (ino,))) is not None:
+            self._mend_e201(ino, path)
+
+    def _mend_e019(self, ino: int) -> None:
+        row = self._row(ino)
+        length = self._db.value("SELECT length(data) FROM small WHERE ino = ?", (ino,))
+        if length is None:
+            self._do("UPDATE inode SET object = NULL, bound = 0 WHERE ino = ?", (ino,))
+            self._damaged(ino, b"its bytes are lost")
+        elif row is not None and row["object"] is None and stat.S_ISREG(row["mode"]) and not row["mapped"]:
+            self._do("UPDATE inode SET object = 0, bound = NULL, size = max(size, ?) WHERE ino = ?", (length, ino))
+        elif row is not None and row["object"] == 0 and not row["mapped"]:
+            self._do("UPDATE inode SET size = max(size, ?) WHERE ino = ?", (length, ino))
+        else:
+            new = self._keep_file(b"#%d" % ino, length, object=0)
+            self._do("UPDATE small SET ino = ? WHERE ino = ?", (new, ino))
+            self._do("UPDATE inode SET object = NULL WHERE ino = ? AND object = 0", (ino,))
+
+    # -- rows against each other
+
+    def _mend_e201(self, ino: int, path: bytes) -> None:
+        """Mark the directories above an object; one without a number that is known gets a reserved one."""
+        while path != b"/":
+            if not path.startswith(b"/") or path.endswith(b"/") or b"//" in path:
+                self._do("DELETE FROM origin WHERE ino = ?", (ino,))
+                return
+            path = split(path)[0]
+            if self._db.value("SELECT 1 FROM origin WHERE path = ?", (path,)) is not None:
+                return
+            # a mount finds it by path and keeps the number (engine/anchor.py)
+            number = RESERVED + secrets.randbelow(1 << 61)
+            self._do("INSERT INTO origin VALUES (?, ?)", (ROOT if path == b"/" else number, path))
+
+    def _mend_e202(self, ino: int, nlink: int) -> None:
+        self._do("UPDATE inode SET nlink = ? WHERE ino = ?", (nlink, ino))
+
+    def _mend_e203(self, parent: int, name: bytes, ino: int, table: str) -> None:
+        self._move_name(table, parent, name)
+
+    def _mend_e204(self, ino: int) -> None:
+        row = self._row(ino)
+        assert row is not None
+        if ino < 1:
+            self._become_created(ino)
+            return
+        kinds = (stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK, stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR, stat.S_IFBLK)
+        kind = stat.S_IFMT(row["mode"] & 0o177777)
+        if kind not in kinds:
+            holds = self._db.value(
+                "SELECT 1 FROM created WHERE parent = ?1 UNION SELECT 1 FROM deleted WHERE parent = ?1", (ino,)
+            )
+            kind = stat.S_IFDIR if holds else stat.S_IFLNK if row["target"] is not None else stat.S_IFREG
+        self._do("UPDATE inode SET mode = ? WHERE ino = ?", (kind | row["mode"] & 0o7777, ino))
+        names = len(self._names_of(ino))
+        if not 0 <= row["nlink"] < 1 << 32:
+            self._do("UPDATE inode SET nlink = ? WHERE ino = ?", (max(names, 1 + (kind == stat.S_IFDIR)), ino))
+        for column in ("uid", "gid"):
+            self._do(f"UPDATE inode SET {column} = 0 WHERE ino = ? AND {column} NOT BETWEEN 0 AND 4294967295", (ino,))
+
+    def _mend_e205(self, ino: int) -> None:
+        for table, parent, name in self._names_of(ino)[1:]:
+            self._do(f"DELETE FROM {table} WHERE parent = ? AND name = ?", (parent, name))
+
+    def _mend_e206(self, ino: int) -> None:
+        self._do("UPDATE inode SET xattrs = 1 WHERE ino = ?", (ino,))
+
+    def _mend_e207(self, ino: int) -> None:
+        # size and mtime of the base file are not known any more: those of the file here say "as it was"
+        sql = (
+            "INSERT INTO modified SELECT ino, 1, size, mtime FROM inode WHERE ino = ?1"
+            " ON CONFLICT (ino) DO UPDATE SET content = 1"
+        )
+        self._do(sql, (ino,))
+
+    def _mend_e208(self, key: str, value: int) -> None:
+        self._set_fact(key, value)
+
+    def _mend_e209(self, key: str) -> None:
+        self._make_fact(key)
+
+    def _make_fact(self, key: str) -> None:
+        """Make a fact anew from what the rows and the content objects say."""
+        if key in ("window", "window_end"):
+            base_numbers = self._db.value("SELECT max(ino) FROM origin WHERE ino < ?", (RESERVED,)) or 0
+            high = self._db.value("SELECT 1 FROM inode WHERE ino >= ? AND ino < ?", WINDOW_64) is not None
+            window = WINDOW_64 if high or base_numbers >= WINDOW_32[0] else WINDOW_32
+            self._set_fact("window", window[0])
+            self._set_fact("window_end", window[1])
+        elif key == "next_ino":
+            window = self._fact("window"), self._fact("window_end")
+            used = self._db.value("SELECT max(ino) FROM inode WHERE ino >= ? AND ino < ?", window)
+            self._set_fact(key, (used or window[0] - 1) + 1)
+        elif key in ("next_object", "object_limit"):
+            named = "SELECT max(o) FROM (SELECT max(object) AS o FROM inode UNION SELECT max(object) FROM extent)"
+            first = max([self._db.value(named) or 0, *self._shelf.sizes]) + 1
+            self._set_fact("next_object", first)
+            self._set_fact("object_limit", first + 2 * ROOM)
+        elif key == "commit_token":
+            self._set_fact(key, secrets.randbits(62))
+        elif key == "uuid":
+            self._set_fact(key, str(uuid.uuid4()))
+        else:
+            self._set_fact(key, "" if key == "base" else None)
+
+    # -- content
+
+    def _mend_e301(self, ino: int, number: int) -> None:
+        row = self._row(ino)
+        if row is not None and row["object"] == number:
+            self._do("UPDATE inode SET object = NULL, bound = 0 WHERE ino = ?", (ino,))
+        lost = self._db.rows('SELECT start, "end" FROM extent WHERE ino = ? AND object = ?', (ino, number))
+        self._do("DELETE FROM extent WHERE ino = ? AND object = ?", (ino, number))
+        if lost and row is not None and row["object"] is None and row["bound"] and not self._is_created(ino):
+            # what the base has there is not what the file had: an object of zeros covers it
+            new = self._next("next_object")
+            self._shelf.make(new, max(end - start for start, end in lost))
+            for start, end in lost:
+                self._do("INSERT INTO extent VALUES (?, ?, ?, ?, 0)", (ino, start, end, new))
+        self._damaged(ino, b"bytes of object %d are lost" % number)
+
+    def _mend_e302(self, ino: int, number: int, size: int) -> None:
+        self._shelf.extend(number, size)
+        self._damaged(ino, b"the end of object %d is lost" % number)
+
+    def _mend_e304(self, number: int) -> None:
+        self._keep_file(b"object-%d" % number, self._shelf.sizes[number], object=number)
+        if number >= self._fact("next_object"):
+            self._set_fact("next_object", number + 1)
+        if number >= self._fact("object_limit"):
+            self._set_fact("object_limit", number + 2 * ROOM)
+
+    def _mend_w306(self, name: str) -> None:
+        self._shelf.set_aside(name)
+        self._shelf.scan()
+
+    # -- the base
+
+    def _mend_w501(self, ino: int, path: bytes) -> None:
+        """Keep what storage has of an object that the base lost, where it was."""
+        row = self._row(ino)
+        below = "SELECT 1 FROM origin WHERE path > ?1 AND path < ?2 UNION SELECT 1 FROM created WHERE parent = ?3"
+        holds = self._db.value(
+            below + " UNION SELECT 1 FROM renamed WHERE parent = ?3", (path + b"/", path + b"0", ino)
+        )
+        bytes_here = row is not None and (row["object"] is not None or row["mapped"])
+        if holds is None and not bytes_here:
+            self._do("DELETE FROM deleted WHERE parent = ?", (ino,))
+            for table, parent, name in self._names_of(ino):
+                self._do(f"DELETE FROM {table} WHERE parent = ? AND name = ?", (parent, name))
+            for table in ("origin", "modified", "orphan", "inode", "xattr"):
+                self._do(f"DELETE FROM {table} WHERE ino = ?", (ino,))
+            return
+        directory, name = split(path)
+        holder = self._db.value("SELECT ino FROM origin WHERE path = ?", (directory,))
+        if row is None:
+            values = (ino, stat.S_IFDIR | 0o755, 2, 0, 0, 0, 4096, *(self._now,) * 3, None, None, 0, 1, None)
+            self._do(f"INSERT INTO inode VALUES ({', '.join('?' * 15)})", values)
+        named = bool(self._names_of(ino))
+        new = self._become_created(ino)
+        if not named and holder is not None:
+            self._do("INSERT OR IGNORE INTO created VALUES (?, ?, ?)", (holder, name, new))
+            self._do("UPDATE inode SET nlink = max(nlink, 1) WHERE ino = ?", (new,))
+        for child, child_path in self._db.rows(
+            "SELECT ino, path FROM origin WHERE path > ? AND path < ?", (path + b"/", path + b"0")
+        ):
+            if split(child_path)[0] == path:
+                self._mend_gone_child(child, child_path, new)
+
+    def _mend_gone_child(self, ino: int, path: bytes, holder: int) -> None:
+        named = bool(self._names_of(ino))
+        self._mend_w501(ino, path)
+        new = self._db.value("SELECT max(ino) FROM inode") if self._row(ino) is None else ino
+        if not named and new is not None and not self._names_of(new) and self._row(new) is not None:
+            self._do("INSERT OR IGNORE INTO created VALUES (?, ?, ?)", (holder, split(path)[1], new))
+            self._do("UPDATE inode SET nlink = max(nlink, 1) WHERE ino = ?", (new,))
+
+    def _mend_w502(self, ino: int, path: bytes) -> None:
+        directory, name = split(path)
+        holder = self._db.value("SELECT ino FROM origin WHERE path = ?", (directory,))
+        self._mend_w501(ino, path)
+        shown = self._db.value("SELECT 1 FROM created WHERE parent = ? AND name = ?", (holder, name))
+        if shown is not None:
+            self._do("INSERT OR IGNORE INTO deleted VALUES (?, ?)", (holder, name))
+
+    def _mend_w503(self, ino: int, size: int, mtime: int) -> None:
+        self._do("UPDATE modified SET base_size = ?, base_mtime = ? WHERE ino = ?", (size, mtime, ino))
+
+    def _mend_w504(self, parent: int, name: bytes) -> None:
+        self._do("DELETE FROM deleted WHERE parent = ? AND name = ?", (parent, name))

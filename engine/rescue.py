@@ -1,0 +1,205 @@
+"""Rescue: what an overlay holds, written out as plain files, even where it cannot be repaired.
+
+Everything that was created, modified or renamed is written to its merged path below a directory of the user's; what
+cannot be reached goes to ``lost+found`` there.  Reads rows and content objects only, and the base where it is known;
+never writes to storage.  A name from a damaged database cannot lead out of the directory.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import Any, NamedTuple
+
+from minifo.engine.base import BaseView
+from minifo.engine.check import Progress
+from minifo.engine.db import Database
+from minifo.engine.errors import StateError
+from minifo.engine.places import Places
+from minifo.engine.shelf import Shelf
+
+_STEP = 1 << 20
+_COLUMNS = "ino, mode, uid, gid, rdev, size, atime, mtime, object, bound, mapped, target"
+
+
+class Rescued(NamedTuple):
+    """What came out: how many objects were written, and the paths of those that are not whole, with the reason."""
+
+    written: int
+    damaged: list[tuple[bytes, str]]
+
+
+class Rescue:
+    """Writes one overlay out.
+
+    Args:
+        db: its tables; only read.
+        shelf: its content objects.
+        base: the base, where it is known; without it what only the base holds is not written.
+    """
+
+    def __init__(self, db: Database, shelf: Shelf, base: BaseView | None) -> None:
+        self._db = db
+        self._shelf = shelf
+        self._base = base
+        self._places = Places(db)
+
+    def run(self, target: str, progress: Progress = lambda what, done, total: None) -> Rescued:
+        """Write everything to *target*, a directory that is empty or not there.
+
+        Raises:
+            StateError: it cannot be used.
+        """
+        top = os.fsencode(target)
+        try:
+            os.makedirs(top, exist_ok=True)
+            if os.listdir(top):
+                raise StateError(f"{target} is not empty", "name an empty directory")
+        except OSError as error:
+            raise StateError(f"{target} cannot be used ({error.strerror})", "name an empty directory") from error
+        names = self._db.rows("SELECT ino, parent, name FROM created UNION ALL SELECT ino, parent, name FROM renamed")
+        placed: dict[int, list[bytes]] = {}
+        for ino, parent, name in names:
+            holder = self._places.reached(parent)
+            if holder is not None:
+                placed.setdefault(ino, []).append(holder.rstrip(b"/") + b"/" + name)
+        damaged: list[tuple[bytes, str]] = []
+        written = 0
+        later: list[tuple[bytes, tuple[int, int]]] = []
+        rows = self._db.rows(f"SELECT {_COLUMNS} FROM inode ORDER BY ino")
+        for index, values in enumerate(rows):
+            row = dict(zip(_COLUMNS.split(", "), values, strict=True))
+            where = placed.get(row["ino"]) or [self._places.reached(row["ino"]) or b"/lost+found/#%d" % row["ino"]]
+            path = _below(top, where[0])
+            try:
+                lack = self._write(path, row)
+                for other in where[1:]:
+                    os.makedirs(os.path.dirname(_below(top, other)), exist_ok=True)
+                    os.link(path, _below(top, other), follow_symlinks=False)
+                self._dress(path, row)
+            except (OSError, OverflowError, ValueError) as error:
+                lack = str(error)
+            if stat.S_ISDIR(row["mode"]):
+                later.append((path, (row["atime"], row["mtime"])))
+            written += not lack
+            if lack:
+                damaged.append((where[0], lack))
+            progress("writing files", index + 1, len(rows))
+        self._unclaimed(top, damaged)
+        for path, times in reversed(later):
+            try:
+                os.utime(path, ns=times)
+            except (OSError, OverflowError):
+                continue  # its time is the least of it
+        return Rescued(written, damaged)
+
+    def _write(self, path: bytes, row: dict[str, Any]) -> str:
+        """Write one object; what it lacks, or an empty string."""
+        mode = row["mode"]
+        if stat.S_ISDIR(mode):
+            os.makedirs(path, exist_ok=True)
+            return ""
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        base = self._places.origins.get(row["ino"])
+        if stat.S_ISLNK(mode):
+            target = row["target"]
+            if target is None and base is not None and self._base is not None:
+                target = self._base.readlink(base)
+            if target is None:
+                return "its target is not known"
+            os.symlink(target, path)
+        elif stat.S_ISREG(mode):
+            return self._write_file(path, row, base)
+        else:
+            os.mknod(path, mode, row["rdev"])
+        return ""
+
+    def _write_file(self, path: bytes, row: dict[str, Any], base: bytes | None) -> str:
+        lack = ""
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            os.ftruncate(fd, max(0, row["size"]))
+            end = row["size"] if row["bound"] is None else min(row["bound"], row["size"])
+            try:
+                if row["object"] == 0:
+                    data = self._db.value("SELECT data FROM small WHERE ino = ?", (row["ino"],))
+                    if data is None:
+                        lack = "its bytes are gone"
+                    else:
+                        os.pwrite(fd, data[: row["size"]], 0)
+                elif row["object"] is not None:
+                    self._copy(fd, row["object"], 0, 0, end)
+                elif base is not None and end > 0:
+                    lack = self._copy_base(fd, base, end)
+            except OSError as error:
+                lack = f"its content cannot be read: {error.strerror}"
+            sql = 'SELECT start, "end", object, at FROM extent WHERE ino = ? ORDER BY start'
+            for start, stop, number, at in self._db.rows(sql, (row["ino"],)):
+                try:
+                    self._copy(fd, number, at, start, min(stop, row["size"]) - start)
+                except OSError as error:
+                    lack = f"bytes from {start} to {stop} cannot be read: {error.strerror}"
+        finally:
+            os.close(fd)
+        return lack
+
+    def _copy(self, fd: int, number: int, at: int, start: int, size: int) -> None:
+        size = min(size, self._shelf.size(number) - at)
+        done = 0
+        while done < size:
+            data = self._shelf.read(number, at + done, min(_STEP, size - done))
+            if not data:
+                return
+            if data.strip(b"\0"):
+                os.pwrite(fd, data, start + done)
+            done += len(data)
+
+    def _copy_base(self, fd: int, base: bytes, size: int) -> str:
+        if self._base is None:
+            return "its bytes are in the base; name it with --base"
+        source = self._base.file(base)
+        done = 0
+        while done < size and (data := os.pread(source, min(_STEP, size - done), done)):
+            os.pwrite(fd, data, done)
+            done += len(data)
+        return ""
+
+    def _dress(self, path: bytes, row: dict[str, Any]) -> None:
+        """Give a file its attributes, as far as the caller may."""
+        link = stat.S_ISLNK(row["mode"])
+        if os.geteuid() == 0:
+            os.chown(path, row["uid"], row["gid"], follow_symlinks=False)
+        if not link:
+            os.chmod(path, stat.S_IMODE(row["mode"]))
+        for name, value in self._db.rows("SELECT name, value FROM xattr WHERE ino = ?", (row["ino"],)):
+            try:
+                os.setxattr(path, name, value, follow_symlinks=False)
+            except (OSError, ValueError):
+                continue  # the file system there, or the caller's rights, do not allow this one
+        os.utime(path, ns=(row["atime"], row["mtime"]), follow_symlinks=False)
+
+    def _unclaimed(self, top: bytes, damaged: list[tuple[bytes, str]]) -> None:
+        """Content nobody names, by its object's id."""
+        sql = (
+            "SELECT object FROM inode WHERE object > 0 UNION SELECT object FROM extent UNION SELECT object FROM garbage"
+        )
+        named = {number for (number,) in self._db.rows(sql)}
+        for number in sorted(self._shelf.sizes.keys() - named):
+            name = b"/lost+found/object-%d" % number
+            path = _below(top, name)
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            try:
+                fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+                try:
+                    os.ftruncate(fd, self._shelf.sizes[number])
+                    self._copy(fd, number, 0, 0, self._shelf.sizes[number])
+                finally:
+                    os.close(fd)
+            except OSError as error:
+                damaged.append((name, str(error)))
+
+
+def _below(top: bytes, path: bytes) -> bytes:
+    """*path* below *top*, whatever a damaged database made of it."""
+    parts = [part.replace(b"\0", b"_")[:255] for part in path.split(b"/") if part]
+    return b"/".join([top, *(b"_" + part if part in (b".", b"..") else part for part in parts)])

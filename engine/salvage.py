@@ -1,0 +1,286 @@
+"""A new database from what is left of a damaged one: every row that can be read, and what can be derived from it.
+
+Sources, in the order of their word: the pages of minifo.db and its log (engine/pages.py), then the copy of names
+(engine/names.py).  Where the database still says which commit it stands at and the copy is of that very commit, or
+where no row is left, the copy counts in full.  Else it only fills gaps: rows of inodes that have a name, and names of
+inodes that have lost theirs; a name deleted since the copy was made does not come back.
+
+The new database is then repaired like any other, so that content nobody names gets a name in lost+found.  The old one
+is kept beside it.  ``Salvage.lost`` says by name what could not be brought back.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from importlib import resources
+from typing import Any, NamedTuple
+
+import apsw
+
+from minifo.engine.check import FACTS
+from minifo.engine.db import APPLICATION_ID, DB_NAME, SCHEMA_VERSION, Database, open_database
+from minifo.engine.examine import Examination
+from minifo.engine.findings import SALVAGE, Finding
+from minifo.engine.names import TABLES, Rows, read_names
+from minifo.engine.pages import Pages, Record
+from minifo.engine.places import Places
+from minifo.engine.repair import Repairer
+from minifo.engine.rescue import Rescue
+
+_FRESH = DB_NAME + ".new"
+_ROWID = {"modified": 4, "inode": 15, "origin": 2, "small": 2, "orphan": 1, "garbage": 1}  # columns
+_PLAIN = {"created": 3, "deleted": 2, "renamed": 3, "extent": 5, "xattr": 3, "overlay": 2}  # WITHOUT ROWID
+_ALL = (*TABLES, "orphan", "garbage")
+
+
+class Salvage(NamedTuple):
+    """What a salvage brought back.
+
+    Attributes:
+        read: rows read from the old database.
+        copied: rows taken from the copy of names.
+        bad: pages of the old database that could not be read.
+        lost: names (merged paths) whose object could not be brought back.
+        repaired: what was repaired in the new database.
+        left: what is wrong with it still.
+        backup: the name the old database is kept by, empty if there was none.
+    """
+
+    read: int
+    copied: int
+    bad: int
+    lost: list[bytes]
+    repaired: list[Finding]
+    left: list[Finding]
+    backup: str
+
+
+class _Sink:
+    """Rows as they come, in a database in memory that refuses what cannot be a row."""
+
+    def __init__(self, con: apsw.Connection) -> None:
+        self._con = con
+        self._width = {table: len(con.execute(f"PRAGMA table_info({table})").fetchall()) for table in _ALL}
+        self.count = 0
+
+    def add(self, table: str, rows: Iterable[tuple[Any, ...]]) -> int:
+        """Add rows that are not there yet; how many were."""
+        marks = ", ".join("?" * self._width[table])
+        before = self._con.total_changes()
+        for row in rows:
+            if len(row) != self._width[table]:
+                continue
+            try:
+                self._con.execute(f"INSERT OR IGNORE INTO {table} VALUES ({marks})", row)
+            except (apsw.Error, OverflowError, TypeError):
+                continue  # not a row of this table, whatever its page says
+        added = self._con.total_changes() - before
+        self.count += added
+        return added
+
+    def is_small(self, ino: int | None) -> bool:
+        """True where the inode keeps its bytes in a row."""
+        row = self._con.execute("SELECT object FROM inode WHERE ino = ?", (ino,)).fetchone()
+        return row is not None and row[0] == 0
+
+    def is_created(self, ino: Any) -> bool:
+        """True for the number of a created object, and where that cannot be told."""
+        window = dict(self._con.execute("SELECT key, value FROM overlay WHERE key IN ('window', 'window_end')"))
+        first, end = window.get("window", 1 << 31), window.get("window_end", 1 << 62)
+        return not isinstance(ino, int) or bool(first <= ino < end)
+
+
+def template() -> bytes:
+    """The bytes of a new database: its first pages say where each table's tree begins, in any overlay."""
+    con = apsw.Connection(":memory:")
+    try:
+        con.execute(resources.files("minifo.engine").joinpath("schema.sql").read_text("utf-8"))
+        return con.serialize("main")
+    finally:
+        con.close()
+
+
+def _read_pages(storage_path: str, sink: _Sink) -> int:
+    """Read what is left of the old database; how many of its pages are bad."""
+    data, wal = (_bytes(os.path.join(storage_path, name)) for name in (DB_NAME, DB_NAME + "-wal"))
+    pages = Pages(data, wal)
+    if not data and not wal:
+        return 0
+    roots = dict(pages.roots())
+    first = Pages(template(), b"").roots()
+    damaged = bool(pages.bad) or not set(first) <= set(roots)
+    for table in (*_PLAIN, *_ROWID):
+        root = roots.get(table, first[table])
+        for record in pages.tree(root, index=table in _PLAIN):
+            sink.add(table, [_row(table, record)])
+    if damaged or pages.bad:
+        strays = list(pages.unreached())
+        for table in ("inode", "modified", "extent", "xattr", "overlay", "created", "origin", "small", "deleted"):
+            for index, record in strays:
+                if _guess(index, record) == table:
+                    target, row = _place(sink, table, record)
+                    sink.add(target, [row])
+    return len(pages.bad)
+
+
+def _bytes(path: str) -> bytes:
+    """A file's bytes; of one that cannot be read to its end, those that can."""
+    parts: list[bytes] = []
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return b""
+    try:
+        size = os.fstat(fd).st_size
+        for at in range(0, size, 4096):
+            want = min(4096, size - at)
+            try:
+                parts.append(os.pread(fd, want, at).ljust(want, b"\0"))
+            except OSError:
+                parts.append(bytes(want))  # a bad block of the medium: the page it holds is lost, not those behind it
+    finally:
+        os.close(fd)
+    return b"".join(parts)
+
+
+def _row(table: str, record: Record) -> tuple[Any, ...]:
+    return (record.rowid, *record.values[1:]) if table in _ROWID else record.values
+
+
+def _guess(index: bool, record: Record) -> str:
+    """Which table a row of a stray page belongs to, by its shape; empty where that is not known."""
+    letters = {type(None): "n", int: "i", bytes: "b", str: "s"}
+    kinds = "".join(letters.get(type(value), "?") for value in record.values)
+    if index:
+        known = {"ibi": "created", "iiiii": "extent", "ibb": "xattr", "ib": "deleted", "bi": "origin"}
+        return "overlay" if kinds in ("si", "ss", "sn") and record.values[0] in FACTS else known.get(kinds, "")
+    if len(kinds) == 15:
+        return "inode"
+    if kinds == "niii":
+        return "modified"
+    if kinds == "nb":
+        return "origin" if record.values[1][:1] == b"/" else "small"  # type: ignore[index]
+    return ""
+
+
+def _place(sink: _Sink, table: str, record: Record) -> tuple[str, tuple[Any, ...]]:
+    """The table and the row of a stray record, now that the inodes are known."""
+    values = record.values
+    if table == "origin" and len(values) == 2 and record.rowid is None:
+        return table, (values[1], values[0])  # of the index by path
+    if table == "origin" and sink.is_small(record.rowid):
+        return "small", (record.rowid, values[1])
+    if table == "created" and not sink.is_created(values[2]):
+        return "renamed", values
+    return table, _row(table, record)
+
+
+def salvage(examination: Examination) -> Salvage:
+    """Replace a damaged or missing database; the storage is held for writing.
+
+    Raises:
+        StateError: there is no room, or storage cannot be written; nothing was changed.
+    """
+    storage = examination.storage
+    con = apsw.Connection(":memory:")
+    try:
+        con.execute(resources.files("minifo.engine").joinpath("schema.sql").read_text("utf-8"))
+        sink = _Sink(con)
+        bad = _read_pages(storage.path, sink)
+        read = sink.count
+        copied = _fill(con, sink, read_names(storage))
+        con.execute("INSERT OR IGNORE INTO origin VALUES (1, x'2f')")
+        lost = _nameless(Database(con, read_only=True))
+        con.execute(f"PRAGMA application_id={APPLICATION_ID}")
+        con.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+        _write(con, examination)
+    finally:
+        con.close()
+    db = open_database(os.path.join(storage.path, _FRESH), read_only=False)
+    try:
+        with db.operation():
+            repairer = Repairer(db, examination.shelf, examination.base)
+            repaired, left = repairer.run(lambda finding: True)
+            repairer.renew()
+        db.commit()
+        db.checkpoint(apsw.SQLITE_CHECKPOINT_TRUNCATE)
+    finally:
+        db.close()
+    backup = _replace(examination)
+    return Salvage(read, copied, bad, lost, repaired, left, backup)
+
+
+def _fill(con: apsw.Connection, sink: _Sink, names: Rows) -> int:
+    """Take from the copy of names what it may say; how many rows that were."""
+    token = con.execute("SELECT value FROM overlay WHERE key = 'commit_token'").fetchone()
+    copied = next((row[1] for row in names["overlay"] if row[0] == "commit_token"), None)
+    before = sink.count
+    if sink.count == 0 or (token is not None and token[0] == copied):
+        for table in TABLES:
+            sink.add(table, names[table])
+        return sink.count - before
+    sink.add("overlay", names["overlay"])
+    sink.add("origin", names["origin"])
+    named = {ino for (ino,) in con.execute("SELECT ino FROM created UNION SELECT ino FROM renamed")}
+    there = {ino for (ino,) in con.execute("SELECT ino FROM inode")}
+    for table in ("created", "renamed"):
+        sink.add(table, [row for row in names[table] if row[2] in there - named])
+    gaps = {row[0] for row in names["inode"] if row[0] in named - there}
+    for table in ("inode", "modified", "extent", "small", "xattr"):
+        sink.add(table, [row for row in names[table] if row[0] in gaps])
+    return sink.count - before
+
+
+def _nameless(db: Database) -> list[bytes]:
+    """The names that lead to nothing any more: what is lost, as far as it is known by name."""
+    places = Places(db)
+    sql = (
+        "SELECT parent, name FROM (SELECT * FROM created UNION ALL SELECT * FROM renamed)"
+        " WHERE ino NOT IN (SELECT ino FROM inode) AND ino NOT IN (SELECT ino FROM small)"
+        " AND ino NOT IN (SELECT ino FROM extent) AND ino NOT IN (SELECT parent FROM created)"
+    )
+    return sorted(places.of_name(parent, name) for parent, name in db.rows(sql))
+
+
+def _write(con: apsw.Connection, examination: Examination) -> None:
+    path = os.path.join(examination.storage.path, _FRESH)
+    for part in ("", "-wal", "-shm"):
+        if os.path.exists(path + part):
+            os.unlink(path + part)
+    fd = examination.storage.create(_FRESH)
+    try:
+        examination.storage.write(fd, con.serialize("main"), 0)
+        examination.storage.sync_fd(fd)
+    finally:
+        os.close(fd)
+
+
+def _replace(examination: Examination) -> str:
+    """Put the new database in the old one's place, of which a copy is kept; the copy's name."""
+    storage = examination.storage
+    backup = examination.back_up() if storage.exists(DB_NAME) else ""
+    for part in ("-wal", "-shm"):
+        if storage.exists(DB_NAME + part):
+            storage.unlink(DB_NAME + part)  # beside the new database it would be taken for its own
+    storage.rename(_FRESH, DB_NAME)
+    storage.sync_dir(".")
+    return backup
+
+
+def readable(examination: Examination, found: list[Finding]) -> Rescue:
+    """What can be read of an overlay, to be written out; changes nothing.
+
+    Args:
+        examination: the open storage.
+        found: what its check said.
+    """
+    con = apsw.Connection(":memory:")
+    con.execute(resources.files("minifo.engine").joinpath("schema.sql").read_text("utf-8"))
+    sink = _Sink(con)
+    if examination.storage.exists(DB_NAME):
+        _read_pages(examination.storage.path, sink)
+    if any(finding.code in SALVAGE for finding in found):
+        _fill(con, sink, read_names(examination.storage))
+        con.execute("INSERT OR IGNORE INTO origin VALUES (1, x'2f')")
+    return Rescue(Database(con, read_only=True), examination.shelf, examination.base)

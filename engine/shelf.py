@@ -1,0 +1,178 @@
+"""What lies in ``content/``: every object's size, and what is there but is no object.  For minifo-fsck; walks it all.
+
+Only looks, but for ``copy``, ``extend`` and ``set_aside``, which repairs use; none of them removes a byte.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import stat
+
+from minifo.engine.objects import object_name
+from minifo.engine.storage import Storage
+
+_STEP = 1 << 20
+_BLOCK = re.compile(r"0|[1-9a-f][0-9a-f]{0,12}")
+_SLOT = re.compile(r"0|[1-9a-f][0-9a-f]{0,2}")
+
+
+class Shelf:
+    """The content objects of one storage.
+
+    Args:
+        storage: the storage directory.
+
+    Attributes:
+        sizes: bytes of each object, by id.
+        strays: names (relative to storage) that no object has.
+    """
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+        self._root = os.path.join(storage.path, "content")
+        self.sizes: dict[int, int] = {}
+        self.strays: list[str] = []
+        self.scan()
+
+    def scan(self) -> None:
+        """Look at everything anew."""
+        self.sizes.clear()
+        self.strays.clear()
+        for block in self._entries(self._root):
+            name = f"content/{block.name}"
+            if not _BLOCK.fullmatch(block.name) or not block.is_dir(follow_symlinks=False):
+                self.strays.append(name)
+                continue
+            first = int(block.name, 16) << 10
+            for entry in self._entries(block.path):
+                number = int(entry.name, 16) if _SLOT.fullmatch(entry.name) else 1024
+                if number < 1024 and entry.is_file(follow_symlinks=False) and (first + number) < 1 << 62:
+                    self.sizes[first + number] = entry.stat(follow_symlinks=False).st_size
+                else:
+                    self.strays.append(f"{name}/{entry.name}")
+
+    @staticmethod
+    def _entries(path: str) -> list[os.DirEntry[str]]:
+        try:
+            with os.scandir(path) as entries:
+                return list(entries)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+    def read(self, number: int, offset: int, size: int) -> bytes:
+        """Bytes of an object.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        fd = self._storage.open(object_name(number), write=False)
+        try:
+            return os.pread(fd, size, offset)
+        finally:
+            os.close(fd)
+
+    def size(self, number: int) -> int:
+        """Bytes of an object.
+
+        Raises:
+            FileNotFoundError: it is not there.
+        """
+        if number not in self.sizes:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), object_name(number))
+        return self.sizes[number]
+
+    def verify(self, number: int) -> OSError | None:
+        """Read every byte of an object; the error that it ended with, if any."""
+        try:
+            fd = self._storage.open(object_name(number), write=False)
+        except OSError as error:
+            return error
+        try:
+            while os.read(fd, _STEP):
+                pass
+        except OSError as error:
+            return error
+        finally:
+            os.close(fd)
+        return None
+
+    # -- for repairs
+
+    def extend(self, number: int, size: int) -> None:
+        """Make an object at least *size* bytes long, with zeros."""
+        fd = self._storage.open(object_name(number), write=True)
+        try:
+            if os.fstat(fd).st_size < size:
+                self._storage.truncate(fd, size)
+                self._storage.sync_fd(fd)
+        finally:
+            os.close(fd)
+        self.sizes[number] = max(size, self.sizes.get(number, 0))
+
+    def copy(self, number: int, new: int) -> None:
+        """Make object *new* a durable copy of object *number*."""
+        source = self._storage.open(object_name(number), write=False)
+        target = self._create(new, 0)
+        try:
+            offset = 0
+            while data := os.pread(source, _STEP, offset):
+                if data.strip(b"\0"):
+                    self._storage.write(target, data, offset)
+                offset += len(data)
+            self._storage.truncate(target, offset)
+            self._storage.sync_fd(target)
+        finally:
+            os.close(source)
+            os.close(target)
+        self.sizes[new] = offset
+
+    def make(self, number: int, size: int) -> None:
+        """Make object *number*, of *size* zeros."""
+        os.close(self._create(number, size))
+        self.sizes[number] = size
+
+    def _create(self, number: int, size: int) -> int:
+        directory = f"content/{number >> 10:x}"
+        for name in ("content", directory):
+            if not self._storage.exists(name):
+                self._storage.mkdir(name)
+        fd = self._storage.create(object_name(number))
+        self._storage.truncate(fd, size)
+        self._storage.sync_fd(fd)
+        for name in (directory, "content", "."):
+            self._storage.sync_dir(name)
+        return fd
+
+    def set_aside(self, name: str) -> str:
+        """Move a stray out of ``content`` to ``lost+found`` in storage; its new name."""
+        if not self._storage.exists("lost+found"):
+            self._storage.mkdir("lost+found")
+        wanted = target = "lost+found/" + name.replace("/", "-")
+        count = 0
+        while self._storage.exists(target):
+            count += 1
+            target = f"{wanted}-{count}"
+        self._storage.rename(name, target)
+        self._storage.sync_dir("lost+found")
+        return target
+
+    @staticmethod
+    def is_gone(error: OSError) -> bool:
+        """True for the error of a name that is not there."""
+        return error.errno in (errno.ENOENT, errno.ENOTDIR)
+
+
+def kind_of(mode: int) -> str:
+    """The kind of object a mode says, in a word."""
+    words = {
+        stat.S_IFREG: "file",
+        stat.S_IFDIR: "directory",
+        stat.S_IFLNK: "symlink",
+        stat.S_IFIFO: "fifo",
+        stat.S_IFSOCK: "socket",
+        stat.S_IFCHR: "device",
+        stat.S_IFBLK: "device",
+    }
+    return words.get(stat.S_IFMT(mode), "unknown")
