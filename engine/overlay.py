@@ -11,7 +11,6 @@ import errno
 import logging
 import os
 import stat
-import uuid
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -23,14 +22,15 @@ from minifo.engine.base import BaseView
 from minifo.engine.commit import GroupCommit
 from minifo.engine.content import Content
 from minifo.engine.db import Database, check_header, open_database
-from minifo.engine.errors import FsError, NotMinifo, StateError, UsageError
+from minifo.engine.errors import FsError, NotMinifo, StateError
 from minifo.engine.inodes import Inodes, Row
 from minifo.engine.invariants import Violation, check
 from minifo.engine.merge import Merge
 from minifo.engine.model import Attr, Caller, DirEntry, Ino, RenameFlags, SetAttr
 from minifo.engine.namespace import Namespace
-from minifo.engine.nodes import Node, Numbers, choose_window
-from minifo.engine.objects import ROOM, ObjectStore
+from minifo.engine.nodes import Node, Numbers
+from minifo.engine.objects import ObjectStore
+from minifo.engine.opening import check_nesting, first_facts, has_odd_bytes, hide_storage, open_base, read_facts
 from minifo.engine.redo import RedoLog
 from minifo.engine.space import Space
 from minifo.engine.storage import Storage
@@ -44,7 +44,7 @@ class Overlay:
     """An open overlay.  Made by ``Overlay.open``."""
 
     def __init__(self, base: BaseView, storage: Storage, db: Database) -> None:
-        facts: dict[str, Any] = dict(db.rows("SELECT key, value FROM overlay"))
+        facts = read_facts(db, storage)
         self.base = base
         self.storage = storage
         self.db = db
@@ -89,13 +89,13 @@ class Overlay:
         Raises:
             StateError: base or storage cannot be used; nothing was changed on disk.
         """
-        view = _open_base(base, clone)
+        view = open_base(base, clone)
         store: Storage | None = None
         db: Database | None = None
         overlay: Overlay | None = None
         try:
             store = storage_io(storage)
-            _check_nesting(base, store)
+            check_nesting(base, store)
             if not store.is_formatted:
                 store.check_empty()
                 if read_only:
@@ -103,9 +103,9 @@ class Overlay:
             elif vfs is None:
                 check_header(store.database)  # before the lock file, so that nothing is left in what is not ours
             store.lock(exclusive=not read_only)
-            _hide_storage(base, view, store)
+            hide_storage(base, view, store)
             if not store.is_formatted:
-                store.format(_first_facts(view), vfs)
+                store.format(first_facts(view), vfs)
             elif not read_only:
                 store.sync_dir(".")  # who made the files here may have been killed before their names were durable
             db = open_database(store.database, read_only=read_only, vfs=vfs)
@@ -152,7 +152,7 @@ class Overlay:
             )
         keep_reserved(self.db, self.base, self.inodes.numbers)
         # text where it can be, for whoever looks into the database; a path may be any bytes
-        place = os.fsencode(base_path) if _has_odd_bytes(base_path) else base_path
+        place = os.fsencode(base_path) if has_odd_bytes(base_path) else base_path
         if facts != {"base": place, "base_mark": mark}:
             with self.db.operation():
                 for key, value in (("base", place), ("base_mark", mark)):
@@ -474,56 +474,3 @@ class Overlay:
         # ids beyond the committed bound must not be used, or a crash would leave objects nobody finds
         if self.objects.room() < _LEAST_ROOM:
             self.commits.run()
-
-
-def _open_base(path: str, clone: bool) -> BaseView:
-    try:
-        view = BaseView(path, clone=clone)
-    except FileNotFoundError as error:
-        raise StateError(f"base {path} does not exist", "name an existing directory as base=") from error
-    except NotADirectoryError as error:
-        raise StateError(f"base {path} is not a directory", "name an existing directory as base=") from error
-    except OSError as error:
-        raise StateError(f"base {path} cannot be opened ({error.strerror})", "check its permissions") from error
-    try:
-        view.names(b"/")
-    except OSError as error:
-        view.close()
-        raise StateError(f"base {path} cannot be read ({error.strerror})", "check its permissions") from error
-    return view
-
-
-def _check_nesting(base: str, storage: Storage) -> None:
-    directory = os.path.realpath(base)
-    while True:
-        st = os.stat(directory)
-        if (st.st_dev, st.st_ino) == storage.identity:
-            raise UsageError(f"base {base} is inside storage {storage.path}", "give storage a directory of its own")
-        if directory == "/":
-            return
-        directory = os.path.dirname(directory)
-
-
-def _has_odd_bytes(path: str) -> bool:
-    return any("\ud800" <= char <= "\udfff" for char in path)
-
-
-def _hide_storage(base: str, view: BaseView, storage: Storage) -> None:
-    relative = os.path.relpath(storage.path, os.path.realpath(base))
-    if relative != ".." and not relative.startswith("../"):
-        view.hide(b"/" + os.fsencode(relative), storage.identity)
-
-
-def _first_facts(view: BaseView) -> dict[str, int | str | bytes]:
-    window = choose_window(view.root_stat, view.statvfs().f_files)
-    return {
-        "uuid": str(uuid.uuid4()),
-        "window": window[0],
-        "window_end": window[1],
-        "next_ino": window[0],
-        "next_object": 1,
-        "object_limit": 1 + 2 * ROOM,
-        "commit_token": 0,
-        "base": "",
-        "base_mark": base_mark(view),
-    }

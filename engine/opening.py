@@ -1,0 +1,100 @@
+"""What opening an overlay takes before there is one: the base, the checks on both directories, the first facts.
+
+Nothing here changes anything on disk.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from typing import Any
+
+from minifo.engine.anchor import base_mark
+from minifo.engine.base import BaseView
+from minifo.engine.db import Database
+from minifo.engine.errors import Corrupt, StateError, UsageError
+from minifo.engine.nodes import choose_window
+from minifo.engine.objects import ROOM
+from minifo.engine.storage import Storage
+
+_NUMBERS = ("window", "window_end", "next_ino", "next_object", "object_limit", "commit_token")
+
+
+def read_facts(db: Database, storage: Storage) -> dict[str, Any]:
+    """The rows of the table ``overlay``.
+
+    Raises:
+        Corrupt: one that is needed is missing, or is no number.
+    """
+    facts: dict[str, Any] = dict(db.rows("SELECT key, value FROM overlay"))
+    wrong = [key for key in _NUMBERS if not isinstance(facts.get(key), int)]
+    wrong += [key for key in ("uuid", "base", "base_mark") if key not in facts]
+    if wrong:
+        raise Corrupt(f"{storage.database} lacks the fact {wrong[0]}", f"run: minifo-fsck {storage.path}")
+    return facts
+
+
+def open_base(path: str, clone: bool) -> BaseView:
+    """Open the base view, and see that it can be read.
+
+    Raises:
+        StateError: it is missing, not a directory or unreadable.
+    """
+    try:
+        view = BaseView(path, clone=clone)
+    except FileNotFoundError as error:
+        raise StateError(f"base {path} does not exist", "name an existing directory as base=") from error
+    except NotADirectoryError as error:
+        raise StateError(f"base {path} is not a directory", "name an existing directory as base=") from error
+    except OSError as error:
+        raise StateError(f"base {path} cannot be opened ({error.strerror})", "check its permissions") from error
+    try:
+        view.names(b"/")
+    except OSError as error:
+        view.close()
+        raise StateError(f"base {path} cannot be read ({error.strerror})", "check its permissions") from error
+    return view
+
+
+def check_nesting(base: str, storage: Storage) -> None:
+    """Refuse a base that lies inside storage.
+
+    Raises:
+        UsageError: it does.
+    """
+    directory = os.path.realpath(base)
+    while True:
+        st = os.stat(directory)
+        if (st.st_dev, st.st_ino) == storage.identity:
+            raise UsageError(f"base {base} is inside storage {storage.path}", "give storage a directory of its own")
+        if directory == "/":
+            return
+        directory = os.path.dirname(directory)
+
+
+def has_odd_bytes(path: str) -> bool:
+    """True for a path with bytes that are not UTF-8."""
+    return any("\ud800" <= char <= "\udfff" for char in path)
+
+
+def hide_storage(base: str, view: BaseView, storage: Storage) -> None:
+    """Keep storage out of sight where it lies inside the base."""
+    relative = os.path.relpath(storage.path, os.path.realpath(base))
+    if relative != ".." and not relative.startswith("../"):
+        view.hide(b"/" + os.fsencode(relative), storage.identity)
+
+
+def first_facts(view: BaseView) -> dict[str, int | str | bytes]:
+    """The first rows of the table ``overlay`` for a new storage over this base."""
+    window = choose_window(view.root_stat, view.statvfs().f_files)
+    return {
+        "uuid": str(uuid.uuid4()),
+        "window": window[0],
+        "window_end": window[1],
+        "next_ino": window[0],
+        "next_object": 1,
+        "object_limit": 1 + 2 * ROOM,
+        "commit_token": 0,
+        "base": "",
+        "base_mark": base_mark(view),
+    }
