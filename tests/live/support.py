@@ -9,6 +9,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -241,15 +242,18 @@ def mount_and_kill(overlay: Overlay, delay: float) -> bool:
         True if the mount was there already.
     """
     words = [word for option in overlay.options for word in ("-o", option)]
-    process = subprocess.Popen(
-        [minifo_program(), "mount", "-f", *words, "--base", overlay.base, "--sto", overlay.sto, overlay.mnt],
-        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    limit = time.monotonic() + 20
-    while daemon_of(overlay.sto) != process.pid:
-        assert process.poll() is None, "the daemon ended by itself"
-        assert time.monotonic() < limit, "the daemon does not take the lock"
-        time.sleep(0.0005)
+    with tempfile.TemporaryFile("w+") as said:
+        process = subprocess.Popen(
+            [minifo_program(), "mount", "-f", *words, "--base", overlay.base, "--sto", overlay.sto, overlay.mnt],
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=said,
+        )  # fmt: skip
+        limit = time.monotonic() + 20
+        while daemon_of(overlay.sto) != process.pid:
+            if process.poll() is not None or time.monotonic() > limit:
+                process.kill()
+                said.seek(0)
+                raise AssertionError(f"the daemon does not take the lock: {process.wait(30)} {said.read()}")
+            time.sleep(0.0005)
     time.sleep(delay)
     mounted = is_mounted(overlay.mnt)
     process.kill()
