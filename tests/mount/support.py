@@ -175,15 +175,33 @@ class Overlay:
 class Lab:
     """Makes overlays and other things to mount, and takes all of them away at the end.
 
-    Everything lies in one directory that every user may enter (pytest's own are for root only).
+    Everything lies in one directory that every user may enter (pytest's own are for root only), in memory where that
+    keeps extended attributes: the tests sync and delete a lot.
     """
 
     def __init__(self) -> None:
-        self.home = Path(tempfile.mkdtemp(prefix="minifo-test-"))
-        self.home.chmod(0o755)
+        self.home = self._temporary("/dev/shm")
+        try:
+            os.setxattr(self.home, "user.try", b"")
+            os.removexattr(self.home, "user.try")
+        except OSError:
+            self.home.rmdir()
+            self.home = self._temporary(None)
         self.overlays: list[Overlay] = []
         self._undo: list[Callable[[], object]] = []
         self._count = 0
+
+    @staticmethod
+    def _temporary(place: str | None) -> Path:
+        home = Path(tempfile.mkdtemp(prefix="minifo-test-", dir=place))
+        home.chmod(0o755)
+        return home
+
+    def directory_on_disk(self) -> Path:
+        """A fresh directory in the file system of the system itself."""
+        path = self._temporary("/var/tmp")
+        self.undo(lambda: run("rm", "-rf", "--one-file-system", path, check=False))
+        return path
 
     def directory(self) -> Path:
         """A fresh directory."""

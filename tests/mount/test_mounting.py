@@ -36,7 +36,8 @@ from mount.support import (
     tree,
 )
 
-HELPERS = [f"{verb}.{kind}" for verb in ("mount", "umount") for kind in ("mini_fo", "minifo", "fuse.minifo")]
+from minifo.tools.install_helpers import HELPERS
+
 ODD_PATHS = ["with space", "a,b", "tab\tnewline\n", "back\\slash", "h#sh", "\u00fcnic\u00f6de", "\udcff\udcfe"]
 LEGACY_META = "META_dAfFgHE39ktF3HD2sr"
 
@@ -403,7 +404,7 @@ def test_over_the_base_itself(lab: Lab) -> None:
 
 def test_the_whole_system_as_base(lab: Lab) -> None:
     """base=/ with storage and mount point inside it: no deadlock, storage is hidden, submounts are not entered."""
-    home = lab.directory()
+    home = lab.directory_on_disk()
     overlay = lab.overlay(base=Path("/"), sto=home / "sto", mnt=home / "mnt")
     overlay.mount()
     mnt = overlay.mnt
