@@ -92,7 +92,7 @@ class Checker:
             self._progress("checking", index, len(parts))
             found += part()
         self._progress("checking", len(parts), len(parts))
-        return _causes_only(found)
+        return _causes_only(found, self.places)
 
     def _at(self, code: str, ino: int, detail: str = "", key: tuple[object, ...] | None = None) -> Finding:
         return Finding(code, self.places.of(ino), detail, (ino,) if key is None else key)
@@ -298,11 +298,13 @@ class Checker:
                 yield self._at("W503", ino, f"{size} bytes then, {st.st_size} now", (ino, st.st_size, st.st_mtime_ns))
         for parent, name in self._db.rows("SELECT parent, name FROM deleted"):
             holder = self.places.origins.get(parent)
-            if holder is not None and holder not in gone and self._stat(join(holder, name)) is None:
+            if holder is None or holder in gone or join(holder, name) in gone:
+                continue
+            if self._stat(join(holder, name)) is None:
                 yield Finding("W504", self.places.of_name(parent, name), "", (parent, name))
 
 
-def _causes_only(found: list[Finding]) -> list[Finding]:
+def _causes_only(found: list[Finding], places: Places) -> list[Finding]:
     """The findings without those that only follow from others."""
     inos: dict[str, set[object]] = {}
     names: dict[str, set[object]] = {}
@@ -316,6 +318,9 @@ def _causes_only(found: list[Finding]) -> list[Finding]:
 
     def follows(finding: Finding) -> bool:
         code, key = finding.code, finding.key
+        if "E017" in inos or any(f.code == "E017" for f in found):
+            # without the root's place nothing in the root has one
+            return code in ("E018", "E201") or (code in ("E002", "E004", "E006", "E008") and key[0] == ROOT)
         if code == "E003":
             return among(key[2], "E009", "E010", "E204")
         if code == "E010":
@@ -328,7 +333,8 @@ def _causes_only(found: list[Finding]) -> list[Finding]:
         if code in ("E007", "E008", "E202"):
             return among(key[0], "E004") or (code != "E008" and among(key[0], "E008"))
         if code == "E018":
-            return among(key[0], "E002", "E004", "E006", "E008", "E009", "E201") or "E201" in inos or "E017" in inos
+            broken = ("E002", "E004", "E006", "E008", "E009", "E204")
+            return "E201" in inos or any(among(ino, *broken) for ino in places.above(key[0]))
         if code in ("E012", "E013", "E016"):
             return among(key[0], "E204")
         if code in ("N303", "E302"):

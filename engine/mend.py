@@ -126,9 +126,9 @@ class Mender(Attic):
             if at >= 0 and first < end:
                 self._do("INSERT INTO extent VALUES (?, ?, ?, ?, ?)", (ino, first, end, number, at + first - begin))
                 last = end
-            elif number in self._shelf.sizes:
-                self._keep_shared(number)
         self._do("UPDATE inode SET mapped = ?, size = max(size, ?) WHERE ino = ?", (int(last > 0), last, ino))
+        for number in {row[2] for row in rows} & self._shelf.sizes.keys():
+            self._keep_shared(number)
 
     def _keep_shared(self, number: int) -> None:
         """See that an object whose range was dropped keeps an owner."""
@@ -326,50 +326,45 @@ class Mender(Attic):
     # -- the base
 
     def _mend_w501(self, ino: int, path: bytes) -> None:
-        """Keep what storage has of an object that the base lost, where it was."""
-        row = self._row(ino)
-        below = "SELECT 1 FROM origin WHERE path > ?1 AND path < ?2 UNION SELECT 1 FROM created WHERE parent = ?3"
-        holds = self._db.value(
-            below + " UNION SELECT 1 FROM renamed WHERE parent = ?3", (path + b"/", path + b"0", ino)
-        )
-        bytes_here = row is not None and (row["object"] is not None or row["mapped"])
-        if holds is None and not bytes_here:
-            self._do("DELETE FROM deleted WHERE parent = ?", (ino,))
-            for table, parent, name in self._names_of(ino):
-                self._do(f"DELETE FROM {table} WHERE parent = ? AND name = ?", (parent, name))
-            for table in ("origin", "modified", "orphan", "inode", "xattr"):
-                self._do(f"DELETE FROM {table} WHERE ino = ?", (ino,))
-            return
         directory, name = split(path)
-        holder = self._db.value("SELECT ino FROM origin WHERE path = ?", (directory,))
+        self._keep_gone(ino, path, self._db.value("SELECT ino FROM origin WHERE path = ?", (directory,)), name)
+
+    def _keep_gone(self, ino: int, path: bytes, holder: int | None, name: bytes) -> None:
+        """Keep what storage has of an object that the base lost: at its name, as a created object."""
+        row = self._row(ino)
+        within = (path + b"/", path + b"0")
+        children = [
+            (child, below)
+            for child, below in self._db.rows("SELECT ino, path FROM origin WHERE path > ? AND path < ?", within)
+            if split(below)[0] == path
+        ]
+        holds = "SELECT 1 FROM created WHERE parent = ?1 UNION SELECT 1 FROM renamed WHERE parent = ?1"
+        is_directory = bool(children) or self._db.value(holds, (ino,)) is not None
+        if not is_directory and (row is None or (row["object"] is None and not row["mapped"])):
+            self._forget(ino)
+            return
         if row is None:
             values = (ino, stat.S_IFDIR | 0o755, 2, 0, 0, 0, 4096, *(self._now,) * 3, None, None, 0, 1, None)
-            self._do(f"INSERT INTO inode VALUES ({', '.join('?' * 15)})", values)
+            self._do(f"INSERT INTO inode VALUES ({', '.join('?' * len(values))})", values)
         named = bool(self._names_of(ino))
         new = self._become_created(ino)
         if not named and holder is not None:
             self._do("INSERT OR IGNORE INTO created VALUES (?, ?, ?)", (holder, name, new))
             self._do("UPDATE inode SET nlink = max(nlink, 1) WHERE ino = ?", (new,))
-        for child, child_path in self._db.rows(
-            "SELECT ino, path FROM origin WHERE path > ? AND path < ?", (path + b"/", path + b"0")
-        ):
-            if split(child_path)[0] == path:
-                self._mend_gone_child(child, child_path, new)
+        for child, below in children:
+            self._keep_gone(child, below, new, split(below)[1])
 
-    def _mend_gone_child(self, ino: int, path: bytes, holder: int) -> None:
-        named = bool(self._names_of(ino))
-        self._mend_w501(ino, path)
-        new = self._db.value("SELECT max(ino) FROM inode") if self._row(ino) is None else ino
-        if not named and new is not None and not self._names_of(new) and self._row(new) is not None:
-            self._do("INSERT OR IGNORE INTO created VALUES (?, ?, ?)", (holder, split(path)[1], new))
-            self._do("UPDATE inode SET nlink = max(nlink, 1) WHERE ino = ?", (new,))
+    def _forget(self, ino: int) -> None:
+        """Drop the rows of a base object that is gone and of which storage has no bytes."""
+        self._do("DELETE FROM deleted WHERE parent = ?", (ino,))
+        for table in ("created", "renamed", "origin", "modified", "orphan", "inode", "xattr"):
+            self._do(f"DELETE FROM {table} WHERE ino = ?", (ino,))
 
     def _mend_w502(self, ino: int, path: bytes) -> None:
         directory, name = split(path)
         holder = self._db.value("SELECT ino FROM origin WHERE path = ?", (directory,))
-        self._mend_w501(ino, path)
-        shown = self._db.value("SELECT 1 FROM created WHERE parent = ? AND name = ?", (holder, name))
-        if shown is not None:
+        self._keep_gone(ino, path, holder, name)
+        if self._db.value("SELECT 1 FROM created WHERE parent = ? AND name = ?", (holder, name)) is not None:
             self._do("INSERT OR IGNORE INTO deleted VALUES (?, ?)", (holder, name))
 
     def _mend_w503(self, ino: int, size: int, mtime: int) -> None:

@@ -64,6 +64,14 @@ class Places:
             at = self.by_path.get(directory, ROOT)
         return b"/" + b"/".join(reversed(parts))
 
+    def above(self, ino: object) -> list[int]:
+        """An inode and the directories above it that have names in the overlay, as far as that leads."""
+        found: list[int] = []
+        while isinstance(ino, int) and ino not in found:
+            found.append(ino)
+            ino = self.names[ino][0] if ino in self.names else None
+        return found
+
     def of(self, ino: int) -> bytes:
         """The path of an inode as a message calls it."""
         if ino == ROOT:

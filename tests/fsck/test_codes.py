@@ -1,0 +1,309 @@
+"""Every code of minifo-fsck: the damage, exactly that finding, the repair, a clean second run, and what shows then."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from patient import Patient, Tree, wrong
+
+from minifo.engine import Process
+from minifo.engine.db import SCHEMA_VERSION
+from minifo.engine.findings import KINDS, SALVAGE
+from minifo.engine.invariants import INVARIANTS
+from minifo.engine.redo import memory_directory
+from minifo.engine.shelf import Shelf
+
+_DOCS = Path(__file__).parents[2] / "docs" / "fsck.md"
+
+
+class Damage(NamedTuple):
+    """One way to damage a storage.
+
+    Attributes:
+        code: what fsck must find, and nothing else.
+        act: SQL statements, or a function.
+        gone: paths that do not show as before after the repair.
+        found: names in lost+found after it; ``#PATH`` stands for the inode number of a path.
+        base: True where the base must be compared.
+    """
+
+    code: str
+    act: tuple[str, ...] | Callable[[Patient], None]
+    gone: tuple[str, ...] = ()
+    found: tuple[str, ...] = ()
+    base: bool = False
+
+
+def at(path: str) -> Callable[[Patient], str]:
+    """A path in storage."""
+    return lambda patient: os.path.join(patient.storage, path)
+
+
+def _overwrite(path: str, offset: int, data: bytes) -> None:
+    with open(path, "r+b") as file:
+        file.seek(offset)
+        file.write(data)
+
+
+def _put(path: str, data: bytes = b"stray") -> None:
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open(path, "wb") as file:
+        file.write(data)
+
+
+def _replace_in_base(patient: Patient, name: str, act: Callable[[str], None]) -> None:
+    path = os.path.join(patient.base, name)
+    os.unlink(path)
+    act(path)
+
+
+def _kill(patient: Patient) -> None:
+    """Leave operations in the redo log of a process that is gone."""
+    from minifo.engine import ROOT, Overlay
+
+    if os.fork() == 0:
+        overlay = Overlay.open(patient.base, patient.storage, clone=False, redo_directory=memory_directory())
+        overlay.mkdir(ROOT, b"late", 0o755, Process())
+        os._exit(0)
+    os.wait()
+
+
+_INSERT = "INSERT INTO inode VALUES (77777, 33188, 1, 0, 0, 0, 0, 0, 0, 0, NULL, NULL, 0, 0, NULL)"
+
+DAMAGES = (
+    Damage("E001", ("INSERT INTO renamed VALUES (1, CAST('small' AS BLOB), {/newfile})",), found=("small",)),
+    Damage("E002", ("UPDATE created SET parent = 99999 WHERE ino = {/large}",), ("/large",), ("large",)),
+    Damage("E003", ("DELETE FROM inode WHERE ino = {/empty}",), ("/empty",)),
+    Damage("E003", ("UPDATE inode SET nlink = 0 WHERE ino = {/newfile}",)),
+    Damage("E004", ("DELETE FROM origin WHERE ino = {/newfile}",), ("/newfile",)),
+    Damage("E005", ("DELETE FROM deleted WHERE name = CAST('olddir' AS BLOB)",)),
+    Damage("E006", ("INSERT INTO deleted VALUES ({/made}, CAST('ghost' AS BLOB))",)),
+    Damage("E007", ("INSERT INTO modified VALUES ({/small}, 1, 0, 0)",)),
+    Damage("E008", (_INSERT,), found=("#77777",)),
+    Damage("E009", ("DELETE FROM created WHERE ino = {/made}",), ("/made",), ("#/made",)),
+    Damage("E010", ("UPDATE inode SET nlink = 7 WHERE ino = {/large}",)),
+    Damage("E010", ("DELETE FROM created WHERE ino = {/large}",), ("/large",), ("#/large",)),
+    Damage("E010", ("UPDATE inode SET nlink = 0 WHERE ino = {/large}",)),
+    Damage("E011", ("INSERT INTO orphan VALUES ({/large})",)),
+    Damage("E011", ("INSERT INTO orphan VALUES (424242)",)),
+    Damage(
+        "E011",
+        ("UPDATE inode SET nlink = 0 WHERE ino = {/large}", "DELETE FROM created WHERE ino = {/large}"),
+        ("/large",),
+        ("#/large",),
+    ),
+    Damage(
+        "E012",
+        (
+            'INSERT INTO extent SELECT ino, start + 100, "end", object, at + 100 FROM extent'
+            " WHERE ino = {/big} AND start < 20000",
+        ),
+    ),
+    Damage("E012", ("UPDATE extent SET ino = 31337",), ("/big",), ("#31337",)),
+    Damage("E012", ("UPDATE inode SET mapped = 0 WHERE ino = {/big}",)),
+    Damage("E012", ("INSERT INTO extent SELECT ino, 5, 5, object, 5 FROM extent WHERE start > 20000",)),
+    Damage("E013", ("UPDATE inode SET size = -5 WHERE ino = {/large}",)),
+    Damage("E013", ("UPDATE inode SET bound = -1 WHERE ino = {/empty}",)),
+    Damage("E014", ("INSERT INTO garbage SELECT object FROM inode WHERE ino = {/large}",)),
+    Damage(
+        "E014",
+        (
+            "UPDATE inode SET (object, size) = (SELECT object, size FROM inode WHERE ino = {/large})"
+            " WHERE ino = {/empty}",
+        ),
+        ("/empty",),
+    ),
+    Damage("E015", ("INSERT INTO xattr VALUES (123456, CAST('user.x' AS BLOB), x'31')",)),
+    Damage(
+        "E015",
+        ("UPDATE inode SET xattrs = 0 WHERE ino = {/newfile}", "INSERT INTO xattr VALUES ({/newfile}, x'78', x'31')"),
+    ),
+    Damage("E016", ("UPDATE inode SET target = x'31' WHERE ino = {/large}",)),
+    Damage("E016", ("UPDATE inode SET target = NULL WHERE ino = {/made-link}",), ("/made-link",)),
+    Damage("E017", ("DELETE FROM origin WHERE ino = 1",)),
+    Damage(
+        "E018",
+        (
+            "UPDATE created SET parent = {/made/sub} WHERE ino = {/made}",
+            "UPDATE inode SET nlink = 3 WHERE ino = {/made/sub}",
+        ),
+        ("/made",),
+    ),
+    Damage("E019", ("DELETE FROM small WHERE ino = {/small}",), ("/small", "/made/hard")),
+    Damage("E019", ("INSERT INTO small VALUES (55555, CAST('bytes' AS BLOB))",), found=("#55555",)),
+    Damage("E019", ("UPDATE inode SET size = 10 WHERE ino = {/small}",)),
+    Damage("E019", ("UPDATE inode SET object = NULL WHERE ino = {/small}",)),
+    Damage("E100", lambda p: os.unlink(p.database)),
+    Damage("E101", lambda p: _overwrite(p.database, 0, bytes(100))),
+    Damage("E101", lambda p: os.truncate(p.database, 0)),
+    Damage("E102", lambda p: _overwrite(p.database, 5 * 4096, b"\xa5" * 4096)),
+    Damage("E103", ("PRAGMA application_id = 5",)),
+    Damage("E104", (f"PRAGMA user_version = {SCHEMA_VERSION + 5}",)),
+    Damage("E105", ("DROP TABLE garbage",)),
+    Damage("E105", ("DROP TABLE created",)),
+    Damage("E201", ("DELETE FROM origin WHERE path = CAST('/x' AS BLOB)",)),
+    Damage("E202", ("UPDATE inode SET nlink = 9 WHERE ino = {/made}",)),
+    Damage("E203", ("UPDATE created SET name = CAST('x/y' AS BLOB) WHERE ino = {/large}",), ("/large",), ("x_y",)),
+    Damage("E204", ("UPDATE inode SET mode = 61860 WHERE ino = {/large}",)),
+    Damage("E204", ("UPDATE inode SET uid = -1 WHERE ino = {/large}",)),
+    Damage(
+        "E205",
+        (
+            "INSERT INTO renamed VALUES ({/made/sub}, CAST('twin' AS BLOB), {/made/newdir})",
+            "UPDATE inode SET nlink = 3 WHERE ino = {/made/sub}",
+        ),
+    ),
+    Damage("E206", ("UPDATE inode SET xattrs = 0 WHERE ino = {/large}",)),
+    Damage("E207", ("DELETE FROM modified WHERE ino = {/big}",)),
+    Damage("E207", ("UPDATE modified SET content = 0 WHERE ino = {/copied}",)),
+    Damage("E208", ("UPDATE overlay SET value = 1 WHERE key = 'next_object'",)),
+    Damage("E208", ("UPDATE overlay SET value = 5 WHERE key = 'next_ino'",)),
+    Damage("E209", ("DELETE FROM overlay WHERE key = 'uuid'",)),
+    Damage("E209", ("UPDATE overlay SET value = x'00' WHERE key = 'window'",)),
+    Damage("E301", lambda p: os.unlink(p.object_of("/large")), ("/large",)),
+    Damage("E301", lambda p: os.unlink(p.object_of("/big")), ("/big",)),
+    Damage("E302", lambda p: os.truncate(p.object_of("/large"), 0), ("/large",)),
+    Damage("E302", lambda p: os.truncate(p.object_of("/big"), 9000), ("/big",)),
+    Damage("E304", lambda p: _put(at("content/40/5")(p)), found=("object-65541",)),
+    Damage("W306", lambda p: _put(at("content/junk")(p))),
+    Damage("W306", lambda p: _put(at("content/0/not-hex")(p))),
+    Damage("W501", lambda p: os.unlink(os.path.join(p.base, "big")), ("/big",), base=True),
+    Damage("W501", lambda p: os.unlink(os.path.join(p.base, "copied")), base=True),
+    Damage("W501", lambda p: shutil.rmtree(os.path.join(p.base, "x")), ("/x",), base=True),
+    Damage("W501", lambda p: os.unlink(os.path.join(p.base, "oldfile")), ("/newfile",), base=True),
+    Damage("W502", lambda p: _replace_in_base(p, "copied", os.mkdir), base=True),
+    Damage("W503", lambda p: _put(os.path.join(p.base, "copied"), b"new firmware"), base=True),
+    Damage("W504", lambda p: os.unlink(os.path.join(p.base, "gone")), base=True),
+)
+
+_UNREPAIRED = {"N303", "E305", "N401", "N402", "N403", "N404", "N505", "W506"}
+
+
+def _ids() -> list[str]:
+    seen: dict[str, int] = {}
+    names = []
+    for damage in DAMAGES:
+        seen[damage.code] = seen.get(damage.code, 0) + 1
+        names.append(f"{damage.code}-{seen[damage.code]}")
+    return names
+
+
+def _do(patient: Patient, damage: Damage) -> None:
+    if callable(damage.act):
+        damage.act(patient)
+    else:
+        patient.sql(*damage.act)
+
+
+def _among(path: str, roots: tuple[str, ...]) -> bool:
+    return any(path == root or path.startswith(root + "/") for root in roots)
+
+
+def _the_rest(tree: Tree, damage: Damage) -> Tree:
+    return {path: what for path, what in tree.items() if not _among(path, (*damage.gone, "/lost+found"))}
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=_ids())
+def test_damage_is_found_and_repaired_and_nothing_else_changes(damage: Damage, patient: Patient) -> None:
+    """One damage, one code; after the repair nothing is found, and everything else shows as it did."""
+    assert wrong(patient.examine(base=damage.base)) == []
+    _do(patient, damage)
+    assert set(wrong(patient.examine(base=damage.base))) == {damage.code}
+    left, _ = patient.repair(base=damage.base)
+    assert wrong(left) == []
+    assert wrong(patient.examine(base=damage.base)) == []
+    tree = patient.look()
+    assert _the_rest(tree, damage) == _the_rest(patient.healthy, damage)
+    for name in damage.found:
+        number = patient.inos.get(name[1:])
+        assert f"/lost+found/{name if number is None else f'#{number}'}" in tree
+    if not damage.found and damage.code not in ("E018",):
+        assert "/lost+found" not in tree
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=_ids())
+def test_safe_repairs_change_nothing_that_shows(damage: Damage, patient: Patient) -> None:
+    """With -p what is not safe stays as it is, and what was not damaged shows as before."""
+    _do(patient, damage)
+    before = wrong(patient.examine(base=damage.base))
+    left, _ = patient.repair(base=damage.base, safe=True)
+    if KINDS[damage.code].safe:
+        assert wrong(left) == []
+        assert _the_rest(patient.look(), damage) == _the_rest(patient.healthy, damage)
+    else:
+        assert set(wrong(left)) == set(before)
+
+
+def test_shorter_object_is_noted(patient: Patient) -> None:
+    """N303: it may be what truncate left, so it is only a note."""
+    os.truncate(patient.object_of("/large"), 20_000)
+    assert [finding.code for finding in patient.examine()] == ["N303"]
+
+
+def test_unreadable_object_is_found(patient: Patient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """E305: --verify-data reads everything."""
+    assert patient.examine(verify=True) == []
+    monkeypatch.setattr(Shelf, "verify", lambda self, number: OSError(errno.EIO, "Input/output error"))
+    assert set(wrong(patient.examine(verify=True))) == {"E305"}
+
+
+@pytest.mark.parametrize(
+    ("code", "act"),
+    [
+        (
+            "N401",
+            (
+                "UPDATE inode SET nlink = 0 WHERE ino = {/large}",
+                "DELETE FROM created WHERE ino = {/large}",
+                "INSERT INTO orphan VALUES ({/large})",
+            ),
+        ),
+        ("N402", ("INSERT INTO garbage VALUES (900)",)),
+        ("N403", lambda p: _put(at("content/0/3ff")(p))),
+        ("N404", _kill),
+        ("N505", ("UPDATE overlay SET value = 'other' WHERE key = 'base_mark'",)),
+    ],
+)
+def test_what_a_mount_cleans_up_is_a_note(
+    code: str, act: tuple[str, ...] | Callable[[Patient], None], patient: Patient
+) -> None:
+    """Leftovers are told, need no repair, and are gone after the next mount."""
+    _do(patient, Damage(code, act))
+    assert [finding.code for finding in patient.examine(base=True)] == [code]
+    from minifo.engine import Overlay
+
+    Overlay.open(patient.base, patient.storage, clone=False, redo_directory=memory_directory()).close()
+    assert patient.examine(base=True) == []
+
+
+def test_repair_takes_what_a_killed_daemon_acknowledged(patient: Patient) -> None:
+    """The redo log is replayed before the repair, and is stale after it."""
+    _kill(patient)
+    patient.sql("UPDATE inode SET nlink = 7 WHERE ino = {/large}")
+    assert wrong(patient.repair()[0]) == []
+    assert patient.examine() == []
+    assert "/late" in patient.look()
+
+
+def test_replaced_base_object_is_found(patient: Patient) -> None:
+    """W506: the mark says it is the same base, but the object has another number."""
+    path = os.path.join(patient.base, "copied")
+    shutil.copy2(path, path + ".new")
+    os.rename(path + ".new", path)
+    assert wrong(patient.examine(base=True)) == ["W506"]
+
+
+def test_every_code_has_a_test_and_a_line_in_the_manual() -> None:
+    """The table of docs/fsck.md is the catalogue; every invariant has a code."""
+    assert {damage.code for damage in DAMAGES} | _UNREPAIRED == set(KINDS)
+    assert {f"E{invariant.number:03d}" for invariant in INVARIANTS} | {"E005", "E018"} <= set(KINDS)
+    told = dict(re.findall(r"^\| (\w\d{3}) \| ([^|]*) \|", _DOCS.read_text(), re.MULTILINE))
+    assert told == {code: kind.meaning for code, kind in KINDS.items()}
+    assert set(KINDS) >= SALVAGE
