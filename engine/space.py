@@ -147,9 +147,12 @@ class Space:
             return
         try:
             self._allocate(fd, size)
-        except OSError:
-            if not self._release():
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
+            self._release()
+            # a journalling file system gives out blocks again only when it has committed that they were freed
+            self._storage.sync_all()
             self._allocate(fd, size)
 
     def _allocate(self, fd: int, size: int) -> None:
@@ -163,13 +166,11 @@ class Space:
             if figures.f_bfree * figures.f_frsize < size:
                 raise FsError(errno.ENOSPC) from error
 
-    def _release(self) -> bool:
-        """Give up the reserve; False if there was none."""
-        if not self._storage.exists(RESERVE):
-            return False
-        log.warning("storage %s is full; the reserve is given up until there is room", self._storage.path)
-        self._storage.unlink(RESERVE)
-        return True
+    def _release(self) -> None:
+        """Give up the reserve, if there is one."""
+        if self._storage.exists(RESERVE):
+            log.warning("storage %s is full; the reserve is given up until there is room", self._storage.path)
+            self._storage.unlink(RESERVE)
 
     def after_commit(self) -> None:
         """Make the reserve if it is not there and there is plenty of room."""
