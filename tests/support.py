@@ -89,7 +89,7 @@ def scratch_root() -> str | None:
 
 def scratch() -> Path:
     """A new directory for trees; the caller removes it."""
-    return Path(tempfile.mkdtemp(prefix="minifo-test-", dir=scratch_root()))
+    return Path(tempfile.mkdtemp(prefix="minifo-twin-", dir=scratch_root()))
 
 
 def _file(path: bytes, data: bytes, mode: int = 0o644) -> None:

@@ -7,24 +7,13 @@ How hard they try follows the hypothesis profile: ``ci`` runs above 1,000 exampl
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 
 import pytest
 import support
 from hypothesis import settings
-from machine import COUNTS, AttributeRules, ContentRules, LifeRules, NameRules
+from machine import AttributeRules, ContentRules, LifeRules, NameRules
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: owners and devices are compared")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def told_counts(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Say at the end how many examples and steps ran."""
-    yield
-    reporter = request.config.pluginmanager.getplugin("terminalreporter")
-    if reporter is not None:
-        told = ", ".join(f"{count} {what}" for what, count in sorted(COUNTS.items()))
-        reporter.write_line(f"\nmodel: {told}")
 
 
 class Names(NameRules, LifeRules):
@@ -54,7 +43,7 @@ def _settings(share: int) -> settings:
 
 
 TestNames = Names.TestCase
-TestNames.settings = _settings(5)
+TestNames.settings = _settings(4)
 TestContents = Contents.TestCase
 TestContents.settings = _settings(3)
 TestAttributes = Attributes.TestCase
