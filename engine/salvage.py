@@ -101,19 +101,23 @@ def template() -> bytes:
         con.close()
 
 
-def _read_pages(storage_path: str, sink: _Sink) -> int:
-    """Read what is left of the old database; how many of its pages are bad."""
+def _read_pages(storage_path: str, sink: _Sink) -> tuple[int, set[str]]:
+    """Read what is left of the old database; how many of its pages are bad, and whose tables' they are."""
     data, wal = (_bytes(os.path.join(storage_path, name)) for name in (DB_NAME, DB_NAME + "-wal"))
     pages = Pages(data, wal)
     if not data and not wal:
-        return 0
+        return 0, set(_ALL)
     roots = dict(pages.roots())
     first = Pages(template(), b"").roots()
+    hurt: set[str] = set()
     damaged = bool(pages.bad) or not set(first) <= set(roots)
     for table in (*_PLAIN, *_ROWID):
         root = roots.get(table, first[table])
+        before = len(pages.bad)
         for record in pages.tree(root, index=table in _PLAIN):
             sink.add(table, [_row(table, record)])
+        if len(pages.bad) > before:
+            hurt.add(table)
     if damaged or pages.bad:
         strays = list(pages.unreached())
         for table in ("inode", "modified", "extent", "xattr", "overlay", "created", "origin", "small", "deleted"):
@@ -121,7 +125,7 @@ def _read_pages(storage_path: str, sink: _Sink) -> int:
                 if _guess(index, record) == table:
                     target, row = _place(sink, table, record)
                     sink.add(target, [row])
-    return len(pages.bad)
+    return len(pages.bad), hurt
 
 
 def _bytes(path: str) -> bytes:
@@ -187,9 +191,9 @@ def salvage(examination: Examination) -> Salvage:
     try:
         con.execute(resources.files("minifo.engine").joinpath("schema.sql").read_text("utf-8"))
         sink = _Sink(con)
-        bad = _read_pages(storage.path, sink)
+        bad, hurt = _read_pages(storage.path, sink)
         read = sink.count
-        copied = _fill(con, sink, read_names(storage))
+        copied = _fill(con, sink, read_names(storage), hurt)
         con.execute("INSERT OR IGNORE INTO origin VALUES (1, x'2f')")
         lost = _nameless(Database(con, read_only=True))
         con.execute(f"PRAGMA application_id={APPLICATION_ID}")
@@ -211,8 +215,15 @@ def salvage(examination: Examination) -> Salvage:
     return Salvage(read, copied, bad, lost, repaired, left, backup)
 
 
-def _fill(con: apsw.Connection, sink: _Sink, names: Rows) -> int:
-    """Take from the copy of names what it may say; how many rows that were."""
+def _fill(con: apsw.Connection, sink: _Sink, names: Rows, hurt: set[str]) -> int:
+    """Take from the copy of names what it may say; how many rows that were.
+
+    Args:
+        con: the rows read so far.
+        sink: where to put more.
+        names: the copy's rows.
+        hurt: tables of which pages are missing.
+    """
     token = con.execute("SELECT value FROM overlay WHERE key = 'commit_token'").fetchone()
     copied = next((row[1] for row in names["overlay"] if row[0] == "commit_token"), None)
     before = sink.count
@@ -228,7 +239,11 @@ def _fill(con: apsw.Connection, sink: _Sink, names: Rows) -> int:
         sink.add(table, [row for row in names[table] if row[2] in there - named])
     gaps = {row[0] for row in names["inode"] if row[0] in named - there}
     for table in ("inode", "modified", "extent", "small", "xattr"):
-        sink.add(table, [row for row in names[table] if row[0] in gaps])
+        # what an inode owns is asked of the copy only where its own row came from there, or pages of its table are gone
+        known = gaps | there if table in hurt else gaps
+        sink.add(table, [row for row in names[table] if row[0] in known])
+    if "deleted" in hurt:
+        sink.add("deleted", names["deleted"])
     return sink.count - before
 
 
@@ -278,9 +293,10 @@ def readable(examination: Examination, found: list[Finding]) -> Rescue:
     con = apsw.Connection(":memory:")
     con.execute(resources.files("minifo.engine").joinpath("schema.sql").read_text("utf-8"))
     sink = _Sink(con)
+    hurt = set(_ALL)
     if examination.storage.exists(DB_NAME):
-        _read_pages(examination.storage.path, sink)
+        _, hurt = _read_pages(examination.storage.path, sink)
     if any(finding.code in SALVAGE for finding in found):
-        _fill(con, sink, read_names(examination.storage))
+        _fill(con, sink, read_names(examination.storage), hurt)
         con.execute("INSERT OR IGNORE INTO origin VALUES (1, x'2f')")
     return Rescue(Database(con, read_only=True), examination.shelf, examination.base)

@@ -1,0 +1,287 @@
+"""minifo-fsck as a program: exit bits, words, JSON, mounted and read-only storages, and salvage by numbers."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from patient import Patient, fingerprint
+
+from minifo.engine import ROOT, Overlay, Process
+from minifo.engine.examine import Examination
+from minifo.tools import cli, fsck_helper
+
+_FILES = 1000
+
+
+def run(*arguments: str) -> int:
+    """The program's exit code."""
+    return fsck_helper.main(list(arguments))
+
+
+def test_clean_storage_is_0(patient: Patient, capfd: pytest.CaptureFixture[str]) -> None:
+    """One line says so."""
+    assert run(patient.storage) == 0
+    assert capfd.readouterr().out == f"minifo-fsck: {patient.storage}: clean\n"
+
+
+def test_exit_bits_of_a_repair(patient: Patient, capfd: pytest.CaptureFixture[str]) -> None:
+    """4 while something is left, 1 when it was mended; both where only the safe part was."""
+    patient.sql("UPDATE inode SET nlink = 7 WHERE ino = {/large}", "DELETE FROM inode WHERE ino = {/empty}")
+    assert run("-n", patient.storage) == 4
+    assert run("-p", patient.storage) == 5
+    assert run("-y", patient.storage) == 1
+    assert run(patient.storage) == 0
+    out, err = capfd.readouterr()
+    assert "E010 error: /large: a link count is not the number of names" in out
+    assert err == ""
+    assert sum(name.startswith("minifo.db.bak-") for name in os.listdir(patient.storage)) >= 2
+    patient.look()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["-n", "-y", "STO"], 16, "-n and -y exclude each other"),
+        (["-p", "-y", "STO"], 16, "exclude each other"),
+        (["-x", "STO"], 16, "option -x not recognized"),
+        ([], 16, "0 arguments instead of 1"),
+        (["STO", "STO"], 16, "2 arguments instead of 1"),
+        (["-Cx", "STO"], 16, "-C takes a file descriptor"),
+        (["-y", "--rescue", "out", "STO"], 16, "--rescue changes nothing"),
+        (["/nosuch"], 8, "/nosuch is not a directory"),
+        (["EMPTY"], 8, "is not the storage of an overlay"),
+        (["--base", "/nosuch", "STO"], 8, "base /nosuch cannot be read"),
+        (["--rescue", "STO", "STO"], 8, "is not empty"),
+    ],
+)
+def test_wrong_requests_are_one_line(
+    arguments: list[str], code: int, said: str, patient: Patient, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """8 or 16, a plain sentence, and nothing is touched."""
+    before = fingerprint(patient.storage)
+    places = {"STO": patient.storage, "EMPTY": str(tmp_path)}
+    assert run(*(places.get(argument, argument) for argument in arguments)) == code
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert said in err
+    assert err.count("\n") == 1
+    assert fingerprint(patient.storage) == before
+
+
+def test_foreign_and_newer_databases_are_left_alone(patient: Patient, capfd: pytest.CaptureFixture[str]) -> None:
+    """-y does not make them ours."""
+    patient.sql("ALTER TABLE garbage ADD COLUMN later INTEGER", "PRAGMA user_version = 999")
+    assert run("-y", patient.storage) == 8
+    assert "install a newer minifo" in capfd.readouterr().err
+    os.unlink(patient.database)
+    patient.sql("CREATE TABLE songs (title TEXT)")
+    assert run("-y", patient.storage) == 8
+    assert "not one of minifo's" in capfd.readouterr().err
+
+
+def test_json_is_one_document(patient: Patient, capfd: pytest.CaptureFixture[str]) -> None:
+    """With the codes, whether something was repaired, and names of any bytes."""
+    patient.sql(
+        "UPDATE created SET name = x'ff0a' WHERE ino = {/large}", "UPDATE inode SET nlink = 7 WHERE ino = {/large}"
+    )
+    assert run("--json", "-n", patient.storage) == 4
+    document = json.loads(capfd.readouterr().out)
+    assert [(f["code"], f["path"], f["repaired"]) for f in document["findings"]] == [("E010", "/\udcff\n", False)]
+    assert (document["format"], document["clean"], document["exit"]) == (1, False, 4)
+    assert run("--json", "-y", patient.storage) == 1
+    document = json.loads(capfd.readouterr().out)
+    assert [(f["code"], f["repaired"]) for f in document["findings"]] == [("E010", True)]
+    assert document["clean"]
+
+
+def test_subcommand_is_the_same(patient: Patient, capfd: pytest.CaptureFixture[str]) -> None:
+    """``minifo fsck`` takes the same options."""
+    assert cli.main(["fsck", "-n", "-f", patient.storage]) == 0
+    assert capfd.readouterr().out == f"minifo fsck: {patient.storage}: clean\n"
+    assert cli.main(["fsck", "-n", "-y", patient.storage]) == 16
+
+
+def test_source_text_of_a_mount_is_taken(patient: Patient, capfd: pytest.CaptureFixture[str]) -> None:
+    """fsck(8) passes what stands first in fstab."""
+    assert run("-a", "-C0", f"base={patient.base},sto={patient.storage}") == 0
+    assert patient.storage in capfd.readouterr().out
+
+
+def test_held_storage_is_only_read(patient: Patient, capfd: pytest.CaptureFixture[str]) -> None:
+    """While a writer has it, even -y changes nothing, and says who holds it."""
+    patient.sql("UPDATE inode SET nlink = 7 WHERE ino = {/large}")
+    overlay = patient.open()
+    try:
+        overlay.mkdir(ROOT, b"now", 0o755, Process())
+        assert run("-y", patient.storage) == 4
+        assert f"in use by process {os.getpid()}" in capfd.readouterr().out
+        assert run("-n", patient.storage) == 4
+        assert f"mounted (process {os.getpid()})" in capfd.readouterr().out
+        overlay.commit()
+    finally:
+        overlay.close()
+
+
+def test_medium_that_cannot_be_written_is_checked(patient: Patient, capfd: pytest.CaptureFixture[str]) -> None:
+    """Also after a crash, with a log beside the database: nothing is made there."""
+    if os.fork() == 0:
+        overlay = patient.open()
+        overlay.mkdir(ROOT, b"late", 0o755, Process())
+        overlay.commit()
+        os._exit(0)
+    os.wait()
+    target = os.path.join(patient.top, "ro")
+    os.mkdir(target)
+    try:
+        subprocess.run(["mount", "--bind", patient.storage, target], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("needs the right to mount")
+    try:
+        subprocess.run(["mount", "-o", "remount,ro,bind", target], check=True)
+        assert run("-n", "-f", target) == 0
+        assert run("-y", target) == 0
+    finally:
+        subprocess.run(["umount", target], check=True)
+    assert "clean" in capfd.readouterr().out
+
+
+def test_questions_are_asked_on_a_terminal(patient: Patient) -> None:
+    """Without an option each repair is asked for; only what is agreed to is done."""
+    patient.sql("UPDATE inode SET nlink = 7 WHERE ino = {/large}", "UPDATE inode SET nlink = 8 WHERE ino = {/empty}")
+    master, slave = pty.openpty()
+    code = "import sys; from minifo.tools.fsck_helper import main; sys.exit(main(sys.argv[1:]))"
+    with subprocess.Popen(
+        [sys.executable, "-c", code, patient.storage], stdin=slave, stdout=slave, stderr=slave
+    ) as process:
+        os.close(slave)
+        os.write(master, b"y\nn\n")
+        assert process.wait(60) == 5
+    os.close(master)
+    assert len(patient.examine()) == 1
+
+
+def test_progress_goes_to_a_descriptor(patient: Patient, capfd: pytest.CaptureFixture[str]) -> None:
+    """Lines that fsck(8) turns into a bar."""
+    reader, writer = os.pipe()
+    assert run(f"-C{writer}", "--verify-data", patient.storage) == 0
+    os.close(writer)
+    with os.fdopen(reader) as file:
+        lines = file.read().splitlines()
+    assert all(line.startswith("1 ") and line.endswith(patient.storage) for line in lines)
+    assert lines
+
+
+def test_rescue_writes_plain_files(patient: Patient, capfd: pytest.CaptureFixture[str]) -> None:
+    """All that was changed comes out at its path, the base's part of it included, and nothing in storage changes."""
+    before = fingerprint(patient.storage)
+    target = Path(patient.top, "out")
+    assert run("--rescue", str(target), "--base", patient.base, patient.storage) == 0
+    for path in ("/small", "/made/hard", "/large", "/made/one", "/made/sub/two", "/big", "/copied", "/newfile"):
+        assert (target / path[1:]).read_bytes() == patient.healthy[path][1], path
+    assert os.readlink(target / "made-link") == "small"
+    assert os.getxattr(target / "made/one", "user.colour") == b"blue"
+    assert os.stat(target / "small").st_ino == os.stat(target / "made/hard").st_ino
+    assert fingerprint(patient.storage) == before
+
+
+def test_rescue_does_not_leave_its_directory(patient: Patient) -> None:
+    """Names of a damaged database may say ../ : they stay inside."""
+    patient.sql("UPDATE created SET name = CAST('../../escaped' AS BLOB) WHERE ino = {/large}")
+    assert run("--rescue", os.path.join(patient.top, "deep/out"), patient.storage) == 4
+    assert not os.path.exists(os.path.join(patient.top, "escaped"))
+
+
+def _thousand(top: str) -> dict[tuple[bytes, bytes], bytes]:
+    """A storage of 1,000 files, half of them small enough for a row, unmounted cleanly."""
+    for name in ("base", "sto"):
+        os.mkdir(os.path.join(top, name))
+    overlay = Overlay.open(os.path.join(top, "base"), os.path.join(top, "sto"), clone=False)
+    wanted = {}
+    for number in range(_FILES):
+        holder = b"d%d" % (number % 10)
+        found = overlay.lookup(ROOT, holder) or overlay.mkdir(ROOT, holder, 0o755, Process())
+        attr = overlay.mknod(found.ino, b"f%d" % number, 0o100644, 0, Process())  # type: ignore[arg-type]
+        data = b"%d " % number * (20 if number % 2 else 2000)
+        overlay.write(attr.ino, 0, data)  # type: ignore[arg-type]
+        wanted[holder, b"f%d" % number] = data
+    overlay.close()
+    return wanted
+
+
+def _came_back(top: str, wanted: dict[tuple[bytes, bytes], bytes]) -> tuple[int, int]:
+    """How many files have name and content, and how many are in lost+found."""
+    overlay = Overlay.open(os.path.join(top, "base"), os.path.join(top, "sto"), clone=False)
+    try:
+        count = 0
+        for (holder, name), data in wanted.items():
+            directory = overlay.lookup(ROOT, holder)
+            attr = overlay.lookup(directory.ino, name) if directory else None  # type: ignore[arg-type]
+            count += attr is not None and overlay.read(attr.ino, 0, 1 << 20) == data  # type: ignore[arg-type]
+        lost = overlay.lookup(ROOT, b"lost+found")
+        return count, sum(1 for _ in overlay.readdir(lost.ino)) - 2 if lost else 0  # type: ignore[arg-type]
+    finally:
+        overlay.close()
+
+
+@pytest.mark.parametrize(
+    ("what", "copy", "expected"),
+    [
+        ("header", True, (_FILES, 0)),
+        ("header", False, (_FILES, 0)),
+        ("gone", True, (_FILES, 0)),
+        ("gone", False, (0, _FILES // 2)),
+        ("half", True, (_FILES, 0)),
+    ],
+)
+def test_salvage_of_a_thousand_files(what: str, copy: bool, expected: tuple[int, int], tmp_path: Path) -> None:
+    """How many come back with the header zeroed, the database gone or cut in half; with or without the copy."""
+    wanted = _thousand(str(tmp_path))
+    storage = tmp_path / "sto"
+    database = storage / "minifo.db"
+    if what == "header":
+        with open(database, "r+b") as file:
+            file.write(bytes(4096))
+    elif what == "half":
+        os.truncate(database, database.stat().st_size // 2)
+    else:
+        database.unlink()
+    if not copy:
+        (storage / "minifo.names").unlink()
+    assert run("-y", str(storage)) == 1
+    assert run("-f", str(storage)) == 0
+    assert _came_back(str(tmp_path), wanted) == expected
+    shutil.rmtree(tmp_path)
+
+
+def test_lost_files_are_told_by_name(patient: Patient, capfd: pytest.CaptureFixture[str]) -> None:
+    """Where a row is gone for good, its name is said."""
+    os.unlink(os.path.join(patient.storage, "minifo.names"))
+    patient.sql("DELETE FROM inode WHERE ino = {/large}")
+    with open(patient.database, "r+b") as file:
+        file.write(bytes(100))
+    assert run("-y", patient.storage) == 1
+    assert "lost: /large\n" in capfd.readouterr().out
+    assert patient.look()["/lost+found/object-1"][1] == patient.healthy["/large"][1]
+
+
+def test_copy_of_names_costs_nothing_when_nothing_changed(patient: Patient) -> None:
+    """A mount that changes nothing does not write it again."""
+    path = os.path.join(patient.storage, "minifo.names")
+    before = os.stat(path).st_ino
+    patient.open().close()
+    assert os.stat(path).st_ino == before
+
+
+def test_missing_lock_file_is_no_obstacle(patient: Patient) -> None:
+    """A storage that was copied without it can be looked at."""
+    os.unlink(os.path.join(patient.storage, "lock"))
+    with Examination(patient.storage, write=False) as examination:
+        assert examination.check() == []
+    assert not os.path.exists(os.path.join(patient.storage, "lock"))
