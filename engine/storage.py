@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import time
 
 from minifo.engine.db import DB_NAME, format_database
 from minifo.engine.errors import NotMinifo, StateError, StorageBusy
@@ -22,7 +23,24 @@ _OURS |= {"content", "checkpoints", "lock", "control", "reserve", "minifo.names"
 _BACKUP = DB_NAME + ".bak-"  # what minifo-fsck copies before it repairs
 _HARMLESS = {"lost+found"}  # what mkfs leaves on a fresh file system
 _FICLONE = 0x40049409  # ioctl_ficlone(2)
+_LOCK_PATIENCE = 0.3  # seconds
 _LEGACY_SEARCH = 10_000  # directories looked at before we stop looking for a META file
+
+
+def _flock(fd: int, *, exclusive: bool) -> None:
+    """Take the lock, giving way to those who hold it for a moment only.
+
+    These are whoever asks whether it is free, and a child that another thread has forked and that has not yet closed
+    what it inherited (flock(2): the lock is the open file's, not the process's).
+    """
+    deadline = time.monotonic() + _LOCK_PATIENCE
+    while True:
+        try:
+            return fcntl.flock(fd, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
 
 
 class Storage:
@@ -135,7 +153,7 @@ class Storage:
             except OSError:
                 return  # a medium nobody can write: there can be no writer to be kept out
         try:
-            fcntl.flock(fd, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+            _flock(fd, exclusive=exclusive)
         except OSError as error:
             text = os.pread(fd, 32, 0).split(b"\n")[0]
             os.close(fd)

@@ -261,7 +261,7 @@ def mounted(tmp_path: Path, mode: str, *, spurious: bool = False) -> Iterator[Mo
             [sys.executable, __file__, mode, mount.path, report, "spurious" if spurious else ""], stderr=stderr
         )
     try:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 90
         while not os.path.ismount(mount.path):
             assert server.poll() is None, errors.read_text()
             assert time.monotonic() < deadline, "the file system did not mount in time"
@@ -372,7 +372,7 @@ def test_hooked_notifications_from_other_threads_pass(fuse_required: None, tmp_p
     with mounted(tmp_path, "hooked") as mount:
         assert (mount.path / "file").read_bytes() == b"content"
         os.setxattr(mount.path / "file", "user.notify", b"CHANGED")
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 90
         while (mount.path / "file").read_bytes() != b"CHANGED":
             assert time.monotonic() < deadline, "the notification was lost"
             time.sleep(0.05)
