@@ -15,6 +15,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Iterable, Iterator
 from hashlib import blake2b
 
 from minifo.engine.errors import FsError
@@ -152,6 +153,30 @@ class BaseView:
             raise
         try:
             return os.fstat(fd)
+        finally:
+            os.close(fd)
+
+    def children(self, path: bytes, names: Iterable[bytes]) -> Iterator[tuple[bytes, os.stat_result]]:
+        """The attributes of names in a directory, one by one; a name that is not there is left out.
+
+        Raises:
+            OSError: the directory cannot be opened.
+        """
+        if not self.cloned or (self._hidden is not None and split(self._hidden)[0] == path):
+            for name in names:
+                try:
+                    yield name, self.stat(join(path, name))
+                except FileNotFoundError:
+                    continue
+            return
+        # a descriptor of its own: one of the kept ones may be closed while this waits for its next turn
+        fd = os.dup(self._dir(path))
+        try:
+            for name in names:
+                try:
+                    yield name, os.stat(name, dir_fd=fd, follow_symlinks=False)
+                except FileNotFoundError:
+                    continue
         finally:
             os.close(fd)
 

@@ -353,6 +353,7 @@ class Content:
             reused = self._db.value('SELECT 1 FROM extent WHERE object = ? AND at + "end" - start > ?', (number, size))
             if row is not None and (row.object, row.bound) == (number, size) and reused is None:
                 self._objects.truncate(number, size)
+                self._inodes.changed(row.ino)
 
 
 def _blocks_of(size: int) -> int:

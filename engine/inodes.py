@@ -60,6 +60,12 @@ class Watcher(Protocol):
     def saved(self, row: Row) -> None:
         """A row is new or was changed."""
 
+    def bare(self, ino: Ino) -> None:
+        """An object was made without extended attributes."""
+
+    def changed(self, ino: Ino) -> None:
+        """An object has other attributes than its row, or the base, last said."""
+
     def dropped(self, ino: Ino) -> None:
         """A row was deleted, or an object's extended attributes changed."""
 
@@ -183,6 +189,16 @@ class Inodes:
     def watch(self, watcher: Watcher) -> None:
         """Tell *watcher* of every change of a row from now on."""
         self._watcher = watcher
+
+    def bare(self, ino: Ino) -> None:
+        """Note that an object that was just made has no extended attributes."""
+        if self._watcher is not None:
+            self._watcher.bare(ino)
+
+    def changed(self, ino: Ino) -> None:
+        """Note that an object's attributes changed without its row: a base file lost its name, or a file its blocks."""
+        if self._watcher is not None:
+            self._watcher.changed(ino)
 
     def xattrs_changed(self, ino: Ino) -> None:
         """Note that an object's extended attributes changed."""

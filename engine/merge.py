@@ -77,6 +77,7 @@ class Merge:
         self._content = content
         self._listings: OrderedDict[Ino, list[tuple[int, bytes]]] = OrderedDict()
         self._kept = 0
+        self._free: tuple[Ino, bytes] | None = None  # a name that was looked for and not found, last
 
     # -- one name
 
@@ -103,9 +104,14 @@ class Merge:
         """The attributes of what stands at *name*, or None."""
         found = self._find(directory, name)
         if found is None:
+            self._free = (directory.ino, name)
             return None
         _, node, held = found
         return self.attr(held, node)
+
+    def is_free(self, directory: Node, name: bytes) -> bool:
+        """True if nothing stands at *name*; cheap right after a look-up, as which creating a file always begins."""
+        return (directory.ino, name) == self._free or self._find(directory, name) is None
 
     def attr(self, held: Row | os.stat_result, node: Node) -> Attr:
         """The attributes users see, from a row or a base object's own."""
@@ -145,7 +151,8 @@ class Merge:
         if child is None:
             return None
         st, ino = child
-        return self._base_node(directory, name, st, ino)
+        assert directory.path is not None
+        return self._base_node(directory, directory.path, name, st, ino)
 
     def _overlay_node(self, ino: Ino, directory: Node) -> Node:
         node = self._inodes.node(ino)
@@ -154,16 +161,14 @@ class Merge:
         return node
 
     def _base_node(
-        self, directory: Node, name: bytes, st: os.stat_result, ino: Ino
+        self, directory: Node, place: bytes, name: bytes, st: os.stat_result, ino: Ino
     ) -> tuple[Literal["base"], Node, Row | os.stat_result]:
-        assert directory.path is not None
-        path = join(directory.path, name)
         is_dir = stat.S_ISDIR(st.st_mode)
         state = False
         row: Row | None = None
         if directory.state:
             # by path first: that finds it again in a base whose inode numbers have changed
-            known = self._db.value("SELECT ino FROM origin WHERE path = ?", (path,))
+            known = self._db.value("SELECT ino FROM origin WHERE path = ?", (join(place, name),))
             if known is not None:
                 ino, state = Ino(known), True
         if not state and not is_dir and st.st_nlink > 1:
@@ -171,7 +176,7 @@ class Merge:
             state = self._db.value("SELECT 1 FROM origin WHERE ino = ?", (ino,)) is not None
         if state:
             row = self._inodes.row(ino)
-        node = self._inodes.found(ino, (directory.path, name), directory.ino, is_dir, state)
+        node = self._inodes.found(ino, (place, name), directory.ino, is_dir, state)
         return "base", node, row if row is not None else st
 
     # -- listings
@@ -207,10 +212,21 @@ class Merge:
             parent = self._inodes.node(directory.parent)
             yield DirEntry(b"..", self.attr(self._inodes.attributes(parent), parent), 2)
         listing = self._listing(directory)
-        for cookie, name in listing[bisect_left(listing, (after + 1, b"")) :]:
+        entries = listing[bisect_left(listing, (after + 1, b"")) :]
+        if not directory.state and not directory.dead and directory.path is not None:
+            yield from self._base_entries(directory, directory.path, entries)
+            return
+        for cookie, name in entries:
             attr = self.lookup(directory, name)
             if attr is not None:
                 yield DirEntry(name, attr, cookie)
+
+    def _base_entries(self, directory: Node, path: bytes, entries: list[tuple[int, bytes]]) -> Iterator[DirEntry]:
+        """The same for a directory without overlay state: what ``lookup`` would say, without its detours."""
+        cookies = {name: cookie for cookie, name in entries}
+        for name, st in self._base.children(path, cookies):
+            _, node, held = self._base_node(directory, path, name, st, self._inodes.numbers.of(st))
+            yield DirEntry(name, self.attr(held, node), cookies[name])
 
     def _listing(self, directory: Node) -> list[tuple[int, bytes]]:
         ino = directory.ino
@@ -227,6 +243,7 @@ class Merge:
 
     def appeared(self, directory: Node, name: bytes) -> None:
         """Note that the running operation puts *name* into a directory."""
+        self._free = None
         self._db.on_success(partial(self._add, directory.ino, name))
 
     def vanished(self, directory: Node, name: bytes) -> None:

@@ -91,7 +91,10 @@ class Namespace:
                 mode, access = acl.inherit(default, mode)
         size = len(target) if target is not None else _DIRECTORY_SIZE if is_dir else 0
         row = self._inodes.create(mode, caller.uid, gid, rdev, 2 if is_dir else 1, size, target)
-        self._attributes.give_acls(row.ino, access, default if is_dir else None)
+        if default is None:
+            self._inodes.bare(row.ino)
+        else:
+            self._attributes.give_acls(row.ino, access, default if is_dir else None)
         self._db.change("INSERT INTO created VALUES (?, ?, ?)", (parent.ino, name, row.ino))
         self._changed(parent, name, +1 if is_dir else 0)
         node = self._inodes.found(row.ino, None, parent.ino, is_dir, True)
@@ -123,7 +126,7 @@ class Namespace:
 
     def _check_new(self, parent: Node, name: bytes) -> None:
         self._check_name(parent, name)
-        if name in (b".", b"..") or self._merge.resolve(parent, name) is not None:
+        if name in (b".", b"..") or not self._merge.is_free(parent, name):
             raise FsError(errno.EEXIST)
 
     # -- taking away
@@ -194,6 +197,7 @@ class Namespace:
     def _die(self, node: Node) -> None:
         if not node.dead:
             node.dead = True
+            self._inodes.changed(node.ino)
             self._db.on_failure(partial(setattr, node, "dead", False))
 
     def reap(self, ino: Ino) -> None:

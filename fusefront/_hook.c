@@ -13,9 +13,10 @@
  *      before it.
  *   4. Requests are read by plain read(2), so none costs a splice, and from a descriptor that does not block, so a
  *      request withdrawn between poll and read cannot stall the event loop.
- *   5. What the file system has published (publish()) is answered here, and the next request read at once: attributes
- *      of directories, which the kernel asks for after every change of their entries; that a new file has no extended
- *      attributes, which it asks for before the first write; and the last ctime of a file without a name.
+ *   5. What the file system has published is answered here, and the next request read at once: attributes, which the
+ *      kernel asks for after every change of a directory's entries and after every read of a file (for its atime); that
+ *      an object has no extended attributes, which programs ask for again and again, for no kernel keeps the answer; and
+ *      the last ctime of a file without a name.
  *
  * Nothing of libfuse but its public functions is used.  Its custom io would have shown requests and replies more
  * directly, but exists from 3.13 on only and is left out of a default build since 3.18.3.
@@ -72,6 +73,7 @@ enum {
 	OP_INIT = 26,
 
 	SETATTR_VALID = sizeof(struct request_header),   /* fuse_setattr_in.valid */
+	GETXATTR_NAME = sizeof(struct request_header) + 8, /* behind fuse_getxattr_in */
 	INIT_FLAGS = sizeof(struct request_header) + 12, /* fuse_init_in.flags */
 	INIT_FLAGS2 = INIT_FLAGS + 4,                    /* fuse_init_in.flags2, protocol 7.36 */
 
@@ -128,22 +130,30 @@ static struct {
 static struct fuse_lowlevel_ops theirs; /* pyfuse3's handlers */
 static struct fuse_lowlevel_ops ours;   /* the same, with ours in the places that choose_table() names */
 
-/* What was published of inodes, each in the one place its number gives it; a later one takes the place over.  Touched
- * by the thread only that serves requests. */
+/* What was published of inodes, each in the one place its number gives it; a later one takes the place over.  A place
+ * takes memory once it is used.  Touched by the thread only that serves requests. */
 enum {
-	KNOWN_ATTR = 1,      /* attr is what GETATTR is to be answered */
-	KNOWN_NO_XATTRS = 2, /* there are no extended attributes */
-	KNOWN_DEAD = 4,      /* no name is left: a ctime of its own is of no interest to anybody any more */
+	KNOWN_ATTR = 1, /* the rest is what GETATTR is to be answered */
+	KNOWN_DEAD = 2, /* no name is left: a ctime of its own is of no interest to anybody any more */
 
-	KNOWN_PLACES = 4096,
+	KNOWN_PLACES = 1 << 15,
+	BARE_PLACES = 1 << 16,
 	IN_A_ROW = 64, /* requests answered here before Python gets its turn */
 };
 
 static struct known {
 	uint64_t ino;
-	unsigned what;
-	struct stat attr;
+	uint32_t what;
+	uint32_t epoch;
+	uint32_t mode, nlink, uid, gid;
+	uint64_t rdev;
+	int64_t size, blocks;
+	int64_t times[3]; /* st_atim, st_mtim, st_ctim in ns */
 } published[KNOWN_PLACES];
+
+static uint32_t epoch; /* what was published in an earlier one does not count any more */
+
+static uint64_t bare[BARE_PLACES]; /* inodes without extended attributes */
 
 static _Thread_local struct {
 	uint64_t unique;   /* of the request received last */
@@ -162,12 +172,51 @@ static uint32_t get32(const unsigned char *bytes, size_t at)
 	return value;
 }
 
-/* What was published of an inode, if it is at least `what`; else NULL. */
+/* What was published of an inode, if it is of the kind `what`; else NULL. */
 static struct known *known(uint64_t ino, unsigned what)
 {
 	struct known *place = &published[ino % KNOWN_PLACES];
 
-	return place->ino == ino && (place->what & what) == what ? place : NULL;
+	return place->ino == ino && place->epoch == epoch && place->what & what ? place : NULL;
+}
+
+/* True if an inode surely lacks the extended attribute.  Names outside these namespaces have an error of their own. */
+static bool lacks_xattr(uint64_t ino, const char *name)
+{
+	return bare[ino % BARE_PLACES] == ino && (strncmp(name, "security.", 9) == 0 || strncmp(name, "system.", 7) == 0 ||
+						  strncmp(name, "user.", 5) == 0 || strncmp(name, "trusted.", 8) == 0);
+}
+
+static void forget_published(void)
+{
+	memset(published, 0, sizeof published);
+	memset(bare, 0, sizeof bare);
+}
+
+/* Answer a request with the attributes that were published. */
+static void reply_known(fuse_req_t req, const struct known *place)
+{
+	struct stat attr = {
+		.st_ino = place->ino,
+		.st_mode = place->mode,
+		.st_nlink = place->nlink,
+		.st_uid = place->uid,
+		.st_gid = place->gid,
+		.st_rdev = place->rdev,
+		.st_size = place->size,
+		.st_blocks = place->blocks,
+		.st_blksize = 4096,
+	};
+	struct timespec *times[3] = {&attr.st_atim, &attr.st_mtim, &attr.st_ctim};
+
+	for (int i = 0; i < 3; i++) {
+		int64_t ns = place->times[i], seconds = ns / NS_PER_SECOND;
+		if (ns % NS_PER_SECOND < 0)
+			seconds--;
+		times[i]->tv_sec = seconds;
+		times[i]->tv_nsec = ns - seconds * NS_PER_SECOND;
+	}
+	fuse_reply_attr(req, &attr, FOR_EVER);
 }
 
 /* Remember what libfuse will not pass on about the request in bytes[0:size]; size 0 means that none can be seen. */
@@ -204,7 +253,8 @@ static bool answered_here(const unsigned char *bytes, size_t size)
 	case OP_GETATTR:
 		return known(header.nodeid, KNOWN_ATTR) != NULL;
 	case OP_GETXATTR:
-		return known(header.nodeid, KNOWN_NO_XATTRS) != NULL;
+		return size > GETXATTR_NAME && bytes[size - 1] == 0 &&
+		       lacks_xattr(header.nodeid, (const char *)bytes + GETXATTR_NAME);
 	case OP_SETATTR:
 		return size >= SETATTR_VALID + 4 && get32(bytes, SETATTR_VALID) == FATTR_CTIME_BIT &&
 		       known(header.nodeid, KNOWN_DEAD) != NULL;
@@ -322,14 +372,14 @@ static void our_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *f
 	struct known *place = session.stateless ? known(ino, KNOWN_ATTR) : NULL;
 
 	if (place != NULL)
-		fuse_reply_attr(req, &place->attr, FOR_EVER);
+		reply_known(req, place);
 	else
 		theirs.getattr(req, ino, fi);
 }
 
 static void our_getxattr(fuse_req_t req, fuse_ino_t ino, const char *name, size_t size)
 {
-	if (session.stateless && known(ino, KNOWN_NO_XATTRS) != NULL)
+	if (session.stateless && lacks_xattr(ino, name))
 		fuse_reply_err(req, ENODATA);
 	else
 		theirs.getxattr(req, ino, name, size);
@@ -340,8 +390,8 @@ static void our_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int t
 	struct known *place = session.stateless && to_set == FUSE_SET_ATTR_CTIME ? known(ino, KNOWN_DEAD) : NULL;
 
 	if (place != NULL) {
-		place->attr.st_ctim = attr->st_ctim;
-		fuse_reply_attr(req, &place->attr, FOR_EVER);
+		place->times[2] = attr->st_ctim.tv_sec * NS_PER_SECOND + attr->st_ctim.tv_nsec;
+		reply_known(req, place);
 		return;
 	}
 	attr->st_rdev = request.kill_suidgid;
@@ -386,7 +436,7 @@ static const struct fuse_lowlevel_ops *choose_table(const struct fuse_lowlevel_o
 	if (ops == &ours) /* libfuse calling its own newer entry point, which is also here */
 		return ops;
 	memset(&session, 0, sizeof session);
-	memset(published, 0, sizeof published);
+	forget_published();
 	/* A longer table than ours is of a newer header than this file was built with: it would be cut off. */
 	if (!wanted || ops == NULL || size > sizeof ours ||
 	    size < offsetof(struct fuse_lowlevel_ops, readdirplus) + sizeof ops->readdirplus)
@@ -505,10 +555,11 @@ static PyObject *py_set_active(PyObject *module, PyObject *on)
 }
 
 PyDoc_STRVAR(publish_doc,
-	     "publish(ino, what, mode, nlink, uid, gid, rdev, size, blocks, atime, mtime, ctime) -> None\n\n"
+	     "publish(what, ino, mode, nlink, uid, gid, rdev, size, blocks, atime, mtime, ctime) -> None\n\n"
 	     "Let requests about an inode be answered here, until it is published anew or withdrawn.\n"
-	     "what: 1 its attributes, 2 that it has no extended attributes, 4 that it has no name; added up.\n"
-	     "Times are nanoseconds, blocks units of 512 bytes.  To be called by the thread that serves requests.");
+	     "what: 1 these are its attributes, 2 it has no name any more.\n"
+	     "Times are nanoseconds, blocks units of 512 bytes.  To be called by the thread that serves requests, as are\n"
+	     "the other functions about what is published.");
 
 static PyObject *py_publish(PyObject *module, PyObject *const *args, Py_ssize_t count)
 {
@@ -525,49 +576,93 @@ static PyObject *py_publish(PyObject *module, PyObject *const *args, Py_ssize_t 
 		if (value[i] == (unsigned long long)-1 && PyErr_Occurred())
 			return NULL;
 	}
-	struct known *place = &published[value[0] % KNOWN_PLACES];
-	struct timespec *times[3] = {&place->attr.st_atim, &place->attr.st_mtim, &place->attr.st_ctim};
-	memset(place, 0, sizeof *place);
-	place->ino = value[0];
-	place->what = (unsigned)value[1];
-	place->attr.st_ino = value[0];
-	place->attr.st_mode = (mode_t)value[2];
-	place->attr.st_nlink = value[3];
-	place->attr.st_uid = (uid_t)value[4];
-	place->attr.st_gid = (gid_t)value[5];
-	place->attr.st_rdev = value[6];
-	place->attr.st_size = (off_t)value[7];
-	place->attr.st_blocks = (blkcnt_t)value[8];
-	place->attr.st_blksize = 4096;
-	for (int i = 0; i < 3; i++) {
-		long long ns = (long long)value[9 + i], seconds = ns / NS_PER_SECOND;
-		if (ns % NS_PER_SECOND < 0)
-			seconds--;
-		times[i]->tv_sec = seconds;
-		times[i]->tv_nsec = ns - seconds * NS_PER_SECOND;
-	}
+	published[value[1] % KNOWN_PLACES] = (struct known){
+		.what = (uint32_t)value[0],
+		.ino = value[1],
+		.epoch = epoch,
+		.mode = (uint32_t)value[2],
+		.nlink = (uint32_t)value[3],
+		.uid = (uint32_t)value[4],
+		.gid = (uint32_t)value[5],
+		.rdev = value[6],
+		.size = (int64_t)value[7],
+		.blocks = (int64_t)value[8],
+		.times = {(int64_t)value[9], (int64_t)value[10], (int64_t)value[11]},
+	};
 	Py_RETURN_NONE;
 }
 
-PyDoc_STRVAR(withdraw_doc, "withdraw(ino) -> None\n\n"
-			   "Leave requests about an inode to Python again; 0 stands for all inodes.");
+/* The inode number that is the argument of a function; 0, with an exception set, if it is none. */
+static uint64_t number_of(PyObject *argument)
+{
+	unsigned long long ino = PyLong_AsUnsignedLongLong(argument);
+
+	if (ino == 0 && !PyErr_Occurred())
+		PyErr_SetString(PyExc_ValueError, "0 is no inode number");
+	return ino == (unsigned long long)-1 && PyErr_Occurred() ? 0 : ino;
+}
+
+PyDoc_STRVAR(publish_bare_doc, "publish_bare(ino) -> None\n\n"
+			       "Let it be answered here that an inode has no extended attributes.");
+
+static PyObject *py_publish_bare(PyObject *module, PyObject *number)
+{
+	uint64_t ino = number_of(number);
+
+	(void)module;
+	if (ino == 0)
+		return NULL;
+	bare[ino % BARE_PLACES] = ino;
+	Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(withdraw_doc, "withdraw(ino) -> None\n\nLeave requests for an inode's attributes to Python again.");
 
 static PyObject *py_withdraw(PyObject *module, PyObject *number)
 {
+	uint64_t ino = number_of(number);
+
 	(void)module;
-	unsigned long long ino = PyLong_AsUnsignedLongLong(number);
-	if (ino == (unsigned long long)-1 && PyErr_Occurred())
-		return NULL;
 	if (ino == 0)
+		return NULL;
+	struct known *place = &published[ino % KNOWN_PLACES];
+	if (place->ino == ino)
+		memset(place, 0, sizeof *place);
+	Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(withdraw_bare_doc, "withdraw_bare(ino) -> None\n\n"
+				"Leave requests for an inode's extended attributes to Python again.");
+
+static PyObject *py_withdraw_bare(PyObject *module, PyObject *number)
+{
+	uint64_t ino = number_of(number);
+
+	(void)module;
+	if (ino == 0)
+		return NULL;
+	if (bare[ino % BARE_PLACES] == ino)
+		bare[ino % BARE_PLACES] = 0;
+	Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(withdraw_all_doc, "withdraw_all() -> None\n\nLeave requests for any inode's attributes to Python again.");
+
+static PyObject *py_withdraw_all(PyObject *module, PyObject *unused)
+{
+	(void)module;
+	(void)unused;
+	if (++epoch == 0) /* the oldest ones would count again */
 		memset(published, 0, sizeof published);
-	else if (known(ino, 0) != NULL)
-		memset(known(ino, 0), 0, sizeof *published);
 	Py_RETURN_NONE;
 }
 
 static PyMethodDef methods[] = {
 	{"publish", (PyCFunction)(void (*)(void))py_publish, METH_FASTCALL, publish_doc},
+	{"publish_bare", py_publish_bare, METH_O, publish_bare_doc},
 	{"withdraw", py_withdraw, METH_O, withdraw_doc},
+	{"withdraw_bare", py_withdraw_bare, METH_O, withdraw_bare_doc},
+	{"withdraw_all", py_withdraw_all, METH_NOARGS, withdraw_all_doc},
 	{"status", py_status, METH_NOARGS, status_doc},
 	{"set_active", py_set_active, METH_O, set_active_doc},
 	{NULL, NULL, 0, NULL},

@@ -105,9 +105,13 @@ class FuseOperations(pyfuse3.Operations):
     def _entry(self, attr: Attr) -> EntryAttributes:
         """The kernel's form of attributes."""
         entry = EntryAttributes()
-        entry.st_ino = attr.ino
         entry.entry_timeout = _FOR_EVER
         entry.attr_timeout = _FOR_EVER
+        return self._fill(entry, attr)
+
+    @staticmethod
+    def _fill(entry: EntryAttributes, attr: Attr) -> EntryAttributes:
+        entry.st_ino = attr.ino
         entry.st_mode = attr.mode
         entry.st_nlink = attr.nlink
         entry.st_uid = attr.uid
@@ -151,7 +155,10 @@ class FuseOperations(pyfuse3.Operations):
         if inode in self._refused and is_writing(ctx.pid, inode):
             self._refused.discard(inode)
             raise FUSEError(errno.ENOSPC)
-        return self._entry(self.overlay.getattr(Ino(inode)))
+        attr = self.overlay.getattr(Ino(inode))
+        if self._published is not None:
+            self._published.told(attr)
+        return self._entry(attr)
 
     @_answered
     async def readlink(self, inode: int, ctx: RequestContext) -> bytes:
@@ -163,13 +170,15 @@ class FuseOperations(pyfuse3.Operations):
 
     @_answered
     async def readdir(self, fh: int, start_id: int, token: ReaddirToken) -> None:
-        for entry in self.overlay.readdir(Ino(fh), start_id):
-            ino = Ino(entry.attr.ino)
-            if not pyfuse3.readdir_reply(token, entry.name, self._entry(entry.attr), entry.cookie):
+        form = EntryAttributes()  # one for all: it is copied
+        form.entry_timeout = form.attr_timeout = _FOR_EVER
+        for name, attr, cookie in self.overlay.readdir(Ino(fh), start_id):
+            ino = Ino(attr.ino)
+            if not pyfuse3.readdir_reply(token, name, self._fill(form, attr), cookie):
                 if not self.overlay.is_held(ino):
                     self.overlay.forget([ino])
                 break
-            if entry.cookie > 2:  # "." and ".." refer to nothing new
+            if cookie > 2:  # "." and ".." refer to nothing new
                 self.overlay.hold(ino)
 
     @_answered
@@ -189,10 +198,7 @@ class FuseOperations(pyfuse3.Operations):
 
     @_changes
     async def mknod(self, parent_inode: int, name: bytes, mode: int, rdev: int, ctx: RequestContext) -> EntryAttributes:
-        attr = self.overlay.mknod(Ino(parent_inode), name, mode, rdev, ctx)
-        if self._published is not None and not self.overlay.listxattr(Ino(attr.ino)):
-            self._published.bare(attr)
-        return self._told(attr)
+        return self._told(self.overlay.mknod(Ino(parent_inode), name, mode, rdev, ctx))
 
     @_answered
     async def create(
@@ -275,7 +281,11 @@ class FuseOperations(pyfuse3.Operations):
 
     @_answered
     async def read(self, fh: int, off: int, size: int) -> bytes:
-        return self.overlay.read(Ino(fh), off, size)
+        data = self.overlay.read(Ino(fh), off, size)
+        if off == 0 and self._published is not None:
+            # reading has made the atime that the kernel knows invalid: it asks for it at the next stat(2)
+            self._published.told(self.overlay.getattr(Ino(fh)))
+        return data
 
     @_changes
     async def write(self, fh: int, off: int, buf: bytes) -> int:
@@ -296,6 +306,8 @@ class FuseOperations(pyfuse3.Operations):
         """
         if len(self._refused) < _REFUSED_MAX:
             self._refused.add(ino)
+            if self._published is not None:
+                self._published.changed(Ino(ino))
             pyfuse3.invalidate_inode(ino, attr_only=True)
 
     @_answered
@@ -318,6 +330,8 @@ class FuseOperations(pyfuse3.Operations):
 
     @_answered
     async def getxattr(self, inode: int, name: bytes, ctx: RequestContext) -> bytes:
+        if self._published is not None and not self.overlay.listxattr(Ino(inode)):
+            self._published.bare(Ino(inode))
         return self.overlay.getxattr(Ino(inode), name)
 
     @_answered

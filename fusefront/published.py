@@ -1,9 +1,9 @@
 """What the session hook may answer by itself, kept in step with the engine's rows.
 
-Three things the kernel asks again and again, each a trip into Python: a directory's attributes after every change of
-its entries, a new file's extended attributes before its first write, and to note the last ctime of a file that has
-just lost its name.  The hook answers them from a table; the engine stays the only truth, and tells of every row it
-changes.
+Some things the kernel asks again and again, each a trip into Python: a directory's attributes after every change of
+its entries; a file's after every read, for its atime; extended attributes, whose absence it never remembers; and to
+note the last ctime of a file that has just lost its name.  The hook answers them from tables; the engine stays the only
+truth, and tells of every row it changes.
 """
 
 from __future__ import annotations
@@ -15,12 +15,11 @@ from minifo.engine import Attr, Ino, Overlay
 from minifo.engine.inodes import Row
 
 _ATTR = 1
-_NO_XATTRS = 2
-_DEAD = 4
+_DEAD = 2
 
 
 class Published:
-    """Keeps the hook's table.
+    """Keeps the hook's tables.
 
     Args:
         overlay: the open overlay; it is watched from now on.
@@ -30,11 +29,14 @@ class Published:
     def __init__(self, overlay: Overlay, hook: ModuleType) -> None:
         self._publish = hook.publish
         self._withdraw = hook.withdraw
+        self._withdraw_bare = hook.withdraw_bare
+        self._withdraw_all = hook.withdraw_all
+        self._publish_bare = hook.publish_bare
         overlay.inodes.watch(self)
 
-    def bare(self, attr: Attr) -> None:
-        """A regular file was created, without extended attributes."""
-        self._publish(attr.ino, _NO_XATTRS, *attr[1:])
+    def told(self, attr: Attr) -> None:
+        """The kernel was told these attributes: the answer until something changes."""
+        self._publish(_ATTR, *attr)
 
     def saved(self, row: Row) -> None:
         """A row is new or was changed."""
@@ -43,14 +45,24 @@ class Published:
         elif row.nlink == 0:
             what = _DEAD
         else:
-            return  # its size and times are the kernel's while it holds the file
+            self._withdraw(row.ino)  # how many blocks it takes is not known yet
+            return
         # the first seven columns are st_ino to st_size, and three times follow
-        self._publish(row[0], what, *row[1:7], row.size + 511 >> 9, *row[7:10])
+        self._publish(what, *row[:7], row.size + 511 >> 9, *row[7:10])
+
+    def bare(self, ino: Ino) -> None:
+        """An object has no extended attributes."""
+        self._publish_bare(ino)
+
+    def changed(self, ino: Ino) -> None:
+        """An object has other attributes than its row, or the base, last said."""
+        self._withdraw(ino)
 
     def dropped(self, ino: Ino) -> None:
         """A row was deleted, or an object's extended attributes changed."""
         self._withdraw(ino)
+        self._withdraw_bare(ino)
 
     def lost(self) -> None:
         """An operation was undone."""
-        self._withdraw(0)
+        self._withdraw_all()

@@ -20,20 +20,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 NOBODY = 65534
 ATOMIC_O_TRUNC, DONT_MASK, CACHE_SYMLINKS, KILLPRIV_V2 = 1 << 3, 1 << 6, 1 << 23, 1 << 28
 ATTRIBUTES = ("atime", "ctime", "gid", "mode", "mtime", "size", "uid")
-ROOT_INO, FILE_INO, SETID_INO = 1, 1001, 1002
+ROOT_INO, FILE_INO, SETID_INO, KNOWN_INO = 1, 1001, 1002, 1003
 
 
 # ----------------------------------------------------------------------------------------------------------------------
 # The file system under test
 
 
-def serve(mode: str, mountpoint: str, report: str, spurious: bool) -> None:
+def serve(mode: str, mountpoint: str, report: str, spurious: bool, publishing: bool) -> None:
     """Mount, serve until unmounted, then write the report.
 
     Args:
@@ -41,6 +43,7 @@ def serve(mode: str, mountpoint: str, report: str, spurious: bool) -> None:
         mountpoint: where to mount.
         report: path of the JSON file to write.
         spurious: once, tell the event loop that a request waits where none does.
+        publishing: there is a file ``known``, about which the hook is told what Python was asked once.
     """
     from minifo.fusefront import hook
 
@@ -66,6 +69,9 @@ def serve(mode: str, mountpoint: str, report: str, spurious: bool) -> None:
         SETID_INO: Node(stat.S_IFREG | 0o6777, bytearray(b"set-id")),
     }
     names = {b"file": FILE_INO, b"setid": SETID_INO}
+    if publishing:
+        nodes[KNOWN_INO] = Node(stat.S_IFREG | 0o644, bytearray(b"known"))
+        names[b"known"] = KNOWN_INO
 
     class Memory(pyfuse3.Operations):
         enable_writeback_cache = True
@@ -86,6 +92,9 @@ def serve(mode: str, mountpoint: str, report: str, spurious: bool) -> None:
 
         async def getattr(self, ino: int, ctx: Any = None) -> Any:
             log.append(["getattr", ino])
+            if ino == KNOWN_INO:
+                # before 1970, and a size that the kernel does not believe, for the size is its own business
+                module.publish(1, ino, stat.S_IFREG | 0o600, 3, 7, 8, 0, 99, 16, -1_500_000_001, now, now)
             return self.attributes(ino)
 
         async def setattr(self, ino: int, attr: Any, fields: Any, fh: int | None, ctx: Any) -> Any:
@@ -145,8 +154,16 @@ def serve(mode: str, mountpoint: str, report: str, spurious: bool) -> None:
             if name == b"user.notify":
                 nodes[ino].data[:] = value
                 threading.Thread(target=pyfuse3.invalidate_inode, args=(ino,)).start()
+            elif name == b"user.withdraw":
+                module.withdraw(ino)
+                module.withdraw_bare(ino)
+            elif name == b"user.withdraw-all":
+                module.withdraw_all()
 
         async def getxattr(self, ino: int, name: bytes, ctx: Any) -> bytes:
+            log.append(["getxattr", ino, name.decode()])
+            if ino == KNOWN_INO:
+                module.publish_bare(ino)
             raise pyfuse3.FUSEError(errno.ENODATA)
 
         async def flush(self, fh: int) -> None:
@@ -252,13 +269,14 @@ def run_python(code: str) -> subprocess.CompletedProcess[str]:
 
 
 @contextmanager
-def mounted(tmp_path: Path, mode: str, *, spurious: bool = False) -> Iterator[Mount]:
+def mounted(tmp_path: Path, mode: str, *, spurious: bool = False, publishing: bool = False) -> Iterator[Mount]:
     """Mount for the body of the with statement; afterwards the report is filled in."""
     mount, report, errors = Mount(tmp_path / "mnt"), tmp_path / "report.json", tmp_path / "stderr"
     mount.path.mkdir()
     with errors.open("wb") as stderr:
         server = subprocess.Popen(
-            [sys.executable, __file__, mode, mount.path, report, "spurious" if spurious else ""], stderr=stderr
+            [sys.executable, __file__, mode, mount.path, report, str(int(spurious)), str(int(publishing))],
+            stderr=stderr,
         )
     try:
         deadline = time.monotonic() + 90
@@ -388,6 +406,38 @@ def test_hooked_event_loop_survives_a_request_that_vanished(fuse_required: None,
     assert mount.report["ticks"] >= 5
 
 
+def test_hooked_what_was_published_is_not_asked_again(fuse_required: None, tmp_path: Path) -> None:
+    """Attributes and missing xattrs are asked of Python once, until they are withdrawn; other names always are."""
+    with mounted(tmp_path, "hooked", publishing=True) as mount:
+        known = mount.path / "known"
+
+        def stat_after_read() -> os.stat_result:
+            with known.open("rb") as file:
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+                file.read()
+            return known.stat()
+
+        def missing(name: str) -> None:
+            with pytest.raises(OSError, match=os.strerror(errno.ENODATA)):
+                os.getxattr(known, name)
+
+        for _ in range(3):
+            seen = stat_after_read()
+            missing("user.x")
+            missing("other")
+        assert (seen.st_mode & 0o777, seen.st_nlink, seen.st_uid, seen.st_gid) == (0o600, 3, 7, 8)
+        assert (seen.st_atime_ns, seen.st_size) == (-1_500_000_001, len(b"known"))
+        os.setxattr(known, "user.withdraw", b"")
+        stat_after_read()
+        missing("user.x")
+        os.setxattr(known, "user.withdraw-all", b"")
+        stat_after_read()
+        missing("user.x")
+    assert mount.events("getattr").count(["getattr", KNOWN_INO]) == 3
+    assert mount.events("getxattr").count(["getxattr", KNOWN_INO, "user.x"]) == 2
+    assert mount.events("getxattr").count(["getxattr", KNOWN_INO, "other"]) == 3
+
+
 def test_plain_session_is_left_alone(fuse_required: None, tmp_path: Path) -> None:
     """Switched off, opens reach Python, the kernel applies the umask, no flag is raised, and the status says so."""
     with mounted(tmp_path, "plain") as mount:
@@ -454,4 +504,4 @@ def test_unused_hook_reports_that_nothing_was_hooked() -> None:
 
 
 if __name__ == "__main__":
-    serve(sys.argv[1], sys.argv[2], sys.argv[3], sys.argv[4] == "spurious")
+    serve(*sys.argv[1:4], *(word == "1" for word in sys.argv[4:6]))
