@@ -294,6 +294,18 @@ class Overlay:
         self._check_regular(node, row.mode)
         return self.content.read(row, node.path, offset, size)
 
+    def base_file(self, ino: Ino) -> int | None:
+        """A descriptor of the base file that is all there is to a file, for the caller to close; else None."""
+        node = self.inodes.node(ino)
+        if not self.is_unchanged(ino) or node.path is None or not stat.S_ISREG(self.base.stat(node.path).st_mode):
+            return None
+        return os.dup(self.base.file(node.path))
+
+    def is_unchanged(self, ino: Ino) -> bool:
+        """True for a base object without a row: what the base says is all there is."""
+        node = self.inodes.node(ino)
+        return node.path is not None and (not node.state or self.inodes.row(ino) is None)
+
     @staticmethod
     def _check_regular(node: Node, mode: int) -> None:
         if not stat.S_ISREG(mode):

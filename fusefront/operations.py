@@ -29,6 +29,7 @@ from minifo.engine.model import NAME_MAX
 from minifo.fusefront.committer import Committer
 from minifo.fusefront.processes import is_writing
 from minifo.fusefront.published import Published
+from minifo.fusefront.slowbase import SlowBase
 
 log = logging.getLogger(__name__)
 
@@ -82,6 +83,7 @@ class FuseOperations(pyfuse3.Operations):
     Args:
         overlay: the open overlay.
         committer: makes changes durable.
+        slow_base: reads files.
         published: what the session hook may answer by itself, or None in plain mode.
         synchronous: every change is durable before it is acknowledged (mount option ``sync``).
     """
@@ -91,12 +93,19 @@ class FuseOperations(pyfuse3.Operations):
     enable_acl = True
 
     def __init__(
-        self, overlay: Overlay, committer: Committer, published: Published | None, *, synchronous: bool
+        self,
+        overlay: Overlay,
+        committer: Committer,
+        slow_base: SlowBase,
+        published: Published | None,
+        *,
+        synchronous: bool,
     ) -> None:
         super().__init__()
         self.overlay = overlay
         self.committer = committer
         self.synchronous = synchronous
+        self._slow_base = slow_base
         self._published = published
         self._refused: set[int] = set()
 
@@ -281,7 +290,7 @@ class FuseOperations(pyfuse3.Operations):
 
     @_answered
     async def read(self, fh: int, off: int, size: int) -> bytes:
-        data = self.overlay.read(Ino(fh), off, size)
+        data = await self._slow_base.read(Ino(fh), off, size)
         if off == 0 and self._published is not None:
             # reading has made the atime that the kernel knows invalid: it asks for it at the next stat(2)
             self._published.told(self.overlay.getattr(Ino(fh)))

@@ -25,6 +25,7 @@ from minifo.fusefront.options import MountOptions, format_source
 from minifo.fusefront.outsider import Outsider
 from minifo.fusefront.published import Published
 from minifo.fusefront.pump import EagerTrio
+from minifo.fusefront.slowbase import SlowBase, is_remote
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +57,7 @@ def run(options: MountOptions, mountpoint: str, *, ready: Callable[[], None], fo
     try:
         committer = Committer(overlay, outsider, mountpoint, options.commit)
         published = Published(overlay, extension) if extension is not None and not options.plain else None
-        _mount(overlay, committer, published, options, mountpoint)
+        _mount(overlay, committer, _slow_base(overlay, options.base), published, options, mountpoint)
         _spare_the_collector()
         try:
             trio.run(_serve, committer, outsider, mountpoint, ready, foreground)
@@ -101,15 +102,25 @@ def _open(options: MountOptions) -> Overlay:
             time.sleep(0.05)
 
 
+def _slow_base(overlay: Overlay, base: str) -> SlowBase:
+    entry = mountinfo.locate(base)[1]
+    return SlowBase(overlay, remote=entry is not None and is_remote(entry.fstype))
+
+
 def _mount(
-    overlay: Overlay, committer: Committer, published: Published | None, options: MountOptions, mountpoint: str
+    overlay: Overlay,
+    committer: Committer,
+    slow_base: SlowBase,
+    published: Published | None,
+    options: MountOptions,
+    mountpoint: str,
 ) -> None:
     import pyfuse3
 
     from minifo.fusefront.operations import FuseOperations
 
     synchronous = options.sync or (not overlay.commits.keeps_redo and not options.read_only)
-    operations = FuseOperations(overlay, committer, published, synchronous=synchronous)
+    operations = FuseOperations(overlay, committer, slow_base, published, synchronous=synchronous)
     lines: list[str] = []
     try:
         with captured_stderr() as lines:
