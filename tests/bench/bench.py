@@ -1,100 +1,159 @@
-"""The benchmark: the same work on each file system, interleaved, repeated; medians, ratios, a table and a picture.
+"""The benchmark: the same work on each file system, interleaved, repeated; medians, ratios, tables and a picture.
 
-    python tests/bench/bench.py                 all of it, about an hour
-    python tests/bench/bench.py --repeat 3 --only create --only unlink
-    python tests/bench/bench.py --write         also into docs/performance.md and docs/performance.svg
+    python tests/bench/bench.py                             all of it, about 45 minutes
+    python tests/bench/bench.py --write                     also into docs/performance.md and docs/performance.svg
+    python tests/bench/bench.py --resume --write            go on after an interruption
+    python tests/bench/bench.py --only create --only unlink --repeat 5 --results /tmp/names.jsonl
+    python tests/bench/bench.py --report RESULTS --write    render once more what was measured
 
-Needs root, /dev/fuse, and Debian's fuse-overlayfs and unionfs-fuse for the comparison; what is missing is left out and
-said so.  Everything happens below --dir, best on a disk with 10 GiB free.
+Needs root, /dev/fuse and a C compiler, and Debian's fuse-overlayfs, unionfs-fuse and git; a file system that is
+missing is left out and said so.  Everything happens below --dir, which needs 10 GiB.  Ends with 1 if a workload failed
+somewhere or left another tree than on the plain directory.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import platform
-import shutil
-import statistics
-import subprocess
+import random
+import signal
 import sys
 import time
 from pathlib import Path
 
-sys.path.insert(0, os.path.dirname(__file__))
-
-from report import table, write_docs
+from bases import Sizes
+from catalogue import Workload, workloads
+from machine_name import machine
+from measure import Bench, measure
+from mounting import AT_LEAST, memory_rows, mount_rows, mounting
+from report import text, write_docs
+from results import Document, Header, Log, read
 from systems import SYSTEMS, System
-from workloads import WORKLOADS, Workload, make_archive, make_base
+from volume import Volume
+
+_BUDGET = 60.0  # seconds one pair may take for all its runs: beyond, it is not repeated any more
+_SEED = 4
 
 
-def drop_caches() -> None:
-    """Make the next reads cold."""
-    os.sync()
-    Path("/proc/sys/vm/drop_caches").write_text("3")
+class Progress:
+    """Says what was measured, and when the rest will be."""
+
+    def __init__(self, runs: int) -> None:
+        self._left = self._all = runs
+        self._start = time.monotonic()
+
+    def passed(self, runs: int) -> None:
+        """That many runs are done, or need not be made."""
+        self._left -= runs
+
+    def skipped(self, runs: int) -> None:
+        """That many runs had been made before this program started."""
+        self._left -= runs
+        self._all -= runs
+
+    def line(self, name: str, document: Document, systems: list[System]) -> None:
+        """Print a line for a workload."""
+        medians = [(s.name, document.median(name, s.name, lambda run: run.seconds)) for s in systems]
+        figures = "  ".join(f"{system} {value:.4f}" for system, value in medians if value is not None)
+        spent = time.monotonic() - self._start
+        made = self._all - self._left
+        left = f"{spent / made * self._left / 60:.0f} min left" if made else ""
+        print(f"[{spent / 60:4.1f} min, {left}] {name}: {figures}", flush=True)
+        for system, what in document.wrong(name).items():
+            print(f"    WRONG: {system}: {what}", flush=True)
 
 
-def once(system: System, workload: Workload, base: Path, work: Path) -> float:
-    """Seconds one run takes, in a mount of its own."""
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
-    mnt = system.mount(base, work)
-    try:
-        workload.before(mnt)
-        if workload.cold:
-            drop_caches()
-        else:
-            os.sync()
-        start = time.perf_counter()
-        workload.timed(mnt)
-        return time.perf_counter() - start
-    finally:
-        system.unmount()
-
-
-def main() -> None:
-    """Run what the command line asks for."""
+def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dir", type=Path, default=Path("/var/tmp/minifo-bench"), help="where everything happens")
     parser.add_argument("--repeat", type=int, default=3, help="runs of each pair; the median counts")
     parser.add_argument("--only", action="append", default=[], help="workloads whose name contains this")
     parser.add_argument("--system", action="append", default=[], help="file systems whose name contains this")
-    parser.add_argument("--scale", type=float, default=1.0, help="size of the bases, 1 is the documented one")
-    parser.add_argument("--json", type=Path, help="write the medians there")
+    parser.add_argument("--scale", type=float, default=1.0, help="all sizes, 1 is what the documentation shows")
+    parser.add_argument("--seed", type=int, default=_SEED, help="of the order of the systems")
+    parser.add_argument("--results", type=Path, help="where each run is noted, by default results.jsonl in --dir")
+    parser.add_argument("--resume", action="store_true", help="keep the runs noted there")
+    parser.add_argument("--report", type=Path, metavar="RESULTS", help="run nothing, show these")
     parser.add_argument("--write", action="store_true", help="write docs/performance.md and its picture")
-    asked = parser.parse_args()
+    parser.add_argument("--list", action="store_true", help="name workloads and file systems, and run nothing")
+    return parser.parse_args()
 
-    systems = [s for s in SYSTEMS if s.available and (not asked.system or any(w in s.name for w in asked.system))]
+
+def _chosen(name: str, words: list[str]) -> bool:
+    return not words or any(word in name for word in words)
+
+
+def _compare(bench: Bench, log: Log, chosen: list[Workload], systems: list[System], progress: Progress) -> None:
+    """Run the workloads, in another order of the systems in each repetition."""
+    header = log.document.header
+    for workload in chosen:
+        for repetition in range(header.repeat):
+            order = list(systems)
+            random.Random(f"{header.seed} {workload.name} {repetition}").shuffle(order)
+            for system in order:
+                if log.has(workload.name, system.name, repetition):
+                    continue
+                progress.passed(1)
+                if sum(run.wall for run in log.document.of(workload.name, system.name)) < _BUDGET:
+                    log.add(measure(bench, workload, system, repetition))
+        progress.line(workload.name, log.document, systems)
+
+
+def _run(asked: argparse.Namespace) -> Document:
+    sizes = Sizes.scaled(asked.scale)
+    systems = [s for s in SYSTEMS if s.available and _chosen(s.name, asked.system)]
     for missing in (s.name for s in SYSTEMS if not s.available):
         print(f"{missing} is not installed and left out")
-    workloads = [w for w in WORKLOADS if not asked.only or any(word in w.name for word in asked.only)]
+    chosen = [w for w in workloads(sizes) if _chosen(w.name, asked.only)]
+    mounted = [row for row in (*mount_rows(sizes), *memory_rows(sizes)) if _chosen(row, asked.only)]
     asked.dir.mkdir(parents=True, exist_ok=True)
-    if any("untar" in w.name for w in workloads) and not (asked.dir / "many.tar").exists():
-        make_archive(asked.dir / "many.tar")
+    header = Header(machine(asked.dir), asked.scale, asked.repeat, asked.seed)
+    log = Log(asked.results or asked.dir / "results.jsonl", header, resume=asked.resume)
+    volume = Volume(asked.dir, mebibytes=round(1024 + 7 * 1024 * asked.scale))
+    try:
+        bench = Bench(asked.dir, volume, sizes, asked.scale)
+        bench.prepare_tools()
+        for kind in dict.fromkeys(workload.base for workload in chosen):
+            bench.base(kind)
+        done = {(run.workload, run.system, run.repetition) for run in log.document.runs}
+        progress = Progress(len(chosen) * len(systems) * asked.repeat + len(mounted) * len(systems) * AT_LEAST)
+        progress.skipped(len(done))
+        _compare(bench, log, chosen, systems, progress)
+        if mounted:
+            for run in mounting(bench, systems, asked.repeat, asked.seed, done):
+                progress.passed(1)
+                log.add(run)
+            for row in mounted:
+                progress.line(row, log.document, systems)
+        bench.work().rmdir()
+    finally:
+        volume.close()
+    return log.document
 
-    medians: dict[str, dict[str, float]] = {}
-    for workload in workloads:
-        base = asked.dir / f"base-{workload.base}-{asked.scale:g}"
-        if not base.exists():
-            base.mkdir()
-            make_base(workload.base, base, scale=asked.scale)
-        seconds: dict[str, list[float]] = {system.name: [] for system in systems}
-        for _ in range(asked.repeat):
-            for system in systems:
-                try:
-                    seconds[system.name].append(once(system, workload, base, asked.dir / "work"))
-                except (RuntimeError, OSError, subprocess.CalledProcessError) as error:
-                    print(f"{system.name}, {workload.name}: {error}")
-        medians[workload.name] = {name: statistics.median(found) for name, found in seconds.items() if found}
-        print(workload.name, {name: round(value, 4) for name, value in medians[workload.name].items()}, flush=True)
-    machine = f"Linux {platform.release()}, {os.cpu_count()} cores, Python {platform.python_version()}"
-    print(table(medians, [s.name for s in systems]))
-    if asked.json:
-        asked.json.write_text(json.dumps({"machine": machine, "medians": medians}, indent=1))
+
+def main() -> int:
+    """Do what the command line asks for."""
+    asked = _parse()
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # unmounts everything on its way out
+    if asked.list:
+        sizes = Sizes.scaled(asked.scale)
+        rows = [*(workload.name for workload in workloads(sizes)), *mount_rows(sizes), *memory_rows(sizes)]
+        print(*rows, "", sep="\n")
+        print(*(system.name for system in SYSTEMS), sep="\n")
+        return 0
+    if asked.report:
+        document = read(asked.report)
+    elif os.geteuid() != 0:
+        sys.exit("needs root: it mounts")
+    else:
+        document = _run(asked)
+    print(text(document))
     if asked.write:
-        write_docs(medians, [s.name for s in systems], machine, asked.repeat)
-    shutil.rmtree(asked.dir / "work", ignore_errors=True)
+        write_docs(document)
+    for line in document.complaints():
+        print(line, file=sys.stderr)
+    return 1 if document.complaints() else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
