@@ -31,7 +31,7 @@ from results import Document, Header, Log, read
 from systems import SYSTEMS, System
 from volume import Volume
 
-_BUDGET = 60.0  # seconds one pair may take for all its runs: beyond, it is not repeated any more
+_BUDGET = 30.0  # seconds one pair may take for all its runs: beyond, it is not repeated any more
 _SEED = 4
 
 
@@ -53,12 +53,15 @@ class Progress:
 
     def line(self, name: str, document: Document, systems: list[System]) -> None:
         """Print a line for a workload."""
-        medians = [(s.name, document.median(name, s.name, lambda run: run.seconds)) for s in systems]
-        figures = "  ".join(f"{system} {value:.4f}" for system, value in medians if value is not None)
+        times = [(s.name, document.median(name, s.name, lambda run: run.seconds)) for s in systems]
+        sizes = [(s.name, document.median(name, s.name, lambda run: run.memory)) for s in systems]
+        words = [f"{system} {value:.4f}" for system, value in times if value is not None]
+        words += [f"{system} {value / (1 << 20):.1f} MiB" for system, value in sizes if value is not None]
+        figures = "  ".join(words)
         spent = time.monotonic() - self._start
         made = self._all - self._left
-        left = f"{spent / made * self._left / 60:.0f} min left" if made else ""
-        print(f"[{spent / 60:4.1f} min, {left}] {name}: {figures}", flush=True)
+        left = f", {spent / made * self._left / 60:.0f} min left" if made else ""
+        print(f"[{spent / 60:4.1f} min{left}] {name}: {figures}", flush=True)
         for system, what in document.wrong(name).items():
             print(f"    WRONG: {system}: {what}", flush=True)
 

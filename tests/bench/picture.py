@@ -33,13 +33,13 @@ def _text(x: float, y: float, text: str, style: str = "") -> str:
 
 
 def _dot(system: str, x: float, y: float) -> str:
-    colour = _COLOURS[system]
+    style = f'fill="{_COLOURS[system]}" fill-opacity="0.85" stroke="white" stroke-width="0.7"'
     if system == OURS:
-        return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="6" fill="{colour}"/>'
+        return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="6" {style}/>'
     if system == KERNEL:
-        return f'<rect x="{x - 4:.1f}" y="{y - 4:.1f}" width="8" height="8" fill="{colour}"/>'
+        return f'<rect x="{x - 4:.1f}" y="{y - 4:.1f}" width="8" height="8" {style}/>'
     points = f"{x:.1f},{y - 6:.1f} {x + 6:.1f},{y:.1f} {x:.1f},{y + 6:.1f} {x - 6:.1f},{y:.1f}"
-    return f'<polygon points="{points}" fill="{colour}"/>'
+    return f'<polygon points="{points}" {style}/>'
 
 
 def _rows(document: Document) -> tuple[list[str], int]:

@@ -64,11 +64,15 @@ def _ratio(ours: float | None, theirs: Iterable[float | None]) -> str:
     return f"{_digits(ours / min(known))}" if ours is not None and known else "-"
 
 
+_PEERS = {"÷ kernel": (KERNEL,), "÷ fuse-overlayfs": (PEER,), "÷ better of both FUSE": (PEER, UNIONFS)}
+
+
 def _table(
     document: Document, names: list[str], value: Value, show: Callable[[float], str], systems: list[str]
 ) -> list[str]:
-    """A row for each workload, a column for each system, then ours as a ratio to kernel overlayfs and to the others."""
-    heads = [*systems, "÷ kernel", "÷ fuse-overlayfs", "÷ best FUSE"]
+    """A row for each workload, a column for each system, then ours as a ratio to the others, if one is the kernel's."""
+    ratios = list(_PEERS.items()) if KERNEL in systems and OURS in systems else []
+    heads = [*systems, *(head for head, _ in ratios)]
     lines = ["| | " + " | ".join(heads) + " |", "|---" + "|--:" * len(heads) + "|"]
     for name in names:
         medians = {system: document.median(name, system, value) for system in systems}
@@ -82,13 +86,19 @@ def _table(
             if system in wrong:
                 cell += " **wrong**"
             cells.append(cell)
-        cells += [
-            _ratio(medians.get(OURS), (medians.get(peer) for peer in peers))
-            for peers in ((KERNEL,), (PEER,), (PEER, UNIONFS))
-        ]
+        cells += [_ratio(medians[OURS], (medians.get(peer) for peer in peers)) for _, peers in ratios]
         title = f"{name} **(wrong)**" if wrong else name
         lines.append(f"| {title} | " + " | ".join(cells) + " |")
     return [*lines, ""]
+
+
+def _rare(document: Document) -> str:
+    """Which pairs were run less often than asked, in a sentence."""
+    repeat = document.header.repeat
+    pairs = sorted({(run.workload, run.system) for run in document.runs})
+    counts = [(workload, system, len(document.of(workload, system))) for workload, system in pairs]
+    rare = [f"{workload} on {system} ({count})" for workload, system, count in counts if count < repeat]
+    return f" Slow pairs were run less often: {'; '.join(rare)}." if rare else ""
 
 
 def tables(document: Document) -> str:
@@ -131,7 +141,7 @@ def text(document: Document) -> str:
     scale = "" if header.scale == 1 else f" Sizes are {header.scale:g} of the documented ones."
     intro = (
         f"Machine: {header.machine}.\n\nMedians of {header.repeat} interleaved runs, each in a mount of its own"
-        f" (seed {header.seed}).{scale}"
+        f" (seed {header.seed}).{scale}{_rare(document)}"
     )
     return f"{intro}\n\n{tables(document)}"
 
