@@ -19,57 +19,39 @@ import random
 import signal
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from bases import Sizes
 from catalogue import Workload, workloads
 from machine_name import machine
 from measure import Bench, measure
-from mounting import AT_LEAST, memory_rows, mount_rows, mounting
+from mounting import memory_rows, mount_rows, mounting
 from report import text, write_docs
 from results import Document, Header, Log, read
+from schedule import Progress, affordable
 from systems import SYSTEMS, System
 from volume import Volume
 
-_BUDGET = 30.0  # seconds one pair may take for all its runs: beyond, it is not repeated any more
 _SEED = 4
 
 
-class Progress:
-    """Says what was measured, and when the rest will be."""
-
-    def __init__(self, runs: int) -> None:
-        self._left = self._all = runs
-        self._start = time.monotonic()
-
-    def passed(self, runs: int) -> None:
-        """That many runs are done, or need not be made."""
-        self._left -= runs
-
-    def skipped(self, runs: int) -> None:
-        """That many runs had been made before this program started."""
-        self._left -= runs
-        self._all -= runs
-
-    def line(self, name: str, document: Document, systems: list[System]) -> None:
-        """Print a line for a workload."""
-        times = [(s.name, document.median(name, s.name, lambda run: run.seconds)) for s in systems]
-        sizes = [(s.name, document.median(name, s.name, lambda run: run.memory)) for s in systems]
-        words = [f"{system} {value:.4f}" for system, value in times if value is not None]
-        words += [f"{system} {value / (1 << 20):.1f} MiB" for system, value in sizes if value is not None]
-        figures = "  ".join(words)
-        spent = time.monotonic() - self._start
-        made = self._all - self._left
-        left = f", {spent / made * self._left / 60:.0f} min left" if made else ""
-        print(f"[{spent / 60:4.1f} min{left}] {name}: {figures}", flush=True)
-        for system, what in document.wrong(name).items():
-            print(f"    WRONG: {system}: {what}", flush=True)
+def _line(clock: str, name: str, document: Document, systems: list[System]) -> None:
+    """Print what is known of a workload."""
+    times = [(s.name, document.median(name, s.name, lambda run: run.seconds)) for s in systems]
+    sizes = [(s.name, document.median(name, s.name, lambda run: run.memory)) for s in systems]
+    words = [f"{system} {value:.4f}" for system, value in times if value is not None]
+    words += [f"{system} {value / (1 << 20):.1f} MiB" for system, value in sizes if value is not None]
+    print(f"{clock} {name}: {'  '.join(words)}", flush=True)
+    for system, what in document.wrong(name).items():
+        print(f"    WRONG: {system}: {what}", flush=True)
 
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dir", type=Path, default=Path("/var/tmp/minifo-bench"), help="where everything happens")
     parser.add_argument("--repeat", type=int, default=3, help="runs of each pair; the median counts")
+    parser.add_argument("--minutes", type=float, default=40, help="when slow workloads are to be repeated less (40)")
     parser.add_argument("--only", action="append", default=[], help="workloads whose name contains this")
     parser.add_argument("--system", action="append", default=[], help="file systems whose name contains this")
     parser.add_argument("--scale", type=float, default=1.0, help="all sizes, 1 is what the documentation shows")
@@ -86,20 +68,48 @@ def _chosen(name: str, words: list[str]) -> bool:
     return not words or any(word in name for word in words)
 
 
+def _round(bench: Bench, log: Log, workload: Workload, systems: list[System], repetition: int) -> None:
+    """Run a workload once on each system, in another order each time."""
+    order = list(systems)
+    random.Random(f"{log.document.header.seed} {workload.name} {repetition}").shuffle(order)
+    for system in order:
+        if not log.has(workload.name, system.name, repetition):
+            log.add(measure(bench, workload, system, repetition))
+
+
 def _compare(bench: Bench, log: Log, chosen: list[Workload], systems: list[System], progress: Progress) -> None:
-    """Run the workloads, in another order of the systems in each repetition."""
-    header = log.document.header
+    """Run all workloads once, then again as often as was asked for and there is time."""
+    repeat = log.document.header.repeat
     for workload in chosen:
-        for repetition in range(header.repeat):
-            order = list(systems)
-            random.Random(f"{header.seed} {workload.name} {repetition}").shuffle(order)
-            for system in order:
-                if log.has(workload.name, system.name, repetition):
-                    continue
-                progress.passed(1)
-                if sum(run.wall for run in log.document.of(workload.name, system.name)) < _BUDGET:
-                    log.add(measure(bench, workload, system, repetition))
-        progress.line(workload.name, log.document, systems)
+        missing = sum(not log.has(workload.name, system.name, 0) for system in systems)
+        _round(bench, log, workload, systems, 0)
+        progress.made(missing)
+        _line(progress.first_pass(repeat), workload.name, log.document, systems)
+    costs = {
+        workload.name: sum(run.wall for system in systems for run in log.document.of(workload.name, system.name)[:1])
+        for workload in chosen
+    }
+    for repetition in range(1, repeat):
+        times = affordable(costs, repeat - repetition, progress.left)
+        rest = sum(costs[name] * number for name, number in times.items())
+        for workload in chosen:
+            if not times[workload.name]:
+                continue
+            _round(bench, log, workload, systems, repetition)
+            rest -= costs[workload.name]
+            _line(progress.clock(rest), workload.name, log.document, systems)
+
+
+def _mounts(bench: Bench, log: Log, rows: list[str], systems: list[System], progress: Progress) -> None:
+    """Measure mounting and memory."""
+    header = log.document.header
+    done = {(run.workload, run.system, run.repetition) for run in log.document.runs}
+    start = time.monotonic()
+    for run in mounting(bench, systems, header.repeat, header.seed, done):
+        log.add(replace(run, wall=round(time.monotonic() - start, 3)))
+        start = time.monotonic()
+    for row in rows:
+        _line(progress.clock(progress.left), row, log.document, systems)
 
 
 def _run(asked: argparse.Namespace) -> Document:
@@ -118,16 +128,12 @@ def _run(asked: argparse.Namespace) -> Document:
         bench.prepare_tools()
         for kind in dict.fromkeys(workload.base for workload in chosen):
             bench.base(kind)
-        done = {(run.workload, run.system, run.repetition) for run in log.document.runs}
-        progress = Progress(len(chosen) * len(systems) * asked.repeat + len(mounted) * len(systems) * AT_LEAST)
-        progress.skipped(len(done))
-        _compare(bench, log, chosen, systems, progress)
+        spent = sum(run.wall for run in log.document.runs)
+        first = sum(not log.has(w.name, s.name, 0) for w in chosen for s in systems)
         if mounted:
-            for run in mounting(bench, systems, asked.repeat, asked.seed, done):
-                progress.passed(1)
-                log.add(run)
-            for row in mounted:
-                progress.line(row, log.document, systems)
+            _mounts(bench, log, mounted, systems, Progress(asked.minutes * 60, spent, first))
+            spent = sum(run.wall for run in log.document.runs)
+        _compare(bench, log, chosen, systems, Progress(asked.minutes * 60, spent, first))
         bench.work().rmdir()
     finally:
         volume.close()

@@ -13,6 +13,7 @@ from mounting import memory_rows, mount_rows
 from picture import picture
 from report import MARKER, show_bytes, show_time, tables, write_docs
 from results import Document, Header, Log, Run, read
+from schedule import affordable
 from systems import KERNEL, OURS, PEER, PLAIN, SYSTEMS, UNIONFS
 
 HEADER = Header("a made-up machine", scale=1.0, repeat=3, seed=4)
@@ -118,6 +119,15 @@ def test_log_goes_on_where_it_was_cut(tmp_path: Path) -> None:
         Log(path, Header(HEADER.machine, 0.5, 3, 4), resume=True)
     with pytest.raises(ValueError, match="another machine"):
         Log(path, Header("elsewhere", 1.0, 3, 4), resume=True)
+
+
+def test_slow_workloads_are_repeated_less() -> None:
+    """What costs most gives up first; with time enough nobody does, with none everybody."""
+    costs = {"slow": 60.0, "middling": 20.0, "quick": 1.0}
+    assert affordable(costs, 2, 200) == {"slow": 2, "middling": 2, "quick": 2}
+    assert affordable(costs, 2, 110) == {"slow": 1, "middling": 2, "quick": 2}
+    assert affordable(costs, 2, 30) == {"slow": 0, "middling": 1, "quick": 2}
+    assert affordable(costs, 2, 0) == {"slow": 0, "middling": 0, "quick": 0}
 
 
 def test_digest_sees_names_modes_and_sampled_content(tmp_path: Path) -> None:
