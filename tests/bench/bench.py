@@ -19,6 +19,7 @@ import random
 import signal
 import sys
 import time
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,7 +29,7 @@ from machine_name import machine
 from measure import Bench, measure
 from mounting import memory_rows, mount_rows, mounting
 from report import text, write_docs
-from results import Document, Header, Log, read
+from results import Document, Header, Log, Run, read
 from schedule import Progress, affordable
 from systems import SYSTEMS, System
 from volume import Volume
@@ -68,13 +69,28 @@ def _chosen(name: str, words: list[str]) -> bool:
     return not words or any(word in name for word in words)
 
 
+_stopped_by: list[int] = []
+
+
+def _stop(number: int, _frame: object) -> None:
+    """Remember a signal: in the middle of a run is no good time, something may be about to be mounted."""
+    _stopped_by.append(number)
+
+
+def _note(log: Log, run: Run) -> None:
+    """Note a run, and go if a signal asked for it."""
+    log.add(run)
+    if _stopped_by:
+        sys.exit(128 + _stopped_by[0])
+
+
 def _round(bench: Bench, log: Log, workload: Workload, systems: list[System], repetition: int) -> None:
     """Run a workload once on each system, in another order each time."""
     order = list(systems)
     random.Random(f"{log.document.header.seed} {workload.name} {repetition}").shuffle(order)
     for system in order:
         if not log.has(workload.name, system.name, repetition):
-            log.add(measure(bench, workload, system, repetition))
+            _note(log, measure(bench, workload, system, repetition))
 
 
 def _compare(bench: Bench, log: Log, chosen: list[Workload], systems: list[System], progress: Progress) -> None:
@@ -105,9 +121,10 @@ def _mounts(bench: Bench, log: Log, rows: list[str], systems: list[System], prog
     header = log.document.header
     done = {(run.workload, run.system, run.repetition) for run in log.document.runs}
     start = time.monotonic()
-    for run in mounting(bench, systems, header.repeat, header.seed, done):
-        log.add(replace(run, wall=round(time.monotonic() - start, 3)))
-        start = time.monotonic()
+    with closing(mounting(bench, systems, header.repeat, header.seed, done)) as runs:
+        for run in runs:
+            _note(log, replace(run, wall=round(time.monotonic() - start, 3)))
+            start = time.monotonic()
     for row in rows:
         _line(progress.clock(progress.left), row, log.document, systems)
 
@@ -143,7 +160,8 @@ def _run(asked: argparse.Namespace) -> Document:
 def main() -> int:
     """Do what the command line asks for."""
     asked = _parse()
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # unmounts everything on its way out
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)
     if asked.list:
         sizes = Sizes.scaled(asked.scale)
         rows = [*(workload.name for workload in workloads(sizes)), *mount_rows(sizes), *memory_rows(sizes)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import subprocess
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 
 from bases import Sizes
@@ -39,7 +39,7 @@ def _changes(sizes: Sizes) -> str:
 
 def mounting(
     bench: Bench, systems: list[System], repeat: int, seed: int, done: set[tuple[str, str, int]]
-) -> Iterator[Run]:
+) -> Generator[Run, None, None]:
     """Measure all of it, but for the runs that are done; each storage was mounted once before.
 
     Yields:
