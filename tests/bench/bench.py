@@ -1,100 +1,186 @@
-"""The benchmark: the same work on each file system, interleaved, repeated; medians, ratios, a table and a picture.
+"""The benchmark: the same work on each file system, interleaved, repeated; medians, ratios, tables and a picture.
 
-    python tests/bench/bench.py                 all of it, about an hour
-    python tests/bench/bench.py --repeat 3 --only create --only unlink
-    python tests/bench/bench.py --write         also into docs/performance.md and docs/performance.svg
+    python tests/bench/bench.py                             all of it, about 45 minutes
+    python tests/bench/bench.py --write                     also into docs/performance.md and docs/performance.svg
+    python tests/bench/bench.py --resume --write            go on after an interruption
+    python tests/bench/bench.py --only create --only unlink --repeat 5 --results /tmp/names.jsonl
+    python tests/bench/bench.py --report RESULTS --write    render once more what was measured
 
-Needs root, /dev/fuse, and Debian's fuse-overlayfs and unionfs-fuse for the comparison; what is missing is left out and
-said so.  Everything happens below --dir, best on a disk with 10 GiB free.
+Needs root, /dev/fuse and a C compiler, and Debian's fuse-overlayfs, unionfs-fuse and git; a file system that is
+missing is left out and said so.  Everything happens below --dir, which needs 10 GiB.  Ends with 1 if a workload failed
+somewhere or left another tree than on the plain directory.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import platform
-import shutil
-import statistics
-import subprocess
+import random
+import signal
 import sys
 import time
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
-sys.path.insert(0, os.path.dirname(__file__))
-
-from report import table, write_docs
+from bases import Sizes
+from catalogue import Workload, workloads
+from machine_name import machine
+from measure import Bench, measure
+from mounting import memory_rows, mount_rows, mounting
+from report import text, write_docs
+from results import Document, Header, Log, Run, read
+from schedule import Progress, affordable
 from systems import SYSTEMS, System
-from workloads import WORKLOADS, Workload, make_archive, make_base
+from volume import Volume
+
+_SEED = 4
 
 
-def drop_caches() -> None:
-    """Make the next reads cold."""
-    os.sync()
-    Path("/proc/sys/vm/drop_caches").write_text("3")
+def _line(clock: str, name: str, document: Document, systems: list[System]) -> None:
+    """Print what is known of a workload."""
+    times = [(s.name, document.median(name, s.name, lambda run: run.seconds)) for s in systems]
+    sizes = [(s.name, document.median(name, s.name, lambda run: run.memory)) for s in systems]
+    words = [f"{system} {value:.4f}" for system, value in times if value is not None]
+    words += [f"{system} {value / (1 << 20):.1f} MiB" for system, value in sizes if value is not None]
+    print(f"{clock} {name}: {'  '.join(words)}", flush=True)
+    for system, what in document.wrong(name).items():
+        print(f"    WRONG: {system}: {what}", flush=True)
 
 
-def once(system: System, workload: Workload, base: Path, work: Path) -> float:
-    """Seconds one run takes, in a mount of its own."""
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
-    mnt = system.mount(base, work)
-    try:
-        workload.before(mnt)
-        if workload.cold:
-            drop_caches()
-        else:
-            os.sync()
-        start = time.perf_counter()
-        workload.timed(mnt)
-        return time.perf_counter() - start
-    finally:
-        system.unmount()
-
-
-def main() -> None:
-    """Run what the command line asks for."""
+def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dir", type=Path, default=Path("/var/tmp/minifo-bench"), help="where everything happens")
     parser.add_argument("--repeat", type=int, default=3, help="runs of each pair; the median counts")
+    parser.add_argument("--minutes", type=float, default=40, help="when slow workloads are to be repeated less (40)")
     parser.add_argument("--only", action="append", default=[], help="workloads whose name contains this")
     parser.add_argument("--system", action="append", default=[], help="file systems whose name contains this")
-    parser.add_argument("--scale", type=float, default=1.0, help="size of the bases, 1 is the documented one")
-    parser.add_argument("--json", type=Path, help="write the medians there")
+    parser.add_argument("--scale", type=float, default=1.0, help="all sizes, 1 is what the documentation shows")
+    parser.add_argument("--seed", type=int, default=_SEED, help="of the order of the systems")
+    parser.add_argument("--results", type=Path, help="where each run is noted, by default results.jsonl in --dir")
+    parser.add_argument("--resume", action="store_true", help="keep the runs noted there")
+    parser.add_argument("--report", type=Path, metavar="RESULTS", help="run nothing, show these")
     parser.add_argument("--write", action="store_true", help="write docs/performance.md and its picture")
-    asked = parser.parse_args()
+    parser.add_argument("--list", action="store_true", help="name workloads and file systems, and run nothing")
+    return parser.parse_args()
 
-    systems = [s for s in SYSTEMS if s.available and (not asked.system or any(w in s.name for w in asked.system))]
+
+def _chosen(name: str, words: list[str]) -> bool:
+    return not words or any(word in name for word in words)
+
+
+_stopped_by: list[int] = []
+
+
+def _stop(number: int, _frame: object) -> None:
+    """Remember a signal: in the middle of a run is no good time, something may be about to be mounted."""
+    _stopped_by.append(number)
+
+
+def _note(log: Log, run: Run) -> None:
+    """Note a run, and go if a signal asked for it."""
+    log.add(run)
+    if _stopped_by:
+        sys.exit(128 + _stopped_by[0])
+
+
+def _round(bench: Bench, log: Log, workload: Workload, systems: list[System], repetition: int) -> None:
+    """Run a workload once on each system, in another order each time."""
+    order = list(systems)
+    random.Random(f"{log.document.header.seed} {workload.name} {repetition}").shuffle(order)
+    for system in order:
+        if not log.has(workload.name, system.name, repetition):
+            _note(log, measure(bench, workload, system, repetition))
+
+
+def _compare(bench: Bench, log: Log, chosen: list[Workload], systems: list[System], progress: Progress) -> None:
+    """Run all workloads once, then again as often as was asked for and there is time."""
+    repeat = log.document.header.repeat
+    for workload in chosen:
+        missing = sum(not log.has(workload.name, system.name, 0) for system in systems)
+        _round(bench, log, workload, systems, 0)
+        progress.made(missing)
+        _line(progress.first_pass(repeat), workload.name, log.document, systems)
+    costs = {
+        workload.name: sum(run.wall for system in systems for run in log.document.of(workload.name, system.name)[:1])
+        for workload in chosen
+    }
+    for repetition in range(1, repeat):
+        times = affordable(costs, repeat - repetition, progress.left)
+        rest = sum(costs[name] * number for name, number in times.items())
+        for workload in chosen:
+            if not times[workload.name]:
+                continue
+            _round(bench, log, workload, systems, repetition)
+            rest -= costs[workload.name]
+            _line(progress.clock(rest), workload.name, log.document, systems)
+
+
+def _mounts(bench: Bench, log: Log, rows: list[str], systems: list[System], progress: Progress) -> None:
+    """Measure mounting and memory."""
+    header = log.document.header
+    done = {(run.workload, run.system, run.repetition) for run in log.document.runs}
+    start = time.monotonic()
+    with closing(mounting(bench, systems, header.repeat, header.seed, done)) as runs:
+        for run in runs:
+            _note(log, replace(run, wall=round(time.monotonic() - start, 3)))
+            start = time.monotonic()
+    for row in rows:
+        _line(progress.clock(progress.left), row, log.document, systems)
+
+
+def _run(asked: argparse.Namespace) -> Document:
+    sizes = Sizes.scaled(asked.scale)
+    systems = [s for s in SYSTEMS if s.available and _chosen(s.name, asked.system)]
     for missing in (s.name for s in SYSTEMS if not s.available):
         print(f"{missing} is not installed and left out")
-    workloads = [w for w in WORKLOADS if not asked.only or any(word in w.name for word in asked.only)]
+    chosen = [w for w in workloads(sizes) if _chosen(w.name, asked.only)]
+    mounted = [row for row in (*mount_rows(sizes), *memory_rows(sizes)) if _chosen(row, asked.only)]
     asked.dir.mkdir(parents=True, exist_ok=True)
-    if any("untar" in w.name for w in workloads) and not (asked.dir / "many.tar").exists():
-        make_archive(asked.dir / "many.tar")
+    header = Header(machine(asked.dir), asked.scale, asked.repeat, asked.seed)
+    log = Log(asked.results or asked.dir / "results.jsonl", header, resume=asked.resume)
+    volume = Volume(asked.dir, mebibytes=round(1024 + 7 * 1024 * asked.scale))
+    try:
+        bench = Bench(asked.dir, volume, sizes, asked.scale)
+        bench.prepare_tools()
+        for kind in dict.fromkeys(workload.base for workload in chosen):
+            bench.base(kind)
+        spent = sum(run.wall for run in log.document.runs)
+        first = sum(not log.has(w.name, s.name, 0) for w in chosen for s in systems)
+        if mounted:
+            _mounts(bench, log, mounted, systems, Progress(asked.minutes * 60, spent, first))
+            spent = sum(run.wall for run in log.document.runs)
+        _compare(bench, log, chosen, systems, Progress(asked.minutes * 60, spent, first))
+        bench.work().rmdir()
+    finally:
+        volume.close()
+    return log.document
 
-    medians: dict[str, dict[str, float]] = {}
-    for workload in workloads:
-        base = asked.dir / f"base-{workload.base}-{asked.scale:g}"
-        if not base.exists():
-            base.mkdir()
-            make_base(workload.base, base, scale=asked.scale)
-        seconds: dict[str, list[float]] = {system.name: [] for system in systems}
-        for _ in range(asked.repeat):
-            for system in systems:
-                try:
-                    seconds[system.name].append(once(system, workload, base, asked.dir / "work"))
-                except (RuntimeError, OSError, subprocess.CalledProcessError) as error:
-                    print(f"{system.name}, {workload.name}: {error}")
-        medians[workload.name] = {name: statistics.median(found) for name, found in seconds.items() if found}
-        print(workload.name, {name: round(value, 4) for name, value in medians[workload.name].items()}, flush=True)
-    machine = f"Linux {platform.release()}, {os.cpu_count()} cores, Python {platform.python_version()}"
-    print(table(medians, [s.name for s in systems]))
-    if asked.json:
-        asked.json.write_text(json.dumps({"machine": machine, "medians": medians}, indent=1))
+
+def main() -> int:
+    """Do what the command line asks for."""
+    asked = _parse()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)
+    if asked.list:
+        sizes = Sizes.scaled(asked.scale)
+        rows = [*(workload.name for workload in workloads(sizes)), *mount_rows(sizes), *memory_rows(sizes)]
+        print(*rows, "", sep="\n")
+        print(*(system.name for system in SYSTEMS), sep="\n")
+        return 0
+    if asked.report:
+        document = read(asked.report)
+    elif os.geteuid() != 0:
+        sys.exit("needs root: it mounts")
+    else:
+        document = _run(asked)
+    print(text(document))
     if asked.write:
-        write_docs(medians, [s.name for s in systems], machine, asked.repeat)
-    shutil.rmtree(asked.dir / "work", ignore_errors=True)
+        write_docs(document)
+    for line in document.complaints():
+        print(line, file=sys.stderr)
+    return 1 if document.complaints() else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,77 +1,160 @@
-"""What the benchmark shows: a table of medians with ratios, and a picture of the ratios."""
+"""What the benchmark shows: tables of medians with ratios, and what of it goes into the documentation."""
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from bases import Sizes
+from catalogue import GROUPS, Workload, workloads
+from mounting import memory_rows, mount_rows
+from picture import picture
+from results import Document, Run
+from systems import KERNEL, OURS, PEER, SYSTEMS, UNIONFS
+
+MARKER = "<!-- measured: everything below is written by tests/bench/bench.py --write -->"
 _DOCS = Path(__file__).resolve().parents[2] / "docs"
-_OURS = "minifo"
-_PEER = "fuse-overlayfs"
-_COLOURS = {"minifo": "#1b7837", "kernel overlayfs": "#5e82b5", "unionfs-fuse": "#c58b3b"}
 
-Medians = dict[str, dict[str, float]]
+Value = Callable[[Run], float | None]
 
 
-def _time(seconds: float | None) -> str:
-    if seconds is None:
-        return "-"
-    return f"{seconds * 1e3:.1f} ms" if seconds < 1 else f"{seconds:.2f} s"
+def show_time(seconds: float) -> str:
+    """Seconds for people: three digits and a unit."""
+    for unit, name in ((1.0, "s"), (1e-3, "ms")):
+        if seconds >= unit:
+            return f"{_digits(seconds / unit)} {name}"
+    return f"{_digits(seconds * 1e6)} µs"
 
 
-def table(medians: Medians, systems: list[str]) -> str:
-    """A Markdown table: a row for each workload, a column for each file system, and ours as a ratio to two peers."""
-    lines = ["| | " + " | ".join(systems) + " | minifo ÷ kernel | minifo ÷ fuse-overlayfs |"]
-    lines.append("|---" * (len(systems) + 3) + "|")
-    for workload, found in medians.items():
-        cells = [_time(found.get(system)) for system in systems]
-        for peer in ("kernel overlayfs", _PEER):
-            ours, theirs = found.get(_OURS), found.get(peer)
-            cells.append(f"{ours / theirs:.2f}" if ours and theirs else "-")
-        lines.append(f"| {workload} | " + " | ".join(cells) + " |")
+def show_bytes(size: float) -> str:
+    """Bytes for people."""
+    for unit, name in ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")):
+        if size >= unit:
+            return f"{_digits(size / unit)} {name}"
+    return f"{size:.0f}"
+
+
+def _digits(value: float) -> str:
+    return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:.0f}"
+
+
+def _seconds(run: Run) -> float | None:
+    return run.seconds
+
+
+def _durable(run: Run) -> float | None:
+    return run.durable
+
+
+def _written(run: Run) -> float | None:
+    return run.written
+
+
+def _memory(run: Run) -> float | None:
+    return run.memory
+
+
+def _share(run: Run) -> float | None:
+    return run.share
+
+
+def _ratio(ours: float | None, theirs: Iterable[float | None]) -> str:
+    """Ours to the least of theirs."""
+    known = [value for value in theirs if value]
+    return f"{_digits(ours / min(known))}" if ours is not None and known else "-"
+
+
+_PEERS = {"÷ kernel": (KERNEL,), "÷ fuse-overlayfs": (PEER,), "÷ better of both FUSE": (PEER, UNIONFS)}
+
+
+def _table(
+    document: Document, names: list[str], value: Value, show: Callable[[float], str], systems: list[str]
+) -> list[str]:
+    """A row for each workload, a column for each system, then ours as a ratio to the others, if one is the kernel's."""
+    ratios = list(_PEERS.items()) if KERNEL in systems and OURS in systems else []
+    heads = [*systems, *(head for head, _ in ratios)]
+    lines = ["| | " + " | ".join(heads) + " |", "|---" + "|--:" * len(heads) + "|"]
+    for name in names:
+        medians = {system: document.median(name, system, value) for system in systems}
+        wrong = document.wrong(name)
+        cells = []
+        for system in systems:
+            found = medians[system]
+            cell = "-" if found is None else show(found)
+            if document.failed(name, system):
+                cell += " **failed**"
+            if system in wrong:
+                cell += " **wrong**"
+            cells.append(cell)
+        cells += [_ratio(medians[OURS], (medians.get(peer) for peer in peers)) for _, peers in ratios]
+        title = f"{name} **(wrong)**" if wrong else name
+        lines.append(f"| {title} | " + " | ".join(cells) + " |")
+    return [*lines, ""]
+
+
+def _rare(document: Document) -> str:
+    """Which workloads were run less often than asked, in a sentence."""
+    counts: dict[str, int] = {}
+    for workload, system in {(run.workload, run.system) for run in document.runs}:
+        runs = len(document.of(workload, system))
+        counts[workload] = min(counts.get(workload, runs), runs)
+    rare = [f"{name} ({count})" for name, count in sorted(counts.items()) if count < document.header.repeat]
+    return f" For the sake of time these ran less often: {'; '.join(rare)}." if rare else ""
+
+
+def tables(document: Document) -> str:
+    """All tables, in Markdown."""
+    sizes = Sizes.scaled(document.header.scale)
+    known = document.names()
+    present = {run.system for run in document.runs}
+    systems = [system.name for system in SYSTEMS if system.name in present]
+    daemons = [system.name for system in SYSTEMS if system.fuse and system.name in present]
+    ran = [workload for workload in workloads(sizes) if workload.name in known]
+    lines = []
+
+    def names(wanted: Callable[[Workload], bool]) -> list[str]:
+        return [workload.name for workload in ran if wanted(workload)]
+
+    for group in GROUPS:
+        if rows := names(lambda workload, group=group: workload.group == group):  # type: ignore[misc]
+            lines += [f"## Time: {group}", "", *_table(document, rows, _seconds, show_time, systems)]
+    if rows := names(lambda workload: workload.writes):
+        lines += ["## Time until everything is durable", ""]
+        lines += ["The same runs, with the sync of mount and storage that followed at once.", ""]
+        lines += _table(document, rows, _durable, show_time, systems)
+        lines += ["## Bytes written to the device", ""]
+        lines += ["From the start of the timed step until all is unmounted and the journal is written back.", ""]
+        lines += _table(document, rows, _written, show_bytes, systems)
+    if rows := [row for row in mount_rows(sizes) if row in known]:
+        lines += ["## Mount time", "", "From the start of the mount command until the mount answers.", ""]
+        lines += _table(document, rows, _seconds, show_time, [name for name in systems if name != "plain directory"])
+    if rows := [row for row in memory_rows(sizes) if row in known]:
+        lines += ["## Memory of the daemon", "", "Resident, the largest process:", ""]
+        lines += _table(document, rows, _memory, show_bytes, daemons)
+        lines += ["Proportional share, with all helper processes:", ""]
+        lines += _table(document, rows, _share, show_bytes, daemons)
     return "\n".join(lines)
 
 
-def picture(medians: Medians) -> str:
-    """An SVG of each workload's time relative to fuse-overlayfs, on a logarithmic scale; shorter is faster."""
-    rows = [(name, found) for name, found in medians.items() if _PEER in found]
-    height, left, width = 26 * len(rows) + 60, 250, 560
-    middle = left + width / 2
-
-    def place(ratio: float) -> float:
-        return middle + max(-1.0, min(1.0, math.log10(ratio) / 2)) * width / 2
-
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{left + width + 30}" height="{height}"'
-        ' font-family="sans-serif" font-size="12">',
-        '<rect width="100%" height="100%" fill="white"/>',
-    ]
-    for ratio, label in ((0.01, "100x faster"), (0.1, "10x"), (1, "fuse-overlayfs"), (10, "10x slower")):
-        parts.append(f'<line x1="{place(ratio)}" x2="{place(ratio)}" y1="30" y2="{height - 20}" stroke="#ccc"/>')
-        parts.append(f'<text x="{place(ratio)}" y="22" text-anchor="middle" fill="#555">{label}</text>')
-    for number, (name, found) in enumerate(rows):
-        y = 48 + 26 * number
-        parts.append(f'<text x="{left - 10}" y="{y + 4}" text-anchor="end">{name}</text>')
-        for system, colour in reversed(_COLOURS.items()):
-            if system in found:
-                x = place(found[system] / found[_PEER])
-                parts.append(f'<circle cx="{x:.1f}" cy="{y}" r="{6 if system == _OURS else 4}" fill="{colour}"/>')
-    for number, (system, colour) in enumerate(_COLOURS.items()):
-        x = left + 170 * number
-        parts.append(f'<circle cx="{x}" cy="{height - 10}" r="5" fill="{colour}"/>')
-        parts.append(f'<text x="{x + 10}" y="{height - 6}">{system}</text>')
-    return "\n".join([*parts, "</svg>", ""])
-
-
-def write_docs(medians: Medians, systems: list[str], machine: str, repeat: int) -> None:
-    """Write docs/performance.md (below its marker line) and docs/performance.svg."""
-    page = _DOCS / "performance.md"
-    marker = "<!-- measured: everything below is written by tests/bench/bench.py --write -->"
-    head = page.read_text().split(marker)[0] if page.exists() else "# Performance\n\n"
-    text = (
-        f"{head}{marker}\n\nMachine: {machine}. Medians of {repeat} interleaved runs, each in a mount of its own;"
-        " the machine was shared, so read the ratios.\n\n"
-        "![Time relative to fuse-overlayfs](performance.svg)\n\n" + table(medians, systems) + "\n"
+def text(document: Document) -> str:
+    """Machine and tables."""
+    header = document.header
+    scale = "" if header.scale == 1 else f" Sizes are {header.scale:g} of the documented ones."
+    intro = (
+        f"Machine: {header.machine}.\n\nMedians of {header.repeat} interleaved runs, each in a mount of its own"
+        f" (seed {header.seed}).{scale}{_rare(document)}"
     )
-    page.write_text(text)
-    (_DOCS / "performance.svg").write_text(picture(medians))
+    return f"{intro}\n\n{tables(document)}"
+
+
+def page_with(head: str, document: Document) -> str:
+    """A page with everything below the marker replaced."""
+    image = "![Time relative to fuse-overlayfs](performance.svg)"
+    return f"{head.split(MARKER)[0]}{MARKER}\n\n{image}\n\n{text(document)}"
+
+
+def write_docs(document: Document, docs: Path = _DOCS) -> None:
+    """Write docs/performance.md, below its marker line, and docs/performance.svg."""
+    page = docs / "performance.md"
+    page.write_text(page_with(page.read_text(), document))
+    (docs / "performance.svg").write_text(picture(document))
