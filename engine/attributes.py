@@ -76,6 +76,13 @@ class Attributes:
         if self._is_nothing(node, change):
             return
         row = self._inodes.adopt(node)
+        if change == SetAttr(mtime=change.mtime, ctime=change.ctime):
+            # what the kernel sends after each file it has written
+            if change.mtime not in (None, row.mtime):
+                self._inodes.modify(row)
+            mtime = row.mtime if change.mtime is None else change.mtime
+            self._inodes.save(row._replace(mtime=mtime, ctime=now() if change.ctime is None else change.ctime))
+            return
         t = now()
         if change.size is not None:
             self._resize(row, node, change.size)

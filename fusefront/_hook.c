@@ -16,7 +16,7 @@
  *   5. What the file system has published is answered here, and the next request read at once: attributes, which the
  *      kernel asks for after every change of a directory's entries and after every read of a file (for its atime); that
  *      an object has no extended attributes, which programs ask for again and again, for no kernel keeps the answer; and
- *      the last ctime of a file without a name.
+ *      the last times of a file without a name.
  *
  * Nothing of libfuse but its public functions is used.  Its custom io would have shown requests and replies more
  * directly, but exists from 3.13 on only and is left out of a default build since 3.18.3.
@@ -84,6 +84,7 @@ enum {
 	REPLY_ROOM = 4096,                               /* more than any reply to INIT; it is 80 bytes today */
 
 	PROTOCOL_MAJOR = 7,
+	FATTR_MTIME_BIT = 1 << 5,
 	FATTR_CTIME_BIT = 1 << 10,
 	FATTR_KILL_SUIDGID_BIT = 1 << 11,
 };
@@ -134,7 +135,7 @@ static struct fuse_lowlevel_ops ours;   /* the same, with ours in the places tha
  * takes memory once it is used.  Touched by the thread only that serves requests. */
 enum {
 	KNOWN_ATTR = 1, /* the rest is what GETATTR is to be answered */
-	KNOWN_DEAD = 2, /* no name is left: a ctime of its own is of no interest to anybody any more */
+	KNOWN_DEAD = 2, /* no name is left: times of its own are of no interest to anybody any more */
 
 	KNOWN_PLACES = 1 << 15,
 	BARE_PLACES = 1 << 16,
@@ -191,6 +192,15 @@ static void forget_published(void)
 {
 	memset(published, 0, sizeof published);
 	memset(bare, 0, sizeof bare);
+}
+
+/* True if setting the attributes `valid` changes nothing but the last times of a file without a name: the kernel sends
+ * them after each unlink, and shows its own as long as somebody has the file open. */
+static bool nobody_cares(uint64_t ino, unsigned valid, unsigned mtime, unsigned ctime)
+{
+	struct known *place = (valid & ~mtime) == ctime ? known(ino, KNOWN_DEAD) : NULL;
+
+	return place != NULL && S_ISREG(place->mode);
 }
 
 /* Answer a request with the attributes that were published. */
@@ -256,8 +266,8 @@ static bool answered_here(const unsigned char *bytes, size_t size)
 		return size > GETXATTR_NAME && bytes[size - 1] == 0 &&
 		       lacks_xattr(header.nodeid, (const char *)bytes + GETXATTR_NAME);
 	case OP_SETATTR:
-		return size >= SETATTR_VALID + 4 && get32(bytes, SETATTR_VALID) == FATTR_CTIME_BIT &&
-		       known(header.nodeid, KNOWN_DEAD) != NULL;
+		return size >= SETATTR_VALID + 4 &&
+		       nobody_cares(header.nodeid, get32(bytes, SETATTR_VALID), FATTR_MTIME_BIT, FATTR_CTIME_BIT);
 	default:
 		return false;
 	}
@@ -387,11 +397,8 @@ static void our_getxattr(fuse_req_t req, fuse_ino_t ino, const char *name, size_
 
 static void our_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int to_set, struct fuse_file_info *fi)
 {
-	struct known *place = session.stateless && to_set == FUSE_SET_ATTR_CTIME ? known(ino, KNOWN_DEAD) : NULL;
-
-	if (place != NULL) {
-		place->times[2] = attr->st_ctim.tv_sec * NS_PER_SECOND + attr->st_ctim.tv_nsec;
-		reply_known(req, place);
+	if (session.stateless && nobody_cares(ino, (unsigned)to_set, FUSE_SET_ATTR_MTIME, FUSE_SET_ATTR_CTIME)) {
+		reply_known(req, known(ino, KNOWN_DEAD));
 		return;
 	}
 	attr->st_rdev = request.kill_suidgid;

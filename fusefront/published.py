@@ -2,7 +2,7 @@
 
 Some things the kernel asks again and again, each a trip into Python: a directory's attributes after every change of
 its entries; a file's after every read, for its atime; extended attributes, whose absence it never remembers; and to
-note the last ctime of a file that has just lost its name.  The hook answers them from tables; the engine stays the only
+note the last times of a file that has just lost its name.  The hook answers them from tables; the engine stays the only
 truth, and tells of every row it changes.
 """
 
