@@ -46,7 +46,10 @@ class Attic:
     def _row(self, ino: int) -> dict[str, Any] | None:
         names = ("mode", "nlink", "size", "object", "bound", "mapped", "xattrs", "target")
         row = self._db.row(f"SELECT {', '.join(names)} FROM inode WHERE ino = ?", (ino,))
-        return None if row is None else dict(zip(names, row, strict=True))
+        if row is None:
+            return None
+        # a mode beyond 16 bits is damage; stat refuses to look at one
+        return {**dict(zip(names, row, strict=True)), "mode": row[0] & 0xFFFF}
 
     def _fact(self, key: str) -> int:
         return int(self._db.value("SELECT value FROM overlay WHERE key = ?", (key,)))
@@ -80,6 +83,11 @@ class Attic:
         values = (ino, mode, nlink, 0, 0, 0, size, *times, object, None, mapped, 1, None)
         self._do(f"INSERT INTO inode VALUES ({', '.join('?' * len(values))})", values)
         return ino
+
+    def _make_directory(self, ino: int) -> None:
+        """Give a directory that holds things, and of which no more is known, a row."""
+        values = (ino, stat.S_IFDIR | 0o755, 2, 0, 0, 0, 4096, *(self._now,) * 3, None, None, 0, 1, None)
+        self._do(f"INSERT INTO inode VALUES ({', '.join('?' * len(values))})", values)
 
     # -- lost+found
 
@@ -155,7 +163,8 @@ class Attic:
     def _become_created(self, ino: int) -> int:
         """Make a created object of one whose place in the base is not known (any more); its new number."""
         row = self._row(ino)
-        assert row is not None
+        if row is None:
+            return ino
         new = ino if self._is_created(ino) else self._next("next_ino")
         self._do("DELETE FROM origin WHERE ino = ?", (ino,))
         self._do("DELETE FROM modified WHERE ino = ?", (ino,))

@@ -24,7 +24,11 @@ from minifo.engine.shelf import Shelf, kind_of
 
 _BY_NAME = {1, 2, 3, 6}  # invariants whose rows begin with (parent, name); most others begin with an inode number
 _TYPES = "(4096, 8192, 16384, 24576, 32768, 40960, 49152)"
-_NAMED = "SELECT parent, name, ino, 'created' FROM created UNION ALL SELECT parent, name, ino, 'renamed' FROM renamed"
+_NAMED = (
+    "SELECT parent, name, ino, 'created' AS list FROM created"
+    " UNION ALL SELECT parent, name, ino, 'renamed' FROM renamed"
+)
+_TYPE = 0o170000  # bits of a mode
 _OWN_BYTES = "(i.object IS NOT NULL OR i.mapped = 1)"
 
 #: The facts each overlay has, and what their values are.
@@ -84,7 +88,7 @@ class Checker:
         if not self._wrong_facts():
             # the rules need the facts: without them every number looks wrong
             parts += [self._invariants, self._rows, self._directories, self._origins, self._counters]
-            parts += [self._content, self._leftovers]
+            parts += [self._nameless, self._content, self._leftovers]
             parts += [self._verified] if self._verify else []
             parts += [self._against_base] if self._base is not None else []
         found: list[Finding] = []
@@ -156,14 +160,16 @@ class Checker:
         for ino, mode, nlink, uid, gid in self._db.rows(
             f"SELECT ino, mode, nlink, uid, gid FROM inode WHERE (mode & 61440) NOT IN {_TYPES} OR mode < 0"
             " OR mode > 65535 OR nlink < 0 OR nlink > 4294967295 OR uid NOT BETWEEN 0 AND 4294967295"
-            " OR gid NOT BETWEEN 0 AND 4294967295 OR ino < 1"
+            " OR gid NOT BETWEEN 0 AND 4294967295 OR ino < 1 OR (ino = 1 AND (mode & 61440) <> 16384)"
         ):
             yield self._at("E204", ino, f"mode {mode:o}, links {nlink}, owner {uid}:{gid}")
         for ino, count in self._db.rows(
             f"SELECT n.ino, count(*) FROM ({_NAMED}) n JOIN inode i USING (ino) JOIN origin USING (ino)"
-            " WHERE (i.mode & 61440) = 16384 GROUP BY n.ino HAVING count(*) > 1"
+            " WHERE (i.mode & 61440) = 16384 GROUP BY n.ino"
+            # a link to a directory of the base would be its second name, and any name of the root
+            " HAVING count(*) > 1 OR max(n.list = 'created') OR n.ino = 1"
         ):
-            yield self._at("E205", ino, f"{count} names")
+            yield self._at("E205", ino, f"{count} beside its own place" if count == 1 else f"{count} names")
         window = (self.facts["window"], self.facts["window_end"])
         for (ino,) in self._db.rows("SELECT ino FROM inode WHERE xattrs <> 1 AND ino >= ? AND ino < ?", window):
             yield self._at("E206", ino)
@@ -192,6 +198,25 @@ class Checker:
                 yield Finding("E201", b"<base>" + path, "not a path", (ino, path))
             elif directory not in paths and ino != ROOT:
                 yield Finding("E201", self.places.of(ino), f"{os.fsdecode(directory)} has no mark", (ino, path))
+
+    def _nameless(self) -> Iterator[Finding]:
+        """Base objects that live nowhere: neither at a name of the overlay nor at their place in the base."""
+        places = self.places
+        hidden = set(self._db.rows("SELECT parent, name FROM deleted"))
+        rows = {ino: (mode, nlink) for ino, mode, nlink in self._db.rows("SELECT ino, mode, nlink FROM inode")}
+        holders = {split(path)[0] for path in places.by_path}
+        for ino, path in places.origins.items():
+            directory, name = split(path)
+            if ino == ROOT or ino in places.names or (places.by_path.get(directory), name) not in hidden:
+                continue
+            mode, nlink = rows.get(ino, (stat.S_IFDIR if path in holders else 0, 1))
+            # a file may have other names in the base: only the base knows how many
+            if nlink > 0 and (mode & _TYPE == stat.S_IFDIR or self._has_one_name(path)):
+                yield self._at("E210", ino, f"its place was {os.fsdecode(path)}", (ino, path))
+
+    def _has_one_name(self, path: bytes) -> bool:
+        st = self._stat(path) if self._base is not None else None
+        return st is not None and st.st_nlink == 1
 
     # -- content
 
@@ -227,7 +252,7 @@ class Checker:
         named |= {number for (number,) in self._db.rows("SELECT object FROM garbage")}
         for number in sorted(sizes.keys() - named):
             first, limit = self.facts["next_object"], self.facts["object_limit"]
-            if not (first <= number < limit or (self._live and number >= first)):
+            if not (first <= number < limit or (self._live and number >= first) or number in self._shelf.passing):
                 yield Finding("E304", b"<object %d>" % number, f"{sizes[number]} bytes", (number,))
         for name in sorted(self._shelf.strays):
             yield Finding("W306", os.fsencode(name), "", (name,))
@@ -284,7 +309,7 @@ class Checker:
             elif st is None:
                 gone.add(path)
                 yield self._at("W501", ino, f"base {os.fsdecode(path)}", (ino, path))
-            elif mode is not None and stat.S_IFMT(mode) != stat.S_IFMT(st.st_mode):
+            elif mode is not None and ino != ROOT and mode & _TYPE != st.st_mode & _TYPE:
                 gone.add(path)
                 detail = f"a {kind_of(mode)} here, a {kind_of(st.st_mode)} in the base"
                 yield self._at("W502", ino, detail, (ino, path))

@@ -145,6 +145,8 @@ class Examination:
             if any(finding.code in SALVAGE for finding in found):
                 return found
             live = self.holder is not None
+            if live:
+                self.shelf.look_again()
             checker = Checker(db, self.shelf, self.base, verify=verify, live=live, progress=progress)
             found += checker.run()
             waiting = 0 if live else len(self._waiting(checker.facts.get("uuid"), checker.facts.get("commit_token")))
@@ -219,7 +221,8 @@ class Examination:
         except (OSError, apsw.Error) as error:
             hint = "free space there, and call it again"
             raise StateError(f"storage {self.storage.path} could not be repaired ({error})", hint) from error
-        return chosen + done, left
+        # what cannot be read is not read again, and no repair changes it
+        return chosen + done, left + [finding for finding in found if finding.code == "E305"]
 
     def _set_header(self) -> None:
         con = connect(self.storage.database, read_only=False)
@@ -252,6 +255,7 @@ class Examination:
                 self.back_up()
             db.commit()
             db.checkpoint(apsw.SQLITE_CHECKPOINT_TRUNCATE)
+            self.shelf.extend_promised()
         return done, left
 
     def back_up(self) -> str:

@@ -8,12 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from minifo.engine.base import BaseView
 from minifo.engine.check import Checker, Progress
-from minifo.engine.db import Database
 from minifo.engine.findings import Finding
 from minifo.engine.mend import Mender
-from minifo.engine.shelf import Shelf
 
 _ROUNDS = 50  # each one mends all it may; damage upon damage needs a few
 
@@ -27,12 +24,7 @@ class Repairer(Mender):
         db: its tables, open for writing.
         shelf: its content objects.
         base: the base, where it is known.
-        verify: as for the checks.
     """
-
-    def __init__(self, db: Database, shelf: Shelf, base: BaseView | None = None, *, verify: bool = False) -> None:
-        super().__init__(db, shelf, base)
-        self._verify = verify
 
     def run(
         self, choose: Choose, progress: Progress = lambda what, done, total: None
@@ -49,7 +41,7 @@ class Repairer(Mender):
         done: list[Finding] = []
         answers: dict[tuple[object, ...], bool] = {}
         for _ in range(_ROUNDS):
-            found = Checker(self._db, self._shelf, self._base, verify=self._verify, progress=progress).run()
+            found = Checker(self._db, self._shelf, self._base, progress=progress).run()
             chosen = [finding for finding in found if self._may(finding, choose, answers)]
             if not chosen:
                 break

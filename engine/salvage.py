@@ -212,6 +212,7 @@ def salvage(examination: Examination) -> Salvage:
     finally:
         db.close()
     backup = _replace(examination)
+    examination.shelf.extend_promised()
     return Salvage(read, copied, bad, lost, repaired, left, backup)
 
 

@@ -217,6 +217,8 @@ def _repair(request: Request, examination: Examination, outcome: Outcome, progre
 
         result = salvage(examination)
         outcome.repaired, outcome.left = broken + result.repaired, result.left
+        if request.verify:
+            outcome.left = examination.check(full=request.full, verify=True, progress=progress)
         outcome.salvage = {
             "rows": result.read,
             "rows_from_copy": result.copied,

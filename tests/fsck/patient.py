@@ -17,6 +17,7 @@ from minifo.engine.salvage import Salvage, salvage
 Tree = dict[str, tuple[str, bytes]]
 CALLER = Process()
 _ROOMY = "/dev/shm" if os.path.isdir("/dev/shm") else None
+_READ = 1 << 20  # bytes of a file that are looked at: a damaged row may say any size
 LARGE = 300_000  # bytes: a base file of this size is not copied whole
 
 
@@ -129,6 +130,7 @@ def fingerprint(directory: str) -> dict[str, tuple[int, int, bytes]]:
 def tree_of(overlay: Overlay, inos: dict[str, int] | None = None) -> Tree:
     """Everything an overlay shows: kind, and bytes or target, by path.  What cannot be read says so."""
     tree: Tree = {}
+    directories = {ROOT: "/"}
     waiting = [("", ROOT)]
     while waiting:
         path, ino = waiting.pop()
@@ -142,13 +144,15 @@ def tree_of(overlay: Overlay, inos: dict[str, int] | None = None) -> Tree:
             mode = entry.attr.mode
             try:
                 if stat.S_ISDIR(mode):
+                    assert child not in directories, f"{here} is also {directories[child]}"
+                    directories[child] = here
                     tree[here] = ("directory", b"")
                     waiting.append((here, child))
                 elif stat.S_ISLNK(mode):
                     tree[here] = ("symlink", overlay.readlink(child))
                 elif stat.S_ISREG(mode):
-                    data = overlay.read(child, 0, entry.attr.size)
-                    assert len(data) == entry.attr.size
+                    data = overlay.read(child, 0, min(entry.attr.size, _READ))
+                    assert len(data) == min(entry.attr.size, _READ)
                     tree[here] = ("file", data)
                 else:
                     tree[here] = ("other", b"")

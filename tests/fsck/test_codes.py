@@ -160,6 +160,14 @@ DAMAGES = (
             "UPDATE inode SET nlink = 3 WHERE ino = {/made/sub}",
         ),
     ),
+    Damage("E205", ("INSERT INTO created VALUES (1, CAST('loop' AS BLOB), 1)",)),
+    Damage(
+        "E205",
+        (
+            "INSERT INTO created SELECT * FROM renamed WHERE ino = {/made/newdir}",
+            "DELETE FROM renamed WHERE name = CAST('newdir' AS BLOB)",
+        ),
+    ),
     Damage("E206", ("UPDATE inode SET xattrs = 0 WHERE ino = {/large}",)),
     Damage("E207", ("DELETE FROM modified WHERE ino = {/big}",)),
     Damage("E207", ("UPDATE modified SET content = 0 WHERE ino = {/copied}",)),
@@ -167,6 +175,22 @@ DAMAGES = (
     Damage("E208", ("UPDATE overlay SET value = 5 WHERE key = 'next_ino'",)),
     Damage("E209", ("DELETE FROM overlay WHERE key = 'uuid'",)),
     Damage("E209", ("UPDATE overlay SET value = x'00' WHERE key = 'window'",)),
+    Damage(
+        "E210",
+        ("DELETE FROM renamed WHERE ino = {/made/newdir}", "UPDATE inode SET nlink = 3 WHERE ino = {/made}"),
+        ("/made/newdir", "/olddir"),
+    ),
+    Damage("E210", ("DELETE FROM renamed WHERE ino = {/newfile}",), ("/newfile", "/oldfile"), base=True),
+    Damage(
+        "E210",
+        (
+            "UPDATE created SET name = CAST('olddir' AS BLOB) WHERE ino = {/large}",
+            "DELETE FROM renamed WHERE name = CAST('newdir' AS BLOB)",
+            "UPDATE inode SET nlink = 3 WHERE ino = {/made}",
+        ),
+        ("/large", "/made/newdir", "/olddir"),
+        ("olddir",),
+    ),
     Damage("E301", lambda p: os.unlink(p.object_of("/large")), ("/large",)),
     Damage("E301", lambda p: os.unlink(p.object_of("/big")), ("/big",)),
     Damage("E302", lambda p: os.truncate(p.object_of("/large"), 0), ("/large",)),

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 
 import apsw
 import pytest
+from hazard import Hazard
 from patient import Patient, Tree, tree_of, wrong
 
 from minifo.engine import MinifoError, Overlay
@@ -25,12 +26,23 @@ _BATCH = 20
 _PAGE = 4096
 
 
+class Model(Patient):
+    """The storage every seed starts from: with a log that was not moved into the database.
+
+    Attributes:
+        hazard: where its rows lie.
+    """
+
+    hazard: Hazard
+
+
 @pytest.fixture(scope="module")
-def model() -> Iterator[Patient]:
-    """The storage every seed starts from: with a log that was not moved into the database."""
-    patient = Patient()
+def model() -> Iterator[Model]:
+    """One for all seeds."""
+    patient = Model()
     _leave_log(patient)
-    patient.healthy = _look(patient.base, patient.storage + "-look", patient.storage)
+    patient.healthy = _look(patient.base, patient.storage + "-look", patient.storage, patient.inos)
+    patient.hazard = Hazard(patient)
     yield patient
     shutil.rmtree(patient.top)
 
@@ -50,13 +62,13 @@ def _leave_log(patient: Patient) -> None:
     assert os.path.getsize(patient.database + "-wal") > 0
 
 
-def _look(base: str, copy: str, storage: str) -> Tree:
+def _look(base: str, copy: str, storage: str, inos: dict[str, int] | None = None) -> Tree:
     """What a storage shows, seen through a copy."""
     shutil.copytree(storage, copy)
     overlay = Overlay.open(base, copy, clone=False)
     try:
         assert overlay.check() == []
-        return tree_of(overlay)
+        return tree_of(overlay, inos)
     finally:
         overlay.close()
         shutil.rmtree(copy)
@@ -113,12 +125,13 @@ def _damage(rng: random.Random, storage: str) -> set[str]:
     return done
 
 
-def _outcome(seed: int, model: Patient, directory: str) -> str:
+def _outcome(seed: int, model: Model, directory: str) -> str:
     """Damage, examine, rescue, repair and mount one copy; what came of it."""
     rng = random.Random(seed)
     storage = os.path.join(directory, "sto")
     shutil.copytree(model.storage, storage)
     damaged = _damage(rng, storage)
+    at_risk = model.hazard.of(storage)
     with Examination(storage, model.base, write=False) as examination:
         try:
             found = examination.check(full=True, verify=True)
@@ -140,15 +153,21 @@ def _outcome(seed: int, model: Patient, directory: str) -> str:
         assert not lost
     elif damaged <= {"minifo.names", "minifo.db-wal"}:
         assert all(path.startswith("/late") for path in lost), lost
-    elif "minifo.db" not in damaged and "minifo.db-wal" not in damaged:
-        assert lost <= {path for path, number in _objects(model).items() if number in damaged}, lost
+    spoilt = {path for path, number in _objects(model).items() if number in damaged}
+    if "minifo.db" not in damaged and "minifo.db-wal" not in damaged:
+        assert lost <= spoilt, lost
+    shown = set(tree.values())
+    gone = {path for path in lost & model.hazard.owners if model.healthy[path] not in shown}
+    gone = {path for path in gone if model.healthy[path][0] == "file"}
+    gone = {path for path in gone if "minifo.db-wal" not in damaged or not path.startswith("/late")}
+    assert gone <= spoilt | at_risk, gone - spoilt - at_risk
     return ("salvaged" if result is not None else "repaired" if wrong(found) else "clean") + (
         ", all there" if whole == len(model.healthy) else ", partly there"
     )
 
 
 @pytest.mark.parametrize("batch", range(max(1, _SEEDS // _BATCH)))
-def test_random_damage_is_survived(batch: int, model: Patient, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_random_damage_is_survived(batch: int, model: Model, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Every seed ends in a mounted overlay, or is refused with a reason and rescued."""
     outcomes: Counter[str] = Counter()
     for seed in range(batch * _BATCH, (batch + 1) * _BATCH):
