@@ -14,6 +14,7 @@ from minifo.engine.anchor import NUMBERED
 from minifo.engine.base import BaseView
 from minifo.engine.db import Database, Params
 from minifo.engine.model import NAME_MAX
+from minifo.engine.nodes import UNREACHED
 from minifo.engine.objects import ROOM
 from minifo.engine.shelf import Shelf
 
@@ -36,6 +37,7 @@ class Attic:
         self._shelf = shelf
         self._base = base
         self._lost: int | None = None
+        self._free: int | None = None
         self._now = time.time_ns()
 
     # -- rows
@@ -59,12 +61,24 @@ class Attic:
 
     def _next(self, key: str) -> int:
         number = self._fact(key)
-        if key == "next_object":
+        if key == "next_ino":
+            number = max(number, self._first_free())
+            self._free = number + 1
+        elif key == "next_object":
             number = max([number, *(n + 1 for n in self._shelf.sizes)])
             if number >= self._fact("object_limit"):
                 self._set_fact("object_limit", number + 2 * ROOM)
         self._set_fact(key, number + 1)
         return number
+
+    def _first_free(self) -> int:
+        """A number above all that rows of created objects name, whatever the counter says."""
+        if self._free is None:
+            window = self._fact("window"), self._fact("window_end") - UNREACHED
+            named = " UNION ALL ".join(f"SELECT {column} AS ino FROM {table}" for table, column in NUMBERED)
+            highest = self._db.value(f"SELECT max(ino) FROM ({named}) WHERE ino >= ? AND ino < ?", window)
+            self._free = window[0] if highest is None else highest + 1
+        return self._free
 
     def _is_created(self, ino: int) -> bool:
         return self._fact("window") <= ino < self._fact("window_end")
@@ -179,11 +193,14 @@ class Attic:
         target = row["target"] if row["target"] is not None or not stat.S_ISLNK(row["mode"]) else LOST_TARGET
         self._do("UPDATE inode SET xattrs = 1, bound = ?, target = ? WHERE ino = ?", (bound, target, ino))
         if new != ino:
-            for table, column in NUMBERED:
-                self._do(f"UPDATE OR IGNORE {table} SET {column} = ? WHERE {column} = ?", (new, ino))
+            self._renumber(ino, new)
         if not stat.S_ISDIR(row["mode"]):
             self._do("UPDATE inode SET nlink = ? WHERE ino = ?", (len(self._names_of(new)), new))
         return new
+
+    def _renumber(self, ino: int, new: int) -> None:
+        for table, column in NUMBERED:
+            self._do(f"UPDATE OR IGNORE {table} SET {column} = ? WHERE {column} = ?", (new, ino))
 
     def _drop_name(self, parent: int, name: bytes) -> None:
         for table in ("created", "renamed"):

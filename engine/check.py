@@ -18,7 +18,7 @@ from minifo.engine.base import BaseView, join, split
 from minifo.engine.db import Database
 from minifo.engine.findings import Finding
 from minifo.engine.model import ROOT
-from minifo.engine.nodes import Numbers
+from minifo.engine.nodes import UNREACHED, WINDOW_32, WINDOW_64, Numbers
 from minifo.engine.places import Places
 from minifo.engine.shelf import Shelf, kind_of
 
@@ -105,8 +105,10 @@ class Checker:
 
     def _wrong_facts(self) -> list[str]:
         wrong = [key for key, kind in FACTS.items() if key not in self.facts or not isinstance(self.facts[key], kind)]
-        if not wrong and not 1 < self.facts["window"] < self.facts["window_end"] <= 1 << 62:
-            wrong = ["window"]
+        if not wrong and (self.facts["window"], self.facts["window_end"]) not in (WINDOW_32, WINDOW_64):
+            wrong = ["window", "window_end"]
+        if not wrong and self.facts["next_ino"] > self.facts["window_end"] - UNREACHED:
+            wrong = ["next_ino"]
         counters = ("next_ino", "next_object", "object_limit", "commit_token")
         wrong += [key for key in counters if key not in wrong and not 0 <= self.facts[key] < 1 << 62]
         return wrong
@@ -117,7 +119,8 @@ class Checker:
 
     def _counters(self) -> Iterator[Finding]:
         window, end = self.facts["window"], self.facts["window_end"]
-        highest = self._db.value("SELECT max(ino) FROM inode WHERE ino >= ? AND ino < ?", (window, end)) or 0
+        created = (window, end - UNREACHED)
+        highest = self._db.value("SELECT max(ino) FROM inode WHERE ino >= ? AND ino < ?", created) or 0
         used = "SELECT max(o) FROM (SELECT max(object) AS o FROM inode UNION SELECT max(object) FROM extent)"
         highest_object = self._db.value(used) or 0
         least = {
@@ -161,8 +164,10 @@ class Checker:
             f"SELECT ino, mode, nlink, uid, gid FROM inode WHERE (mode & 61440) NOT IN {_TYPES} OR mode < 0"
             " OR mode > 65535 OR nlink < 0 OR nlink > 4294967295 OR uid NOT BETWEEN 0 AND 4294967295"
             " OR gid NOT BETWEEN 0 AND 4294967295 OR ino < 1 OR (ino = 1 AND (mode & 61440) <> 16384)"
+            " OR (ino >= ?1 - ?2 AND ino < ?1)",
+            (self.facts["window_end"], UNREACHED),
         ):
-            yield self._at("E204", ino, f"mode {mode:o}, links {nlink}, owner {uid}:{gid}")
+            yield self._at("E204", ino, f"inode {ino}, mode {mode:o}, links {nlink}, owner {uid}:{gid}")
         for ino, count in self._db.rows(
             f"SELECT n.ino, count(*) FROM ({_NAMED}) n JOIN inode i USING (ino) JOIN origin USING (ino)"
             " WHERE (i.mode & 61440) = 16384 GROUP BY n.ino"

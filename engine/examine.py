@@ -29,7 +29,42 @@ from minifo.engine.shelf import Shelf
 from minifo.engine.storage import Storage
 
 _WAL = DB_NAME + "-wal"
+_STEP = 1 << 20
 _SAID = 5  # lines of SQLite's own report that are passed on
+
+
+class _Kept(Storage):
+    """A storage directory in which all that is made belongs to its owner, not to the root who mends it."""
+
+    def create(self, name: str) -> int:
+        """Make a new file and return a descriptor for reading and writing."""
+        fd = super().create(name)
+        self._give(fd)
+        return fd
+
+    def mkdir(self, name: str) -> None:
+        """Make a directory."""
+        super().mkdir(name)
+        self._give_name(name)
+
+    def lock(self, *, exclusive: bool) -> None:
+        """Take the storage, as its owner could."""
+        there = self.exists("lock")
+        super().lock(exclusive=exclusive)
+        if not there and self.exists("lock"):
+            self._give_name("lock")
+
+    def _give_name(self, name: str) -> None:
+        fd = os.open(os.path.join(self.path, name), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            self._give(fd)
+        finally:
+            os.close(fd)
+
+    def _give(self, fd: int) -> None:
+        owner, made = os.stat(self.path), os.fstat(fd)
+        if os.geteuid() == 0 and (owner.st_uid, owner.st_gid) != (made.st_uid, made.st_gid):
+            os.fchown(fd, owner.st_uid, owner.st_gid)
 
 
 class Examination:
@@ -52,7 +87,7 @@ class Examination:
     def __init__(self, path: str, base: str | None = None, *, write: bool) -> None:
         if not os.path.isdir(path):
             raise StateError(f"{path} is not a directory", "name the directory given as sto=")
-        self.storage = Storage(path)
+        self.storage = _Kept(path)
         self.holder: int | None = None
         self.writable = write
         self.obstacle = ""
@@ -263,12 +298,18 @@ class Examination:
         name = self.backup_name()
         for part in ("", "-wal"):
             source = self.storage.database + part
-            if os.path.exists(source):
-                target = os.path.join(self.storage.path, name + part)
-                shutil.copyfile(source, target)
-                self.storage.sync_file(name + part)
+            if os.path.exists(source) and (not part or os.path.getsize(source)):
+                self._save(source, name + part)
         self.storage.sync_dir(".")
         return name
+
+    def _save(self, source: str, name: str) -> None:
+        """Copy a file to a new name in storage, as readable as the database: it says what the files hold."""
+        fd = self.storage.create(name)
+        with open(source, "rb") as original, os.fdopen(fd, "wb") as copy:
+            shutil.copyfileobj(original, copy, _STEP)
+            copy.flush()
+            self.storage.sync_fd(fd)
 
     def backup_name(self) -> str:
         """A name for a copy of the database that nothing has yet."""

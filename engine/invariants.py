@@ -46,8 +46,9 @@ INVARIANTS = (
     Invariant(
         2,
         "whoever holds a name is a living directory with overlay state",
-        f"SELECT parent, name FROM {_NAMED} AS n WHERE NOT EXISTS (SELECT 1 FROM origin o WHERE o.ino = n.parent)"
-        f" AND NOT EXISTS (SELECT 1 FROM inode i WHERE i.ino = n.parent AND {_DIRECTORY} AND i.nlink > 0)",
+        f"SELECT parent, name FROM {_NAMED} AS n LEFT JOIN inode i ON i.ino = n.parent WHERE i.ino IS NULL"
+        " AND NOT EXISTS (SELECT 1 FROM origin o WHERE o.ino = n.parent)"
+        f" OR i.ino IS NOT NULL AND NOT ({_DIRECTORY} AND i.nlink > 0)",
     ),
     Invariant(
         3,

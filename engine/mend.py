@@ -13,7 +13,7 @@ import uuid
 from minifo.engine.attic import LOST_TARGET, Attic
 from minifo.engine.base import split
 from minifo.engine.model import FILE_MAX, ROOT
-from minifo.engine.nodes import RESERVED, WINDOW_32, WINDOW_64
+from minifo.engine.nodes import RESERVED, UNREACHED, WINDOW_32, WINDOW_64
 from minifo.engine.objects import ROOM
 
 
@@ -112,7 +112,8 @@ class Mender(Attic):
 
     def _mend_e012(self, ino: int, start: int) -> None:
         row = self._row(ino)
-        if row is None or not stat.S_ISREG(row["mode"]):
+        if row is None or not stat.S_ISREG(row["mode"]) or (row["object"] is not None and not row["mapped"]):
+            # a file whose bytes are all elsewhere shows none of these ranges, and goes on so
             new = self._keep_file(b"#%d" % ino, 0, mapped=1)
             self._do("UPDATE extent SET ino = ? WHERE ino = ?", (new, ino))
             self._do("UPDATE inode SET mapped = 0 WHERE ino = ?", (ino,))
@@ -238,6 +239,9 @@ class Mender(Attic):
         if ino < 1:
             self._become_created(ino)
             return
+        if self._fact("window_end") - UNREACHED <= ino < self._fact("window_end"):
+            self._renumber(ino, self._next("next_ino"))
+            return
         kinds = (stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK, stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR, stat.S_IFBLK)
         kind = stat.S_IFMT(row["mode"])
         holds = "SELECT 1 FROM created WHERE parent = ?1 UNION SELECT 1 FROM deleted WHERE parent = ?1"
@@ -285,13 +289,14 @@ class Mender(Attic):
     def _make_fact(self, key: str) -> None:
         """Make a fact anew from what the rows and the content objects say."""
         if key in ("window", "window_end"):
+            count = "SELECT count(*) FROM inode WHERE ino >= ? AND ino < ?"
+            low, high = self._db.value(count, WINDOW_32), self._db.value(count, WINDOW_64)
             base_numbers = self._db.value("SELECT max(ino) FROM origin WHERE ino < ?", (RESERVED,)) or 0
-            high = self._db.value("SELECT 1 FROM inode WHERE ino >= ? AND ino < ?", WINDOW_64) is not None
-            window = WINDOW_64 if high or base_numbers >= WINDOW_32[0] else WINDOW_32
+            window = WINDOW_64 if high > low or (high == low and base_numbers >= WINDOW_32[0]) else WINDOW_32
             self._set_fact("window", window[0])
             self._set_fact("window_end", window[1])
         elif key == "next_ino":
-            window = self._fact("window"), self._fact("window_end")
+            window = self._fact("window"), self._fact("window_end") - UNREACHED
             used = self._db.value("SELECT max(ino) FROM inode WHERE ino >= ? AND ino < ?", window)
             self._set_fact(key, (used or window[0] - 1) + 1)
         elif key in ("next_object", "object_limit"):

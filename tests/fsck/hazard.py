@@ -12,7 +12,7 @@ _PAGE = 4096
 _FRAME = _PAGE + 24
 _LOG = "minifo.db-wal"
 
-# which column of a row says whose it is; the first of a table with a rowid is the rowid
+# which column of a row says whose it is, where it is not the rowid
 _OWNERS = {"created": 2, "renamed": 2, "inode": 0, "origin": 0, "modified": 0, "extent": 0, "small": 0}
 _WITHOUT_ROWID = {"created", "renamed", "extent"}
 
@@ -41,39 +41,47 @@ class Hazard:
 
     def __init__(self, model: Patient) -> None:
         self._database, self._log = (_bytes(os.path.join(model.storage, name)) for name in ("minifo.db", _LOG))
-        pages = _Watched(self._database, self._log)
         self._logged = {
             int.from_bytes(self._log[at : at + 4], "big") for at in range(32, len(self._log) - _FRAME + 1, _FRAME)
         }
         names: dict[int, list[str]] = {}
         for path, ino in model.inos.items():
             names.setdefault(ino, []).append(path)
-        self._rows: list[tuple[frozenset[int], list[str]]] = []
-        for table, root in pages.roots().items():
-            if table not in _OWNERS:
-                continue
-            before = set(pages.reached)
-            rows = sum(1 for _ in pages.tree(root, index=table in _WITHOUT_ROWID))
-            assert rows
-            for number in pages.reached - before:
-                pages.asked.clear()
-                for record in pages.records(number):
-                    column = _OWNERS[table]
-                    owner = record.rowid if column == 0 and table not in _WITHOUT_ROWID else record.values[column]
-                    self._rows.append((frozenset({number, *pages.asked}), names.get(owner, [])))  # type: ignore[arg-type]
-                    pages.asked.clear()
+        self._alone = _rows(_Watched(self._database, b""), names)
+        self._rows = _rows(_Watched(self._database, self._log), names)
         self.owners = {path for _, paths in self._rows for path in paths}
 
     def of(self, storage: str) -> set[str]:
         """The paths whose rows lie on pages that differ in a damaged copy."""
         data = _bytes(os.path.join(storage, "minifo.db"))
-        logged = self._logged if _bytes(os.path.join(storage, _LOG)) == self._log else set()
+        # a log that is damaged leaves the database as it was before
+        is_whole = _bytes(os.path.join(storage, _LOG)) == self._log
+        logged = self._logged if is_whole else set()
+        rows = self._rows if is_whole else self._rows + self._alone
         changed = {
             at // _PAGE + 1
             for at in range(0, len(self._database), _PAGE)
             if data[at : at + _PAGE] != self._database[at : at + _PAGE]
         } - logged
-        return {path for pages, paths in self._rows if pages & changed for path in paths}
+        return {path for pages, paths in rows if pages & changed for path in paths}
+
+
+def _rows(pages: _Watched, names: dict[int, list[str]]) -> list[tuple[frozenset[int], list[str]]]:
+    """Every row: the pages it lies on, and the paths it belongs to."""
+    found = []
+    for table, root in pages.roots().items():
+        if table not in _OWNERS:
+            continue
+        before = set(pages.reached)
+        assert sum(1 for _ in pages.tree(root, index=table in _WITHOUT_ROWID))
+        for number in pages.reached - before:
+            pages.asked.clear()
+            for record in pages.records(number):
+                owner = record.rowid if record.rowid is not None else record.values[_OWNERS[table]]
+                assert isinstance(owner, int)
+                found.append((frozenset({number, *pages.asked}), names.get(owner, [])))
+                pages.asked.clear()
+    return found
 
 
 def _bytes(path: str) -> bytes:

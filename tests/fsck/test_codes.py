@@ -80,6 +80,7 @@ _INSERT = "INSERT INTO inode VALUES (77777, 33188, 1, 0, 0, 0, 0, 0, 0, 0, NULL,
 DAMAGES = (
     Damage("E001", ("INSERT INTO renamed VALUES (1, CAST('small' AS BLOB), {/newfile})",), found=("small",)),
     Damage("E002", ("UPDATE created SET parent = 99999 WHERE ino = {/large}",), ("/large",), ("large",)),
+    Damage("E002", ("UPDATE created SET parent = {/newfile} WHERE ino = {/large}",), ("/large",), ("large",)),
     Damage("E003", ("DELETE FROM inode WHERE ino = {/empty}",), ("/empty",)),
     Damage("E003", ("UPDATE inode SET nlink = 0 WHERE ino = {/newfile}",)),
     Damage("E004", ("DELETE FROM origin WHERE ino = {/newfile}",), ("/newfile",)),
@@ -152,6 +153,10 @@ DAMAGES = (
     Damage("E202", ("UPDATE inode SET nlink = 9 WHERE ino = {/made}",)),
     Damage("E203", ("UPDATE created SET name = CAST('x/y' AS BLOB) WHERE ino = {/large}",), ("/large",), ("x_y",)),
     Damage("E204", ("UPDATE inode SET mode = 61860 WHERE ino = {/large}",)),
+    Damage(
+        "E204",
+        tuple(f"UPDATE {table} SET ino = 4294967295 WHERE ino = {{/large}}" for table in ("inode", "created")),
+    ),
     Damage("E204", ("UPDATE inode SET uid = -1 WHERE ino = {/large}",)),
     Damage(
         "E205",
@@ -175,6 +180,8 @@ DAMAGES = (
     Damage("E208", ("UPDATE overlay SET value = 5 WHERE key = 'next_ino'",)),
     Damage("E209", ("DELETE FROM overlay WHERE key = 'uuid'",)),
     Damage("E209", ("UPDATE overlay SET value = x'00' WHERE key = 'window'",)),
+    Damage("E209", ("UPDATE overlay SET value = value + 1024 WHERE key = 'window'",)),
+    Damage("E209", ("UPDATE overlay SET value = 1 << 40 WHERE key = 'next_ino'",)),
     Damage(
         "E210",
         ("DELETE FROM renamed WHERE ino = {/made/newdir}", "UPDATE inode SET nlink = 3 WHERE ino = {/made}"),

@@ -1,11 +1,11 @@
 """Operations, damage and repair in any order: after each repair the overlay is sound, and goes on working.
 
-A repair may bring bytes to lost+found; what it may not do is lose a file whose rows and object were whole.
+A repair may bring bytes to lost+found, or to another name; what it may not do is lose those of a file of which no row
+that says where they are, and no object, was damaged.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 from typing import Any
@@ -14,13 +14,15 @@ import apsw
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
-from patient import CALLER, Patient, tree_of, wrong
+from patient import CALLER, Patient, text, tree_of, wrong
 
 from minifo.engine import FsError, Ino, Overlay
 from minifo.engine.shelf import Shelf
 from minifo.engine.storage import Storage
 
 _NAMES = st.sampled_from((b"a", b"b", b"c", b"plain", b"big", b"olddir", b"made", b"lost+found"))
+_WHERE = ("inode", "extent", "small", "origin")  # tables that say where the bytes of a file are
+_HARMLESS = ("nlink", "xattrs", "uid")  # columns of inode that do not
 _TABLES = ("created", "renamed", "deleted", "modified", "inode", "origin", "extent", "small", "xattr", "overlay")
 
 
@@ -32,6 +34,9 @@ class Ward(RuleBasedStateMachine):
         self.patient = Patient()
         self.overlay: Overlay | None = None
         self.damaged = False
+        self.made = 0
+        self.before: dict[int, bytes] = {}  # what each file with bytes of its own had before the damage
+        self.touched: set[int] = set()  # inodes of which a row was damaged
 
     @initialize()
     def mount(self) -> None:
@@ -52,9 +57,31 @@ class Ward(RuleBasedStateMachine):
             self.overlay.close()
             self.overlay = None
 
-    def _spoil(self, statement: str) -> None:
-        with contextlib.suppress(apsw.Error):  # pages may be damaged already
+    def _fall_ill(self) -> None:
+        """Remember what there is, the first time after it was whole."""
+        if self.overlay is not None:
+            own = {ino for (ino,) in self.overlay.db.rows("SELECT ino FROM inode WHERE object IS NOT NULL OR mapped")}
+            inos: dict[str, int] = {}
+            tree = tree_of(self.overlay, inos)
+            self.before = {inos[path]: data for path, (_, data) in tree.items() if data and inos[path] in own}
+            self.touched.clear()
+            self._unmount()
+        self.damaged = True
+
+    def _spoil(self, statement: str, owners: str) -> None:
+        """Damage rows by SQL; *owners* is a query for whose they are."""
+        try:
+            self.touched.update(self._numbers(owners))
             self.patient.sql(statement)
+        except apsw.Error:  # pages are damaged already
+            self.before.clear()
+
+    def _numbers(self, sql: str) -> list[int]:
+        con = apsw.Connection(self.patient.database)
+        try:
+            return [ino for (ino,) in con.execute(sql)]
+        finally:
+            con.close()
 
     def _directories(self) -> list[Ino]:
         assert self.overlay is not None
@@ -80,7 +107,8 @@ class Ward(RuleBasedStateMachine):
         self._try(self.overlay.mknod, holder, name, 0o100644, 0, CALLER)
         attr = self.overlay.lookup(holder, name)
         if attr is not None and size:
-            self._try(self.overlay.write, Ino(attr.ino), size // 3, bytes(range(1, 251)) * (size // 250 + 1))
+            self.made += 1
+            self._try(self.overlay.write, Ino(attr.ino), size // 3, text(f"file {self.made}", size))
 
     @precondition(lambda self: self.overlay is not None)
     @rule(where=st.integers(0, 20), name=_NAMES)
@@ -131,12 +159,14 @@ class Ward(RuleBasedStateMachine):
     @rule(table=st.sampled_from(_TABLES), which=st.integers(0, 1000))
     def lose_row(self, table: str, which: int) -> None:
         """A row is gone."""
-        self._unmount()
+        self._fall_ill()
         key = "parent, name" if table in ("created", "renamed", "deleted") else "ino"
         key = {"extent": "ino, start", "xattr": "ino, name", "overlay": "key"}.get(table, key)
         sql = f"SELECT {key} FROM {table} LIMIT 1 OFFSET {which} % max(1, (SELECT count(*) FROM {table}))"
-        self._spoil(f"DELETE FROM {table} WHERE ({key}) IN ({sql})")
-        self.damaged = True
+        owner = "ino" if table in _WHERE else "NULL"
+        self._spoil(
+            f"DELETE FROM {table} WHERE ({key}) IN ({sql})", f"SELECT {owner} FROM {table} WHERE ({key}) IN ({sql})"
+        )
 
     @rule(
         column=st.sampled_from(("nlink", "size", "mode", "object", "bound", "mapped", "xattrs", "ino", "uid")),
@@ -145,10 +175,12 @@ class Ward(RuleBasedStateMachine):
     )
     def spoil_inode(self, column: str, value: int, which: int) -> None:
         """A number of an inode is another one."""
-        self._unmount()
+        self._fall_ill()
         some = f"SELECT ino FROM inode LIMIT 1 OFFSET {which} % max(1, (SELECT count(*) FROM inode))"
-        self._spoil(f"UPDATE OR IGNORE inode SET {column} = {value} WHERE ino IN ({some})")
-        self.damaged = True
+        self._spoil(
+            f"UPDATE OR IGNORE inode SET {column} = {value} WHERE ino IN ({some})",
+            "SELECT 0" if column in _HARMLESS else some,
+        )
 
     @rule(
         table=st.sampled_from(("created", "renamed", "extent", "small", "xattr", "modified")),
@@ -157,39 +189,44 @@ class Ward(RuleBasedStateMachine):
     )
     def misplace_row(self, table: str, which: int, value: int) -> None:
         """A row belongs to another inode, or to none."""
-        self._unmount()
+        self._fall_ill()
         column = "parent" if which % 2 and table in ("created", "renamed") else "ino"
         some = f"SELECT ino FROM {table} LIMIT 1 OFFSET {which} % max(1, (SELECT count(*) FROM {table}))"
         other = f"(SELECT ino FROM inode LIMIT 1 OFFSET {value} % (SELECT count(*) + 3 FROM inode))"
         value_sql = f"coalesce({other}, {value})"
-        self._spoil(f"UPDATE OR IGNORE {table} SET {column} = {value_sql} WHERE ino IN ({some})")
-        self.damaged = True
+        self._spoil(
+            f"UPDATE OR IGNORE {table} SET {column} = {value_sql} WHERE ino IN ({some})",
+            some if table in _WHERE else "SELECT 0",
+        )
 
     @rule(which=st.integers(0, 1000), size=st.sampled_from((None, 0, 5)))
     def spoil_object(self, which: int, size: int | None) -> None:
         """A content object is gone or cut."""
-        self._unmount()
+        self._fall_ill()
         storage = Storage(self.patient.storage)
         shelf = Shelf(storage)
         storage.close()
         if shelf.sizes:
             number = sorted(shelf.sizes)[which % len(shelf.sizes)]
             path = os.path.join(self.patient.storage, f"content/{number >> 10:x}/{number & 1023:x}")
+            owners = (
+                f"SELECT ino FROM inode WHERE object = {number} UNION SELECT ino FROM extent WHERE object = {number}"
+            )
+            self._spoil("SELECT 1", owners)
             if size is None:
                 os.unlink(path)
             else:
                 os.truncate(path, size)
-            self.damaged = True
 
     @rule(page=st.integers(0, 40))
     def spoil_page(self, page: int) -> None:
-        """A page of the database is nothing but zeros."""
-        self._unmount()
+        """A page of the database is nothing but zeros; whose rows it held is not known."""
+        self._fall_ill()
+        self.before.clear()
         if page * 4096 < os.path.getsize(self.patient.database):
             with open(self.patient.database, "r+b") as file:
                 file.seek(page * 4096)
                 file.write(bytes(4096))
-            self.damaged = True
 
     @rule()
     def check_and_repair(self) -> None:
@@ -199,8 +236,15 @@ class Ward(RuleBasedStateMachine):
         assert wrong([f for f in left if f.code != "W506"]) == [], [(f.code, f.path, f.detail, f.key) for f in left]
         again = [finding for finding in self.patient.examine(base=True) if finding.code != "W506"]
         assert wrong(again) == [], again
+        shown = self.patient.look().values()
+        assert all(kind != "unreadable" for kind, _ in shown)
+        if self.damaged:
+            there = {data for _, data in shown}
+            lost = {
+                ino: data[:20] for ino, data in self.before.items() if ino not in self.touched and data not in there
+            }
+            assert not lost, lost
         self.damaged = False
-        assert all(kind != "unreadable" for kind, _ in self.patient.look().values())
         self.mount()
 
 
