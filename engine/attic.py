@@ -36,7 +36,7 @@ class Attic:
         self._db = db
         self._shelf = shelf
         self._base = base
-        self._lost: int | None = None
+        self._lost: tuple[int, bytes] | None = None
         self._free: int | None = None
         self._now = time.time_ns()
 
@@ -107,24 +107,27 @@ class Attic:
 
     def _lost_found(self) -> int:
         """The directory for what has no place; made when it is needed."""
-        if self._lost is not None:
-            return self._lost
         name, count = LOST, 0
+        if self._lost is not None:
+            named = "SELECT ino FROM created WHERE parent = 1 AND name = ?"
+            if self._db.value(named, (self._lost[1],)) == self._lost[0]:
+                return self._lost[0]  # else a repair has moved it away
         while True:
             row = self._db.row(
                 "SELECT c.ino, mode, nlink FROM created c JOIN inode USING (ino) WHERE parent = 1 AND name = ?", (name,)
             )
             if row is not None and self._is_created(row[0]) and stat.S_ISDIR(row[1]) and row[2] > 0:
-                self._lost = int(row[0])
-                return self._lost
+                self._lost = (int(row[0]), name)
+                return self._lost[0]
             if row is None and not self._is_taken(name):
                 break
             count += 1
             name = LOST + b"-%d" % count
-        self._lost = self._make(stat.S_IFDIR | 0o700, 4096)
-        self._do("INSERT INTO created VALUES (1, ?, ?)", (name, self._lost))
+        made = self._make(stat.S_IFDIR | 0o700, 4096)
+        self._lost = (made, name)
+        self._do("INSERT INTO created VALUES (1, ?, ?)", (name, made))
         self._do("UPDATE inode SET nlink = nlink + 1 WHERE ino = 1 AND nlink > 1")
-        return self._lost
+        return made
 
     def _is_taken(self, name: bytes) -> bool:
         for table in ("created", "renamed"):

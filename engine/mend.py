@@ -100,7 +100,9 @@ class Mender(Attic):
         row = self._row(ino)
         if row is None:
             return
-        if ino != ROOT and row["nlink"] == 0 and not self._names_of(ino):
+        path = self._db.value("SELECT path FROM origin WHERE ino = ?", (ino,))
+        shows = path is not None and (ino == ROOT or not self._is_hidden(path))
+        if row["nlink"] == 0 and not self._names_of(ino) and not shows:
             if not self._is_created(ino) and row["object"] is None and not row["mapped"]:
                 self._do("INSERT INTO orphan VALUES (?)", (ino,))  # a base object: storage has nothing to lose
                 return

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import stat
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import apsw
 
@@ -18,6 +20,7 @@ Tree = dict[str, tuple[str, bytes]]
 CALLER = Process()
 _ROOMY = "/dev/shm" if os.path.isdir("/dev/shm") else None
 _READ = 1 << 20  # bytes of a file that are looked at: a damaged row may say any size
+_NOBODY = 65534
 LARGE = 300_000  # bytes: a base file of this size is not copied whole
 
 
@@ -108,6 +111,22 @@ class Patient:
                 result = salvage(examination)
                 return result.left, result
             return examination.repair(found, lambda finding: finding.is_safe or not safe)[1], None
+
+
+@contextmanager
+def unprivileged(top: str) -> Iterator[None]:
+    """Be a user whom permissions bind, and who owns everything below *top*."""
+    if os.geteuid() != 0:
+        yield
+        return
+    for holder, _, names in os.walk(top):
+        for path in (holder, *(os.path.join(holder, name) for name in names)):
+            os.chown(path, _NOBODY, _NOBODY, follow_symlinks=False)
+    os.seteuid(_NOBODY)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
 
 
 def wrong(found: list[Finding]) -> list[str]:
