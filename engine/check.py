@@ -11,6 +11,7 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from typing import Any
 
 from minifo.engine import invariants
@@ -150,9 +151,14 @@ class Checker:
                 yield self._at(code, ino, f"inode {ino}" + (f": {rest}" if rest else ""), row)
 
     def _owner(self, number: int) -> bytes:
-        sql = "SELECT ino FROM inode WHERE object = ?1 UNION SELECT ino FROM extent WHERE object = ?1"
-        ino = self._db.value(sql, (number,))
+        ino = self._owners.get(number)
         return self.places.of(ino) if ino is not None else b"<object %d>" % number
+
+    @cached_property
+    def _owners(self) -> dict[int, int]:
+        """The inode that each content object belongs to; of two, the one with the lower number."""
+        sql = "SELECT object, ino FROM inode WHERE object IS NOT NULL UNION SELECT object, ino FROM extent"
+        return dict(self._db.rows(sql + " ORDER BY ino DESC"))
 
     def _rows(self) -> Iterator[Finding]:
         for parent, name, ino, table in self._db.rows(
@@ -337,28 +343,26 @@ class Checker:
 def _causes_only(found: list[Finding], places: Places) -> list[Finding]:
     """The findings without those that only follow from others."""
     inos: dict[str, set[object]] = {}
-    names: dict[str, set[object]] = {}
     for finding in found:
         if finding.key:
             inos.setdefault(finding.code, set()).add(finding.key[0])
-            names.setdefault(finding.code, set()).add(finding.key[:2])
+    # sets, and none of them made for each finding anew: there may be as many as there are files
+    rootless = any(finding.code == "E017" for finding in found)
+    linked = {finding.key[2] for finding in found if finding.code == "E003" and len(finding.key) > 2}
 
     def among(value: object, *codes: str) -> bool:
         return any(value in inos.get(code, ()) for code in codes)
 
     def follows(finding: Finding) -> bool:
         code, key = finding.code, finding.key
-        if "E017" in inos or any(f.code == "E017" for f in found):
+        if rootless:
             # without the root's place nothing in the root has one
             return code in ("E018", "E201") or (code in ("E002", "E004", "E006", "E008") and key[0] == ROOT)
         if code == "E003":
             return among(key[2], "E009", "E010", "E204")
-        if code == "E010":
-            return among(key[0], "E008", "E204") or key[0] in {k for _, k in _hidden(found)}
-        if code == "E009":
+        if code in ("E009", "E010"):
             return among(key[0], "E008", "E204")
         if code == "E011":
-            linked = {f.key[2] for f in found if f.code == "E003" and len(f.key) > 2}
             return among(key[0], "E009", "E010", "E204") or key[0] in linked
         if code in ("E007", "E008", "E202"):
             return among(key[0], "E004") or (code != "E008" and among(key[0], "E008"))
@@ -372,7 +376,3 @@ def _causes_only(found: list[Finding], places: Places) -> list[Finding]:
         return False
 
     return [finding for finding in found if not follows(finding)]
-
-
-def _hidden(found: list[Finding]) -> list[tuple[str, object]]:
-    return [("E001", f.key[2]) for f in found if f.code == "E001" and len(f.key) > 2]

@@ -13,6 +13,9 @@ from minifo.engine.findings import Finding
 from minifo.engine.mend import Mender
 
 _ROUNDS = 50  # each one mends all it may; damage upon damage needs a few
+_MANY = 100  # repairs of one round from which on indexes are worth making
+# no mount asks these tables so; a repair does, perhaps once for every file: then there are indexes in its transaction
+_INDEXES = ("created (ino)", "renamed (ino)", "extent (object)", "inode (object)")
 
 Choose = Callable[[Finding], bool]
 
@@ -40,14 +43,23 @@ class Repairer(Mender):
         """
         done: list[Finding] = []
         answers: dict[tuple[object, ...], bool] = {}
+        indexed = False
         for _ in range(_ROUNDS):
             found = Checker(self._db, self._shelf, self._base, progress=progress).run()
             chosen = [finding for finding in found if self._may(finding, choose, answers)]
             if not chosen:
                 break
-            for finding in chosen:
+            if len(chosen) > _MANY and not indexed:
+                for index, columns in enumerate(_INDEXES):
+                    self._do(f"CREATE INDEX fsck_{index} ON {columns}")
+                indexed = True
+            for index, finding in enumerate(chosen):
+                progress("repairing", index, len(chosen))
                 getattr(self, f"_mend_{finding.code.lower()}")(*finding.key)
+            progress("repairing", len(chosen), len(chosen))
             done += chosen
+        for index in range(len(_INDEXES)) if indexed else ():
+            self._do(f"DROP INDEX fsck_{index}")
         return done, found
 
     @staticmethod
