@@ -38,6 +38,7 @@ class Attic:
         self._base = base
         self._lost: tuple[int, bytes] | None = None
         self._free: int | None = None
+        self._namesakes: dict[bytes, int] = {}  # how many things in lost+found had this name
         self._now = time.time_ns()
 
     # -- rows
@@ -143,13 +144,16 @@ class Attic:
         name = name.replace(b"/", b"_").replace(b"\0", b"_")[: NAME_MAX - 25].strip() or b"#%d" % ino
         if name in (b".", b".."):
             name = b"#%d" % ino
-        plain, count = name, 0
+        plain, count = name, self._namesakes.get(name, 0)
+        if count:
+            name = b"%b-%d" % (plain, count)
         while any(
             self._db.value(f"SELECT 1 FROM {t} WHERE parent = ? AND name = ?", (holder, name)) is not None
             for t in ("created", "renamed")
         ):
             count += 1
             name = b"%b-%d" % (plain, count)
+        self._namesakes[plain] = count
         self._do(f"INSERT INTO {table} VALUES (?, ?, ?)", (holder, name, ino))
         row = self._row(ino)
         if row is not None and stat.S_ISDIR(row["mode"]):

@@ -358,12 +358,16 @@ def _causes_only(found: list[Finding], places: Places) -> list[Finding]:
         if rootless:
             # without the root's place nothing in the root has one
             return code in ("E018", "E201") or (code in ("E002", "E004", "E006", "E008") and key[0] == ROOT)
+        if code == "E002":
+            return key[0] in linked  # the directory has a name, and comes back by it
         if code == "E003":
             return among(key[2], "E009", "E010", "E204")
         if code in ("E009", "E010"):
             return among(key[0], "E008", "E204")
         if code == "E011":
             return among(key[0], "E009", "E010", "E204") or key[0] in linked
+        if code == "E202" and among(key[0], "E003"):
+            return True  # what is in it may be a directory
         if code in ("E007", "E008", "E202"):
             return among(key[0], "E004") or (code != "E008" and among(key[0], "E008"))
         if code == "E018":

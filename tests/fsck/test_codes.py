@@ -81,6 +81,7 @@ DAMAGES = (
     Damage("E002", ("UPDATE created SET parent = 99999 WHERE ino = {/large}",), ("/large",), ("large",)),
     Damage("E002", ("UPDATE created SET parent = {/newfile} WHERE ino = {/large}",), ("/large",), ("large",)),
     Damage("E003", ("DELETE FROM inode WHERE ino = {/empty}",), ("/empty",)),
+    Damage("E003", ("DELETE FROM inode WHERE ino = {/made/sub}",)),
     Damage("E003", ("UPDATE inode SET nlink = 0 WHERE ino = {/newfile}",)),
     Damage("E004", ("DELETE FROM origin WHERE ino = {/newfile}",), ("/newfile",)),
     Damage("E005", ("DELETE FROM deleted WHERE name = CAST('olddir' AS BLOB)",)),
