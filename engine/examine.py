@@ -188,7 +188,7 @@ class Examination:
             if waiting:
                 found.append(Finding("N404", b"<overlay>", f"{waiting} operations"))
             return found
-        except apsw.Error as error:
+        except (apsw.Error, UnicodeDecodeError) as error:
             return [Finding("E102", b"minifo.db", str(error))]
         except FsError as error:
             return [Finding("E102", b"minifo.db", str(error.filename or error))]
@@ -358,7 +358,7 @@ def _examine_database(con: apsw.Connection, full: bool) -> list[Finding]:
         version = con.execute("PRAGMA user_version").fetchone()
     except apsw.NotADBError:
         return [Finding("E101", where)]
-    except apsw.Error as error:
+    except (apsw.Error, UnicodeDecodeError) as error:  # text that is damaged is no text
         return [Finding("E102", where, str(error))]
     if report != ["ok"]:
         return [Finding("E102", where, "; ".join(str(line).replace("\n", " ") for line in report))]

@@ -147,6 +147,7 @@ DAMAGES = (
     Damage("E101", lambda p: _overwrite(p.database, 0, bytes(100))),
     Damage("E101", lambda p: os.truncate(p.database, 0)),
     Damage("E102", lambda p: _overwrite(p.database, 5 * 4096, b"\xa5" * 4096)),
+    Damage("E102", ("UPDATE overlay SET value = CAST(x'ff30' AS TEXT) WHERE key = 'uuid'",)),
     Damage("E103", ("PRAGMA application_id = 5",)),
     Damage("E104", (f"PRAGMA user_version = {SCHEMA_VERSION + 5}",)),
     Damage("E105", ("DROP TABLE garbage",)),

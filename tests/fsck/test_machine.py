@@ -21,6 +21,7 @@ from minifo.engine.shelf import Shelf
 from minifo.engine.storage import Storage
 
 _NAMES = st.sampled_from((b"a", b"b", b"c", b"plain", b"big", b"olddir", b"made", b"lost+found"))
+_NOBODY = "SELECT 0"
 _WHERE = ("inode", "extent", "small", "origin")  # tables that say where the bytes of a file are
 _HARMLESS = ("nlink", "xattrs", "uid")  # columns of inode that do not
 _TABLES = ("created", "renamed", "deleted", "modified", "inode", "origin", "extent", "small", "xattr", "overlay")
@@ -69,7 +70,7 @@ class Ward(RuleBasedStateMachine):
         self.damaged = True
 
     def _spoil(self, statement: str, owners: str) -> None:
-        """Damage rows by SQL; *owners* is a query for whose they are."""
+        """Damage rows by SQL; *owners* is a query for the files whose bytes that may cost."""
         try:
             self.touched.update(self._numbers(owners))
             self.patient.sql(statement)
@@ -163,10 +164,8 @@ class Ward(RuleBasedStateMachine):
         key = "parent, name" if table in ("created", "renamed", "deleted") else "ino"
         key = {"extent": "ino, start", "xattr": "ino, name", "overlay": "key"}.get(table, key)
         sql = f"SELECT {key} FROM {table} LIMIT 1 OFFSET {which} % max(1, (SELECT count(*) FROM {table}))"
-        owner = "ino" if table in _WHERE else "NULL"
-        self._spoil(
-            f"DELETE FROM {table} WHERE ({key}) IN ({sql})", f"SELECT {owner} FROM {table} WHERE ({key}) IN ({sql})"
-        )
+        owners = f"SELECT ino FROM {table} WHERE ({key}) IN ({sql})" if table in _WHERE else _NOBODY
+        self._spoil(f"DELETE FROM {table} WHERE ({key}) IN ({sql})", owners)
 
     @rule(
         column=st.sampled_from(("nlink", "size", "mode", "object", "bound", "mapped", "xattrs", "ino", "uid")),
@@ -179,7 +178,7 @@ class Ward(RuleBasedStateMachine):
         some = f"SELECT ino FROM inode LIMIT 1 OFFSET {which} % max(1, (SELECT count(*) FROM inode))"
         self._spoil(
             f"UPDATE OR IGNORE inode SET {column} = {value} WHERE ino IN ({some})",
-            "SELECT 0" if column in _HARMLESS else some,
+            _NOBODY if column in _HARMLESS else some,
         )
 
     @rule(
@@ -196,7 +195,7 @@ class Ward(RuleBasedStateMachine):
         value_sql = f"coalesce({other}, {value})"
         self._spoil(
             f"UPDATE OR IGNORE {table} SET {column} = {value_sql} WHERE ino IN ({some})",
-            some if table in _WHERE else "SELECT 0",
+            some if table in _WHERE else _NOBODY,
         )
 
     @rule(which=st.integers(0, 1000), size=st.sampled_from((None, 0, 5)))
