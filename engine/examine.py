@@ -7,6 +7,7 @@ through SQLite.  Before a repair changes the first byte, the database is copied 
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shutil
@@ -23,13 +24,13 @@ from minifo.engine.db import APPLICATION_ID, DB_NAME, SCHEMA_VERSION, Database, 
 from minifo.engine.errors import FsError, NewerFormat, NotMinifo, StateError, StorageBusy
 from minifo.engine.findings import SALVAGE, Finding
 from minifo.engine.names import NAMES
+from minifo.engine.pages import read_past_errors
 from minifo.engine.redo import RedoLog, memory_directory
 from minifo.engine.repair import Choose, Repairer
 from minifo.engine.shelf import Shelf
 from minifo.engine.storage import Storage
 
 _WAL = DB_NAME + "-wal"
-_STEP = 1 << 20
 _SAID = 5  # lines of SQLite's own report that are passed on
 
 
@@ -174,6 +175,10 @@ class Examination:
         except apsw.Error as error:
             message = f"{self.storage.database} cannot be read ({error})"
             raise StateError(message, "unmount it, or call this as root") from error
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            return [Finding("E102", b"minifo.db", str(error.strerror))]  # a bad block of the medium
         db = Database(con, read_only=True)
         try:
             found = _examine_database(con, full)
@@ -306,10 +311,11 @@ class Examination:
     def _save(self, source: str, name: str) -> None:
         """Copy a file to a new name in storage, as readable as the database: it says what the files hold."""
         fd = self.storage.create(name)
-        with open(source, "rb") as original, os.fdopen(fd, "wb") as copy:
-            shutil.copyfileobj(original, copy, _STEP)
-            copy.flush()
+        try:
+            self.storage.write(fd, read_past_errors(source), 0)
             self.storage.sync_fd(fd)
+        finally:
+            os.close(fd)
 
     def backup_name(self) -> str:
         """A name for a copy of the database that nothing has yet."""
