@@ -20,7 +20,7 @@ from minifo.engine.db import Database
 from minifo.engine.findings import Finding
 from minifo.engine.model import ROOT
 from minifo.engine.nodes import UNREACHED, WINDOW_32, WINDOW_64, Numbers
-from minifo.engine.places import Places
+from minifo.engine.places import Places, is_base_path
 from minifo.engine.shelf import Shelf, kind_of
 
 _BY_NAME = {1, 2, 3, 6}  # invariants whose rows begin with (parent, name); most others begin with an inode number
@@ -205,8 +205,8 @@ class Checker:
         paths = self.places.by_path
         for path, ino in paths.items():
             directory = split(path)[0]
-            if not path.startswith(b"/") or (path != b"/" and (path.endswith(b"/") or b"//" in path)):
-                yield Finding("E201", b"<base>" + path, "not a path", (ino, path))
+            if not is_base_path(path):
+                yield Finding("E201", b"<base>" + path, "not a path", (ino, path), safe=False)
             elif directory not in paths and ino != ROOT:
                 yield Finding("E201", self.places.of(ino), f"{os.fsdecode(directory)} has no mark", (ino, path))
 
@@ -294,10 +294,12 @@ class Checker:
 
     def _stat(self, path: bytes) -> os.stat_result | None:
         assert self._base is not None
+        if not is_base_path(path):
+            return None
         try:
             return self._base.stat(path)
         except OSError as error:
-            if error.errno in (errno.ENOENT, errno.ENOTDIR):
+            if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG):
                 return None
             raise
 
@@ -315,7 +317,7 @@ class Checker:
         for path, ino in sorted(self.places.by_path.items()):
             st = self._stat(path)
             mode = modes.get(ino)
-            if split(path)[0] in gone:
+            if split(path)[0] in gone or not is_base_path(path):
                 gone.add(path)
             elif st is None:
                 gone.add(path)

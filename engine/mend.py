@@ -15,6 +15,7 @@ from minifo.engine.base import split
 from minifo.engine.model import FILE_MAX, ROOT
 from minifo.engine.nodes import RESERVED, UNREACHED, WINDOW_32, WINDOW_64
 from minifo.engine.objects import ROOM
+from minifo.engine.places import is_base_path
 
 
 class Mender(Attic):
@@ -218,7 +219,7 @@ class Mender(Attic):
     def _mend_e201(self, ino: int, path: bytes) -> None:
         """Mark the directories above an object; one without a number that is known gets a reserved one."""
         while path != b"/":
-            if not path.startswith(b"/") or path.endswith(b"/") or b"//" in path:
+            if not is_base_path(path):
                 self._do("DELETE FROM origin WHERE ino = ?", (ino,))
                 return
             path = split(path)[0]
