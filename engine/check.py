@@ -214,13 +214,13 @@ class Checker:
         """Base objects that live nowhere: neither at a name of the overlay nor at their place in the base."""
         places = self.places
         hidden = set(self._db.rows("SELECT parent, name FROM deleted"))
-        rows = {ino: (mode, nlink) for ino, mode, nlink in self._db.rows("SELECT ino, mode, nlink FROM inode")}
         holders = {split(path)[0] for path in places.by_path}
         for ino, path in places.origins.items():
             directory, name = split(path)
-            if ino == ROOT or ino in places.names or (places.by_path.get(directory), name) not in hidden:
+            if ino == ROOT or (places.by_path.get(directory), name) not in hidden or ino in places.names:
                 continue
-            mode, nlink = rows.get(ino, (stat.S_IFDIR if path in holders else 0, 1))
+            row = self._db.row("SELECT mode, nlink FROM inode WHERE ino = ?", (ino,))
+            mode, nlink = row or (stat.S_IFDIR if path in holders else 0, 1)
             # a file may have other names in the base: only the base knows how many
             if nlink > 0 and (mode & _TYPE == stat.S_IFDIR or self._has_one_name(path)):
                 yield self._at("E210", ino, f"its place was {os.fsdecode(path)}", (ino, path))
