@@ -14,6 +14,7 @@ from minifo.engine.anchor import NUMBERED
 from minifo.engine.base import BaseView
 from minifo.engine.db import Database, Params
 from minifo.engine.model import NAME_MAX
+from minifo.engine.nodes import UNREACHED
 from minifo.engine.objects import ROOM
 from minifo.engine.shelf import Shelf
 
@@ -35,7 +36,9 @@ class Attic:
         self._db = db
         self._shelf = shelf
         self._base = base
-        self._lost: int | None = None
+        self._lost: tuple[int, bytes] | None = None
+        self._free: int | None = None
+        self._namesakes: dict[bytes, int] = {}  # how many things in lost+found had this name
         self._now = time.time_ns()
 
     # -- rows
@@ -46,7 +49,10 @@ class Attic:
     def _row(self, ino: int) -> dict[str, Any] | None:
         names = ("mode", "nlink", "size", "object", "bound", "mapped", "xattrs", "target")
         row = self._db.row(f"SELECT {', '.join(names)} FROM inode WHERE ino = ?", (ino,))
-        return None if row is None else dict(zip(names, row, strict=True))
+        if row is None:
+            return None
+        # a mode beyond 16 bits is damage; stat refuses to look at one
+        return {**dict(zip(names, row, strict=True)), "mode": row[0] & 0xFFFF}
 
     def _fact(self, key: str) -> int:
         return int(self._db.value("SELECT value FROM overlay WHERE key = ?", (key,)))
@@ -56,12 +62,24 @@ class Attic:
 
     def _next(self, key: str) -> int:
         number = self._fact(key)
-        if key == "next_object":
+        if key == "next_ino":
+            number = max(number, self._first_free())
+            self._free = number + 1
+        elif key == "next_object":
             number = max([number, *(n + 1 for n in self._shelf.sizes)])
             if number >= self._fact("object_limit"):
                 self._set_fact("object_limit", number + 2 * ROOM)
         self._set_fact(key, number + 1)
         return number
+
+    def _first_free(self) -> int:
+        """A number above all that rows of created objects name, whatever the counter says."""
+        if self._free is None:
+            window = self._fact("window"), self._fact("window_end") - UNREACHED
+            named = " UNION ALL ".join(f"SELECT {column} AS ino FROM {table}" for table, column in NUMBERED)
+            highest = self._db.value(f"SELECT max(ino) FROM ({named}) WHERE ino >= ? AND ino < ?", window)
+            self._free = window[0] if highest is None else highest + 1
+        return self._free
 
     def _is_created(self, ino: int) -> bool:
         return self._fact("window") <= ino < self._fact("window_end")
@@ -81,28 +99,36 @@ class Attic:
         self._do(f"INSERT INTO inode VALUES ({', '.join('?' * len(values))})", values)
         return ino
 
+    def _make_directory(self, ino: int) -> None:
+        """Give a directory that holds things, and of which no more is known, a row."""
+        values = (ino, stat.S_IFDIR | 0o755, 2, 0, 0, 0, 4096, *(self._now,) * 3, None, None, 0, 1, None)
+        self._do(f"INSERT INTO inode VALUES ({', '.join('?' * len(values))})", values)
+
     # -- lost+found
 
     def _lost_found(self) -> int:
         """The directory for what has no place; made when it is needed."""
-        if self._lost is not None:
-            return self._lost
         name, count = LOST, 0
+        if self._lost is not None:
+            named = "SELECT ino FROM created WHERE parent = 1 AND name = ?"
+            if self._db.value(named, (self._lost[1],)) == self._lost[0]:
+                return self._lost[0]  # else a repair has moved it away
         while True:
             row = self._db.row(
                 "SELECT c.ino, mode, nlink FROM created c JOIN inode USING (ino) WHERE parent = 1 AND name = ?", (name,)
             )
             if row is not None and self._is_created(row[0]) and stat.S_ISDIR(row[1]) and row[2] > 0:
-                self._lost = int(row[0])
-                return self._lost
+                self._lost = (int(row[0]), name)
+                return self._lost[0]
             if row is None and not self._is_taken(name):
                 break
             count += 1
             name = LOST + b"-%d" % count
-        self._lost = self._make(stat.S_IFDIR | 0o700, 4096)
-        self._do("INSERT INTO created VALUES (1, ?, ?)", (name, self._lost))
+        made = self._make(stat.S_IFDIR | 0o700, 4096)
+        self._lost = (made, name)
+        self._do("INSERT INTO created VALUES (1, ?, ?)", (name, made))
         self._do("UPDATE inode SET nlink = nlink + 1 WHERE ino = 1 AND nlink > 1")
-        return self._lost
+        return made
 
     def _is_taken(self, name: bytes) -> bool:
         for table in ("created", "renamed"):
@@ -118,13 +144,16 @@ class Attic:
         name = name.replace(b"/", b"_").replace(b"\0", b"_")[: NAME_MAX - 25].strip() or b"#%d" % ino
         if name in (b".", b".."):
             name = b"#%d" % ino
-        plain, count = name, 0
+        plain, count = name, self._namesakes.get(name, 0)
+        if count:
+            name = b"%b-%d" % (plain, count)
         while any(
             self._db.value(f"SELECT 1 FROM {t} WHERE parent = ? AND name = ?", (holder, name)) is not None
             for t in ("created", "renamed")
         ):
             count += 1
             name = b"%b-%d" % (plain, count)
+        self._namesakes[plain] = count
         self._do(f"INSERT INTO {table} VALUES (?, ?, ?)", (holder, name, ino))
         row = self._row(ino)
         if row is not None and stat.S_ISDIR(row["mode"]):
@@ -155,7 +184,8 @@ class Attic:
     def _become_created(self, ino: int) -> int:
         """Make a created object of one whose place in the base is not known (any more); its new number."""
         row = self._row(ino)
-        assert row is not None
+        if row is None:
+            return ino
         new = ino if self._is_created(ino) else self._next("next_ino")
         self._do("DELETE FROM origin WHERE ino = ?", (ino,))
         self._do("DELETE FROM modified WHERE ino = ?", (ino,))
@@ -170,11 +200,14 @@ class Attic:
         target = row["target"] if row["target"] is not None or not stat.S_ISLNK(row["mode"]) else LOST_TARGET
         self._do("UPDATE inode SET xattrs = 1, bound = ?, target = ? WHERE ino = ?", (bound, target, ino))
         if new != ino:
-            for table, column in NUMBERED:
-                self._do(f"UPDATE OR IGNORE {table} SET {column} = ? WHERE {column} = ?", (new, ino))
+            self._renumber(ino, new)
         if not stat.S_ISDIR(row["mode"]):
             self._do("UPDATE inode SET nlink = ? WHERE ino = ?", (len(self._names_of(new)), new))
         return new
+
+    def _renumber(self, ino: int, new: int) -> None:
+        for table, column in NUMBERED:
+            self._do(f"UPDATE OR IGNORE {table} SET {column} = ? WHERE {column} = ?", (new, ino))
 
     def _drop_name(self, parent: int, name: bytes) -> None:
         for table in ("created", "renamed"):

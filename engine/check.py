@@ -11,6 +11,7 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from typing import Any
 
 from minifo.engine import invariants
@@ -18,13 +19,17 @@ from minifo.engine.base import BaseView, join, split
 from minifo.engine.db import Database
 from minifo.engine.findings import Finding
 from minifo.engine.model import ROOT
-from minifo.engine.nodes import Numbers
-from minifo.engine.places import Places
+from minifo.engine.nodes import UNREACHED, WINDOW_32, WINDOW_64, Numbers
+from minifo.engine.places import Places, is_base_path
 from minifo.engine.shelf import Shelf, kind_of
 
 _BY_NAME = {1, 2, 3, 6}  # invariants whose rows begin with (parent, name); most others begin with an inode number
 _TYPES = "(4096, 8192, 16384, 24576, 32768, 40960, 49152)"
-_NAMED = "SELECT parent, name, ino, 'created' FROM created UNION ALL SELECT parent, name, ino, 'renamed' FROM renamed"
+_NAMED = (
+    "SELECT parent, name, ino, 'created' AS list FROM created"
+    " UNION ALL SELECT parent, name, ino, 'renamed' FROM renamed"
+)
+_TYPE = 0o170000  # bits of a mode
 _OWN_BYTES = "(i.object IS NOT NULL OR i.mapped = 1)"
 
 #: The facts each overlay has, and what their values are.
@@ -84,7 +89,7 @@ class Checker:
         if not self._wrong_facts():
             # the rules need the facts: without them every number looks wrong
             parts += [self._invariants, self._rows, self._directories, self._origins, self._counters]
-            parts += [self._content, self._leftovers]
+            parts += [self._nameless, self._content, self._leftovers]
             parts += [self._verified] if self._verify else []
             parts += [self._against_base] if self._base is not None else []
         found: list[Finding] = []
@@ -101,8 +106,10 @@ class Checker:
 
     def _wrong_facts(self) -> list[str]:
         wrong = [key for key, kind in FACTS.items() if key not in self.facts or not isinstance(self.facts[key], kind)]
-        if not wrong and not 1 < self.facts["window"] < self.facts["window_end"] <= 1 << 62:
-            wrong = ["window"]
+        if not wrong and (self.facts["window"], self.facts["window_end"]) not in (WINDOW_32, WINDOW_64):
+            wrong = ["window", "window_end"]
+        if not wrong and self.facts["next_ino"] > self.facts["window_end"] - UNREACHED:
+            wrong = ["next_ino"]
         counters = ("next_ino", "next_object", "object_limit", "commit_token")
         wrong += [key for key in counters if key not in wrong and not 0 <= self.facts[key] < 1 << 62]
         return wrong
@@ -113,7 +120,8 @@ class Checker:
 
     def _counters(self) -> Iterator[Finding]:
         window, end = self.facts["window"], self.facts["window_end"]
-        highest = self._db.value("SELECT max(ino) FROM inode WHERE ino >= ? AND ino < ?", (window, end)) or 0
+        created = (window, end - UNREACHED)
+        highest = self._db.value("SELECT max(ino) FROM inode WHERE ino >= ? AND ino < ?", created) or 0
         used = "SELECT max(o) FROM (SELECT max(object) AS o FROM inode UNION SELECT max(object) FROM extent)"
         highest_object = self._db.value(used) or 0
         least = {
@@ -143,9 +151,14 @@ class Checker:
                 yield self._at(code, ino, f"inode {ino}" + (f": {rest}" if rest else ""), row)
 
     def _owner(self, number: int) -> bytes:
-        sql = "SELECT ino FROM inode WHERE object = ?1 UNION SELECT ino FROM extent WHERE object = ?1"
-        ino = self._db.value(sql, (number,))
+        ino = self._owners.get(number)
         return self.places.of(ino) if ino is not None else b"<object %d>" % number
+
+    @cached_property
+    def _owners(self) -> dict[int, int]:
+        """The inode that each content object belongs to; of two, the one with the lower number."""
+        sql = "SELECT object, ino FROM inode WHERE object IS NOT NULL UNION SELECT object, ino FROM extent"
+        return dict(self._db.rows(sql + " ORDER BY ino DESC"))
 
     def _rows(self) -> Iterator[Finding]:
         for parent, name, ino, table in self._db.rows(
@@ -156,14 +169,18 @@ class Checker:
         for ino, mode, nlink, uid, gid in self._db.rows(
             f"SELECT ino, mode, nlink, uid, gid FROM inode WHERE (mode & 61440) NOT IN {_TYPES} OR mode < 0"
             " OR mode > 65535 OR nlink < 0 OR nlink > 4294967295 OR uid NOT BETWEEN 0 AND 4294967295"
-            " OR gid NOT BETWEEN 0 AND 4294967295 OR ino < 1"
+            " OR gid NOT BETWEEN 0 AND 4294967295 OR ino < 1 OR (ino = 1 AND (mode & 61440) <> 16384)"
+            " OR (ino >= ?1 - ?2 AND ino < ?1)",
+            (self.facts["window_end"], UNREACHED),
         ):
-            yield self._at("E204", ino, f"mode {mode:o}, links {nlink}, owner {uid}:{gid}")
+            yield self._at("E204", ino, f"inode {ino}, mode {mode:o}, links {nlink}, owner {uid}:{gid}")
         for ino, count in self._db.rows(
             f"SELECT n.ino, count(*) FROM ({_NAMED}) n JOIN inode i USING (ino) JOIN origin USING (ino)"
-            " WHERE (i.mode & 61440) = 16384 GROUP BY n.ino HAVING count(*) > 1"
+            " WHERE (i.mode & 61440) = 16384 GROUP BY n.ino"
+            # a link to a directory of the base would be its second name, and any name of the root
+            " HAVING count(*) > 1 OR max(n.list = 'created') OR n.ino = 1"
         ):
-            yield self._at("E205", ino, f"{count} names")
+            yield self._at("E205", ino, f"{count} beside its own place" if count == 1 else f"{count} names")
         window = (self.facts["window"], self.facts["window_end"])
         for (ino,) in self._db.rows("SELECT ino FROM inode WHERE xattrs <> 1 AND ino >= ? AND ino < ?", window):
             yield self._at("E206", ino)
@@ -188,10 +205,29 @@ class Checker:
         paths = self.places.by_path
         for path, ino in paths.items():
             directory = split(path)[0]
-            if not path.startswith(b"/") or (path != b"/" and (path.endswith(b"/") or b"//" in path)):
-                yield Finding("E201", b"<base>" + path, "not a path", (ino, path))
+            if not is_base_path(path):
+                yield Finding("E201", b"<base>" + path, "not a path", (ino, path), safe=False)
             elif directory not in paths and ino != ROOT:
                 yield Finding("E201", self.places.of(ino), f"{os.fsdecode(directory)} has no mark", (ino, path))
+
+    def _nameless(self) -> Iterator[Finding]:
+        """Base objects that live nowhere: neither at a name of the overlay nor at their place in the base."""
+        places = self.places
+        hidden = set(self._db.rows("SELECT parent, name FROM deleted"))
+        holders = {split(path)[0] for path in places.by_path}
+        for ino, path in places.origins.items():
+            directory, name = split(path)
+            if ino == ROOT or (places.by_path.get(directory), name) not in hidden or ino in places.names:
+                continue
+            row = self._db.row("SELECT mode, nlink FROM inode WHERE ino = ?", (ino,))
+            mode, nlink = row or (stat.S_IFDIR if path in holders else 0, 1)
+            # a file may have other names in the base: only the base knows how many
+            if nlink > 0 and (mode & _TYPE == stat.S_IFDIR or self._has_one_name(path)):
+                yield self._at("E210", ino, f"its place was {os.fsdecode(path)}", (ino, path))
+
+    def _has_one_name(self, path: bytes) -> bool:
+        st = self._stat(path) if self._base is not None else None
+        return st is not None and st.st_nlink == 1
 
     # -- content
 
@@ -227,7 +263,7 @@ class Checker:
         named |= {number for (number,) in self._db.rows("SELECT object FROM garbage")}
         for number in sorted(sizes.keys() - named):
             first, limit = self.facts["next_object"], self.facts["object_limit"]
-            if not (first <= number < limit or (self._live and number >= first)):
+            if not (first <= number < limit or (self._live and number >= first) or number in self._shelf.passing):
                 yield Finding("E304", b"<object %d>" % number, f"{sizes[number]} bytes", (number,))
         for name in sorted(self._shelf.strays):
             yield Finding("W306", os.fsencode(name), "", (name,))
@@ -258,10 +294,12 @@ class Checker:
 
     def _stat(self, path: bytes) -> os.stat_result | None:
         assert self._base is not None
+        if not is_base_path(path):
+            return None
         try:
             return self._base.stat(path)
         except OSError as error:
-            if error.errno in (errno.ENOENT, errno.ENOTDIR):
+            if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG):
                 return None
             raise
 
@@ -279,12 +317,12 @@ class Checker:
         for path, ino in sorted(self.places.by_path.items()):
             st = self._stat(path)
             mode = modes.get(ino)
-            if split(path)[0] in gone:
+            if split(path)[0] in gone or not is_base_path(path):
                 gone.add(path)
             elif st is None:
                 gone.add(path)
                 yield self._at("W501", ino, f"base {os.fsdecode(path)}", (ino, path))
-            elif mode is not None and stat.S_IFMT(mode) != stat.S_IFMT(st.st_mode):
+            elif mode is not None and ino != ROOT and mode & _TYPE != st.st_mode & _TYPE:
                 gone.add(path)
                 detail = f"a {kind_of(mode)} here, a {kind_of(st.st_mode)} in the base"
                 yield self._at("W502", ino, detail, (ino, path))
@@ -307,29 +345,31 @@ class Checker:
 def _causes_only(found: list[Finding], places: Places) -> list[Finding]:
     """The findings without those that only follow from others."""
     inos: dict[str, set[object]] = {}
-    names: dict[str, set[object]] = {}
     for finding in found:
         if finding.key:
             inos.setdefault(finding.code, set()).add(finding.key[0])
-            names.setdefault(finding.code, set()).add(finding.key[:2])
+    # sets, and none of them made for each finding anew: there may be as many as there are files
+    rootless = any(finding.code == "E017" for finding in found)
+    linked = {finding.key[2] for finding in found if finding.code == "E003" and len(finding.key) > 2}
 
     def among(value: object, *codes: str) -> bool:
         return any(value in inos.get(code, ()) for code in codes)
 
     def follows(finding: Finding) -> bool:
         code, key = finding.code, finding.key
-        if "E017" in inos or any(f.code == "E017" for f in found):
+        if rootless:
             # without the root's place nothing in the root has one
             return code in ("E018", "E201") or (code in ("E002", "E004", "E006", "E008") and key[0] == ROOT)
+        if code == "E002":
+            return key[0] in linked  # the directory has a name, and comes back by it
         if code == "E003":
             return among(key[2], "E009", "E010", "E204")
-        if code == "E010":
-            return among(key[0], "E008", "E204") or key[0] in {k for _, k in _hidden(found)}
-        if code == "E009":
+        if code in ("E009", "E010"):
             return among(key[0], "E008", "E204")
         if code == "E011":
-            linked = {f.key[2] for f in found if f.code == "E003" and len(f.key) > 2}
             return among(key[0], "E009", "E010", "E204") or key[0] in linked
+        if code == "E202" and among(key[0], "E003"):
+            return True  # what is in it may be a directory
         if code in ("E007", "E008", "E202"):
             return among(key[0], "E004") or (code != "E008" and among(key[0], "E008"))
         if code == "E018":
@@ -342,7 +382,3 @@ def _causes_only(found: list[Finding], places: Places) -> list[Finding]:
         return False
 
     return [finding for finding in found if not follows(finding)]
-
-
-def _hidden(found: list[Finding]) -> list[tuple[str, object]]:
-    return [("E001", f.key[2]) for f in found if f.code == "E001" and len(f.key) > 2]

@@ -48,7 +48,11 @@ _ERRNOS: tuple[tuple[type[apsw.Error], int], ...] = (
 )
 
 
-def errno_of(error: apsw.Error) -> int:
+#: What a query ends with that cannot be answered; text that is damaged is no text.
+_UNREADABLE = (apsw.Error, UnicodeDecodeError)
+
+
+def errno_of(error: Exception) -> int:
     """The errno a caller of the file system sees for a database error; what has no better one is EIO."""
     return next((code for kind, code in _ERRNOS if isinstance(error, kind)), errno.EIO)
 
@@ -122,7 +126,7 @@ class Database:
         """
         try:
             return self._con.execute(sql, params).fetchone()
-        except apsw.Error as error:
+        except _UNREADABLE as error:
             self._look_for_loss(error)
             raise FsError(errno_of(error), str(error)) from error
 
@@ -135,7 +139,7 @@ class Database:
         """All rows.  A list, so that no cursor stays open across a change."""
         try:
             return self._con.execute(sql, params).fetchall()
-        except apsw.Error as error:
+        except _UNREADABLE as error:
             self._look_for_loss(error)
             raise FsError(errno_of(error), str(error)) from error
 
@@ -367,7 +371,7 @@ def open_database(path: str, *, read_only: bool, vfs: str | None = None) -> Data
             raise
     except apsw.NotADBError as error:
         raise NotMinifo(f"{path} is not an SQLite database", "move it away, or run minifo-fsck on it") from error
-    except apsw.CorruptError as error:
+    except (apsw.CorruptError, UnicodeDecodeError) as error:
         raise Corrupt(f"{path} is damaged ({error})", f"run: minifo-fsck {os.path.dirname(path)}") from error
     except apsw.ReadOnlyError as error:
         raise StateError(

@@ -7,6 +7,7 @@ through SQLite.  Before a repair changes the first byte, the database is copied 
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shutil
@@ -23,6 +24,7 @@ from minifo.engine.db import APPLICATION_ID, DB_NAME, SCHEMA_VERSION, Database, 
 from minifo.engine.errors import FsError, NewerFormat, NotMinifo, StateError, StorageBusy
 from minifo.engine.findings import SALVAGE, Finding
 from minifo.engine.names import NAMES
+from minifo.engine.pages import read_past_errors
 from minifo.engine.redo import RedoLog, memory_directory
 from minifo.engine.repair import Choose, Repairer
 from minifo.engine.shelf import Shelf
@@ -30,6 +32,40 @@ from minifo.engine.storage import Storage
 
 _WAL = DB_NAME + "-wal"
 _SAID = 5  # lines of SQLite's own report that are passed on
+
+
+class _Kept(Storage):
+    """A storage directory in which all that is made belongs to its owner, not to the root who mends it."""
+
+    def create(self, name: str) -> int:
+        """Make a new file and return a descriptor for reading and writing."""
+        fd = super().create(name)
+        self._give(fd)
+        return fd
+
+    def mkdir(self, name: str) -> None:
+        """Make a directory."""
+        super().mkdir(name)
+        self._give_name(name)
+
+    def lock(self, *, exclusive: bool) -> None:
+        """Take the storage, as its owner could."""
+        there = self.exists("lock")
+        super().lock(exclusive=exclusive)
+        if not there and self.exists("lock"):
+            self._give_name("lock")
+
+    def _give_name(self, name: str) -> None:
+        fd = os.open(os.path.join(self.path, name), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            self._give(fd)
+        finally:
+            os.close(fd)
+
+    def _give(self, fd: int) -> None:
+        owner, made = os.stat(self.path), os.fstat(fd)
+        if os.geteuid() == 0 and (owner.st_uid, owner.st_gid) != (made.st_uid, made.st_gid):
+            os.fchown(fd, owner.st_uid, owner.st_gid)
 
 
 class Examination:
@@ -52,7 +88,7 @@ class Examination:
     def __init__(self, path: str, base: str | None = None, *, write: bool) -> None:
         if not os.path.isdir(path):
             raise StateError(f"{path} is not a directory", "name the directory given as sto=")
-        self.storage = Storage(path)
+        self.storage = _Kept(path)
         self.holder: int | None = None
         self.writable = write
         self.obstacle = ""
@@ -139,19 +175,25 @@ class Examination:
         except apsw.Error as error:
             message = f"{self.storage.database} cannot be read ({error})"
             raise StateError(message, "unmount it, or call this as root") from error
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            return [Finding("E102", b"minifo.db", str(error.strerror))]  # a bad block of the medium
         db = Database(con, read_only=True)
         try:
             found = _examine_database(con, full)
             if any(finding.code in SALVAGE for finding in found):
                 return found
             live = self.holder is not None
+            if live:
+                self.shelf.look_again()
             checker = Checker(db, self.shelf, self.base, verify=verify, live=live, progress=progress)
             found += checker.run()
             waiting = 0 if live else len(self._waiting(checker.facts.get("uuid"), checker.facts.get("commit_token")))
             if waiting:
                 found.append(Finding("N404", b"<overlay>", f"{waiting} operations"))
             return found
-        except apsw.Error as error:
+        except (apsw.Error, UnicodeDecodeError) as error:
             return [Finding("E102", b"minifo.db", str(error))]
         except FsError as error:
             return [Finding("E102", b"minifo.db", str(error.filename or error))]
@@ -219,7 +261,8 @@ class Examination:
         except (OSError, apsw.Error) as error:
             hint = "free space there, and call it again"
             raise StateError(f"storage {self.storage.path} could not be repaired ({error})", hint) from error
-        return chosen + done, left
+        # what cannot be read is not read again, and no repair changes it
+        return chosen + done, left + [finding for finding in found if finding.code == "E305"]
 
     def _set_header(self) -> None:
         con = connect(self.storage.database, read_only=False)
@@ -252,6 +295,7 @@ class Examination:
                 self.back_up()
             db.commit()
             db.checkpoint(apsw.SQLITE_CHECKPOINT_TRUNCATE)
+            self.shelf.extend_promised()
         return done, left
 
     def back_up(self) -> str:
@@ -259,12 +303,19 @@ class Examination:
         name = self.backup_name()
         for part in ("", "-wal"):
             source = self.storage.database + part
-            if os.path.exists(source):
-                target = os.path.join(self.storage.path, name + part)
-                shutil.copyfile(source, target)
-                self.storage.sync_file(name + part)
+            if os.path.exists(source) and (not part or os.path.getsize(source)):
+                self._save(source, name + part)
         self.storage.sync_dir(".")
         return name
+
+    def _save(self, source: str, name: str) -> None:
+        """Copy a file to a new name in storage, as readable as the database: it says what the files hold."""
+        fd = self.storage.create(name)
+        try:
+            self.storage.write(fd, read_past_errors(source), 0)
+            self.storage.sync_fd(fd)
+        finally:
+            os.close(fd)
 
     def backup_name(self) -> str:
         """A name for a copy of the database that nothing has yet."""
@@ -313,7 +364,7 @@ def _examine_database(con: apsw.Connection, full: bool) -> list[Finding]:
         version = con.execute("PRAGMA user_version").fetchone()
     except apsw.NotADBError:
         return [Finding("E101", where)]
-    except apsw.Error as error:
+    except (apsw.Error, UnicodeDecodeError) as error:  # text that is damaged is no text
         return [Finding("E102", where, str(error))]
     if report != ["ok"]:
         return [Finding("E102", where, "; ".join(str(line).replace("\n", " ") for line in report))]

@@ -151,6 +151,13 @@ _TABLE = (
     ("E207", "error", "a file with bytes of its own is not on the list of modified ones", "put it there", True),
     ("E208", "error", "a counter would hand out numbers that are in use", "advance it", True),
     ("E209", "error", "a fact about the overlay is missing or impossible", "make it anew", True),
+    (
+        "E210",
+        "error",
+        "an object of the base has lost its name, and its place in the base is hidden",
+        "show it there again, or in lost+found where something else stands there",
+        False,
+    ),
     # content
     (
         "E301",

@@ -46,8 +46,8 @@ INVARIANTS = (
     Invariant(
         2,
         "whoever holds a name is a living directory with overlay state",
-        f"SELECT parent, name FROM {_NAMED} AS n WHERE NOT EXISTS (SELECT 1 FROM origin o WHERE o.ino = n.parent)"
-        f" AND NOT EXISTS (SELECT 1 FROM inode i WHERE i.ino = n.parent AND {_DIRECTORY} AND i.nlink > 0)",
+        f"SELECT parent, name FROM {_NAMED} AS n LEFT JOIN inode i ON i.ino = n.parent WHERE NOT {_DIRECTORY}"
+        " OR coalesce(i.nlink, 0) = 0 AND NOT EXISTS (SELECT 1 FROM origin o WHERE o.ino = n.parent)",
     ),
     Invariant(
         3,

@@ -13,8 +13,9 @@ import uuid
 from minifo.engine.attic import LOST_TARGET, Attic
 from minifo.engine.base import split
 from minifo.engine.model import FILE_MAX, ROOT
-from minifo.engine.nodes import RESERVED, WINDOW_32, WINDOW_64
+from minifo.engine.nodes import RESERVED, UNREACHED, WINDOW_32, WINDOW_64
 from minifo.engine.objects import ROOM
+from minifo.engine.places import is_base_path
 
 
 class Mender(Attic):
@@ -100,7 +101,9 @@ class Mender(Attic):
         row = self._row(ino)
         if row is None:
             return
-        if row["nlink"] == 0 and not self._names_of(ino):
+        path = self._db.value("SELECT path FROM origin WHERE ino = ?", (ino,))
+        shows = path is not None and (ino == ROOT or not self._is_hidden(path))
+        if row["nlink"] == 0 and not self._names_of(ino) and not shows:
             if not self._is_created(ino) and row["object"] is None and not row["mapped"]:
                 self._do("INSERT INTO orphan VALUES (?)", (ino,))  # a base object: storage has nothing to lose
                 return
@@ -112,7 +115,8 @@ class Mender(Attic):
 
     def _mend_e012(self, ino: int, start: int) -> None:
         row = self._row(ino)
-        if row is None or not stat.S_ISREG(row["mode"]):
+        if row is None or not stat.S_ISREG(row["mode"]) or (row["object"] is not None and not row["mapped"]):
+            # a file whose bytes are all elsewhere shows none of these ranges, and goes on so
             new = self._keep_file(b"#%d" % ino, 0, mapped=1)
             self._do("UPDATE extent SET ino = ? WHERE ino = ?", (new, ino))
             self._do("UPDATE inode SET mapped = 0 WHERE ino = ?", (ino,))
@@ -138,8 +142,11 @@ class Mender(Attic):
 
     def _mend_e013(self, ino: int) -> None:
         row = self._row(ino)
-        assert row is not None
+        if row is None:
+            return  # an earlier repair of this round has taken it away
         if not stat.S_ISREG(row["mode"]):
+            size = len(row["target"] or b"") if stat.S_ISLNK(row["mode"]) else 4096 if stat.S_ISDIR(row["mode"]) else 0
+            self._do("UPDATE inode SET size = ? WHERE ino = ? AND size < 0", (size, ino))
             self._do("UPDATE inode SET object = NULL, bound = NULL, mapped = 0 WHERE ino = ?", (ino,))
             data = self._db.value("SELECT length(data) FROM small WHERE ino = ?", (ino,))
             if row["object"] == 0 and data is not None:
@@ -173,7 +180,8 @@ class Mender(Attic):
 
     def _mend_e016(self, ino: int) -> None:
         row = self._row(ino)
-        assert row is not None
+        if row is None:
+            return  # an earlier repair of this round has taken it away
         target = LOST_TARGET if stat.S_ISLNK(row["mode"]) else None
         self._do("UPDATE inode SET target = ? WHERE ino = ?", (target, ino))
 
@@ -211,7 +219,7 @@ class Mender(Attic):
     def _mend_e201(self, ino: int, path: bytes) -> None:
         """Mark the directories above an object; one without a number that is known gets a reserved one."""
         while path != b"/":
-            if not path.startswith(b"/") or path.endswith(b"/") or b"//" in path:
+            if not is_base_path(path):
                 self._do("DELETE FROM origin WHERE ino = ?", (ino,))
                 return
             path = split(path)[0]
@@ -229,17 +237,21 @@ class Mender(Attic):
 
     def _mend_e204(self, ino: int) -> None:
         row = self._row(ino)
-        assert row is not None
+        if row is None:
+            return  # an earlier repair of this round has taken it away
         if ino < 1:
             self._become_created(ino)
             return
+        if self._fact("window_end") - UNREACHED <= ino < self._fact("window_end"):
+            self._renumber(ino, self._next("next_ino"))
+            return
         kinds = (stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK, stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR, stat.S_IFBLK)
-        kind = stat.S_IFMT(row["mode"] & 0o177777)
-        if kind not in kinds:
-            holds = self._db.value(
-                "SELECT 1 FROM created WHERE parent = ?1 UNION SELECT 1 FROM deleted WHERE parent = ?1", (ino,)
-            )
-            kind = stat.S_IFDIR if holds else stat.S_IFLNK if row["target"] is not None else stat.S_IFREG
+        kind = stat.S_IFMT(row["mode"])
+        holds = "SELECT 1 FROM created WHERE parent = ?1 UNION SELECT 1 FROM deleted WHERE parent = ?1"
+        if ino == ROOT or self._db.value(holds, (ino,)) is not None:
+            kind = stat.S_IFDIR
+        elif kind not in kinds:
+            kind = stat.S_IFLNK if row["target"] is not None else stat.S_IFREG
         self._do("UPDATE inode SET mode = ? WHERE ino = ?", (kind | row["mode"] & 0o7777, ino))
         names = len(self._names_of(ino))
         if not 0 <= row["nlink"] < 1 << 32:
@@ -248,8 +260,17 @@ class Mender(Attic):
             self._do(f"UPDATE inode SET {column} = 0 WHERE ino = ? AND {column} NOT BETWEEN 0 AND 4294967295", (ino,))
 
     def _mend_e205(self, ino: int) -> None:
-        for table, parent, name in self._names_of(ino)[1:]:
+        names = sorted(self._names_of(ino), key=lambda found: found[0] == "created")
+        path = self._db.value("SELECT path FROM origin WHERE ino = ?", (ino,))
+        for table, parent, name in names:
             self._do(f"DELETE FROM {table} WHERE parent = ? AND name = ?", (parent, name))
+        if ino != ROOT and names and (names[0][0] == "renamed" or self._is_hidden(path)):
+            self._do("INSERT INTO renamed VALUES (?, ?, ?)", (*names[0][1:], ino))
+
+    def _is_hidden(self, path: bytes) -> bool:
+        """True where the place in the base is hidden by a whiteout."""
+        sql = "SELECT 1 FROM deleted JOIN origin ON origin.ino = parent WHERE path = ? AND name = ?"
+        return self._db.value(sql, split(path)) is not None
 
     def _mend_e206(self, ino: int) -> None:
         self._do("UPDATE inode SET xattrs = 1 WHERE ino = ?", (ino,))
@@ -271,13 +292,14 @@ class Mender(Attic):
     def _make_fact(self, key: str) -> None:
         """Make a fact anew from what the rows and the content objects say."""
         if key in ("window", "window_end"):
+            count = "SELECT count(*) FROM inode WHERE ino >= ? AND ino < ?"
+            low, high = self._db.value(count, WINDOW_32), self._db.value(count, WINDOW_64)
             base_numbers = self._db.value("SELECT max(ino) FROM origin WHERE ino < ?", (RESERVED,)) or 0
-            high = self._db.value("SELECT 1 FROM inode WHERE ino >= ? AND ino < ?", WINDOW_64) is not None
-            window = WINDOW_64 if high or base_numbers >= WINDOW_32[0] else WINDOW_32
+            window = WINDOW_64 if high > low or (high == low and base_numbers >= WINDOW_32[0]) else WINDOW_32
             self._set_fact("window", window[0])
             self._set_fact("window_end", window[1])
         elif key == "next_ino":
-            window = self._fact("window"), self._fact("window_end")
+            window = self._fact("window"), self._fact("window_end") - UNREACHED
             used = self._db.value("SELECT max(ino) FROM inode WHERE ino >= ? AND ino < ?", window)
             self._set_fact(key, (used or window[0] - 1) + 1)
         elif key in ("next_object", "object_limit"):
@@ -291,6 +313,16 @@ class Mender(Attic):
             self._set_fact(key, str(uuid.uuid4()))
         else:
             self._set_fact(key, "" if key == "base" else None)
+
+    def _mend_e210(self, ino: int, path: bytes) -> None:
+        holder = self._db.value("SELECT ino FROM origin WHERE path = ?", (split(path)[0],))
+        taken = "SELECT 1 FROM created WHERE parent = ?1 AND name = ?2 UNION SELECT 1 FROM renamed WHERE parent = ?1"
+        if self._db.value(taken + " AND name = ?2", (holder, split(path)[1])) is None:
+            self._do("DELETE FROM deleted WHERE parent = ? AND name = ?", (holder, split(path)[1]))
+            return
+        if self._row(ino) is None:
+            self._make_directory(ino)
+        self._keep(ino, "renamed", split(path)[1])
 
     # -- content
 
@@ -309,10 +341,12 @@ class Mender(Attic):
         self._damaged(ino, b"bytes of object %d are lost" % number)
 
     def _mend_e302(self, ino: int, number: int, size: int) -> None:
-        self._shelf.extend(number, size)
+        self._shelf.promise(number, size)
         self._damaged(ino, b"the end of object %d is lost" % number)
 
     def _mend_e304(self, number: int) -> None:
+        if number not in self._shelf.sizes:
+            return
         self._keep_file(b"object-%d" % number, self._shelf.sizes[number], object=number)
         if number >= self._fact("next_object"):
             self._set_fact("next_object", number + 1)
@@ -344,8 +378,7 @@ class Mender(Attic):
             self._forget(ino)
             return
         if row is None:
-            values = (ino, stat.S_IFDIR | 0o755, 2, 0, 0, 0, 4096, *(self._now,) * 3, None, None, 0, 1, None)
-            self._do(f"INSERT INTO inode VALUES ({', '.join('?' * len(values))})", values)
+            self._make_directory(ino)
         named = bool(self._names_of(ino))
         new = self._become_created(ino)
         if not named and holder is not None:

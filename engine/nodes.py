@@ -22,6 +22,7 @@ WINDOW_32 = (
     0x1_0000_0000,
 )  # created objects where the base's numbers are small: 32-bit programs stay happy
 WINDOW_64 = (1 << 61, 1 << 62)
+UNREACHED = 1 << 20  # numbers at the end of a window that no overlay lives to hand out; one in use there is damage
 RESERVED = 1 << 62  # from here on numbers are for base objects that cannot keep theirs
 _RESERVED_SIZE = 1 << 62  # up to 2^63: SQLite integers are signed
 

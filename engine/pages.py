@@ -7,6 +7,7 @@ apart by the shape of their rows.  The write-ahead log counts up to its last who
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -168,6 +169,26 @@ class Pages:
             size -= len(parts[-1])
             number = int.from_bytes(page[:4], "big")
         return b"".join(parts)
+
+
+def read_past_errors(path: str) -> bytes:
+    """A file's bytes; of one that cannot be read to its end, those that can."""
+    parts: list[bytes] = []
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return b""
+    try:
+        size = os.fstat(fd).st_size
+        for at in range(0, size, _PAGE):
+            want = min(_PAGE, size - at)
+            try:
+                parts.append(os.pread(fd, want, at).ljust(want, b"\0"))
+            except OSError:
+                parts.append(bytes(want))  # a bad block of the medium: the page it holds is lost, not those behind it
+    finally:
+        os.close(fd)
+    return b"".join(parts)
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from minifo.engine.base import BaseView
 from minifo.engine.check import Checker, Progress
-from minifo.engine.db import Database
 from minifo.engine.findings import Finding
 from minifo.engine.mend import Mender
-from minifo.engine.shelf import Shelf
 
 _ROUNDS = 50  # each one mends all it may; damage upon damage needs a few
+_MANY = 100  # repairs of one round from which on indexes are worth making
+# no mount asks these tables so; a repair does, perhaps once for every file: then there are indexes in its transaction
+_INDEXES = ("created (ino)", "renamed (ino)", "extent (object)", "inode (object)")
 
 Choose = Callable[[Finding], bool]
 
@@ -27,12 +27,7 @@ class Repairer(Mender):
         db: its tables, open for writing.
         shelf: its content objects.
         base: the base, where it is known.
-        verify: as for the checks.
     """
-
-    def __init__(self, db: Database, shelf: Shelf, base: BaseView | None = None, *, verify: bool = False) -> None:
-        super().__init__(db, shelf, base)
-        self._verify = verify
 
     def run(
         self, choose: Choose, progress: Progress = lambda what, done, total: None
@@ -48,14 +43,23 @@ class Repairer(Mender):
         """
         done: list[Finding] = []
         answers: dict[tuple[object, ...], bool] = {}
+        indexed = False
         for _ in range(_ROUNDS):
-            found = Checker(self._db, self._shelf, self._base, verify=self._verify, progress=progress).run()
+            found = Checker(self._db, self._shelf, self._base, progress=progress).run()
             chosen = [finding for finding in found if self._may(finding, choose, answers)]
             if not chosen:
                 break
-            for finding in chosen:
+            if len(chosen) > _MANY and not indexed:
+                for index, columns in enumerate(_INDEXES):
+                    self._do(f"CREATE INDEX fsck_{index} ON {columns}")
+                indexed = True
+            for index, finding in enumerate(chosen):
+                progress("repairing", index, len(chosen))
                 getattr(self, f"_mend_{finding.code.lower()}")(*finding.key)
+            progress("repairing", len(chosen), len(chosen))
             done += chosen
+        for index in range(len(_INDEXES)) if indexed else ():
+            self._do(f"DROP INDEX fsck_{index}")
         return done, found
 
     @staticmethod

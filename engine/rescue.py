@@ -69,6 +69,7 @@ class Rescue:
         rows = self._db.rows(f"SELECT {_COLUMNS} FROM inode ORDER BY ino")
         for index, values in enumerate(rows):
             row = dict(zip(_COLUMNS.split(", "), values, strict=True))
+            row["mode"] &= 0xFFFF  # what is beyond is damage
             where = placed.get(row["ino"]) or [self._places.reached(row["ino"]) or b"/lost+found/#%d" % row["ino"]]
             path = _below(top, where[0])
             try:

@@ -23,7 +23,7 @@ from minifo.engine.db import APPLICATION_ID, DB_NAME, SCHEMA_VERSION, Database, 
 from minifo.engine.examine import Examination
 from minifo.engine.findings import SALVAGE, Finding
 from minifo.engine.names import TABLES, Rows, read_names
-from minifo.engine.pages import Pages, Record
+from minifo.engine.pages import Pages, Record, read_past_errors
 from minifo.engine.places import Places
 from minifo.engine.repair import Repairer
 from minifo.engine.rescue import Rescue
@@ -103,7 +103,7 @@ def template() -> bytes:
 
 def _read_pages(storage_path: str, sink: _Sink) -> tuple[int, set[str]]:
     """Read what is left of the old database; how many of its pages are bad, and whose tables' they are."""
-    data, wal = (_bytes(os.path.join(storage_path, name)) for name in (DB_NAME, DB_NAME + "-wal"))
+    data, wal = (read_past_errors(os.path.join(storage_path, name)) for name in (DB_NAME, DB_NAME + "-wal"))
     pages = Pages(data, wal)
     if not data and not wal:
         return 0, set(_ALL)
@@ -126,26 +126,6 @@ def _read_pages(storage_path: str, sink: _Sink) -> tuple[int, set[str]]:
                     target, row = _place(sink, table, record)
                     sink.add(target, [row])
     return len(pages.bad), hurt
-
-
-def _bytes(path: str) -> bytes:
-    """A file's bytes; of one that cannot be read to its end, those that can."""
-    parts: list[bytes] = []
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return b""
-    try:
-        size = os.fstat(fd).st_size
-        for at in range(0, size, 4096):
-            want = min(4096, size - at)
-            try:
-                parts.append(os.pread(fd, want, at).ljust(want, b"\0"))
-            except OSError:
-                parts.append(bytes(want))  # a bad block of the medium: the page it holds is lost, not those behind it
-    finally:
-        os.close(fd)
-    return b"".join(parts)
 
 
 def _row(table: str, record: Record) -> tuple[Any, ...]:
@@ -212,6 +192,7 @@ def salvage(examination: Examination) -> Salvage:
     finally:
         db.close()
     backup = _replace(examination)
+    examination.shelf.extend_promised()
     return Salvage(read, copied, bad, lost, repaired, left, backup)
 
 

@@ -1,6 +1,7 @@
 """What lies in ``content/``: every object's size, and what is there but is no object.  For minifo-fsck; walks it all.
 
-Only looks, but for ``copy``, ``extend`` and ``set_aside``, which repairs use; none of them removes a byte.
+Only looks, but for ``copy``, ``make``, ``extend_promised`` and ``set_aside``, which repairs use; none of them removes a
+byte.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ class Shelf:
     Attributes:
         sizes: bytes of each object, by id.
         strays: names (relative to storage) that no object has.
+        passing: objects that were made or deleted while this looked (``look_again``).
     """
 
     def __init__(self, storage: Storage) -> None:
@@ -34,6 +36,8 @@ class Shelf:
         self._root = os.path.join(storage.path, "content")
         self.sizes: dict[int, int] = {}
         self.strays: list[str] = []
+        self.passing: frozenset[int] = frozenset()
+        self._promised: dict[int, int] = {}
         self.scan()
 
     def scan(self) -> None:
@@ -49,9 +53,24 @@ class Shelf:
             for entry in self._entries(block.path):
                 number = int(entry.name, 16) if _SLOT.fullmatch(entry.name) else 1024
                 if number < 1024 and entry.is_file(follow_symlinks=False) and (first + number) < 1 << 62:
-                    self.sizes[first + number] = entry.stat(follow_symlinks=False).st_size
+                    try:
+                        self.sizes[first + number] = entry.stat(follow_symlinks=False).st_size
+                    except FileNotFoundError:
+                        continue  # deleted by the mount that holds the storage
                 else:
                     self.strays.append(f"{name}/{entry.name}")
+
+    def look_again(self) -> None:
+        """Look once more, after the rows of a mounted storage were read.
+
+        A mount makes and deletes objects meanwhile: one that was there before or after may have been there with the
+        rows, and only one that was there both times can be in nobody's name.
+        """
+        before = dict(self.sizes)
+        self.scan()
+        self.passing = frozenset(before.keys() ^ self.sizes.keys())
+        for number, size in before.items():
+            self.sizes[number] = max(size, self.sizes.get(number, 0))
 
     @staticmethod
     def _entries(path: str) -> list[os.DirEntry[str]]:
@@ -100,16 +119,24 @@ class Shelf:
 
     # -- for repairs
 
-    def extend(self, number: int, size: int) -> None:
-        """Make an object at least *size* bytes long, with zeros."""
-        fd = self._storage.open(object_name(number), write=True)
-        try:
-            if os.fstat(fd).st_size < size:
-                self._storage.truncate(fd, size)
-                self._storage.sync_fd(fd)
-        finally:
-            os.close(fd)
-        self.sizes[number] = max(size, self.sizes.get(number, 0))
+    def promise(self, number: int, size: int) -> None:
+        """Say that an object will be at least *size* bytes long, with zeros: once the rows that tell so are durable.
+
+        Done before, and the repair cut short, nothing would show any more that its end is lost.
+        """
+        self._promised[number] = self.sizes[number] = max(size, self.sizes.get(number, 0))
+
+    def extend_promised(self) -> None:
+        """Make objects as long as was promised."""
+        for number, size in self._promised.items():
+            fd = self._storage.open(object_name(number), write=True)
+            try:
+                if os.fstat(fd).st_size < size:
+                    self._storage.truncate(fd, size)
+                    self._storage.sync_fd(fd)
+            finally:
+                os.close(fd)
+        self._promised.clear()
 
     def copy(self, number: int, new: int) -> None:
         """Make object *new* a durable copy of object *number*."""
@@ -175,4 +202,4 @@ def kind_of(mode: int) -> str:
         stat.S_IFCHR: "device",
         stat.S_IFBLK: "device",
     }
-    return words.get(stat.S_IFMT(mode), "unknown")
+    return words.get(mode & 0o170000, "unknown")

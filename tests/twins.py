@@ -23,7 +23,6 @@ from minifo.engine.commit import Sealed
 from minifo.engine.storage import Storage
 
 _COARSE = 5  # CLOCK_REALTIME_COARSE, which Python does not name
-LISTS = ("created", "deleted", "renamed", "modified")
 
 
 class DenseStorage(Storage):
@@ -454,8 +453,20 @@ class Twins:
         assert there - garbage <= named, self.told(f"left-over objects {there - named}")
 
     def lists(self) -> dict[str, list[tuple[Any, ...]]]:
-        """The rows of the four lists."""
-        return {table: self.ov.db.rows(f"SELECT * FROM {table}") for table in LISTS}
+        """The rows of the four lists.
+
+        Which of several links of one file is the renamed one and which the created one is not compared, only how many
+        are: once one of them has been back at the place in the base, nothing tells them apart.
+        """
+        names = "SELECT parent, name, ino FROM created UNION SELECT parent, name, ino FROM renamed ORDER BY 1, 2"
+        kinds = "SELECT ino, count(*) FROM {} GROUP BY ino"
+        return {
+            "names": self.ov.db.rows(names),
+            "created": self.ov.db.rows(kinds.format("created")),
+            "renamed": self.ov.db.rows(kinds.format("renamed")),
+            "deleted": self.ov.db.rows("SELECT * FROM deleted"),
+            "modified": self.ov.db.rows("SELECT * FROM modified"),
+        }
 
     # -- operations; a place is a directory (path or handle) and a name in it
 

@@ -36,7 +36,10 @@ class Progress:
             return
         self._shown = now
         if self._channel:
-            os.write(self._channel, f"1 {done} {total} {self._what}\n".encode("utf-8", "surrogateescape"))
+            try:
+                os.write(self._channel, f"1 {done} {total} {self._what}\n".encode("utf-8", "surrogateescape"))
+            except OSError:
+                self._channel = None  # nobody reads it any more: no reason to stop the work
         elif self._bar and now - self._started >= _PATIENCE:
             filled = _WIDTH * done // max(total, 1)
             print(f"\r{stage:22} |{'=' * filled:{_WIDTH}}| {100 * done // max(total, 1):3} %", end="", file=sys.stderr)

@@ -84,7 +84,8 @@ class Outcome:
     def code(self) -> int:
         """The exit code of fsck(8)."""
         code = CORRECTED if self.repaired else CLEAN
-        return code | (LEFT if any(not finding.is_note for finding in self.left) else 0)
+        is_short = self.rescue is not None and bool(self.rescue["damaged"])
+        return code | (LEFT if is_short or any(not finding.is_note for finding in self.left) else 0)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -110,7 +111,7 @@ def run(program: str, arguments: list[str]) -> int:
     except MemoryError:
         return _common.fail(program, StateError("there is not enough memory for this storage"), FAILED)
     except KeyboardInterrupt:
-        print(f"{program}: interrupted; nothing was changed", file=sys.stderr)
+        print(f"{program}: interrupted; call it again to finish", file=sys.stderr)
         return CANCELLED
     return outcome.code
 
@@ -140,8 +141,8 @@ def parse(arguments: list[str]) -> Request | str:
     if len(named) != 1:
         raise UsageError(f"{len(named)} arguments instead of 1", f"usage: minifo-fsck {SYNOPSIS}")
     channel = flags.get("-C", "")
-    if "-C" in flags and not channel.isdigit():
-        raise UsageError(f"-C takes a file descriptor, not {channel!r}", "see minifo-fsck --help")
+    if "-C" in flags and not (channel.isdigit() and _is_open(int(channel))):
+        raise UsageError(f"-C takes an open file descriptor, not {channel!r}", "see minifo-fsck --help")
     storage, base = _place(named[0])
     mode = modes[0] if modes else ""
     if "--rescue" in flags:
@@ -159,6 +160,14 @@ def parse(arguments: list[str]) -> Request | str:
         flags.get("--rescue"),
         int(channel) if channel else None,
     )
+
+
+def _is_open(number: int) -> bool:
+    try:
+        os.fstat(number)
+    except (OSError, OverflowError):
+        return False
+    return True
 
 
 def _place(text: str) -> tuple[str, str | None]:
@@ -217,6 +226,8 @@ def _repair(request: Request, examination: Examination, outcome: Outcome, progre
 
         result = salvage(examination)
         outcome.repaired, outcome.left = broken + result.repaired, result.left
+        if request.verify:
+            outcome.left = examination.check(full=request.full, verify=True, progress=progress)
         outcome.salvage = {
             "rows": result.read,
             "rows_from_copy": result.copied,
@@ -268,7 +279,9 @@ def report(program: str, request: Request, outcome: Outcome) -> None:
     if outcome.salvage is not None:
         _print_salvage(outcome.salvage)
     if outcome.rescue is not None:
-        print(_common.printable(f"{outcome.rescue['written']} files written to {outcome.rescue['directory']}"))
+        print(
+            _common.printable(f"{_count(outcome.rescue['written'], 'file')} written to {outcome.rescue['directory']}")
+        )
         for item in outcome.rescue["damaged"]:
             print(_common.printable(f"  not whole: {item['path']}: {item['reason']}"))
     if outcome.holder is not None:
@@ -277,7 +290,7 @@ def report(program: str, request: Request, outcome: Outcome) -> None:
 
 
 def _print_salvage(told: dict[str, Any]) -> None:
-    print(f"{told['rows']} rows were read, {told['rows_from_copy']} came from the copy of names")
+    print(f"{_count(told['rows'], 'row')} read, {told['rows_from_copy']} more from the copy of names")
     for path in told["lost"]:
         print(_common.printable(f"  lost: {path}"))
     if told["backup"]:
@@ -286,12 +299,16 @@ def _print_salvage(told: dict[str, Any]) -> None:
 
 def _print_sum(program: str, request: Request, outcome: Outcome) -> None:
     wrong = sum(not finding.is_note for finding in outcome.left)
-    words = "clean" if not wrong else f"{wrong} findings left"
+    words = "clean" if not wrong else f"{_count(wrong, 'finding')} left"
     if outcome.repaired:
-        words = f"{len(outcome.repaired)} repairs made, " + words
+        words = f"{_count(len(outcome.repaired), 'repair')} made, " + words
     elif wrong and request.mode != "y" and any(finding.kind.repair for finding in outcome.left):
         words += ", repair with: minifo-fsck -y"
     print(_common.printable("; ".join([f"{program}: {request.storage}: {words}", *outcome.said])))
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" + ("s" if number != 1 else "")
 
 
 def _print_finding(finding: Finding, verbose: bool, out: TextIO, state: str = "") -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import stat
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import apsw
 
@@ -17,6 +19,8 @@ from minifo.engine.salvage import Salvage, salvage
 Tree = dict[str, tuple[str, bytes]]
 CALLER = Process()
 _ROOMY = "/dev/shm" if os.path.isdir("/dev/shm") else None
+_READ = 1 << 20  # bytes of a file that are looked at: a damaged row may say any size
+_NOBODY = 65534
 LARGE = 300_000  # bytes: a base file of this size is not copied whole
 
 
@@ -109,6 +113,22 @@ class Patient:
             return examination.repair(found, lambda finding: finding.is_safe or not safe)[1], None
 
 
+@contextmanager
+def unprivileged(top: str) -> Iterator[None]:
+    """Be a user whom permissions bind, and who owns everything below *top*."""
+    if os.geteuid() != 0:
+        yield
+        return
+    for holder, _, names in os.walk(top):
+        for path in (holder, *(os.path.join(holder, name) for name in names)):
+            os.chown(path, _NOBODY, _NOBODY, follow_symlinks=False)
+    os.seteuid(_NOBODY)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
 def wrong(found: list[Finding]) -> list[str]:
     """The codes of what is more than a note."""
     return [finding.code for finding in found if not finding.is_note]
@@ -129,6 +149,7 @@ def fingerprint(directory: str) -> dict[str, tuple[int, int, bytes]]:
 def tree_of(overlay: Overlay, inos: dict[str, int] | None = None) -> Tree:
     """Everything an overlay shows: kind, and bytes or target, by path.  What cannot be read says so."""
     tree: Tree = {}
+    directories = {ROOT: "/"}
     waiting = [("", ROOT)]
     while waiting:
         path, ino = waiting.pop()
@@ -142,13 +163,15 @@ def tree_of(overlay: Overlay, inos: dict[str, int] | None = None) -> Tree:
             mode = entry.attr.mode
             try:
                 if stat.S_ISDIR(mode):
+                    assert child not in directories, f"{here} is also {directories[child]}"
+                    directories[child] = here
                     tree[here] = ("directory", b"")
                     waiting.append((here, child))
                 elif stat.S_ISLNK(mode):
                     tree[here] = ("symlink", overlay.readlink(child))
                 elif stat.S_ISREG(mode):
-                    data = overlay.read(child, 0, entry.attr.size)
-                    assert len(data) == entry.attr.size
+                    data = overlay.read(child, 0, min(entry.attr.size, _READ))
+                    assert len(data) == min(entry.attr.size, _READ)
                     tree[here] = ("file", data)
                 else:
                     tree[here] = ("other", b"")
