@@ -14,7 +14,6 @@ import os
 import string
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from importlib import resources
 from types import TracebackType
 from typing import Any
 
@@ -442,6 +441,14 @@ def _enter_wal(con: apsw.Connection) -> None:
     con.execute(f"PRAGMA journal_size_limit={_WAL_KEPT}").fetchall()
 
 
+def schema() -> str:
+    """The SQL that makes the tables of an empty database (engine/schema.sql)."""
+    # imported here: it brings much along, and most mounts find a database
+    from importlib import resources
+
+    return resources.files("minifo.engine").joinpath("schema.sql").read_text("utf-8")
+
+
 def format_database(path: str, facts: dict[str, int | str | bytes], vfs: str | None = None) -> None:
     """Create the database of a new, empty overlay at *path*, which must not exist.
 
@@ -453,7 +460,7 @@ def format_database(path: str, facts: dict[str, int | str | bytes], vfs: str | N
         con.execute("PRAGMA journal_mode=MEMORY").fetchall()  # nothing to roll back to: the file is not there before
         con.execute("PRAGMA synchronous=FULL").fetchall()
         con.execute("BEGIN")
-        con.execute(resources.files("minifo.engine").joinpath("schema.sql").read_text("utf-8"))
+        con.execute(schema())
         con.execute(f"PRAGMA application_id={APPLICATION_ID}")
         con.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
         con.executemany("INSERT INTO overlay VALUES (?, ?)", facts.items())

@@ -13,14 +13,13 @@ import os
 import shutil
 import tempfile
 import time
-from importlib import resources
 from types import TracebackType
 
 import apsw
 
 from minifo.engine.base import BaseView
 from minifo.engine.check import Checker, Progress
-from minifo.engine.db import APPLICATION_ID, DB_NAME, SCHEMA_VERSION, Database, connect, open_database
+from minifo.engine.db import APPLICATION_ID, DB_NAME, SCHEMA_VERSION, Database, connect, open_database, schema
 from minifo.engine.errors import FsError, NewerFormat, NotMinifo, StateError, StorageBusy
 from minifo.engine.findings import SALVAGE, Finding
 from minifo.engine.names import NAMES
@@ -344,7 +343,7 @@ def true_schema() -> dict[str, str]:
     """The tables an overlay has."""
     con = apsw.Connection(":memory:")
     try:
-        con.execute(resources.files("minifo.engine").joinpath("schema.sql").read_text("utf-8"))
+        con.execute(schema())
         return schema_of(con)
     finally:
         con.close()

@@ -6,7 +6,6 @@ Nothing here changes anything on disk.
 from __future__ import annotations
 
 import os
-import uuid
 from typing import Any
 
 from minifo.engine.anchor import base_mark
@@ -86,6 +85,8 @@ def hide_storage(base: str, view: BaseView, storage: Storage) -> None:
 
 def first_facts(view: BaseView) -> dict[str, int | str | bytes]:
     """The first rows of the table ``overlay`` for a new storage over this base."""
+    import uuid  # here, for most mounts find an overlay
+
     window = choose_window(view.root_stat, view.statvfs().f_files)
     return {
         "uuid": str(uuid.uuid4()),

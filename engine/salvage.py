@@ -13,13 +13,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from importlib import resources
 from typing import Any, NamedTuple
 
 import apsw
 
 from minifo.engine.check import FACTS
-from minifo.engine.db import APPLICATION_ID, DB_NAME, SCHEMA_VERSION, Database, open_database
+from minifo.engine.db import APPLICATION_ID, DB_NAME, SCHEMA_VERSION, Database, open_database, schema
 from minifo.engine.examine import Examination
 from minifo.engine.findings import SALVAGE, Finding
 from minifo.engine.names import TABLES, Rows, read_names
@@ -95,7 +94,7 @@ def template() -> bytes:
     """The bytes of a new database: its first pages say where each table's tree begins, in any overlay."""
     con = apsw.Connection(":memory:")
     try:
-        con.execute(resources.files("minifo.engine").joinpath("schema.sql").read_text("utf-8"))
+        con.execute(schema())
         return con.serialize("main")
     finally:
         con.close()
@@ -169,7 +168,7 @@ def salvage(examination: Examination) -> Salvage:
     storage = examination.storage
     con = apsw.Connection(":memory:")
     try:
-        con.execute(resources.files("minifo.engine").joinpath("schema.sql").read_text("utf-8"))
+        con.execute(schema())
         sink = _Sink(con)
         bad, hurt = _read_pages(storage.path, sink)
         read = sink.count
@@ -272,7 +271,7 @@ def readable(examination: Examination, found: list[Finding]) -> Rescue:
         found: what its check said.
     """
     con = apsw.Connection(":memory:")
-    con.execute(resources.files("minifo.engine").joinpath("schema.sql").read_text("utf-8"))
+    con.execute(schema())
     sink = _Sink(con)
     hurt = set(_ALL)
     if examination.storage.exists(DB_NAME):
