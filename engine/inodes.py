@@ -63,6 +63,9 @@ class Watcher(Protocol):
     def bare(self, ino: Ino) -> None:
         """An object was made without extended attributes."""
 
+    def died(self, attr: Attr) -> None:
+        """A base file without a row has lost its only name."""
+
     def changed(self, ino: Ino) -> None:
         """An object has other attributes than its row, or the base, last said."""
 
@@ -195,8 +198,13 @@ class Inodes:
         if self._watcher is not None:
             self._watcher.bare(ino)
 
+    def died(self, st: os.stat_result, ino: Ino) -> None:
+        """Note that a base file without a row has lost its only name."""
+        if self._watcher is not None:
+            self._watcher.died(self.attr_of_base(st, ino, dead=True))
+
     def changed(self, ino: Ino) -> None:
-        """Note that an object's attributes changed without its row: a base file lost its name, or a file its blocks."""
+        """Note that an object's attributes changed without its row."""
         if self._watcher is not None:
             self._watcher.changed(ino)
 

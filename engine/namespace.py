@@ -176,12 +176,13 @@ class Namespace:
             self._inodes.set_links(row, row.nlink - 1)
             return
         assert node.path is not None
-        links = self._base.stat(node.path).st_nlink
-        if links > 1:
-            self._inodes.set_links(self._inodes.adopt(node), links - 1)
+        st = self._base.stat(node.path)
+        if st.st_nlink > 1:
+            self._inodes.set_links(self._inodes.adopt(node), st.st_nlink - 1)
         else:
             # a base file nobody changed: the whiteout says it all, and what has it open reads on from the base
             self._die(node)
+            self._inodes.died(st, node.ino)
 
     def _lose_directory(self, node: Node) -> None:
         """A directory's only name is gone; its whiteouts hide nothing any more."""

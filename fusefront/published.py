@@ -54,6 +54,10 @@ class Published:
         """An object has no extended attributes."""
         self._publish_bare(ino)
 
+    def died(self, attr: Attr) -> None:
+        """A base file without a row has lost its only name."""
+        self._publish(_DEAD, *attr)
+
     def changed(self, ino: Ino) -> None:
         """An object has other attributes than its row, or the base, last said."""
         self._withdraw(ino)
