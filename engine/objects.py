@@ -144,7 +144,8 @@ class ObjectStore:
 
     def stat(self, number: int) -> os.stat_result:
         """Attributes of an object's file."""
-        return os.fstat(self.fd(number))
+        fd = self._fds.get(number)
+        return os.fstat(fd) if fd is not None else self._storage.stat(object_name(number))
 
     def drop(self, number: int) -> None:
         """Nobody names this object any more, if the running operation succeeds."""

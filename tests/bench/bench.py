@@ -14,6 +14,7 @@ somewhere or left another tree than on the plain directory.
 from __future__ import annotations
 
 import argparse
+import compileall
 import os
 import random
 import signal
@@ -129,7 +130,14 @@ def _mounts(bench: Bench, log: Log, rows: list[str], systems: list[System], prog
         _line(progress.clock(progress.left), row, log.document, systems)
 
 
+def _compile() -> None:
+    """Compile minifo's modules, as installing a package does; an editable installation need not have been."""
+    for package in ("engine", "fusefront", "migrations", "tools"):
+        compileall.compile_dir(Path(__file__).parents[2] / package, quiet=1)
+
+
 def _run(asked: argparse.Namespace) -> Document:
+    _compile()
     sizes = Sizes.scaled(asked.scale)
     systems = [s for s in SYSTEMS if s.available and _chosen(s.name, asked.system)]
     for missing in (s.name for s in SYSTEMS if not s.available):
