@@ -40,7 +40,7 @@ from typing import Any, Literal
 
 from minifo.engine import ROOT, Ino, MinifoError, Overlay, StateError, UsageError
 from minifo.engine.db import DB_NAME
-from minifo.migrations.copying import write_durably
+from minifo.migrations.effects import DOORS, Doors
 from minifo.migrations.import_meta import BACKUP, WORK, import_storage, plan_import
 from minifo.migrations.legacy_meta import META_NAME
 from minifo.migrations.runner import upgrade
@@ -155,9 +155,11 @@ class Fleet:
     Args:
         plan: what to do.
         dry_run: check and plan each storage only; no hooks, no reports.
+        doors: the ways to the disk.
     """
 
-    def __init__(self, plan: Plan, *, dry_run: bool = False) -> None:
+    def __init__(self, plan: Plan, *, dry_run: bool = False, doors: Doors = DOORS) -> None:
+        self._doors = doors
         self._plan = plan
         self._dry_run = dry_run
         self._stopped = threading.Event()
@@ -178,7 +180,9 @@ class Fleet:
             for report in reports:
                 counts[report["status"]] = counts.get(report["status"], 0) + 1
             summary = {"counts": counts, "storages": {report["name"]: report["status"] for report in reports}}
-            write_durably(os.path.join(self._plan.reports, "summary.json"), json.dumps(summary, indent=1))
+            self._doors.effects.write_durably(
+                os.path.join(self._plan.reports, "summary.json"), json.dumps(summary, indent=1)
+            )
         return reports
 
     def _task(self, task: Task) -> dict[str, Any]:
@@ -199,13 +203,13 @@ class Fleet:
                 self._stopped.set()
         report["seconds"] = round(time.time() - began, 3)
         if not self._dry_run:
-            write_durably(path, json.dumps(report, indent=1))
+            self._doors.effects.write_durably(path, json.dumps(report, indent=1))
         return report
 
     def _do(self, task: Task) -> dict[str, Any]:
         found = self._check(task)
         _hook(task, task.before)
-        found |= _upgrade(task, dry_run=False) if task.action == "upgrade" else _import(task)
+        found |= _upgrade(task, self._doors) if task.action == "upgrade" else _import(task, self._doors)
         storage = task.source if task.target is None else task.target
         if task.expect:
             _expect(task, storage)
@@ -215,7 +219,7 @@ class Fleet:
     def _check(self, task: Task) -> dict[str, Any]:
         """What can be known before anything is changed."""
         if task.action == "upgrade":
-            return _upgrade(task, dry_run=True)
+            return upgrade(task.source, dry_run=True)._asdict()
         if _was_begun(task):
             return {}
         plan = plan_import(task.source, task.base, meta_name=os.fsencode(task.meta_name), d_over_r=task.d_over_r)
@@ -241,20 +245,25 @@ def _was_begun(task: Task) -> bool:
     return any(os.path.exists(os.path.join(storage, name)) for name in (WORK, DB_NAME))
 
 
-def _import(task: Task) -> dict[str, Any]:
+def _import(task: Task, doors: Doors) -> dict[str, Any]:
     storage = task.source if task.target is None else task.target
     if os.path.exists(os.path.join(storage, DB_NAME)) and not os.path.exists(os.path.join(storage, WORK)):
         if task.in_place and not os.path.exists(os.path.join(storage, BACKUP)):
             raise StateError(f"{storage} is no mini_fo storage but minifo's own", "take it out of the plan")
         return {"imported": "before"}  # an earlier run was cut short between the import and its report
     report = import_storage(
-        task.source, task.base, task.target, meta_name=os.fsencode(task.meta_name), d_over_r=task.d_over_r
+        task.source,
+        task.base,
+        task.target,
+        meta_name=os.fsencode(task.meta_name),
+        d_over_r=task.d_over_r,
+        doors=doors,
     )
     return {"compared": report.compared.entries if report.compared is not None else None, "backup": report.backup}
 
 
-def _upgrade(task: Task, *, dry_run: bool) -> dict[str, Any]:
-    return upgrade(task.source, dry_run=dry_run)._asdict()
+def _upgrade(task: Task, doors: Doors) -> dict[str, Any]:
+    return upgrade(task.source, doors=doors)._asdict()
 
 
 def _expect(task: Task, storage: str) -> None:
