@@ -117,7 +117,8 @@ class Disk:
             directory, last = self._place(name)
             if isinstance(content, Inode):
                 node = linked.get(content.number) or self._node(content.kind, content.content, dict(content.attributes))
-                linked[content.number] = node
+                if content.number:
+                    linked[content.number] = node
             else:
                 node = self._node("dir" if content is None else "file", content or b"")
             directory.entries[last] = directory.names[last] = node
@@ -138,6 +139,14 @@ class Disk:
             return self._top
         directory, last = self._place(name)
         return directory.entries[last]
+
+    def holds(self, name: str) -> bool:
+        """True if there is such a name."""
+        try:
+            self._find(name)
+        except KeyError:
+            return False
+        return True
 
     # -- replaying
 
@@ -197,22 +206,23 @@ class Disk:
     def _sync_directory(self, directory: _Node) -> None:
         directory.sync()
         self._changed.pop(directory, None)
-        self._settle({directory})
+        self._settle({directory}, set())
 
     def _sync_all(self, name: str) -> None:
+        own: set[Place] = set()  # whatever file system it is, it has the directory itself
         if name == ".":
             nodes = set(self._changed) | {d for entry in self._entries for d, _ in entry.places}
         else:
             nodes = set(_below(self._find(name)))
+            own.add(self._place(name))
         for node in sorted(nodes & self._changed.keys(), key=lambda node: node.number):
             node.sync()
             del self._changed[node]
-        self._settle(nodes)
+        self._settle(nodes, own)
 
-    def _settle(self, directories: set[_Node]) -> None:
-        """Make the entries of directories durable, with all versions names had before."""
+    def _settle(self, directories: set[_Node], wanted: set[Place]) -> None:
+        """Make the entries of directories durable, and those at the places *wanted*, with all versions they had."""
         left = []
-        wanted: set[Place] = set()
         settled = []
         for entry in reversed(self._entries):
             if any(place[0] in directories or place in wanted for place in entry.places):
