@@ -129,6 +129,14 @@ class Effects:
         self.rename(fresh, path)
         self.sync(os.path.dirname(path))
 
+    def make_directories(self, path: str) -> None:
+        """Make a directory and those above it, durably, where there are none."""
+        if not os.path.isdir(path):
+            above = os.path.dirname(os.path.abspath(path))
+            self.make_directories(above)
+            self.mkdir(path)
+            self.sync(above)
+
     def remove_tree(self, path: Path) -> None:
         """Remove a directory and all in it."""
         top = os.fsencode(path)
@@ -156,6 +164,17 @@ class Doors(NamedTuple):
     def overlay(self, base: str, storage: str, *, read_only: bool = False) -> Overlay:
         """Open an overlay (see ``Overlay.open``)."""
         return Overlay.open(base, storage, read_only=read_only, storage_io=self.storage, vfs=self.vfs)
+
+    def fact(self, database: str, key: str) -> int | str | bytes | None:
+        """One row of the table ``overlay`` of a database that nobody has open, or None."""
+        # immutable, so that nothing is made beside it, where there is no log
+        con = connect(database, read_only=True, immutable=not os.path.exists(database + "-wal"), vfs=self.vfs)
+        try:
+            row = con.execute("SELECT value FROM overlay WHERE key = ?", (key,)).fetchone()
+        finally:
+            con.close()
+        found: int | str | bytes | None = row[0] if row is not None else None
+        return found
 
     def fold_log(self, database: str) -> None:
         """Bring everything into the database file, so that it can be moved alone."""

@@ -172,7 +172,7 @@ class Fleet:
             stopped (not begun, as another had failed).
         """
         if not self._dry_run:
-            os.makedirs(self._plan.reports, exist_ok=True)
+            self._doors.effects.make_directories(self._plan.reports)
         with ThreadPoolExecutor(self._plan.parallel) as pool:
             reports = list(pool.map(self._task, self._plan.tasks))
         if not self._dry_run:

@@ -20,8 +20,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-import apsw
-
 from minifo.engine import StateError, StorageBusy, UsageError
 from minifo.engine.base import BaseView
 from minifo.engine.db import DB_NAME
@@ -121,11 +119,12 @@ def import_storage(
     place = source if target is None else target
     if target is not None:
         _check_apart(source, target)
-        with contextlib.suppress(FileExistsError):
-            doors.effects.mkdir(target)
+        _make_target(doors.effects, target)
     with _locked(place), _view(source, "the mini_fo storage") as storage:
         work = os.path.join(place, WORK)
         _check_target(place, in_place=target is None)
+        if os.path.isdir(work):
+            doors.effects.sync_all(place)  # what a killed run has left may be in memory only
         if _is_complete(place):
             # an earlier run was cut short while it moved things
             report = ImportReport([], [])
@@ -133,7 +132,7 @@ def import_storage(
             _make_work(doors.effects, place, work)
             report = _build(doors, base, storage, work, _Options(meta_name, d_over_r, target is None), progress)
         if target is None:
-            _set_aside(doors.effects, place, work)
+            _set_aside(doors, place, work)
             report.backup = os.path.join(place, BACKUP)
         _move_up(doors.effects, place, work)
     return report
@@ -155,28 +154,35 @@ def restore(storage: str, *, discard: bool = False, doors: Doors = DOORS) -> Non
     with _locked(storage):
         if not os.path.isdir(backup):
             if os.path.isdir(aside):
+                effects.sync_all(storage)  # what a killed run has left may be in memory only
                 _clear_away(effects, storage, aside)  # an earlier run was cut short at its very end
                 return
             raise StateError(f"{storage} holds no {BACKUP}", "only an import in place can be undone")
-        if not os.path.isdir(aside):
+        if os.path.isdir(aside):
+            effects.sync_all(storage)  # as above
+        else:
             _check_unchanged(doors, storage, backup, discard)
             effects.mkdir(aside)
+            effects.sync(storage)  # else what is moved into it could be lost with it
         # the database first: without it nothing can be mounted here
         if os.path.exists(os.path.join(storage, DB_NAME)) and not os.path.exists(os.path.join(aside, DB_NAME)):
             effects.rename(os.path.join(storage, DB_NAME), os.path.join(aside, DB_NAME))
+            effects.sync(storage)
         if not os.path.exists(os.path.join(aside, _COMPLETE)):
             for name in os.listdir(storage):
                 if name not in (BACKUP, _RESTORE, _LOST_FOUND):
                     effects.rename(os.path.join(storage, name), os.path.join(aside, name))
+            effects.sync(storage)
             effects.write_durably(os.path.join(aside, _COMPLETE), "")
-            effects.sync(aside)
         for name in os.listdir(backup):
             if name != _FACTS:
                 effects.rename(os.path.join(backup, name), os.path.join(storage, name))
         effects.sync(storage)
         if os.path.exists(os.path.join(backup, _FACTS)):
             effects.rename(os.path.join(backup, _FACTS), os.path.join(aside, _FACTS))
+            effects.sync(aside)
         effects.rmdir(backup)
+        effects.sync(storage)  # while there is a backup, what lies beside it is taken for the new storage
         _clear_away(effects, storage, aside)
 
 
@@ -248,10 +254,16 @@ def _is_complete(place: str) -> bool:
     work = os.path.join(place, WORK)
     if not os.path.isdir(work):
         return False
-    # emptied, after the database had moved up
-    return os.path.exists(os.path.join(work, _COMPLETE)) or not (
-        os.listdir(work) or not os.path.exists(os.path.join(place, DB_NAME))
-    )
+    # the database moves up last; what is left in the working directory then may be any part of it
+    return any(map(os.path.exists, (os.path.join(work, _COMPLETE), os.path.join(place, DB_NAME))))
+
+
+def _make_target(effects: Effects, target: str) -> None:
+    if os.path.isdir(target):
+        effects.sync_all(target)  # a killed run may have made it, in memory only
+    else:
+        effects.mkdir(target)
+        effects.sync(os.path.dirname(os.path.abspath(target)))
 
 
 def _make_work(effects: Effects, place: str, work: str) -> None:
@@ -260,10 +272,12 @@ def _make_work(effects: Effects, place: str, work: str) -> None:
         effects.mkdir(work)
         # in place, the source's own time is part of what is imported
         effects.utime(place, st.st_atime_ns, st.st_mtime_ns)
+        effects.sync(place)
 
 
-def _set_aside(effects: Effects, place: str, work: str) -> None:
+def _set_aside(doors: Doors, place: str, work: str) -> None:
     """Move the mini_fo storage's files to the backup; the last file written there says that all are."""
+    effects = doors.effects
     backup = os.path.join(place, BACKUP)
     facts = os.path.join(backup, _FACTS)
     if os.path.exists(facts):
@@ -271,10 +285,11 @@ def _set_aside(effects: Effects, place: str, work: str) -> None:
     before = os.path.join(work, _FACTS)
     if not os.path.exists(before):
         st = os.stat(place)
-        known = {"token": _token(os.path.join(work, DB_NAME)), "atime": st.st_atime_ns, "mtime": st.st_mtime_ns}
+        known = {"token": _token(doors, os.path.join(work, DB_NAME)), "atime": st.st_atime_ns, "mtime": st.st_mtime_ns}
         effects.write_durably(before, json.dumps(known))
     with contextlib.suppress(FileExistsError):
         effects.mkdir(backup)
+    effects.sync(place)  # else what is moved into it could be lost with it
     for name in os.listdir(place):
         if name not in (WORK, BACKUP, _LOST_FOUND):
             effects.rename(os.path.join(place, name), os.path.join(backup, name))
@@ -289,19 +304,15 @@ def _move_up(effects: Effects, place: str, work: str) -> None:
         if os.path.exists(os.path.join(work, name)):
             effects.rename(os.path.join(work, name), os.path.join(place, name))
             effects.sync(place)
-    for name in sorted(os.listdir(work), key=lambda name: name == _COMPLETE):
+    for name in os.listdir(work):
         effects.unlink(os.path.join(work, name))
     effects.rmdir(work)
     effects.sync(place)
 
 
-def _token(database: str) -> int:
-    con = apsw.Connection(database, flags=apsw.SQLITE_OPEN_READONLY)
-    try:
-        row = con.execute("SELECT value FROM overlay WHERE key = 'commit_token'").fetchone()
-    finally:
-        con.close()
-    return int(row[0]) if row is not None else 0
+def _token(doors: Doors, database: str) -> int:
+    token = doors.fact(database, "commit_token")
+    return token if isinstance(token, int) else 0
 
 
 # -- checks
@@ -368,7 +379,7 @@ def _check_unchanged(doors: Doors, storage: str, backup: str, discard: bool) -> 
     finally:
         store.close()
     token = _facts(os.path.join(backup, _FACTS))["token"]
-    if not discard and _token(os.path.join(storage, DB_NAME)) != token:
+    if not discard and _token(doors, os.path.join(storage, DB_NAME)) != token:
         raise StateError(
             f"{storage} was changed since the import",
             "take the changes along with 'minifo meta export', or give them up with --discard",

@@ -71,6 +71,8 @@ def merge(
         if os.path.exists(os.path.join(storage, MERGING)):
             if not apply:
                 raise StateError(f"a merge of {storage} was cut short", "finish it with --apply")
+            for place in (storage, base):
+                doors.effects.sync_all(place)  # what a killed run has left may be in memory only
             _Application(doors, storage, base, progress).run()
             return MergeReport([], True, True)
         overlay = doors.overlay(base, storage, read_only=not apply)
@@ -171,6 +173,8 @@ class _Application:
         self._base = os.fsencode(base)
         self._stage = self._base + b"/" + STAGE
         self._progress = progress
+        self._emptied: set[bytes] = set()  # directories out of which something was lifted since the last sync
+        self._made: set[bytes] = set()  # directories made since then
 
     def run(self) -> None:
         journal = self._at(_JOURNAL)
@@ -201,10 +205,35 @@ class _Application:
                     self._do(operation)
                 if not count % 64:
                     self._progress("merging", count + current * len(operations), 3 * len(operations))
-            self._effects.sync_all(self._base)
+            self._sync()
             self._effects.write_durably(self._at(_PHASE), _PHASES[current + 1])
 
+    def _sync(self) -> None:
+        self._effects.sync_all(self._base)
+        self._emptied.clear()
+        self._made.clear()
+
+    def _keep_order(self, operation: Operation) -> None:
+        """Sync where a later operation must not become durable without an earlier one.
+
+        A directory that is lifted takes along what should have been lifted out of it; one that is lost, what was put
+        into it.  Operations are sorted by depth, so this happens once for each level of the tree at most.
+        """
+        above = split(operation.path)[0]
+        if operation.kind == "lift":
+            if operation.path in self._emptied:
+                self._sync()
+            while above not in self._emptied and above != b"/":
+                self._emptied.add(above)
+                above = split(above)[0]
+        elif operation.kind in ("mkdir", "place"):
+            if above in self._made:
+                self._sync()
+            if operation.kind == "mkdir":
+                self._made.add(operation.path)
+
     def _do(self, operation: Operation) -> None:
+        self._keep_order(operation)
         path = self._base + operation.path
         staged = self._stage + b"/" + operation.name.encode()
         if operation.kind == "lift":
@@ -231,9 +260,12 @@ class _Application:
         for name in ("content", "checkpoints"):
             if os.path.isdir(self._at(name)):
                 self._effects.remove_tree(self._at(name))
-        for name in (_PHASE, "reserve", "control", "minifo.names", DB_NAME + "-wal", DB_NAME + "-shm", MERGING):
+        for name in (_PHASE, "reserve", "control", "minifo.names", DB_NAME + "-wal", DB_NAME + "-shm"):
             with contextlib.suppress(FileNotFoundError):
                 self._effects.unlink(self._at(name))
+        self._effects.sync(self._storage)
+        with contextlib.suppress(FileNotFoundError):
+            self._effects.unlink(self._at(MERGING))
         self._effects.sync(self._storage)
         self._doors.overlay(os.fsdecode(self._base), self._storage).close()
 
