@@ -222,7 +222,9 @@ class Fleet:
             return upgrade(task.source, dry_run=True)._asdict()
         if _was_begun(task):
             return {}
-        plan = plan_import(task.source, task.base, meta_name=os.fsencode(task.meta_name), d_over_r=task.d_over_r)
+        target = task.source if task.in_place else task.target
+        name = os.fsencode(task.meta_name)
+        plan = plan_import(task.source, task.base, target, meta_name=name, d_over_r=task.d_over_r)
         for note in plan.notes:
             if note.kind in task.refuse:
                 raise StateError(f"{note.kind}: {os.fsdecode(note.place)}: {note.detail}", "the plan refuses this")

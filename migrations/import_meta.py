@@ -20,9 +20,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from minifo.engine import StateError, StorageBusy, UsageError
+from minifo.engine import NotMinifo, StateError, StorageBusy, UsageError
 from minifo.engine.base import BaseView
-from minifo.engine.db import DB_NAME
+from minifo.engine.db import DB_NAME, check_header
 from minifo.migrations.effects import DOORS, Doors, Effects
 from minifo.migrations.import_plan import DOverR, ImportPlan, Step
 from minifo.migrations.import_rows import ImportRun
@@ -72,19 +72,31 @@ class ImportReport:
             self.counts[step.state.value] = self.counts.get(step.state.value, 0) + 1
 
 
-def plan_import(source: str, base: str, *, meta_name: bytes = META_NAME, d_over_r: DOverR = "kernel") -> ImportReport:
+def plan_import(
+    source: str,
+    base: str,
+    target: str | None = None,
+    *,
+    meta_name: bytes = META_NAME,
+    d_over_r: DOverR = "kernel",
+) -> ImportReport:
     """What an import would do; nothing is changed.
 
     Args:
         source: the mini_fo storage.
         base: the base it was mounted with.
+        target: the new storage, the source itself for an import in place; None if it does not matter yet.
         meta_name: the name of its META files.
         d_over_r: what counts where one name has a D and an R line (see ``ImportPlan``).
 
     Raises:
         StateError: source or base cannot be read.
+        UsageError: one of the places cannot be right.
     """
     with _view(source, "the mini_fo storage") as storage, _view(base, "base") as view:
+        _check_places(source, base, target)
+        if target is not None and os.path.isdir(target):
+            _check_target(target, in_place=target == source)
         plan = ImportPlan(LegacyTree(view, storage, meta_name=meta_name), d_over_r)
         return ImportReport(plan.steps, plan.tree.notes)
 
@@ -114,11 +126,13 @@ def import_storage(
         doors: the ways to the disk.
 
     Raises:
+        UsageError: one of the places cannot be right; nothing was changed.
         StateError: something cannot be read or written, or the result does not show what mini_fo showed.
     """
     place = source if target is None else target
+    with _view(source, "the mini_fo storage"), _view(base, "base"):
+        _check_places(source, base, place)
     if target is not None:
-        _check_apart(source, target)
         _make_target(doors.effects, target)
     with _locked(place), _view(source, "the mini_fo storage") as storage:
         work = os.path.join(place, WORK)
@@ -348,10 +362,26 @@ def _locked(place: str) -> Iterator[None]:
         os.close(fd)
 
 
-def _check_apart(source: str, target: str) -> None:
-    inner, outer = os.path.realpath(target), os.path.realpath(source)
-    if os.path.commonpath([inner, outer]) in (inner, outer):
+def _check_places(source: str, base: str, target: str | None) -> None:
+    if _lies_in(base, source):
+        raise UsageError(f"base {base} is, or lies in, the storage {source}", "name the base mini_fo was mounted with")
+    if target is None or target == source:
+        return
+    if _lies_in(target, source) or _lies_in(source, target):
         raise UsageError(f"{target} and {source} lie within each other", "give a directory beside it, or --in-place")
+    if os.path.lexists(target) and not os.path.isdir(target):
+        raise UsageError(f"{target} is not a directory", "give an empty directory, or one that does not exist")
+    if not os.path.isdir(os.path.dirname(os.path.abspath(target))):
+        raise UsageError(f"the directory above {target} does not exist", "make it first")
+    if os.path.exists(os.path.join(source, DB_NAME)):
+        with contextlib.suppress(NotMinifo):
+            check_header(os.path.join(source, DB_NAME))
+            raise UsageError(f"{source} is a minifo storage already", "there is nothing to import")
+
+
+def _lies_in(path: str, directory: str) -> bool:
+    inner, outer = os.path.realpath(path), os.path.realpath(directory)
+    return os.path.commonpath([inner, outer]) == outer
 
 
 def _check_target(place: str, *, in_place: bool) -> None:
