@@ -119,6 +119,11 @@ EXAMPLES: dict[str, tuple[Tree, Tree, set[str]]] = {
         {"n": None, META: "D a\nD b\nR /a n\nR /b n\n"},
         {"n", "n/2"},
     ),
+    "names no object can have": (
+        {"a/x": "", "b": ""},
+        {META: "D .\nD ..\nD \nD a/x\nR /a .\nR /a ..\nR /a \nR /a x/y\nD b\n"},
+        {"a", "a/x"},
+    ),
     "injected by a name with a line feed": ({"x": "", "passwd": ""}, {META: "D x\nD passwd\n"}, set()),
 }
 
