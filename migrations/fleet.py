@@ -87,19 +87,25 @@ def read_plan(path: str) -> Plan:
     try:
         with open(path, "rb") as file:
             found = tomllib.load(file)
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} is no TOML ({error})", "see minifo migrate --help") from error
     unknown = sorted(set(found) - _TOP)
     if unknown:
         raise UsageError(f"{path} says {unknown[0]!r}, which is not known", f"known are {', '.join(sorted(_TOP))}")
     on_error, parallel = found.get("on_error", "stop"), found.get("parallel", 1)
-    if on_error not in ("stop", "continue") or not isinstance(parallel, int) or parallel < 1:
+    if on_error not in ("stop", "continue") or type(parallel) is not int or parallel < 1:
         raise UsageError(
             f"{path}: on_error or parallel is wrong", 'on_error is "stop" or "continue", parallel a number'
         )
+    entries, defaults, reports = found.get("storage", []), found.get("defaults", {}), found.get("reports", "")
+    tables = isinstance(entries, list) and all(isinstance(entry, dict) for entry in [*entries, defaults])
+    if not tables or not isinstance(reports, str):
+        raise UsageError(f"{path}: defaults, storage or reports is of the wrong kind", "see minifo migrate --help")
     tasks: list[Task] = []
-    for entry in found.get("storage", []):
-        tasks += _tasks(path, found.get("defaults", {}) | entry)
+    for entry in entries:
+        tasks += _tasks(path, defaults | entry)
+    if not tasks:
+        raise UsageError(f"{path} names no storage", "add a [[storage]]")
     for what in ("name", "source", "target"):
         values = [getattr(task, what) for task in tasks if getattr(task, what) is not None]
         double = sorted({value for value in values if values.count(value) > 1})
@@ -107,7 +113,7 @@ def read_plan(path: str) -> Plan:
             raise UsageError(
                 f"{path}: two storages have the {what} {double[0]!r}", "they would get in each other's way"
             )
-    return Plan(tasks, parallel, on_error == "stop", found.get("reports", path + ".reports"))
+    return Plan(tasks, parallel, on_error == "stop", reports or path + ".reports")
 
 
 def _tasks(path: str, entry: dict[str, Any]) -> list[Task]:
@@ -127,6 +133,8 @@ def _tasks(path: str, entry: dict[str, Any]) -> list[Task]:
     each = entry.pop("each", None)
     sources = sorted(glob.glob(each)) if each is not None else [entry.pop("source", "")]
     entry.pop("source", None)
+    if each is not None and not sources:
+        raise UsageError(f"{path}: {each} matches nothing", "see whether the path is right")
     if not all(sources):
         raise UsageError(f"{path}: a storage has no source", "give source or each")
     tasks = []
