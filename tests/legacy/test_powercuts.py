@@ -22,7 +22,7 @@ from minifo.migrations.merge_base import _Application
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
-_STATES = int(os.environ.get("LEGACY_CRASH_STATES", "1000"))
+_STATES = int(os.environ.get("LEGACY_CRASH_STATES", "800"))
 _TO_FIND = 500  # states after which a seeded fault must have been found
 _SEED = 2  # one that finds them soon
 
