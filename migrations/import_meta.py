@@ -23,6 +23,7 @@ from typing import NamedTuple
 from minifo.engine import NotMinifo, StateError, StorageBusy, UsageError
 from minifo.engine.base import BaseView
 from minifo.engine.db import DB_NAME, check_header
+from minifo.engine.storage import IMPORTING, RESTORING
 from minifo.migrations.effects import DOORS, Doors, Effects
 from minifo.migrations.import_plan import DOverR, ImportPlan, Step
 from minifo.migrations.import_rows import ImportRun
@@ -30,9 +31,9 @@ from minifo.migrations.legacy_meta import META_NAME
 from minifo.migrations.legacy_tree import LegacyTree, Note
 from minifo.migrations.legacy_view import Comparison, LegacyView, compare
 
-WORK = ".minifo-import"
+WORK = IMPORTING
 BACKUP = "mini_fo-backup"
-_RESTORE = ".minifo-restore"
+_RESTORE = RESTORING
 _CONTENT = "content"
 _LOST_FOUND = "lost+found"
 _FACTS = ".minifo-import.json"  # in the backup: what must be so for the way back

@@ -15,7 +15,7 @@ import views
 from crashing import every_crash
 from support import fingerprint
 
-from minifo.engine import State, StateError, UsageError
+from minifo.engine import Overlay, State, StateError, UsageError
 from minifo.migrations import import_rows
 from minifo.migrations.import_meta import BACKUP, ImportReport, import_storage, plan_import, restore
 from minifo.migrations.legacy_meta import META_NAME
@@ -351,6 +351,9 @@ def test_crash_at_any_step_is_resumed(place: Path, monkeypatch: pytest.MonkeyPat
     for _ in every_crash(clean, lambda: import_storage(*arguments)):
         count += 1
         assert fingerprint(place / "sto") == source
+        if (place / "new" / ".minifo-import").exists() and not (place / "new" / "minifo.db").exists():
+            with pytest.raises(StateError, match="finish it: minifo meta import"):
+                Overlay.open(arguments[1], arguments[2])
         try:
             resumed += import_storage(*arguments).resumed > 0
         except UsageError:
