@@ -180,6 +180,8 @@ class Doors(NamedTuple):
         """Bring everything into the database file, so that it can be moved alone."""
         con = connect(database, read_only=False, vfs=self.vfs)
         try:
+            # exclusive: where storage cannot share memory, too
+            con.execute("PRAGMA locking_mode=EXCLUSIVE").fetchall()
             con.execute("PRAGMA synchronous=FULL").fetchall()
             con.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         finally:

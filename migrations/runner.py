@@ -80,6 +80,8 @@ def upgrade(
 def _upgrade(doors: Doors, path: str, steps: Mapping[int, str], target: int, dry_run: bool) -> Upgrade:
     con = connect(path, read_only=dry_run, vfs=doors.vfs)
     try:
+        if not dry_run:
+            con.execute("PRAGMA locking_mode=EXCLUSIVE").fetchall()  # where storage cannot share memory, too
         before = _version(con, path)
         if before > target:
             raise NewerFormat(f"{path} has format {before}, this minifo knows up to {target}", "install a newer minifo")
