@@ -18,6 +18,10 @@ from minifo.engine.syscalls import fallocate, syncfs
 
 LEGACY_META = "META_dAfFgHE39ktF3HD2sr"  # mini_fo's list files; never decoded here
 MERGING = "merge.db"  # the database while the base takes over what it says
+IMPORTING = ".minifo-import"  # where a database is built from a mini_fo storage
+RESTORING = ".minifo-restore"  # what is about to make way for a mini_fo storage
+_UNFINISHED = {MERGING: ("a merge", "merge --apply"), IMPORTING: ("an import", "meta import")}
+_UNFINISHED |= {RESTORING: ("the way back of an import", "meta restore")}
 _OURS = {DB_NAME, DB_NAME + "-wal", DB_NAME + "-shm", DB_NAME + ".new"}
 _OURS |= {"content", "checkpoints", "lock", "control", "reserve", "minifo.names", "minifo.names.new"}
 _BACKUP = DB_NAME + ".bak-"  # what minifo-fsck copies before it repairs
@@ -106,8 +110,9 @@ class Storage:
         foreign = sorted(names - _OURS - _HARMLESS)
         if not foreign:
             return
-        if MERGING in foreign:
-            raise StateError(f"a merge of storage {self.path} was cut short", "finish it: minifo merge --apply")
+        for name, (what, command) in _UNFINISHED.items():
+            if name in foreign:
+                raise StateError(f"{what} of storage {self.path} was cut short", f"finish it: minifo {command}")
         for count, (directory, _, files) in enumerate(os.walk(self.path)):
             if LEGACY_META in files:
                 raise NotMinifo(

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from minifo.engine import Overlay
 from minifo.engine.base import BaseView
 from minifo.engine.model import Attr, Ino
+from minifo.migrations.effects import Effects
 
 _STEP = 1 << 20  # bytes read at once
 _HOLE = 64 << 10  # bytes; as many zeros in a row become a hole
@@ -65,27 +66,30 @@ def own_xattrs(overlay: Overlay, ino: Ino) -> dict[bytes, bytes]:
     return {name: overlay.getxattr(ino, name) for name in overlay.listxattr(ino)}
 
 
-def write_out(overlay: Overlay, attr: Attr, path: bytes) -> None:
+def write_out(effects: Effects, overlay: Overlay, attr: Attr, path: bytes) -> None:
     """Make a plain object that is no directory, with the content or target of one in an overlay; attributes aside."""
     ino = Ino(attr.ino)
     if stat.S_ISLNK(attr.mode):
-        os.symlink(overlay.readlink(ino), path)
+        effects.symlink(overlay.readlink(ino), path)
     elif stat.S_ISREG(attr.mode):
-        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb", buffering=0) as file:
+        fd = effects.create(path)
+        try:
             for at in range(0, attr.size, _HOLE):
                 data = overlay.read(ino, at, _HOLE)
                 if data.count(0) != len(data):
-                    file.seek(at)
-                    file.write(data)
-            file.truncate(attr.size)
+                    effects.write(fd, data, at)
+            effects.truncate(fd, attr.size)
+        finally:
+            os.close(fd)
     else:
-        os.mknod(path, attr.mode, attr.rdev)
+        effects.mknod(path, attr.mode, attr.rdev)
 
 
-def dress(path: bytes, attributes: Sequence[int], xattrs: dict[bytes, bytes] | None) -> None:
+def dress(effects: Effects, path: bytes, attributes: Sequence[int], xattrs: dict[bytes, bytes] | None) -> None:
     """Give a plain object its attributes, in the order in which none undoes another.
 
     Args:
+        effects: what does it.
         path: the object; symlinks are not followed.
         attributes: mode, uid, gid, and atime and mtime in ns.
         xattrs: all its extended attributes; None leaves them as they are.
@@ -96,33 +100,13 @@ def dress(path: bytes, attributes: Sequence[int], xattrs: dict[bytes, bytes] | N
     mode, uid, gid, atime, mtime = attributes
     st = os.lstat(path)
     if (st.st_uid, st.st_gid) != (uid, gid):
-        os.chown(path, uid, gid, follow_symlinks=False)
+        effects.chown(path, uid, gid)
     if not stat.S_ISLNK(mode):
-        os.chmod(path, stat.S_IMODE(mode))
+        effects.chmod(path, stat.S_IMODE(mode))
     if xattrs is not None:
         for name in map(os.fsencode, os.listxattr(path, follow_symlinks=False)):
             if name not in xattrs and name.startswith(_SPACES):
-                os.removexattr(path, name, follow_symlinks=False)
+                effects.removexattr(path, name)
         for name, value in xattrs.items():
-            os.setxattr(path, name, value, follow_symlinks=False)
-    os.utime(path, ns=(atime, mtime), follow_symlinks=False)
-
-
-def sync_directory(path: str) -> None:
-    """Make a directory's entries durable."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def write_durably(path: str, text: str) -> None:
-    """Write a small file: after a power cut there is all of it or what was there before."""
-    fd = os.open(path + ".new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with open(fd, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(fd)
-    os.rename(path + ".new", path)
-    sync_directory(os.path.dirname(path))
+            effects.setxattr(path, name, value)
+    effects.utime(path, atime, mtime)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import shutil
 import stat
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,9 +16,9 @@ from dataclasses import dataclass
 from minifo.engine import Overlay, StateError, UsageError
 from minifo.engine.base import BaseView
 from minifo.engine.model import Attr, Ino
-from minifo.engine.syscalls import syncfs
 from minifo.migrations import legacy_meta
 from minifo.migrations.copying import dress, own_xattrs, write_out
+from minifo.migrations.effects import DOORS, Doors, Effects
 from minifo.migrations.export_plan import ExportPlan, Item, Loss
 from minifo.migrations.legacy_meta import META_NAME
 from minifo.migrations.legacy_tree import LegacyTree
@@ -48,6 +47,7 @@ def export_storage(
     lossy: bool = False,
     meta_name: bytes = META_NAME,
     progress: Progress = lambda what, done, total: None,
+    doors: Doors = DOORS,
 ) -> ExportReport:
     """Write an overlay as a mini_fo storage tree.
 
@@ -58,6 +58,7 @@ def export_storage(
         lossy: write even if something cannot be said in the old format.
         meta_name: the name META files get.
         progress: called now and then.
+        doors: the ways to the disk.
 
     Returns:
         The report; with losses and without *lossy* nothing was written.
@@ -66,7 +67,8 @@ def export_storage(
         StateError: something cannot be read or written.
     """
     _check_destination(destination)
-    overlay = Overlay.open(base, storage, read_only=True)
+    effects = doors.effects
+    overlay = doors.overlay(base, storage, read_only=True)
     try:
         plan = ExportPlan(overlay, meta_name)
         metas = sum(bool(item.records) for item in plan.items)
@@ -74,21 +76,22 @@ def export_storage(
             return ExportReport(len(plan.items), metas, plan.losses, False)
         work = destination.rstrip("/") + _SUFFIX
         if os.path.isdir(work):
-            shutil.rmtree(work)  # of a run that was cut short
-        _Writer(overlay, os.fsencode(work), meta_name).write(plan.items, progress)
+            effects.remove_tree(work)  # of a run that was cut short
+        _Writer(effects, overlay, os.fsencode(work), meta_name).write(plan.items, progress)
         _verify(overlay, work, meta_name, plan.losses)
     finally:
         overlay.close()
-    _sync(work, syncfs)
-    os.rename(work, destination)
-    _sync(os.path.dirname(os.path.abspath(destination)), os.fsync)
+    effects.sync_all(work)
+    effects.rename(work, destination)
+    effects.sync(os.path.dirname(os.path.abspath(destination)))
     return ExportReport(len(plan.items), metas, plan.losses, True)
 
 
 class _Writer:
     """Writes items below a directory that does not exist yet."""
 
-    def __init__(self, overlay: Overlay, top: bytes, meta_name: bytes) -> None:
+    def __init__(self, effects: Effects, overlay: Overlay, top: bytes, meta_name: bytes) -> None:
+        self._effects = effects
         self._ov = overlay
         self._top = top
         self._meta_name = meta_name
@@ -98,14 +101,14 @@ class _Writer:
         for count, item in enumerate(items):
             path = self._top + item.place if item.place != b"/" else self._top
             if item.same is not None:
-                os.link(self._top + item.same, path, follow_symlinks=False)
+                self._effects.link(self._top + item.same, path)
             elif stat.S_ISDIR(item.attr.mode):
-                os.mkdir(path, 0o700)
+                self._effects.mkdir(path)
                 if item.records:
                     self._meta(path, item)
                 directories.append((path, item.attr))
             else:
-                write_out(self._ov, item.attr, path)
+                write_out(self._effects, self._ov, item.attr, path)
                 self._dress(path, item.attr)
             if not count % 64:
                 progress("exporting", count, len(items))
@@ -114,19 +117,23 @@ class _Writer:
         progress("exporting", len(items), len(items))
 
     def _meta(self, directory: bytes, item: Item) -> None:
-        fd = os.open(directory + b"/" + self._meta_name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, legacy_meta.META_MODE)
-        with open(fd, "wb") as file:
-            file.write(legacy_meta.emit(item.records))
+        path = directory + b"/" + self._meta_name
+        fd = self._effects.create(path)
+        try:
+            self._effects.write(fd, legacy_meta.emit(item.records), 0)
+        finally:
+            os.close(fd)
+        self._effects.chmod(path, legacy_meta.META_MODE)
 
     def _dress(self, path: bytes, attr: Attr) -> None:
         values = (attr.mode, attr.uid, attr.gid, attr.atime, attr.mtime)
         xattrs = own_xattrs(self._ov, Ino(attr.ino))
         try:
-            dress(path, values, xattrs)
+            dress(self._effects, path, values, xattrs)
         except OSError as error:
             if error.errno != errno.EOPNOTSUPP:
                 raise
-            dress(path, values, None)  # they are on the list of losses
+            dress(self._effects, path, values, None)  # they are on the list of losses
 
 
 def _verify(overlay: Overlay, work: str, meta_name: bytes, losses: list[Loss]) -> None:
@@ -153,11 +160,3 @@ def _check_destination(destination: str) -> None:
             raise UsageError(f"{destination} is a mount point", "export to a directory in it")
         if os.listdir(destination):
             raise UsageError(f"{destination} is not empty", "give an empty directory, or one that does not exist")
-
-
-def _sync(path: str, how: Callable[[int], None]) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        how(fd)
-    finally:
-        os.close(fd)

@@ -40,7 +40,7 @@ from typing import Any, Literal
 
 from minifo.engine import ROOT, Ino, MinifoError, Overlay, StateError, UsageError
 from minifo.engine.db import DB_NAME
-from minifo.migrations.copying import write_durably
+from minifo.migrations.effects import DOORS, Doors
 from minifo.migrations.import_meta import BACKUP, WORK, import_storage, plan_import
 from minifo.migrations.legacy_meta import META_NAME
 from minifo.migrations.runner import upgrade
@@ -87,19 +87,25 @@ def read_plan(path: str) -> Plan:
     try:
         with open(path, "rb") as file:
             found = tomllib.load(file)
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} is no TOML ({error})", "see minifo migrate --help") from error
     unknown = sorted(set(found) - _TOP)
     if unknown:
         raise UsageError(f"{path} says {unknown[0]!r}, which is not known", f"known are {', '.join(sorted(_TOP))}")
     on_error, parallel = found.get("on_error", "stop"), found.get("parallel", 1)
-    if on_error not in ("stop", "continue") or not isinstance(parallel, int) or parallel < 1:
+    if on_error not in ("stop", "continue") or type(parallel) is not int or parallel < 1:
         raise UsageError(
             f"{path}: on_error or parallel is wrong", 'on_error is "stop" or "continue", parallel a number'
         )
+    entries, defaults, reports = found.get("storage", []), found.get("defaults", {}), found.get("reports", "")
+    tables = isinstance(entries, list) and all(isinstance(entry, dict) for entry in [*entries, defaults])
+    if not tables or not isinstance(reports, str):
+        raise UsageError(f"{path}: defaults, storage or reports is of the wrong kind", "see minifo migrate --help")
     tasks: list[Task] = []
-    for entry in found.get("storage", []):
-        tasks += _tasks(path, found.get("defaults", {}) | entry)
+    for entry in entries:
+        tasks += _tasks(path, defaults | entry)
+    if not tasks:
+        raise UsageError(f"{path} names no storage", "add a [[storage]]")
     for what in ("name", "source", "target"):
         values = [getattr(task, what) for task in tasks if getattr(task, what) is not None]
         double = sorted({value for value in values if values.count(value) > 1})
@@ -107,7 +113,7 @@ def read_plan(path: str) -> Plan:
             raise UsageError(
                 f"{path}: two storages have the {what} {double[0]!r}", "they would get in each other's way"
             )
-    return Plan(tasks, parallel, on_error == "stop", found.get("reports", path + ".reports"))
+    return Plan(tasks, parallel, on_error == "stop", reports or path + ".reports")
 
 
 def _tasks(path: str, entry: dict[str, Any]) -> list[Task]:
@@ -127,6 +133,8 @@ def _tasks(path: str, entry: dict[str, Any]) -> list[Task]:
     each = entry.pop("each", None)
     sources = sorted(glob.glob(each)) if each is not None else [entry.pop("source", "")]
     entry.pop("source", None)
+    if each is not None and not sources:
+        raise UsageError(f"{path}: {each} matches nothing", "see whether the path is right")
     if not all(sources):
         raise UsageError(f"{path}: a storage has no source", "give source or each")
     tasks = []
@@ -155,9 +163,11 @@ class Fleet:
     Args:
         plan: what to do.
         dry_run: check and plan each storage only; no hooks, no reports.
+        doors: the ways to the disk.
     """
 
-    def __init__(self, plan: Plan, *, dry_run: bool = False) -> None:
+    def __init__(self, plan: Plan, *, dry_run: bool = False, doors: Doors = DOORS) -> None:
+        self._doors = doors
         self._plan = plan
         self._dry_run = dry_run
         self._stopped = threading.Event()
@@ -170,7 +180,7 @@ class Fleet:
             stopped (not begun, as another had failed).
         """
         if not self._dry_run:
-            os.makedirs(self._plan.reports, exist_ok=True)
+            self._doors.effects.make_directories(self._plan.reports)
         with ThreadPoolExecutor(self._plan.parallel) as pool:
             reports = list(pool.map(self._task, self._plan.tasks))
         if not self._dry_run:
@@ -178,7 +188,9 @@ class Fleet:
             for report in reports:
                 counts[report["status"]] = counts.get(report["status"], 0) + 1
             summary = {"counts": counts, "storages": {report["name"]: report["status"] for report in reports}}
-            write_durably(os.path.join(self._plan.reports, "summary.json"), json.dumps(summary, indent=1))
+            self._doors.effects.write_durably(
+                os.path.join(self._plan.reports, "summary.json"), json.dumps(summary, indent=1)
+            )
         return reports
 
     def _task(self, task: Task) -> dict[str, Any]:
@@ -199,13 +211,13 @@ class Fleet:
                 self._stopped.set()
         report["seconds"] = round(time.time() - began, 3)
         if not self._dry_run:
-            write_durably(path, json.dumps(report, indent=1))
+            self._doors.effects.write_durably(path, json.dumps(report, indent=1))
         return report
 
     def _do(self, task: Task) -> dict[str, Any]:
         found = self._check(task)
         _hook(task, task.before)
-        found |= _upgrade(task, dry_run=False) if task.action == "upgrade" else _import(task)
+        found |= _upgrade(task, self._doors) if task.action == "upgrade" else _import(task, self._doors)
         storage = task.source if task.target is None else task.target
         if task.expect:
             _expect(task, storage)
@@ -215,10 +227,12 @@ class Fleet:
     def _check(self, task: Task) -> dict[str, Any]:
         """What can be known before anything is changed."""
         if task.action == "upgrade":
-            return _upgrade(task, dry_run=True)
+            return upgrade(task.source, dry_run=True)._asdict()
         if _was_begun(task):
             return {}
-        plan = plan_import(task.source, task.base, meta_name=os.fsencode(task.meta_name), d_over_r=task.d_over_r)
+        target = task.source if task.in_place else task.target
+        name = os.fsencode(task.meta_name)
+        plan = plan_import(task.source, task.base, target, meta_name=name, d_over_r=task.d_over_r)
         for note in plan.notes:
             if note.kind in task.refuse:
                 raise StateError(f"{note.kind}: {os.fsdecode(note.place)}: {note.detail}", "the plan refuses this")
@@ -241,20 +255,25 @@ def _was_begun(task: Task) -> bool:
     return any(os.path.exists(os.path.join(storage, name)) for name in (WORK, DB_NAME))
 
 
-def _import(task: Task) -> dict[str, Any]:
+def _import(task: Task, doors: Doors) -> dict[str, Any]:
     storage = task.source if task.target is None else task.target
     if os.path.exists(os.path.join(storage, DB_NAME)) and not os.path.exists(os.path.join(storage, WORK)):
         if task.in_place and not os.path.exists(os.path.join(storage, BACKUP)):
             raise StateError(f"{storage} is no mini_fo storage but minifo's own", "take it out of the plan")
         return {"imported": "before"}  # an earlier run was cut short between the import and its report
     report = import_storage(
-        task.source, task.base, task.target, meta_name=os.fsencode(task.meta_name), d_over_r=task.d_over_r
+        task.source,
+        task.base,
+        task.target,
+        meta_name=os.fsencode(task.meta_name),
+        d_over_r=task.d_over_r,
+        doors=doors,
     )
     return {"compared": report.compared.entries if report.compared is not None else None, "backup": report.backup}
 
 
-def _upgrade(task: Task, *, dry_run: bool) -> dict[str, Any]:
-    return upgrade(task.source, dry_run=dry_run)._asdict()
+def _upgrade(task: Task, doors: Doors) -> dict[str, Any]:
+    return upgrade(task.source, doors=doors)._asdict()
 
 
 def _expect(task: Task, storage: str) -> None:

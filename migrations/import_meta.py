@@ -16,27 +16,24 @@ import contextlib
 import fcntl
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-import apsw
-
-from minifo.engine import Overlay, StateError, StorageBusy, UsageError
+from minifo.engine import NotMinifo, StateError, StorageBusy, UsageError
 from minifo.engine.base import BaseView
-from minifo.engine.db import DB_NAME
-from minifo.engine.storage import Storage
-from minifo.migrations.copying import sync_directory, write_durably
+from minifo.engine.db import DB_NAME, check_header
+from minifo.engine.storage import IMPORTING, RESTORING
+from minifo.migrations.effects import DOORS, Doors, Effects
 from minifo.migrations.import_plan import DOverR, ImportPlan, Step
 from minifo.migrations.import_rows import ImportRun
 from minifo.migrations.legacy_meta import META_NAME
 from minifo.migrations.legacy_tree import LegacyTree, Note
 from minifo.migrations.legacy_view import Comparison, LegacyView, compare
 
-WORK = ".minifo-import"
+WORK = IMPORTING
 BACKUP = "mini_fo-backup"
-_RESTORE = ".minifo-restore"
+_RESTORE = RESTORING
 _CONTENT = "content"
 _LOST_FOUND = "lost+found"
 _FACTS = ".minifo-import.json"  # in the backup: what must be so for the way back
@@ -76,19 +73,31 @@ class ImportReport:
             self.counts[step.state.value] = self.counts.get(step.state.value, 0) + 1
 
 
-def plan_import(source: str, base: str, *, meta_name: bytes = META_NAME, d_over_r: DOverR = "kernel") -> ImportReport:
+def plan_import(
+    source: str,
+    base: str,
+    target: str | None = None,
+    *,
+    meta_name: bytes = META_NAME,
+    d_over_r: DOverR = "kernel",
+) -> ImportReport:
     """What an import would do; nothing is changed.
 
     Args:
         source: the mini_fo storage.
         base: the base it was mounted with.
+        target: the new storage, the source itself for an import in place; None if it does not matter yet.
         meta_name: the name of its META files.
         d_over_r: what counts where one name has a D and an R line (see ``ImportPlan``).
 
     Raises:
         StateError: source or base cannot be read.
+        UsageError: one of the places cannot be right.
     """
     with _view(source, "the mini_fo storage") as storage, _view(base, "base") as view:
+        _check_places(source, base, target)
+        if target is not None and os.path.isdir(target):
+            _check_target(target, in_place=target == source)
         plan = ImportPlan(LegacyTree(view, storage, meta_name=meta_name), d_over_r)
         return ImportReport(plan.steps, plan.tree.notes)
 
@@ -107,6 +116,7 @@ def import_storage(
     meta_name: bytes = META_NAME,
     d_over_r: DOverR = "kernel",
     progress: Progress = _silent,
+    doors: Doors = DOORS,
 ) -> ImportReport:
     """Import a mini_fo storage.
 
@@ -114,71 +124,84 @@ def import_storage(
         source, base, meta_name, d_over_r: as for ``plan_import``.
         target: the new storage, a directory that is empty or does not exist yet; None to import in place.
         progress: called now and then.
+        doors: the ways to the disk.
 
     Raises:
+        UsageError: one of the places cannot be right; nothing was changed.
         StateError: something cannot be read or written, or the result does not show what mini_fo showed.
     """
     place = source if target is None else target
+    with _view(source, "the mini_fo storage"), _view(base, "base"):
+        _check_places(source, base, place)
     if target is not None:
-        _check_apart(source, target)
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(target)
+        _make_target(doors.effects, target)
     with _locked(place), _view(source, "the mini_fo storage") as storage:
         work = os.path.join(place, WORK)
         _check_target(place, in_place=target is None)
+        if os.path.isdir(work):
+            doors.effects.sync_all(place)  # what a killed run has left may be in memory only
         if _is_complete(place):
             # an earlier run was cut short while it moved things
             report = ImportReport([], [])
         else:
-            _make_work(place, work)
-            report = _build(base, storage, work, _Options(meta_name, d_over_r, target is None), progress)
+            _make_work(doors.effects, place, work)
+            report = _build(doors, base, storage, work, _Options(meta_name, d_over_r, target is None), progress)
         if target is None:
-            _set_aside(place, work)
+            _set_aside(doors, place, work)
             report.backup = os.path.join(place, BACKUP)
-        _move_up(place, work)
+        _move_up(doors.effects, place, work)
     return report
 
 
-def restore(storage: str, *, discard: bool = False) -> None:
+def restore(storage: str, *, discard: bool = False, doors: Doors = DOORS) -> None:
     """Undo an import in place: the mini_fo storage comes back, the new one is deleted.
 
     Args:
         storage: a storage that was imported in place and is not mounted.
         discard: True to give up what was changed since the import.
+        doors: the ways to the disk.
 
     Raises:
         StateError: there is no backup, or changes would be lost.
     """
+    effects = doors.effects
     backup, aside = os.path.join(storage, BACKUP), os.path.join(storage, _RESTORE)
     with _locked(storage):
         if not os.path.isdir(backup):
             if os.path.isdir(aside):
-                _clear_away(storage, aside)  # an earlier run was cut short at its very end
+                effects.sync_all(storage)  # what a killed run has left may be in memory only
+                _clear_away(effects, storage, aside)  # an earlier run was cut short at its very end
                 return
             raise StateError(f"{storage} holds no {BACKUP}", "only an import in place can be undone")
-        if not os.path.isdir(aside):
-            _check_unchanged(storage, backup, discard)
-            os.mkdir(aside)
+        if os.path.isdir(aside):
+            effects.sync_all(storage)  # as above
+        else:
+            _check_unchanged(doors, storage, backup, discard)
+            effects.mkdir(aside)
+            effects.sync(storage)  # else what is moved into it could be lost with it
         # the database first: without it nothing can be mounted here
         if os.path.exists(os.path.join(storage, DB_NAME)) and not os.path.exists(os.path.join(aside, DB_NAME)):
-            os.rename(os.path.join(storage, DB_NAME), os.path.join(aside, DB_NAME))
+            effects.rename(os.path.join(storage, DB_NAME), os.path.join(aside, DB_NAME))
+            effects.sync(storage)
         if not os.path.exists(os.path.join(aside, _COMPLETE)):
             for name in os.listdir(storage):
                 if name not in (BACKUP, _RESTORE, _LOST_FOUND):
-                    os.rename(os.path.join(storage, name), os.path.join(aside, name))
-            write_durably(os.path.join(aside, _COMPLETE), "")
-            sync_directory(aside)
+                    effects.rename(os.path.join(storage, name), os.path.join(aside, name))
+            effects.sync(storage)
+            effects.write_durably(os.path.join(aside, _COMPLETE), "")
         for name in os.listdir(backup):
             if name != _FACTS:
-                os.rename(os.path.join(backup, name), os.path.join(storage, name))
-        sync_directory(storage)
+                effects.rename(os.path.join(backup, name), os.path.join(storage, name))
+        effects.sync(storage)
         if os.path.exists(os.path.join(backup, _FACTS)):
-            os.rename(os.path.join(backup, _FACTS), os.path.join(aside, _FACTS))
-        os.rmdir(backup)
-        _clear_away(storage, aside)
+            effects.rename(os.path.join(backup, _FACTS), os.path.join(aside, _FACTS))
+            effects.sync(aside)
+        effects.rmdir(backup)
+        effects.sync(storage)  # while there is a backup, what lies beside it is taken for the new storage
+        _clear_away(effects, storage, aside)
 
 
-def _clear_away(storage: str, aside: str) -> None:
+def _clear_away(effects: Effects, storage: str, aside: str) -> None:
     """Delete what was minifo's, and give the storage back its own times."""
     times: tuple[int, int] | None = None
     for name in sorted(os.listdir(aside), key=lambda name: name == _FACTS):
@@ -187,20 +210,22 @@ def _clear_away(storage: str, aside: str) -> None:
             facts = _facts(path)
             times = facts["atime"], facts["mtime"]
         if os.path.isdir(path):
-            shutil.rmtree(path)
+            effects.remove_tree(path)
         else:
-            os.unlink(path)
-    os.rmdir(aside)
+            effects.unlink(path)
+    effects.rmdir(aside)
     if times is not None:
-        os.utime(storage, ns=times)
-    sync_directory(storage)
+        effects.utime(storage, *times)
+    effects.sync(storage)
 
 
 # -- building
 
 
-def _build(base: str, storage: BaseView, work: str, options: _Options, progress: Progress) -> ImportReport:
-    overlay = Overlay.open(base, work)
+def _build(
+    doors: Doors, base: str, storage: BaseView, work: str, options: _Options, progress: Progress
+) -> ImportReport:
+    overlay = doors.overlay(base, work)
     try:
         plan = ImportPlan(_tree(overlay.base, storage, options), options.d_over_r)
         report = ImportReport(plan.steps, plan.tree.notes)
@@ -209,7 +234,7 @@ def _build(base: str, storage: BaseView, work: str, options: _Options, progress:
         report.resumed = run.run()
     finally:
         overlay.close()
-    overlay = Overlay.open(base, work)
+    overlay = doors.overlay(base, work)
     try:
         view = LegacyView(_tree(overlay.base, storage, options), intent=options.d_over_r == "intent")
         report.compared = compare(view, overlay, lambda done: progress("comparing", done, 0))
@@ -226,17 +251,10 @@ def _build(base: str, storage: BaseView, work: str, options: _Options, progress:
         ImportRun(plan, overlay, lambda done: None).finish()
     finally:
         overlay.close()
-    _fold_log(os.path.join(work, DB_NAME))
-    write_durably(os.path.join(work, _COMPLETE), "")
-    sync_directory(work)
+    doors.fold_log(os.path.join(work, DB_NAME))
+    doors.effects.write_durably(os.path.join(work, _COMPLETE), "")
+    doors.effects.sync(work)
     return report
-
-
-def _fold_log(database: str) -> None:
-    """Bring everything into the database file, so that it can be moved alone."""
-    con = apsw.Connection(database)
-    con.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-    con.close()
 
 
 def _tree(base: BaseView, storage: BaseView, options: _Options) -> LegacyTree:
@@ -251,22 +269,30 @@ def _is_complete(place: str) -> bool:
     work = os.path.join(place, WORK)
     if not os.path.isdir(work):
         return False
-    # emptied, after the database had moved up
-    return os.path.exists(os.path.join(work, _COMPLETE)) or not (
-        os.listdir(work) or not os.path.exists(os.path.join(place, DB_NAME))
-    )
+    # the database moves up last; what is left in the working directory then may be any part of it
+    return any(map(os.path.exists, (os.path.join(work, _COMPLETE), os.path.join(place, DB_NAME))))
 
 
-def _make_work(place: str, work: str) -> None:
+def _make_target(effects: Effects, target: str) -> None:
+    if os.path.isdir(target):
+        effects.sync_all(target)  # a killed run may have made it, in memory only
+    else:
+        effects.mkdir(target)
+        effects.sync(os.path.dirname(os.path.abspath(target)))
+
+
+def _make_work(effects: Effects, place: str, work: str) -> None:
     st = os.stat(place)
     with contextlib.suppress(FileExistsError):
-        os.mkdir(work, 0o700)
+        effects.mkdir(work)
         # in place, the source's own time is part of what is imported
-        os.utime(place, ns=(st.st_atime_ns, st.st_mtime_ns))
+        effects.utime(place, st.st_atime_ns, st.st_mtime_ns)
+        effects.sync(place)
 
 
-def _set_aside(place: str, work: str) -> None:
+def _set_aside(doors: Doors, place: str, work: str) -> None:
     """Move the mini_fo storage's files to the backup; the last file written there says that all are."""
+    effects = doors.effects
     backup = os.path.join(place, BACKUP)
     facts = os.path.join(backup, _FACTS)
     if os.path.exists(facts):
@@ -274,37 +300,34 @@ def _set_aside(place: str, work: str) -> None:
     before = os.path.join(work, _FACTS)
     if not os.path.exists(before):
         st = os.stat(place)
-        known = {"token": _token(os.path.join(work, DB_NAME)), "atime": st.st_atime_ns, "mtime": st.st_mtime_ns}
-        write_durably(before, json.dumps(known))
+        known = {"token": _token(doors, os.path.join(work, DB_NAME)), "atime": st.st_atime_ns, "mtime": st.st_mtime_ns}
+        effects.write_durably(before, json.dumps(known))
     with contextlib.suppress(FileExistsError):
-        os.mkdir(backup, 0o700)
+        effects.mkdir(backup)
+    effects.sync(place)  # else what is moved into it could be lost with it
     for name in os.listdir(place):
         if name not in (WORK, BACKUP, _LOST_FOUND):
-            os.rename(os.path.join(place, name), os.path.join(backup, name))
-    sync_directory(place)
-    sync_directory(backup)
-    os.rename(before, facts)
-    sync_directory(backup)
+            effects.rename(os.path.join(place, name), os.path.join(backup, name))
+    effects.sync(place)
+    effects.sync(backup)
+    effects.rename(before, facts)
+    effects.sync(backup)
 
 
-def _move_up(place: str, work: str) -> None:
+def _move_up(effects: Effects, place: str, work: str) -> None:
     for name in (_CONTENT, DB_NAME):
         if os.path.exists(os.path.join(work, name)):
-            os.rename(os.path.join(work, name), os.path.join(place, name))
-            sync_directory(place)
-    for name in sorted(os.listdir(work), key=lambda name: name == _COMPLETE):
-        os.unlink(os.path.join(work, name))
-    os.rmdir(work)
-    sync_directory(place)
+            effects.rename(os.path.join(work, name), os.path.join(place, name))
+            effects.sync(place)
+    for name in os.listdir(work):
+        effects.unlink(os.path.join(work, name))
+    effects.rmdir(work)
+    effects.sync(place)
 
 
-def _token(database: str) -> int:
-    con = apsw.Connection(database, flags=apsw.SQLITE_OPEN_READONLY)
-    try:
-        row = con.execute("SELECT value FROM overlay WHERE key = 'commit_token'").fetchone()
-    finally:
-        con.close()
-    return int(row[0]) if row is not None else 0
+def _token(doors: Doors, database: str) -> int:
+    token = doors.fact(database, "commit_token")
+    return token if isinstance(token, int) else 0
 
 
 # -- checks
@@ -340,10 +363,26 @@ def _locked(place: str) -> Iterator[None]:
         os.close(fd)
 
 
-def _check_apart(source: str, target: str) -> None:
-    inner, outer = os.path.realpath(target), os.path.realpath(source)
-    if os.path.commonpath([inner, outer]) in (inner, outer):
+def _check_places(source: str, base: str, target: str | None) -> None:
+    if _lies_in(base, source):
+        raise UsageError(f"base {base} is, or lies in, the storage {source}", "name the base mini_fo was mounted with")
+    if target is None or target == source:
+        return
+    if _lies_in(target, source) or _lies_in(source, target):
         raise UsageError(f"{target} and {source} lie within each other", "give a directory beside it, or --in-place")
+    if os.path.lexists(target) and not os.path.isdir(target):
+        raise UsageError(f"{target} is not a directory", "give an empty directory, or one that does not exist")
+    if not os.path.isdir(os.path.dirname(os.path.abspath(target))):
+        raise UsageError(f"the directory above {target} does not exist", "make it first")
+    if os.path.exists(os.path.join(source, DB_NAME)):
+        with contextlib.suppress(NotMinifo):
+            check_header(os.path.join(source, DB_NAME))
+            raise UsageError(f"{source} is a minifo storage already", "there is nothing to import")
+
+
+def _lies_in(path: str, directory: str) -> bool:
+    inner, outer = os.path.realpath(path), os.path.realpath(directory)
+    return os.path.commonpath([inner, outer]) == outer
 
 
 def _check_target(place: str, *, in_place: bool) -> None:
@@ -362,8 +401,8 @@ def _check_target(place: str, *, in_place: bool) -> None:
         raise UsageError(f"{place} is not empty ({foreign[0]!r})", "give an empty directory, nothing was changed")
 
 
-def _check_unchanged(storage: str, backup: str, discard: bool) -> None:
-    store = Storage(storage)
+def _check_unchanged(doors: Doors, storage: str, backup: str, discard: bool) -> None:
+    store = doors.storage(storage)
     try:
         if not store.is_formatted:
             raise StateError(f"{storage} holds no overlay", "look at it by hand, its backup is in " + backup)
@@ -371,7 +410,7 @@ def _check_unchanged(storage: str, backup: str, discard: bool) -> None:
     finally:
         store.close()
     token = _facts(os.path.join(backup, _FACTS))["token"]
-    if not discard and _token(os.path.join(storage, DB_NAME)) != token:
+    if not discard and _token(doors, os.path.join(storage, DB_NAME)) != token:
         raise StateError(
             f"{storage} was changed since the import",
             "take the changes along with 'minifo meta export', or give them up with --discard",

@@ -34,7 +34,7 @@ def digest_of(plan: ImportPlan) -> str:
         if step.stored:
             st = plan.tree.stat(step.place)
             if st is not None:
-                digest.update(b"%d %d %d" % (st.st_ino, st.st_size, st.st_mtime_ns))
+                digest.update(b"%d %d" % (st.st_size, st.st_mtime_ns))
     return digest.hexdigest()
 
 

@@ -18,7 +18,7 @@ from minifo.engine.base import BaseView, join
 from minifo.engine.model import ROOT, Attr, Ino, State
 from minifo.migrations.copying import data_of, xattrs_of
 from minifo.migrations.legacy_meta import Redirect, Whiteout, kernel_lists
-from minifo.migrations.legacy_tree import LegacyTree, is_directory
+from minifo.migrations.legacy_tree import LegacyTree, is_directory, is_name
 
 _STEP = 1 << 20
 
@@ -97,7 +97,7 @@ class LegacyView:
         if directory.base is not None:
             names.update(dict.fromkeys(self._tree.base.names(directory.base)))
         for name in names:
-            shown = self.lookup(directory, name) if name and b"/" not in name else None
+            shown = self.lookup(directory, name) if is_name(name) else None
             if shown is not None:
                 yield name, shown
 

@@ -15,20 +15,17 @@ import contextlib
 import fcntl
 import json
 import os
-import shutil
 import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-
-import apsw
 
 from minifo.engine import ROOT, Overlay, StateError, StorageBusy
 from minifo.engine.base import split
 from minifo.engine.db import DB_NAME
 from minifo.engine.model import Ino
 from minifo.engine.storage import MERGING
-from minifo.engine.syscalls import syncfs
-from minifo.migrations.copying import dress, own_xattrs, sync_directory, write_durably, write_out
+from minifo.migrations.copying import dress, own_xattrs, write_out
+from minifo.migrations.effects import DOORS, Doors, Effects
 from minifo.migrations.merge_plan import Change, MergePlan, Operation, decode
 
 STAGE = b".minifo-merge"
@@ -50,7 +47,12 @@ class MergeReport:
 
 
 def merge(
-    storage: str, base: str, *, apply: bool = False, progress: Progress = lambda what, done, total: None
+    storage: str,
+    base: str,
+    *,
+    apply: bool = False,
+    progress: Progress = lambda what, done, total: None,
+    doors: Doors = DOORS,
 ) -> MergeReport:
     """Apply an overlay to its base, or finish an application that was cut short.
 
@@ -59,6 +61,7 @@ def merge(
         base: its base, which must be writable and used by nobody else.
         apply: False to make the plan only.
         progress: called now and then.
+        doors: the ways to the disk.
 
     Raises:
         StateError: something cannot be read or written, or is in use.
@@ -68,19 +71,21 @@ def merge(
         if os.path.exists(os.path.join(storage, MERGING)):
             if not apply:
                 raise StateError(f"a merge of {storage} was cut short", "finish it with --apply")
-            _Application(storage, base, progress).run()
+            for place in (storage, base):
+                doors.effects.sync_all(place)  # what a killed run has left may be in memory only
+            _Application(doors, storage, base, progress).run()
             return MergeReport([], True, True)
-        overlay = Overlay.open(base, storage, read_only=not apply)
+        overlay = doors.overlay(base, storage, read_only=not apply)
         try:
             plan = MergePlan(overlay)
             if not apply:
                 return MergeReport(plan.changes, False, False)
             _check(overlay, plan, base, storage)
-            facts = _stage(overlay, plan, os.fsencode(base), progress)
+            facts = _stage(doors.effects, overlay, plan, os.fsencode(base), progress)
         finally:
             overlay.close()
-        _begin(storage, base, plan, facts)
-        _Application(storage, base, progress).run()
+        _begin(doors, storage, base, plan, facts)
+        _Application(doors, storage, base, progress).run()
         return MergeReport(plan.changes, True, False)
 
 
@@ -116,50 +121,43 @@ def _check(overlay: Overlay, plan: MergePlan, base: str, storage: str) -> None:
 # -- staging
 
 
-def _stage(overlay: Overlay, plan: MergePlan, base: bytes, progress: Progress) -> list[int]:
+def _stage(effects: Effects, overlay: Overlay, plan: MergePlan, base: bytes, progress: Progress) -> list[int]:
     """Make everything that is new, durably.  Returns the times the base's root is to have at the end."""
     root = overlay.getattr(ROOT)
     stage = base + b"/" + STAGE
     if os.path.isdir(stage):
-        shutil.rmtree(stage)
-    os.mkdir(stage, 0o700)
-    os.utime(base, ns=(root.atime, root.mtime))  # should this be cut short, nobody sees that it was tried
+        effects.remove_tree(stage)
+    effects.mkdir(stage)
+    effects.utime(base, root.atime, root.mtime)  # should this be cut short, nobody sees that it was tried
     for count, staged in enumerate(plan.staged):
         path = stage + b"/" + staged.name.encode()
         if staged.link is not None:
-            os.link(base + staged.link, path, follow_symlinks=False)
+            effects.link(base + staged.link, path)
         elif staged.same is not None:
-            os.link(stage + b"/" + staged.same.encode(), path, follow_symlinks=False)
+            effects.link(stage + b"/" + staged.same.encode(), path)
         else:
             attr = overlay.getattr(Ino(staged.ino))
-            write_out(overlay, attr, path)
+            write_out(effects, overlay, attr, path)
             values = (attr.mode, attr.uid, attr.gid, attr.atime, attr.mtime)
-            dress(path, values, own_xattrs(overlay, Ino(staged.ino)))
+            dress(effects, path, values, own_xattrs(overlay, Ino(staged.ino)))
         if not count % 64:
             progress("staging", count, len(plan.staged))
-    _sync(base)
+    effects.sync_all(base)
     return [root.atime, root.mtime]
 
 
-def _begin(storage: str, base: str, plan: MergePlan, times: list[int]) -> None:
+def _begin(doors: Doors, storage: str, base: str, plan: MergePlan, times: list[int]) -> None:
     """Put the journal in force: from now on the merge is finished, not undone."""
     database = os.path.join(storage, DB_NAME)
-    con = apsw.Connection(database)
-    con.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-    con.close()
-    write_durably(os.path.join(storage, _PHASE), _PHASES[0])
+    effects = doors.effects
+    doors.fold_log(database)
+    effects.write_durably(os.path.join(storage, _PHASE), _PHASES[0])
     operations = plan.journal()
-    write_durably(os.path.join(storage, _JOURNAL), json.dumps({"base": base, "times": times, "operations": operations}))
-    os.rename(database, os.path.join(storage, MERGING))
-    sync_directory(storage)
-
-
-def _sync(path: bytes) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        syncfs(fd)
-    finally:
-        os.close(fd)
+    effects.write_durably(
+        os.path.join(storage, _JOURNAL), json.dumps({"base": base, "times": times, "operations": operations})
+    )
+    effects.rename(database, os.path.join(storage, MERGING))
+    effects.sync(storage)
 
 
 # -- applying
@@ -168,11 +166,15 @@ def _sync(path: bytes) -> None:
 class _Application:
     """Carries out the journal of one storage, from wherever it is."""
 
-    def __init__(self, storage: str, base: str, progress: Progress) -> None:
+    def __init__(self, doors: Doors, storage: str, base: str, progress: Progress) -> None:
+        self._doors = doors
+        self._effects = doors.effects
         self._storage = storage
         self._base = os.fsencode(base)
         self._stage = self._base + b"/" + STAGE
         self._progress = progress
+        self._emptied: set[bytes] = set()  # directories out of which something was lifted since the last sync
+        self._made: set[bytes] = set()  # directories made since then
 
     def run(self) -> None:
         journal = self._at(_JOURNAL)
@@ -183,11 +185,11 @@ class _Application:
                 raise StateError(f"the merge of {self._storage} is under way to {facts['base']}", "give that base")
             self._apply([decode(operation) for operation in facts["operations"]])
             if os.path.isdir(self._stage):
-                shutil.rmtree(self._stage)
-            os.utime(self._base, ns=tuple(facts["times"]))
-            _sync(self._base)
-            os.unlink(journal)
-            sync_directory(self._storage)
+                self._effects.remove_tree(self._stage)
+            self._effects.utime(self._base, *facts["times"])
+            self._effects.sync_all(self._base)
+            self._effects.unlink(journal)
+            self._effects.sync(self._storage)
         self._empty()
 
     def _at(self, name: str) -> str:
@@ -203,49 +205,81 @@ class _Application:
                     self._do(operation)
                 if not count % 64:
                     self._progress("merging", count + current * len(operations), 3 * len(operations))
-            _sync(self._base)
-            write_durably(self._at(_PHASE), _PHASES[current + 1])
+            self._sync()
+            self._effects.write_durably(self._at(_PHASE), _PHASES[current + 1])
+
+    def _sync(self) -> None:
+        self._effects.sync_all(self._base)
+        self._emptied.clear()
+        self._made.clear()
+
+    def _keep_order(self, operation: Operation) -> None:
+        """Sync where a later operation must not become durable without an earlier one.
+
+        A directory that is lifted takes along what should have been lifted out of it; one that is lost, what was put
+        into it.  Operations are sorted by depth, so this happens once for each level of the tree at most.
+        """
+        above = split(operation.path)[0]
+        if operation.kind == "lift":
+            if operation.path in self._emptied:
+                self._sync()
+            while above not in self._emptied and above != b"/":
+                self._emptied.add(above)
+                above = split(above)[0]
+        elif operation.kind in ("mkdir", "place"):
+            if above in self._made:
+                self._sync()
+            if operation.kind == "mkdir":
+                self._made.add(operation.path)
 
     def _do(self, operation: Operation) -> None:
+        self._keep_order(operation)
         path = self._base + operation.path
         staged = self._stage + b"/" + operation.name.encode()
         if operation.kind == "lift":
             if not os.path.lexists(staged):
-                os.rename(path, staged)
+                self._effects.rename(path, staged)
         elif operation.kind == "mkdir":
             with contextlib.suppress(FileExistsError):
-                os.mkdir(path, 0o700)
+                self._effects.mkdir(path)
         elif operation.kind == "place":
             if os.path.lexists(staged):
                 self._place(staged, path)
         elif operation.kind == "overwrite":
-            _overwrite(staged, self._stage + b"/" + operation.source.encode())
+            self._overwrite(staged, self._stage + b"/" + operation.source.encode())
         elif operation.kind == "dress":
-            dress(staged if operation.name else path, operation.attributes, operation.xattrs)
+            dress(self._effects, staged if operation.name else path, operation.attributes, operation.xattrs)
 
-    @staticmethod
-    def _place(staged: bytes, path: bytes) -> None:
-        os.rename(staged, path)
+    def _place(self, staged: bytes, path: bytes) -> None:
+        self._effects.rename(staged, path)
         if os.path.lexists(staged):
-            os.unlink(staged)  # rename(2) does nothing where both names are links of one file
+            self._effects.unlink(staged)  # rename(2) does nothing where both names are links of one file
 
     def _empty(self) -> None:
         """Leave storage as an empty overlay; its old database goes last."""
         for name in ("content", "checkpoints"):
             if os.path.isdir(self._at(name)):
-                shutil.rmtree(self._at(name))
-        for name in (_PHASE, "reserve", "control", "minifo.names", DB_NAME + "-wal", DB_NAME + "-shm", MERGING):
+                self._effects.remove_tree(self._at(name))
+        for name in (_PHASE, "reserve", "control", "minifo.names", DB_NAME + "-wal", DB_NAME + "-shm"):
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(self._at(name))
-        sync_directory(self._storage)
-        Overlay.open(os.fsdecode(self._base), self._storage).close()
+                self._effects.unlink(self._at(name))
+        self._effects.sync(self._storage)
+        with contextlib.suppress(FileNotFoundError):
+            self._effects.unlink(self._at(MERGING))
+        self._effects.sync(self._storage)
+        self._doors.overlay(os.fsdecode(self._base), self._storage).close()
 
-
-def _overwrite(target: bytes, source: bytes) -> None:
-    """Give a file, all its links included, the bytes of another."""
-    with open(source, "rb", buffering=0) as old, open(target, "r+b", buffering=0) as new:
-        size = os.fstat(old.fileno()).st_size
-        if stat.S_ISREG(os.fstat(new.fileno()).st_mode):
-            while data := old.read(_STEP):
-                new.write(data)
-            new.truncate(size)
+    def _overwrite(self, target: bytes, source: bytes) -> None:
+        """Give a file, all its links included, the bytes of another."""
+        if not stat.S_ISREG(os.lstat(target).st_mode):
+            return
+        with open(source, "rb", buffering=0) as old:
+            fd = self._effects.open(target)
+            try:
+                at = 0
+                while data := old.read(_STEP):
+                    self._effects.write(fd, data, at)
+                    at += len(data)
+                self._effects.truncate(fd, at)
+            finally:
+                os.close(fd)

@@ -82,6 +82,7 @@ class MergePlan:
         self._walk()
         self._unseen()
         self.lifts.sort(key=lambda operation: -operation.path.count(b"/"))
+        self.places.sort(key=lambda operation: operation.path.count(b"/"))
         self.dresses.reverse()
 
     def _walk(self) -> None:

@@ -19,8 +19,7 @@ import apsw
 
 from minifo.engine.db import APPLICATION_ID, DB_NAME, SCHEMA_VERSION, connect
 from minifo.engine.errors import Corrupt, NewerFormat, NotMinifo, StateError
-from minifo.engine.storage import Storage
-from minifo.migrations.copying import sync_directory
+from minifo.migrations.effects import DOORS, Doors
 
 _STEP_FILE = re.compile(r"(\d{4})_\w+\.sql")
 
@@ -44,7 +43,12 @@ def shipped_steps() -> dict[int, str]:
 
 
 def upgrade(
-    storage: str, *, steps: Mapping[int, str] | None = None, target: int = SCHEMA_VERSION, dry_run: bool = False
+    storage: str,
+    *,
+    steps: Mapping[int, str] | None = None,
+    target: int = SCHEMA_VERSION,
+    dry_run: bool = False,
+    doors: Doors = DOORS,
 ) -> Upgrade:
     """Bring a storage's database to a version.
 
@@ -53,6 +57,7 @@ def upgrade(
         steps: SQL by the version it leads to; None for the shipped ones.
         target: the version to reach.
         dry_run: say what would be done only.
+        doors: the ways to the disk.
 
     Raises:
         NotMinifo, NewerFormat, Corrupt: the database is not one that can be upgraded; it was not touched.
@@ -60,21 +65,23 @@ def upgrade(
         StateError: a step is missing, or failed and was rolled back.
     """
     steps = shipped_steps() if steps is None else steps
-    store = Storage(storage)
+    store = doors.storage(storage)
     try:
         if not store.is_formatted:
             raise NotMinifo(f"storage {storage} holds no overlay", "check the path")
         store.lock(exclusive=True)
-        return _upgrade(store.database, steps, target, dry_run)
+        return _upgrade(doors, store.database, steps, target, dry_run)
     except (apsw.CorruptError, apsw.NotADBError) as error:
         raise Corrupt(f"{store.database} is damaged ({error})", f"run: minifo-fsck {storage}") from error
     finally:
         store.close()
 
 
-def _upgrade(path: str, steps: Mapping[int, str], target: int, dry_run: bool) -> Upgrade:
-    con = connect(path, read_only=dry_run)
+def _upgrade(doors: Doors, path: str, steps: Mapping[int, str], target: int, dry_run: bool) -> Upgrade:
+    con = connect(path, read_only=dry_run, vfs=doors.vfs)
     try:
+        if not dry_run:
+            con.execute("PRAGMA locking_mode=EXCLUSIVE").fetchall()  # where storage cannot share memory, too
         before = _version(con, path)
         if before > target:
             raise NewerFormat(f"{path} has format {before}, this minifo knows up to {target}", "install a newer minifo")
@@ -83,7 +90,7 @@ def _upgrade(path: str, steps: Mapping[int, str], target: int, dry_run: bool) ->
             raise StateError(f"no step leads {path} to format {missing[0]}", "install a minifo between the two")
         if dry_run or before == target:
             return Upgrade(before, target, None)
-        backup = _keep(con, path, before)
+        backup = _keep(doors, con, path, before)
         con.execute("PRAGMA synchronous=FULL").fetchall()
         for number in range(before + 1, target + 1):
             _take(con, path, number, steps[number])
@@ -99,20 +106,16 @@ def _version(con: apsw.Connection, path: str) -> int:
     return int(version)
 
 
-def _keep(con: apsw.Connection, path: str, version: int) -> str:
+def _keep(doors: Doors, con: apsw.Connection, path: str, version: int) -> str:
     """Keep a copy of the database, whole and durable, under the name of its version."""
     backup = f"{path}.bak-v{version}"
     fresh = f"{backup}.new"
     if os.path.exists(fresh):
-        os.unlink(fresh)
+        doors.effects.unlink(fresh)
     con.execute("VACUUM INTO ?", (fresh,)).fetchall()
-    fd = os.open(fresh, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-    os.rename(fresh, backup)
-    sync_directory(os.path.dirname(path))
+    doors.effects.sync(fresh)
+    doors.effects.rename(fresh, backup)
+    doors.effects.sync(os.path.dirname(path))
     return backup
 
 

@@ -1,4 +1,4 @@
-"""What all tests share: the check that real FUSE mounts are possible, and how hard hypothesis tries.
+"""What all tests share: the check that real mounts are possible, how hard hypothesis tries, figures at the end.
 
 A test that needs a mount takes the fixture ``fuse_required``.  Where mounts are impossible it is skipped with the
 reason on show, but in CI (``CI=true``) it fails: there a skip would pass for a test that ran.
@@ -49,3 +49,23 @@ def fuse_required() -> None:
     if in_ci():
         pytest.fail(f"real mounts must be possible in CI: {obstacle}", pytrace=False)
     pytest.skip(f"REAL MOUNT NOT TESTED: {obstacle}")
+
+
+FIGURES = pytest.StashKey[list[str]]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Begin with no figures."""
+    config.stash[FIGURES] = []
+
+
+@pytest.fixture(scope="session")
+def figures(pytestconfig: pytest.Config) -> list[str]:
+    """Lines to print when all tests have run."""
+    return pytestconfig.stash[FIGURES]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Print them."""
+    for line in config.stash[FIGURES]:
+        terminalreporter.write_line(line)

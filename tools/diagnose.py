@@ -7,6 +7,7 @@ mounts of others count as they do for that user.  The first thing that refuses i
 from __future__ import annotations
 
 import errno
+import json
 import os
 import pwd
 import stat
@@ -46,10 +47,15 @@ Exits with 0 if the access is allowed, with 1 if not.""",
 )
 @click.option("--user", metavar="NAME", help="Whose access; of another user only root can ask (default: your own).")
 @click.option("--for", "want", type=click.Choice(["r", "w", "x"]), default="r", help="Read, write or execute/enter.")
+@click.option("--json", "as_json", is_flag=True, help="Write one JSON object.")
 @click.argument("path")
-def command(path: str, user: str | None, want: str) -> int:
+def command(path: str, user: str | None, want: str, as_json: bool) -> int:
     """Tell why PATH may not be accessed, and what to do about it."""
     cause = diagnose(os.path.abspath(path), _user(user), want)
+    if as_json:
+        facts = {"cause": None, "remedy": None} if cause is None else {"cause": cause.what, "remedy": cause.remedy}
+        click.echo(json.dumps({"path": path, "allowed": cause is None, **facts}))
+        return 0 if cause is None else _common.USAGE
     if cause is None:
         click.echo(f"{_common.printable(path)} may be {_WORDS[want]}")
         return 0

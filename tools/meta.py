@@ -10,22 +10,34 @@ from collections.abc import Callable
 
 import click
 
-from minifo.engine import UsageError
+from minifo.engine import StateError, UsageError
 from minifo.engine.base import split
 from minifo.migrations import legacy_meta
 from minifo.migrations.export_meta import export_storage
 from minifo.migrations.import_meta import ImportReport, import_storage, plan_import, restore
 from minifo.migrations.import_plan import DOverR
 from minifo.migrations.legacy_meta import Whiteout
-from minifo.migrations.legacy_tree import Note
+from minifo.migrations.legacy_tree import Note, is_name
 from minifo.tools import _common
 
 _NAME = legacy_meta.META_NAME.decode()
 _JSON = click.option(
     "--json", "as_json", is_flag=True, help="Write one JSON object; bytes that are no UTF-8 as \\udcXX."
 )
+
+
+def _check_name(context: click.Context, parameter: click.Parameter, value: str) -> str:
+    if not is_name(os.fsencode(value)):
+        raise click.BadParameter("it is no file name")
+    return value
+
+
 _META_NAME = click.option(
-    "--meta-name", metavar="NAME", default=_NAME, help="The name of META files, where mini_fo was built with another."
+    "--meta-name",
+    metavar="NAME",
+    default=_NAME,
+    callback=_check_name,
+    help="The name of META files, where mini_fo was built with another.",
 )
 
 
@@ -83,7 +95,9 @@ def show(path: str, meta_name: str, as_json: bool) -> int:
     Exits with 1 if there are such lines.
     """
     if os.path.isdir(path):
-        path = os.path.join(path, meta_name)
+        directory, path = path, os.path.join(path, meta_name)
+        if not os.path.lexists(path):
+            raise StateError(f"{directory} holds no {meta_name}", "nothing was deleted or renamed there")
     with open(path, "rb") as file:
         meta = legacy_meta.parse(file.read())
     if as_json:
@@ -149,13 +163,13 @@ def import_(
     Names, contents, owners, modes, times and extended attributes come over; LEGACY_STO itself is only read. The result
     is compared with what mini_fo would have shown, entry by entry, before it counts.
     """
-    if (sto is None) == (not in_place) and not dry_run:
+    if (sto is None) == (not in_place) and not (dry_run and sto is None):
         raise UsageError("where the new storage goes is not said", "give either --sto DIR or --in-place")
     policy: DOverR = "intent" if d_over_r == "intent" else "kernel"
     name = os.fsencode(meta_name)
     progress = _Progress()
     if dry_run:
-        report = plan_import(storage, base, meta_name=name, d_over_r=policy)
+        report = plan_import(storage, base, storage if in_place else sto, meta_name=name, d_over_r=policy)
     else:
         try:
             report = import_storage(
@@ -280,4 +294,5 @@ Examples:
 def restore_(storage: str, discard: bool) -> int:
     """Undo an import in place: bring the mini_fo storage back from its backup."""
     restore(storage, discard=discard)
+    click.echo(f"the mini_fo storage is back in {_common.printable(storage)}")
     return 0

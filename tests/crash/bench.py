@@ -75,11 +75,13 @@ class Bench:
     Args:
         path: an empty directory.
         base: the base.
+        also: what may lie in it besides an overlay's own files.
     """
 
-    def __init__(self, path: str, base: str) -> None:
+    def __init__(self, path: str, base: str, also: tuple[str, ...] = ()) -> None:
         self._path = path
         self._base = base
+        self._known = _KNOWN | set(also)
         self._there: State = {}
         self._touched: set[str] = set()
 
@@ -148,7 +150,7 @@ class Bench:
         return tree
 
     def _nothing_left(self, expected: set[str]) -> None:
-        if unknown := set(os.listdir(self._path)) - _KNOWN:
+        if unknown := set(os.listdir(self._path)) - self._known:
             raise Wrong(f"left over in storage: {sorted(unknown)}")
         found = set()
         content = os.path.join(self._path, "content")

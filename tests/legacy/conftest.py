@@ -1,4 +1,4 @@
-"""Legacy tests make their trees in memory, with owners and device nodes of all kinds."""
+"""Legacy tests make their trees in memory, with owners and device nodes of all kinds; they use the crash explorer."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "crash"))
 sys.path.insert(0, str(Path(__file__).parent))
 
 from support import scratch

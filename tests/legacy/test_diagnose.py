@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pwd
 import shutil
@@ -51,6 +52,18 @@ def test_allowed_access_is_no_problem(mnt: Path, capsys: pytest.CaptureFixture[s
     """It says so, and exits with 0."""
     mount(mnt)
     assert ask(capsys, mnt / "open" / "file") == (0, f"{mnt}/open/file may be read\n")
+
+
+def test_json_says_the_same(mnt: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One object, with stable keys."""
+    mount(mnt)
+    capsys.readouterr()
+    for path, allowed in ((mnt / "open" / "file", True), (mnt / "closed" / "file", False)):
+        assert main(["diagnose", "--json", "--user", "nobody", str(path)]) == (0 if allowed else 1)
+        found = json.loads(capsys.readouterr().out)
+        assert found.keys() == {"path", "allowed", "cause", "remedy"}
+        assert found["allowed"] is allowed
+        assert (found["cause"] is None) is allowed
 
 
 def test_directory_above_is_closed(mnt: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,7 +15,7 @@ import views
 from crashing import every_crash
 from support import fingerprint
 
-from minifo.engine import State, StateError, UsageError
+from minifo.engine import Overlay, State, StateError, UsageError
 from minifo.migrations import import_rows
 from minifo.migrations.import_meta import BACKUP, ImportReport, import_storage, plan_import, restore
 from minifo.migrations.legacy_meta import META_NAME
@@ -118,6 +118,11 @@ EXAMPLES: dict[str, tuple[Tree, Tree, set[str]]] = {
         {"a/1": "", "b/2": ""},
         {"n": None, META: "D a\nD b\nR /a n\nR /b n\n"},
         {"n", "n/2"},
+    ),
+    "names no object can have": (
+        {"a/x": "", "b": ""},
+        {META: "D .\nD ..\nD \nD a/x\nR /a .\nR /a ..\nR /a \nR /a x/y\nD b\n"},
+        {"a", "a/x"},
     ),
     "injected by a name with a line feed": ({"x": "", "passwd": ""}, {META: "D x\nD passwd\n"}, set()),
 }
@@ -346,6 +351,9 @@ def test_crash_at_any_step_is_resumed(place: Path, monkeypatch: pytest.MonkeyPat
     for _ in every_crash(clean, lambda: import_storage(*arguments)):
         count += 1
         assert fingerprint(place / "sto") == source
+        if (place / "new" / ".minifo-import").exists() and not (place / "new" / "minifo.db").exists():
+            with pytest.raises(StateError, match="finish it: minifo meta import"):
+                Overlay.open(arguments[1], arguments[2])
         try:
             resumed += import_storage(*arguments).resumed > 0
         except UsageError:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import pty
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -77,6 +80,15 @@ def test_import_json_report(legacy: Path, capsys: pytest.CaptureFixture[str]) ->
         (["show", "/nowhere/x"], "minifo: /nowhere/x: No such file or directory"),
         (["import", "/nowhere", "--base", "/", "--sto", "PLACE/n"], "cannot be opened"),
         (["import", "PLACE", "--base", "/"], "give either --sto DIR or --in-place"),
+        (["import", "PLACE", "--base", "/", "--in-place", "--sto", "PLACE/n", "--dry-run"], "give either"),
+        (["import", "PLACE", "--base", "/", "--sto", "PLACE/n"], "lie within each other"),
+        (["import", "PLACE", "--base", "PLACE", "--sto", "/n"], "name the base mini_fo was mounted with"),
+        (["import", "PLACE", "--base", "/nowhere", "--in-place"], "base /nowhere cannot be opened"),
+        (["import", "PLACE", "--base", "/", "--sto", "/nowhere/n"], "the directory above /nowhere/n does not exist"),
+        (["import", "PLACE", "--base", "/", "--sto", "/dev/null"], "/dev/null is not a directory"),
+        (["import", "PLACE", "--base", "/", "--sto", "/n", "--meta-name", "a/b"], "it is no file name"),
+        (["import", "PLACE", "--base", "/", "--sto", "/n", "--d-over-r", "x"], "is not one of 'kernel', 'intent'"),
+        (["show", "PLACE"], "nothing was deleted or renamed there"),
         (["restore", "PLACE"], "only an import in place can be undone"),
     ],
 )
@@ -89,6 +101,31 @@ def test_errors_are_one_line(
     assert out == ""
     assert err.count("\n") == 1
     assert message in err
+    assert os.listdir(place) == []
+
+
+def test_dry_run_refuses_what_the_import_would_refuse(legacy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A target that is in use, and a source that is no mini_fo storage any more."""
+    base, new = str(legacy / "base"), str(legacy / "new")
+    assert main(["meta", "import", str(legacy / "sto"), "--base", base, "--sto", new]) == 0
+    assert main(["meta", "import", str(legacy / "sto"), "--base", base, "--sto", new, "--dry-run"]) == 1
+    assert main(["meta", "import", new, "--base", base, "--in-place", "--dry-run"]) == 1
+    assert main(["meta", "import", new, "--base", base, "--sto", str(legacy / "other")]) == 1
+    assert capsys.readouterr().err.count("is a minifo storage already") == 3
+    assert not (legacy / "other").exists()
+
+
+def test_progress_shows_on_a_terminal_only(legacy: Path) -> None:
+    """A pipe gets nothing but the report."""
+    command = [sys.executable, "-c", "import sys; from minifo.tools.cli import main; sys.exit(main(sys.argv[1:]))"]
+    command += ["meta", "import", str(legacy / "sto"), "--base", str(legacy / "base"), "--sto"]
+    done = subprocess.run([*command, str(legacy / "one")], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    ours, theirs = pty.openpty()
+    subprocess.run([*command, str(legacy / "two")], stdout=subprocess.PIPE, stderr=theirs, check=True)
+    os.close(theirs)
+    assert b"importing " in os.read(ours, 1000)
+    os.close(ours)
 
 
 @pytest.mark.parametrize("verb", ["show", "import", "export", "restore"])

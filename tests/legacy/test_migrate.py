@@ -184,12 +184,21 @@ def test_upgrades_by_plan(storage: str, tmp_path: Path) -> None:
         "[[storage]]\nsource = 'x'",
         "[[storage]]\nsource = 'x'\nbase = '/'\ntarget = 1",
         "on_error = 'x'",
+        "parallel = true",
+        "storage = 3",
+        "storage = ['x']",
+        "defaults = 3\n[[storage]]\nsource = 'x'",
+        "reports = 3",
+        "[[storage]]\nsource = 3",
+        "[[storage]]\neach = '/nowhere/*'\nbase = '/'\nin_place = true",
+        "",
         "]",
+        "\udcff",
     ],
 )
 def test_wrong_plan_is_told_in_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str) -> None:
     """No traceback, nothing done."""
-    (tmp_path / "plan.toml").write_text(text)
+    (tmp_path / "plan.toml").write_bytes(os.fsencode(text))
     with pytest.raises(UsageError):
         read_plan(str(tmp_path / "plan.toml"))
     assert main(["migrate", str(tmp_path / "plan.toml")]) == 1

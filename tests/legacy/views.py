@@ -18,7 +18,7 @@ from minifo.migrations.legacy_view import Comparison, LegacyView, compare
 @contextmanager
 def opened(base: Path | str, storage: Path | str) -> Iterator[Overlay]:
     """An overlay, open for as long as the block runs."""
-    overlay = Overlay.open(str(base), str(storage))
+    overlay = Overlay.open(str(base), str(storage), clone=False)  # clones are slow to close
     try:
         yield overlay
     finally:

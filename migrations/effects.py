@@ -1,0 +1,191 @@
+"""Everything migrations do to a directory tree, one method for one system call, as ``Storage`` is for the engine's own.
+
+So a recorder or a fault injector can stand in for all that reaches a disk: ``Doors`` names the three ways there are.
+Paths are absolute, as text or bytes; symlinks are not followed.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import NamedTuple
+
+from minifo.engine import Overlay
+from minifo.engine.db import connect
+from minifo.engine.storage import Storage
+from minifo.engine.syscalls import syncfs
+
+Path = str | bytes
+
+
+class Effects:
+    """Effects on trees: as the system calls of their names, with their errors."""
+
+    # -- entries
+
+    def mkdir(self, path: Path) -> None:
+        """Make a directory."""
+        os.mkdir(path, 0o700)
+
+    def create(self, path: Path) -> int:
+        """Make a new file and return a descriptor for writing."""
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+
+    def symlink(self, target: bytes, path: Path) -> None:
+        """Make a symlink."""
+        os.symlink(target, path)
+
+    def mknod(self, path: Path, mode: int, device: int) -> None:
+        """Make a device node, a FIFO or a socket."""
+        os.mknod(path, mode, device)
+
+    def link(self, path: Path, new: Path) -> None:
+        """Give a file one more name."""
+        os.link(path, new, follow_symlinks=False)
+
+    def rename(self, path: Path, new: Path) -> None:
+        """Rename, over what has the new name."""
+        os.rename(path, new)
+
+    def unlink(self, path: Path) -> None:
+        """Remove a name."""
+        os.unlink(path)
+
+    def rmdir(self, path: Path) -> None:
+        """Remove an empty directory."""
+        os.rmdir(path)
+
+    # -- bytes
+
+    def open(self, path: Path) -> int:
+        """Open a file that exists for writing."""
+        return os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+
+    def write(self, fd: int, data: bytes, offset: int) -> None:
+        """Write all of *data* at *offset*."""
+        view = memoryview(data)
+        while view:
+            done = os.pwrite(fd, view, offset)
+            view = view[done:]
+            offset += done
+
+    def truncate(self, fd: int, size: int) -> None:
+        """Cut or extend a file to *size* bytes."""
+        os.ftruncate(fd, size)
+
+    # -- attributes
+
+    def chown(self, path: Path, uid: int, gid: int) -> None:
+        """Set owner and group."""
+        os.chown(path, uid, gid, follow_symlinks=False)
+
+    def chmod(self, path: Path, mode: int) -> None:
+        """Set the mode of what is no symlink."""
+        os.chmod(path, mode)
+
+    def utime(self, path: Path, atime: int, mtime: int) -> None:
+        """Set both times, in ns."""
+        os.utime(path, ns=(atime, mtime), follow_symlinks=False)
+
+    def setxattr(self, path: Path, name: bytes, value: bytes) -> None:
+        """Set an extended attribute."""
+        os.setxattr(path, name, value, follow_symlinks=False)
+
+    def removexattr(self, path: Path, name: bytes) -> None:
+        """Remove an extended attribute."""
+        os.removexattr(path, name, follow_symlinks=False)
+
+    # -- durability
+
+    def sync(self, path: Path) -> None:
+        """Make durable the bytes and attributes of a file, or the entries and attributes of a directory."""
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def sync_all(self, path: Path) -> None:
+        """Make durable everything in the file system of a directory."""
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            syncfs(fd)
+        finally:
+            os.close(fd)
+
+    # -- composed of these
+
+    def write_durably(self, path: str, text: str) -> None:
+        """Write a small file: after a power cut there is all of it or what was there before."""
+        fresh = path + ".new"
+        if os.path.lexists(fresh):
+            self.unlink(fresh)
+        fd = self.create(fresh)
+        try:
+            self.write(fd, text.encode(), 0)
+        finally:
+            os.close(fd)
+        self.sync(fresh)
+        self.rename(fresh, path)
+        self.sync(os.path.dirname(path))
+
+    def make_directories(self, path: str) -> None:
+        """Make a directory and those above it, durably, where there are none."""
+        if not os.path.isdir(path):
+            above = os.path.dirname(os.path.abspath(path))
+            self.make_directories(above)
+            self.mkdir(path)
+            self.sync(above)
+
+    def remove_tree(self, path: Path) -> None:
+        """Remove a directory and all in it."""
+        top = os.fsencode(path)
+        for entry in list(os.scandir(top)):
+            if entry.is_dir(follow_symlinks=False):
+                self.remove_tree(entry.path)
+            else:
+                self.unlink(entry.path)
+        self.rmdir(top)
+
+
+class Doors(NamedTuple):
+    """The ways to a disk, for recorders and fault injectors to stand in.
+
+    Attributes:
+        effects: on trees.
+        storage: a storage by its path.
+        vfs: name of the SQLite VFS to go through; None for the system's own.
+    """
+
+    effects: Effects = Effects()
+    storage: Callable[[str], Storage] = Storage
+    vfs: str | None = None
+
+    def overlay(self, base: str, storage: str, *, read_only: bool = False) -> Overlay:
+        """Open an overlay (see ``Overlay.open``)."""
+        return Overlay.open(base, storage, read_only=read_only, storage_io=self.storage, vfs=self.vfs)
+
+    def fact(self, database: str, key: str) -> int | str | bytes | None:
+        """One row of the table ``overlay`` of a database that nobody has open, or None."""
+        # immutable, so that nothing is made beside it, where there is no log
+        con = connect(database, read_only=True, immutable=not os.path.exists(database + "-wal"), vfs=self.vfs)
+        try:
+            row = con.execute("SELECT value FROM overlay WHERE key = ?", (key,)).fetchone()
+        finally:
+            con.close()
+        found: int | str | bytes | None = row[0] if row is not None else None
+        return found
+
+    def fold_log(self, database: str) -> None:
+        """Bring everything into the database file, so that it can be moved alone."""
+        con = connect(database, read_only=False, vfs=self.vfs)
+        try:
+            # exclusive: where storage cannot share memory, too
+            con.execute("PRAGMA locking_mode=EXCLUSIVE").fetchall()
+            con.execute("PRAGMA synchronous=FULL").fetchall()
+            con.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        finally:
+            con.close()
+
+
+DOORS = Doors()
