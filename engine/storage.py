@@ -14,7 +14,7 @@ import time
 
 from minifo.engine.db import DB_NAME, format_database
 from minifo.engine.errors import NotMinifo, StateError, StorageBusy
-from minifo.engine.syscalls import fallocate, syncfs
+from minifo.engine.syscalls import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, fallocate, syncfs
 
 LEGACY_META = "META_dAfFgHE39ktF3HD2sr"  # mini_fo's list files; never decoded here
 MERGING = "merge.db"  # the database while the base takes over what it says
@@ -228,13 +228,21 @@ class Storage:
         """Make an open file's bytes and size durable.  May run in a worker thread."""
         os.fdatasync(fd)
 
-    def allocate(self, fd: int, size: int) -> None:
-        """Allocate blocks for the first *size* bytes of a file, whose size stays.
+    def allocate(self, fd: int, size: int, offset: int = 0) -> None:
+        """Allocate blocks for *size* bytes of a file from *offset* on; its size stays.
 
         Raises:
             OSError: ENOSPC; EOPNOTSUPP where the file system cannot.
         """
-        fallocate(fd, size)
+        fallocate(fd, FALLOC_FL_KEEP_SIZE, offset, size)
+
+    def punch(self, fd: int, size: int, offset: int) -> None:
+        """Give back the blocks of *size* bytes of a file from *offset* on: they read as zeros, and its size stays.
+
+        Raises:
+            OSError: EOPNOTSUPP where the file system cannot.
+        """
+        fallocate(fd, FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE, offset, size)
 
     def sync_file(self, name: str) -> None:
         """Make a file's bytes and size durable.  May run in a worker thread."""

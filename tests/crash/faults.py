@@ -258,7 +258,7 @@ FAULTS: dict[str, Fault] = {
     "written-beyond": Fault(
         "bytes cut off are written over before the cut is durable",
         "shrink_grow",
-        ((content.Content, "_writable", _beyond_the_end),),
+        ((content.Content, "writable", _beyond_the_end),),
     ),
     "cut-reused": Fault(
         "ranges that were cut off are written over before the cut is durable",

@@ -169,7 +169,10 @@ def _forget_caches(overlay: Overlay) -> None:
 
 def _no_trace(overlay: Overlay) -> None:
     """Every object in storage is named by a row: the failed operation left none."""
-    sql = "SELECT object FROM inode WHERE object > 0 UNION SELECT object FROM extent UNION SELECT object FROM garbage"
+    sql = (
+        "SELECT object FROM inode WHERE object > 0 UNION SELECT object FROM extent WHERE object > 0"
+        " UNION SELECT object FROM garbage"
+    )
     named = {object_name(number) for (number,) in overlay.db.rows(sql)}
     there = set()
     for block in overlay.storage.names("content"):

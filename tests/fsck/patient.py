@@ -83,7 +83,8 @@ class Patient:
         con = apsw.Connection(self.database)
         try:
             sql = (
-                "SELECT object FROM inode WHERE ino = ?1 AND object > 0 UNION SELECT object FROM extent WHERE ino = ?1"
+                "SELECT object FROM inode WHERE ino = ?1 AND object > 0"
+                " UNION SELECT object FROM extent WHERE ino = ?1 AND object > 0"
             )
             return os.path.join(self.storage, object_name(next(iter(con.execute(sql, (self.inos[path],))))[0]))
         finally:
