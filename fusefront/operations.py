@@ -29,6 +29,7 @@ from minifo.engine.model import NAME_MAX
 from minifo.fusefront.committer import Committer
 from minifo.fusefront.processes import is_writing
 from minifo.fusefront.published import Published
+from minifo.fusefront.ranges import RangeRequests, Request
 
 log = logging.getLogger(__name__)
 
@@ -83,6 +84,7 @@ class FuseOperations(pyfuse3.Operations):
         overlay: the open overlay.
         committer: makes changes durable.
         published: what the session hook may answer by itself, or None in plain mode.
+        ranges: serves what the session hook passes on, or None in plain mode.
         synchronous: every change is durable before it is acknowledged (mount option ``sync``).
     """
 
@@ -91,13 +93,20 @@ class FuseOperations(pyfuse3.Operations):
     enable_acl = True
 
     def __init__(
-        self, overlay: Overlay, committer: Committer, published: Published | None, *, synchronous: bool
+        self,
+        overlay: Overlay,
+        committer: Committer,
+        published: Published | None,
+        ranges: RangeRequests | None,
+        *,
+        synchronous: bool,
     ) -> None:
         super().__init__()
         self.overlay = overlay
         self.committer = committer
         self.synchronous = synchronous
         self._published = published
+        self._ranges = ranges
         self._refused: set[int] = set()
 
     # -- answers
@@ -318,7 +327,14 @@ class FuseOperations(pyfuse3.Operations):
 
     @_answered
     async def getxattr(self, inode: int, name: bytes, ctx: RequestContext) -> bytes:
+        if not name and self._ranges is not None:
+            return await self._range(self._ranges.take())
         return self.overlay.getxattr(Ino(inode), name)
+
+    @_changes
+    async def _range(self, request: Request) -> bytes:
+        assert self._ranges is not None
+        return await self._ranges.answer(request)
 
     @_answered
     async def listxattr(self, inode: int, ctx: RequestContext) -> Sequence[Any]:

@@ -24,6 +24,7 @@ from minifo.fusefront.options import MountOptions, format_source
 from minifo.fusefront.outsider import Outsider
 from minifo.fusefront.published import Published
 from minifo.fusefront.pump import EagerTrio
+from minifo.fusefront.ranges import RangeRequests
 
 log = logging.getLogger(__name__)
 
@@ -54,8 +55,10 @@ def run(options: MountOptions, mountpoint: str, *, ready: Callable[[], None], fo
     overlay = _open(options)
     try:
         committer = Committer(overlay, outsider, mountpoint, options.commit)
-        published = Published(overlay, extension) if extension is not None and not options.plain else None
-        _mount(overlay, committer, published, options, mountpoint)
+        published, ranges = None, None
+        if extension is not None and not options.plain:
+            published, ranges = Published(overlay, extension), RangeRequests(overlay, committer, extension)
+        _mount(overlay, committer, published, ranges, options, mountpoint)
         try:
             trio.run(_serve, committer, outsider, mountpoint, ready, foreground)
         except BaseException:
@@ -93,14 +96,19 @@ def _open(options: MountOptions) -> Overlay:
 
 
 def _mount(
-    overlay: Overlay, committer: Committer, published: Published | None, options: MountOptions, mountpoint: str
+    overlay: Overlay,
+    committer: Committer,
+    published: Published | None,
+    ranges: RangeRequests | None,
+    options: MountOptions,
+    mountpoint: str,
 ) -> None:
     import pyfuse3
 
     from minifo.fusefront.operations import FuseOperations
 
     synchronous = options.sync or (not overlay.commits.keeps_redo and not options.read_only)
-    operations = FuseOperations(overlay, committer, published, synchronous=synchronous)
+    operations = FuseOperations(overlay, committer, published, ranges, synchronous=synchronous)
     lines: list[str] = []
     try:
         with captured_stderr() as lines:
