@@ -15,7 +15,7 @@ from unittest.mock import patch
 
 import recorder
 
-from minifo.engine import commit, content, db, namespace, objects, overlay, storage
+from minifo.engine import commit, content, db, namespace, objects, overlay, ranges, storage
 
 Patch = tuple[Any, str, Callable[..., Any]]
 
@@ -127,6 +127,10 @@ def _beyond_the_end(true: Callable[..., Any]) -> Callable[..., Any]:
         return backing._replace(bound=None) if backing.object else backing
 
     return writable
+
+
+def _punch_now(true: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda self, ino, number, start, end: self._punch(number, end - start, start)
 
 
 def _format_in_place(true: Callable[..., Any]) -> Callable[..., Any]:
@@ -244,6 +248,16 @@ FAULTS: dict[str, Fault] = {
         "files are trimmed before the log is durable",
         "shrink_grow",
         ((_COMMIT, "seal", _sealed_and(lambda self, sealed: self._content.trim(sealed.trims))),),
+    ),
+    "punched-early": Fault(
+        "holes are punched before the log is durable",
+        "ranges",
+        ((_COMMIT, "seal", _sealed_and(lambda self, sealed: self._ranges.hand_back(sealed.operation))),),
+    ),
+    "punched-at-once": Fault(
+        "holes are punched with their operation, whoever names the bytes",
+        "ranges",
+        ((ranges.Ranges, "_left", _punch_now),),
     ),
     "ids-reused": Fault("ids of deleted objects are used again", "open_files", ((_STORE, "_unlink", _use_again),)),
     "unlinked-at-once": Fault(

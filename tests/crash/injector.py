@@ -155,6 +155,7 @@ for _name, _kind in (
     ("open", "open"),
     ("truncate", "truncate"),
     ("allocate", "allocate"),
+    ("punch", "punch"),
     ("rename", "rename"),
     ("unlink", "unlink"),
     ("sync_fd", "sync"),
