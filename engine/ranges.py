@@ -14,7 +14,7 @@ import errno
 import logging
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
 from minifo.engine.base import BaseView
@@ -170,7 +170,7 @@ class Ranges:
         """Let a range read as zeros; *free* its blocks, too.  The row is not saved yet."""
         number, bound = row.object, row.bound
         if free and number and bound is None and end > row.size:
-            # blocks beyond the end, if there are any, hold no bytes of anybody
+            # beyond the end there may be reserved blocks, but no bytes of anybody
             beyond = max(start, row.size)
             self._db.on_success(partial(self._punch, number, end - beyond, beyond))
         end = min(end, row.size)
@@ -191,8 +191,10 @@ class Ranges:
             if data or any(piece.object == HOLE for piece in pieces):
                 self._content.join(row.ino, Extent(start, below, HOLE, start))
         if free:
-            if number:
+            if number and start < below:
                 self._leave(row.ino, number, data)
+                for first, stop in _between(data, start, below):
+                    self._db.on_success(partial(self._punch, number, stop - first, first))
             for piece in pieces:
                 if piece.object != HOLE:
                     self._leave(row.ino, piece.object, [(piece.at, piece.at + piece.end - piece.start)])
@@ -265,12 +267,7 @@ class Ranges:
             'SELECT at, at + "end" - start FROM extent WHERE ino = ?1 AND object = ?2 AND at < ?4'
             ' AND at + "end" - start > ?3 ORDER BY at'
         )
-        parts = []
-        for first, stop in self._db.rows(sql, (ino, number, start, end)):
-            if start < first:
-                parts.append((start, first))
-            start = max(start, stop)
-        return [*parts, (start, end)] if start < end else parts
+        return _between(self._db.rows(sql, (ino, number, start, end)), start, end)
 
     # -- where there is data
 
@@ -388,3 +385,13 @@ class Ranges:
             return self._content.read(row, node.path, start, end - start)
         assert node.path is not None
         return os.pread(self._base.file(node.path), end - start, start)
+
+
+def _between(parts: Iterable[tuple[int, ...]], start: int, end: int) -> list[tuple[int, int]]:
+    """What lies in a range between parts of it, which are in order."""
+    found = []
+    for first, stop in parts:
+        if start < first:
+            found.append((start, first))
+        start = max(start, stop)
+    return [*found, (start, end)] if start < end else found

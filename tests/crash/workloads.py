@@ -294,6 +294,29 @@ def ranges(world: World) -> None:
     world.commit()
 
 
+def ranges_killed(world: World) -> None:
+    """Holes that a killed daemon left, in its redo log or in a commit whose blocks were not given back."""
+    own, large = world.create("own", fill(1, 30_000)), world.ino("large")
+    world.commit()
+    world.fallocate(own, PUNCH, 4096, 8192)
+    world.fallocate(large, PUNCH, 50_000, 20_000)
+    world.write(own, 8192, fill(2, 600))
+    world.kill()
+    world.write(own, 5000, fill(3, 600))
+    world.write(world.ino("large"), 60_000, fill(4, 600))
+    world.commit()
+    world.fallocate(own, PUNCH, 16_384, 8192)
+    commits = world.overlay.commits
+    commits.presync(commits.pending())
+    commits.seal()
+    world.kill()
+    world.write(own, 20_000, fill(5, 600))
+    world.fallocate(own, PUNCH, 0, 30_000)
+    world.kill()
+    world.write(own, 10_000, fill(6, 600))
+    world.commit()
+
+
 def xattrs(world: World) -> None:
     """Extended attributes of base and created objects, also of a directory."""
     ino = world.create("file", fill(1, 100))
@@ -469,6 +492,8 @@ WORKLOADS: dict[str, Workload] = {
     "shrink_grow_packed": Workload(shrink_grow, packed=True),
     "ranges": Workload(ranges),
     "ranges_packed": Workload(ranges, packed=True),
+    "ranges_killed": Workload(ranges_killed),
+    "ranges_killed_redo": Workload(ranges_killed, redo=True),
     "xattrs": Workload(xattrs),
     "checkpoints": Workload(checkpoints, wal_limit=12),
     "remounts": Workload(remounts),

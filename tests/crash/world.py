@@ -97,7 +97,7 @@ class Recording:
 
 
 class _InPlace(NamedTuple):
-    """The content of a file as if the ranges zeroed before that commit were not: what may be seen until it is durable."""
+    """The content of a file as if the ranges zeroed before that commit were not: what may show until it is durable."""
 
     commit: int
     content: bytearray
