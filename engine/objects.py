@@ -145,6 +145,19 @@ class ObjectStore:
         """
         self._storage.clone(self.fd(number), source)
 
+    def clone_range(self, number: int, source: int, at: int, size: int, offset: int) -> None:
+        """Let a range of an object share the blocks of a range of the file *source*, a descriptor.
+
+        Raises:
+            OSError: the ranges or the file systems cannot; nothing was changed.
+        """
+        fd = self.fd(number)
+        before = os.fstat(fd).st_blocks
+        self._storage.clone_range(fd, source, at, size, offset)
+        self.dirty.add(number)
+        if self.used is not None:
+            self.used += (os.fstat(fd).st_blocks - before) * 512
+
     def truncate(self, number: int, size: int) -> None:
         """Cut or extend an object's file; never to fewer bytes than a commit has named (see ``trims``)."""
         self.dirty.add(number)

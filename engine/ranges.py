@@ -30,9 +30,12 @@ from minifo.engine.syscalls import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, FA
 log = logging.getLogger(__name__)
 
 COPY_MAX = 4 << 20  # bytes of data that one copy moves at most: requests wait for it
+_SHARE_MAX = 16 << 20  # bytes that one copy shares at most: what is not on the medium yet is written first
 _SPAN_MAX = 1 << 30  # bytes one copy passes over, holes included
 _BLOCK = 4096
 _AT_A_TIME = 64  # extents looked at
+
+_CANNOT_SHARE = {errno.EOPNOTSUPP, errno.ENOTTY, errno.EXDEV, errno.ENOSYS, errno.EPERM}
 
 _PUNCH = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
 _MODES = {0, FALLOC_FL_KEEP_SIZE, _PUNCH, FALLOC_FL_ZERO_RANGE, FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE}
@@ -68,6 +71,7 @@ class Ranges:
         self._objects = objects
         self._make_room = make_room
         self._give_back = give_back
+        self._unshared: set[bool] = set()  # whether the base (True) and storage cannot share blocks with storage
 
     # -- fallocate
 
@@ -296,25 +300,30 @@ class Ranges:
             raise FsError(errno.ENXIO, f"seek {ino}")
         return min(offset, size)
 
-    def _data(self, node: Node, start: int, end: int) -> Iterator[tuple[int, int]]:
-        """The parts of a range that hold data, in order; they may touch."""
+    def _data(self, node: Node, start: int, end: int, *, coarse: bool = False) -> Iterator[tuple[int, int]]:
+        """The parts of a range that hold data, in order; they may touch.
+
+        *coarse* takes a file that has blocks for all of it for data throughout, without a search: to find the next hole
+        takes longer the farther away it is.
+        """
         row = self._row(node)
         if row is None:
-            assert node.path is not None
-            yield from data_ranges(self._base.file(node.path), start, end)
+            yield from self._file_data(None, node.path, start, end, coarse)
             return
         while row.mapped and start < end:
             found = self._content.extents(row.ino, start, end, _AT_A_TIME)
             for extent in found:
-                yield from self._backing_data(row, node.path, start, extent.start)
+                yield from self._backing_data(row, node.path, start, extent.start, coarse)
                 if extent.object != HOLE:
                     yield max(start, extent.start), min(extent.end, end)
                 start = extent.end
             if len(found) < _AT_A_TIME:
                 break
-        yield from self._backing_data(row, node.path, start, end)
+        yield from self._backing_data(row, node.path, start, end, coarse)
 
-    def _backing_data(self, row: Row, path: bytes | None, start: int, end: int) -> Iterator[tuple[int, int]]:
+    def _backing_data(
+        self, row: Row, path: bytes | None, start: int, end: int, coarse: bool
+    ) -> Iterator[tuple[int, int]]:
         if row.bound is not None:
             end = min(end, row.bound)
         if row.object == SMALL:
@@ -322,7 +331,19 @@ class Ranges:
             if start < end:
                 yield start, end
         elif start < end and (row.object is not None or path is not None):
-            yield from data_ranges(self._backing(row.object, path), start, end)
+            yield from self._file_data(row.object, path, start, end, coarse)
+
+    def _file_data(
+        self, number: int | None, path: bytes | None, start: int, end: int, coarse: bool
+    ) -> Iterator[tuple[int, int]]:
+        fd = self._backing(number, path)
+        st = os.fstat(fd)
+        if coarse and st.st_blocks * 512 >= st.st_size:
+            end = min(end, st.st_size)
+            if start < end:
+                yield start, end
+        else:
+            yield from data_ranges(fd, start, end)
 
     # -- copying
 
@@ -348,36 +369,78 @@ class Ranges:
         self._end(target, at, size)
         if source == target and abs(offset - at) < size:
             raise FsError(errno.EINVAL, f"copy within {source}")
-        parts, size = self._some_data(giver, offset, size)
+        parts, reached = self._some_data(giver, offset, size)
         self._make_room(sum(end - start for start, end in parts))
         with self._db.operation():
-            row = self._adopt(taker)
-            done = offset
-            for start, end in [*parts, (offset + size, offset + size)]:
-                row = self._zero(row, taker.path, at + done - offset, at + start - offset, free=True)
-                if start < end:
-                    self._inodes.save(row)
-                    data = self._read(giver, start, end)
-                    self._content.write(row, taker.path, at + start - offset, data, times=False)
-                    row = self._inodes.adopt(taker)
-                done = end
-            if at + size > row.size:
-                self._inodes.save(row)
-                self._content.resize(row, taker.path, at + size)
-                row = self._inodes.adopt(taker)
+            row, shared = self._share(giver, offset, self._adopt(taker), taker.path, at, size)
+            if not shared:
+                row = self._copy(giver, offset, parts, reached, row, taker, at - offset)
             self._save(row, times=times)
-        return size
+        return shared or reached - offset
+
+    def _copy(
+        self, giver: Node, done: int, parts: list[tuple[int, int]], reached: int, row: Row, taker: Node, shift: int
+    ) -> Row:
+        """Copy the parts that hold data; all else from *done* to *reached* becomes zeros.  The row is not saved yet."""
+        for start, end in [*parts, (reached, reached)]:
+            row = self._zero(row, taker.path, done + shift, start + shift, free=True)
+            if start < end:
+                self._inodes.save(row)
+                data = self._read(giver, start, end)
+                self._content.write(row, taker.path, start + shift, data, times=False)
+                row = self._inodes.adopt(taker)
+            done = end
+        if reached + shift > row.size:
+            self._inodes.save(row)
+            self._content.resize(row, taker.path, reached + shift)
+            row = self._inodes.adopt(taker)
+        return row
+
+    def _share(self, giver: Node, offset: int, row: Row, path: bytes | None, at: int, size: int) -> tuple[Row, int]:
+        """Let the target share blocks with the one file that holds all of the range, where storage can do that.
+
+        Returns:
+            The target's row, not saved yet, and how many bytes it was; 0 where they must be copied.
+        """
+        size = min(size, _SHARE_MAX) // _BLOCK * _BLOCK
+        source = self._row(giver)
+        based = source is None or source.object is None
+        if size == 0 or offset % _BLOCK or at % _BLOCK or based in self._unshared:
+            return row, 0
+        if source is not None and (
+            source.mapped
+            or source.object == SMALL
+            or (source.object is None and giver.path is None)
+            or (source.bound is not None and offset + size > source.bound)
+        ):
+            return row, 0
+        number, bound, mapped = self._content.writable(row, path, at + size)
+        row = row._replace(object=number, bound=bound, mapped=mapped)
+        if not number or mapped or (bound is not None and at + size > bound):
+            return row, 0
+        if bound is None and at > row.size:
+            self._content.cut_stale(number, row.size)
+        held = self._backing(None if source is None else source.object, giver.path)
+        try:
+            self._objects.clone_range(number, held, offset, size, at)
+        except OSError as error:
+            if error.errno in _CANNOT_SHARE:
+                self._unshared.add(based)
+            elif error.errno != errno.EINVAL:  # not these ranges
+                raise
+            return row, 0
+        return row._replace(size=max(row.size, at + size)), size
 
     def _some_data(self, node: Node, start: int, size: int) -> tuple[list[tuple[int, int]], int]:
-        """The parts of a range that hold data, up to a limit, and the size of the range up to there."""
+        """The parts of a range that hold data, up to a limit, and the end of the range or of the last of them."""
         parts = []
         left = COPY_MAX
-        for first, stop in self._data(node, start, start + size):
+        for first, stop in self._data(node, start, start + size, coarse=True):
             parts.append((first, min(stop, first + left)))
             left -= parts[-1][1] - first
             if left <= 0:
-                return parts, parts[-1][1] - start
-        return parts, size
+                return parts, parts[-1][1]
+        return parts, start + size
 
     def _read(self, node: Node, start: int, end: int) -> bytes:
         row = self._row(node)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import struct
 import time
 
 from minifo.engine.db import DB_NAME, format_database
@@ -23,6 +24,7 @@ _OURS |= {"content", "checkpoints", "lock", "control", "reserve", "minifo.names"
 _BACKUP = DB_NAME + ".bak-"  # what minifo-fsck copies before it repairs
 _HARMLESS = {"lost+found"}  # what mkfs leaves on a fresh file system
 _FICLONE = 0x40049409  # ioctl_ficlone(2)
+_FICLONERANGE = 0x4020940D
 _LOCK_PATIENCE = 0.3  # seconds
 _LEGACY_SEARCH = 10_000  # directories looked at before we stop looking for a META file
 
@@ -223,6 +225,14 @@ class Storage:
             OSError: the file systems cannot; nothing was changed.
         """
         fcntl.ioctl(fd, _FICLONE, source)
+
+    def clone_range(self, fd: int, source: int, at: int, size: int, offset: int) -> None:
+        """Let *size* bytes of a file from *offset* on share the blocks of *source* at *at* (ioctl_ficlonerange(2)).
+
+        Raises:
+            OSError: EINVAL where these ranges cannot, others where the file systems cannot; nothing was changed.
+        """
+        fcntl.ioctl(fd, _FICLONERANGE, struct.pack("=qQQQ", source, at, size, offset))
 
     def sync_fd(self, fd: int) -> None:
         """Make an open file's bytes and size durable.  May run in a worker thread."""

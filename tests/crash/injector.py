@@ -163,6 +163,7 @@ for _name, _kind in (
     ("sync_dir", "syncdir"),
     ("sync_all", "syncfs"),
     ("clone", "clone"),
+    ("clone_range", "clone"),
     ("statvfs", "stat"),
 ):
     _method = _counted(_kind)

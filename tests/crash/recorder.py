@@ -153,6 +153,10 @@ class _Storage(Storage):
         super().clone(fd, source)
         self._recorder.note("write", self._names[fd], 0, os.pread(fd, os.fstat(fd).st_size, 0))
 
+    def clone_range(self, fd: int, source: int, at: int, size: int, offset: int) -> None:
+        super().clone_range(fd, source, at, size, offset)
+        self._recorder.note("write", self._names[fd], offset, os.pread(fd, size, offset))
+
     def sync_fd(self, fd: int) -> None:
         super().sync_fd(fd)
         self._recorder.note("sync", self._names[fd])

@@ -301,6 +301,33 @@ def test_space_comes_back(lab: Lab) -> None:
     assert overlay.violations() == []
 
 
+@pytest.mark.parametrize("source", ["base", "created"])
+def test_copies_share_blocks(lab: Lab, source: str) -> None:
+    """Where storage can share blocks between files a copy takes none, and a change of one leaves the other alone."""
+    disk = lab.file_system("xfs")
+    overlay = lab.overlay(base=disk / "base", sto=disk / "sto")
+    data = os.urandom(20 << 20)
+    (overlay.base / "base").write_bytes(data)
+    overlay.mount()
+    (overlay.mnt / "created").write_bytes(data)
+
+    def free() -> int:
+        os.sync()
+        figures = os.statvfs(disk)
+        return figures.f_bfree * figures.f_frsize
+
+    before = free()
+    run("cp", overlay.mnt / source, overlay.mnt / "copy")
+    assert before - free() < 2 << 20
+    assert get(str(overlay.mnt / "copy")) == data
+    with_file(str(overlay.mnt / "copy"), lambda fd: os.pwrite(fd, b"changed", 100))
+    overlay.remount()
+    assert get(str(overlay.mnt / "copy")) == data[:100] + b"changed" + data[107:]
+    assert get(str(overlay.mnt / source)) == data
+    overlay.umount()
+    assert overlay.violations() == []
+
+
 def test_no_room(lab: Lab) -> None:
     """What cannot be reserved or copied is refused with ENOSPC, and punching gives room again."""
     overlay = lab.overlay("max_size=8m")
