@@ -6,7 +6,7 @@ deleted.  The steps are separate so that a front end can run the slow ones in a 
     1. ``pending``, ``presync``  objects written so far are synced early       (presync: any thread)
     2. ``seal``                  the gate: sync the rest, COMMIT                (engine's thread, nothing in between)
     3. ``harden``                fdatasync of the write-ahead log               (any thread)
-    4. ``finish``                delete garbage, trim shrunk files              (engine's thread)
+    4. ``finish``                delete garbage, trim shrunk files, punch holes (engine's thread)
     5. ``relieve``               move a long log into the database; copy names  (one worker thread at a time)
 
 A log starts over only if all of it is in the database when a transaction begins.  Under load one begins right after the
@@ -33,6 +33,7 @@ from minifo.engine.errors import CommitPostponed, StateError
 from minifo.engine.inodes import Inodes
 from minifo.engine.names import NamesCopy
 from minifo.engine.objects import ROOM, ObjectStore
+from minifo.engine.ranges import Ranges
 from minifo.engine.redo import RedoLog
 from minifo.engine.space import Space
 from minifo.engine.storage import Storage
@@ -50,6 +51,7 @@ class Sealed(NamedTuple):
     garbage: list[int]
     trims: dict[int, tuple[int, int]]
     cut: dict[int, int]
+    operation: int  # the last one in it
 
 
 class GroupCommit:
@@ -58,15 +60,18 @@ class GroupCommit:
     Args:
         db: the overlay's database.
         storage: the storage directory.
-        inodes, objects, content: what a commit takes along or tidies up after.
+        inodes, objects, content, ranges: what a commit takes along or tidies up after.
     """
 
-    def __init__(self, db: Database, storage: Storage, inodes: Inodes, objects: ObjectStore, content: Content) -> None:
+    def __init__(
+        self, db: Database, storage: Storage, inodes: Inodes, objects: ObjectStore, content: Content, ranges: Ranges
+    ) -> None:
         self._db = db
         self._storage = storage
         self._inodes = inodes
         self._objects = objects
         self._content = content
+        self._ranges = ranges
         self._wal: int | None = None
         self._redo: RedoLog | None = None
         self._presyncing: set[int] = set()
@@ -171,7 +176,7 @@ class GroupCommit:
         self._objects.committed_next = self._objects.next_object
         if self._redo is not None:
             self._begin_redo(self._redo, token)
-        sealed = Sealed(limit, garbage, trims, cut)
+        sealed = Sealed(limit, garbage, trims, cut, self._db.operations)
         self._unfinished.append(sealed)
         self._measure(time.monotonic_ns() - begin)
         return sealed
@@ -241,6 +246,7 @@ class GroupCommit:
         try:
             self._objects.collect(sealed.garbage)
             self._content.trim(sealed.trims)
+            self._ranges.hand_back(sealed.operation)
             if self.space is not None:
                 self.space.after_commit()
         except (OSError, apsw.Error) as error:

@@ -3,7 +3,8 @@
 A file's bytes come from its *backing* (one content object, a row where it is small, or the base file) up to ``bound``,
 overlaid by *extents*, ranges that lie in content objects.  What neither covers reads as zeros.  So nothing is copied
 that need not be: the first write to a large base file makes one extent, a file created here is one row or one object
-without extents, and a shrink is a row.
+without extents, and a shrink is a row.  An extent without an object is a hole: it hides what the backing has there
+(engine/ranges.py makes them).
 
 The rule kept here: no byte that a commit has named is cut or removed before the commit that drops it is durable.  A
 shrink lowers ``bound`` and leaves the file alone (it is trimmed after the commit); bytes beyond it go to an extent.
@@ -14,6 +15,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from minifo.engine.base import BaseView
@@ -25,7 +27,8 @@ from minifo.engine.objects import ObjectStore
 
 _COPY_WHOLE = 128 << 10  # base files up to this size (bytes) are copied whole: cheaper than keeping extents
 SMALL_MAX = 2048  # bytes of a file that are kept in a row; above that a file of its own writes less
-_SMALL = 0  # in the column object: the bytes are a row of small
+SMALL = 0  # in the column object of inode: the bytes are a row of small
+HOLE = 0  # in the column object of extent: the bytes are zeros, whatever the backing has there
 _COPY_STEP = 1 << 20
 _BLOCK = 4096
 
@@ -39,7 +42,7 @@ class Backing(NamedTuple):
 
 
 class Extent(NamedTuple):
-    """Bytes [start, end) of a file, at offset ``at`` of a content object."""
+    """Bytes [start, end) of a file, at offset ``at`` of a content object; zeros where that is ``HOLE``."""
 
     start: int
     end: int
@@ -86,7 +89,7 @@ class Content:
             return data if len(data) == end - offset else data + bytes(end - offset - len(data))
         out = bytearray(end - offset)
         at = offset
-        for extent in self._extents(row.ino, offset, end):
+        for extent in self.extents(row.ino, offset, end):
             if at < extent.start:
                 self._fill(
                     out,
@@ -96,8 +99,9 @@ class Content:
                 )
             at = max(at, extent.start)
             stop = min(extent.end, end)
-            data = os.pread(self._objects.fd(extent.object), stop - at, extent.at + at - extent.start)
-            self._fill(out, offset, at, data)
+            if extent.object != HOLE:
+                data = os.pread(self._objects.fd(extent.object), stop - at, extent.at + at - extent.start)
+                self._fill(out, offset, at, data)
             at = stop
         if at < end:
             self._fill(out, offset, at, self._read_backing(row, path, at, end))
@@ -107,7 +111,8 @@ class Content:
     def _fill(out: bytearray, offset: int, at: int, data: bytes) -> None:
         out[at - offset : at - offset + len(data)] = data
 
-    def _small(self, ino: Ino) -> bytes:
+    def small(self, ino: Ino) -> bytes:
+        """The bytes of a small file; what it has beyond them is zeros."""
         return bytes(self._db.value("SELECT data FROM small WHERE ino = ?", (ino,)))
 
     def _read_backing(self, row: Row, path: bytes | None, start: int, end: int) -> bytes:
@@ -116,24 +121,30 @@ class Content:
             end = min(end, row.bound)
         if end <= start:
             return b""
-        if row.object == _SMALL:
-            return self._small(row.ino)[start:end]
+        if row.object == SMALL:
+            return self.small(row.ino)[start:end]
         if row.object is not None:
             return os.pread(self._objects.fd(row.object), end - start, start)
         if path is not None:
             return os.pread(self._base.file(path), end - start, start)
         return b""
 
-    def _extents(self, ino: int, start: int, end: int) -> list[Extent]:
-        sql = 'SELECT start, "end", object, at FROM extent WHERE ino = ? AND "end" > ? AND start < ? ORDER BY start'
-        return [Extent._make(found) for found in self._db.rows(sql, (ino, start, end))]
+    def extents(self, ino: int, start: int, end: int, limit: int = -1) -> list[Extent]:
+        """The extents that a range touches, in order; the first *limit* of them."""
+        # they do not overlap, so the last one that begins at or before the range is the first to touch it
+        sql = (
+            'SELECT start, "end", object, at FROM extent WHERE ino = ?1 AND "end" > ?2 AND start < ?3 AND start >='
+            " coalesce((SELECT max(start) FROM extent WHERE ino = ?1 AND start <= ?2), ?2) ORDER BY start LIMIT ?4"
+        )
+        return [Extent._make(found) for found in self._db.rows(sql, (ino, start, end, limit))]
 
     def blocks(self, row: Row, path: bytes | None) -> int:
         """Allocated blocks of 512 bytes, as st_blocks tells them."""
-        if row.object == _SMALL:
+        if row.object == SMALL:
             return _blocks_of(min(row.size, self.small_max))
         if row.object is not None:
-            backing = self._objects.stat(row.object).st_blocks
+            leaving = self._objects.leaving(row.object) // 512
+            backing = max(0, self._objects.stat(row.object).st_blocks - leaving)
         elif path is not None and row.bound:
             st = self._base.stat(path)
             backing = st.st_blocks if row.bound >= st.st_size else min(st.st_blocks, _blocks_of(row.bound))
@@ -142,8 +153,11 @@ class Content:
         if not row.mapped:
             return backing
         # a range may hide blocks of the backing: an upper bound, but one that leaves large holes out
-        ranges = self._db.value('SELECT sum("end" - start) FROM extent WHERE ino = ?', (row.ino,))
-        return min(backing + _blocks_of(ranges or 0), _blocks_of(row.size))
+        sql = 'SELECT object <> 0, sum("end" - start) FROM extent WHERE ino = ? GROUP BY 1'
+        ranges: dict[int, int] = dict(self._db.rows(sql, (row.ino,)))
+        if row.object is None:
+            backing = max(0, backing - _blocks_of(ranges.get(0, 0)))
+        return min(backing + _blocks_of(ranges.get(1, 0)), _blocks_of(row.size))
 
     # -- writing
 
@@ -156,37 +170,42 @@ class Content:
         end = offset + len(data)
         if end > FILE_MAX:
             raise FsError(errno.EFBIG, f"write {row.ino}")
-        number, bound, mapped = self._writable(row, path, end)
-        if number == _SMALL:
+        number, bound, mapped = self.writable(row, path, end)
+        if number == SMALL:
             self._write_small(row, path, offset, data)
         elif number is not None and not mapped and (bound is None or end <= bound):
             if offset > row.size:
-                self._cut_stale(number, row.size)
+                self.cut_stale(number, row.size)
             self._objects.write(number, data, offset)
         else:
-            self._write_extents(row, offset, data)
+            if number is not None and bound is None and offset > row.size:
+                self.cut_stale(number, row.size)
+            self._write_extents(row, Backing(number, bound, mapped), offset, data)
             mapped = 1
         mtime, ctime = (now(),) * 2 if times else (row.mtime, row.ctime)
         size = max(row.size, end)
         self._inodes.save(row._replace(size=size, mtime=mtime, ctime=ctime, object=number, bound=bound, mapped=mapped))
 
-    def _writable(self, row: Row, path: bytes | None, end: int) -> Backing:
-        """The file's backing, made fit for a write up to *end*: a row or an object of its own where that is cheap."""
+    def writable(self, row: Row, path: bytes | None, end: int) -> Backing:
+        """The file's backing, made fit for a write up to *end*: a row or an object of its own where that is cheap.
+
+        Inside an operation.  A file that turns small here has no row of its bytes yet.
+        """
         number, bound, mapped = row.object, row.bound, row.mapped
+        if number and bound is not None and self._objects.stat(number).st_size <= bound:
+            bound = None  # the file was trimmed since: what lies beyond reads as zeros by itself
         if mapped:
             return Backing(number, bound, mapped)
-        if number == _SMALL:
-            return Backing(_SMALL if end <= self.small_max else self._outgrow(row), None, 0)
+        if number == SMALL:
+            return Backing(SMALL if end <= self.small_max else self._outgrow(row), None, 0)
         if number is None:
             based = bound if path is not None and bound else 0
             if max(based, end) <= self.small_max:
-                return Backing(_SMALL, None, 0)
+                return Backing(SMALL, None, 0)
             if path is None or not based:
                 return Backing(self._objects.create(), None, 0)
             number = self._copy_up(path, based)
             return Backing(number, based if number is None else None, 0)
-        if bound is not None and self._objects.stat(number).st_size <= bound:
-            bound = None  # the file was trimmed since: what lies beyond reads as zeros by itself
         return Backing(number, bound, 0)
 
     def _write_small(self, row: Row, path: bytes | None, offset: int, data: bytes | memoryview) -> None:
@@ -199,12 +218,15 @@ class Content:
     def _outgrow(self, row: Row) -> int:
         """Move the bytes of a small file to an object of their own."""
         number = self._objects.create()
-        self._objects.write(number, self._small(row.ino), 0)
+        self._objects.write(number, self.small(row.ino), 0)
         self._db.change("DELETE FROM small WHERE ino = ?", (row.ino,))
         return number
 
-    def _cut_stale(self, number: int, size: int) -> None:
-        # bytes beyond the end that no row ever named: left by a crash between a write and its commit
+    def cut_stale(self, number: int, size: int) -> None:
+        """Cut off what an object has beyond its file's end, before that end moves.
+
+        No row ever named these bytes: they were left by a crash between a write and its commit.
+        """
         if self._objects.stat(number).st_size > size:
             self._objects.truncate(number, size)
 
@@ -228,44 +250,78 @@ class Content:
         else:
             number = self._objects.create()
         self._objects.truncate(number, size)
-        for start, end in _data_ranges(source, size):
+        for start, end in data_ranges(source, 0, size):
             for at in range(start, end, _COPY_STEP):
                 self._objects.write(number, os.pread(source, min(_COPY_STEP, end - at), at), at)
         return number
 
-    def _write_extents(self, row: Row, offset: int, data: bytes | memoryview) -> None:
+    def _write_extents(self, row: Row, backing: Backing, offset: int, data: bytes | memoryview) -> None:
         view = memoryview(data)
         end = offset + len(view)
         at = offset
-        for extent in self._extents(row.ino, offset, end):
+        extents = self.extents(row.ino, offset, end)
+        if any(extent.object == HOLE for extent in extents):
+            self.carve(row.ino, offset, end, holes_only=True)
+            extents = [extent for extent in extents if extent.object != HOLE]
+        for extent in extents:
             if at < extent.start:
-                self._add_extent(row, at, view[at - offset : extent.start - offset])
+                self._write_gap(row, backing, at, view[at - offset : extent.start - offset])
             at = max(at, extent.start)
             stop = min(extent.end, end)
             self._objects.write(extent.object, view[at - offset : stop - offset], extent.at + at - extent.start)
             at = stop
         if at < end:
-            self._add_extent(row, at, view[at - offset :])
+            self._write_gap(row, backing, at, view[at - offset :])
+
+    def _write_gap(self, row: Row, backing: Backing, start: int, data: memoryview) -> None:
+        """Write a range that no extent covers: into the backing where that is this file's object, else beside it."""
+        number, bound, _ = backing
+        own = 0
+        if number:
+            own = len(data) if bound is None else min(max(0, bound - start), len(data))
+            self._objects.write(number, data[:own], start)
+        if own < len(data):
+            self._add_extent(row, start + own, data[own:])
 
     def _add_extent(self, row: Row, start: int, data: memoryview) -> None:
-        """Write a range that no extent covers, and merge it with its neighbours where they touch."""
-        end = start + len(data)
+        """Write a range that no extent covers to an object that is not the backing."""
         number, at = self._place(row, start)
         self._objects.write(number, data, at)
-        sql = (
-            'SELECT start, "end", object, at FROM extent'
-            ' WHERE ino = ? AND "end" = ? AND object = ? AND at + "end" - start = ?'
-        )
-        before = self._db.row(sql, (row.ino, start, number, at))
-        if before is not None:
+        self.join(row.ino, Extent(start, start + len(data), number, at))
+
+    def join(self, ino: Ino, new: Extent) -> None:
+        """Add an extent where none is, and merge it with its neighbours where they touch.  Inside an operation."""
+        start, end, number, at = new
+        sql = 'SELECT start, "end", object, at FROM extent WHERE ino = ? AND start < ? ORDER BY start DESC LIMIT 1'
+        before = self._db.row(sql, (ino, start))
+        if before is not None and before[1:3] == (start, number) and before[3] + start - before[0] == at:
             start, at = before[0], before[3]
         sql = 'SELECT start, "end" FROM extent WHERE ino = ? AND start = ? AND object = ? AND at = ?'
-        after = self._db.row(sql, (row.ino, end, number, at + end - start))
+        after = self._db.row(sql, (ino, end, number, at + end - start))
         if after is not None:
-            self._db.change("DELETE FROM extent WHERE ino = ? AND start = ?", (row.ino, after[0]))
+            self._db.change("DELETE FROM extent WHERE ino = ? AND start = ?", (ino, after[0]))
             end = after[1]
         sql = 'INSERT INTO extent VALUES (?, ?, ?, ?, ?) ON CONFLICT (ino, start) DO UPDATE SET "end" = excluded."end"'
-        self._db.change(sql, (row.ino, start, end, number, at))
+        self._db.change(sql, (ino, start, end, number, at))
+
+    def carve(self, ino: Ino, start: int, end: int, *, holes_only: bool = False) -> list[Extent]:
+        """Take a range out of the extents, or out of the holes among them.  Inside an operation.
+
+        Returns:
+            What was taken out.
+        """
+        pieces = []
+        for extent in self.extents(ino, start, end):
+            if holes_only and extent.object != HOLE:
+                continue
+            first, stop = max(start, extent.start), min(end, extent.end)
+            self._db.change("DELETE FROM extent WHERE ino = ? AND start = ?", (ino, extent.start))
+            for left, right in ((extent.start, first), (stop, extent.end)):
+                if left < right:
+                    at = extent.at + left - extent.start
+                    self._db.change("INSERT INTO extent VALUES (?, ?, ?, ?, ?)", (ino, left, right, extent.object, at))
+            pieces.append(Extent(first, stop, extent.object, extent.at + first - extent.start))
+        return pieces
 
     def _place(self, row: Row, start: int) -> tuple[int, int]:
         """Where bytes from *start* on go: an object of this file, and the offset in it.
@@ -277,9 +333,13 @@ class Content:
         ``at = start`` tells them apart.
         """
         packed = not self._objects.has_holes
-        sql = f"SELECT DISTINCT object FROM extent WHERE ino = ? AND (at <> start) = {int(packed)}"
-        found = [number for (number,) in self._db.rows(sql, (row.ino,)) if packed or number not in self._objects.cut]
-        number = int(found[0]) if found else self._objects.create()
+        sql = f"FROM extent WHERE ino = ? AND (at <> start) = {int(packed)} AND object > 0"
+        # almost always the first one will do, and a file may have a hundred thousand
+        found = self._db.rows(f"SELECT object {sql} LIMIT 1", (row.ino,))
+        if found and not packed and found[0][0] in self._objects.cut:
+            found = self._db.rows(f"SELECT DISTINCT object {sql}", (row.ino,))
+            found = [values for values in found if values[0] not in self._objects.cut]
+        number = int(found[0][0]) if found else self._objects.create()
         if not packed:
             return number, start
         tail = -(-self._objects.stat(number).st_size // _BLOCK) * _BLOCK
@@ -297,42 +357,46 @@ class Content:
             raise FsError(errno.EFBIG, f"truncate {row.ino}")
         number, bound, mapped = row.object, row.bound, row.mapped
         if size == 0:
-            self._release(row)
+            self.release(row)
             number, bound, mapped = None, (None if path is None else 0), 0
-        elif number == _SMALL:
+        elif number == SMALL:
             if size < row.size:
                 self._db.change("UPDATE small SET data = substr(data, 1, ?) WHERE ino = ?", (size, row.ino))
         elif size < row.size:
             bound = size if bound is None else min(bound, size)
             if mapped:
                 self._cut_extents(row, size)
-            if number is not None:
+            if number:
                 self._objects.trims[number] = (row.ino, size)
-        elif number is not None and not mapped and bound is None:
-            self._cut_stale(number, row.size)
+        elif number is not None and bound is None:
+            self.cut_stale(number, row.size)
+            if self._objects.stat(number).st_size == 0:
+                self._objects.truncate(number, size)  # blocks were reserved, and nothing written: it must not look lost
         self._inodes.save(row._replace(size=size, object=number, bound=bound, mapped=mapped))
 
     def _cut_extents(self, row: Row, size: int) -> None:
-        before = self._objects_of(row)
-        cut = self._db.rows('SELECT DISTINCT object FROM extent WHERE ino = ? AND "end" > ?', (row.ino, size))
+        before = self.objects_of(row)
+        sql = 'SELECT DISTINCT object FROM extent WHERE ino = ? AND "end" > ? AND object > 0'
+        cut = self._db.rows(sql, (row.ino, size))
         self._objects.note_cut(number for (number,) in cut)
         self._db.change("DELETE FROM extent WHERE ino = ? AND start >= ?", (row.ino, size))
         self._db.change('UPDATE extent SET "end" = ? WHERE ino = ? AND "end" > ?', (size, row.ino, size))
-        for number in before - self._objects_of(row):
+        for number in before - self.objects_of(row):
             self._objects.drop(number)
 
-    def _objects_of(self, row: Row) -> set[int]:
+    def objects_of(self, row: Row) -> set[int]:
+        """The content objects that hold bytes of a file."""
         numbers = {row.object} if row.object else set()
         if row.mapped:
-            numbers |= {
-                found[0] for found in self._db.rows("SELECT DISTINCT object FROM extent WHERE ino = ?", (row.ino,))
-            }
+            sql = "SELECT DISTINCT object FROM extent WHERE ino = ? AND object > 0"
+            numbers |= {found[0] for found in self._db.rows(sql, (row.ino,))}
         return numbers
 
-    def _release(self, row: Row) -> None:
-        for number in self._objects_of(row):
+    def release(self, row: Row) -> None:
+        """Give up all bytes of a file that are in storage.  Inside an operation."""
+        for number in self.objects_of(row):
             self._objects.drop(number)
-        if row.object == _SMALL:
+        if row.object == SMALL:
             self._db.change("DELETE FROM small WHERE ino = ?", (row.ino,))
         if row.mapped:
             self._db.change("DELETE FROM extent WHERE ino = ?", (row.ino,))
@@ -340,7 +404,7 @@ class Content:
     def discard(self, row: Row) -> None:
         """Give up a file's content, with the object's row.  Inside an operation."""
         if stat.S_ISREG(row.mode):
-            self._release(row)
+            self.release(row)
 
     def trim(self, trims: dict[int, tuple[int, int]]) -> None:
         """Give back the space of shrunk files, now that the commit that dropped their ends is durable.
@@ -361,21 +425,19 @@ def _blocks_of(size: int) -> int:
     return -(-size // _BLOCK) * (_BLOCK // 512)
 
 
-def _data_ranges(fd: int, size: int) -> list[tuple[int, int]]:
-    """The ranges of a file that hold data, holes left out (lseek(2), SEEK_DATA)."""
-    ranges = []
-    end = 0
-    while end < size:
+def data_ranges(fd: int, start: int, end: int) -> Iterator[tuple[int, int]]:
+    """The parts of a range of a file that hold data, in order, holes left out (lseek(2), SEEK_DATA)."""
+    while start < end:
         try:
-            start = os.lseek(fd, end, os.SEEK_DATA)
-            end = os.lseek(fd, start, os.SEEK_HOLE)
+            first = os.lseek(fd, start, os.SEEK_DATA)
+            stop = os.lseek(fd, first, os.SEEK_HOLE)
         except OSError as error:
             if error.errno == errno.ENXIO:
-                break  # only a hole is left
-            if error.errno == errno.EINVAL:
-                return [(0, size)]  # the file system does not tell
-            raise
-        if start >= size:
-            break
-        ranges.append((start, min(end, size)))
-    return ranges
+                return  # only a hole is left
+            if error.errno != errno.EINVAL:
+                raise
+            first, stop = start, end  # the file system does not tell
+        if first >= end:
+            return
+        yield first, min(stop, end)
+        start = stop

@@ -97,9 +97,10 @@ INVARIANTS = (
     ),
     Invariant(
         12,
-        "extents are of regular files that say so, lie within the file, are not empty and do not overlap",
+        "extents are of regular files that say so, lie within the file, are not empty and do not overlap;"
+        " a hole has its start for an offset",
         "SELECT e.ino, e.start FROM extent e LEFT JOIN inode i USING (ino)"
-        ' WHERE e.start < 0 OR e."end" <= e.start OR e.at < 0'
+        ' WHERE e.start < 0 OR e."end" <= e.start OR e.at < 0 OR (e.object = 0 AND e.at <> e.start)'
         f' OR i.ino IS NULL OR i.mapped = 0 OR NOT {_REGULAR} OR e."end" > i.size'
         ' OR EXISTS (SELECT 1 FROM extent f WHERE f.ino = e.ino AND f.start > e.start AND f.start < e."end")',
     ),
@@ -113,7 +114,7 @@ INVARIANTS = (
         14,
         "a content object belongs to one inode, is not garbage, and its id was handed out",
         "WITH used(object, ino) AS (SELECT object, ino FROM inode WHERE object <> 0"
-        " UNION SELECT object, ino FROM extent)"
+        " UNION SELECT object, ino FROM extent WHERE object <> 0)"
         " SELECT object FROM used GROUP BY object HAVING count(*) > 1"
         " UNION ALL SELECT object FROM used JOIN garbage USING (object)"
         " UNION ALL SELECT object FROM used WHERE object < 1",

@@ -12,6 +12,7 @@ import uuid
 
 from minifo.engine.attic import LOST_TARGET, Attic
 from minifo.engine.base import split
+from minifo.engine.content import HOLE
 from minifo.engine.model import FILE_MAX, ROOT
 from minifo.engine.nodes import RESERVED, UNREACHED, WINDOW_32, WINDOW_64
 from minifo.engine.objects import ROOM
@@ -127,8 +128,9 @@ class Mender(Attic):
         for begin, stop, number, at in rows:
             end = min(stop, FILE_MAX)
             first = max(begin, last)  # where two overlap, what shows is what the earlier one says
-            if at >= 0 and first < end:
-                self._do("INSERT INTO extent VALUES (?, ?, ?, ?, ?)", (ino, first, end, number, at + first - begin))
+            if (at >= 0 or number == HOLE) and first < end:
+                where = first if number == HOLE else at + first - begin
+                self._do("INSERT INTO extent VALUES (?, ?, ?, ?, ?)", (ino, first, end, number, where))
                 last = end
         self._do("UPDATE inode SET mapped = ?, size = max(size, ?) WHERE ino = ?", (int(last > 0), last, ino))
         for number in {row[2] for row in rows} & self._shelf.sizes.keys():
@@ -333,11 +335,9 @@ class Mender(Attic):
         lost = self._db.rows('SELECT start, "end" FROM extent WHERE ino = ? AND object = ?', (ino, number))
         self._do("DELETE FROM extent WHERE ino = ? AND object = ?", (ino, number))
         if lost and row is not None and row["object"] is None and row["bound"] and not self._is_created(ino):
-            # what the base has there is not what the file had: an object of zeros covers it
-            new = self._next("next_object")
-            self._shelf.make(new, max(end - start for start, end in lost))
+            # what the base has there is not what the file had: holes cover it
             for start, end in lost:
-                self._do("INSERT INTO extent VALUES (?, ?, ?, ?, 0)", (ino, start, end, new))
+                self._do("INSERT INTO extent VALUES (?1, ?2, ?3, ?4, ?2)", (ino, start, end, HOLE))
         self._damaged(ino, b"bytes of object %d are lost" % number)
 
     def _mend_e302(self, ino: int, number: int, size: int) -> None:

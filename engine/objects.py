@@ -14,6 +14,7 @@ import logging
 import os
 from collections.abc import Iterable
 from functools import partial
+from typing import NamedTuple
 
 from minifo.engine.db import Database
 from minifo.engine.lru import FdCache
@@ -32,6 +33,15 @@ def object_name(number: int) -> str:
     return f"content/{number >> 10:x}/{number & 1023:x}"
 
 
+class Hole(NamedTuple):
+    """A range [start, end) of an object that its file gave up, and the operation that did."""
+
+    ino: int
+    start: int
+    end: int
+    operation: int
+
+
 class ObjectStore:
     """All content objects of one storage.
 
@@ -47,12 +57,14 @@ class ObjectStore:
         self._storage = storage
         self._fds: FdCache[int] = FdCache(_FDS)
         self._dirs: set[str] = set()
+        self._can_punch = True
         self.next_object = next_object
         self.limit = limit
         self.committed_next = next_object  # no id from here on is named by a durable commit
         self.dirty: set[int] = set()
         self.changed_dirs: set[str] = set()
         self.trims: dict[int, tuple[int, int]] = {}  # object: (inode, bytes that stay), when the next commit is durable
+        self.holes: dict[int, list[Hole]] = {}  # blocks to give back when the commit that gave them up is durable
         self.cut: dict[int, int] = {}  # object: operation that gave up ranges of it, perhaps ones a commit has named
         self.used: int | None = None  # bytes all objects take, where they are counted
         self.swept: set[int] = set()  # garbage whose files are gone; the rows go with the next commit
@@ -133,6 +145,19 @@ class ObjectStore:
         """
         self._storage.clone(self.fd(number), source)
 
+    def clone_range(self, number: int, source: int, at: int, size: int, offset: int) -> None:
+        """Let a range of an object share the blocks of a range of the file *source*, a descriptor.
+
+        Raises:
+            OSError: the ranges or the file systems cannot; nothing was changed.
+        """
+        fd = self.fd(number)
+        before = os.fstat(fd).st_blocks
+        self._storage.clone_range(fd, source, at, size, offset)
+        self.dirty.add(number)
+        if self.used is not None:
+            self.used += (os.fstat(fd).st_blocks - before) * 512
+
     def truncate(self, number: int, size: int) -> None:
         """Cut or extend an object's file; never to fewer bytes than a commit has named (see ``trims``)."""
         self.dirty.add(number)
@@ -141,6 +166,64 @@ class ObjectStore:
         self._storage.truncate(fd, size)
         if self.used is not None:
             self.used += (os.fstat(fd).st_blocks - before) * 512
+
+    def allocate(self, number: int, size: int, offset: int) -> None:
+        """Reserve blocks of an object; if the running operation fails none are kept beyond its end.
+
+        Where storage cannot reserve blocks nothing happens: whoever calls has seen that there is room.
+
+        Raises:
+            OSError: ENOSPC and its kin.
+        """
+        self.dirty.add(number)
+        fd = self.fd(number)
+        before = os.fstat(fd)
+        self._db.on_failure(partial(self._shed, number, before.st_size))
+        # what was given up here before, and is not gone yet, is wanted again
+        self._db.on_success(partial(self._keep, number))
+        try:
+            self._storage.allocate(fd, size, offset)
+        except OSError as error:
+            if error.errno != errno.EOPNOTSUPP:
+                raise
+            log.debug("%s: blocks cannot be reserved here", self._storage.path)
+        finally:
+            if self.used is not None:
+                self.used += (os.fstat(fd).st_blocks - before.st_blocks) * 512
+
+    def _keep(self, number: int) -> None:
+        self.holes.pop(number, None)
+
+    def _shed(self, number: int, size: int) -> None:
+        """Let go of blocks beyond the end of an object, reserved by an operation that failed."""
+        try:
+            self.truncate(number, size)
+        except OSError as error:
+            log.warning("%s keeps blocks it does not need: %s", object_name(number), error)
+
+    def punch(self, number: int, size: int, offset: int) -> None:
+        """Give back the blocks of a range that no row shows, where storage can do that."""
+        if not self._can_punch:
+            return
+        self.dirty.add(number)
+        fd = self.fd(number)
+        before = os.fstat(fd).st_blocks
+        try:
+            self._storage.punch(fd, size, offset)
+        except OSError as error:
+            if error.errno != errno.EOPNOTSUPP:
+                raise
+            self._can_punch = False
+            log.info(
+                "storage %s does not take ranges of files back: space comes free with whole files only",
+                self._storage.path,
+            )
+        if self.used is not None:
+            self.used += (os.fstat(fd).st_blocks - before) * 512
+
+    def leaving(self, number: int) -> int:
+        """Bytes of an object that are given up, but whose blocks are still there."""
+        return sum(hole.end - hole.start for hole in self.holes.get(number, ()))
 
     def stat(self, number: int) -> os.stat_result:
         """Attributes of an object's file."""
@@ -167,6 +250,7 @@ class ObjectStore:
     def _unlink(self, number: int) -> None:
         self._fds.drop(number)
         self.trims.pop(number, None)
+        self.holes.pop(number, None)
         taken = self._storage.stat(object_name(number)).st_blocks * 512 if self.used is not None else 0
         self.changed_dirs.add(f"content/{number >> 10:x}")
         self._storage.unlink(object_name(number))

@@ -31,6 +31,7 @@ from minifo.engine.namespace import Namespace
 from minifo.engine.nodes import Node, Numbers
 from minifo.engine.objects import ObjectStore
 from minifo.engine.opening import check_nesting, first_facts, has_odd_bytes, hide_storage, open_base, read_facts
+from minifo.engine.ranges import Ranges
 from minifo.engine.redo import RedoLog
 from minifo.engine.space import Space
 from minifo.engine.storage import Storage
@@ -56,7 +57,10 @@ class Overlay:
         self.attributes = Attributes(db, base, self.inodes, self.content)
         self.merge = Merge(db, base, self.inodes, self.content)
         self.namespace = Namespace(db, base, self.inodes, self.merge, self.content, self.attributes)
-        self.commits = GroupCommit(db, storage, self.inodes, self.objects, self.content)
+        self.ranges = Ranges(
+            db, base, self.inodes, self.content, self.objects, make_room=self._make_room, give_back=self._give_back
+        )
+        self.commits = GroupCommit(db, storage, self.inodes, self.objects, self.content, self.ranges)
 
     # -- life cycle
 

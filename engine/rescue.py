@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from minifo.engine.base import BaseView
 from minifo.engine.check import Progress
+from minifo.engine.content import HOLE
 from minifo.engine.db import Database
 from minifo.engine.errors import StateError
 from minifo.engine.places import Places
@@ -117,7 +118,7 @@ class Rescue:
 
     def _write_file(self, path: bytes, row: dict[str, Any], base: bytes | None) -> str:
         lack = ""
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             os.ftruncate(fd, max(0, row["size"]))
             end = row["size"] if row["bound"] is None else min(row["bound"], row["size"])
@@ -136,8 +137,11 @@ class Rescue:
                 lack = f"its content cannot be read: {error.strerror}"
             sql = 'SELECT start, "end", object, at FROM extent WHERE ino = ? ORDER BY start'
             for start, stop, number, at in self._db.rows(sql, (row["ino"],)):
+                stop = min(stop, row["size"])
+                _clear(fd, start, stop)  # of what the backing has there
                 try:
-                    self._copy(fd, number, at, start, min(stop, row["size"]) - start)
+                    if number != HOLE:
+                        self._copy(fd, number, at, start, stop - start)
                 except OSError as error:
                     lack = f"bytes from {start} to {stop} cannot be read: {error.strerror}"
         finally:
@@ -198,6 +202,13 @@ class Rescue:
                     os.close(fd)
             except OSError as error:
                 damaged.append((name, str(error)))
+
+
+def _clear(fd: int, start: int, end: int) -> None:
+    """Let a range of a file read as zeros."""
+    for at in range(start, end, _STEP):
+        if os.pread(fd, min(_STEP, end - at), at).strip(b"\0"):
+            os.pwrite(fd, bytes(min(_STEP, end - at)), at)
 
 
 def _below(top: bytes, path: bytes) -> bytes:

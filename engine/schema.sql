@@ -67,14 +67,14 @@ CREATE TABLE origin (
     path BLOB    NOT NULL UNIQUE      -- base terms
 ) STRICT;
 
--- Bytes [start, end) of a file are in content object `object` at offset `at`.  What no extent covers is read from the
--- backing (inode.object, else the base file) up to inode.bound.
+-- Bytes [start, end) of a file are in content object `object` at offset `at`, or are a hole: zeros, whatever the backing
+-- has there.  What no extent covers is read from the backing (inode.object, else the base file) up to inode.bound.
 CREATE TABLE extent (
     ino    INTEGER NOT NULL,
     start  INTEGER NOT NULL,
     "end"  INTEGER NOT NULL,
-    object INTEGER NOT NULL,
-    at     INTEGER NOT NULL,
+    object INTEGER NOT NULL,          -- 0: a hole
+    at     INTEGER NOT NULL,          -- of a hole: its start
     PRIMARY KEY (ino, start)
 ) STRICT, WITHOUT ROWID;
 

@@ -155,11 +155,6 @@ class Shelf:
             os.close(target)
         self.sizes[new] = offset
 
-    def make(self, number: int, size: int) -> None:
-        """Make object *number*, of *size* zeros."""
-        os.close(self._create(number, size))
-        self.sizes[number] = size
-
     def _create(self, number: int, size: int) -> int:
         directory = f"content/{number >> 10:x}"
         for name in ("content", directory):

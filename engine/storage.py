@@ -10,11 +10,12 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import struct
 import time
 
 from minifo.engine.db import DB_NAME, format_database
 from minifo.engine.errors import NotMinifo, StateError, StorageBusy
-from minifo.engine.syscalls import fallocate, syncfs
+from minifo.engine.syscalls import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, fallocate, syncfs
 
 LEGACY_META = "META_dAfFgHE39ktF3HD2sr"  # mini_fo's list files; never decoded here
 MERGING = "merge.db"  # the database while the base takes over what it says
@@ -27,6 +28,7 @@ _OURS |= {"content", "checkpoints", "lock", "control", "reserve", "minifo.names"
 _BACKUP = DB_NAME + ".bak-"  # what minifo-fsck copies before it repairs
 _HARMLESS = {"lost+found"}  # what mkfs leaves on a fresh file system
 _FICLONE = 0x40049409  # ioctl_ficlone(2)
+_FICLONERANGE = 0x4020940D
 _LOCK_PATIENCE = 0.3  # seconds
 _LEGACY_SEARCH = 10_000  # directories looked at before we stop looking for a META file
 
@@ -229,17 +231,33 @@ class Storage:
         """
         fcntl.ioctl(fd, _FICLONE, source)
 
+    def clone_range(self, fd: int, source: int, at: int, size: int, offset: int) -> None:
+        """Let *size* bytes of a file from *offset* on share the blocks of *source* at *at* (ioctl_ficlonerange(2)).
+
+        Raises:
+            OSError: EINVAL where these ranges cannot, others where the file systems cannot; nothing was changed.
+        """
+        fcntl.ioctl(fd, _FICLONERANGE, struct.pack("=qQQQ", source, at, size, offset))
+
     def sync_fd(self, fd: int) -> None:
         """Make an open file's bytes and size durable.  May run in a worker thread."""
         os.fdatasync(fd)
 
-    def allocate(self, fd: int, size: int) -> None:
-        """Allocate blocks for the first *size* bytes of a file, whose size stays.
+    def allocate(self, fd: int, size: int, offset: int = 0) -> None:
+        """Allocate blocks for *size* bytes of a file from *offset* on; its size stays.
 
         Raises:
             OSError: ENOSPC; EOPNOTSUPP where the file system cannot.
         """
-        fallocate(fd, size)
+        fallocate(fd, FALLOC_FL_KEEP_SIZE, offset, size)
+
+    def punch(self, fd: int, size: int, offset: int) -> None:
+        """Give back the blocks of *size* bytes of a file from *offset* on: they read as zeros, and its size stays.
+
+        Raises:
+            OSError: EOPNOTSUPP where the file system cannot.
+        """
+        fallocate(fd, FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE, offset, size)
 
     def sync_file(self, name: str) -> None:
         """Make a file's bytes and size durable.  May run in a worker thread."""

@@ -1,4 +1,4 @@
-"""The system calls Python lacks, and nothing else: openat2, open_tree, mount_setattr, syncfs.
+"""The system calls Python lacks, and nothing else: openat2, open_tree, mount_setattr, fallocate, syncfs.
 
 Called through ctypes, so that the engine needs no compiler.  Each function raises OSError like its siblings in ``os``.
 Numbers and structures: openat2(2), open_tree(2) and mount_setattr(2); the numbers are the same on every architecture
@@ -24,7 +24,10 @@ RESOLVE_NO_MAGICLINKS = 0x02
 RESOLVE_NO_SYMLINKS = 0x04
 RESOLVE_BENEATH = 0x08
 
-_FALLOC_FL_KEEP_SIZE = 1
+FALLOC_FL_KEEP_SIZE = 0x01
+FALLOC_FL_PUNCH_HOLE = 0x02
+FALLOC_FL_ZERO_RANGE = 0x10
+
 _OPEN_TREE_CLONE = 1
 _AT_EMPTY_PATH = 0x1000
 _MOUNT_ATTR_RDONLY = 0x01
@@ -120,14 +123,19 @@ def clone_mount(fd: int) -> int:
     return tree
 
 
-def fallocate(fd: int, size: int) -> None:
-    """Allocate blocks for the first *size* bytes of a file without changing its size (fallocate(2)).
+def fallocate(fd: int, mode: int, offset: int, size: int) -> None:
+    """Reserve, zero or give back blocks of a file (fallocate(2)).
+
+    Args:
+        fd: the file.
+        mode: FALLOC_FL_* flags.
+        offset, size: the range, in bytes.
 
     Raises:
         OSError: ENOSPC; EOPNOTSUPP where the file system cannot.
     """
-    offset = ctypes.c_int64
-    _checked(_libc.fallocate64(fd, _FALLOC_FL_KEEP_SIZE, offset(0), offset(size)), b"fallocate")
+    number = ctypes.c_int64
+    _checked(_libc.fallocate64(fd, mode, number(offset), number(size)), b"fallocate")
 
 
 def syncfs(fd: int) -> None:

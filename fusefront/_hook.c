@@ -2,7 +2,7 @@
  *
  * This library is loaded with RTLD_GLOBAL before pyfuse3, so pyfuse3 finds some functions of libfuse here first: that
  * which creates its session (fuse_session_new; if built with libfuse 3.17 or newer, fuse_session_new_versioned), that
- * which receives a request and that which processes it.  The session it gets differs from a plain one in five ways:
+ * which receives a request and that which processes it.  The session it gets differs from a plain one in six ways:
  *
  *   1. open and opendir are answered ENOSYS.  The kernel then sends neither again, nor release, and caches listings.
  *      Every request that would carry a handle carries 0 instead and is given the inode number for it.
@@ -17,6 +17,9 @@
  *      kernel asks for after every change of a directory's entries and after every read of a file (for its atime); that
  *      an object has no extended attributes, which programs ask for again and again, for no kernel keeps the answer; and
  *      the last times of a file without a name.
+ *   6. fallocate, lseek and copy_file_range, which pyfuse3 has no handlers for, reach Python as a getxattr of an empty
+ *      name, which no user can ask for.  Its handler finds their arguments by asked(), and the bytes it returns are the
+ *      reply's, in the kernel's form.
  *
  * Nothing of libfuse but its public functions is used.  Its custom io would have shown requests and replies more
  * directly, but exists from 3.13 on only and is left out of a default build since 3.18.3.
@@ -71,6 +74,9 @@ enum {
 	OP_SETATTR = 4,
 	OP_GETXATTR = 22,
 	OP_INIT = 26,
+	OP_FALLOCATE = 43,
+	OP_LSEEK = 46,
+	OP_COPY_FILE_RANGE = 47,
 
 	SETATTR_VALID = sizeof(struct request_header),   /* fuse_setattr_in.valid */
 	GETXATTR_NAME = sizeof(struct request_header) + 8, /* behind fuse_getxattr_in */
@@ -140,6 +146,7 @@ enum {
 	KNOWN_PLACES = 1 << 15,
 	BARE_PLACES = 1 << 16,
 	IN_A_ROW = 64, /* requests answered here before Python gets its turn */
+	ASKED_ROOM = 64, /* bytes, more than any reply to what is passed on as a getxattr */
 };
 
 static struct known {
@@ -155,6 +162,16 @@ static struct known {
 static uint32_t epoch; /* what was published in an earlier one does not count any more */
 
 static uint64_t bare[BARE_PLACES]; /* inodes without extended attributes */
+
+/* The arguments of the request that is being passed on as a getxattr of an empty name. */
+static struct {
+	int opcode;
+	int mode; /* of fallocate; of lseek, what to look for; of a copy, its flags */
+	uint64_t ino, size;
+	int64_t offset;
+	uint64_t target; /* of a copy, with the place there */
+	int64_t at;
+} asked;
 
 static _Thread_local struct {
 	uint64_t unique;   /* of the request received last */
@@ -437,6 +454,55 @@ static void our_fsyncdir(fuse_req_t req, fuse_ino_t ino, int datasync, struct fu
 	theirs.fsyncdir(req, ino, datasync, fi);
 }
 
+/* Pass a request on whose arguments are in `asked`. */
+static void ask(fuse_req_t req)
+{
+	if (session.stateless)
+		theirs.getxattr(req, asked.ino, "", ASKED_ROOM);
+	else
+		fuse_reply_err(req, ENOSYS);
+}
+
+static void our_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t offset, off_t length,
+			  struct fuse_file_info *fi)
+{
+	(void)fi;
+	memset(&asked, 0, sizeof asked);
+	asked.opcode = OP_FALLOCATE;
+	asked.ino = ino;
+	asked.mode = mode;
+	asked.offset = offset;
+	asked.size = (uint64_t)length;
+	ask(req);
+}
+
+static void our_lseek(fuse_req_t req, fuse_ino_t ino, off_t off, int whence, struct fuse_file_info *fi)
+{
+	(void)fi;
+	memset(&asked, 0, sizeof asked);
+	asked.opcode = OP_LSEEK;
+	asked.ino = ino;
+	asked.mode = whence;
+	asked.offset = off;
+	ask(req);
+}
+
+static void our_copy_file_range(fuse_req_t req, fuse_ino_t ino_in, off_t off_in, struct fuse_file_info *fi_in,
+				fuse_ino_t ino_out, off_t off_out, struct fuse_file_info *fi_out, size_t len, int flags)
+{
+	(void)fi_in;
+	(void)fi_out;
+	memset(&asked, 0, sizeof asked);
+	asked.opcode = OP_COPY_FILE_RANGE;
+	asked.ino = ino_in;
+	asked.offset = off_in;
+	asked.target = ino_out;
+	asked.at = off_out;
+	asked.size = len;
+	asked.mode = flags;
+	ask(req);
+}
+
 /* The table to hand to libfuse in place of ops[0:size]: ours, or ops itself if it is to be left alone. */
 static const struct fuse_lowlevel_ops *choose_table(const struct fuse_lowlevel_ops *ops, size_t size)
 {
@@ -465,6 +531,9 @@ static const struct fuse_lowlevel_ops *choose_table(const struct fuse_lowlevel_o
 	ours.readdirplus = our_readdirplus;
 	ours.fsync = our_fsync;
 	ours.fsyncdir = our_fsyncdir;
+	ours.fallocate = our_fallocate;
+	ours.lseek = our_lseek;
+	ours.copy_file_range = our_copy_file_range;
 	session.hooked = true;
 	return &ours;
 }
@@ -664,7 +733,22 @@ static PyObject *py_withdraw_all(PyObject *module, PyObject *unused)
 	Py_RETURN_NONE;
 }
 
+PyDoc_STRVAR(asked_doc, "asked() -> (opcode, ino, offset, size, mode, target, at)\n\n"
+			"The request that a getxattr of an empty name stands for: 43 fallocate, 46 lseek, 47 copy_file_range.\n"
+			"mode: of fallocate; of lseek, SEEK_DATA or SEEK_HOLE; of copy_file_range its flags.\n"
+			"To be called before the handler of that getxattr awaits anything.");
+
+static PyObject *py_asked(PyObject *module, PyObject *unused)
+{
+	(void)module;
+	(void)unused;
+	return Py_BuildValue("iKLKiKL", asked.opcode, (unsigned long long)asked.ino, (long long)asked.offset,
+			     (unsigned long long)asked.size, asked.mode, (unsigned long long)asked.target,
+			     (long long)asked.at);
+}
+
 static PyMethodDef methods[] = {
+	{"asked", py_asked, METH_NOARGS, asked_doc},
 	{"publish", (PyCFunction)(void (*)(void))py_publish, METH_FASTCALL, publish_doc},
 	{"publish_bare", py_publish_bare, METH_O, publish_bare_doc},
 	{"withdraw", py_withdraw, METH_O, withdraw_doc},

@@ -89,7 +89,10 @@ class Committer:
         Raises:
             OSError: something could not be written.
         """
-        await trio.to_thread.run_sync(self._outsider.flush, ino)
+        answer = self._outsider.post_flush(ino)
+        await trio.lowlevel.wait_readable(answer)
+        if not self._outsider.flushed(answer):
+            await trio.to_thread.run_sync(self._outsider.flush, ino)
 
     async def durable(self) -> None:
         """Return when everything done so far is durable.

@@ -29,6 +29,7 @@ from minifo.engine.model import NAME_MAX
 from minifo.fusefront.committer import Committer
 from minifo.fusefront.processes import is_writing
 from minifo.fusefront.published import Published
+from minifo.fusefront.ranges import RangeRequests, Request
 from minifo.fusefront.slowbase import SlowBase
 
 log = logging.getLogger(__name__)
@@ -85,6 +86,7 @@ class FuseOperations(pyfuse3.Operations):
         committer: makes changes durable.
         slow_base: reads files.
         published: what the session hook may answer by itself, or None in plain mode.
+        ranges: serves what the session hook passes on, or None in plain mode.
         synchronous: every change is durable before it is acknowledged (mount option ``sync``).
     """
 
@@ -98,6 +100,7 @@ class FuseOperations(pyfuse3.Operations):
         committer: Committer,
         slow_base: SlowBase,
         published: Published | None,
+        ranges: RangeRequests | None,
         *,
         synchronous: bool,
     ) -> None:
@@ -107,6 +110,7 @@ class FuseOperations(pyfuse3.Operations):
         self.synchronous = synchronous
         self._slow_base = slow_base
         self._published = published
+        self._ranges = ranges
         self._refused: set[int] = set()
 
     # -- answers
@@ -339,9 +343,16 @@ class FuseOperations(pyfuse3.Operations):
 
     @_answered
     async def getxattr(self, inode: int, name: bytes, ctx: RequestContext) -> bytes:
+        if not name and self._ranges is not None:
+            return await self._range(self._ranges.take())
         if self._published is not None and not self.overlay.listxattr(Ino(inode)):
             self._published.bare(Ino(inode))
         return self.overlay.getxattr(Ino(inode), name)
+
+    @_changes
+    async def _range(self, request: Request) -> bytes:
+        assert self._ranges is not None
+        return await self._ranges.answer(request)
 
     @_answered
     async def listxattr(self, inode: int, ctx: RequestContext) -> Sequence[Any]:

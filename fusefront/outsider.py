@@ -6,7 +6,8 @@ daemon, and keeps the FUSE device open with it: the connection would never end, 
 would hang until somebody aborts it by hand.  The rule kept here: no thread of the daemon waits for its own mount.  A
 child, forked before the device and the storage are opened, does it instead; it ends with the daemon.
 
-Each request goes as one packet, with the writing end of a pipe for its answer, so requests do not wait for each other.
+Each request goes as one packet, with the writing end of a pipe for its answer, so requests do not wait for each other:
+the child has as many threads as it once had requests at a time, and one that waits for the next.
 """
 
 from __future__ import annotations
@@ -79,6 +80,33 @@ class Outsider:
         """
         self._ask("flush", self._device, ino)
 
+    def post_flush(self, ino: int) -> int:
+        """Ask for ``flush`` and do not wait.
+
+        Returns:
+            A descriptor that can be read when it is done; to be given to ``flushed``.
+        """
+        reader, writer = os.pipe()
+        self._send(writer, "flush", self._device, ino)
+        return reader
+
+    def flushed(self, reader: int) -> bool:
+        """Take the answer to ``post_flush``.
+
+        Returns:
+            False if there was nobody to answer: then ``flush`` is still to be done.
+
+        Raises:
+            OSError: something could not be written.
+        """
+        try:
+            text = os.read(reader, _PACKET)
+        finally:
+            os.close(reader)
+        if text:
+            self._result(json.loads(text))
+        return bool(text)
+
     def detach(self, *, lazy: bool) -> None:
         """Unmount.
 
@@ -94,11 +122,7 @@ class Outsider:
     def _ask(self, word: str, *arguments: int) -> Any:
         reader, writer = os.pipe()
         try:
-            try:
-                socket.send_fds(self._socket, [json.dumps([word, *arguments]).encode()], [writer])
-            except OSError as error:
-                log.debug("%s: %s", word, error)
-            os.close(writer)
+            self._send(writer, word, *arguments)
             with open(reader, "rb", closefd=False) as pipe:
                 text = pipe.read()
         finally:
@@ -111,6 +135,16 @@ class Outsider:
                 log.warning("%s: the helper process has died; the daemon does its work by itself", self._mountpoint)
                 self._lost = True
             answer = _answer(self._mountpoint, word, *arguments)
+        return self._result(answer)
+
+    def _send(self, writer: int, word: str, *arguments: int) -> None:
+        try:
+            socket.send_fds(self._socket, [json.dumps([word, *arguments]).encode()], [writer])
+        except OSError as error:
+            log.debug("%s: %s", word, error)
+        os.close(writer)
+
+    def _result(self, answer: dict[str, Any]) -> Any:
         if "state" in answer:
             raise StateError(*answer["state"])
         if "errno" in answer:
@@ -135,20 +169,49 @@ def _live(channel: int, mountpoint: str) -> NoReturn:
         os.closerange(3, channel)
         os.closerange(channel + 1, os.sysconf("SC_OPEN_MAX"))
         with socket.socket(fileno=channel) as requests:
-            while True:
-                packet, fds, _, _ = socket.recv_fds(requests, _PACKET, 1)
-                if not packet:
-                    break
-                threading.Thread(target=_serve, args=(mountpoint, packet, fds[0]), daemon=True).start()
+            servants = _Servants(mountpoint, requests)
+            servants.hire()
+            servants.serve()
     finally:
         os._exit(0)
 
 
-def _serve(mountpoint: str, packet: bytes, reply: int) -> None:
-    answer = _answer(mountpoint, *json.loads(packet))
-    # the daemon may have been killed meanwhile
-    with contextlib.suppress(BrokenPipeError), open(reply, "wb") as pipe:
-        pipe.write(json.dumps(answer).encode())
+class _Servants:
+    """Threads that each wait for a request, serve it, and wait again; one more when there is none left to wait."""
+
+    def __init__(self, mountpoint: str, requests: socket.socket) -> None:
+        self._mountpoint = mountpoint
+        self._requests = requests
+        self._lock = threading.Lock()
+        self._idle = 1
+
+    def hire(self) -> None:
+        """Start one more."""
+        self._idle += 1
+        threading.Thread(target=self._serve_until_the_end, daemon=True).start()
+
+    def _serve_until_the_end(self) -> None:
+        try:
+            self.serve()
+        finally:
+            os._exit(0)
+
+    def serve(self) -> None:
+        """Serve until the daemon has ended."""
+        while True:
+            packet, fds, _, _ = socket.recv_fds(self._requests, _PACKET, 1)
+            if not packet:
+                return
+            with self._lock:
+                self._idle -= 1
+                if self._idle == 0:
+                    self.hire()
+            answer = _answer(self._mountpoint, *json.loads(packet))
+            # the daemon may have been killed meanwhile
+            with contextlib.suppress(BrokenPipeError), open(fds[0], "wb") as pipe:
+                pipe.write(json.dumps(answer).encode())
+            with self._lock:
+                self._idle += 1
 
 
 def _answer(mountpoint: str, word: str, *arguments: int) -> dict[str, Any]:

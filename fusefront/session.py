@@ -26,6 +26,7 @@ from minifo.fusefront.options import MountOptions, format_source
 from minifo.fusefront.outsider import Outsider
 from minifo.fusefront.published import Published
 from minifo.fusefront.pump import EagerTrio
+from minifo.fusefront.ranges import RangeRequests
 from minifo.fusefront.slowbase import SlowBase, is_remote
 
 log = logging.getLogger(__name__)
@@ -59,8 +60,10 @@ def run(options: MountOptions, mountpoint: str, *, ready: Callable[[], None], fo
     overlay = _open(options)
     try:
         committer = Committer(overlay, outsider, mountpoint, options.commit)
-        published = Published(overlay, extension) if extension is not None and not options.plain else None
-        _mount(overlay, committer, _slow_base(overlay, options.base), published, options, mountpoint)
+        published, ranges = None, None
+        if extension is not None and not options.plain:
+            published, ranges = Published(overlay, extension), RangeRequests(overlay, committer, extension)
+        _mount(overlay, committer, _slow_base(overlay, options.base), published, ranges, options, mountpoint)
         _tune_memory()
         try:
             trio.run(_serve, committer, outsider, mountpoint, ready, foreground)
@@ -122,6 +125,7 @@ def _mount(
     committer: Committer,
     slow_base: SlowBase,
     published: Published | None,
+    ranges: RangeRequests | None,
     options: MountOptions,
     mountpoint: str,
 ) -> None:
@@ -130,7 +134,7 @@ def _mount(
     from minifo.fusefront.operations import FuseOperations
 
     synchronous = options.sync or (not overlay.commits.keeps_redo and not options.read_only)
-    operations = FuseOperations(overlay, committer, slow_base, published, synchronous=synchronous)
+    operations = FuseOperations(overlay, committer, slow_base, published, ranges, synchronous=synchronous)
     lines: list[str] = []
     try:
         with captured_stderr() as lines:

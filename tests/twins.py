@@ -444,7 +444,7 @@ class Twins:
         named = {
             number
             for (number,) in self.ov.db.rows(
-                "SELECT object FROM inode WHERE object > 0 UNION SELECT object FROM extent"
+                "SELECT object FROM inode WHERE object > 0 UNION SELECT object FROM extent WHERE object > 0"
             )
         }
         there = set(object_files(self.storage))

@@ -143,7 +143,7 @@ class Bench:
         try:
             tree = _sound(overlay)
             objects = {n for (n,) in overlay.db.rows("SELECT object FROM inode WHERE object > 0")}
-            objects |= {n for (n,) in overlay.db.rows("SELECT object FROM extent")}
+            objects |= {n for (n,) in overlay.db.rows("SELECT object FROM extent WHERE object > 0")}
         finally:
             overlay.close()
         self._nothing_left({object_name(number) for number in objects})

@@ -15,7 +15,7 @@ from unittest.mock import patch
 
 import recorder
 
-from minifo.engine import commit, content, db, namespace, objects, overlay, storage
+from minifo.engine import commit, content, db, namespace, objects, overlay, ranges, storage
 
 Patch = tuple[Any, str, Callable[..., Any]]
 
@@ -127,6 +127,10 @@ def _beyond_the_end(true: Callable[..., Any]) -> Callable[..., Any]:
         return backing._replace(bound=None) if backing.object else backing
 
     return writable
+
+
+def _punch_now(true: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda self, ino, number, start, end: self._punch(number, end - start, start)
 
 
 def _format_in_place(true: Callable[..., Any]) -> Callable[..., Any]:
@@ -245,6 +249,16 @@ FAULTS: dict[str, Fault] = {
         "shrink_grow",
         ((_COMMIT, "seal", _sealed_and(lambda self, sealed: self._content.trim(sealed.trims))),),
     ),
+    "punched-early": Fault(
+        "holes are punched before the log is durable",
+        "ranges",
+        ((_COMMIT, "seal", _sealed_and(lambda self, sealed: self._ranges.hand_back(sealed.operation))),),
+    ),
+    "punched-at-once": Fault(
+        "holes are punched with their operation, whoever names the bytes",
+        "ranges",
+        ((ranges.Ranges, "_left", _punch_now),),
+    ),
     "ids-reused": Fault("ids of deleted objects are used again", "open_files", ((_STORE, "_unlink", _use_again),)),
     "unlinked-at-once": Fault(
         "an object that a commit names is deleted with its file", "upgrade", ((_STORE, "drop", _unlink_now),)
@@ -258,7 +272,7 @@ FAULTS: dict[str, Fault] = {
     "written-beyond": Fault(
         "bytes cut off are written over before the cut is durable",
         "shrink_grow",
-        ((content.Content, "_writable", _beyond_the_end),),
+        ((content.Content, "writable", _beyond_the_end),),
     ),
     "cut-reused": Fault(
         "ranges that were cut off are written over before the cut is durable",

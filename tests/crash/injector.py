@@ -155,6 +155,7 @@ for _name, _kind in (
     ("open", "open"),
     ("truncate", "truncate"),
     ("allocate", "allocate"),
+    ("punch", "punch"),
     ("rename", "rename"),
     ("unlink", "unlink"),
     ("sync_fd", "sync"),
@@ -162,6 +163,7 @@ for _name, _kind in (
     ("sync_dir", "syncdir"),
     ("sync_all", "syncfs"),
     ("clone", "clone"),
+    ("clone_range", "clone"),
     ("statvfs", "stat"),
 ):
     _method = _counted(_kind)

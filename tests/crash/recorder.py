@@ -159,9 +159,19 @@ class _Storage(Storage):
         super().truncate(fd, size)
         self._recorder.note("truncate", self._names[fd], size)
 
+    def punch(self, fd: int, size: int, offset: int) -> None:
+        super().punch(fd, size, offset)
+        size = min(size, os.fstat(fd).st_size - offset)
+        if size > 0:
+            self._recorder.note("write", self._names[fd], offset, bytes(size))
+
     def clone(self, fd: int, source: int) -> None:
         super().clone(fd, source)
         self._recorder.note("write", self._names[fd], 0, os.pread(fd, os.fstat(fd).st_size, 0))
+
+    def clone_range(self, fd: int, source: int, at: int, size: int, offset: int) -> None:
+        super().clone_range(fd, source, at, size, offset)
+        self._recorder.note("write", self._names[fd], offset, os.pread(fd, size, offset))
 
     def sync_fd(self, fd: int) -> None:
         super().sync_fd(fd)

@@ -23,9 +23,11 @@ from minifo.engine import ROOT, Ino, Overlay, SetAttr, StateError
 from minifo.engine.errors import CommitPostponed
 from minifo.engine.objects import object_name
 from minifo.engine.storage import Storage
+from minifo.engine.syscalls import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, FALLOC_FL_ZERO_RANGE
 
 CODES = pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC], ids=["EIO", "ENOSPC"])
 WARM = pytest.mark.parametrize("warm", [True, False], ids=["warm", "cold"])
+PUNCH = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
 _MOST = 400  # steps: far more than any operation takes
 
 
@@ -128,6 +130,12 @@ OPERATIONS: dict[str, Callable[[Overlay], object]] = {
     "write after shrink": lambda o: o.write(_ino(o, b"shrunk"), 2000, fill(1, 3000)),
     "copy-up": lambda o: o.write(_ino(o, b"a"), 100, fill(1, 500)),
     "extent": lambda o: o.write(_ino(o, b"large"), 100_000, fill(1, 5000)),
+    "punch": lambda o: o.ranges.fallocate(_ino(o, b"big"), PUNCH, 0, 4096),
+    "punch of all": lambda o: o.ranges.fallocate(_ino(o, b"big"), PUNCH, 0, 5000),
+    "punch of base": lambda o: o.ranges.fallocate(_ino(o, b"large"), PUNCH, 4096, 8192),
+    "zero": lambda o: o.ranges.fallocate(_ino(o, b"big"), FALLOC_FL_ZERO_RANGE, 1000, 8000),
+    "reserve": lambda o: o.ranges.fallocate(_ino(o, b"empty"), 0, 0, 50_000),
+    "copy": lambda o: o.ranges.copy(_ino(o, b"large"), 0, _ino(o, b"empty"), 0, 8000),
     "setxattr": lambda o: o.setxattr(_ino(o, b"file0"), b"user.x", b"y" * 500),
     "setxattr of base": lambda o: o.setxattr(_ino(o, b"a"), b"user.x", b"y"),
     "forget": lambda o: o.forget([Ino(o.db.value("SELECT min(ino) FROM orphan"))]),
@@ -169,7 +177,10 @@ def _forget_caches(overlay: Overlay) -> None:
 
 def _no_trace(overlay: Overlay) -> None:
     """Every object in storage is named by a row: the failed operation left none."""
-    sql = "SELECT object FROM inode WHERE object > 0 UNION SELECT object FROM extent UNION SELECT object FROM garbage"
+    sql = (
+        "SELECT object FROM inode WHERE object > 0 UNION SELECT object FROM extent WHERE object > 0"
+        " UNION SELECT object FROM garbage"
+    )
     named = {object_name(number) for (number,) in overlay.db.rows(sql)}
     there = set()
     for block in overlay.storage.names("content"):

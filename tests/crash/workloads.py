@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from world import CALLER, World
 
 from minifo.engine import ROOT, RenameFlags, SetAttr
+from minifo.engine.syscalls import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, FALLOC_FL_ZERO_RANGE
+
+PUNCH = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
 
 
 def fill(seed: int, size: int) -> bytes:
@@ -253,6 +256,67 @@ def shrink_grow(world: World) -> None:
     world.commit()
 
 
+def ranges(world: World) -> None:
+    """Punch, zero, reserve and copy ranges across commits: bytes must stay until that is durable, and not come back."""
+    own, large, tiny = world.create("own", fill(1, 40_000)), world.ino("large"), world.create("tiny", fill(2, 150))
+    world.write(large, 8192, fill(3, 12_288))
+    world.commit()
+    # punched, and written again in part before that is durable; in the file's own object, in extents, over the base
+    world.fallocate(own, PUNCH, 4096, 16_384)
+    world.write(own, 8192, fill(4, 1000))
+    world.fallocate(large, PUNCH, 10_000, 30_000)
+    world.write(large, 12_288, fill(5, 700))
+    world.fallocate(tiny, PUNCH, 20, 50)
+    world.step_commit(
+        before_seal=lambda: world.fallocate(own, PUNCH, 24_576, 4096),
+        before_harden=lambda: world.write(own, 12_288, fill(6, 3000)),
+        before_finish=lambda: world.fallocate(own, PUNCH, 28_672, 8192),
+    )
+    world.commit()
+    world.fallocate(own, FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE, 36_000, 9000)
+    world.fallocate(large, FALLOC_FL_ZERO_RANGE, 100_000, 60_000)
+    world.step_commit(before_harden=lambda: world.write(large, 104_000, fill(7, 900)))
+    world.commit()
+    world.fallocate(own, 0, 30_000, 30_000)
+    world.write(own, 59_000, fill(8, 3000))
+    world.copy(large, 50_000, own, 4096, 5000)
+    world.step_commit(before_harden=lambda: world.fallocate(own, PUNCH, 4096, 8192))
+    world.truncate(own, 9000)
+    world.fallocate(own, PUNCH, 0, 4096)
+    world.commit()
+    world.truncate(own, 30_000)
+    world.write(own, 2000, fill(9, 1000))
+    world.commit()
+    # all of it: the object goes
+    world.fallocate(own, PUNCH, 0, 30_000)
+    world.write(own, 5000, fill(10, 900))
+    world.step_commit(before_harden=lambda: world.fallocate(large, PUNCH, 0, 160_000))
+    world.commit()
+
+
+def ranges_killed(world: World) -> None:
+    """Holes that a killed daemon left, in its redo log or in a commit whose blocks were not given back."""
+    own, large = world.create("own", fill(1, 30_000)), world.ino("large")
+    world.commit()
+    world.fallocate(own, PUNCH, 4096, 8192)
+    world.fallocate(large, PUNCH, 50_000, 20_000)
+    world.write(own, 8192, fill(2, 600))
+    world.kill()
+    world.write(own, 5000, fill(3, 600))
+    world.write(world.ino("large"), 60_000, fill(4, 600))
+    world.commit()
+    world.fallocate(own, PUNCH, 16_384, 8192)
+    commits = world.overlay.commits
+    commits.presync(commits.pending())
+    commits.seal()
+    world.kill()
+    world.write(own, 20_000, fill(5, 600))
+    world.fallocate(own, PUNCH, 0, 30_000)
+    world.kill()
+    world.write(own, 10_000, fill(6, 600))
+    world.commit()
+
+
 def xattrs(world: World) -> None:
     """Extended attributes of base and created objects, also of a directory."""
     ino = world.create("file", fill(1, 100))
@@ -426,6 +490,10 @@ WORKLOADS: dict[str, Workload] = {
     "shrink_grow": Workload(shrink_grow),
     "shrink_grow_rows": Workload(shrink_grow, small_max=2048),
     "shrink_grow_packed": Workload(shrink_grow, packed=True),
+    "ranges": Workload(ranges),
+    "ranges_packed": Workload(ranges, packed=True),
+    "ranges_killed": Workload(ranges_killed),
+    "ranges_killed_redo": Workload(ranges_killed, redo=True),
     "xattrs": Workload(xattrs),
     "checkpoints": Workload(checkpoints, wal_limit=12),
     "remounts": Workload(remounts),

@@ -96,6 +96,13 @@ class Recording:
     versions: dict[int, list[tuple[int, bytes]]] = field(default_factory=dict)  # by inode: place in ops, content
 
 
+class _InPlace(NamedTuple):
+    """The content of a file as if the ranges zeroed before that commit were not: what may show until it is durable."""
+
+    commit: int
+    content: bytearray
+
+
 @contextmanager
 def reproducible() -> Iterator[None]:
     """Let clocks and identities be the same in each run."""
@@ -171,6 +178,7 @@ class World:
             overlay.close()
             shutil.rmtree(bare)
         self.recording.trees.append(tree)
+        self._in_place: dict[Ino, _InPlace] = {}
         self.storage = os.path.join(scratch, "storage")
         os.mkdir(self.storage)
         materialise(self.storage, image or {})
@@ -203,6 +211,7 @@ class World:
             newest = len(self.recording.trees) - 1
             harden()
             self.recorder.note("acked", newest)
+            self._in_place = {ino: image for ino, image in self._in_place.items() if image.commit > newest}
 
         commits.seal = recorded_seal  # type: ignore[assignment,method-assign]
         commits.harden = recorded_harden  # type: ignore[method-assign]
@@ -230,6 +239,8 @@ class World:
         if self._redo is not None:
             self.recorder.note("seal", len(self.recording.trees))
             self.recording.trees.append(tree_of(self.overlay))
+        else:
+            self._in_place.clear()
         left = os.path.join(self._scratch, "left")
         shutil.copytree(self.storage, left, ignore=shutil.ignore_patterns("*-shm", "lock"))
         with self.recorder.pause():
@@ -279,8 +290,13 @@ class World:
         self.recorder.note("op", text)
         return len(self.recorder.ops)
 
+    def _content(self, ino: Ino) -> bytes:
+        return self.overlay.read(ino, 0, self.overlay.getattr(ino).size)
+
     def _note_content(self, ino: Ino, at: int) -> None:
-        content = self.overlay.read(ino, 0, self.overlay.getattr(ino).size)
+        content = self._content(ino)
+        if ino in self._in_place:
+            content = bytes(self._in_place[ino].content)
         self.recording.versions.setdefault(ino, []).append((at, content))
 
     def create(self, path: str, content: bytes = b"", mode: int = 0o644) -> Ino:
@@ -295,13 +311,40 @@ class World:
         """Write to an open file."""
         at = self._op(f"write {ino} {offset}+{len(data)}")
         self.overlay.write(ino, offset, data)
+        self._put(ino, offset, data)
         self._note_content(ino, at)
 
     def truncate(self, ino: Ino, size: int) -> None:
         """Set a file's size."""
         at = self._op(f"truncate {ino} {size}")
         self.overlay.setattr(ino, SetAttr(size=size))
+        if ino in self._in_place:
+            content = self._in_place[ino].content
+            content[:] = content[:size].ljust(size, b"\0")
         self._note_content(ino, at)
+
+    def _put(self, ino: Ino, offset: int, data: bytes) -> None:
+        if ino in self._in_place:
+            content = self._in_place[ino].content
+            content.extend(bytes(max(0, offset - len(content))))
+            content[offset : offset + len(data)] = data
+
+    def fallocate(self, ino: Ino, mode: int, offset: int, size: int) -> None:
+        """Punch, zero or reserve a range: bytes that were there must stay until that is durable."""
+        at = self._op(f"fallocate {ino} {mode:#x} {offset}+{size}")
+        before = bytearray(self._in_place[ino].content if ino in self._in_place else self._content(ino))
+        self.overlay.ranges.fallocate(ino, mode, offset, size)
+        before.extend(bytes(self.overlay.getattr(ino).size - len(before)))
+        self._in_place[ino] = _InPlace(len(self.recording.trees), before)
+        self._note_content(ino, at)
+
+    def copy(self, source: Ino, offset: int, target: Ino, at: int, size: int) -> None:
+        """Copy a range that has no holes."""
+        op = self._op(f"copy {source} {offset}+{size} to {target} {at}")
+        data = self.overlay.read(source, offset, size)
+        assert self.overlay.ranges.copy(source, offset, target, at, size) == len(data)
+        self._put(target, at, data)
+        self._note_content(target, op)
 
     def setattr(self, ino: Ino, change: SetAttr) -> None:
         """Change attributes."""

@@ -15,6 +15,7 @@ from minifo.engine.examine import Examination
 from minifo.engine.findings import SALVAGE, Finding
 from minifo.engine.objects import object_name
 from minifo.engine.salvage import Salvage, salvage
+from minifo.engine.syscalls import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE
 
 Tree = dict[str, tuple[str, bytes]]
 CALLER = Process()
@@ -87,7 +88,8 @@ class Patient:
         con = apsw.Connection(self.database)
         try:
             sql = (
-                "SELECT object FROM inode WHERE ino = ?1 AND object > 0 UNION SELECT object FROM extent WHERE ino = ?1"
+                "SELECT object FROM inode WHERE ino = ?1 AND object > 0"
+                " UNION SELECT object FROM extent WHERE ino = ?1 AND object > 0"
             )
             return os.path.join(self.storage, object_name(next(iter(con.execute(sql, (self.inos[path],))))[0]))
         finally:
@@ -184,7 +186,7 @@ def _make_base(top: str) -> None:
     for name in ("", "a", "a/b", "x", "x/y", "x/y/z", "olddir", "olddir/in"):
         os.mkdir(os.path.join(top, name))
     files = {"plain": 100, "big": LARGE, "a/b/mid": 9000, "x/y/z/deep": 50, "olddir/in/f": 40, "oldfile": 60, "gone": 5}
-    for name, size in {**files, "copied": 5000}.items():
+    for name, size in {**files, "copied": 5000, "holed": LARGE}.items():
         with open(os.path.join(top, name), "wb") as file:
             file.write(text("base " + name, size))
     os.symlink("plain", os.path.join(top, "link"))
@@ -220,3 +222,5 @@ def _change(overlay: Overlay) -> None:
     overlay.rename(ROOT, b"olddir", ino("made"), b"newdir", RenameFlags.NONE)
     overlay.rename(ROOT, b"oldfile", ROOT, b"newfile", RenameFlags.NONE)
     overlay.unlink(ROOT, b"gone")
+    overlay.ranges.fallocate(ino("holed"), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 8192, 40_000)
+    overlay.write(ino("holed"), 100_000, bytes(5000))

@@ -109,9 +109,12 @@ DAMAGES = (
             " WHERE ino = {/big} AND start < 20000",
         ),
     ),
-    Damage("E012", ("UPDATE extent SET ino = 31337",), ("/big",), ("#31337",)),
+    Damage("E012", ("UPDATE extent SET ino = 31337 WHERE ino = {/big}",), ("/big",), ("#31337",)),
     Damage("E012", ("UPDATE inode SET mapped = 0 WHERE ino = {/big}",)),
-    Damage("E012", ("INSERT INTO extent SELECT ino, 5, 5, object, 5 FROM extent WHERE start > 20000",)),
+    Damage(
+        "E012", ("INSERT INTO extent SELECT ino, 5, 5, object, 5 FROM extent WHERE ino = {/big} AND start > 20000",)
+    ),
+    Damage("E012", ("UPDATE extent SET at = 0 WHERE ino = {/holed} AND object = 0",)),
     Damage("E013", ("UPDATE inode SET size = -5 WHERE ino = {/large}",)),
     Damage("E013", ("UPDATE inode SET bound = -1 WHERE ino = {/empty}",)),
     Damage("E014", ("INSERT INTO garbage SELECT object FROM inode WHERE ino = {/large}",)),

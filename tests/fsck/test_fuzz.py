@@ -83,7 +83,7 @@ def _objects(model: Patient) -> dict[str, str]:
     """The name of the object file that holds each file's bytes."""
     con = apsw.Connection(f"file:{model.database}?mode=ro", flags=apsw.SQLITE_OPEN_URI | apsw.SQLITE_OPEN_READONLY)
     try:
-        sql = "SELECT ino, object FROM inode WHERE object > 0 UNION SELECT ino, object FROM extent"
+        sql = "SELECT ino, object FROM inode WHERE object > 0 UNION SELECT ino, object FROM extent WHERE object > 0"
         numbers = dict(con.execute(sql).fetchall())
     finally:
         con.close()

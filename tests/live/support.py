@@ -180,7 +180,7 @@ def check_storage(storage: Path) -> None:
     database = open_database(str(storage / DB_NAME), read_only=True)
     try:
         assert check(database) == []
-        sql = "SELECT object FROM inode WHERE object > 0 UNION SELECT object FROM extent"
+        sql = "SELECT object FROM inode WHERE object > 0 UNION SELECT object FROM extent WHERE object > 0"
         named = {object_name(number) for (number,) in database.rows(sql)}
         swept = {object_name(number) for (number,) in database.rows("SELECT object FROM garbage")}
     finally:

@@ -1,6 +1,6 @@
 """State machines: the engine and a plain directory under the same operations, compared all the while.
 
-Four machines draw from different groups of rules; a narrow one meets more often, a broad one finds what lies between.
+Five machines draw from different groups of rules; a narrow one meets more often, a broad one finds what lies between.
 How hard they try follows the hypothesis profile: ``ci`` runs above 1,000 examples of 50 steps, ``thorough`` far more.
 """
 
@@ -12,6 +12,7 @@ import pytest
 import support
 from hypothesis import settings
 from machine import AttributeRules, ContentRules, LifeRules, NameRules
+from machine_ranges import RangeRules
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root: owners and devices are compared"),
@@ -34,11 +35,17 @@ class Contents(ContentRules, LifeRules):
     build = staticmethod(support.build_files)
 
 
+class Ranges(RangeRules, LifeRules):
+    """Ranges of files beside reads and writes, with commits and crashes in between."""
+
+    build = staticmethod(support.build_files)
+
+
 class Attributes(AttributeRules, LifeRules):
     """Attributes, on every type of object."""
 
 
-class Everything(NameRules, ContentRules, AttributeRules, LifeRules):
+class Everything(NameRules, RangeRules, AttributeRules, LifeRules):
     """All rules on the full tree."""
 
 
@@ -50,6 +57,8 @@ TestNames = Names.TestCase
 TestNames.settings = _settings(4)
 TestContents = Contents.TestCase
 TestContents.settings = _settings(3)
+TestRanges = Ranges.TestCase
+TestRanges.settings = _settings(3)
 TestAttributes = Attributes.TestCase
 TestAttributes.settings = _settings(1)
 TestEverything = Everything.TestCase

@@ -343,6 +343,10 @@ def test_unprivileged(lab: Lab, fuse_for_all: None, plain: bool) -> None:
             file.write("more\n")
         (mnt / "dir/new").write_text("mine")
         os.rename(mnt / "dir/new", mnt / "dir/moved")
+        fd = os.open(mnt / "dir/moved", os.O_RDWR)
+        os.pwrite(fd, b"in memory only" * 8000, 0)
+        assert os.lseek(fd, 0, os.SEEK_HOLE) == 14 * 8000
+        os.close(fd)
         st = os.stat(mnt / "dir/moved")
         refused = [
             attempt(os.listdir, mnt / "private"),
@@ -358,7 +362,7 @@ def test_unprivileged(lab: Lab, fuse_for_all: None, plain: bool) -> None:
     assert fingerprint(overlay.base, access=False) == before
     assert _as_user("mount", "--base", overlay.base, "--sto", overlay.sto, overlay.mnt) == 0
     overlay.pid = daemon_of(overlay.sto)
-    assert in_child(lambda: (overlay.mnt / "dir/moved").read_text(), uid=USER) == "mine"
+    assert in_child(lambda: (overlay.mnt / "dir/moved").read_text(), uid=USER) == "in memory only" * 8000
     os.kill(overlay.pid, signal.SIGTERM)
     await_end(overlay.pid)
     assert not is_mounted(overlay.mnt)

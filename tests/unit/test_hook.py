@@ -11,6 +11,7 @@ import json
 import os
 import select
 import stat
+import struct
 import subprocess
 import sys
 import threading
@@ -161,6 +162,12 @@ def serve(mode: str, mountpoint: str, report: str, spurious: bool, publishing: b
                 module.withdraw_all()
 
         async def getxattr(self, ino: int, name: bytes, ctx: Any) -> bytes:
+            if not name:
+                opcode, *arguments = module.asked()
+                log.append(["asked", opcode, ino, *arguments])
+                if arguments[3] == 0x10:
+                    raise pyfuse3.FUSEError(errno.ENOSPC)
+                return {43: b"", 46: struct.pack("=Q", 1 << 40), 47: struct.pack("=II", 3, 0)}[opcode]
             log.append(["getxattr", ino, name.decode()])
             if ino == KNOWN_INO:
                 module.publish_bare(ino)
@@ -372,6 +379,44 @@ def test_hooked_write_by_another_user_sends_an_empty_setattr(fuse_required: None
     empty = [event for event in mount.events("setattr") if event[2] == []]
     assert [event[1] for event in empty] == [SETID_INO]
     assert mount.log.index(empty[0]) > mount.log.index(["write", SETID_INO])
+
+
+def test_hooked_range_requests_reach_python(fuse_required: None, tmp_path: Path) -> None:
+    """fallocate, lseek and copy_file_range come as a getxattr of an empty name, and the bytes it returns answer."""
+    from minifo.engine.syscalls import fallocate
+
+    with mounted(tmp_path, "hooked") as mount:
+        file = os.open(mount.path / "file", os.O_RDWR)
+        setid = os.open(mount.path / "setid", os.O_RDWR)
+        fallocate(file, 3, 1 << 33, 5)
+        with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
+            fallocate(file, 0x10, 1, 2)
+        assert os.lseek(file, 3, os.SEEK_DATA) == os.lseek(file, 2, os.SEEK_HOLE) == 1 << 40
+        assert os.copy_file_range(setid, file, 6, 0, 1 << 34) == 3
+        with pytest.raises(OSError, match=os.strerror(errno.ERANGE)):
+            os.getxattr(mount.path / "file", "")
+        for fd in (file, setid):
+            os.close(fd)
+    assert mount.events("asked") == [
+        ["asked", 43, FILE_INO, FILE_INO, 1 << 33, 5, 3, 0, 0],
+        ["asked", 43, FILE_INO, FILE_INO, 1, 2, 0x10, 0, 0],
+        ["asked", 46, FILE_INO, FILE_INO, 3, 0, os.SEEK_DATA, 0, 0],
+        ["asked", 46, FILE_INO, FILE_INO, 2, 0, os.SEEK_HOLE, 0, 0],
+        ["asked", 47, SETID_INO, SETID_INO, 0, 6, 0, FILE_INO, 1 << 34],
+    ]
+
+
+def test_plain_range_requests_are_left_to_the_kernel(fuse_required: None, tmp_path: Path) -> None:
+    """Without the hook fallocate is not served, and the end of the file is the only hole."""
+    from minifo.engine.syscalls import fallocate
+
+    with mounted(tmp_path, "plain") as mount:
+        file = os.open(mount.path / "file", os.O_RDWR)
+        with pytest.raises(OSError, match=os.strerror(errno.EOPNOTSUPP)):
+            fallocate(file, 3, 0, 5)
+        assert os.lseek(file, 0, os.SEEK_HOLE) == len(b"content")
+        os.close(file)
+    assert mount.events("asked") == []
 
 
 def test_hooked_large_transfers_arrive_whole(fuse_required: None, tmp_path: Path) -> None:
