@@ -11,6 +11,7 @@ import errno
 import os
 import stat
 import time
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 from minifo.engine.base import BaseView, join, split
@@ -94,6 +95,8 @@ class Inodes:
         self._nodes: dict[Ino, Node] = {ROOT: Node(ROOT, (None, b"/"), ROOT, True, True)}
         self._rows: dict[Ino, Row] = {}  # rows as the database has them; all are dropped when an operation fails
         self._watcher: Watcher | None = None
+        self.limit = 0  # nodes that are many
+        self.on_limit: Callable[[], None] | None = None  # called when so many are known
         db.on_rollback = self._rolled_back
 
     # -- nodes
@@ -143,6 +146,8 @@ class Inodes:
         node = self._nodes.get(ino)
         if node is None:
             node = self._nodes[ino] = Node(ino, place, parent if is_dir else ROOT, is_dir, state)
+            if len(self._nodes) == self.limit and self.on_limit is not None:
+                self.on_limit()
         elif is_dir:
             node.parent = parent
         if state:

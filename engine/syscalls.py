@@ -1,4 +1,4 @@
-"""The system calls Python lacks, and nothing else: openat2, open_tree, mount_setattr, fallocate, syncfs.
+"""The system calls Python lacks, and nothing else: openat2, open_tree, mount_setattr, fspick, fallocate, syncfs.
 
 Called through ctypes, so that the engine needs no compiler.  Each function raises OSError like its siblings in ``os``.
 Numbers and structures: openat2(2), open_tree(2) and mount_setattr(2); the numbers are the same on every architecture
@@ -16,6 +16,8 @@ _syscall = _libc.syscall
 _syscall.restype = ctypes.c_long
 
 _NR_OPEN_TREE = 428
+_NR_FSCONFIG = 431
+_NR_FSPICK = 433
 _NR_OPENAT2 = 437
 _NR_MOUNT_SETATTR = 442
 
@@ -30,6 +32,9 @@ FALLOC_FL_ZERO_RANGE = 0x10
 
 _OPEN_TREE_CLONE = 1
 _AT_EMPTY_PATH = 0x1000
+_FSPICK_CLOEXEC = 1
+_FSPICK_EMPTY_PATH = 8
+_FSCONFIG_CMD_RECONFIGURE = 7
 _MOUNT_ATTR_RDONLY = 0x01
 _MOUNT_ATTR_NOSUID = 0x02
 _MOUNT_ATTR_NODEV = 0x04
@@ -152,3 +157,22 @@ def file_system_type(fd: int) -> int:
     buffer = (ctypes.c_long * 32)()  # struct statfs is 120 bytes with 64-bit words; f_type comes first
     _checked(_libc.fstatfs(fd, buffer), b"fstatfs")
     return int(buffer[0])
+
+
+def forget_names(root: int) -> None:
+    """Make the kernel forget every name of a file system that nobody uses just now, and what it holds of those files.
+
+    That is a by-effect of reconfiguring it (fspick(2), fsconfig(2), without any parameter): what ``mount -o remount``
+    does, but for the flags of the mount.
+
+    Args:
+        root: a descriptor of the root of a mount of it.
+
+    Raises:
+        OSError: EPERM without CAP_SYS_ADMIN, ENOSYS before Linux 5.2.
+    """
+    fd = _checked(_syscall(_NR_FSPICK, root, b"", _FSPICK_CLOEXEC | _FSPICK_EMPTY_PATH), b"fspick")
+    try:
+        _checked(_syscall(_NR_FSCONFIG, fd, _FSCONFIG_CMD_RECONFIGURE, None, None, 0), b"fsconfig")
+    finally:
+        os.close(fd)

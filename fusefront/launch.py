@@ -47,7 +47,7 @@ def launch(options: MountOptions, mountpoint: str, *, foreground: bool = False) 
     """
     options, mountpoint = check(options, mountpoint)
     if foreground:
-        _serve(options, mountpoint, lambda: _announce(options, mountpoint), foreground=True)
+        _serve(options, mountpoint, lambda: _announce(options, mountpoint))
         return
     reader, writer = os.pipe()
     sys.stdout.flush()
@@ -172,7 +172,7 @@ def _child(options: MountOptions, mountpoint: str, report: int) -> NoReturn:
         # Whatever the caller had open would stay busy for as long as the mount lives.
         os.closerange(3, report)
         os.closerange(report + 1, os.sysconf("SC_OPEN_MAX"))
-        _serve(options, mountpoint, ready, foreground=False)
+        _serve(options, mountpoint, ready)
         status = 0
     except BaseException as exc:
         # Nothing may leave this function: above it stands the parent's code.
@@ -184,21 +184,20 @@ def _child(options: MountOptions, mountpoint: str, report: int) -> NoReturn:
         os._exit(status)
 
 
-def _serve(options: MountOptions, mountpoint: str, ready: Callable[[], None], *, foreground: bool) -> None:
+def _serve(options: MountOptions, mountpoint: str, ready: Callable[[], None]) -> None:
     """Serve until unmounted.
 
     Args:
         options: with true paths.
         mountpoint: its true path.
         ready: called once, when the mount answers.
-        foreground: this process belongs to the user's terminal.
     """
     _set_up_logging(debug=options.debug)
     # Content objects hold bytes of files whose modes are rows of the database: nobody else may read them directly.
     os.umask(0o077)
     from minifo.fusefront import session
 
-    session.run(options, mountpoint, ready=ready, foreground=foreground)
+    session.run(options, mountpoint, ready=ready)
 
 
 def _set_up_logging(*, debug: bool) -> None:

@@ -22,6 +22,8 @@ COMMIT_SECONDS = 1.0
 COMMIT_LIMIT = 86_400.0
 SIZE_LEAST = 2 << 20  # bytes; below it the database and its log leave no room for content
 
+NAMES_LEAST = 1000  # fewer would be forgotten while one directory is listed
+
 _SUFFIXES = {"k": 10, "m": 20, "g": 30, "t": 40}
 
 _ALIASES = {"base": "base", "lowerdir": "base", "sto": "sto", "upperdir": "sto"}
@@ -62,6 +64,7 @@ _IGNORED = frozenset({
 })
 # fmt: on
 _IGNORED_WITH_VALUE = frozenset({"comment", "workdir", "helper", "uhelper"})
+_OWN_WITH_VALUE = frozenset({"commit", "max_size", "max_names"})
 _FLAGS = frozenset({"plain", "debug", "allow_other", "noallow_other"})
 
 
@@ -81,6 +84,8 @@ class MountOptions:
             nosuid exec noexec``.  What FUSE does without being asked is not named.
         debug: log everything.
         max_size: most bytes the overlay may take in storage; None for as many as there are.
+        max_names: names that are kept in memory before all that are not in use are forgotten; None for a share of the
+            machine's memory.
     """
 
     base: str
@@ -93,6 +98,7 @@ class MountOptions:
     kernel: tuple[str, ...] = ()
     debug: bool = False
     max_size: int | None = None
+    max_names: int | None = None
 
 
 def parse(
@@ -132,6 +138,7 @@ class _Parser:
         self.flags: set[str] = set()
         self.allow_other: bool | None = None
         self.max_size: int | None = None
+        self.max_names: int | None = None
 
     def take(self, item: str) -> None:
         name, equals, value = item.partition("=")
@@ -158,6 +165,8 @@ class _Parser:
             self.commit = _seconds(value)
         elif name == "max_size":
             self.max_size = _bytes(value)
+        elif name == "max_names":
+            self.max_names = _count(value)
         elif name == "user":
             self._take_word(name)
         elif name in _IGNORED_WITH_VALUE or name.startswith(("x-", "X-")):
@@ -178,7 +187,7 @@ class _Parser:
             self.flags.add(name)
         elif name == "remount":
             raise UsageError("an overlay cannot be remounted", "unmount it, then mount it with the new options")
-        elif name in _ALIASES or name in {"commit", "max_size"}:
+        elif name in _ALIASES or name in _OWN_WITH_VALUE:
             raise UsageError(f"option {name} has no value", f"write {name}=VALUE")
         elif name not in _IGNORED and not name.startswith(("x-", "X-")):
             self._unknown(name)
@@ -207,6 +216,7 @@ class _Parser:
             kernel=words,
             debug="debug" in self.flags,
             max_size=self.max_size,
+            max_names=self.max_names,
         )
 
 
@@ -219,6 +229,12 @@ def _bytes(value: str) -> int:
     if size < SIZE_LEAST:
         raise UsageError(f"max_size={value} is too small", f"give at least {SIZE_LEAST >> 20}m")
     return size
+
+
+def _count(value: str) -> int:
+    if not value.isascii() or not value.isdigit() or int(value) < NAMES_LEAST:
+        raise UsageError(f"max_names={value} is not a number of names", f"give {NAMES_LEAST} or more")
+    return int(value)
 
 
 def _seconds(value: str) -> float:
@@ -238,7 +254,7 @@ def _suggest(name: str) -> str:
     """A hint for an unknown option; the commonest slip is a comma inside a path."""
     import difflib  # only for an error: it costs start-up time
 
-    known = {*_ALIASES, "commit", *_KERNEL_WORDS, *_OWNER_WORDS, *_IGNORED, *_FLAGS}
+    known = {*_ALIASES, *_OWN_WITH_VALUE, *_KERNEL_WORDS, *_OWNER_WORDS, *_IGNORED, *_FLAGS}
     close = difflib.get_close_matches(name, sorted(known), n=1)
     if close:
         return f"did you mean '{close[0]}'?"

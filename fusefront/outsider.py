@@ -26,7 +26,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from minifo.engine.errors import StateError
-from minifo.engine.syscalls import syncfs
+from minifo.engine.syscalls import forget_names, syncfs
 from minifo.fusefront.unmount import detach
 
 log = logging.getLogger(__name__)
@@ -106,6 +106,14 @@ class Outsider:
         if text:
             self._result(json.loads(text))
         return bool(text)
+
+    def forget(self) -> None:
+        """Make the kernel forget all names of the mount that nobody uses just now.
+
+        Raises:
+            OSError: EPERM unless the mount is root's, ENOSYS on an old kernel.
+        """
+        self._ask("forget", self._device)
 
     def detach(self, *, lazy: bool) -> None:
         """Unmount.
@@ -240,6 +248,15 @@ def _write_back(mountpoint: str, device: int) -> None:
         os.close(root)
 
 
+def _forget(mountpoint: str, device: int) -> None:
+    root = os.open(mountpoint, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        if os.fstat(root).st_dev == device:
+            forget_names(root)
+    finally:
+        os.close(root)
+
+
 def _flush(mountpoint: str, device: int, ino: int) -> None:
     root = os.open(mountpoint, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -280,5 +297,5 @@ def _detach(mountpoint: str, lazy: int) -> None:
 
 
 _CALLS: dict[str, Callable[..., Any]] = {
-    "probe": _probe, "write_back": _write_back, "flush": _flush, "detach": _detach,
+    "probe": _probe, "write_back": _write_back, "flush": _flush, "forget": _forget, "detach": _detach,
 }  # fmt: skip

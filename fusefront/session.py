@@ -21,6 +21,7 @@ from minifo.engine import Overlay, StateError, StorageBusy
 from minifo.engine.redo import memory_directory
 from minifo.fusefront import hook, mountinfo
 from minifo.fusefront.committer import Committer
+from minifo.fusefront.crowd import default_limit, keep_small
 from minifo.fusefront.launch import captured_stderr
 from minifo.fusefront.options import MountOptions, format_source
 from minifo.fusefront.outsider import Outsider
@@ -38,14 +39,13 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 _ENDING = 10.0  # seconds a daemon whose mount is gone already may take for its last commit
 
 
-def run(options: MountOptions, mountpoint: str, *, ready: Callable[[], None], foreground: bool) -> None:
+def run(options: MountOptions, mountpoint: str, *, ready: Callable[[], None]) -> None:
     """Mount an overlay and serve it until it is unmounted.
 
     Args:
         options: with true paths.
         mountpoint: its true path.
         ready: called once, when the mount answers.
-        foreground: a terminal is attached; then messages about the mode are shown there.
 
     Raises:
         StateError: the overlay cannot be opened or mounted, or its last commit failed.
@@ -66,7 +66,8 @@ def run(options: MountOptions, mountpoint: str, *, ready: Callable[[], None], fo
         _mount(overlay, committer, _slow_base(overlay, options.base), published, ranges, options, mountpoint)
         _tune_memory()
         try:
-            trio.run(_serve, committer, outsider, mountpoint, ready, foreground)
+            limit = options.max_names or default_limit()
+            trio.run(_serve, overlay, committer, outsider, mountpoint, limit, ready)
         except BaseException:
             pyfuse3.close(unmount=False)
             raise
@@ -161,19 +162,25 @@ def _fuse_options(options: MountOptions) -> set[str]:
 
 
 async def _serve(
-    committer: Committer, outsider: Outsider, mountpoint: str, ready: Callable[[], None], foreground: bool
+    overlay: Overlay,
+    committer: Committer,
+    outsider: Outsider,
+    mountpoint: str,
+    max_names: int,
+    ready: Callable[[], None],
 ) -> None:
     import pyfuse3
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(committer.run)
         nursery.start_soon(_end_on_signal, committer, outsider, mountpoint)
-        nursery.start_soon(_say_ready, outsider, mountpoint, ready, foreground)
+        nursery.start_soon(_say_ready, outsider, mountpoint, ready)
+        nursery.start_soon(keep_small, overlay, outsider, max_names)
         await pyfuse3.main(min_tasks=2, max_tasks=_TASKS)
         nursery.cancel_scope.cancel()
 
 
-async def _say_ready(outsider: Outsider, mountpoint: str, ready: Callable[[], None], foreground: bool) -> None:
+async def _say_ready(outsider: Outsider, mountpoint: str, ready: Callable[[], None]) -> None:
     _read_ahead(await trio.to_thread.run_sync(outsider.probe))
     status = hook.verify()
     if not status.active:
