@@ -80,6 +80,8 @@ def merge(
             plan = MergePlan(overlay)
             if not apply:
                 return MergeReport(plan.changes, False, False)
+            if not plan.changes and overlay.db.value("SELECT 1 FROM inode") is None:
+                return MergeReport([], True, False)  # merged before: the base is not touched again
             _check(overlay, plan, base, storage)
             facts = _stage(doors.effects, overlay, plan, os.fsencode(base), progress)
         finally:
@@ -129,6 +131,7 @@ def _stage(effects: Effects, overlay: Overlay, plan: MergePlan, base: bytes, pro
         effects.remove_tree(stage)
     effects.mkdir(stage)
     effects.utime(base, root.atime, root.mtime)  # should this be cut short, nobody sees that it was tried
+    effects.sync(base)
     for count, staged in enumerate(plan.staged):
         path = stage + b"/" + staged.name.encode()
         if staged.link is not None:

@@ -16,6 +16,7 @@ import pytest
 import trees
 import views
 from crashing import every_crash
+from support import fingerprint
 
 from minifo.engine import ROOT, FsError, Overlay, Process, RenameFlags, SetAttr, StateError, StorageBusy
 from minifo.engine.model import Ino
@@ -96,6 +97,9 @@ def test_base_becomes_what_showed(place: Path, seed: int) -> None:
         for table in ("created", "deleted", "renamed", "modified", "inode", "garbage"):
             assert overlay.db.rows(f"SELECT * FROM {table}") == []
     assert merge(str(place / "new"), str(place / "base")).changes == []
+    before_again = fingerprint(place / "base")
+    assert merge(str(place / "new"), str(place / "base"), apply=True).changes == []
+    assert fingerprint(place / "base") == before_again
 
 
 def test_plan_changes_nothing(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
