@@ -168,6 +168,14 @@ class Ranges:
         size = max(row.size, end) if grow else row.size
         return row._replace(size=size, object=number, bound=bound, mapped=mapped)
 
+    def holds(self, ino: Ino, offset: int, size: int) -> bool:
+        """True if a file has blocks for a range for sure: bytes written there take no room, on a full storage too."""
+        row = self._row(self._inodes.node(ino))
+        if row is None or not row.object or row.mapped or row.bound is not None:
+            return False
+        st = self._objects.stat(row.object)
+        return offset + size <= st.st_size <= st.st_blocks * 512
+
     # -- zeros
 
     def _zero(self, row: Row, path: bytes | None, start: int, end: int, *, free: bool) -> Row:

@@ -249,6 +249,30 @@ def test_no_room_leaves_no_trace(lab: Lab) -> None:
     assert lab.ov.objects.used == allocated(lab) == 1 << 20
 
 
+def test_what_is_reserved_can_be_written_when_nothing_else_can(lab: Lab) -> None:
+    """That is what reserving is for: others use up the room, and the blocks are there all the same."""
+    lab.open(max_size=4 << 20)
+    lab.create("f")
+    fallocate(lab, "f", 0, 0, 3 << 20)
+    lab.create("g")
+    for at in range(0, 4 << 20, 65_536):
+        try:
+            lab.write("g", b"g" * 65_536, at)
+        except FsError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            break
+    else:
+        pytest.fail("there was room for everything")
+    for at in range(0, 3 << 20, len(BYTES)):
+        lab.write("f", BYTES, at)
+    with pytest.raises(FsError) as caught:
+        lab.write("f", BYTES, 3 << 20)
+    assert caught.value.errno == errno.ENOSPC
+    lab.reopen()
+    assert lab.read("f") == BYTES * 12
+
+
 @pytest.mark.parametrize("mode", [FALLOC_FL_PUNCH_HOLE, 0x08, 0x20, 0x40, KEEP | 0x08, PUNCH | ZERO])
 def test_other_modes_are_not_served(lab: Lab, mode: int) -> None:
     """What cannot be done is said to be unsupported, so that callers do it otherwise."""
