@@ -70,6 +70,19 @@ def zeroed(data: bytes, start: int, end: int) -> bytes:
     return data[:start] + bytes(end - start) + data[end:]
 
 
+def test_what_is_punched_twice_goes_once(lab: Lab) -> None:
+    """Ranges that overlap before they are durable are counted once, and all of them are given back."""
+    lab.create("f", BYTES)
+    lab.ov.commit()
+    for first, last in ((4, 6), (10, 12), (5, 11), (0, 20), (30, 31), (19, 30)):
+        fallocate(lab, "f", PUNCH, first * BLOCK, (last - first) * BLOCK)
+    assert lab.attr("f").blocks * 512 == len(BYTES) - 31 * BLOCK
+    lab.ov.commit()
+    assert allocated(lab) == len(BYTES) - 31 * BLOCK
+    assert lab.ov.objects.holes == {}
+    assert lab.read("f") == zeroed(BYTES, 0, 31 * BLOCK)
+
+
 @pytest.mark.parametrize("options", [{}, {"storage_io": DenseStorage}], ids=["holes", "dense"])
 def test_blocks_stay_until_the_hole_is_durable(lab: Lab, options: dict[str, Any]) -> None:
     """A commit has named the bytes: their blocks go after the next one, and st_blocks tells at once."""
