@@ -64,7 +64,7 @@ class ObjectStore:
         self.dirty: set[int] = set()
         self.changed_dirs: set[str] = set()
         self.trims: dict[int, tuple[int, int]] = {}  # object: (inode, bytes that stay), when the next commit is durable
-        self.holes: dict[int, list[Hole]] = {}  # blocks to give back when the commit that gave them up is durable
+        self.holes: dict[int, list[Hole]] = {}  # to give back when the commit that gave them up is durable; in order
         self.cut: dict[int, int] = {}  # object: operation that gave up ranges of it, perhaps ones a commit has named
         self.used: int | None = None  # bytes all objects take, where they are counted
         self.swept: set[int] = set()  # garbage whose files are gone; the rows go with the next commit

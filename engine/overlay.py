@@ -439,7 +439,12 @@ class Overlay:
         Raises:
             OSError: ENOSPC and its kin; EISDIR or EINVAL for what is no regular file.
         """
-        self._make_room(len(data))
+        try:
+            self._make_room(len(data))
+        except FsError as error:
+            if error.errno != errno.ENOSPC or not self.ranges.holds(ino, offset, len(data)):
+                raise
+            self._give_back()  # to see that the rows can be committed is all it takes
         with self.db.operation():
             node = self.inodes.node(ino)
             self._check_regular(node, self.inodes.mode(node))

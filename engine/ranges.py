@@ -14,6 +14,7 @@ import errno
 import logging
 import os
 import stat
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
@@ -168,6 +169,14 @@ class Ranges:
         size = max(row.size, end) if grow else row.size
         return row._replace(size=size, object=number, bound=bound, mapped=mapped)
 
+    def holds(self, ino: Ino, offset: int, size: int) -> bool:
+        """True if a file has blocks for a range for sure: bytes written there take no room, on a full storage too."""
+        row = self._row(self._inodes.node(ino))
+        if row is None or not row.object or row.mapped or row.bound is not None:
+            return False
+        st = self._objects.stat(row.object)
+        return offset + size <= st.st_size <= st.st_blocks * 512
+
     # -- zeros
 
     def _zero(self, row: Row, path: bytes | None, start: int, end: int, *, free: bool) -> Row:
@@ -234,8 +243,15 @@ class Ranges:
 
     def _left(self, ino: Ino, number: int, start: int, end: int) -> None:
         if number < self._objects.committed_next:
-            hole = Hole(ino, start, end, self._db.operations)
-            self._objects.holes.setdefault(number, []).append(hole)
+            # in order and apart from each other: what is given up twice goes once
+            holes = self._objects.holes.setdefault(number, [])
+            near = slice(
+                bisect_right(holes, start, key=lambda hole: hole.end),
+                bisect_left(holes, end, key=lambda hole: hole.start),
+            )
+            parts = _between([(hole.start, hole.end) for hole in holes[near]], start, end)
+            new = [Hole(ino, first, stop, self._db.operations) for first, stop in parts]
+            holes[near] = sorted([*holes[near], *new], key=lambda hole: hole.start)
             return
         for first, stop in self._unseen(ino, number, start, end):
             self._punch(number, stop - first, first)
@@ -250,12 +266,12 @@ class Ranges:
     def hand_back(self, operation: int) -> None:
         """Give back blocks that operations up to that one gave up, now that their commit is durable."""
         for number, holes in list(self._objects.holes.items()):
-            kept = [hole for hole in holes if hole.operation > operation]
-            for ino, start, end, _ in holes[: len(holes) - len(kept)]:
-                for first, stop in self._unseen(Ino(ino), number, start, end):
-                    self._objects.punch(number, stop - first, first)
-                self._inodes.changed(Ino(ino))
-            if kept:
+            for ino, start, end, given_up in holes:
+                if given_up <= operation:
+                    for first, stop in self._unseen(Ino(ino), number, start, end):
+                        self._objects.punch(number, stop - first, first)
+                    self._inodes.changed(Ino(ino))
+            if kept := [hole for hole in holes if hole.operation > operation]:
                 self._objects.holes[number] = kept
             else:
                 del self._objects.holes[number]

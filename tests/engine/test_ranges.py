@@ -70,6 +70,19 @@ def zeroed(data: bytes, start: int, end: int) -> bytes:
     return data[:start] + bytes(end - start) + data[end:]
 
 
+def test_what_is_punched_twice_goes_once(lab: Lab) -> None:
+    """Ranges that overlap before they are durable are counted once, and all of them are given back."""
+    lab.create("f", BYTES)
+    lab.ov.commit()
+    for first, last in ((4, 6), (10, 12), (5, 11), (0, 20), (30, 31), (19, 30)):
+        fallocate(lab, "f", PUNCH, first * BLOCK, (last - first) * BLOCK)
+    assert lab.attr("f").blocks * 512 == len(BYTES) - 31 * BLOCK
+    lab.ov.commit()
+    assert allocated(lab) == len(BYTES) - 31 * BLOCK
+    assert lab.ov.objects.holes == {}
+    assert lab.read("f") == zeroed(BYTES, 0, 31 * BLOCK)
+
+
 @pytest.mark.parametrize("options", [{}, {"storage_io": DenseStorage}], ids=["holes", "dense"])
 def test_blocks_stay_until_the_hole_is_durable(lab: Lab, options: dict[str, Any]) -> None:
     """A commit has named the bytes: their blocks go after the next one, and st_blocks tells at once."""
@@ -247,6 +260,30 @@ def test_no_room_leaves_no_trace(lab: Lab) -> None:
     fallocate(lab, "f", PUNCH, 0, 1 << 20)
     lab.ov.commit()
     assert lab.ov.objects.used == allocated(lab) == 1 << 20
+
+
+def test_what_is_reserved_can_be_written_when_nothing_else_can(lab: Lab) -> None:
+    """That is what reserving is for: others use up the room, and the blocks are there all the same."""
+    lab.open(max_size=4 << 20)
+    lab.create("f")
+    fallocate(lab, "f", 0, 0, 3 << 20)
+    lab.create("g")
+    for at in range(0, 4 << 20, 65_536):
+        try:
+            lab.write("g", b"g" * 65_536, at)
+        except FsError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            break
+    else:
+        pytest.fail("there was room for everything")
+    for at in range(0, 3 << 20, len(BYTES)):
+        lab.write("f", BYTES, at)
+    with pytest.raises(FsError) as caught:
+        lab.write("f", BYTES, 3 << 20)
+    assert caught.value.errno == errno.ENOSPC
+    lab.reopen()
+    assert lab.read("f") == BYTES * 12
 
 
 @pytest.mark.parametrize("mode", [FALLOC_FL_PUNCH_HOLE, 0x08, 0x20, 0x40, KEEP | 0x08, PUNCH | ZERO])
