@@ -15,8 +15,8 @@
  *      request withdrawn between poll and read cannot stall the event loop.
  *   5. What the file system has published is answered here, and the next request read at once: attributes, which the
  *      kernel asks for after every change of a directory's entries and after every read of a file (for its atime); that
- *      an object has no extended attributes, which programs ask for again and again, for no kernel keeps the answer; and
- *      the last times of a file without a name.
+ *      an object has no extended attributes, which programs ask for again and again, for no kernel keeps the answer;
+ *      the last times of a file without a name; and bytes of base files that are read piece by piece.
  *   6. fallocate, lseek and copy_file_range, which pyfuse3 has no handlers for, reach Python as a getxattr of an empty
  *      name, which no user can ask for.  Its handler finds their arguments by asked(), and the bytes it returns are the
  *      reply's, in the kernel's form.
@@ -45,8 +45,10 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
 
 /* ------------------------------------------------------------------------------------------------------------------
@@ -72,6 +74,7 @@ struct reply_header { /* struct fuse_out_header */
 enum {
 	OP_GETATTR = 3,
 	OP_SETATTR = 4,
+	OP_READ = 15,
 	OP_GETXATTR = 22,
 	OP_INIT = 26,
 	OP_FALLOCATE = 43,
@@ -97,6 +100,7 @@ enum {
 
 #define FOR_EVER 1e9 /* seconds */
 #define NS_PER_SECOND 1000000000LL
+#define SLOW_READ 5000000 /* ns */
 
 #define INIT_DONT_MASK (UINT32_C(1) << 6)
 #define INIT_NO_OPEN_SUPPORT (UINT32_C(1) << 17)
@@ -145,6 +149,8 @@ enum {
 
 	KNOWN_PLACES = 1 << 15,
 	BARE_PLACES = 1 << 16,
+	FILE_PLACES = 64,
+	READ_ROOM = 1 << 20, /* bytes; the kernel asks for no more at a time */
 	IN_A_ROW = 64, /* requests answered here before Python gets its turn */
 	ASKED_ROOM = 64, /* bytes, more than any reply to what is passed on as a getxattr */
 };
@@ -162,6 +168,14 @@ static struct known {
 static uint32_t epoch; /* what was published in an earlier one does not count any more */
 
 static uint64_t bare[BARE_PLACES]; /* inodes without extended attributes */
+
+static struct {
+	uint64_t ino; /* 0: none */
+	int fd;       /* ours; what it reads is what the file holds */
+	int64_t size; /* up to here */
+} files[FILE_PLACES];
+
+static char *read_buffer; /* READ_ROOM bytes, once there is a file */
 
 /* The arguments of the request that is being passed on as a getxattr of an empty name. */
 static struct {
@@ -205,10 +219,40 @@ static bool lacks_xattr(uint64_t ino, const char *name)
 						  strncmp(name, "user.", 5) == 0 || strncmp(name, "trusted.", 8) == 0);
 }
 
+static void forget_file(uint64_t ino)
+{
+	if (ino != 0 && files[ino % FILE_PLACES].ino == ino) {
+		close(files[ino % FILE_PLACES].fd);
+		files[ino % FILE_PLACES].ino = 0;
+	}
+}
+
 static void forget_published(void)
 {
 	memset(published, 0, sizeof published);
 	memset(bare, 0, sizeof bare);
+	for (int place = 0; place < FILE_PLACES; place++)
+		forget_file(files[place].ino);
+}
+
+/* Answer a READ from the descriptor that was published.  False: it is left to Python, from now on. */
+static bool reply_file(fuse_req_t req, uint64_t ino, size_t size, int64_t offset)
+{
+	int64_t left = files[ino % FILE_PLACES].size - offset;
+	size_t wanted = left <= 0 ? 0 : (uint64_t)left < size ? (size_t)left : size;
+	struct timespec begin, end;
+
+	clock_gettime(CLOCK_MONOTONIC, &begin);
+	if (wanted > READ_ROOM || pread(files[ino % FILE_PLACES].fd, read_buffer, wanted, offset) != (ssize_t)wanted) {
+		forget_file(ino);
+		return false;
+	}
+	fuse_reply_buf(req, read_buffer, wanted);
+	clock_gettime(CLOCK_MONOTONIC, &end);
+	/* Others had to wait: Python knows how to read a slow file without that. */
+	if ((end.tv_sec - begin.tv_sec) * NS_PER_SECOND + end.tv_nsec - begin.tv_nsec > SLOW_READ)
+		forget_file(ino);
+	return true;
 }
 
 /* True if setting the attributes `valid` changes nothing but the last times of a file without a name: the kernel sends
@@ -279,6 +323,8 @@ static bool answered_here(const unsigned char *bytes, size_t size)
 	switch (header.opcode) {
 	case OP_GETATTR:
 		return known(header.nodeid, KNOWN_ATTR) != NULL;
+	case OP_READ:
+		return files[header.nodeid % FILE_PLACES].ino == header.nodeid;
 	case OP_GETXATTR:
 		return size > GETXATTR_NAME && bytes[size - 1] == 0 &&
 		       lacks_xattr(header.nodeid, (const char *)bytes + GETXATTR_NAME);
@@ -425,6 +471,8 @@ static void our_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int t
 
 static void our_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi)
 {
+	if (session.stateless && files[ino % FILE_PLACES].ino == ino && reply_file(req, ino, size, off))
+		return;
 	number_handle(fi, ino);
 	theirs.read(req, ino, size, off, fi);
 }
@@ -692,7 +740,30 @@ static PyObject *py_publish_bare(PyObject *module, PyObject *number)
 	Py_RETURN_NONE;
 }
 
-PyDoc_STRVAR(withdraw_doc, "withdraw(ino) -> None\n\nLeave requests for an inode's attributes to Python again.");
+PyDoc_STRVAR(publish_file_doc, "publish_file(ino, fd, size) -> None\n\n"
+			       "Let reads of a file be answered here: bytes [0, size) are what the descriptor reads there.\n"
+			       "The descriptor is closed here.  A read that takes long, or gets less, is the last one.");
+
+static PyObject *py_publish_file(PyObject *module, PyObject *args)
+{
+	unsigned long long ino;
+	long long size;
+	int fd;
+
+	(void)module;
+	if (!PyArg_ParseTuple(args, "KiL:publish_file", &ino, &fd, &size))
+		return NULL;
+	if (read_buffer == NULL && (read_buffer = malloc(READ_ROOM)) == NULL)
+		return PyErr_NoMemory();
+	forget_file(files[ino % FILE_PLACES].ino);
+	files[ino % FILE_PLACES].ino = ino;
+	files[ino % FILE_PLACES].fd = fd;
+	files[ino % FILE_PLACES].size = size;
+	Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(withdraw_doc, "withdraw(ino) -> None\n\n"
+			   "Leave requests for an inode's attributes and bytes to Python again.");
 
 static PyObject *py_withdraw(PyObject *module, PyObject *number)
 {
@@ -704,6 +775,7 @@ static PyObject *py_withdraw(PyObject *module, PyObject *number)
 	struct known *place = &published[ino % KNOWN_PLACES];
 	if (place->ino == ino)
 		memset(place, 0, sizeof *place);
+	forget_file(ino);
 	Py_RETURN_NONE;
 }
 
@@ -751,6 +823,7 @@ static PyMethodDef methods[] = {
 	{"asked", py_asked, METH_NOARGS, asked_doc},
 	{"publish", (PyCFunction)(void (*)(void))py_publish, METH_FASTCALL, publish_doc},
 	{"publish_bare", py_publish_bare, METH_O, publish_bare_doc},
+	{"publish_file", py_publish_file, METH_VARARGS, publish_file_doc},
 	{"withdraw", py_withdraw, METH_O, withdraw_doc},
 	{"withdraw_bare", py_withdraw_bare, METH_O, withdraw_bare_doc},
 	{"withdraw_all", py_withdraw_all, METH_NOARGS, withdraw_all_doc},

@@ -295,9 +295,12 @@ class FuseOperations(pyfuse3.Operations):
     @_answered
     async def read(self, fh: int, off: int, size: int) -> bytes:
         data = await self._slow_base.read(Ino(fh), off, size)
-        if off == 0 and self._published is not None:
-            # reading has made the atime that the kernel knows invalid: it asks for it at the next stat(2)
-            self._published.told(self.overlay.getattr(Ino(fh)))
+        if self._published is not None:
+            if off == 0:
+                # reading has made the atime that the kernel knows invalid: it asks for it at the next stat(2)
+                self._published.told(self.overlay.getattr(Ino(fh)))
+            if len(data) == size and self._slow_base.is_quick:
+                self._published.base_file(Ino(fh))
         return data
 
     @_changes

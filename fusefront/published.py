@@ -2,12 +2,13 @@
 
 Some things the kernel asks again and again, each a trip into Python: a directory's attributes after every change of
 its entries; a file's after every read, for its atime; extended attributes, whose absence it never remembers; and to
-note the last times of a file that has just lost its name.  The hook answers them from tables; the engine stays the only
-truth, and tells of every row it changes.
+note the last times of a file that has just lost its name.  The hook answers them from tables, and reads of large base
+files from their descriptors; the engine stays the only truth, and tells of every row it changes.
 """
 
 from __future__ import annotations
 
+import os
 import stat
 from types import ModuleType
 
@@ -32,21 +33,29 @@ class Published:
         self._withdraw_bare = hook.withdraw_bare
         self._withdraw_all = hook.withdraw_all
         self._publish_bare = hook.publish_bare
+        self._publish_file = hook.publish_file
+        self._overlay = overlay
         overlay.inodes.watch(self)
 
     def told(self, attr: Attr) -> None:
         """The kernel was told these attributes: the answer until something changes."""
         self._publish(_ATTR, *attr)
 
+    def base_file(self, ino: Ino) -> None:
+        """A file is read piece by piece: what it holds are the bytes of a quick base, if it has no row."""
+        fd = self._overlay.base_file(ino)
+        if fd is not None:
+            self._publish_file(ino, fd, os.fstat(fd).st_size)
+
     def saved(self, row: Row) -> None:
         """A row is new or was changed."""
         if stat.S_ISDIR(row.mode):
             what = _ATTR
-        elif row.nlink == 0:
-            what = _DEAD
         else:
             self._withdraw(row.ino)  # how many blocks it takes is not known yet
-            return
+            if row.nlink > 0:
+                return
+            what = _DEAD
         # the first seven columns are st_ino to st_size, and three times follow
         self._publish(what, *row[:7], row.size + 511 >> 9, *row[7:10])
 

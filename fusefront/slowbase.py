@@ -42,9 +42,14 @@ class SlowBase:
         self._suspected = 0
         self._limiter = trio.CapacityLimiter(_WORKERS)
 
+    @property
+    def is_quick(self) -> bool:
+        """True while there is no reason to expect that a read takes long."""
+        return not self._remote and not self._suspected
+
     async def read(self, ino: Ino, offset: int, size: int) -> bytes:
         """What ``Overlay.read`` returns, perhaps after others have been served."""
-        if self._remote or self._suspected:
+        if not self.is_quick:
             fd = self._overlay.base_file(ino)
             if fd is not None:
                 data = await self._aside(fd, offset, size)

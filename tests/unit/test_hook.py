@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 NOBODY = 65534
 ATOMIC_O_TRUNC, DONT_MASK, CACHE_SYMLINKS, KILLPRIV_V2 = 1 << 3, 1 << 6, 1 << 23, 1 << 28
 ATTRIBUTES = ("atime", "ctime", "gid", "mode", "mtime", "size", "uid")
-ROOT_INO, FILE_INO, SETID_INO, KNOWN_INO = 1, 1001, 1002, 1003
+ROOT_INO, FILE_INO, SETID_INO, KNOWN_INO, LARGE_INO = 1, 1001, 1002, 1003, 1004
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -73,6 +73,8 @@ def serve(mode: str, mountpoint: str, report: str, spurious: bool, publishing: b
     if publishing:
         nodes[KNOWN_INO] = Node(stat.S_IFREG | 0o644, bytearray(b"known"))
         names[b"known"] = KNOWN_INO
+        nodes[LARGE_INO] = Node(stat.S_IFREG | 0o644, bytearray(os.urandom(3 << 20)))
+        names[b"large"] = LARGE_INO
 
     class Memory(pyfuse3.Operations):
         enable_writeback_cache = True
@@ -129,6 +131,10 @@ def serve(mode: str, mountpoint: str, report: str, spurious: bool, publishing: b
 
         async def read(self, fh: int, off: int, size: int) -> bytes:
             log.append(["read", fh])
+            if fh == LARGE_INO:
+                copy = os.memfd_create("large")
+                os.write(copy, nodes[fh].data)
+                module.publish_file(fh, copy, len(nodes[fh].data))
             return bytes(nodes[fh].data[off : off + size])
 
         async def write(self, fh: int, off: int, buf: bytes) -> int:
@@ -481,6 +487,27 @@ def test_hooked_what_was_published_is_not_asked_again(fuse_required: None, tmp_p
     assert mount.events("getattr").count(["getattr", KNOWN_INO]) == 3
     assert mount.events("getxattr").count(["getxattr", KNOWN_INO, "user.x"]) == 2
     assert mount.events("getxattr").count(["getxattr", KNOWN_INO, "other"]) == 3
+
+
+def test_hooked_published_file_is_read_without_python(fuse_required: None, tmp_path: Path) -> None:
+    """Its bytes come from the descriptor, at any offset and beyond the end, until they are withdrawn."""
+    with mounted(tmp_path, "hooked", publishing=True) as mount:
+        large = mount.path / "large"
+
+        def read_in_pieces() -> list[bytes]:
+            with large.open("rb", buffering=0) as file:
+                pieces = []
+                for offset in (0, 1 << 20, (3 << 20) - 100, 4096, 2 << 20, 3 << 20):
+                    os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+                    pieces.append(os.pread(file.fileno(), 5000, offset))
+                return pieces
+
+        first = read_in_pieces()
+        assert read_in_pieces() == first
+        assert [len(piece) for piece in first] == [5000, 5000, 100, 5000, 5000, 0]
+        os.setxattr(large, "user.withdraw", b"")
+        assert read_in_pieces() == first
+    assert mount.events("read").count(["read", LARGE_INO]) == 2
 
 
 def test_plain_session_is_left_alone(fuse_required: None, tmp_path: Path) -> None:
