@@ -40,8 +40,15 @@ setup(
     ext_modules=[
         Extension(
             "minifo.fusefront._hook",
-            ["fusefront/_hook.c"],
-            extra_compile_args=["-std=gnu11", "-Wall", "-Wextra", *(pkg_config("--cflags") if compiling else [])],
+            ["fusefront/_hook.c", "fusefront/_published.c"],
+            depends=["fusefront/_published.h"],
+            extra_compile_args=[
+                "-std=gnu11",
+                "-Wall",
+                "-Wextra",
+                "-fvisibility=hidden",
+                *(pkg_config("--cflags") if compiling else []),
+            ],
             extra_link_args=[*(pkg_config("--libs") if compiling else []), "-ldl"],
         )
     ]

@@ -30,25 +30,13 @@
  * The state is one per process, as pyfuse3's is.  What must be remembered between receiving a request and processing it
  * is one per thread: pyfuse3 processes a request in the thread that received it, before that thread receives again.
  */
-#ifndef _GNU_SOURCE
-#define _GNU_SOURCE /* RTLD_NEXT, dup3 */
-#endif
-#define PY_SSIZE_T_CLEAN
-#include <Python.h>
-
-#define FUSE_USE_VERSION 35
-#include <fuse_lowlevel.h>
+#include "_published.h"
 
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <stdbool.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <time.h>
 #include <unistd.h>
 
 /* ------------------------------------------------------------------------------------------------------------------
@@ -98,10 +86,6 @@ enum {
 	FATTR_KILL_SUIDGID_BIT = 1 << 11,
 };
 
-#define FOR_EVER 1e9 /* seconds */
-#define NS_PER_SECOND 1000000000LL
-#define SLOW_READ 5000000 /* ns */
-
 #define INIT_DONT_MASK (UINT32_C(1) << 6)
 #define INIT_NO_OPEN_SUPPORT (UINT32_C(1) << 17)
 #define INIT_CACHE_SYMLINKS (UINT32_C(1) << 23)
@@ -138,44 +122,13 @@ static struct {
 	uint32_t raised;  /* those of them that were added here */
 } session;
 
-static struct fuse_lowlevel_ops theirs; /* pyfuse3's handlers */
-static struct fuse_lowlevel_ops ours;   /* the same, with ours in the places that choose_table() names */
-
-/* What was published of inodes, each in the one place its number gives it; a later one takes the place over.  A place
- * takes memory once it is used.  Touched by the thread only that serves requests. */
 enum {
-	KNOWN_ATTR = 1, /* the rest is what GETATTR is to be answered */
-	KNOWN_DEAD = 2, /* no name is left: times of its own are of no interest to anybody any more */
-
-	KNOWN_PLACES = 1 << 15,
-	BARE_PLACES = 1 << 16,
-	FILE_PLACES = 64,
-	READ_ROOM = 1 << 20, /* bytes; the kernel asks for no more at a time */
 	IN_A_ROW = 64, /* requests answered here before Python gets its turn */
 	ASKED_ROOM = 64, /* bytes, more than any reply to what is passed on as a getxattr */
 };
 
-static struct known {
-	uint64_t ino;
-	uint32_t what;
-	uint32_t epoch;
-	uint32_t mode, nlink, uid, gid;
-	uint64_t rdev;
-	int64_t size, blocks;
-	int64_t times[3]; /* st_atim, st_mtim, st_ctim in ns */
-} published[KNOWN_PLACES];
-
-static uint32_t epoch; /* what was published in an earlier one does not count any more */
-
-static uint64_t bare[BARE_PLACES]; /* inodes without extended attributes */
-
-static struct {
-	uint64_t ino; /* 0: none */
-	int fd;       /* ours; what it reads is what the file holds */
-	int64_t size; /* up to here */
-} files[FILE_PLACES];
-
-static char *read_buffer; /* READ_ROOM bytes, once there is a file */
+static struct fuse_lowlevel_ops theirs; /* pyfuse3's handlers */
+static struct fuse_lowlevel_ops ours;   /* the same, with ours in the places that choose_table() names */
 
 /* The arguments of the request that is being passed on as a getxattr of an empty name. */
 static struct {
@@ -204,91 +157,6 @@ static uint32_t get32(const unsigned char *bytes, size_t at)
 	return value;
 }
 
-/* What was published of an inode, if it is of the kind `what`; else NULL. */
-static struct known *known(uint64_t ino, unsigned what)
-{
-	struct known *place = &published[ino % KNOWN_PLACES];
-
-	return place->ino == ino && place->epoch == epoch && place->what & what ? place : NULL;
-}
-
-/* True if an inode surely lacks the extended attribute.  Names outside these namespaces have an error of their own. */
-static bool lacks_xattr(uint64_t ino, const char *name)
-{
-	return bare[ino % BARE_PLACES] == ino && (strncmp(name, "security.", 9) == 0 || strncmp(name, "system.", 7) == 0 ||
-						  strncmp(name, "user.", 5) == 0 || strncmp(name, "trusted.", 8) == 0);
-}
-
-static void forget_file(uint64_t ino)
-{
-	if (ino != 0 && files[ino % FILE_PLACES].ino == ino) {
-		close(files[ino % FILE_PLACES].fd);
-		files[ino % FILE_PLACES].ino = 0;
-	}
-}
-
-static void forget_published(void)
-{
-	memset(published, 0, sizeof published);
-	memset(bare, 0, sizeof bare);
-	for (int place = 0; place < FILE_PLACES; place++)
-		forget_file(files[place].ino);
-}
-
-/* Answer a READ from the descriptor that was published.  False: it is left to Python, from now on. */
-static bool reply_file(fuse_req_t req, uint64_t ino, size_t size, int64_t offset)
-{
-	int64_t left = files[ino % FILE_PLACES].size - offset;
-	size_t wanted = left <= 0 ? 0 : (uint64_t)left < size ? (size_t)left : size;
-	struct timespec begin, end;
-
-	clock_gettime(CLOCK_MONOTONIC, &begin);
-	if (wanted > READ_ROOM || pread(files[ino % FILE_PLACES].fd, read_buffer, wanted, offset) != (ssize_t)wanted) {
-		forget_file(ino);
-		return false;
-	}
-	fuse_reply_buf(req, read_buffer, wanted);
-	clock_gettime(CLOCK_MONOTONIC, &end);
-	/* Others had to wait: Python knows how to read a slow file without that. */
-	if ((end.tv_sec - begin.tv_sec) * NS_PER_SECOND + end.tv_nsec - begin.tv_nsec > SLOW_READ)
-		forget_file(ino);
-	return true;
-}
-
-/* True if setting the attributes `valid` changes nothing but the last times of a file without a name: the kernel sends
- * them after each unlink, and shows its own as long as somebody has the file open. */
-static bool nobody_cares(uint64_t ino, unsigned valid, unsigned mtime, unsigned ctime)
-{
-	struct known *place = (valid & ~mtime) == ctime ? known(ino, KNOWN_DEAD) : NULL;
-
-	return place != NULL && S_ISREG(place->mode);
-}
-
-/* Answer a request with the attributes that were published. */
-static void reply_known(fuse_req_t req, const struct known *place)
-{
-	struct stat attr = {
-		.st_ino = place->ino,
-		.st_mode = place->mode,
-		.st_nlink = place->nlink,
-		.st_uid = place->uid,
-		.st_gid = place->gid,
-		.st_rdev = place->rdev,
-		.st_size = place->size,
-		.st_blocks = place->blocks,
-		.st_blksize = 4096,
-	};
-	struct timespec *times[3] = {&attr.st_atim, &attr.st_mtim, &attr.st_ctim};
-
-	for (int i = 0; i < 3; i++) {
-		int64_t ns = place->times[i], seconds = ns / NS_PER_SECOND;
-		if (ns % NS_PER_SECOND < 0)
-			seconds--;
-		times[i]->tv_sec = seconds;
-		times[i]->tv_nsec = ns - seconds * NS_PER_SECOND;
-	}
-	fuse_reply_attr(req, &attr, FOR_EVER);
-}
 
 /* Remember what libfuse will not pass on about the request in bytes[0:size]; size 0 means that none can be seen. */
 static void note_request(const unsigned char *bytes, size_t size)
@@ -322,9 +190,9 @@ static bool answered_here(const unsigned char *bytes, size_t size)
 	memcpy(&header, bytes, sizeof header);
 	switch (header.opcode) {
 	case OP_GETATTR:
-		return known(header.nodeid, KNOWN_ATTR) != NULL;
+		return knows_attributes(header.nodeid);
 	case OP_READ:
-		return files[header.nodeid % FILE_PLACES].ino == header.nodeid;
+		return knows_file(header.nodeid);
 	case OP_GETXATTR:
 		return size > GETXATTR_NAME && bytes[size - 1] == 0 &&
 		       lacks_xattr(header.nodeid, (const char *)bytes + GETXATTR_NAME);
@@ -442,11 +310,7 @@ static void our_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *f
 
 static void our_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
-	struct known *place = session.stateless ? known(ino, KNOWN_ATTR) : NULL;
-
-	if (place != NULL)
-		reply_known(req, place);
-	else
+	if (!session.stateless || !reply_attributes(req, ino))
 		theirs.getattr(req, ino, fi);
 }
 
@@ -461,7 +325,7 @@ static void our_getxattr(fuse_req_t req, fuse_ino_t ino, const char *name, size_
 static void our_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int to_set, struct fuse_file_info *fi)
 {
 	if (session.stateless && nobody_cares(ino, (unsigned)to_set, FUSE_SET_ATTR_MTIME, FUSE_SET_ATTR_CTIME)) {
-		reply_known(req, known(ino, KNOWN_DEAD));
+		reply_dead(req, ino);
 		return;
 	}
 	attr->st_rdev = request.kill_suidgid;
@@ -471,7 +335,7 @@ static void our_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int t
 
 static void our_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi)
 {
-	if (session.stateless && files[ino % FILE_PLACES].ino == ino && reply_file(req, ino, size, off))
+	if (session.stateless && reply_bytes(req, ino, size, off))
 		return;
 	number_handle(fi, ino);
 	theirs.read(req, ino, size, off, fi);
@@ -678,132 +542,6 @@ static PyObject *py_set_active(PyObject *module, PyObject *on)
 	Py_RETURN_NONE;
 }
 
-PyDoc_STRVAR(publish_doc,
-	     "publish(what, ino, mode, nlink, uid, gid, rdev, size, blocks, atime, mtime, ctime) -> None\n\n"
-	     "Let requests about an inode be answered here, until it is published anew or withdrawn.\n"
-	     "what: 1 these are its attributes, 2 it has no name any more.\n"
-	     "Times are nanoseconds, blocks units of 512 bytes.  To be called by the thread that serves requests, as are\n"
-	     "the other functions about what is published.");
-
-static PyObject *py_publish(PyObject *module, PyObject *const *args, Py_ssize_t count)
-{
-	unsigned long long value[12];
-
-	(void)module;
-	if (count != 12) {
-		PyErr_SetString(PyExc_TypeError, "publish() takes 12 arguments");
-		return NULL;
-	}
-	/* A time before 1970 is a negative number: the mask lets it wrap, and the cast below turns it back. */
-	for (int i = 0; i < 12; i++) {
-		value[i] = PyLong_AsUnsignedLongLongMask(args[i]);
-		if (value[i] == (unsigned long long)-1 && PyErr_Occurred())
-			return NULL;
-	}
-	published[value[1] % KNOWN_PLACES] = (struct known){
-		.what = (uint32_t)value[0],
-		.ino = value[1],
-		.epoch = epoch,
-		.mode = (uint32_t)value[2],
-		.nlink = (uint32_t)value[3],
-		.uid = (uint32_t)value[4],
-		.gid = (uint32_t)value[5],
-		.rdev = value[6],
-		.size = (int64_t)value[7],
-		.blocks = (int64_t)value[8],
-		.times = {(int64_t)value[9], (int64_t)value[10], (int64_t)value[11]},
-	};
-	Py_RETURN_NONE;
-}
-
-/* The inode number that is the argument of a function; 0, with an exception set, if it is none. */
-static uint64_t number_of(PyObject *argument)
-{
-	unsigned long long ino = PyLong_AsUnsignedLongLong(argument);
-
-	if (ino == 0 && !PyErr_Occurred())
-		PyErr_SetString(PyExc_ValueError, "0 is no inode number");
-	return ino == (unsigned long long)-1 && PyErr_Occurred() ? 0 : ino;
-}
-
-PyDoc_STRVAR(publish_bare_doc, "publish_bare(ino) -> None\n\n"
-			       "Let it be answered here that an inode has no extended attributes.");
-
-static PyObject *py_publish_bare(PyObject *module, PyObject *number)
-{
-	uint64_t ino = number_of(number);
-
-	(void)module;
-	if (ino == 0)
-		return NULL;
-	bare[ino % BARE_PLACES] = ino;
-	Py_RETURN_NONE;
-}
-
-PyDoc_STRVAR(publish_file_doc, "publish_file(ino, fd, size) -> None\n\n"
-			       "Let reads of a file be answered here: bytes [0, size) are what the descriptor reads there.\n"
-			       "The descriptor is closed here.  A read that takes long, or gets less, is the last one.");
-
-static PyObject *py_publish_file(PyObject *module, PyObject *args)
-{
-	unsigned long long ino;
-	long long size;
-	int fd;
-
-	(void)module;
-	if (!PyArg_ParseTuple(args, "KiL:publish_file", &ino, &fd, &size))
-		return NULL;
-	if (read_buffer == NULL && (read_buffer = malloc(READ_ROOM)) == NULL)
-		return PyErr_NoMemory();
-	forget_file(files[ino % FILE_PLACES].ino);
-	files[ino % FILE_PLACES].ino = ino;
-	files[ino % FILE_PLACES].fd = fd;
-	files[ino % FILE_PLACES].size = size;
-	Py_RETURN_NONE;
-}
-
-PyDoc_STRVAR(withdraw_doc, "withdraw(ino) -> None\n\n"
-			   "Leave requests for an inode's attributes and bytes to Python again.");
-
-static PyObject *py_withdraw(PyObject *module, PyObject *number)
-{
-	uint64_t ino = number_of(number);
-
-	(void)module;
-	if (ino == 0)
-		return NULL;
-	struct known *place = &published[ino % KNOWN_PLACES];
-	if (place->ino == ino)
-		memset(place, 0, sizeof *place);
-	forget_file(ino);
-	Py_RETURN_NONE;
-}
-
-PyDoc_STRVAR(withdraw_bare_doc, "withdraw_bare(ino) -> None\n\n"
-				"Leave requests for an inode's extended attributes to Python again.");
-
-static PyObject *py_withdraw_bare(PyObject *module, PyObject *number)
-{
-	uint64_t ino = number_of(number);
-
-	(void)module;
-	if (ino == 0)
-		return NULL;
-	if (bare[ino % BARE_PLACES] == ino)
-		bare[ino % BARE_PLACES] = 0;
-	Py_RETURN_NONE;
-}
-
-PyDoc_STRVAR(withdraw_all_doc, "withdraw_all() -> None\n\nLeave requests for any inode's attributes to Python again.");
-
-static PyObject *py_withdraw_all(PyObject *module, PyObject *unused)
-{
-	(void)module;
-	(void)unused;
-	if (++epoch == 0) /* the oldest ones would count again */
-		memset(published, 0, sizeof published);
-	Py_RETURN_NONE;
-}
 
 PyDoc_STRVAR(asked_doc, "asked() -> (opcode, ino, offset, size, mode, target, at)\n\n"
 			"The request that a getxattr of an empty name stands for: 43 fallocate, 46 lseek, 47 copy_file_range.\n"
@@ -821,12 +559,6 @@ static PyObject *py_asked(PyObject *module, PyObject *unused)
 
 static PyMethodDef methods[] = {
 	{"asked", py_asked, METH_NOARGS, asked_doc},
-	{"publish", (PyCFunction)(void (*)(void))py_publish, METH_FASTCALL, publish_doc},
-	{"publish_bare", py_publish_bare, METH_O, publish_bare_doc},
-	{"publish_file", py_publish_file, METH_VARARGS, publish_file_doc},
-	{"withdraw", py_withdraw, METH_O, withdraw_doc},
-	{"withdraw_bare", py_withdraw_bare, METH_O, withdraw_bare_doc},
-	{"withdraw_all", py_withdraw_all, METH_NOARGS, withdraw_all_doc},
 	{"status", py_status, METH_NOARGS, status_doc},
 	{"set_active", py_set_active, METH_O, set_active_doc},
 	{NULL, NULL, 0, NULL},
@@ -851,5 +583,8 @@ PyMODINIT_FUNC PyInit__hook(void)
 		PyErr_SetString(PyExc_ImportError, "libfuse lacks a function that the session hook stands before");
 		return NULL;
 	}
-	return PyModule_Create(&definition);
+	PyObject *module = PyModule_Create(&definition);
+	if (module != NULL && PyModule_AddFunctions(module, published_methods) < 0)
+		Py_CLEAR(module);
+	return module;
 }
