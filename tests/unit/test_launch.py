@@ -22,7 +22,7 @@ from minifo.fusefront import launch as module
 from minifo.fusefront.launch import launch
 from minifo.fusefront.options import parse
 
-def run(options, mountpoint, *, ready, foreground):
+def run(options, mountpoint, *, ready):
     {body}
 
 minifo.fusefront.session = sys.modules["minifo.fusefront.session"] = types.SimpleNamespace(run=run)
