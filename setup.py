@@ -40,8 +40,8 @@ setup(
     ext_modules=[
         Extension(
             "minifo.fusefront._hook",
-            ["fusefront/_hook.c", "fusefront/_published.c"],
-            depends=["fusefront/_published.h"],
+            ["fusefront/_hook.c", "fusefront/_patience.c", "fusefront/_published.c"],
+            depends=["fusefront/_patience.h", "fusefront/_published.h"],
             extra_compile_args=[
                 "-std=gnu11",
                 "-Wall",

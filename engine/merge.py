@@ -31,6 +31,7 @@ from minifo.engine.nodes import Node
 
 _FIRST_COOKIE = 3  # 1 and 2 are "." and ".."
 _COOKIES = (1 << 62) - 1
+_PIECE = 256  # names
 _KEPT_NAMES = 20_000  # names in kept listings, all together, but for the one read last
 
 _PLACE = (
@@ -212,14 +213,18 @@ class Merge:
             parent = self._inodes.node(directory.parent)
             yield DirEntry(b"..", self.attr(self._inodes.attributes(parent), parent), 2)
         listing = self._listing(directory)
-        entries = listing[bisect_left(listing, (after + 1, b"")) :]
-        if not directory.state and not directory.dead and directory.path is not None:
-            yield from self._base_entries(directory, directory.path, entries)
-            return
-        for cookie, name in entries:
-            attr = self.lookup(directory, name)
-            if attr is not None:
-                yield DirEntry(name, attr, cookie)
+        start = bisect_left(listing, (after + 1, b""))
+        while start < len(listing):
+            # what one reply has room for: a directory of any size is read in pieces
+            piece = listing[start : start + _PIECE]
+            start += _PIECE
+            if not directory.state and not directory.dead and directory.path is not None:
+                yield from self._base_entries(directory, directory.path, piece)
+                continue
+            for cookie, name in piece:
+                attr = self.lookup(directory, name)
+                if attr is not None:
+                    yield DirEntry(name, attr, cookie)
 
     def _base_entries(self, directory: Node, path: bytes, entries: list[tuple[int, bytes]]) -> Iterator[DirEntry]:
         """The same for a directory without overlay state: what ``lookup`` would say, without its detours."""

@@ -30,6 +30,7 @@
  * The state is one per process, as pyfuse3's is.  What must be remembered between receiving a request and processing it
  * is one per thread: pyfuse3 processes a request in the thread that received it, before that thread receives again.
  */
+#include "_patience.h"
 #include "_published.h"
 
 #include <dlfcn.h>
@@ -487,6 +488,11 @@ int our_receive_buf(struct fuse_session *se, struct fuse_buf *buf)
 		result = libfuse.receive_buf(se, buf);
 		if (!session.hooked)
 			return result;
+		/* whoever was answered here is likely to go on at once */
+		if (result == -EAGAIN && count > 1 && comes_soon(fuse_session_fd(se)))
+			result = libfuse.receive_buf(se, buf);
+		if (result > 0)
+			note_arrival();
 		/* What was spliced into a pipe is a large WRITE; everything else is in memory. */
 		size_t size = result > 0 && !(buf->flags & FUSE_BUF_IS_FD) ? (size_t)result : 0;
 		note_request(buf->mem, size);
@@ -557,7 +563,25 @@ static PyObject *py_asked(PyObject *module, PyObject *unused)
 			     (long long)asked.at);
 }
 
+PyDoc_STRVAR(comes_soon_doc, "comes_soon(fd) -> bool\n\n"
+			     "Whether a descriptor can be read, now or within a moment that is worth waiting for.");
+
+static PyObject *py_comes_soon(PyObject *module, PyObject *number)
+{
+	int fd = PyObject_AsFileDescriptor(number);
+	bool soon;
+
+	(void)module;
+	if (fd < 0)
+		return NULL;
+	Py_BEGIN_ALLOW_THREADS
+	soon = comes_soon(fd);
+	Py_END_ALLOW_THREADS
+	return PyBool_FromLong(soon);
+}
+
 static PyMethodDef methods[] = {
+	{"comes_soon", py_comes_soon, METH_O, comes_soon_doc},
 	{"asked", py_asked, METH_NOARGS, asked_doc},
 	{"status", py_status, METH_NOARGS, status_doc},
 	{"set_active", py_set_active, METH_O, set_active_doc},

@@ -22,7 +22,7 @@ enum {
 	KNOWN_DEAD = 2, /* no name is left: times of its own are of no interest to anybody any more */
 
 	KNOWN_PLACES = 1 << 15,
-	BARE_PLACES = 1 << 16,
+	BARE_PLACES = 1 << 18,
 	FILE_PLACES = 64,
 	READ_ROOM = 1 << 20, /* bytes; the kernel asks for no more at a time */
 };

@@ -4,8 +4,8 @@ pyfuse3 waits for every request through trio, with a lock around it: two turns o
 which cost more than most of our answers.  It takes what it needs of trio from a module attribute, so that another
 event loop can stand in (pyfuse3.asyncio does).  ``EagerTrio`` stands in with trio itself, but for two things:
 
-* ``wait_readable`` first looks whether a request is there already, and only then gives way to the event loop.  It gives
-  way in any case after a number of requests, so that timers and workers run.
+* ``wait_readable`` first looks whether a request is there already, or comes within a moment (_patience.c), and only
+  then gives way to the event loop.  It gives way in any case after a number of requests, so that timers and workers run.
 * ``Lock`` is taken without a turn of the scheduler where it is free.  A task that waits for it runs when the holder
   really waits for something, so a handler that awaits does not hold up the next request.
 """
@@ -13,7 +13,8 @@ event loop can stand in (pyfuse3.asyncio does).  ``EagerTrio`` stands in with tr
 from __future__ import annotations
 
 import select
-from types import TracebackType
+from collections.abc import Callable
+from types import ModuleType, TracebackType
 
 import trio
 
@@ -46,28 +47,35 @@ class EagerLowlevel:
     current_trio_token = staticmethod(trio.lowlevel.current_trio_token)
     notify_closing = staticmethod(trio.lowlevel.notify_closing)
 
-    def __init__(self) -> None:
-        self._poll: select.poll | None = None
+    def __init__(self, comes_soon: Callable[[int], bool]) -> None:
+        self._comes_soon = comes_soon
         self._left = _IN_A_ROW
 
     async def wait_readable(self, fd: int) -> None:
         """Return when *fd* can be read."""
-        if self._poll is None:
-            self._poll = select.poll()
-            self._poll.register(fd, select.POLLIN)
         self._left -= 1
-        if self._left > 0 and self._poll.poll(0):
+        if self._left > 0 and self._comes_soon(fd):
             return
         self._left = _IN_A_ROW
         await trio.lowlevel.wait_readable(fd)
 
 
+def _is_there(fd: int) -> bool:
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(0))
+
+
 class EagerTrio:
-    """What pyfuse3 uses of ``trio``."""
+    """What pyfuse3 uses of ``trio``.
+
+    Args:
+        hook: the extension, if there is one.
+    """
 
     Lock = EagerLock
     ClosedResourceError = trio.ClosedResourceError
     open_nursery = staticmethod(trio.open_nursery)
 
-    def __init__(self) -> None:
-        self.lowlevel = EagerLowlevel()
+    def __init__(self, hook: ModuleType | None) -> None:
+        self.lowlevel = EagerLowlevel(_is_there if hook is None else hook.comes_soon)

@@ -55,7 +55,7 @@ def run(options: MountOptions, mountpoint: str, *, ready: Callable[[], None]) ->
     hook.activate(not options.plain)
     import pyfuse3  # after the hook: it must find the hook's symbols first
 
-    pyfuse3.trio = EagerTrio()  # type: ignore[attr-defined]
+    pyfuse3.trio = EagerTrio(extension)  # type: ignore[attr-defined]
 
     overlay = _open(options)
     try:

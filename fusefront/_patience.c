@@ -1,0 +1,54 @@
+/* Waiting a moment for the next request before going to sleep.
+ *
+ * A program that makes one system call after another has its next request ready some ten microseconds after our reply,
+ * but to fall asleep and be woken takes a hundred, on a virtual machine more.  So we look again and again for a moment,
+ * and let others run meanwhile.  Where that is in vain the moment gets shorter, down to nothing; it is a whole one again
+ * as soon as a request comes so early that it would have been seen.
+ */
+#include "_patience.h"
+
+#include <poll.h>
+#include <sched.h>
+#include <stdint.h>
+#include <time.h>
+
+enum {
+	MOMENT = 100000,  /* ns */
+	AS_GOOD = 200000, /* ns slept, being woken included, for a request that a moment would have been enough for */
+};
+
+static int64_t patience = MOMENT;
+static int64_t asleep_since; /* 0: not asleep */
+
+static int64_t now(void)
+{
+	struct timespec time;
+
+	clock_gettime(CLOCK_MONOTONIC, &time);
+	return time.tv_sec * INT64_C(1000000000) + time.tv_nsec;
+}
+
+bool comes_soon(int fd)
+{
+	struct pollfd waiting = {.fd = fd, .events = POLLIN};
+
+	if (poll(&waiting, 1, 0) > 0)
+		return true;
+	int64_t begin = now(), time = begin;
+	while (time - begin < patience) {
+		sched_yield();
+		if (poll(&waiting, 1, 0) > 0)
+			return true;
+		time = now();
+	}
+	patience /= 2;
+	asleep_since = time;
+	return false;
+}
+
+void note_arrival(void)
+{
+	if (asleep_since != 0 && now() - asleep_since < AS_GOOD)
+		patience = MOMENT;
+	asleep_since = 0;
+}
