@@ -5,7 +5,7 @@ which cost more than most of our answers.  It takes what it needs of trio from a
 event loop can stand in (pyfuse3.asyncio does).  ``EagerTrio`` stands in with trio itself, but for two things:
 
 * ``wait_readable`` first looks whether a request is there already, or comes within a moment (_patience.c), and only
-  then gives way to the event loop.  It gives way in any case after a number of requests, so that timers and workers run.
+  then gives way to the event loop.  After a number of requests it does so in any case, so that timers and workers run.
 * ``Lock`` is taken without a turn of the scheduler where it is free.  A task that waits for it runs when the holder
   really waits for something, so a handler that awaits does not hold up the next request.
 """
