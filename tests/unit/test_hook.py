@@ -575,5 +575,15 @@ def test_unused_hook_reports_that_nothing_was_hooked() -> None:
     assert done.stdout == f"False {names} False\n", done.stderr
 
 
+def test_waiting_a_moment_tells_whether_something_is_there() -> None:
+    """What is there is seen at once, and waiting in vain ends, however often."""
+    done = run_python(
+        "import os; from minifo.fusefront import hook; soon = hook.load().comes_soon; reader, writer = os.pipe()\n"
+        "print([soon(reader) for _ in range(20)].count(True), end=' ')\n"
+        "os.write(writer, b'x'); print(soon(reader), end=' '); os.read(reader, 1); print(soon(reader))\n"
+    )
+    assert done.stdout == "0 True False\n", done.stderr
+
+
 if __name__ == "__main__":
     serve(*sys.argv[1:4], *(word == "1" for word in sys.argv[4:6]))
