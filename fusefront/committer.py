@@ -19,6 +19,8 @@ log = logging.getLogger(__name__)
 
 _REDO_MAX = 4 << 20  # bytes of redo log that call for a commit before its time
 _RETRY = 1.0  # seconds until a commit that found no room is tried again
+_ROUNDS = 4  # of syncing objects while requests go on, before the gate
+_FEW = 32  # objects after whose syncing not many more will have been written
 _QUIET = 0.5  # seconds without a change after which a commit need not wait for its time
 
 
@@ -111,9 +113,13 @@ class Committer:
 
     async def _commit(self) -> None:
         commits = self._overlay.commits
-        pending = commits.pending()
-        if pending:
-            await trio.to_thread.run_sync(commits.presync, pending)
+        for _ in range(_ROUNDS):
+            # while many are synced others are written: again, or the rest would be synced behind the gate
+            pending = commits.pending()
+            if pending:
+                await trio.to_thread.run_sync(commits.presync, pending)
+            if len(pending) <= _FEW:
+                break
         sealed = commits.seal()
         self._sealed += 1
         number = self._sealed
