@@ -49,6 +49,19 @@ def _flock(fd: int, *, exclusive: bool) -> None:
             time.sleep(0.01)
 
 
+def write_all(fd: int, data: bytes | memoryview, offset: int) -> None:
+    """Write all of *data* at *offset*, in as many calls as it takes (pwrite(2) may write less).
+
+    Raises:
+        OSError: a part may have been written.
+    """
+    view = memoryview(data)
+    while view:
+        done = os.pwrite(fd, view, offset)
+        view = view[done:]
+        offset += done
+
+
 class Storage:
     """The storage directory.
 
@@ -213,11 +226,7 @@ class Storage:
         Raises:
             OSError: ENOSPC and its kin; a part may have been written.
         """
-        view = memoryview(data)
-        while view:
-            done = os.pwrite(fd, view, offset)
-            view = view[done:]
-            offset += done
+        write_all(fd, data, offset)
 
     def truncate(self, fd: int, size: int) -> None:
         """Cut or extend a file to *size* bytes."""

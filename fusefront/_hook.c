@@ -563,25 +563,7 @@ static PyObject *py_asked(PyObject *module, PyObject *unused)
 			     (long long)asked.at);
 }
 
-PyDoc_STRVAR(comes_soon_doc, "comes_soon(fd) -> bool\n\n"
-			     "Whether a descriptor can be read, now or within a moment that is worth waiting for.");
-
-static PyObject *py_comes_soon(PyObject *module, PyObject *number)
-{
-	int fd = PyObject_AsFileDescriptor(number);
-	bool soon;
-
-	(void)module;
-	if (fd < 0)
-		return NULL;
-	Py_BEGIN_ALLOW_THREADS
-	soon = comes_soon(fd);
-	Py_END_ALLOW_THREADS
-	return PyBool_FromLong(soon);
-}
-
 static PyMethodDef methods[] = {
-	{"comes_soon", py_comes_soon, METH_O, comes_soon_doc},
 	{"asked", py_asked, METH_NOARGS, asked_doc},
 	{"status", py_status, METH_NOARGS, status_doc},
 	{"set_active", py_set_active, METH_O, set_active_doc},
@@ -608,7 +590,8 @@ PyMODINIT_FUNC PyInit__hook(void)
 		return NULL;
 	}
 	PyObject *module = PyModule_Create(&definition);
-	if (module != NULL && PyModule_AddFunctions(module, published_methods) < 0)
+	if (module != NULL &&
+	    (PyModule_AddFunctions(module, published_methods) < 0 || PyModule_AddFunctions(module, patience_methods) < 0))
 		Py_CLEAR(module);
 	return module;
 }

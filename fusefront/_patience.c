@@ -52,3 +52,25 @@ void note_arrival(void)
 		patience = MOMENT;
 	asleep_since = 0;
 }
+
+PyDoc_STRVAR(comes_soon_doc, "comes_soon(fd) -> bool\n\n"
+			     "Whether a descriptor can be read, now or within a moment that is worth waiting for.");
+
+static PyObject *py_comes_soon(PyObject *module, PyObject *number)
+{
+	int fd = PyObject_AsFileDescriptor(number);
+	bool soon;
+
+	(void)module;
+	if (fd < 0)
+		return NULL;
+	Py_BEGIN_ALLOW_THREADS
+	soon = comes_soon(fd);
+	Py_END_ALLOW_THREADS
+	return PyBool_FromLong(soon);
+}
+
+PyMethodDef patience_methods[] = {
+	{"comes_soon", py_comes_soon, METH_O, comes_soon_doc},
+	{NULL, NULL, 0, NULL},
+};

@@ -348,9 +348,12 @@ class FuseOperations(pyfuse3.Operations):
     async def getxattr(self, inode: int, name: bytes, ctx: RequestContext) -> bytes:
         if not name and self._ranges is not None:
             return await self._range(self._ranges.take())
-        if self._published is not None and not self.overlay.listxattr(Ino(inode)):
-            self._published.bare(Ino(inode))
-        return self.overlay.getxattr(Ino(inode), name)
+        try:
+            return self.overlay.getxattr(Ino(inode), name)
+        except OSError:
+            if self._published is not None and not self.overlay.listxattr(Ino(inode)):
+                self._published.bare(Ino(inode))
+            raise
 
     @_changes
     async def _range(self, request: Request) -> bytes:

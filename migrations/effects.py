@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from minifo.engine import Overlay
 from minifo.engine.db import connect
-from minifo.engine.storage import Storage
+from minifo.engine.storage import Storage, write_all
 from minifo.engine.syscalls import syncfs
 
 Path = str | bytes
@@ -63,11 +63,7 @@ class Effects:
 
     def write(self, fd: int, data: bytes, offset: int) -> None:
         """Write all of *data* at *offset*."""
-        view = memoryview(data)
-        while view:
-            done = os.pwrite(fd, view, offset)
-            view = view[done:]
-            offset += done
+        write_all(fd, data, offset)
 
     def truncate(self, fd: int, size: int) -> None:
         """Cut or extend a file to *size* bytes."""
