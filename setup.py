@@ -15,6 +15,9 @@ from setuptools import Extension, setup
 #: Commands that lead to a compilation; only a source distribution is made without the headers.
 COMPILING = {"bdist_wheel", "build", "build_ext", "dist_info", "editable_wheel", "install"}
 
+#: The C files of the extension; all but the first have a header.
+PARTS = ("hook", "direct", "names", "patience", "published")
+
 ADVICE = "on Debian or Ubuntu: apt-get install libfuse3-dev pkg-config gcc python3-dev"
 
 
@@ -40,8 +43,8 @@ setup(
     ext_modules=[
         Extension(
             "minifo.fusefront._hook",
-            ["fusefront/_hook.c", "fusefront/_patience.c", "fusefront/_published.c"],
-            depends=["fusefront/_patience.h", "fusefront/_published.h"],
+            [f"fusefront/_{part}.c" for part in PARTS],
+            depends=[f"fusefront/_{part}.h" for part in PARTS[1:]],
             extra_compile_args=[
                 "-std=gnu11",
                 "-Wall",

@@ -17,6 +17,7 @@ import os
 import stat
 from collections.abc import Iterable, Iterator
 from hashlib import blake2b
+from itertools import islice
 
 from minifo.engine.errors import FsError
 from minifo.engine.lru import FdCache
@@ -133,6 +134,24 @@ class BaseView:
         if self._hidden is not None and split(self._hidden)[0] == path:
             names = [name for name in names if name != split(self._hidden)[1]]
         return names
+
+    def has_more(self, path: bytes, most: int) -> bool:
+        """True if a directory has more than *most* names; found without reading them all.
+
+        Raises:
+            OSError: as ``names``.
+        """
+        try:
+            fd = self._open(path, os.O_RDONLY | os.O_DIRECTORY)
+        except OSError as error:
+            if error.errno == errno.EXDEV:
+                return False
+            raise
+        try:
+            with os.scandir(fd) as entries:
+                return next(islice(entries, most, None), None) is not None
+        finally:
+            os.close(fd)
 
     # -- objects
 

@@ -73,6 +73,12 @@ class Watcher(Protocol):
     def dropped(self, ino: Ino) -> None:
         """A row was deleted, or an object's extended attributes changed."""
 
+    def appeared(self, directory: Ino, name: bytes) -> None:
+        """A directory has a name that it may not have had."""
+
+    def vanished(self, directory: Ino, name: bytes) -> None:
+        """A directory has lost a name."""
+
     def lost(self) -> None:
         """Rows are as they were before; which ones, nobody says."""
 
@@ -212,6 +218,16 @@ class Inodes:
         """Note that an object's attributes changed without its row."""
         if self._watcher is not None:
             self._watcher.changed(ino)
+
+    def appeared(self, directory: Ino, name: bytes) -> None:
+        """Note that a directory has a name that it may not have had."""
+        if self._watcher is not None:
+            self._watcher.appeared(directory, name)
+
+    def vanished(self, directory: Ino, name: bytes) -> None:
+        """Note that a directory has lost a name."""
+        if self._watcher is not None:
+            self._watcher.vanished(directory, name)
 
     def xattrs_changed(self, ino: Ino) -> None:
         """Note that an object's extended attributes changed."""

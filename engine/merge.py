@@ -201,6 +201,16 @@ class Merge:
             names = list(dict.fromkeys(names) | dict.fromkeys(found[0] for found in made))
         return names
 
+    def few_names(self, directory: Node, most: int) -> list[bytes] | None:
+        """All names a directory shows, or None if there may be more than *most*."""
+        if directory.path is not None and not directory.dead and self._base.has_more(directory.path, most):
+            return None
+        count = "SELECT count(*) FROM (SELECT 1 FROM created WHERE parent = ?1 LIMIT ?2)"
+        if directory.state and self._db.value(count, (directory.ino, most + 1)) > most:
+            return None
+        names = self.names(directory)
+        return names if len(names) <= most else None
+
     def is_empty(self, directory: Node) -> bool:
         """True if a directory shows no name."""
         return not self._listing(directory)
@@ -256,6 +266,7 @@ class Merge:
         self._db.on_success(partial(self._remove, directory.ino, name))
 
     def _add(self, ino: Ino, name: bytes) -> None:
+        self._inodes.appeared(ino, name)
         listing = self._listings.get(ino)
         if listing is not None:
             entry = (cookie_of(name), name)
@@ -265,6 +276,7 @@ class Merge:
                 self._kept += 1
 
     def _remove(self, ino: Ino, name: bytes) -> None:
+        self._inodes.vanished(ino, name)
         listing = self._listings.get(ino)
         if listing is not None:
             entry = (cookie_of(name), name)

@@ -267,6 +267,10 @@ class Overlay:
         """
         return self.merge.readdir(self.inodes.directory(ino), after)
 
+    def all_names(self, ino: Ino, most: int) -> list[bytes] | None:
+        """All names in a directory, in no particular order, or None if there may be more than *most*."""
+        return self.merge.few_names(self.inodes.directory(ino), most)
+
     def readlink(self, ino: Ino) -> bytes:
         """The target of a symlink.
 

@@ -15,7 +15,7 @@
  *      request withdrawn between poll and read cannot stall the event loop.
  *   5. What the file system has published is answered here, and the next request read at once: attributes, which the
  *      kernel asks for after every change of a directory's entries and after every read of a file (for its atime); that
- *      an object has no extended attributes, which programs ask for again and again, for no kernel keeps the answer;
+ *      a directory has no such name; that an object has no extended attributes, which programs ask for again and again, for no kernel keeps the answer;
  *      the last times of a file without a name; and bytes of base files that are read piece by piece.
  *   6. fallocate, lseek and copy_file_range, which pyfuse3 has no handlers for, reach Python as a getxattr of an empty
  *      name, which no user can ask for.  Its handler finds their arguments by asked(), and the bytes it returns are the
@@ -30,6 +30,8 @@
  * The state is one per process, as pyfuse3's is.  What must be remembered between receiving a request and processing it
  * is one per thread: pyfuse3 processes a request in the thread that received it, before that thread receives again.
  */
+#include "_direct.h"
+#include "_names.h"
 #include "_patience.h"
 #include "_published.h"
 
@@ -61,6 +63,7 @@ struct reply_header { /* struct fuse_out_header */
 };
 
 enum {
+	OP_LOOKUP = 1,
 	OP_GETATTR = 3,
 	OP_SETATTR = 4,
 	OP_READ = 15,
@@ -70,6 +73,7 @@ enum {
 	OP_LSEEK = 46,
 	OP_COPY_FILE_RANGE = 47,
 
+	LOOKUP_NAME = sizeof(struct request_header),
 	SETATTR_VALID = sizeof(struct request_header),   /* fuse_setattr_in.valid */
 	GETXATTR_NAME = sizeof(struct request_header) + 8, /* behind fuse_getxattr_in */
 	INIT_FLAGS = sizeof(struct request_header) + 12, /* fuse_init_in.flags */
@@ -128,7 +132,7 @@ enum {
 	ASKED_ROOM = 64, /* bytes, more than any reply to what is passed on as a getxattr */
 };
 
-static struct fuse_lowlevel_ops theirs; /* pyfuse3's handlers */
+static struct fuse_lowlevel_ops theirs; /* pyfuse3's handlers, behind those that ask Python directly */
 static struct fuse_lowlevel_ops ours;   /* the same, with ours in the places that choose_table() names */
 
 /* The arguments of the request that is being passed on as a getxattr of an empty name. */
@@ -190,6 +194,9 @@ static bool answered_here(const unsigned char *bytes, size_t size)
 		return false;
 	memcpy(&header, bytes, sizeof header);
 	switch (header.opcode) {
+	case OP_LOOKUP:
+		return size > LOOKUP_NAME && bytes[size - 1] == 0 &&
+		       is_absent(header.nodeid, (const char *)bytes + LOOKUP_NAME);
 	case OP_GETATTR:
 		return knows_attributes(header.nodeid);
 	case OP_READ:
@@ -309,6 +316,14 @@ static void our_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *f
 		theirs.opendir(req, ino, fi);
 }
 
+static void our_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
+{
+	if (session.stateless && is_absent(parent, name))
+		reply_absent(req);
+	else
+		theirs.lookup(req, parent, name);
+}
+
 static void our_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
 	if (!session.stateless || !reply_attributes(req, ino))
@@ -423,19 +438,22 @@ static const struct fuse_lowlevel_ops *choose_table(const struct fuse_lowlevel_o
 		return ops;
 	memset(&session, 0, sizeof session);
 	forget_published();
+	forget_names();
 	/* A longer table than ours is of a newer header than this file was built with: it would be cut off. */
 	if (!wanted || ops == NULL || size > sizeof ours ||
 	    size < offsetof(struct fuse_lowlevel_ops, readdirplus) + sizeof ops->readdirplus)
 		return ops;
 	if (!ops->init || !ops->open || !ops->opendir || !ops->setattr || !ops->read || !ops->write_buf ||
-	    !ops->readdirplus || !ops->fsync || !ops->fsyncdir || !ops->getattr || !ops->getxattr)
+	    !ops->readdirplus || !ops->fsync || !ops->fsyncdir || !ops->getattr || !ops->getxattr || !ops->lookup)
 		return ops;
 	memset(&theirs, 0, sizeof theirs);
 	memcpy(&theirs, ops, size);
+	stand_before(&theirs);
 	ours = theirs;
 	ours.init = our_init;
 	ours.open = our_open;
 	ours.opendir = our_opendir;
+	ours.lookup = our_lookup;
 	ours.getattr = our_getattr;
 	ours.getxattr = our_getxattr;
 	ours.setattr = our_setattr;
@@ -591,7 +609,8 @@ PyMODINIT_FUNC PyInit__hook(void)
 	}
 	PyObject *module = PyModule_Create(&definition);
 	if (module != NULL &&
-	    (PyModule_AddFunctions(module, published_methods) < 0 || PyModule_AddFunctions(module, patience_methods) < 0))
+	    (PyModule_AddFunctions(module, published_methods) < 0 ||
+	     PyModule_AddFunctions(module, names_methods) < 0 || PyModule_AddFunctions(module, direct_methods) < 0 || PyModule_AddFunctions(module, patience_methods) < 0))
 		Py_CLEAR(module);
 	return module;
 }

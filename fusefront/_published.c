@@ -28,13 +28,9 @@ enum {
 };
 
 static struct known {
-	uint64_t ino;
 	uint32_t what;
 	uint32_t epoch;
-	uint32_t mode, nlink, uid, gid;
-	uint64_t rdev;
-	int64_t size, blocks;
-	int64_t times[3]; /* st_atim, st_mtim, st_ctim in ns */
+	struct attributes attributes;
 } published[KNOWN_PLACES];
 
 static uint32_t epoch; /* what was published in an earlier one does not count any more */
@@ -54,7 +50,7 @@ static struct known *known(uint64_t ino, unsigned what)
 {
 	struct known *place = &published[ino % KNOWN_PLACES];
 
-	return place->ino == ino && place->epoch == epoch && place->what & what ? place : NULL;
+	return place->attributes.ino == ino && place->epoch == epoch && place->what & what ? place : NULL;
 }
 
 bool lacks_xattr(uint64_t ino, const char *name)
@@ -109,33 +105,75 @@ bool nobody_cares(uint64_t ino, unsigned valid, unsigned mtime, unsigned ctime)
 {
 	struct known *place = (valid & ~mtime) == ctime ? known(ino, KNOWN_DEAD) : NULL;
 
-	return place != NULL && S_ISREG(place->mode);
+	return place != NULL && S_ISREG(place->attributes.mode);
 }
 
-/* Answer a request with the attributes that were published. */
-static void reply_known(fuse_req_t req, const struct known *place)
+bool read_attributes(PyObject *const *numbers, Py_ssize_t count, struct attributes *found)
+{
+	unsigned long long value[ATTRIBUTES];
+
+	if (count != ATTRIBUTES) {
+		PyErr_SetString(PyExc_TypeError, "attributes are 11 numbers");
+		return false;
+	}
+	/* A time before 1970 is a negative number: the mask lets it wrap, and the cast below turns it back. */
+	for (int i = 0; i < ATTRIBUTES; i++) {
+		value[i] = PyLong_AsUnsignedLongLongMask(numbers[i]);
+		if (value[i] == (unsigned long long)-1 && PyErr_Occurred())
+			return false;
+	}
+	*found = (struct attributes){
+		.ino = value[0],
+		.mode = (uint32_t)value[1],
+		.nlink = (uint32_t)value[2],
+		.uid = (uint32_t)value[3],
+		.gid = (uint32_t)value[4],
+		.rdev = value[5],
+		.size = (int64_t)value[6],
+		.blocks = (int64_t)value[7],
+		.times = {(int64_t)value[8], (int64_t)value[9], (int64_t)value[10]},
+	};
+	return true;
+}
+
+struct stat stat_of(const struct attributes *from)
 {
 	struct stat attr = {
-		.st_ino = place->ino,
-		.st_mode = place->mode,
-		.st_nlink = place->nlink,
-		.st_uid = place->uid,
-		.st_gid = place->gid,
-		.st_rdev = place->rdev,
-		.st_size = place->size,
-		.st_blocks = place->blocks,
+		.st_ino = from->ino,
+		.st_mode = from->mode,
+		.st_nlink = from->nlink,
+		.st_uid = from->uid,
+		.st_gid = from->gid,
+		.st_rdev = from->rdev,
+		.st_size = from->size,
+		.st_blocks = from->blocks,
 		.st_blksize = 4096,
 	};
 	struct timespec *times[3] = {&attr.st_atim, &attr.st_mtim, &attr.st_ctim};
 
 	for (int i = 0; i < 3; i++) {
-		int64_t ns = place->times[i], seconds = ns / NS_PER_SECOND;
+		int64_t ns = from->times[i], seconds = ns / NS_PER_SECOND;
 		if (ns % NS_PER_SECOND < 0)
 			seconds--;
 		times[i]->tv_sec = seconds;
 		times[i]->tv_nsec = ns - seconds * NS_PER_SECOND;
 	}
+	return attr;
+}
+
+/* Answer a request with the attributes that were published. */
+static void reply_known(fuse_req_t req, const struct known *place)
+{
+	struct stat attr = stat_of(&place->attributes);
+
 	fuse_reply_attr(req, &attr, FOR_EVER);
+}
+
+void reply_absent(fuse_req_t req)
+{
+	struct fuse_entry_param none = {.entry_timeout = FOR_EVER};
+
+	fuse_reply_entry(req, &none);
 }
 
 bool knows_attributes(uint64_t ino)
@@ -170,31 +208,20 @@ PyDoc_STRVAR(publish_doc,
 
 static PyObject *py_publish(PyObject *module, PyObject *const *args, Py_ssize_t count)
 {
-	unsigned long long value[12];
+	struct attributes attributes;
 
 	(void)module;
-	if (count != 12) {
+	if (count < 1) {
 		PyErr_SetString(PyExc_TypeError, "publish() takes 12 arguments");
 		return NULL;
 	}
-	/* A time before 1970 is a negative number: the mask lets it wrap, and the cast below turns it back. */
-	for (int i = 0; i < 12; i++) {
-		value[i] = PyLong_AsUnsignedLongLongMask(args[i]);
-		if (value[i] == (unsigned long long)-1 && PyErr_Occurred())
-			return NULL;
-	}
-	published[value[1] % KNOWN_PLACES] = (struct known){
-		.what = (uint32_t)value[0],
-		.ino = value[1],
+	unsigned long what = PyLong_AsUnsignedLong(args[0]);
+	if (PyErr_Occurred() || !read_attributes(args + 1, count - 1, &attributes))
+		return NULL;
+	published[attributes.ino % KNOWN_PLACES] = (struct known){
+		.what = (uint32_t)what,
 		.epoch = epoch,
-		.mode = (uint32_t)value[2],
-		.nlink = (uint32_t)value[3],
-		.uid = (uint32_t)value[4],
-		.gid = (uint32_t)value[5],
-		.rdev = value[6],
-		.size = (int64_t)value[7],
-		.blocks = (int64_t)value[8],
-		.times = {(int64_t)value[9], (int64_t)value[10], (int64_t)value[11]},
+		.attributes = attributes,
 	};
 	Py_RETURN_NONE;
 }
@@ -256,7 +283,7 @@ static PyObject *py_withdraw(PyObject *module, PyObject *number)
 	if (ino == 0)
 		return NULL;
 	struct known *place = &published[ino % KNOWN_PLACES];
-	if (place->ino == ino)
+	if (place->attributes.ino == ino)
 		memset(place, 0, sizeof *place);
 	forget_file(ino);
 	Py_RETURN_NONE;

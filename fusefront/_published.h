@@ -15,8 +15,28 @@
 #include <stddef.h>
 #include <stdint.h>
 
+enum { ATTRIBUTES = 11 };
+
+/* What engine.model.Attr holds. */
+struct attributes {
+	uint64_t ino;
+	uint32_t mode, nlink, uid, gid;
+	uint64_t rdev;
+	int64_t size, blocks;
+	int64_t times[3]; /* st_atim, st_mtim, st_ctim in ns */
+};
+
+/* Attributes from the numbers of an Attr; false, with an exception set, if they are none. */
+bool read_attributes(PyObject *const *numbers, Py_ssize_t count, struct attributes *found);
+
+/* The kernel's form of attributes. */
+struct stat stat_of(const struct attributes *from);
+
 /* Forget everything: a new session begins. */
 void forget_published(void);
+
+/* LOOKUP of what is_absent() knows (_names.h): there is no such name, for good. */
+void reply_absent(fuse_req_t req);
 
 /* GETATTR.  reply_attributes() does nothing and returns false where they are not known. */
 bool knows_attributes(uint64_t ino);

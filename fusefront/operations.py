@@ -1,7 +1,7 @@
-"""FUSE requests in, engine calls, errnos out.  Every file-system rule lives in the engine; here is only translation.
+"""FUSE requests as pyfuse3 brings them: its objects in, its objects out, and waiting where a request needs it.
 
-Handles are stateless: a file handle is the inode number, always, so there is no table of open files.  An object lives
-until the kernel has forgotten it as often as it was told of it.
+What a request means is said in requests.py.  Handles are stateless: a file handle is the inode number, always, so there
+is no table of open files.  An object lives until the kernel has forgotten it as often as it was told of it.
 
 Only this mount changes the tree, so the kernel may keep names, attributes, negative entries, pages and listings for
 ever; it sees its own changes go by.  Any exception but FUSEError would end the main loop with the mount in place: the
@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import errno
 import functools
-import logging
 import os
 import stat
 from collections.abc import Callable, Coroutine, Sequence
@@ -23,20 +22,13 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import pyfuse3
 from pyfuse3 import EntryAttributes, FileInfo, FUSEError, ReaddirToken, RequestContext, SetattrFields, StatvfsData
 
-from minifo.engine import Attr, Ino, Overlay, RenameFlags, SetAttr, StateError
-from minifo.engine.errors import CommitPostponed
+from minifo.engine import Attr, Ino, Overlay
 from minifo.engine.model import NAME_MAX
 from minifo.fusefront.committer import Committer
-from minifo.fusefront.processes import is_writing
-from minifo.fusefront.published import Published
 from minifo.fusefront.ranges import RangeRequests, Request
-from minifo.fusefront.slowbase import SlowBase
-
-log = logging.getLogger(__name__)
+from minifo.fusefront.requests import Requests, errno_for
 
 _FOR_EVER = 1e9  # seconds
-_REFUSED_MAX = 4096  # files in trouble at once that are remembered
-_ACL_ACCESS = b"system.posix_acl_access"
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -52,15 +44,8 @@ def _answered(handler: Handler[P, T]) -> Handler[P, T]:
             return await handler(self, *args, **kwargs)
         except FUSEError:
             raise
-        except OSError as error:
-            raise FUSEError(error.errno or errno.EIO) from None
-        except StateError as error:
-            log.error("%s", error)
-            full = isinstance(error, CommitPostponed)
-            raise FUSEError(errno.ENOSPC if full else errno.EIO) from None
-        except Exception:
-            log.exception("%s failed", handler.__name__)
-            raise FUSEError(errno.EIO) from None
+        except Exception as error:
+            raise FUSEError(errno_for(error, handler.__name__)) from None
 
     return answer
 
@@ -83,9 +68,8 @@ class FuseOperations(pyfuse3.Operations):
 
     Args:
         overlay: the open overlay.
+        requests: serves it.
         committer: makes changes durable.
-        slow_base: reads files.
-        published: what the session hook may answer by itself, or None in plain mode.
         ranges: serves what the session hook passes on, or None in plain mode.
         synchronous: every change is durable before it is acknowledged (mount option ``sync``).
     """
@@ -97,9 +81,8 @@ class FuseOperations(pyfuse3.Operations):
     def __init__(
         self,
         overlay: Overlay,
+        requests: Requests,
         committer: Committer,
-        slow_base: SlowBase,
-        published: Published | None,
         ranges: RangeRequests | None,
         *,
         synchronous: bool,
@@ -108,10 +91,8 @@ class FuseOperations(pyfuse3.Operations):
         self.overlay = overlay
         self.committer = committer
         self.synchronous = synchronous
-        self._slow_base = slow_base
-        self._published = published
+        self._requests = requests
         self._ranges = ranges
-        self._refused: set[int] = set()
 
     # -- answers
 
@@ -137,45 +118,28 @@ class FuseOperations(pyfuse3.Operations):
         entry.st_ctime_ns = attr.ctime
         return entry
 
-    def _told(self, attr: Attr) -> EntryAttributes:
-        """The same for an answer that makes the kernel refer to the object once more."""
-        self.overlay.hold(Ino(attr.ino))
-        return self._entry(attr)
-
     # -- looking
 
     @_answered
     async def lookup(self, parent_inode: int, name: bytes, ctx: RequestContext) -> EntryAttributes:
-        attr = self.overlay.lookup(Ino(parent_inode), name)
+        attr = self._requests.lookup(parent_inode, name)
         if attr is not None:
-            return self._told(attr)
+            return self._entry(attr)
         negative = EntryAttributes()
         negative.st_ino = 0  # "there is none" may be kept like any entry
         negative.entry_timeout = _FOR_EVER
         return negative
 
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
-        try:
-            self.overlay.release((Ino(ino), count) for ino, count in inode_list)
-        except (OSError, StateError) as error:
-            # what could not be deleted is swept at the next mount
-            log.error("forget: %s", error)
-        if self._refused:
-            self._refused -= {ino for ino, _ in inode_list if not self.overlay.is_held(Ino(ino))}
+        self._requests.forget(inode_list)
 
     @_answered
     async def getattr(self, inode: int, ctx: RequestContext) -> EntryAttributes:
-        if inode in self._refused and is_writing(ctx.pid, inode):
-            self._refused.discard(inode)
-            raise FUSEError(errno.ENOSPC)
-        attr = self.overlay.getattr(Ino(inode))
-        if self._published is not None:
-            self._published.told(attr)
-        return self._entry(attr)
+        return self._entry(self._requests.getattr(inode, ctx.pid))
 
     @_answered
     async def readlink(self, inode: int, ctx: RequestContext) -> bytes:
-        return self.overlay.readlink(Ino(inode))
+        return self._requests.readlink(inode)
 
     @_answered
     async def opendir(self, inode: int, ctx: RequestContext) -> int:
@@ -185,14 +149,9 @@ class FuseOperations(pyfuse3.Operations):
     async def readdir(self, fh: int, start_id: int, token: ReaddirToken) -> None:
         form = EntryAttributes()  # one for all: it is copied
         form.entry_timeout = form.attr_timeout = _FOR_EVER
-        for name, attr, cookie in self.overlay.readdir(Ino(fh), start_id):
-            ino = Ino(attr.ino)
+        for name, attr, cookie in self._requests.readdir(fh, start_id):
             if not pyfuse3.readdir_reply(token, name, self._fill(form, attr), cookie):
-                if not self.overlay.is_held(ino):
-                    self.overlay.forget([ino])
                 break
-            if cookie > 2:  # "." and ".." refer to nothing new
-                self.overlay.hold(ino)
 
     @_answered
     async def releasedir(self, fh: int) -> None:
@@ -211,7 +170,7 @@ class FuseOperations(pyfuse3.Operations):
 
     @_changes
     async def mknod(self, parent_inode: int, name: bytes, mode: int, rdev: int, ctx: RequestContext) -> EntryAttributes:
-        return self._told(self.overlay.mknod(Ino(parent_inode), name, mode, rdev, ctx))
+        return self._entry(self._requests.mknod(parent_inode, name, mode, rdev, ctx.uid, ctx.gid, ctx.umask))
 
     @_answered
     async def create(
@@ -222,23 +181,23 @@ class FuseOperations(pyfuse3.Operations):
 
     @_changes
     async def mkdir(self, parent_inode: int, name: bytes, mode: int, ctx: RequestContext) -> EntryAttributes:
-        return self._told(self.overlay.mkdir(Ino(parent_inode), name, mode, ctx))
+        return self._entry(self._requests.mkdir(parent_inode, name, mode, ctx.uid, ctx.gid, ctx.umask))
 
     @_changes
     async def symlink(self, parent_inode: int, name: bytes, target: bytes, ctx: RequestContext) -> EntryAttributes:
-        return self._told(self.overlay.symlink(Ino(parent_inode), name, target, ctx))
+        return self._entry(self._requests.symlink(parent_inode, name, target, ctx.uid, ctx.gid, ctx.umask))
 
     @_changes
     async def link(self, inode: int, new_parent_inode: int, new_name: bytes, ctx: RequestContext) -> EntryAttributes:
-        return self._told(self.overlay.link(Ino(inode), Ino(new_parent_inode), new_name))
+        return self._entry(self._requests.link(inode, new_parent_inode, new_name))
 
     @_changes
     async def unlink(self, parent_inode: int, name: bytes, ctx: RequestContext) -> None:
-        self.overlay.unlink(Ino(parent_inode), name)
+        self._requests.unlink(parent_inode, name)
 
     @_changes
     async def rmdir(self, parent_inode: int, name: bytes, ctx: RequestContext) -> None:
-        self.overlay.rmdir(Ino(parent_inode), name)
+        self._requests.rmdir(parent_inode, name)
 
     @_changes
     async def rename(
@@ -250,18 +209,12 @@ class FuseOperations(pyfuse3.Operations):
         flags: int,
         ctx: RequestContext,
     ) -> None:
-        old, new = Ino(parent_inode_old), Ino(parent_inode_new)
-        if flags == RenameFlags.NONE and self.overlay.lookup(new, name_new) is not None:
-            await self._flush(self.overlay.lookup(old, name_old))
-        self.overlay.rename(old, name_old, new, name_new, flags)
-
-    async def _flush(self, attr: Attr | None) -> None:
-        """Make the kernel write back a file that is about to replace another (promise P3).
-
-        The engine looks at everything anew afterwards.
-        """
-        if attr is not None and stat.S_ISREG(attr.mode):
-            await self.committer.write_back(attr.ino)
+        names = parent_inode_old, name_old, parent_inode_new, name_new, flags
+        source = self._requests.replacing(*names)
+        if source is not None and stat.S_ISREG(source.mode):
+            # a file that replaces another is written back first (promise P3); the engine looks at everything anew
+            await self.committer.write_back(source.ino)
+        self._requests.rename(*names)
 
     # -- changing objects
 
@@ -269,62 +222,37 @@ class FuseOperations(pyfuse3.Operations):
     async def setattr(
         self, inode: int, attr: EntryAttributes, fields: SetattrFields, fh: int | None, ctx: RequestContext
     ) -> EntryAttributes:
-        change = SetAttr(
-            mode=attr.st_mode if fields.update_mode else None,
-            uid=attr.st_uid if fields.update_uid else None,
-            gid=attr.st_gid if fields.update_gid else None,
-            size=attr.st_size if fields.update_size else None,
-            atime=attr.st_atime_ns if fields.update_atime else None,
-            mtime=attr.st_mtime_ns if fields.update_mtime else None,
-            ctime=attr.st_ctime_ns if fields.update_ctime else None,
+        changed = self._requests.setattr(
+            inode,
+            attr.st_mode if fields.update_mode else None,
+            attr.st_uid if fields.update_uid else None,
+            attr.st_gid if fields.update_gid else None,
+            attr.st_size if fields.update_size else None,
+            attr.st_atime_ns if fields.update_atime else None,
+            attr.st_mtime_ns if fields.update_mtime else None,
+            attr.st_ctime_ns if fields.update_ctime else None,
+            attr.st_rdev,  # where the hook marks a truncate that drops set-id bits
+            ctx.uid,
+            ctx.gid,
+            ctx.pid,
         )
-        # the hook marks a truncate that drops set-id bits; before a write that does, the kernel asks for nothing at all
-        if attr.st_rdev == 1 or change == SetAttr():
-            change.kill_priv = True
-            change.in_group = self._in_group(inode, ctx)
-        return self._entry(self.overlay.setattr(Ino(inode), change))
+        return self._entry(changed)
 
     @_changes
     async def open(self, inode: int, flags: int, ctx: RequestContext) -> FileInfo:
         # plain mode only: with the hook no open is ever sent
         if flags & os.O_TRUNC:
-            change = SetAttr(size=0, kill_priv=ctx.uid != 0, in_group=self._in_group(inode, ctx))
-            self.overlay.setattr(Ino(inode), change)
+            self._requests.truncate(inode, ctx.uid, ctx.gid, ctx.pid)
         return FileInfo(fh=inode, keep_cache=True)
 
     @_answered
     async def read(self, fh: int, off: int, size: int) -> bytes:
-        data = await self._slow_base.read(Ino(fh), off, size)
-        if self._published is not None:
-            if off == 0:
-                # reading has made the atime that the kernel knows invalid: it asks for it at the next stat(2)
-                self._published.told(self.overlay.getattr(Ino(fh)))
-            if len(data) == size and self._slow_base.is_quick:
-                self._published.base_file(Ino(fh))
-        return data
+        return await self._requests.read(fh, off, size)
 
     @_changes
     async def write(self, fh: int, off: int, buf: bytes) -> int:
-        try:
-            # with the writeback cache the kernel owns the times of what it holds, and sends them after the bytes; ours
-            # would be milliseconds later, and seen as soon as it forgets the file
-            return self.overlay.write(Ino(fh), off, buf, times=False)
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                self._tell_writer(fh)
-            raise
-
-    def _tell_writer(self, ino: int) -> None:
-        """Let the next write(2) to a file fail, whose pages just found no room.
-
-        The kernel says so at fsync and close only, and a program that just writes on would never end.  Before each
-        write(2) it asks for attributes that are not valid any more: that request can fail.
-        """
-        if len(self._refused) < _REFUSED_MAX:
-            self._refused.add(ino)
-            if self._published is not None:
-                self._published.changed(Ino(ino))
-            pyfuse3.invalidate_inode(ino, attr_only=True)
+        self._requests.write(fh, off, buf)
+        return len(buf)
 
     @_answered
     async def flush(self, fh: int) -> None:
@@ -348,12 +276,7 @@ class FuseOperations(pyfuse3.Operations):
     async def getxattr(self, inode: int, name: bytes, ctx: RequestContext) -> bytes:
         if not name and self._ranges is not None:
             return await self._range(self._ranges.take())
-        try:
-            return self.overlay.getxattr(Ino(inode), name)
-        except OSError:
-            if self._published is not None and not self.overlay.listxattr(Ino(inode)):
-                self._published.bare(Ino(inode))
-            raise
+        return self._requests.getxattr(inode, name)
 
     @_changes
     async def _range(self, request: Request) -> bytes:
@@ -368,13 +291,7 @@ class FuseOperations(pyfuse3.Operations):
 
     @_changes
     async def setxattr(self, inode: int, name: bytes, value: bytes, ctx: RequestContext) -> None:
-        keep_sgid = name != _ACL_ACCESS or self._in_group(inode, ctx)
-        self.overlay.setxattr(Ino(inode), name, value, keep_sgid=keep_sgid)
-
-    def _in_group(self, inode: int, ctx: RequestContext) -> bool:
-        # a privileged process keeps set-group-ID; so does one in the file's group (posix_acl_update_mode in the kernel)
-        gid = self.overlay.getattr(Ino(inode)).gid
-        return ctx.uid == 0 or ctx.gid == gid or gid in pyfuse3.get_sup_groups(ctx.pid)
+        self._requests.setxattr(inode, name, value, ctx.uid, ctx.gid, ctx.pid)
 
     @_changes
     async def removexattr(self, inode: int, name: bytes, ctx: RequestContext) -> None:

@@ -14,6 +14,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from types import ModuleType
 
 import trio
 
@@ -60,10 +61,8 @@ def run(options: MountOptions, mountpoint: str, *, ready: Callable[[], None]) ->
     overlay = _open(options)
     try:
         committer = Committer(overlay, outsider, mountpoint, options.commit)
-        published, ranges = None, None
-        if extension is not None and not options.plain:
-            published, ranges = Published(overlay, extension), RangeRequests(overlay, committer, extension)
-        _mount(overlay, committer, _slow_base(overlay, options.base), published, ranges, options, mountpoint)
+        used = None if options.plain else extension
+        _mount(overlay, committer, _slow_base(overlay, options.base), used, options, mountpoint)
         _tune_memory()
         try:
             limit = options.max_names or default_limit()
@@ -125,17 +124,24 @@ def _mount(
     overlay: Overlay,
     committer: Committer,
     slow_base: SlowBase,
-    published: Published | None,
-    ranges: RangeRequests | None,
+    extension: ModuleType | None,
     options: MountOptions,
     mountpoint: str,
 ) -> None:
+    """Mount; *extension* is the session hook, or None in plain mode."""
     import pyfuse3
 
+    from minifo.fusefront.direct import Direct
     from minifo.fusefront.operations import FuseOperations
+    from minifo.fusefront.requests import Requests
 
+    published = Published(overlay, extension) if extension is not None else None
+    ranges = RangeRequests(overlay, committer, extension) if extension is not None else None
     synchronous = options.sync or (not overlay.commits.keeps_redo and not options.read_only)
-    operations = FuseOperations(overlay, committer, slow_base, published, ranges, synchronous=synchronous)
+    requests = Requests(overlay, slow_base, published)
+    operations = FuseOperations(overlay, requests, committer, ranges, synchronous=synchronous)
+    if extension is not None:
+        Direct(overlay, requests, synchronous=synchronous).serve(extension)
     lines: list[str] = []
     try:
         with captured_stderr() as lines:

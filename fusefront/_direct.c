@@ -1,0 +1,473 @@
+/* Requests whose answer needs no wait, asked of Python by a plain call.
+ *
+ * pyfuse3 makes a task's work of every request: a coroutine of its own and three of ours, objects for the context and the
+ * attributes, and each attribute set by name.  That is the better half of what most of our answers cost.  So each kind
+ * of request is first put to a function that serve() was given.  It gets numbers and bytes, and returns what is to be
+ * replied, or NotImplemented: then pyfuse3 is given the request, as if nothing had been here.
+ */
+#include "_direct.h"
+
+#include <errno.h>
+#include <string.h>
+#include <time.h>
+
+#define FOR_EVER 1e9 /* seconds; only this mount changes the tree */
+
+enum {
+	FORGET,
+	GETATTR,
+	GETXATTR,
+	LINK,
+	LOOKUP,
+	MKDIR,
+	MKNOD,
+	READ,
+	READDIR,
+	READLINK,
+	RENAME,
+	RMDIR,
+	SETATTR,
+	SYMLINK,
+	UNLINK,
+	WRITE,
+	KINDS,
+
+	MOST_ARGUMENTS = 12,
+	REPLY_MAX = 1 << 20, /* bytes; the kernel asks for no more names at a time */
+};
+
+static const char *const kinds[KINDS] = {
+	"forget", "getattr", "getxattr", "link",   "lookup", "mkdir",	"mknod",  "read",
+	"readdir", "readlink", "rename", "rmdir", "setattr", "symlink", "unlink", "write",
+};
+
+static PyObject *asked[KINDS]; /* functions, or NULL */
+
+static struct fuse_lowlevel_ops next; /* the handlers that get what is left */
+
+/* ------------------------------------------------------------------------------------------------------------------
+ * Asking
+ */
+
+static bool is_asked(int kind)
+{
+	return asked[kind] != NULL && PyGILState_Check();
+}
+
+/* Call the function for a kind of request.  `form` is as in Py_BuildValue(), one argument for each letter; what is given
+ * as an object is consumed, and to be made only if the kind is_asked().
+ *
+ * Returns a new reference, an errno's for an exception that came out all the same; or NULL: the request is left. */
+static PyObject *ask(int kind, const char *form, ...)
+{
+	PyObject *arguments[MOST_ARGUMENTS], *result = NULL;
+	size_t count = 0;
+	bool complete = true;
+	va_list values;
+
+	if (!is_asked(kind))
+		return NULL;
+	va_start(values, form);
+	for (; *form; form++, count++) {
+		PyObject *argument = NULL;
+		switch (*form) {
+		case 'y': /* a name */
+			argument = PyBytes_FromString(va_arg(values, const char *));
+			break;
+		case 'u':
+			argument = PyLong_FromUnsignedLong(va_arg(values, unsigned));
+			break;
+		case 'K':
+			argument = PyLong_FromUnsignedLongLong(va_arg(values, unsigned long long));
+			break;
+		case 'L':
+			argument = PyLong_FromLongLong(va_arg(values, long long));
+			break;
+		case 'O': /* NULL is passed on as the failure it is */
+			argument = va_arg(values, PyObject *);
+			break;
+		}
+		complete = complete && argument != NULL;
+		arguments[count] = argument;
+	}
+	va_end(values);
+	if (complete)
+		result = PyObject_Vectorcall(asked[kind], arguments, count, NULL);
+	while (count > 0)
+		Py_XDECREF(arguments[--count]);
+	if (result == Py_NotImplemented) {
+		Py_DECREF(result);
+		return NULL;
+	}
+	if (result == NULL) {
+		PyErr_WriteUnraisable(asked[kind]);
+		result = PyLong_FromLong(EIO);
+	}
+	return result;
+}
+
+/* The errno that a function returned; 0 for anything else. */
+static int errno_in(PyObject *result)
+{
+	return PyLong_Check(result) ? (int)PyLong_AsLong(result) : 0;
+}
+
+/* Turn an Attr into the kernel's form; false, with an exception set, if it is none. */
+static bool take_attributes(PyObject *tuple, struct stat *attr)
+{
+	struct attributes found;
+
+	if (!PyTuple_Check(tuple)) {
+		PyErr_SetString(PyExc_TypeError, "attributes are a tuple");
+		return false;
+	}
+	if (!read_attributes(&PyTuple_GET_ITEM(tuple, 0), PyTuple_GET_SIZE(tuple), &found))
+		return false;
+	*attr = stat_of(&found);
+	return true;
+}
+
+/* The same for a reply; where it is none, EIO is replied. */
+static bool attributes_to_reply(fuse_req_t req, PyObject *result, struct stat *attr)
+{
+	if (take_attributes(result, attr))
+		return true;
+	PyErr_WriteUnraisable(result);
+	fuse_reply_err(req, EIO);
+	return false;
+}
+
+/* ------------------------------------------------------------------------------------------------------------------
+ * Replying what was returned; each lets go of the result, and returns false if there is none
+ */
+
+static bool reply_status(fuse_req_t req, PyObject *result)
+{
+	if (result == NULL)
+		return false;
+	fuse_reply_err(req, errno_in(result));
+	Py_DECREF(result);
+	return true;
+}
+
+/* None stands for "there is no such name". */
+static bool reply_entry(fuse_req_t req, PyObject *result)
+{
+	struct fuse_entry_param entry = {.entry_timeout = FOR_EVER, .attr_timeout = FOR_EVER};
+
+	if (result == NULL || errno_in(result))
+		return reply_status(req, result);
+	if (result == Py_None || attributes_to_reply(req, result, &entry.attr)) {
+		entry.ino = entry.attr.st_ino;
+		fuse_reply_entry(req, &entry);
+	}
+	Py_DECREF(result);
+	return true;
+}
+
+static bool reply_attr(fuse_req_t req, PyObject *result)
+{
+	struct stat attr;
+
+	if (result == NULL || errno_in(result))
+		return reply_status(req, result);
+	if (attributes_to_reply(req, result, &attr))
+		fuse_reply_attr(req, &attr, FOR_EVER);
+	Py_DECREF(result);
+	return true;
+}
+
+static bool reply_bytes_object(fuse_req_t req, PyObject *result)
+{
+	if (result == NULL || !PyBytes_Check(result))
+		return reply_status(req, result);
+	fuse_reply_buf(req, PyBytes_AS_STRING(result), (size_t)PyBytes_GET_SIZE(result));
+	Py_DECREF(result);
+	return true;
+}
+
+/* ------------------------------------------------------------------------------------------------------------------
+ * Handlers
+ */
+
+static void direct_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
+{
+	if (!reply_entry(req, ask(LOOKUP, "Ky", (unsigned long long)parent, name)))
+		next.lookup(req, parent, name);
+}
+
+static void direct_forget_multi(fuse_req_t req, size_t count, struct fuse_forget_data *forgets)
+{
+	if (!is_asked(FORGET)) {
+		next.forget_multi(req, count, forgets);
+		return;
+	}
+	PyObject *list = PyList_New((Py_ssize_t)count);
+	for (size_t at = 0; list != NULL && at < count; at++) {
+		PyObject *pair = Py_BuildValue("KK", (unsigned long long)forgets[at].ino,
+					       (unsigned long long)forgets[at].nlookup);
+		if (pair == NULL)
+			Py_CLEAR(list);
+		else
+			PyList_SET_ITEM(list, (Py_ssize_t)at, pair);
+	}
+	Py_DECREF(ask(FORGET, "O", list));
+	fuse_reply_none(req); /* there is no reply to this request */
+}
+
+static void direct_forget(fuse_req_t req, fuse_ino_t ino, uint64_t count)
+{
+	struct fuse_forget_data forget = {.ino = ino, .nlookup = count};
+
+	direct_forget_multi(req, 1, &forget);
+}
+
+static void direct_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+	unsigned pid = (unsigned)fuse_req_ctx(req)->pid;
+
+	if (!reply_attr(req, ask(GETATTR, "Ku", (unsigned long long)ino, pid)))
+		next.getattr(req, ino, fi);
+}
+
+static PyObject *number_if(bool given, long long number)
+{
+	if (given)
+		return PyLong_FromLongLong(number);
+	Py_RETURN_NONE;
+}
+
+static PyObject *time_if(int given, int is_now, struct timespec time)
+{
+	if (is_now)
+		clock_gettime(CLOCK_REALTIME, &time);
+	return number_if(given || is_now, time.tv_sec * 1000000000LL + time.tv_nsec);
+}
+
+static void direct_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int to_set, struct fuse_file_info *fi)
+{
+	const struct fuse_ctx *ctx = fuse_req_ctx(req);
+	PyObject *result = NULL;
+
+	if (is_asked(SETATTR))
+		result = ask(SETATTR, "KOOOOOOOuuuu", (unsigned long long)ino,
+			     number_if(to_set & FUSE_SET_ATTR_MODE, attr->st_mode),
+			     number_if(to_set & FUSE_SET_ATTR_UID, attr->st_uid),
+			     number_if(to_set & FUSE_SET_ATTR_GID, attr->st_gid),
+			     number_if(to_set & FUSE_SET_ATTR_SIZE, attr->st_size),
+			     time_if(to_set & FUSE_SET_ATTR_ATIME, to_set & FUSE_SET_ATTR_ATIME_NOW, attr->st_atim),
+			     time_if(to_set & FUSE_SET_ATTR_MTIME, to_set & FUSE_SET_ATTR_MTIME_NOW, attr->st_mtim),
+			     time_if(to_set & FUSE_SET_ATTR_CTIME, 0, attr->st_ctim), (unsigned)attr->st_rdev,
+			     (unsigned)ctx->uid, (unsigned)ctx->gid, (unsigned)ctx->pid);
+	if (!reply_attr(req, result))
+		next.setattr(req, ino, attr, to_set, fi);
+}
+
+static void direct_readlink(fuse_req_t req, fuse_ino_t ino)
+{
+	PyObject *result = ask(READLINK, "K", (unsigned long long)ino);
+
+	if (result != NULL && PyBytes_Check(result)) {
+		fuse_reply_readlink(req, PyBytes_AS_STRING(result));
+		Py_DECREF(result);
+	} else if (!reply_status(req, result)) {
+		next.readlink(req, ino);
+	}
+}
+
+static void direct_mknod(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode, dev_t rdev)
+{
+	const struct fuse_ctx *ctx = fuse_req_ctx(req);
+
+	if (!reply_entry(req, ask(MKNOD, "KyuKuuu", (unsigned long long)parent, name, (unsigned)mode,
+				  (unsigned long long)rdev, (unsigned)ctx->uid, (unsigned)ctx->gid,
+				  (unsigned)ctx->umask)))
+		next.mknod(req, parent, name, mode, rdev);
+}
+
+static void direct_mkdir(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode)
+{
+	const struct fuse_ctx *ctx = fuse_req_ctx(req);
+
+	if (!reply_entry(req, ask(MKDIR, "Kyuuuu", (unsigned long long)parent, name, (unsigned)mode, (unsigned)ctx->uid,
+				  (unsigned)ctx->gid, (unsigned)ctx->umask)))
+		next.mkdir(req, parent, name, mode);
+}
+
+static void direct_symlink(fuse_req_t req, const char *target, fuse_ino_t parent, const char *name)
+{
+	const struct fuse_ctx *ctx = fuse_req_ctx(req);
+
+	if (!reply_entry(req, ask(SYMLINK, "Kyyuuu", (unsigned long long)parent, name, target, (unsigned)ctx->uid,
+				  (unsigned)ctx->gid, (unsigned)ctx->umask)))
+		next.symlink(req, target, parent, name);
+}
+
+static void direct_link(fuse_req_t req, fuse_ino_t ino, fuse_ino_t parent, const char *name)
+{
+	if (!reply_entry(req, ask(LINK, "KKy", (unsigned long long)ino, (unsigned long long)parent, name)))
+		next.link(req, ino, parent, name);
+}
+
+static void direct_unlink(fuse_req_t req, fuse_ino_t parent, const char *name)
+{
+	if (!reply_status(req, ask(UNLINK, "Ky", (unsigned long long)parent, name)))
+		next.unlink(req, parent, name);
+}
+
+static void direct_rmdir(fuse_req_t req, fuse_ino_t parent, const char *name)
+{
+	if (!reply_status(req, ask(RMDIR, "Ky", (unsigned long long)parent, name)))
+		next.rmdir(req, parent, name);
+}
+
+static void direct_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fuse_ino_t new_parent,
+			  const char *new_name, unsigned flags)
+{
+	if (!reply_status(req, ask(RENAME, "KyKyu", (unsigned long long)parent, name, (unsigned long long)new_parent,
+				   new_name, flags)))
+		next.rename(req, parent, name, new_parent, new_name, flags);
+}
+
+static void direct_getxattr(fuse_req_t req, fuse_ino_t ino, const char *name, size_t size)
+{
+	/* an empty name stands for something else (_hook.c) */
+	PyObject *result = *name ? ask(GETXATTR, "Ky", (unsigned long long)ino, name) : NULL;
+	size_t length = result != NULL && PyBytes_Check(result) ? (size_t)PyBytes_GET_SIZE(result) : 0;
+
+	if (length > 0 && (size == 0 || length > size)) {
+		if (size == 0) /* only the length is asked for */
+			fuse_reply_xattr(req, length);
+		else
+			fuse_reply_err(req, ERANGE);
+		Py_DECREF(result);
+	} else if (!reply_bytes_object(req, result)) {
+		next.getxattr(req, ino, name, size);
+	}
+}
+
+static void direct_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi)
+{
+	if (!reply_bytes_object(req, ask(READ, "KLL", (unsigned long long)fi->fh, (long long)off, (long long)size)))
+		next.read(req, ino, size, off, fi);
+}
+
+static void direct_write_buf(fuse_req_t req, fuse_ino_t ino, struct fuse_bufvec *data, off_t off,
+			     struct fuse_file_info *fi)
+{
+	const struct fuse_buf *only = &data->buf[0];
+
+	PyObject *result = NULL;
+
+	/* What was spliced is not in memory; nor is anything in more than one piece. */
+	if (is_asked(WRITE) && data->count == 1 && data->idx == 0 && data->off == 0 && !(only->flags & FUSE_BUF_IS_FD))
+		result = ask(WRITE, "KLO", (unsigned long long)fi->fh, (long long)off,
+			     PyBytes_FromStringAndSize(only->mem, (Py_ssize_t)only->size));
+	if (result == Py_None) {
+		fuse_reply_write(req, only->size);
+		Py_DECREF(result);
+	} else if (!reply_status(req, result)) {
+		next.write_buf(req, ino, data, off, fi);
+	}
+}
+
+/* The function returns an iterator of (name, attributes, cookie); to be asked for one more means that the one before was
+ * taken. */
+static void direct_readdirplus(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi)
+{
+	static char reply[REPLY_MAX];
+	PyObject *entries = ask(READDIR, "KL", (unsigned long long)fi->fh, (long long)off), *found;
+	struct fuse_entry_param entry = {.entry_timeout = FOR_EVER, .attr_timeout = FOR_EVER};
+	size_t used = 0;
+
+	if (entries == NULL) {
+		next.readdirplus(req, ino, size, off, fi);
+		return;
+	}
+	if (size > REPLY_MAX)
+		size = REPLY_MAX;
+	while (!PyLong_Check(entries) && (found = PyIter_Next(entries)) != NULL) {
+		PyObject *attributes;
+		const char *name;
+		long long cookie;
+		if (!PyArg_ParseTuple(found, "yOL", &name, &attributes, &cookie) ||
+		    !take_attributes(attributes, &entry.attr)) {
+			Py_DECREF(found);
+			break;
+		}
+		entry.ino = entry.attr.st_ino;
+		size_t more = fuse_add_direntry_plus(req, reply + used, size - used, name, &entry, cookie);
+		Py_DECREF(found);
+		if (more > size - used)
+			break;
+		used += more;
+	}
+	if (PyErr_Occurred()) {
+		PyErr_WriteUnraisable(asked[READDIR]);
+		Py_SETREF(entries, PyLong_FromLong(EIO));
+	}
+	/* names that the kernel was told of must reach it, or it will not forget them */
+	if (used == 0 && errno_in(entries))
+		fuse_reply_err(req, errno_in(entries));
+	else
+		fuse_reply_buf(req, reply, used);
+	Py_DECREF(entries);
+}
+
+void stand_before(struct fuse_lowlevel_ops *table)
+{
+	next = *table;
+	table->lookup = direct_lookup;
+	table->forget = direct_forget;
+	table->forget_multi = direct_forget_multi;
+	table->getattr = direct_getattr;
+	table->setattr = direct_setattr;
+	table->readlink = direct_readlink;
+	table->mknod = direct_mknod;
+	table->mkdir = direct_mkdir;
+	table->symlink = direct_symlink;
+	table->link = direct_link;
+	table->unlink = direct_unlink;
+	table->rmdir = direct_rmdir;
+	table->rename = direct_rename;
+	table->getxattr = direct_getxattr;
+	table->read = direct_read;
+	table->write_buf = direct_write_buf;
+	table->readdirplus = direct_readdirplus;
+}
+
+/* ------------------------------------------------------------------------------------------------------------------
+ * Functions of the Python module
+ */
+
+void ask_nobody(void)
+{
+	for (int kind = 0; kind < KINDS; kind++)
+		Py_CLEAR(asked[kind]);
+}
+
+PyDoc_STRVAR(serve_doc,
+	     "serve(functions: dict[str, Callable] | None) -> None\n\n"
+	     "Put requests of the next session, or of the one there is, to these functions before pyfuse3 gets them.\n"
+	     "A key is the name of a request, as pyfuse3 calls it.  A function returns NotImplemented to leave the request\n"
+	     "to pyfuse3, an errno, or what is to be replied.");
+
+static PyObject *py_serve(PyObject *module, PyObject *functions)
+{
+	(void)module;
+	ask_nobody();
+	if (functions == Py_None)
+		Py_RETURN_NONE;
+	if (!PyDict_Check(functions)) {
+		PyErr_SetString(PyExc_TypeError, "serve() takes a dict of functions");
+		return NULL;
+	}
+	for (int kind = 0; kind < KINDS; kind++)
+		asked[kind] = Py_XNewRef(PyDict_GetItemString(functions, kinds[kind]));
+	Py_RETURN_NONE;
+}
+
+PyMethodDef direct_methods[] = {
+	{"serve", py_serve, METH_O, serve_doc},
+	{NULL, NULL, 0, NULL},
+};
