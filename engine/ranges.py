@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 
 COPY_MAX = 4 << 20  # bytes of data that one copy moves at most: requests wait for it
 _SHARE_MAX = 16 << 20  # bytes that one copy shares at most: what is not on the medium yet is written first
+_COPY_STEP = 1 << 19  # bytes; memory for more at a time is new memory each time, which costs more than the copy
 _SPAN_MAX = 1 << 30  # bytes one copy passes over, holes included
 _BLOCK = 4096
 _AT_A_TIME = 64  # extents looked at
@@ -403,8 +404,9 @@ class Ranges:
             row = self._zero(row, taker.path, done + shift, start + shift, free=True)
             if start < end:
                 self._inodes.save(row)
-                data = self._read(giver, start, end)
-                self._content.write(row, taker.path, start + shift, data, times=False)
+            for at in range(start, end, _COPY_STEP):
+                data = self._read(giver, at, min(at + _COPY_STEP, end))
+                self._content.write(row, taker.path, at + shift, data, times=False)
                 row = self._inodes.adopt(taker)
             done = end
         if reached + shift > row.size:

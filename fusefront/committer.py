@@ -8,6 +8,9 @@ mount), for else it could stay in memory for half a minute.  Many waiters share 
 from __future__ import annotations
 
 import logging
+import time
+from collections.abc import Callable
+from functools import partial
 
 import trio
 
@@ -21,6 +24,8 @@ _REDO_MAX = 4 << 20  # bytes of redo log that call for a commit before its time
 _RETRY = 1.0  # seconds until a commit that found no room is tried again
 _ROUNDS = 4  # of syncing objects while requests go on, before the gate
 _FEW = 32  # objects after whose syncing not many more will have been written
+_FEW_AT_ONCE = 2  # objects that may be synced while nobody else is served
+_QUICK = 0.002  # seconds others may have to wait
 _QUIET = 0.5  # seconds without a change after which a commit need not wait for its time
 
 
@@ -43,6 +48,7 @@ class Committer:
         self._changed = trio.Event()
         self._sealed = 0
         self._hardened = 0
+        self._quick = True  # the last step that waited for the medium did so for a moment only
         overlay.db.on_dirty = self._note
 
     def _note(self) -> None:
@@ -117,12 +123,28 @@ class Committer:
             # while many are synced others are written: again, or the rest would be synced behind the gate
             pending = commits.pending()
             if pending:
-                await trio.to_thread.run_sync(commits.presync, pending)
+                await self._slow_step(partial(commits.presync, pending), few=len(pending) <= _FEW_AT_ONCE)
             if len(pending) <= _FEW:
                 break
         sealed = commits.seal()
         self._sealed += 1
         number = self._sealed
-        await trio.to_thread.run_sync(commits.harden)
+        await self._slow_step(commits.harden, few=True)
         commits.finish(sealed)
         self._hardened = number
+
+    async def _slow_step(self, step: Callable[[], None], *, few: bool) -> None:
+        """Take a step that waits for the medium: in a worker thread, unless there is *few* to sync and that was quick.
+
+        To hand a step to a thread and back takes longer than a good disk needs to sync a file.
+        """
+        if few and self._quick:
+            self._quick = _seconds(step) < _QUICK
+        else:
+            self._quick = await trio.to_thread.run_sync(_seconds, step) < _QUICK
+
+
+def _seconds(step: Callable[[], None]) -> float:
+    begin = time.perf_counter()
+    step()
+    return time.perf_counter() - begin

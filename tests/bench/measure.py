@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bases import Sizes, make_archive, make_base, make_list, make_worker
-from catalogue import Place, Workload, shell
+from catalogue import LARGE, READS, Place, Workload, shell
 from results import Run
 from systems import Mount, System
-from volume import Volume, drop_caches, run
+from volume import Volume, drop_caches, run, touch_memory
 
 _INDEX = ".git/index"  # holds inode numbers and times
 _PROGRAMS = 'for i in find ls tar grep wc cat sort; do $i --version; done >/dev/null; "$TOOLS/worker" || true'
@@ -119,6 +119,8 @@ def _run(bench: Bench, workload: Workload, system: System, repetition: int) -> R
         if workload.cold:
             drop_caches()
             shell(_PROGRAMS)(place)
+        if workload.group in (READS, LARGE):
+            touch_memory(2 * bench.sizes.giant)
         written = volume.written()
         outcome = workload.timed(place)
         durable = None
