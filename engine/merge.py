@@ -21,6 +21,7 @@ from functools import partial
 from hashlib import blake2b
 from typing import Literal, NamedTuple
 
+from minifo.engine.ahead import Ahead
 from minifo.engine.base import BaseView, join
 from minifo.engine.content import Content
 from minifo.engine.db import Database
@@ -76,6 +77,7 @@ class Merge:
         self._base = base
         self._inodes = inodes
         self._content = content
+        self.ahead = Ahead(base, cookie_of)
         self._listings: OrderedDict[Ino, list[tuple[int, bytes]]] = OrderedDict()
         self._kept = 0
         self._free: tuple[Ino, bytes] | None = None  # a name that was looked for and not found, last
@@ -224,6 +226,8 @@ class Merge:
             yield DirEntry(b"..", self.attr(self._inodes.attributes(parent), parent), 2)
         listing = self._listing(directory)
         start = bisect_left(listing, (after + 1, b""))
+        if start == 0 and not directory.state and directory.path is not None:
+            self.ahead.listed(directory.path, listing)
         while start < len(listing):
             # what one reply has room for: a directory of any size is read in pieces
             piece = listing[start : start + _PIECE]

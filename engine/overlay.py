@@ -302,6 +302,12 @@ class Overlay:
         self._check_regular(node, row.mode)
         return self.content.read(row, node.path, offset, size)
 
+    def read_ahead(self, ino: Ino) -> None:
+        """Ask the medium for base files that are likely to be read after this one."""
+        node = self.inodes.node(ino)
+        if not node.state and node.path is not None:
+            self.merge.ahead.reads(node.path)
+
     def base_file(self, ino: Ino) -> int | None:
         """A descriptor of the base file that is all there is to a file, for the caller to close; else None."""
         node = self.inodes.node(ino)

@@ -61,6 +61,8 @@ class SlowBase:
     def read_now(self, ino: Ino, offset: int, size: int) -> bytes:
         """The same at once, however long it takes."""
         begin = time.perf_counter()
+        if offset == 0:
+            self._overlay.read_ahead(ino)
         data = self._overlay.read(ino, offset, size)
         if time.perf_counter() - begin > _LONG:
             self._suspected = _SUSPECTED
