@@ -2,7 +2,7 @@
  *
  * This library is loaded with RTLD_GLOBAL before pyfuse3, so pyfuse3 finds some functions of libfuse here first: that
  * which creates its session (fuse_session_new; if built with libfuse 3.17 or newer, fuse_session_new_versioned), that
- * which receives a request and that which processes it.  The session it gets differs from a plain one in six ways:
+ * which receives a request and that which processes it.  The session it gets differs from a plain one in seven ways:
  *
  *   1. open and opendir are answered ENOSYS.  The kernel then sends neither again, nor release, and caches listings.
  *      Every request that would carry a handle carries 0 instead and is given the inode number for it.
@@ -18,14 +18,16 @@
  *      a directory has no such name; that an object has no extended attributes, which programs ask for again and again, for no kernel keeps the answer;
  *      the last times of a file without a name; and bytes of base files that are read piece by piece.
  *   6. fallocate, lseek and copy_file_range, which pyfuse3 has no handlers for, reach Python as a getxattr of an empty
- *      name, which no user can ask for.  Its handler finds their arguments by asked(), and the bytes it returns are the
- *      reply's, in the kernel's form.
+ *      name (_ranges.c).
+ *   7. Requests whose answer needs no wait are put to Python by a plain call, and reach pyfuse3 only where that leaves
+ *      them (_direct.c).
  *
  * Nothing of libfuse but its public functions is used.  Its custom io would have shown requests and replies more
  * directly, but exists from 3.13 on only and is left out of a default build since 3.18.3.
  *
  * The rule kept: whatever is not exactly as expected here is left as libfuse would have done it, and status() says so.
- * Nothing here calls Python from a libfuse function, for some are called without the interpreter's lock.
+ * Python is called by handlers only: pyfuse3 processes requests with the interpreter's lock held, and some other functions
+ * of libfuse are called without it.
  *
  * The state is one per process, as pyfuse3's is.  What must be remembered between receiving a request and processing it
  * is one per thread: pyfuse3 processes a request in the thread that received it, before that thread receives again.
@@ -33,6 +35,7 @@
 #include "_direct.h"
 #include "_names.h"
 #include "_patience.h"
+#include "_ranges.h"
 #include "_published.h"
 
 #include <dlfcn.h>
@@ -69,9 +72,6 @@ enum {
 	OP_READ = 15,
 	OP_GETXATTR = 22,
 	OP_INIT = 26,
-	OP_FALLOCATE = 43,
-	OP_LSEEK = 46,
-	OP_COPY_FILE_RANGE = 47,
 
 	LOOKUP_NAME = sizeof(struct request_header),
 	SETATTR_VALID = sizeof(struct request_header),   /* fuse_setattr_in.valid */
@@ -127,23 +127,10 @@ static struct {
 	uint32_t raised;  /* those of them that were added here */
 } session;
 
-enum {
-	IN_A_ROW = 64, /* requests answered here before Python gets its turn */
-	ASKED_ROOM = 64, /* bytes, more than any reply to what is passed on as a getxattr */
-};
+enum { IN_A_ROW = 64 }; /* requests answered here before Python gets its turn */
 
 static struct fuse_lowlevel_ops theirs; /* pyfuse3's handlers, behind those that ask Python directly */
 static struct fuse_lowlevel_ops ours;   /* the same, with ours in the places that choose_table() names */
-
-/* The arguments of the request that is being passed on as a getxattr of an empty name. */
-static struct {
-	int opcode;
-	int mode; /* of fallocate; of lseek, what to look for; of a copy, its flags */
-	uint64_t ino, size;
-	int64_t offset;
-	uint64_t target; /* of a copy, with the place there */
-	int64_t at;
-} asked;
 
 static _Thread_local struct {
 	uint64_t unique;   /* of the request received last */
@@ -382,55 +369,6 @@ static void our_fsyncdir(fuse_req_t req, fuse_ino_t ino, int datasync, struct fu
 	theirs.fsyncdir(req, ino, datasync, fi);
 }
 
-/* Pass a request on whose arguments are in `asked`. */
-static void ask(fuse_req_t req)
-{
-	if (session.stateless)
-		theirs.getxattr(req, asked.ino, "", ASKED_ROOM);
-	else
-		fuse_reply_err(req, ENOSYS);
-}
-
-static void our_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t offset, off_t length,
-			  struct fuse_file_info *fi)
-{
-	(void)fi;
-	memset(&asked, 0, sizeof asked);
-	asked.opcode = OP_FALLOCATE;
-	asked.ino = ino;
-	asked.mode = mode;
-	asked.offset = offset;
-	asked.size = (uint64_t)length;
-	ask(req);
-}
-
-static void our_lseek(fuse_req_t req, fuse_ino_t ino, off_t off, int whence, struct fuse_file_info *fi)
-{
-	(void)fi;
-	memset(&asked, 0, sizeof asked);
-	asked.opcode = OP_LSEEK;
-	asked.ino = ino;
-	asked.mode = whence;
-	asked.offset = off;
-	ask(req);
-}
-
-static void our_copy_file_range(fuse_req_t req, fuse_ino_t ino_in, off_t off_in, struct fuse_file_info *fi_in,
-				fuse_ino_t ino_out, off_t off_out, struct fuse_file_info *fi_out, size_t len, int flags)
-{
-	(void)fi_in;
-	(void)fi_out;
-	memset(&asked, 0, sizeof asked);
-	asked.opcode = OP_COPY_FILE_RANGE;
-	asked.ino = ino_in;
-	asked.offset = off_in;
-	asked.target = ino_out;
-	asked.at = off_out;
-	asked.size = len;
-	asked.mode = flags;
-	ask(req);
-}
-
 /* The table to hand to libfuse in place of ops[0:size]: ours, or ops itself if it is to be left alone. */
 static const struct fuse_lowlevel_ops *choose_table(const struct fuse_lowlevel_ops *ops, size_t size)
 {
@@ -462,9 +400,7 @@ static const struct fuse_lowlevel_ops *choose_table(const struct fuse_lowlevel_o
 	ours.readdirplus = our_readdirplus;
 	ours.fsync = our_fsync;
 	ours.fsyncdir = our_fsyncdir;
-	ours.fallocate = our_fallocate;
-	ours.lseek = our_lseek;
-	ours.copy_file_range = our_copy_file_range;
+	pass_ranges_on(&ours, theirs.getxattr, &session.stateless);
 	session.hooked = true;
 	return &ours;
 }
@@ -566,23 +502,7 @@ static PyObject *py_set_active(PyObject *module, PyObject *on)
 	Py_RETURN_NONE;
 }
 
-
-PyDoc_STRVAR(asked_doc, "asked() -> (opcode, ino, offset, size, mode, target, at)\n\n"
-			"The request that a getxattr of an empty name stands for: 43 fallocate, 46 lseek, 47 copy_file_range.\n"
-			"mode: of fallocate; of lseek, SEEK_DATA or SEEK_HOLE; of copy_file_range its flags.\n"
-			"To be called before the handler of that getxattr awaits anything.");
-
-static PyObject *py_asked(PyObject *module, PyObject *unused)
-{
-	(void)module;
-	(void)unused;
-	return Py_BuildValue("iKLKiKL", asked.opcode, (unsigned long long)asked.ino, (long long)asked.offset,
-			     (unsigned long long)asked.size, asked.mode, (unsigned long long)asked.target,
-			     (long long)asked.at);
-}
-
 static PyMethodDef methods[] = {
-	{"asked", py_asked, METH_NOARGS, asked_doc},
 	{"status", py_status, METH_NOARGS, status_doc},
 	{"set_active", py_set_active, METH_O, set_active_doc},
 	{NULL, NULL, 0, NULL},
@@ -608,9 +528,9 @@ PyMODINIT_FUNC PyInit__hook(void)
 		return NULL;
 	}
 	PyObject *module = PyModule_Create(&definition);
-	if (module != NULL &&
-	    (PyModule_AddFunctions(module, published_methods) < 0 ||
-	     PyModule_AddFunctions(module, names_methods) < 0 || PyModule_AddFunctions(module, direct_methods) < 0 || PyModule_AddFunctions(module, patience_methods) < 0))
-		Py_CLEAR(module);
+	PyMethodDef *const parts[] = {published_methods, names_methods, direct_methods, ranges_methods, patience_methods};
+	for (size_t part = 0; module != NULL && part < sizeof parts / sizeof *parts; part++)
+		if (PyModule_AddFunctions(module, parts[part]) < 0)
+			Py_CLEAR(module);
 	return module;
 }
