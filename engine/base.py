@@ -214,14 +214,21 @@ class BaseView:
                 pass  # O_NOATIME is for the owner only (open(2)); what we may read we read without it
         return openat2(dir_fd, name, flags, self._resolve)
 
-    def file(self, path: bytes) -> int:
+    def file(self, path: bytes, st: os.stat_result | None = None) -> int:
         """A descriptor for reading a regular file; valid until the next call.
 
+        Args:
+            path: the file.
+            st: its attributes, where they have just been looked up.
+
         Raises:
-            OSError: as open(2).
+            OSError: as open(2); FsError EISDIR or EINVAL for what is no regular file, which is never opened.
         """
         fd = self._files.get(path)
         if fd is None:
+            mode = (st or self.stat(path)).st_mode
+            if not stat.S_ISREG(mode):
+                raise FsError(errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL)
             fd = self._files.put(path, self._open(path, os.O_RDONLY))
         return fd
 

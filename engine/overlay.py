@@ -297,7 +297,6 @@ class Overlay:
         if row is None:
             if node.path is None:
                 raise FsError(errno.ESTALE, f"inode {ino}")
-            self._check_regular(node, self.base.stat(node.path).st_mode)
             return os.pread(self.base.file(node.path), size, offset)
         self._check_regular(node, row.mode)
         return self.content.read(row, node.path, offset, size)
@@ -311,7 +310,7 @@ class Overlay:
     def base_file(self, ino: Ino) -> int | None:
         """A descriptor of the base file that is all there is to a file, for the caller to close; else None."""
         node = self.inodes.node(ino)
-        if not self.is_unchanged(ino) or node.path is None or not stat.S_ISREG(self.base.stat(node.path).st_mode):
+        if not self.is_unchanged(ino) or node.path is None:
             return None
         return os.dup(self.base.file(node.path))
 
