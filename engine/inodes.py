@@ -44,6 +44,7 @@ _COLUMNS = "ino, mode, nlink, uid, gid, rdev, size, atime, mtime, ctime, object,
 _SELECT = f"SELECT {_COLUMNS} FROM inode WHERE ino = ?"
 _FIELDS = _COLUMNS.removeprefix("ino, ").split(", ")
 _UPDATE = f"UPDATE inode SET {', '.join(f'{field} = ?' for field in _FIELDS)} WHERE ino = ?"
+_STAMP = "UPDATE inode SET nlink = ?, atime = ?, mtime = ?, ctime = ? WHERE ino = ?"
 _INSERT = f"INSERT INTO inode ({_COLUMNS}, target) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
 
@@ -219,9 +220,14 @@ class Inodes:
             self._watcher.dropped(ino)
 
     def save(self, row: Row) -> None:
-        """Change an object's row to this one; the only way rows of ``inode`` change."""
+        """Change an object's row to this one; ``stamp`` aside the only way rows of ``inode`` change."""
         self._db.change(_UPDATE, (*row[1:], row.ino))
         self._made(row)
+
+    def stamp(self, row: Row, nlink: int, atime: int, mtime: int, ctime: int) -> None:
+        """Change an object's link count and times only: all that most operations do, and half the work of ``save``."""
+        self._db.change(_STAMP, (nlink, atime, mtime, ctime, row.ino))
+        self._made(Row._make((*row[:2], nlink, *row[3:7], atime, mtime, ctime, *row[10:])))
 
     def drop_row(self, ino: Ino) -> None:
         """Delete an object's row: the base's own attributes count again, if there is a base object."""
@@ -336,11 +342,11 @@ class Inodes:
         row = self.adopt(node)
         t = now()
         nlink = row.nlink + subdirectories if row.nlink > 1 else row.nlink
-        self.save(row._replace(mtime=t, ctime=t, nlink=nlink))
+        self.stamp(row, nlink, row.atime, t, t)
 
     def set_links(self, row: Row, nlink: int) -> None:
         """Change an object's link count and ctime; at 0 it becomes an orphan."""
-        self.save(row._replace(nlink=nlink, ctime=now()))
+        self.stamp(row, nlink, row.atime, row.mtime, now())
         if nlink == 0:
             self._db.change("INSERT INTO orphan VALUES (?)", (row.ino,))
 

@@ -286,7 +286,7 @@ class Namespace:
         """Put what was just unbound at another name."""
         node = ref.node
         row = self._inodes.adopt(node)
-        self._inodes.save(row._replace(ctime=now()))
+        self._inodes.stamp(row, row.nlink, row.atime, row.mtime, now())
         if node.is_dir and node.parent != parent.ino:
             self._db.on_failure(partial(setattr, node, "parent", node.parent))
             node.parent = parent.ino
