@@ -47,6 +47,9 @@ _UPDATE = f"UPDATE inode SET {', '.join(f'{field} = ?' for field in _FIELDS)} WH
 _STAMP = "UPDATE inode SET nlink = ?, atime = ?, mtime = ?, ctime = ? WHERE ino = ?"
 _INSERT = f"INSERT INTO inode ({_COLUMNS}, target) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
+_MODIFIED = "INSERT INTO modified VALUES (?, ?, ?, ?)"
+_BASE_LISTS = ("origin", "modified")  # tables that know base objects only
+_ANY_LISTS = ("orphan", "xattr")
 
 _KEPT_ROWS = 4096
 
@@ -95,6 +98,7 @@ class Inodes:
         self.next_ino = next_ino
         self._nodes: dict[Ino, Node] = {ROOT: Node(ROOT, (None, b"/"), ROOT, True, True)}
         self._rows: dict[Ino, Row] = {}  # rows as the database has them; all are dropped when an operation fails
+        self._adopted: Row | None = None  # the row that was adopted last, until its object is modified
         self._watcher: Watcher | None = None
         self.limit = 0  # nodes that are many
         self.on_limit: Callable[[], None] | None = None  # called when so many are known
@@ -192,6 +196,7 @@ class Inodes:
 
     def _rolled_back(self) -> None:
         self._rows.clear()
+        self._adopted = None
         if self._watcher is not None:
             self._watcher.lost()
 
@@ -266,8 +271,12 @@ class Inodes:
         self._db.change(_INSERT, (*row, target))
         return self._made(row)
 
-    def adopt(self, node: Node) -> Row:
+    def adopt(self, node: Node, held: Row | os.stat_result | None = None) -> Row:
         """Give a base object its row, copied from the base, and mark its directories.  Copies no content.
+
+        Args:
+            node: the object.
+            held: its attributes, where they have just been looked up.
 
         Returns:
             The row, new or old.
@@ -275,36 +284,32 @@ class Inodes:
         Raises:
             FsError: ESTALE for a created object whose row is gone.
         """
-        if node.state:
-            row = self.row(node.ino)
-            if row is not None:
-                return row
-        if node.path is None:
-            raise FsError(errno.ESTALE, f"inode {node.ino}")
-        st = self._base.stat(node.path)
+        st = held if held is not None else self.attributes(node)
+        if isinstance(st, Row):
+            return st
+        path = node.path
+        assert path is not None
         bound = st.st_size if stat.S_ISREG(st.st_mode) else None
         nlink = 0 if node.dead else st.st_nlink
         times = st.st_atime_ns, st.st_mtime_ns, st.st_ctime_ns
         row = Row(node.ino, st.st_mode, nlink, st.st_uid, st.st_gid, st.st_rdev, st.st_size, *times, None, bound, 0, 0)
         self._db.change(_INSERT, (*row, None))
-        self._made(row)
-        self.mark(node.path, node.ino)
+        self._adopted = self._made(row)
+        self.mark(path, node.ino)
         if node.dead:
             self._db.change("INSERT INTO orphan VALUES (?)", (node.ino,))
         return row
 
     def mark(self, path: bytes, ino: Ino | None = None) -> None:
         """Note in ``origin`` that the base object at *path* has overlay state, and its directories up to the root."""
-        while self._db.value("SELECT 1 FROM origin WHERE path = ?", (path,)) is None:
+        while ino is not None or self._db.value("SELECT 1 FROM origin WHERE path = ?", (path,)) is None:
             if ino is None:
                 ino = self.numbers.of(self._base.stat(path))
-            self._db.change("INSERT INTO origin VALUES (?, ?)", (ino, path))
+            is_new = self._db.change("INSERT INTO origin VALUES (?, ?) ON CONFLICT (path) DO NOTHING", (ino, path))
             self._note_state(ino)
-            if path == b"/":
+            if not is_new or path == b"/":
                 return
             path, ino = split(path)[0], None
-        if ino is not None:
-            self._note_state(ino)
 
     def _note_state(self, ino: Ino) -> None:
         # left set when the operation is rolled back: it costs a query, never a wrong answer
@@ -321,13 +326,17 @@ class Inodes:
         """
         if self.numbers.is_created(row.ino):
             return
+        if row is self._adopted:
+            # just copied from the base, and so on no list yet
+            self._adopted = None
+            self._db.change(_MODIFIED, (row.ino, int(content), row.size, row.mtime))
+            return
         known = self._db.value("SELECT content FROM modified WHERE ino = ?", (row.ino,))
         if known is None:
             path = self.node(row.ino).path
             assert path is not None
             st = self._base.stat(path)
-            size, mtime = st.st_size, st.st_mtime_ns
-            self._db.change("INSERT INTO modified VALUES (?, ?, ?, ?)", (row.ino, int(content), size, mtime))
+            self._db.change(_MODIFIED, (row.ino, int(content), st.st_size, st.st_mtime_ns))
         elif content and not known:
             self._db.change("UPDATE modified SET content = 1 WHERE ino = ?", (row.ino,))
 
@@ -353,7 +362,8 @@ class Inodes:
     def discard(self, ino: Ino) -> None:
         """Delete every row an object owns, its content aside."""
         self.drop_row(ino)
-        for table in ("origin", "modified", "orphan", "xattr"):
+        tables = _ANY_LISTS if self.numbers.is_created(ino) else _BASE_LISTS + _ANY_LISTS
+        for table in tables:
             self._db.change(f"DELETE FROM {table} WHERE ino = ?", (ino,))
 
     # -- attributes as users see them

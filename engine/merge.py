@@ -54,11 +54,11 @@ cookie_of = _hash_cookie if sys.hash_info.width == 64 else _digest_cookie
 
 
 class Ref(NamedTuple):
-    """What stands at a name: which list (or the base) put it there, its node and its st_mode."""
+    """What stands at a name: which list (or the base) put it there, its node and its attributes."""
 
     kind: Literal["created", "renamed", "base"]
     node: Node
-    mode: int
+    held: Row | os.stat_result
 
 
 class Merge:
@@ -93,26 +93,17 @@ class Merge:
         if not name or b"/" in name or b"\0" in name:
             raise FsError(errno.EINVAL)
 
-    def resolve(self, directory: Node, name: bytes) -> Ref | None:
-        """What stands at *name*, or None."""
-        found = self._find(directory, name)
-        if found is None:
-            return None
-        kind, node, held = found
-        return Ref(kind, node, held.mode if isinstance(held, Row) else held.st_mode)
-
     def lookup(self, directory: Node, name: bytes) -> Attr | None:
         """The attributes of what stands at *name*, or None."""
-        found = self._find(directory, name)
+        found = self.resolve(directory, name)
         if found is None:
             self._free = (directory.ino, name)
             return None
-        _, node, held = found
-        return self.attr(held, node)
+        return self.attr(found.held, found.node)
 
     def is_free(self, directory: Node, name: bytes) -> bool:
         """True if nothing stands at *name*; cheap right after a look-up, as which creating a file always begins."""
-        return (directory.ino, name) == self._free or self._find(directory, name) is None
+        return (directory.ino, name) == self._free or self.resolve(directory, name) is None
 
     def attr(self, held: Row | os.stat_result, node: Node) -> Attr:
         """The attributes users see, from a row or a base object's own."""
@@ -136,9 +127,8 @@ class Merge:
             held.ctime,
         )
 
-    def _find(
-        self, directory: Node, name: bytes
-    ) -> tuple[Literal["created", "renamed", "base"], Node, Row | os.stat_result] | None:
+    def resolve(self, directory: Node, name: bytes) -> Ref | None:
+        """What stands at *name*, or None."""
         if directory.dead:
             return None
         if directory.state:
@@ -147,7 +137,7 @@ class Merge:
                 if place[1] == 0:
                     return None
                 node = self._overlay_node(Ino(place[0]), directory)
-                return ("created" if place[1] == 1 else "renamed"), node, self._inodes.attributes(node)
+                return Ref("created" if place[1] == 1 else "renamed", node, self._inodes.attributes(node))
         child = self._inodes.base_child(directory, name)
         if child is None:
             return None
@@ -161,9 +151,7 @@ class Merge:
             node.parent = directory.ino
         return node
 
-    def _base_node(
-        self, directory: Node, place: bytes, name: bytes, st: os.stat_result, ino: Ino
-    ) -> tuple[Literal["base"], Node, Row | os.stat_result]:
+    def _base_node(self, directory: Node, place: bytes, name: bytes, st: os.stat_result, ino: Ino) -> Ref:
         is_dir = stat.S_ISDIR(st.st_mode)
         state = False
         row: Row | None = None
@@ -178,7 +166,7 @@ class Merge:
         if state:
             row = self._inodes.row(ino)
         node = self._inodes.found(ino, (place, name), directory.ino, is_dir, state)
-        return "base", node, row if row is not None else st
+        return Ref("base", node, row if row is not None else st)
 
     # -- listings
 
@@ -249,11 +237,13 @@ class Merge:
     def appeared(self, directory: Node, name: bytes) -> None:
         """Note that the running operation puts *name* into a directory."""
         self._free = None
-        self._db.on_success(partial(self._add, directory.ino, name))
+        if directory.ino in self._listings:
+            self._db.on_success(partial(self._add, directory.ino, name))
 
     def vanished(self, directory: Node, name: bytes) -> None:
         """Note that the running operation takes *name* out of a directory."""
-        self._db.on_success(partial(self._remove, directory.ino, name))
+        if directory.ino in self._listings:
+            self._db.on_success(partial(self._remove, directory.ino, name))
 
     def _add(self, ino: Ino, name: bytes) -> None:
         listing = self._listings.get(ino)
