@@ -6,6 +6,7 @@ Nothing here copies content, but for the size: chmod, chown, utimens and xattrs 
 from __future__ import annotations
 
 import errno
+import os
 import stat
 
 from minifo.engine import acl
@@ -63,15 +64,20 @@ class Attributes:
 
     # -- setattr
 
-    def setattr(self, node: Node, change: SetAttr) -> None:
+    def setattr(self, node: Node, change: SetAttr, held: Row | os.stat_result) -> None:
         """Change attributes of one object; inside an operation.
+
+        Args:
+            node: the object.
+            change: what is to be set.
+            held: its attributes now.
 
         Raises:
             FsError: EISDIR or EINVAL for the size of what is no regular file.
         """
-        if self._is_nothing(node, change):
+        if self._is_nothing(change, held):
             return
-        row = self._inodes.adopt(node)
+        row = self._inodes.adopt(node, held)
         t = now()
         atime = row.atime if change.atime is None else change.atime
         mtime = row.mtime if change.mtime is None else change.mtime
@@ -97,7 +103,8 @@ class Attributes:
         gid = row.gid if change.gid is None else change.gid
         self._inodes.save(row._replace(mode=mode, uid=uid, gid=gid, atime=atime, mtime=mtime, ctime=ctime))
 
-    def _is_nothing(self, node: Node, change: SetAttr) -> bool:
+    @staticmethod
+    def _is_nothing(change: SetAttr, held: Row | os.stat_result) -> bool:
         """True for what changes nothing worth a row.
 
         The kernel writes back an inode's times after a rename or an unlink, and asks to drop set-id bits before each
@@ -106,12 +113,10 @@ class Attributes:
         """
         if not (change.mode is None and change.uid is None and change.gid is None and change.atime is None):
             return False
-        if node.state and (row := self._inodes.row(node.ino)) is not None:
-            mode, size, mtime, owned = row.mode, row.size, row.mtime, True
+        if owned := isinstance(held, Row):
+            mode, size, mtime = held.mode, held.size, held.mtime
         else:
-            st = self._inodes.attributes(node)
-            assert not isinstance(st, Row)
-            mode, size, mtime, owned = st.st_mode, st.st_size, st.st_mtime_ns, False
+            mode, size, mtime = held.st_mode, held.st_size, held.st_mtime_ns
         if change.size is not None and not (stat.S_ISREG(mode) and change.size == size):
             return False
         if change.kill_priv and without_set_ids(mode, in_group=change.in_group) != mode and not stat.S_ISDIR(mode):

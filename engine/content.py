@@ -138,15 +138,15 @@ class Content:
         )
         return [Extent._make(found) for found in self._db.rows(sql, (ino, start, end, limit))]
 
-    def blocks(self, row: Row, path: bytes | None) -> int:
-        """Allocated blocks of 512 bytes, as st_blocks tells them."""
+    def blocks(self, row: Row, path: bytes | None, st: os.stat_result | None = None) -> int:
+        """Allocated blocks of 512 bytes, as st_blocks tells them; *st* is the base file's, where it is known."""
         if row.object == SMALL:
             return _blocks_of(min(row.size, self.small_max))
         if row.object is not None:
             leaving = self._objects.leaving(row.object) // 512
             backing = max(0, self._objects.stat(row.object).st_blocks - leaving)
         elif path is not None and row.bound:
-            st = self._base.stat(path)
+            st = st or self._base.stat(path)
             backing = st.st_blocks if row.bound >= st.st_size else min(st.st_blocks, _blocks_of(row.bound))
         else:
             backing = 0

@@ -93,24 +93,36 @@ class Merge:
         if not name or b"/" in name or b"\0" in name:
             raise FsError(errno.EINVAL)
 
+    def resolve(self, directory: Node, name: bytes) -> Ref | None:
+        """What stands at *name*, or None."""
+        found = self._find(directory, name)
+        return Ref._make(found) if found is not None else None
+
     def lookup(self, directory: Node, name: bytes) -> Attr | None:
         """The attributes of what stands at *name*, or None."""
-        found = self.resolve(directory, name)
+        found = self._find(directory, name)
         if found is None:
             self._free = (directory.ino, name)
             return None
-        return self.attr(found.held, found.node)
+        _, node, held = found
+        return self.attr(held, node)
 
     def is_free(self, directory: Node, name: bytes) -> bool:
         """True if nothing stands at *name*; cheap right after a look-up, as which creating a file always begins."""
-        return (directory.ino, name) == self._free or self.resolve(directory, name) is None
+        return (directory.ino, name) == self._free or self._find(directory, name) is None
 
-    def attr(self, held: Row | os.stat_result, node: Node) -> Attr:
-        """The attributes users see, from a row or a base object's own."""
+    def attr(self, held: Row | os.stat_result, node: Node, st: os.stat_result | None = None) -> Attr:
+        """The attributes users see, from a row or a base object's own.
+
+        Args:
+            held: row or attributes.
+            node: the object.
+            st: what the base says of an object with a row, where that has just been looked up.
+        """
         if not isinstance(held, Row):
             return self._inodes.attr_of_base(held, node.ino, dead=node.dead)
         if stat.S_ISREG(held.mode):
-            blocks = self._content.blocks(held, node.path)
+            blocks = self._content.blocks(held, node.path, st)
         else:
             blocks = held.size + 511 >> 9 if node.is_dir else 0
         return Attr(
@@ -127,8 +139,9 @@ class Merge:
             held.ctime,
         )
 
-    def resolve(self, directory: Node, name: bytes) -> Ref | None:
-        """What stands at *name*, or None."""
+    def _find(
+        self, directory: Node, name: bytes
+    ) -> tuple[Literal["created", "renamed", "base"], Node, Row | os.stat_result] | None:
         if directory.dead:
             return None
         if directory.state:
@@ -137,7 +150,7 @@ class Merge:
                 if place[1] == 0:
                     return None
                 node = self._overlay_node(Ino(place[0]), directory)
-                return Ref("created" if place[1] == 1 else "renamed", node, self._inodes.attributes(node))
+                return ("created" if place[1] == 1 else "renamed"), node, self._inodes.attributes(node)
         child = self._inodes.base_child(directory, name)
         if child is None:
             return None
@@ -151,7 +164,9 @@ class Merge:
             node.parent = directory.ino
         return node
 
-    def _base_node(self, directory: Node, place: bytes, name: bytes, st: os.stat_result, ino: Ino) -> Ref:
+    def _base_node(
+        self, directory: Node, place: bytes, name: bytes, st: os.stat_result, ino: Ino
+    ) -> tuple[Literal["base"], Node, Row | os.stat_result]:
         is_dir = stat.S_ISDIR(st.st_mode)
         state = False
         row: Row | None = None
@@ -166,7 +181,7 @@ class Merge:
         if state:
             row = self._inodes.row(ino)
         node = self._inodes.found(ino, (place, name), directory.ino, is_dir, state)
-        return Ref("base", node, row if row is not None else st)
+        return "base", node, row if row is not None else st
 
     # -- listings
 

@@ -425,9 +425,10 @@ class Overlay:
             self._make_room(0)
         else:
             self._give_back()
+        held = self.inodes.attributes(node)
         with self.db.operation():
-            self.attributes.setattr(node, change)
-        return self.merge.attr(self.inodes.attributes(node), node)
+            self.attributes.setattr(node, change, held)
+        return self.merge.attr(self.inodes.attributes(node), node, None if isinstance(held, Row) else held)
 
     def write(self, ino: Ino, offset: int, data: bytes | memoryview, *, times: bool = True) -> int:
         """Write *data* at *offset* and return how many bytes that was: all, or the call fails.
