@@ -38,6 +38,7 @@ _PLACE = (
     "SELECT ino, 1 FROM created WHERE parent = ?1 AND name = ?2"
     " UNION ALL SELECT ino, 2 FROM renamed WHERE parent = ?1 AND name = ?2"
     " UNION ALL SELECT 0, 0 FROM deleted WHERE parent = ?1 AND name = ?2"
+    " UNION ALL SELECT ino, 3 FROM origin WHERE path = ?3"
 )
 
 
@@ -94,7 +95,12 @@ class Merge:
             raise FsError(errno.EINVAL)
 
     def resolve(self, directory: Node, name: bytes) -> Ref | None:
-        """What stands at *name*, or None."""
+        """What stands at *name*, or None; cheap right after a look-up that found nothing.
+
+        So begins what makes a name: the kernel looks first whether it is free.
+        """
+        if (directory.ino, name) == self._free:
+            return None
         found = self._find(directory, name)
         return Ref._make(found) if found is not None else None
 
@@ -106,10 +112,6 @@ class Merge:
             return None
         _, node, held = found
         return self.attr(held, node)
-
-    def is_free(self, directory: Node, name: bytes) -> bool:
-        """True if nothing stands at *name*; cheap right after a look-up, as which creating a file always begins."""
-        return (directory.ino, name) == self._free or self._find(directory, name) is None
 
     def attr(self, held: Row | os.stat_result, node: Node, st: os.stat_result | None = None) -> Attr:
         """The attributes users see, from a row or a base object's own.
@@ -144,19 +146,24 @@ class Merge:
     ) -> tuple[Literal["created", "renamed", "base"], Node, Row | os.stat_result] | None:
         if directory.dead:
             return None
+        known: Ino | None = None
         if directory.state:
-            place = self._db.row(_PLACE, (directory.ino, name))
+            path = directory.path
+            place = self._db.row(_PLACE, (directory.ino, name, None if path is None else join(path, name)))
             if place is not None:
-                if place[1] == 0:
+                ino, kind = place
+                if kind == 0:
                     return None
-                node = self._overlay_node(Ino(place[0]), directory)
-                return ("created" if place[1] == 1 else "renamed"), node, self._inodes.attributes(node)
+                if kind != 3:
+                    node = self._overlay_node(Ino(ino), directory)
+                    return ("created" if kind == 1 else "renamed"), node, self._inodes.attributes(node)
+                known = Ino(ino)
         child = self._inodes.base_child(directory, name)
         if child is None:
             return None
-        st, ino = child
+        st, number = child
         assert directory.path is not None
-        return self._base_node(directory, directory.path, name, st, ino)
+        return self._base_node(directory, directory.path, name, st, number, known)
 
     def _overlay_node(self, ino: Ino, directory: Node) -> Node:
         node = self._inodes.node(ino)
@@ -165,17 +172,15 @@ class Merge:
         return node
 
     def _base_node(
-        self, directory: Node, place: bytes, name: bytes, st: os.stat_result, ino: Ino
+        self, directory: Node, place: bytes, name: bytes, st: os.stat_result, ino: Ino, known: Ino | None = None
     ) -> tuple[Literal["base"], Node, Row | os.stat_result]:
         is_dir = stat.S_ISDIR(st.st_mode)
         state = False
         row: Row | None = None
-        if directory.state:
-            # by path first: that finds it again in a base whose inode numbers have changed
-            known = self._db.value("SELECT ino FROM origin WHERE path = ?", (join(place, name),))
-            if known is not None:
-                ino, state = Ino(known), True
-        if not state and not is_dir and st.st_nlink > 1:
+        if known is not None:
+            # its number in origin first: that finds it again in a base whose inode numbers have changed
+            ino, state = known, True
+        elif not is_dir and st.st_nlink > 1:
             # another link of this inode may have been changed, in any directory
             state = self._db.value("SELECT 1 FROM origin WHERE ino = ?", (ino,)) is not None
         if state:

@@ -126,7 +126,7 @@ class Namespace:
 
     def _check_new(self, parent: Node, name: bytes) -> None:
         self._check_name(parent, name)
-        if name in (b".", b"..") or not self._merge.is_free(parent, name):
+        if name in (b".", b"..") or self._merge.resolve(parent, name) is not None:
             raise FsError(errno.EEXIST)
 
     # -- taking away

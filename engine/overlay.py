@@ -449,9 +449,10 @@ class Overlay:
             self._give_back()  # to see that the rows can be committed is all it takes
         with self.db.operation():
             node = self.inodes.node(ino)
-            self._check_regular(node, self.inodes.mode(node))
+            held = self.inodes.attributes(node)
+            self._check_regular(node, held.mode if isinstance(held, Row) else held.st_mode)
             if data:
-                row = self.inodes.adopt(node)
+                row = self.inodes.adopt(node, held)
                 self.inodes.modify(row, content=True)
                 self.content.write(row, node.path, offset, data, times=times)
         return len(data)
