@@ -42,6 +42,8 @@ class Row(NamedTuple):
 
 _COLUMNS = "ino, mode, nlink, uid, gid, rdev, size, atime, mtime, ctime, object, bound, mapped, xattrs"
 _SELECT = f"SELECT {_COLUMNS} FROM inode WHERE ino = ?"
+_FETCHED = 64  # rows in one query
+_SELECT_MANY = f"SELECT {_COLUMNS} FROM inode WHERE ino IN ({', '.join('?' * _FETCHED)})"
 _FIELDS = _COLUMNS.removeprefix("ino, ").split(", ")
 _UPDATE = f"UPDATE inode SET {', '.join(f'{field} = ?' for field in _FIELDS)} WHERE ino = ?"
 _STAMP = "UPDATE inode SET nlink = ?, atime = ?, mtime = ?, ctime = ? WHERE ino = ?"
@@ -115,22 +117,37 @@ class Inodes:
         node = self._nodes.get(ino)
         return node if node is not None else self._load(ino)
 
-    def _load(self, ino: Ino) -> Node:
-        path: bytes | None = self._db.value("SELECT path FROM origin WHERE ino = ?", (ino,))
+    def node_in(self, ino: Ino, directory: Node) -> Node:
+        """The same of what was found in a directory."""
+        node = self._nodes.get(ino)
+        if node is None:
+            return self._load(ino, directory.ino)
+        if node.is_dir:
+            node.parent = directory.ino
+        return node
+
+    def _load(self, ino: Ino, parent: Ino | None = None) -> Node:
+        created = self.numbers.is_created(ino)
+        path = None if created else self._db.value("SELECT path FROM origin WHERE ino = ?", (ino,))
         row = self.row(ino)
         if row is None and path is None:
             raise FsError(errno.ESTALE, f"inode {ino}")
         is_dir = stat.S_ISDIR(row.mode if row is not None else self._base.stat(path or b"/").st_mode)
-        parent = ROOT
-        if is_dir:
-            found = self._db.value(
-                "SELECT parent FROM created WHERE ino = ?1 UNION ALL SELECT parent FROM renamed WHERE ino = ?1", (ino,)
-            )
-            if found is None and path is not None:
-                found = self._db.value("SELECT ino FROM origin WHERE path = ?", (split(path)[0],))
-            parent = Ino(found) if found is not None else ROOT
+        if not is_dir:
+            parent = ROOT
+        elif parent is None:
+            parent = self._parent(ino, path)
         node = self._nodes[ino] = Node(ino, (None, path) if path is not None else None, parent, is_dir, True)
         return node
+
+    def _parent(self, ino: Ino, path: bytes | None) -> Ino:
+        """The directory a directory is in, by the tables alone; they are read all through for it."""
+        found = self._db.value(
+            "SELECT parent FROM created WHERE ino = ?1 UNION ALL SELECT parent FROM renamed WHERE ino = ?1", (ino,)
+        )
+        if found is None and path is not None:
+            found = self._db.value("SELECT ino FROM origin WHERE path = ?", (split(path)[0],))
+        return Ino(found) if found is not None else ROOT
 
     def directory(self, ino: Ino) -> Node:
         """The node of a directory.
@@ -182,6 +199,14 @@ class Inodes:
                 return None
             row = self._keep(Row._make(found))
         return row
+
+    def fetch(self, inos: list[Ino]) -> None:
+        """Read the rows of many objects at once, for ``row`` to have them at hand."""
+        wanted = [ino for ino in inos if ino not in self._rows]
+        for start in range(0, len(wanted), _FETCHED):
+            some = wanted[start : start + _FETCHED]
+            for found in self._db.rows(_SELECT_MANY, (*some, *[None] * (_FETCHED - len(some)))):
+                self._keep(Row._make(found))
 
     def _keep(self, row: Row) -> Row:
         if len(self._rows) >= _KEPT_ROWS:

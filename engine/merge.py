@@ -19,7 +19,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from functools import partial
 from hashlib import blake2b
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from minifo.engine.base import BaseView, join
 from minifo.engine.content import Content
@@ -31,7 +31,7 @@ from minifo.engine.nodes import Node
 
 _FIRST_COOKIE = 3  # 1 and 2 are "." and ".."
 _COOKIES = (1 << 62) - 1
-_PIECE = 256  # names
+_PIECE = 64  # names
 _KEPT_NAMES = 20_000  # names in kept listings, all together, but for the one read last
 
 _PLACE = (
@@ -39,6 +39,14 @@ _PLACE = (
     " UNION ALL SELECT ino, 2 FROM renamed WHERE parent = ?1 AND name = ?2"
     " UNION ALL SELECT 0, 0 FROM deleted WHERE parent = ?1 AND name = ?2"
     " UNION ALL SELECT ino, 3 FROM origin WHERE path = ?3"
+)
+_NAMES, _PATHS = (", ".join(f"?{n}" for n in range(first, first + _PIECE)) for first in (3, 3 + _PIECE))
+# the same for many names, whose directory's path has ?2 bytes with the slash; of two that are found the last one counts
+_PLACES = (
+    f"SELECT substr(path, ?2 + 1), ino, 3 FROM origin WHERE path IN ({_PATHS})"
+    f" UNION ALL SELECT name, 0, 0 FROM deleted WHERE parent = ?1 AND name IN ({_NAMES})"
+    f" UNION ALL SELECT name, ino, 2 FROM renamed WHERE parent = ?1 AND name IN ({_NAMES})"
+    f" UNION ALL SELECT name, ino, 1 FROM created WHERE parent = ?1 AND name IN ({_NAMES})"
 )
 
 
@@ -54,10 +62,16 @@ def _digest_cookie(name: bytes) -> int:
 cookie_of = _hash_cookie if sys.hash_info.width == 64 else _digest_cookie
 
 
+Kind = Literal["created", "renamed", "base"]
+
+# What ``Ref`` says, and what the base says where it was asked; a plain tuple, for it is made for each name looked at.
+_Found = tuple[Kind, Node, Row | os.stat_result, os.stat_result | None]
+
+
 class Ref(NamedTuple):
     """What stands at a name: which list (or the base) put it there, its node and its attributes."""
 
-    kind: Literal["created", "renamed", "base"]
+    kind: Kind
     node: Node
     held: Row | os.stat_result
 
@@ -102,7 +116,7 @@ class Merge:
         if (directory.ino, name) == self._free:
             return None
         found = self._find(directory, name)
-        return Ref._make(found) if found is not None else None
+        return Ref._make(found[:3]) if found is not None else None
 
     def lookup(self, directory: Node, name: bytes) -> Attr | None:
         """The attributes of what stands at *name*, or None."""
@@ -110,8 +124,8 @@ class Merge:
         if found is None:
             self._free = (directory.ino, name)
             return None
-        _, node, held = found
-        return self.attr(held, node)
+        _, node, held, st = found
+        return self.attr(held, node, st)
 
     def attr(self, held: Row | os.stat_result, node: Node, st: os.stat_result | None = None) -> Attr:
         """The attributes users see, from a row or a base object's own.
@@ -141,23 +155,26 @@ class Merge:
             held.ctime,
         )
 
-    def _find(
-        self, directory: Node, name: bytes
-    ) -> tuple[Literal["created", "renamed", "base"], Node, Row | os.stat_result] | None:
+    def _find(self, directory: Node, name: bytes) -> _Found | None:
         if directory.dead:
             return None
-        known: Ino | None = None
+        place = None
         if directory.state:
             path = directory.path
             place = self._db.row(_PLACE, (directory.ino, name, None if path is None else join(path, name)))
-            if place is not None:
-                ino, kind = place
-                if kind == 0:
-                    return None
-                if kind != 3:
-                    node = self._overlay_node(Ino(ino), directory)
-                    return ("created" if kind == 1 else "renamed"), node, self._inodes.attributes(node)
-                known = Ino(ino)
+        return self._at(directory, name, place)
+
+    def _at(self, directory: Node, name: bytes, place: tuple[Any, ...] | None) -> _Found | None:
+        """What stands at *name*, by the answer of ``_PLACE``."""
+        known: Ino | None = None
+        if place is not None:
+            ino, kind = place
+            if kind == 0:
+                return None
+            if kind != 3:
+                node = self._inodes.node_in(Ino(ino), directory)
+                return ("created" if kind == 1 else "renamed"), node, self._inodes.attributes(node), None
+            known = Ino(ino)
         child = self._inodes.base_child(directory, name)
         if child is None:
             return None
@@ -165,15 +182,9 @@ class Merge:
         assert directory.path is not None
         return self._base_node(directory, directory.path, name, st, number, known)
 
-    def _overlay_node(self, ino: Ino, directory: Node) -> Node:
-        node = self._inodes.node(ino)
-        if node.is_dir:
-            node.parent = directory.ino
-        return node
-
     def _base_node(
         self, directory: Node, place: bytes, name: bytes, st: os.stat_result, ino: Ino, known: Ino | None = None
-    ) -> tuple[Literal["base"], Node, Row | os.stat_result]:
+    ) -> _Found:
         is_dir = stat.S_ISDIR(st.st_mode)
         state = False
         row: Row | None = None
@@ -186,7 +197,7 @@ class Merge:
         if state:
             row = self._inodes.row(ino)
         node = self._inodes.found(ino, (place, name), directory.ino, is_dir, state)
-        return "base", node, row if row is not None else st
+        return "base", node, row if row is not None else st, st
 
     # -- listings
 
@@ -226,19 +237,41 @@ class Merge:
             # what one reply has room for: a directory of any size is read in pieces
             piece = listing[start : start + _PIECE]
             start += _PIECE
-            if not directory.state and not directory.dead and directory.path is not None:
+            if directory.dead:
+                return
+            if not directory.state and directory.path is not None:
                 yield from self._base_entries(directory, directory.path, piece)
-                continue
-            for cookie, name in piece:
-                attr = self.lookup(directory, name)
-                if attr is not None:
-                    yield DirEntry(name, attr, cookie)
+            else:
+                yield from self._merged_entries(directory, piece)
+
+    def _merged_entries(self, directory: Node, entries: list[tuple[int, bytes]]) -> Iterator[DirEntry]:
+        """The entries of a directory that may have overlay state, with few queries for all of them."""
+        places: dict[bytes, tuple[Ino, int]] = {}
+        seen = -1
+        for cookie, name in entries:
+            if self._db.operations != seen:  # also when something was changed since the last one was taken
+                seen = self._db.operations
+                places = self._places(directory, [name for _, name in entries])
+            found = self._at(directory, name, places.get(name))
+            if found is not None:
+                _, node, held, st = found
+                yield DirEntry(name, self.attr(held, node, st), cookie)
+
+    def _places(self, directory: Node, names: list[bytes]) -> dict[bytes, tuple[Ino, int]]:
+        """The answers of ``_PLACE`` for up to ``_PIECE`` names; the rows of what stands there are at hand, too."""
+        prefix = join(directory.path, b"") if directory.path is not None else None
+        paths = [prefix + name for name in names] if prefix is not None else []
+        missing = [None] * (_PIECE - len(names))
+        values = (directory.ino, len(prefix or b""), *names, *missing, *paths, *[None] * (_PIECE - len(paths)))
+        places = {name: (Ino(ino), kind) for name, ino, kind in self._db.rows(_PLACES, values)}
+        self._inodes.fetch([ino for ino, kind in places.values() if kind])
+        return places
 
     def _base_entries(self, directory: Node, path: bytes, entries: list[tuple[int, bytes]]) -> Iterator[DirEntry]:
-        """The same for a directory without overlay state: what ``lookup`` would say, without its detours."""
+        """The same for a directory without overlay state."""
         cookies = {name: cookie for cookie, name in entries}
         for name, st in self._base.children(path, cookies):
-            _, node, held = self._base_node(directory, path, name, st, self._inodes.numbers.of(st))
+            _, node, held, _ = self._base_node(directory, path, name, st, self._inodes.numbers.of(st))
             yield DirEntry(name, self.attr(held, node), cookies[name])
 
     def _listing(self, directory: Node) -> list[tuple[int, bytes]]:
