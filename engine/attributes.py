@@ -156,10 +156,11 @@ class Attributes:
         """The value of one extended attribute, or None: most objects have no ACL, and it is asked for often."""
         row = self._inodes.row(node.ino) if node.state else None
         if row is None or not row.xattrs:
-            if node.path is None:
+            path = node.path
+            if path is None:
                 raise FsError(errno.ESTALE, f"inode {node.ino}")
             try:
-                return self._base.getxattr(node.path, name)
+                return self._base.getxattr(path, name)
             except OSError as error:
                 if error.errno == errno.ENODATA:
                     return None

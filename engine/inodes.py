@@ -50,8 +50,6 @@ _STAMP = "UPDATE inode SET nlink = ?, atime = ?, mtime = ?, ctime = ? WHERE ino 
 _INSERT = f"INSERT INTO inode ({_COLUMNS}, target) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
 _MODIFIED = "INSERT INTO modified VALUES (?, ?, ?, ?)"
-_BASE_LISTS = ("origin", "modified")  # tables that know base objects only
-_ANY_LISTS = ("orphan", "xattr")
 
 _KEPT_ROWS = 4096
 
@@ -276,9 +274,10 @@ class Inodes:
             row = self.row(node.ino)
             if row is not None:
                 return row
-        if node.path is None:
+        path = node.path
+        if path is None:
             raise FsError(errno.ESTALE, f"inode {node.ino}")
-        return self._base.stat(node.path)
+        return self._base.stat(path)
 
     def mode(self, node: Node) -> int:
         """The type and permission bits of an object."""
@@ -384,12 +383,17 @@ class Inodes:
         if nlink == 0:
             self._db.change("INSERT INTO orphan VALUES (?)", (row.ino,))
 
+    def take_orphan(self, ino: Ino) -> bool:
+        """Strike a number from the orphans; False if it is none."""
+        return self._db.change("DELETE FROM orphan WHERE ino = ?", (ino,)) > 0
+
     def discard(self, ino: Ino) -> None:
-        """Delete every row an object owns, its content aside."""
+        """Delete every row an object owns, its content aside; it is no orphan any more."""
         self.drop_row(ino)
-        tables = _ANY_LISTS if self.numbers.is_created(ino) else _BASE_LISTS + _ANY_LISTS
-        for table in tables:
-            self._db.change(f"DELETE FROM {table} WHERE ino = ?", (ino,))
+        self._db.change("DELETE FROM xattr WHERE ino = ?", (ino,))
+        if not self.numbers.is_created(ino):
+            self._db.change("DELETE FROM origin WHERE ino = ?", (ino,))
+            self._db.change("DELETE FROM modified WHERE ino = ?", (ino,))
 
     # -- attributes as users see them
 

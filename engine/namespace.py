@@ -202,7 +202,7 @@ class Namespace:
     def reap(self, ino: Ino) -> None:
         """Delete an orphan and everything it owns; a number that is no orphan is left alone."""
         row = self._inodes.row(ino)
-        if row is not None and row.nlink == 0 and self._db.value("SELECT 1 FROM orphan WHERE ino = ?", (ino,)):
+        if row is not None and row.nlink == 0 and self._inodes.take_orphan(ino):
             self._content.discard(row)
             self._inodes.discard(ino)
 
