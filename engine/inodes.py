@@ -48,7 +48,6 @@ _FIELDS = _COLUMNS.removeprefix("ino, ").split(", ")
 _UPDATE = f"UPDATE inode SET {', '.join(f'{field} = ?' for field in _FIELDS)} WHERE ino = ?"
 _STAMP = "UPDATE inode SET nlink = ?, atime = ?, mtime = ?, ctime = ? WHERE ino = ?"
 _INSERT = f"INSERT INTO inode ({_COLUMNS}, target) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-
 _MODIFIED = "INSERT INTO modified VALUES (?, ?, ?, ?)"
 
 _KEPT_ROWS = 4096
@@ -382,6 +381,14 @@ class Inodes:
         self.stamp(row, nlink, row.atime, row.mtime, now())
         if nlink == 0:
             self._db.change("INSERT INTO orphan VALUES (?)", (row.ino,))
+
+    def is_orphan(self, ino: Ino) -> bool:
+        """True for what has no name left."""
+        row = self._rows.get(ino)
+        if row is not None:
+            return row.nlink == 0
+        # not the row: most numbers that are let go of are of living objects, whose rows nobody wants
+        return self._db.value("SELECT 1 FROM orphan WHERE ino = ?", (ino,)) is not None
 
     def take_orphan(self, ino: Ino) -> bool:
         """Strike a number from the orphans; False if it is none."""

@@ -385,7 +385,7 @@ class Overlay:
         """Nobody refers to these numbers any more: memory lets go of them, and orphans among them are deleted."""
         for ino in inos:
             node = self.inodes.known(ino)
-            if node is not None and node.state and not self.db.read_only and self._is_unlinked(ino):
+            if node is not None and node.state and not self.db.read_only and self.inodes.is_orphan(ino):
                 self._give_back()
                 with self.db.operation():
                     self.namespace.reap(ino)
@@ -411,10 +411,6 @@ class Overlay:
                 if node.holds <= 0:
                     gone.append(ino)
         self.forget(gone)
-
-    def _is_unlinked(self, ino: Ino) -> bool:
-        row = self.inodes.row(ino)
-        return row is not None and row.nlink == 0
 
     # -- changing objects
 
