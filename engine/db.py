@@ -98,7 +98,7 @@ class Database:
         self._statements: list[Statement] = []
         self.read_only = read_only
         self.dirty = False
-        self._changes = 0  # statements since the last commit
+        self._changes = 0  # statements since the last commit, but for those of the running operation
         self.operations = 0  # how many have succeeded
         self.on_rollback: Callable[[], object] = lambda: None  # called when an operation was undone
         self.on_loss: Callable[[BaseException], object] = lambda error: None  # called when a transaction was lost
@@ -179,7 +179,6 @@ class Database:
             The number of rows changed.
         """
         self._cursor.execute(sql, params)
-        self._changes += 1
         self._statements.append((sql, params))
         return self._con.changes()
 
@@ -205,6 +204,7 @@ class Database:
     def end_operation(self, error: BaseException | None) -> None:
         """End an operation (called by the block itself), by undoing it where there was an error."""
         statements, self._statements = self._statements, []
+        self._changes += len(statements)
         succeeded, self._succeeded = self._succeeded, []
         undo, self._failed = self._failed, []
         if error is None and self._con.in_transaction:
@@ -251,7 +251,8 @@ class Database:
     def commit_bytes(self) -> int:
         """Bytes the write-ahead log may take at most once the running transaction is committed."""
         cached = self._con.status(apsw.SQLITE_DBSTATUS_CACHE_USED)[0] // _PAGE
-        pages = min(cached, self._changes * _PAGES_PER_CHANGE) + self.wal_pages
+        changes = self._changes + len(self._statements)
+        pages = min(cached, changes * _PAGES_PER_CHANGE) + self.wal_pages
         return _WAL_HEADER + pages * (_PAGE + _FRAME_HEADER)
 
     def checkpoint(self, mode: int = apsw.SQLITE_CHECKPOINT_PASSIVE) -> None:

@@ -394,7 +394,7 @@ class Overlay:
         """Nobody refers to these numbers any more: memory lets go of them, and orphans among them are deleted."""
         for ino in inos:
             node = self.inodes.known(ino)
-            if node is not None and node.state and not self.db.read_only and self._is_orphan(ino):
+            if node is not None and node.state and not self.db.read_only and self.inodes.is_orphan(ino):
                 self._give_back()
                 with self.db.operation():
                     self.namespace.reap(ino)
@@ -421,9 +421,6 @@ class Overlay:
                     gone.append(ino)
         self.forget(gone)
 
-    def _is_orphan(self, ino: Ino) -> bool:
-        return self.db.value("SELECT 1 FROM orphan WHERE ino = ?", (ino,)) is not None
-
     # -- changing objects
 
     def setattr(self, ino: Ino, change: SetAttr) -> Attr:
@@ -433,9 +430,10 @@ class Overlay:
             self._make_room(0)
         else:
             self._give_back()
+        held = self.inodes.attributes(node)
         with self.db.operation():
-            self.attributes.setattr(node, change)
-        return self.merge.attr(self.inodes.attributes(node), node)
+            self.attributes.setattr(node, change, held)
+        return self.merge.attr(self.inodes.attributes(node), node, None if isinstance(held, Row) else held)
 
     def write(self, ino: Ino, offset: int, data: bytes | memoryview, *, times: bool = True) -> int:
         """Write *data* at *offset* and return how many bytes that was: all, or the call fails.
@@ -456,9 +454,10 @@ class Overlay:
             self._give_back()  # to see that the rows can be committed is all it takes
         with self.db.operation():
             node = self.inodes.node(ino)
-            self._check_regular(node, self.inodes.mode(node))
+            held = self.inodes.attributes(node)
+            self._check_regular(node, held.mode if isinstance(held, Row) else held.st_mode)
             if data:
-                row = self.inodes.adopt(node)
+                row = self.inodes.adopt(node, held)
                 self.inodes.modify(row, content=True)
                 self.content.write(row, node.path, offset, data, times=times)
         return len(data)
