@@ -45,6 +45,10 @@ def _is_known(name: bytes) -> bool:
     return name.startswith(_SPACES) or name in (acl.ACCESS, acl.DEFAULT)
 
 
+def _no_such(name: bytes) -> FsError:
+    return FsError(errno.ENODATA if _is_known(name) else errno.EOPNOTSUPP)
+
+
 class Attributes:
     """Changes of attributes and extended attributes.
 
@@ -149,7 +153,7 @@ class Attributes:
         """
         value = self._find(node, name)
         if value is None:
-            raise FsError(errno.ENODATA if _is_known(name) else errno.EOPNOTSUPP)
+            raise _no_such(name)
         return value
 
     def _find(self, node: Node, name: bytes) -> bytes | None:
@@ -226,12 +230,12 @@ class Attributes:
         """Remove one extended attribute; inside an operation.
 
         Raises:
-            FsError: ENODATA where there is none; an ACL that is not there is as good as removed, as the kernel has it.
+            FsError: as ``getxattr``; an ACL that is not there is as good as removed, as the kernel has it.
         """
         if self._find(node, name) is None:
             if name in (acl.ACCESS, acl.DEFAULT):
                 return
-            raise FsError(errno.ENODATA)
+            raise _no_such(name)
         row = self._own_xattrs(node)
         self._inodes.modify(row)
         self._put(node.ino, name, None)
