@@ -1,8 +1,8 @@
 """The requests about ranges of files: fallocate, lseek and copy_file_range, which pyfuse3 has no handlers for.
 
-The session hook passes them on as a getxattr of an empty name (_ranges.c), so ``FuseOperations.getxattr`` comes here with
-them, and what is returned here goes to the kernel as it is.  The kernel has written back the range that is zeroed or
-copied, and drops what it holds of it afterwards; it sets times and sizes itself, as for a write, and asks to drop
+The session hook passes them on as a getxattr of an empty name (_ranges.c), so ``FuseOperations.getxattr`` comes here
+with them, and what is returned here goes to the kernel as it is.  The kernel has written back the range that is zeroed
+or copied, and drops what it holds of it afterwards; it sets times and sizes itself, as for a write, and asks to drop
 set-id bits before.  For lseek it does nothing, so the whole file is written back first: what is in its memory only
 would be told to be a hole.
 """
