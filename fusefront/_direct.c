@@ -8,6 +8,7 @@
 #include "_direct.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <string.h>
 #include <time.h>
 
@@ -33,6 +34,7 @@ enum {
 	KINDS,
 
 	MOST_ARGUMENTS = 12,
+	ERRNO_MAX = 999, /* libfuse replies no larger ones */
 	REPLY_MAX = 1 << 20, /* bytes; the kernel asks for no more names at a time */
 };
 
@@ -54,19 +56,40 @@ static bool is_asked(int kind)
 	return asked[kind] != NULL && PyGILState_Check();
 }
 
+/* Log what a function returned that is no answer, or the exception that says why it is none.  Returns EIO for it. */
+static PyObject *no_answer(int kind, PyObject *result)
+{
+	if (!PyErr_Occurred())
+		PyErr_Format(PyExc_TypeError, "%s was answered with %.200R", kinds[kind], result);
+	PyErr_WriteUnraisable(asked[kind]);
+	Py_XDECREF(result);
+	return PyLong_FromLong(EIO);
+}
+
+/* The errno that a function returned; 0 for anything else. */
+static int errno_in(PyObject *result)
+{
+	long number = PyLong_CheckExact(result) ? PyLong_AsLong(result) : 0;
+
+	if (number == -1)
+		PyErr_Clear(); /* none that a long can hold: none at all */
+	return number > 0 && number <= ERRNO_MAX ? (int)number : 0;
+}
+
 /* Call the function for a kind of request.  `form` is as in Py_BuildValue(), one argument for each letter; what is given
  * as an object is consumed, and to be made only if the kind is_asked().
  *
  * Returns a new reference, an errno's for an exception that came out all the same; or NULL: the request is left. */
 static PyObject *ask(int kind, const char *form, ...)
 {
-	PyObject *arguments[MOST_ARGUMENTS], *result = NULL;
+	PyObject *arguments[MOST_ARGUMENTS], *result = NULL, *function;
 	size_t count = 0;
 	bool complete = true;
 	va_list values;
 
 	if (!is_asked(kind))
 		return NULL;
+	function = Py_NewRef(asked[kind]); /* which may call serve() */
 	va_start(values, form);
 	for (; *form; form++, count++) {
 		PyObject *argument = NULL;
@@ -92,24 +115,15 @@ static PyObject *ask(int kind, const char *form, ...)
 	}
 	va_end(values);
 	if (complete)
-		result = PyObject_Vectorcall(asked[kind], arguments, count, NULL);
+		result = PyObject_Vectorcall(function, arguments, count, NULL);
 	while (count > 0)
 		Py_XDECREF(arguments[--count]);
+	Py_DECREF(function);
 	if (result == Py_NotImplemented) {
 		Py_DECREF(result);
 		return NULL;
 	}
-	if (result == NULL) {
-		PyErr_WriteUnraisable(asked[kind]);
-		result = PyLong_FromLong(EIO);
-	}
-	return result;
-}
-
-/* The errno that a function returned; 0 for anything else. */
-static int errno_in(PyObject *result)
-{
-	return PyLong_Check(result) ? (int)PyLong_AsLong(result) : 0;
+	return result != NULL ? result : no_answer(kind, NULL);
 }
 
 /* Turn an Attr into the kernel's form; false, with an exception set, if it is none. */
@@ -127,61 +141,52 @@ static bool take_attributes(PyObject *tuple, struct stat *attr)
 	return true;
 }
 
-/* The same for a reply; where it is none, EIO is replied. */
-static bool attributes_to_reply(fuse_req_t req, PyObject *result, struct stat *attr)
-{
-	if (take_attributes(result, attr))
-		return true;
-	PyErr_WriteUnraisable(result);
-	fuse_reply_err(req, EIO);
-	return false;
-}
-
 /* ------------------------------------------------------------------------------------------------------------------
  * Replying what was returned; each lets go of the result, and returns false if there is none
  */
 
-static bool reply_status(fuse_req_t req, PyObject *result)
+/* Reply the errno that was returned, or that it is none. */
+static bool reply_errno(fuse_req_t req, int kind, PyObject *result)
 {
 	if (result == NULL)
 		return false;
+	if (!errno_in(result))
+		result = no_answer(kind, result);
 	fuse_reply_err(req, errno_in(result));
 	Py_DECREF(result);
 	return true;
 }
 
-/* None stands for "there is no such name". */
-static bool reply_entry(fuse_req_t req, PyObject *result)
+/* None stands for success. */
+static bool reply_status(fuse_req_t req, int kind, PyObject *result)
 {
-	struct fuse_entry_param entry = {.entry_timeout = FOR_EVER, .attr_timeout = FOR_EVER};
-
-	if (result == NULL || errno_in(result))
-		return reply_status(req, result);
-	if (result == Py_None || attributes_to_reply(req, result, &entry.attr)) {
-		entry.ino = entry.attr.st_ino;
-		fuse_reply_entry(req, &entry);
-	}
+	if (result != Py_None)
+		return reply_errno(req, kind, result);
+	fuse_reply_err(req, 0);
 	Py_DECREF(result);
 	return true;
 }
 
-static bool reply_attr(fuse_req_t req, PyObject *result)
+static bool reply_entry(fuse_req_t req, int kind, PyObject *result)
+{
+	struct fuse_entry_param entry = {.entry_timeout = FOR_EVER, .attr_timeout = FOR_EVER};
+	bool none = result == Py_None && kind == LOOKUP; /* there is no such name */
+
+	if (result == NULL || errno_in(result) || (!none && !take_attributes(result, &entry.attr)))
+		return reply_errno(req, kind, result);
+	entry.ino = entry.attr.st_ino;
+	fuse_reply_entry(req, &entry);
+	Py_DECREF(result);
+	return true;
+}
+
+static bool reply_attr(fuse_req_t req, int kind, PyObject *result)
 {
 	struct stat attr;
 
-	if (result == NULL || errno_in(result))
-		return reply_status(req, result);
-	if (attributes_to_reply(req, result, &attr))
-		fuse_reply_attr(req, &attr, FOR_EVER);
-	Py_DECREF(result);
-	return true;
-}
-
-static bool reply_bytes_object(fuse_req_t req, PyObject *result)
-{
-	if (result == NULL || !PyBytes_Check(result))
-		return reply_status(req, result);
-	fuse_reply_buf(req, PyBytes_AS_STRING(result), (size_t)PyBytes_GET_SIZE(result));
+	if (result == NULL || errno_in(result) || !take_attributes(result, &attr))
+		return reply_errno(req, kind, result);
+	fuse_reply_attr(req, &attr, FOR_EVER);
 	Py_DECREF(result);
 	return true;
 }
@@ -192,7 +197,7 @@ static bool reply_bytes_object(fuse_req_t req, PyObject *result)
 
 static void direct_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
 {
-	if (!reply_entry(req, ask(LOOKUP, "Ky", (unsigned long long)parent, name)))
+	if (!reply_entry(req, LOOKUP, ask(LOOKUP, "Ky", (unsigned long long)parent, name)))
 		next.lookup(req, parent, name);
 }
 
@@ -202,7 +207,7 @@ static void direct_forget_multi(fuse_req_t req, size_t count, struct fuse_forget
 		next.forget_multi(req, count, forgets);
 		return;
 	}
-	PyObject *list = PyList_New((Py_ssize_t)count);
+	PyObject *list = PyList_New((Py_ssize_t)count), *result;
 	for (size_t at = 0; list != NULL && at < count; at++) {
 		PyObject *pair = Py_BuildValue("KK", (unsigned long long)forgets[at].ino,
 					       (unsigned long long)forgets[at].nlookup);
@@ -211,7 +216,14 @@ static void direct_forget_multi(fuse_req_t req, size_t count, struct fuse_forget
 		else
 			PyList_SET_ITEM(list, (Py_ssize_t)at, pair);
 	}
-	Py_DECREF(ask(FORGET, "O", list));
+	result = ask(FORGET, "O", list);
+	if (result == NULL) {
+		next.forget_multi(req, count, forgets);
+		return;
+	}
+	if (result != Py_None && !errno_in(result))
+		result = no_answer(FORGET, result);
+	Py_DECREF(result);
 	fuse_reply_none(req); /* there is no reply to this request */
 }
 
@@ -226,7 +238,7 @@ static void direct_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info
 {
 	unsigned pid = (unsigned)fuse_req_ctx(req)->pid;
 
-	if (!reply_attr(req, ask(GETATTR, "Ku", (unsigned long long)ino, pid)))
+	if (!reply_attr(req, GETATTR, ask(GETATTR, "Ku", (unsigned long long)ino, pid)))
 		next.getattr(req, ino, fi);
 }
 
@@ -237,11 +249,16 @@ static PyObject *number_if(bool given, long long number)
 	Py_RETURN_NONE;
 }
 
+/* A time in ns; one that they cannot reach is the last one that they can. */
 static PyObject *time_if(int given, int is_now, struct timespec time)
 {
+	long long ns;
+
 	if (is_now)
 		clock_gettime(CLOCK_REALTIME, &time);
-	return number_if(given || is_now, time.tv_sec * 1000000000LL + time.tv_nsec);
+	if (__builtin_mul_overflow(time.tv_sec, 1000000000LL, &ns) || __builtin_add_overflow(ns, time.tv_nsec, &ns))
+		ns = time.tv_sec < 0 ? LLONG_MIN : LLONG_MAX;
+	return number_if(given || is_now, ns);
 }
 
 static void direct_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int to_set, struct fuse_file_info *fi)
@@ -259,7 +276,7 @@ static void direct_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, in
 			     time_if(to_set & FUSE_SET_ATTR_MTIME, to_set & FUSE_SET_ATTR_MTIME_NOW, attr->st_mtim),
 			     time_if(to_set & FUSE_SET_ATTR_CTIME, 0, attr->st_ctim), (unsigned)attr->st_rdev,
 			     (unsigned)ctx->uid, (unsigned)ctx->gid, (unsigned)ctx->pid);
-	if (!reply_attr(req, result))
+	if (!reply_attr(req, SETATTR, result))
 		next.setattr(req, ino, attr, to_set, fi);
 }
 
@@ -270,7 +287,7 @@ static void direct_readlink(fuse_req_t req, fuse_ino_t ino)
 	if (result != NULL && PyBytes_Check(result)) {
 		fuse_reply_readlink(req, PyBytes_AS_STRING(result));
 		Py_DECREF(result);
-	} else if (!reply_status(req, result)) {
+	} else if (!reply_errno(req, READLINK, result)) {
 		next.readlink(req, ino);
 	}
 }
@@ -279,7 +296,7 @@ static void direct_mknod(fuse_req_t req, fuse_ino_t parent, const char *name, mo
 {
 	const struct fuse_ctx *ctx = fuse_req_ctx(req);
 
-	if (!reply_entry(req, ask(MKNOD, "KyuKuuu", (unsigned long long)parent, name, (unsigned)mode,
+	if (!reply_entry(req, MKNOD, ask(MKNOD, "KyuKuuu", (unsigned long long)parent, name, (unsigned)mode,
 				  (unsigned long long)rdev, (unsigned)ctx->uid, (unsigned)ctx->gid,
 				  (unsigned)ctx->umask)))
 		next.mknod(req, parent, name, mode, rdev);
@@ -289,7 +306,7 @@ static void direct_mkdir(fuse_req_t req, fuse_ino_t parent, const char *name, mo
 {
 	const struct fuse_ctx *ctx = fuse_req_ctx(req);
 
-	if (!reply_entry(req, ask(MKDIR, "Kyuuuu", (unsigned long long)parent, name, (unsigned)mode, (unsigned)ctx->uid,
+	if (!reply_entry(req, MKDIR, ask(MKDIR, "Kyuuuu", (unsigned long long)parent, name, (unsigned)mode, (unsigned)ctx->uid,
 				  (unsigned)ctx->gid, (unsigned)ctx->umask)))
 		next.mkdir(req, parent, name, mode);
 }
@@ -298,33 +315,33 @@ static void direct_symlink(fuse_req_t req, const char *target, fuse_ino_t parent
 {
 	const struct fuse_ctx *ctx = fuse_req_ctx(req);
 
-	if (!reply_entry(req, ask(SYMLINK, "Kyyuuu", (unsigned long long)parent, name, target, (unsigned)ctx->uid,
+	if (!reply_entry(req, SYMLINK, ask(SYMLINK, "Kyyuuu", (unsigned long long)parent, name, target, (unsigned)ctx->uid,
 				  (unsigned)ctx->gid, (unsigned)ctx->umask)))
 		next.symlink(req, target, parent, name);
 }
 
 static void direct_link(fuse_req_t req, fuse_ino_t ino, fuse_ino_t parent, const char *name)
 {
-	if (!reply_entry(req, ask(LINK, "KKy", (unsigned long long)ino, (unsigned long long)parent, name)))
+	if (!reply_entry(req, LINK, ask(LINK, "KKy", (unsigned long long)ino, (unsigned long long)parent, name)))
 		next.link(req, ino, parent, name);
 }
 
 static void direct_unlink(fuse_req_t req, fuse_ino_t parent, const char *name)
 {
-	if (!reply_status(req, ask(UNLINK, "Ky", (unsigned long long)parent, name)))
+	if (!reply_status(req, UNLINK, ask(UNLINK, "Ky", (unsigned long long)parent, name)))
 		next.unlink(req, parent, name);
 }
 
 static void direct_rmdir(fuse_req_t req, fuse_ino_t parent, const char *name)
 {
-	if (!reply_status(req, ask(RMDIR, "Ky", (unsigned long long)parent, name)))
+	if (!reply_status(req, RMDIR, ask(RMDIR, "Ky", (unsigned long long)parent, name)))
 		next.rmdir(req, parent, name);
 }
 
 static void direct_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fuse_ino_t new_parent,
 			  const char *new_name, unsigned flags)
 {
-	if (!reply_status(req, ask(RENAME, "KyKyu", (unsigned long long)parent, name, (unsigned long long)new_parent,
+	if (!reply_status(req, RENAME, ask(RENAME, "KyKyu", (unsigned long long)parent, name, (unsigned long long)new_parent,
 				   new_name, flags)))
 		next.rename(req, parent, name, new_parent, new_name, flags);
 }
@@ -333,23 +350,31 @@ static void direct_getxattr(fuse_req_t req, fuse_ino_t ino, const char *name, si
 {
 	/* an empty name stands for something else (_hook.c) */
 	PyObject *result = *name ? ask(GETXATTR, "Ky", (unsigned long long)ino, name) : NULL;
-	size_t length = result != NULL && PyBytes_Check(result) ? (size_t)PyBytes_GET_SIZE(result) : 0;
-
-	if (length > 0 && (size == 0 || length > size)) {
-		if (size == 0) /* only the length is asked for */
-			fuse_reply_xattr(req, length);
-		else
-			fuse_reply_err(req, ERANGE);
-		Py_DECREF(result);
-	} else if (!reply_bytes_object(req, result)) {
-		next.getxattr(req, ino, name, size);
+	if (result == NULL || !PyBytes_Check(result)) {
+		if (!reply_errno(req, GETXATTR, result))
+			next.getxattr(req, ino, name, size);
+		return;
 	}
+	size_t length = (size_t)PyBytes_GET_SIZE(result);
+	if (size == 0) /* only the length is asked for */
+		fuse_reply_xattr(req, length);
+	else if (length <= size)
+		fuse_reply_buf(req, PyBytes_AS_STRING(result), length);
+	else
+		fuse_reply_err(req, ERANGE);
+	Py_DECREF(result);
 }
 
 static void direct_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi)
 {
-	if (!reply_bytes_object(req, ask(READ, "KLL", (unsigned long long)fi->fh, (long long)off, (long long)size)))
+	PyObject *result = ask(READ, "KLL", (unsigned long long)fi->fh, (long long)off, (long long)size);
+
+	if (result != NULL && PyBytes_Check(result)) {
+		fuse_reply_buf(req, PyBytes_AS_STRING(result), (size_t)PyBytes_GET_SIZE(result));
+		Py_DECREF(result);
+	} else if (!reply_errno(req, READ, result)) {
 		next.read(req, ino, size, off, fi);
+	}
 }
 
 static void direct_write_buf(fuse_req_t req, fuse_ino_t ino, struct fuse_bufvec *data, off_t off,
@@ -366,27 +391,37 @@ static void direct_write_buf(fuse_req_t req, fuse_ino_t ino, struct fuse_bufvec 
 	if (result == Py_None) {
 		fuse_reply_write(req, only->size);
 		Py_DECREF(result);
-	} else if (!reply_status(req, result)) {
+	} else if (!reply_errno(req, WRITE, result)) {
 		next.write_buf(req, ino, data, off, fi);
 	}
 }
 
 /* The function returns an iterator of (name, attributes, cookie); to be asked for one more means that the one before was
- * taken. */
+ * taken.  An errno in its place ends the listing. */
 static void direct_readdirplus(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi)
 {
 	static char reply[REPLY_MAX];
 	PyObject *entries = ask(READDIR, "KL", (unsigned long long)fi->fh, (long long)off), *found;
 	struct fuse_entry_param entry = {.entry_timeout = FOR_EVER, .attr_timeout = FOR_EVER};
 	size_t used = 0;
+	int error = 0;
 
 	if (entries == NULL) {
 		next.readdirplus(req, ino, size, off, fi);
 		return;
 	}
+	if (!PyIter_Check(entries)) {
+		reply_errno(req, READDIR, entries);
+		return;
+	}
 	if (size > REPLY_MAX)
 		size = REPLY_MAX;
-	while (!PyLong_Check(entries) && (found = PyIter_Next(entries)) != NULL) {
+	while ((found = PyIter_Next(entries)) != NULL) {
+		if (errno_in(found)) {
+			error = errno_in(found);
+			Py_DECREF(found);
+			break;
+		}
 		PyObject *attributes;
 		const char *name;
 		long long cookie;
@@ -403,12 +438,12 @@ static void direct_readdirplus(fuse_req_t req, fuse_ino_t ino, size_t size, off_
 		used += more;
 	}
 	if (PyErr_Occurred()) {
-		PyErr_WriteUnraisable(asked[READDIR]);
-		Py_SETREF(entries, PyLong_FromLong(EIO));
+		Py_DECREF(no_answer(READDIR, NULL));
+		error = EIO;
 	}
 	/* names that the kernel was told of must reach it, or it will not forget them */
-	if (used == 0 && errno_in(entries))
-		fuse_reply_err(req, errno_in(entries));
+	if (used == 0 && error != 0)
+		fuse_reply_err(req, error);
 	else
 		fuse_reply_buf(req, reply, used);
 	Py_DECREF(entries);
@@ -440,7 +475,7 @@ void stand_before(struct fuse_lowlevel_ops *table)
  * Functions of the Python module
  */
 
-void ask_nobody(void)
+static void ask_nobody(void)
 {
 	for (int kind = 0; kind < KINDS; kind++)
 		Py_CLEAR(asked[kind]);
@@ -452,18 +487,37 @@ PyDoc_STRVAR(serve_doc,
 	     "A key is the name of a request, as pyfuse3 calls it.  A function returns NotImplemented to leave the request\n"
 	     "to pyfuse3, an errno, or what is to be replied.");
 
+/* The kind of request that goes by a name; KINDS for none. */
+static int kind_of(PyObject *name)
+{
+	int kind = 0;
+
+	while (kind < KINDS && !(PyUnicode_Check(name) && PyUnicode_CompareWithASCIIString(name, kinds[kind]) == 0))
+		kind++;
+	return kind;
+}
+
 static PyObject *py_serve(PyObject *module, PyObject *functions)
 {
+	PyObject *name, *function;
+
 	(void)module;
-	ask_nobody();
-	if (functions == Py_None)
+	if (functions == Py_None) {
+		ask_nobody();
 		Py_RETURN_NONE;
+	}
 	if (!PyDict_Check(functions)) {
 		PyErr_SetString(PyExc_TypeError, "serve() takes a dict of functions");
 		return NULL;
 	}
-	for (int kind = 0; kind < KINDS; kind++)
-		asked[kind] = Py_XNewRef(PyDict_GetItemString(functions, kinds[kind]));
+	for (Py_ssize_t at = 0; PyDict_Next(functions, &at, &name, &function);)
+		if (kind_of(name) == KINDS || !PyCallable_Check(function)) {
+			PyErr_Format(PyExc_TypeError, "%.200R is no request that can be served by %.200R", name, function);
+			return NULL;
+		}
+	ask_nobody();
+	for (Py_ssize_t at = 0; PyDict_Next(functions, &at, &name, &function);)
+		asked[kind_of(name)] = Py_NewRef(function);
 	Py_RETURN_NONE;
 }
 

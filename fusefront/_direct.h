@@ -8,9 +8,6 @@
  * are processed with the interpreter's lock held; without it they leave everything. */
 void stand_before(struct fuse_lowlevel_ops *table);
 
-/* A new session begins: nobody is asked any more. */
-void ask_nobody(void);
-
 /* serve(), for the module's functions. */
 extern PyMethodDef direct_methods[];
 

@@ -11,16 +11,16 @@ from __future__ import annotations
 import errno
 import functools
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
 
-from minifo.engine import Overlay
+from minifo.engine import DirEntry, Overlay
 from minifo.fusefront.requests import Requests, errno_for
 
 Answer = Callable[..., Any]
 
-_LOOKS = ("lookup", "forget", "getattr", "readlink", "readdir", "getxattr")
+_LOOKS = ("lookup", "forget", "getattr", "readlink", "getxattr")
 _CHANGES = ("mknod", "mkdir", "symlink", "link", "unlink", "rmdir", "setattr", "write")
 
 
@@ -43,6 +43,7 @@ class Direct:
         functions = {name: self._looking(getattr(self._requests, name)) for name in _LOOKS}
         functions |= {name: self._changing(getattr(self._requests, name)) for name in _CHANGES}
         functions |= {"rename": self._changing(self._rename), "read": self._looking(self._requests.read_now)}
+        functions["readdir"] = self._readdir
         hook.serve(functions)
 
     @staticmethod
@@ -59,6 +60,15 @@ class Direct:
                 return errno_for(error, function.__name__)
 
         return look
+
+    def _readdir(self, ino: int, after: int) -> Iterator[DirEntry | int]:
+        """Entries, and an errno where they end before their time: what fails does so while they are read."""
+        try:
+            yield from self._requests.readdir(ino, after)
+        except OSError as error:
+            yield error.errno or errno.EIO
+        except Exception as error:
+            yield errno_for(error, "readdir")
 
     def _changing(self, function: Answer) -> Answer:
         """The same for changes: pyfuse3 gets those that are to be durable before they are acknowledged."""
