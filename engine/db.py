@@ -104,6 +104,9 @@ class Database:
         self.on_loss: Callable[[BaseException], object] = lambda error: None  # called when a transaction was lost
         self.on_dirty: Callable[[], None] | None = None  # called when the first change since a commit was made
         self.on_operation: Callable[[list[Statement]], None] | None = None  # called with what each operation changed
+        # a descriptor of the file, where somebody needs one: to close it before the connection is closed would release
+        # SQLite's locks (sqlite.org/howtocorrupt, 2.2)
+        self.file: int | None = None
         self.wal_pages = 0
         self.logged = 0  # bytes commits have written to the log
         self._again = again if con.pragma("locking_mode") == "normal" else None
@@ -255,6 +258,10 @@ class Database:
         pages = min(cached, changes * _PAGES_PER_CHANGE) + self.wal_pages
         return _WAL_HEADER + pages * (_PAGE + _FRAME_HEADER)
 
+    def moved_bytes(self) -> int:
+        """Bytes the database takes once everything in the log, and in the running transaction, is moved into it."""
+        return int(self.value("PRAGMA page_count")) * _PAGE
+
     def checkpoint(self, mode: int = apsw.SQLITE_CHECKPOINT_PASSIVE) -> None:
         """Move as much as possible of the write-ahead log into the database file; only between two transactions.
 
@@ -302,6 +309,8 @@ class Database:
         if self._aside is not None:
             self._aside.close()
         self._con.close()
+        if self.file is not None:
+            os.close(self.file)
 
 
 def _checkpoint(con: apsw.Connection, mode: int) -> bool:
