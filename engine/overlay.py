@@ -166,8 +166,8 @@ class Overlay:
             with self.db.operation():
                 for (ino,) in orphans:
                     self.namespace.reap(Ino(ino))
-        # garbage goes after a commit of our own: the one that dropped it may be in the log, but not yet durable; and one
-        # gives object ids again where a sweep has used them up, or the first operation would have to
+        # garbage goes after a commit of our own: the one that dropped it may be in the log, but not yet durable
+        # a commit also gives new object ids, which a sweep may have used up
         if self.db.dirty or self.objects.garbage() or self.objects.room() < _LEAST_ROOM:
             self.commits.run()
         if redo is not None:
