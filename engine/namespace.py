@@ -271,7 +271,10 @@ class Namespace:
         self._unbind(parent, name, source)
         self._place(source, new_parent, new_name)
         self._gone(parent, name, -1 if is_dir else 0)
-        self._changed(new_parent, new_name, +1 if is_dir and not (target is not None and target.node.is_dir) else 0)
+        if target is None:
+            self._changed(new_parent, new_name, +1 if is_dir else 0)
+        else:
+            self._inodes.touch_directory(new_parent)  # neither names nor subdirectories are more than before
 
     def _exchange(self, parent: Node, name: bytes, source: Ref, new_parent: Node, new_name: bytes, target: Ref) -> None:
         self._unbind(parent, name, source)
