@@ -205,7 +205,7 @@ class Merge:
 
     def few_names(self, directory: Node, most: int) -> list[bytes] | None:
         """All names a directory shows, or None if there may be more than *most*."""
-        if directory.path is not None and not directory.dead and self._base.has_more(directory.path, most):
+        if directory.path is not None and not directory.dead and self._base.may_have_more(directory.path, most):
             return None
         count = "SELECT count(*) FROM (SELECT 1 FROM created WHERE parent = ?1 LIMIT ?2)"
         if directory.state and self._db.value(count, (directory.ino, most + 1)) > most:

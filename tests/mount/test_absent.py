@@ -15,7 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from mount.support import Lab, attempt
+from mount.support import USER, Lab, attempt, daemon_of, in_child
+from mount.unprivileged import as_user
 from support import renameat2
 
 SEEDS = 2
@@ -338,3 +339,54 @@ def test_dot_and_dot_dot_are_always_there(lab: Lab) -> None:
             os.close(fd)
     finally:
         os.close(top)
+
+
+def test_removed_names_leave_the_others_in_reach(lab: Lab) -> None:
+    """In a table that is nearly full names stand behind others: those are still found when these are gone."""
+    overlay = lab.overlay()
+    count = 15_000
+    folders = [f"d{number}" for number in range(4)]
+    for name in folders:
+        make_names(overlay.base / name, count)
+    overlay.mount()
+    for name in folders:
+        assert not any(seen(overlay.mnt / name, f"absent{number}") for number in range(MISSES))
+    for number in range(0, 3000, 3):
+        (overlay.mnt / "d0" / f"name{number}").unlink()
+    forget()
+    for name in folders:
+        there = [seen(overlay.mnt / name, f"name{number}") for number in range(3000)]
+        assert there == [name != "d0" or number % 3 != 0 for number in range(3000)]
+
+
+def test_a_directory_that_may_be_searched_only(lab: Lab, fuse_for_all: None) -> None:
+    """To a daemon that may not list a base directory a name that is not there is just that, however often."""
+    overlay = lab.overlay()
+    folder = overlay.base / "folder"
+    folder.mkdir()
+    (folder / "file").touch()
+    folder.chmod(0o711)
+    for path in (overlay.sto, overlay.mnt):
+        os.chown(path, USER, USER)
+    assert as_user("mount", "--base", overlay.base, "--sto", overlay.sto, overlay.mnt) == 0
+    overlay.pid = daemon_of(overlay.sto)
+
+    def look() -> list[object]:
+        missed = [attempt(os.lstat, overlay.mnt / f"folder/absent{number}") for number in range(3 * MISSES)]
+        return [*missed, os.path.exists(overlay.mnt / "folder/file"), attempt(os.listdir, overlay.mnt / "folder")]
+
+    assert in_child(look, uid=USER) == ["ENOENT"] * 3 * MISSES + [True, "EACCES"]
+    assert as_user("umount", overlay.mnt) == 0
+
+
+def test_a_base_that_finds_names_in_any_spelling(lab: Lab) -> None:
+    """Where the base knows a name in upper and lower case the mount does, however many others were missed."""
+    overlay = lab.overlay(base=lab.file_system("exfat", 64))
+    (overlay.base / "folder").mkdir()
+    (overlay.base / "folder/name").touch()
+    assert (overlay.base / "folder/NAME").exists(), "this base tells upper from lower case: the test can say nothing"
+    overlay.mount()
+    for _ in range(3):
+        assert not any(seen(overlay.mnt / "folder", f"absent{number}") for number in range(2 * MISSES))
+        forget()
+        assert seen(overlay.mnt / "folder", "NAME")
