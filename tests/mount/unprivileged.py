@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import os
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
+from types import MappingProxyType
 
 from mount.support import USER, in_child
 
@@ -26,8 +29,17 @@ def _preload() -> None:
     resources.files("minifo.engine").joinpath("schema.sql").read_text("utf-8")
 
 
-def as_user(*arguments: str | Path) -> int:
-    """Call the command line as a user without privileges, in a child."""
+def as_user(*arguments: str | Path, environment: Mapping[str, str] = MappingProxyType({})) -> int:
+    """Call the command line as a user without privileges, in a child.
+
+    Args:
+        arguments: the words of the command.
+        environment: variables to set.
+    """
     from minifo.tools import cli
 
-    return in_child(lambda: cli.main([str(word) for word in arguments]), uid=USER, before=_preload)
+    def call() -> int:
+        os.environ.update(environment)
+        return cli.main([str(word) for word in arguments])
+
+    return in_child(call, uid=USER, before=_preload)
