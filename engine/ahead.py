@@ -81,7 +81,7 @@ class Ahead:
             st = self._base.stat(path)
             if not stat.S_ISREG(st.st_mode) or st.st_size == 0:
                 return False
-            os.posix_fadvise(self._base.file(path), 0, min(st.st_size, _BYTES), os.POSIX_FADV_WILLNEED)
+            os.posix_fadvise(self._base.file(path, st), 0, min(st.st_size, _BYTES), os.POSIX_FADV_WILLNEED)
         except OSError:
             return False  # whoever reads it hears why
         return True

@@ -6,6 +6,7 @@ Nothing here copies content, but for the size: chmod, chown, utimens and xattrs 
 from __future__ import annotations
 
 import errno
+import os
 import stat
 
 from minifo.engine import acl
@@ -67,58 +68,59 @@ class Attributes:
 
     # -- setattr
 
-    def setattr(self, node: Node, change: SetAttr) -> None:
+    def setattr(self, node: Node, change: SetAttr, held: Row | os.stat_result) -> None:
         """Change attributes of one object; inside an operation.
+
+        Args:
+            node: the object.
+            change: what is to be set.
+            held: its attributes now.
 
         Raises:
             FsError: EISDIR or EINVAL for the size of what is no regular file.
         """
-        if self._is_nothing(node, change):
+        if self._is_nothing(change, held):
             return
-        row = self._inodes.adopt(node)
-        if change == SetAttr(mtime=change.mtime, ctime=change.ctime):
-            # what the kernel sends after each file it has written
-            if change.mtime not in (None, row.mtime):
-                self._inodes.modify(row)
-            mtime = row.mtime if change.mtime is None else change.mtime
-            self._inodes.save(row._replace(mtime=mtime, ctime=now() if change.ctime is None else change.ctime))
-            return
+        row = self._inodes.adopt(node, held)
         t = now()
-        if change.size is not None:
+        atime = row.atime if change.atime is None else change.atime
+        mtime = row.mtime if change.mtime is None else change.mtime
+        ctime = t if change.ctime is None else change.ctime
+        if change.size is None:
+            owner = change.mode is not None or change.uid is not None or change.gid is not None or change.kill_priv
+            if owner or change.atime is not None or mtime != row.mtime:
+                # the kernel's ctime of a renamed file comes with an mtime that is none of anybody's doing
+                self._inodes.modify(row)
+            if not owner:
+                # what the kernel sends after each file it has written
+                self._inodes.stamp(row, row.nlink, atime, mtime, ctime)
+                return
+        else:
             self._resize(row, node, change.size)
-            if change.size != row.size:
-                row = row._replace(mtime=t)
-        elif (
-            any(value is not None for value in (change.mode, change.uid, change.gid, change.atime))
-            or change.mtime not in (None, row.mtime)
-            or change.kill_priv
-        ):
-            # the kernel's ctime of a renamed file comes with an mtime that is none of anybody's doing
-            self._inodes.modify(row)
+            if change.size != row.size and change.mtime is None:
+                mtime = t
         mode = self._new_mode(row, change)
         if mode != row.mode:
             self._chmod_acl(row, node, mode)
-        row = self._inodes.adopt(node)._replace(mode=mode, mtime=row.mtime)
-        named = {name: getattr(change, name) for name in ("uid", "gid", "atime", "mtime")}
-        given = {name: value for name, value in named.items() if value is not None}
-        self._inodes.save(row._replace(**given, ctime=t if change.ctime is None else change.ctime))
+        row = self._inodes.adopt(node)  # its size, or whose extended attributes count, may be another now
+        uid = row.uid if change.uid is None else change.uid
+        gid = row.gid if change.gid is None else change.gid
+        self._inodes.save(row._replace(mode=mode, uid=uid, gid=gid, atime=atime, mtime=mtime, ctime=ctime))
 
-    def _is_nothing(self, node: Node, change: SetAttr) -> bool:
+    @staticmethod
+    def _is_nothing(change: SetAttr, held: Row | os.stat_result) -> bool:
         """True for what changes nothing worth a row.
 
         The kernel writes back an inode's times after a rename or an unlink, and asks to drop set-id bits before each
         write, whether there are any or not.  A base object without a row keeps its own ctime.  A size that is the old
         one leaves the times alone (truncate(2)); where they must move, the kernel sends them along (ftruncate(2)).
         """
-        values = (change.mode, change.uid, change.gid, change.atime)
-        if any(value is not None for value in values):
+        if not (change.mode is None and change.uid is None and change.gid is None and change.atime is None):
             return False
-        if node.state and (row := self._inodes.row(node.ino)) is not None:
-            mode, size, mtime, owned = row.mode, row.size, row.mtime, True
+        if owned := isinstance(held, Row):
+            mode, size, mtime = held.mode, held.size, held.mtime
         else:
-            st = self._inodes.attributes(node)
-            assert not isinstance(st, Row)
-            mode, size, mtime, owned = st.st_mode, st.st_size, st.st_mtime_ns, False
+            mode, size, mtime = held.st_mode, held.st_size, held.st_mtime_ns
         if change.size is not None and not (stat.S_ISREG(mode) and change.size == size):
             return False
         if change.kill_priv and without_set_ids(mode, in_group=change.in_group) != mode and not stat.S_ISDIR(mode):
@@ -149,20 +151,26 @@ class Attributes:
         Raises:
             FsError: ENODATA where there is none, EOPNOTSUPP outside the known namespaces.
         """
-        row = self._inodes.row(node.ino) if node.state else None
-        if row is None or not row.xattrs:
-            if node.path is None:
-                raise FsError(errno.ESTALE, f"inode {node.ino}")
-            try:
-                return self._base.getxattr(node.path, name)
-            except OSError as error:
-                if error.errno == errno.ENODATA:
-                    raise _no_such(name) from error
-                raise
-        value = self._db.value("SELECT value FROM xattr WHERE ino = ? AND name = ?", (node.ino, name))
+        value = self._find(node, name)
         if value is None:
             raise _no_such(name)
-        return bytes(value)
+        return value
+
+    def _find(self, node: Node, name: bytes) -> bytes | None:
+        """The value of one extended attribute, or None: most objects have no ACL, and it is asked for often."""
+        row = self._inodes.row(node.ino) if node.state else None
+        if row is None or not row.xattrs:
+            path = node.path
+            if path is None:
+                raise FsError(errno.ESTALE, f"inode {node.ino}")
+            try:
+                return self._base.getxattr(path, name)
+            except OSError as error:
+                if error.errno == errno.ENODATA:
+                    return None
+                raise
+        value = self._db.value("SELECT value FROM xattr WHERE ino = ? AND name = ?", (node.ino, name))
+        return None if value is None else bytes(value)
 
     def listxattr(self, node: Node) -> list[bytes]:
         """The names of all extended attributes."""
@@ -222,25 +230,16 @@ class Attributes:
         """Remove one extended attribute; inside an operation.
 
         Raises:
-            FsError: ENODATA where there is none; an ACL that is not there is as good as removed, as the kernel has it.
+            FsError: as ``getxattr``; an ACL that is not there is as good as removed, as the kernel has it.
         """
-        if not self._has(node, name):
+        if self._find(node, name) is None:
             if name in (acl.ACCESS, acl.DEFAULT):
                 return
-            raise FsError(errno.ENODATA)
+            raise _no_such(name)
         row = self._own_xattrs(node)
         self._inodes.modify(row)
         self._put(node.ino, name, None)
         self._inodes.save(row._replace(ctime=now()))
-
-    def _has(self, node: Node, name: bytes) -> bool:
-        try:
-            self.getxattr(node, name)
-        except OSError as error:
-            if error.errno == errno.ENODATA:
-                return False
-            raise
-        return True
 
     def _put(self, ino: Ino, name: bytes, value: bytes | None) -> None:
         if value is None:
@@ -268,19 +267,17 @@ class Attributes:
     # -- ACLs
 
     def _chmod_acl(self, row: Row, node: Node, mode: int) -> None:
-        if not self._has(node, acl.ACCESS):
-            return
-        access = self.getxattr(node, acl.ACCESS)
-        self._own_xattrs(node)
-        self._put(row.ino, acl.ACCESS, acl.chmod(access, mode))
+        access = self._find(node, acl.ACCESS)
+        if access is not None:
+            self._own_xattrs(node)
+            self._put(row.ino, acl.ACCESS, acl.chmod(access, mode))
 
     def default_acl(self, node: Node) -> bytes | None:
         """The default ACL of a directory, or None; remembered, as every creation asks."""
         if node.ino not in self._defaults:
             if len(self._defaults) > 1024:
                 self._defaults.clear()
-            has = self._has(node, acl.DEFAULT)
-            self._defaults[node.ino] = self.getxattr(node, acl.DEFAULT) if has else None
+            self._defaults[node.ino] = self._find(node, acl.DEFAULT)
         return self._defaults[node.ino]
 
     def give_acls(self, ino: Ino, access: bytes | None, default: bytes | None) -> None:

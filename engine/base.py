@@ -15,9 +15,10 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from hashlib import blake2b
 from itertools import islice
+from typing import TypeVar
 
 from minifo.engine.errors import FsError
 from minifo.engine.lru import FdCache
@@ -34,6 +35,8 @@ from minifo.engine.syscalls import (
 _CONFINED = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS
 _DIR_FDS = 256  # directories held open: a tree walk touches few at a time
 _FILE_FDS = 128
+
+T = TypeVar("T")
 
 
 def join(directory: bytes, name: bytes) -> bytes:
@@ -217,14 +220,21 @@ class BaseView:
                 pass  # O_NOATIME is for the owner only (open(2)); what we may read we read without it
         return openat2(dir_fd, name, flags, self._resolve)
 
-    def file(self, path: bytes) -> int:
+    def file(self, path: bytes, st: os.stat_result | None = None) -> int:
         """A descriptor for reading a regular file; valid until the next call.
 
+        Args:
+            path: the file.
+            st: its attributes, where they have just been looked up.
+
         Raises:
-            OSError: as open(2).
+            OSError: as open(2); FsError EISDIR or EINVAL for what is no regular file, which is never opened.
         """
         fd = self._files.get(path)
         if fd is None:
+            mode = (st or self.stat(path)).st_mode
+            if not stat.S_ISREG(mode):
+                raise FsError(errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL)
             fd = self._files.put(path, self._open(path, os.O_RDONLY))
         return fd
 
@@ -236,15 +246,13 @@ class BaseView:
 
     def listxattr(self, path: bytes) -> list[bytes]:
         """Names of all extended attributes this process may see; none where the file system has none."""
-        fd = self._o_path(path)
         try:
-            return [os.fsencode(name) for name in os.listxattr(b"/proc/self/fd/%d" % fd)]
+            names = self._by_proc(path, lambda place: os.listxattr(place, follow_symlinks=not self.cloned))
         except OSError as error:
             if error.errno == errno.EOPNOTSUPP:
                 return []
             raise
-        finally:
-            os.close(fd)
+        return [os.fsencode(name) for name in names]
 
     def getxattr(self, path: bytes, name: bytes) -> bytes:
         """The value of one extended attribute.
@@ -252,25 +260,31 @@ class BaseView:
         Raises:
             OSError: ENODATA where there is none.
         """
-        fd = self._o_path(path)
         try:
-            return os.getxattr(b"/proc/self/fd/%d" % fd, name)
+            return self._by_proc(path, lambda place: os.getxattr(place, name, follow_symlinks=not self.cloned))
         except OSError as error:
             if error.errno == errno.EOPNOTSUPP:
                 raise FsError(errno.ENODATA) from error
             raise
-        finally:
-            os.close(fd)
 
-    def _o_path(self, path: bytes) -> int:
-        # fgetxattr refuses O_PATH descriptors, but the magic link of one leads to the very object, symlinks included
+    def _by_proc(self, path: bytes, call: Callable[[bytes], T]) -> T:
+        """Call something with a path to an object through /proc: there is no getxattrat, and no fgetxattr for O_PATH.
+
+        In the clone that is the name below its directory, not followed; elsewhere the magic link of the object itself.
+        """
         dir_fd, name = self._at(path)
+        if self.cloned:
+            return call(b"/proc/self/fd/%d/%b" % (dir_fd, name))
         try:
-            return openat2(dir_fd, name, os.O_PATH | os.O_NOFOLLOW, self._resolve)
+            fd = openat2(dir_fd, name, os.O_PATH | os.O_NOFOLLOW, self._resolve)
         except OSError as error:
             if error.errno == errno.EXDEV:
                 raise FsError(errno.ENODATA) from error
             raise
+        try:
+            return call(b"/proc/self/fd/%d" % fd)
+        finally:
+            os.close(fd)
 
     def close(self) -> None:
         """Close all descriptors."""

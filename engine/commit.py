@@ -196,7 +196,10 @@ class GroupCommit:
         if self.space is None:
             return
         try:
-            self.space.make_room_for_log(self._log_fd(), self._db.commit_bytes())
+            if self._db.file is None:
+                self._db.file = self._storage.open(DB_NAME, write=True)
+            files = (self._log_fd(), self._db.commit_bytes()), (self._db.file, self._db.moved_bytes())
+            self.space.make_room_for_commit(files)
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise

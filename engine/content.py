@@ -138,15 +138,16 @@ class Content:
         )
         return [Extent._make(found) for found in self._db.rows(sql, (ino, start, end, limit))]
 
-    def blocks(self, row: Row, path: bytes | None) -> int:
-        """Allocated blocks of 512 bytes, as st_blocks tells them."""
+    def blocks(self, row: Row, path: bytes | None, st: os.stat_result | None = None) -> int:
+        """Allocated blocks of 512 bytes, as st_blocks tells them; *st* is the base file's, where it is known."""
         if row.object == SMALL:
             return _blocks_of(min(row.size, self.small_max))
         if row.object is not None:
-            leaving = self._objects.leaving(row.object) // 512
-            backing = max(0, self._objects.stat(row.object).st_blocks - leaving)
+            backing = self._objects.stat(row.object).st_blocks
+            if leaving := self._objects.leaving(row.object):
+                backing = max(0, backing - leaving // 512)
         elif path is not None and row.bound:
-            st = self._base.stat(path)
+            st = st or self._base.stat(path)
             backing = st.st_blocks if row.bound >= st.st_size else min(st.st_blocks, _blocks_of(row.bound))
         else:
             backing = 0
@@ -184,7 +185,11 @@ class Content:
             mapped = 1
         mtime, ctime = (now(),) * 2 if times else (row.mtime, row.ctime)
         size = max(row.size, end)
-        self._inodes.save(row._replace(size=size, mtime=mtime, ctime=ctime, object=number, bound=bound, mapped=mapped))
+        written = row._replace(size=size, mtime=mtime, ctime=ctime, object=number, bound=bound, mapped=mapped)
+        if written != row:
+            self._inodes.save(written)
+        else:
+            self._inodes.changed(row.ino)  # its blocks, that is
 
     def writable(self, row: Row, path: bytes | None, end: int) -> Backing:
         """The file's backing, made fit for a write up to *end*: a row or an object of its own where that is cheap.
@@ -249,10 +254,14 @@ class Content:
             return None
         else:
             number = self._objects.create()
-        self._objects.truncate(number, size)
+        done = 0
         for start, end in data_ranges(source, 0, size):
             for at in range(start, end, _COPY_STEP):
-                self._objects.write(number, os.pread(source, min(_COPY_STEP, end - at), at), at)
+                data = os.pread(source, min(_COPY_STEP, end - at), at)
+                self._objects.write(number, data, at)
+                done = at + len(data)
+        if done < size:
+            self._objects.truncate(number, size)  # it ends with a hole
         return number
 
     def _write_extents(self, row: Row, backing: Backing, offset: int, data: bytes | memoryview) -> None:

@@ -98,12 +98,15 @@ class Database:
         self._statements: list[Statement] = []
         self.read_only = read_only
         self.dirty = False
-        self._changes = 0  # statements since the last commit
+        self._changes = 0  # statements since the last commit, but for those of the running operation
         self.operations = 0  # how many have succeeded
         self.on_rollback: Callable[[], object] = lambda: None  # called when an operation was undone
         self.on_loss: Callable[[BaseException], object] = lambda error: None  # called when a transaction was lost
         self.on_dirty: Callable[[], None] | None = None  # called when the first change since a commit was made
         self.on_operation: Callable[[list[Statement]], None] | None = None  # called with what each operation changed
+        # a descriptor of the file, where somebody needs one: to close it before the connection is closed would release
+        # SQLite's locks (sqlite.org/howtocorrupt, 2.2)
+        self.file: int | None = None
         self.wal_pages = 0
         self.logged = 0  # bytes commits have written to the log
         self._again = again if con.pragma("locking_mode") == "normal" else None
@@ -179,7 +182,6 @@ class Database:
             The number of rows changed.
         """
         self._cursor.execute(sql, params)
-        self._changes += 1
         self._statements.append((sql, params))
         return self._con.changes()
 
@@ -205,6 +207,7 @@ class Database:
     def end_operation(self, error: BaseException | None) -> None:
         """End an operation (called by the block itself), by undoing it where there was an error."""
         statements, self._statements = self._statements, []
+        self._changes += len(statements)
         succeeded, self._succeeded = self._succeeded, []
         undo, self._failed = self._failed, []
         if error is None and self._con.in_transaction:
@@ -251,8 +254,13 @@ class Database:
     def commit_bytes(self) -> int:
         """Bytes the write-ahead log may take at most once the running transaction is committed."""
         cached = self._con.status(apsw.SQLITE_DBSTATUS_CACHE_USED)[0] // _PAGE
-        pages = min(cached, self._changes * _PAGES_PER_CHANGE) + self.wal_pages
+        changes = self._changes + len(self._statements)
+        pages = min(cached, changes * _PAGES_PER_CHANGE) + self.wal_pages
         return _WAL_HEADER + pages * (_PAGE + _FRAME_HEADER)
+
+    def moved_bytes(self) -> int:
+        """Bytes the database takes once everything in the log, and in the running transaction, is moved into it."""
+        return int(self.value("PRAGMA page_count")) * _PAGE
 
     def checkpoint(self, mode: int = apsw.SQLITE_CHECKPOINT_PASSIVE) -> None:
         """Move as much as possible of the write-ahead log into the database file; only between two transactions.
@@ -301,6 +309,8 @@ class Database:
         if self._aside is not None:
             self._aside.close()
         self._con.close()
+        if self.file is not None:
+            os.close(self.file)
 
 
 def _checkpoint(con: apsw.Connection, mode: int) -> bool:

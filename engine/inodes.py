@@ -42,10 +42,13 @@ class Row(NamedTuple):
 
 _COLUMNS = "ino, mode, nlink, uid, gid, rdev, size, atime, mtime, ctime, object, bound, mapped, xattrs"
 _SELECT = f"SELECT {_COLUMNS} FROM inode WHERE ino = ?"
+_FETCHED = 64  # rows in one query
+_SELECT_MANY = f"SELECT {_COLUMNS} FROM inode WHERE ino IN ({', '.join('?' * _FETCHED)})"
 _FIELDS = _COLUMNS.removeprefix("ino, ").split(", ")
 _UPDATE = f"UPDATE inode SET {', '.join(f'{field} = ?' for field in _FIELDS)} WHERE ino = ?"
+_STAMP = "UPDATE inode SET nlink = ?, atime = ?, mtime = ?, ctime = ? WHERE ino = ?"
 _INSERT = f"INSERT INTO inode ({_COLUMNS}, target) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-
+_MODIFIED = "INSERT INTO modified VALUES (?, ?, ?, ?)"
 
 _KEPT_ROWS = 4096
 
@@ -100,6 +103,7 @@ class Inodes:
         self.next_ino = next_ino
         self._nodes: dict[Ino, Node] = {ROOT: Node(ROOT, (None, b"/"), ROOT, True, True)}
         self._rows: dict[Ino, Row] = {}  # rows as the database has them; all are dropped when an operation fails
+        self._adopted: Row | None = None  # the row that was adopted last, until its object is modified
         self._watcher: Watcher | None = None
         self.limit = 0  # nodes that are many
         self.on_limit: Callable[[], None] | None = None  # called when so many are known
@@ -116,22 +120,37 @@ class Inodes:
         node = self._nodes.get(ino)
         return node if node is not None else self._load(ino)
 
-    def _load(self, ino: Ino) -> Node:
-        path: bytes | None = self._db.value("SELECT path FROM origin WHERE ino = ?", (ino,))
+    def node_in(self, ino: Ino, directory: Node) -> Node:
+        """The same of what was found in a directory."""
+        node = self._nodes.get(ino)
+        if node is None:
+            return self._load(ino, directory.ino)
+        if node.is_dir:
+            node.parent = directory.ino
+        return node
+
+    def _load(self, ino: Ino, parent: Ino | None = None) -> Node:
+        created = self.numbers.is_created(ino)
+        path = None if created else self._db.value("SELECT path FROM origin WHERE ino = ?", (ino,))
         row = self.row(ino)
         if row is None and path is None:
             raise FsError(errno.ESTALE, f"inode {ino}")
         is_dir = stat.S_ISDIR(row.mode if row is not None else self._base.stat(path or b"/").st_mode)
-        parent = ROOT
-        if is_dir:
-            found = self._db.value(
-                "SELECT parent FROM created WHERE ino = ?1 UNION ALL SELECT parent FROM renamed WHERE ino = ?1", (ino,)
-            )
-            if found is None and path is not None:
-                found = self._db.value("SELECT ino FROM origin WHERE path = ?", (split(path)[0],))
-            parent = Ino(found) if found is not None else ROOT
+        if not is_dir:
+            parent = ROOT
+        elif parent is None:
+            parent = self._parent(ino, path)
         node = self._nodes[ino] = Node(ino, (None, path) if path is not None else None, parent, is_dir, True)
         return node
+
+    def _parent(self, ino: Ino, path: bytes | None) -> Ino:
+        """The directory a directory is in, by the tables alone; they are read all through for it."""
+        found = self._db.value(
+            "SELECT parent FROM created WHERE ino = ?1 UNION ALL SELECT parent FROM renamed WHERE ino = ?1", (ino,)
+        )
+        if found is None and path is not None:
+            found = self._db.value("SELECT ino FROM origin WHERE path = ?", (split(path)[0],))
+        return Ino(found) if found is not None else ROOT
 
     def directory(self, ino: Ino) -> Node:
         """The node of a directory.
@@ -184,6 +203,14 @@ class Inodes:
             row = self._keep(Row._make(found))
         return row
 
+    def fetch(self, inos: list[Ino]) -> None:
+        """Read the rows of many objects at once, for ``row`` to have them at hand."""
+        wanted = [ino for ino in inos if ino not in self._rows]
+        for start in range(0, len(wanted), _FETCHED):
+            some = wanted[start : start + _FETCHED]
+            for found in self._db.rows(_SELECT_MANY, (*some, *[None] * (_FETCHED - len(some)))):
+                self._keep(Row._make(found))
+
     def _keep(self, row: Row) -> Row:
         if len(self._rows) >= _KEPT_ROWS:
             self._rows.clear()
@@ -197,6 +224,7 @@ class Inodes:
 
     def _rolled_back(self) -> None:
         self._rows.clear()
+        self._adopted = None
         if self._watcher is not None:
             self._watcher.lost()
 
@@ -235,9 +263,14 @@ class Inodes:
             self._watcher.dropped(ino)
 
     def save(self, row: Row) -> None:
-        """Change an object's row to this one; the only way rows of ``inode`` change."""
+        """Change an object's row to this one; ``stamp`` aside the only way rows of ``inode`` change."""
         self._db.change(_UPDATE, (*row[1:], row.ino))
         self._made(row)
+
+    def stamp(self, row: Row, nlink: int, atime: int, mtime: int, ctime: int) -> None:
+        """Change an object's link count and times only: all that most operations do, and half the work of ``save``."""
+        self._db.change(_STAMP, (nlink, atime, mtime, ctime, row.ino))
+        self._made(Row._make((*row[:2], nlink, *row[3:7], atime, mtime, ctime, *row[10:])))
 
     def drop_row(self, ino: Ino) -> None:
         """Delete an object's row: the base's own attributes count again, if there is a base object."""
@@ -256,9 +289,10 @@ class Inodes:
             row = self.row(node.ino)
             if row is not None:
                 return row
-        if node.path is None:
+        path = node.path
+        if path is None:
             raise FsError(errno.ESTALE, f"inode {node.ino}")
-        return self._base.stat(node.path)
+        return self._base.stat(path)
 
     def mode(self, node: Node) -> int:
         """The type and permission bits of an object."""
@@ -276,8 +310,12 @@ class Inodes:
         self._db.change(_INSERT, (*row, target))
         return self._made(row)
 
-    def adopt(self, node: Node) -> Row:
+    def adopt(self, node: Node, held: Row | os.stat_result | None = None) -> Row:
         """Give a base object its row, copied from the base, and mark its directories.  Copies no content.
+
+        Args:
+            node: the object.
+            held: its attributes, where they have just been looked up.
 
         Returns:
             The row, new or old.
@@ -285,36 +323,32 @@ class Inodes:
         Raises:
             FsError: ESTALE for a created object whose row is gone.
         """
-        if node.state:
-            row = self.row(node.ino)
-            if row is not None:
-                return row
-        if node.path is None:
-            raise FsError(errno.ESTALE, f"inode {node.ino}")
-        st = self._base.stat(node.path)
+        st = held if held is not None else self.attributes(node)
+        if isinstance(st, Row):
+            return st
+        path = node.path
+        assert path is not None
         bound = st.st_size if stat.S_ISREG(st.st_mode) else None
         nlink = 0 if node.dead else st.st_nlink
         times = st.st_atime_ns, st.st_mtime_ns, st.st_ctime_ns
         row = Row(node.ino, st.st_mode, nlink, st.st_uid, st.st_gid, st.st_rdev, st.st_size, *times, None, bound, 0, 0)
         self._db.change(_INSERT, (*row, None))
-        self._made(row)
-        self.mark(node.path, node.ino)
+        self._adopted = self._made(row)
+        self.mark(path, node.ino)
         if node.dead:
             self._db.change("INSERT INTO orphan VALUES (?)", (node.ino,))
         return row
 
     def mark(self, path: bytes, ino: Ino | None = None) -> None:
         """Note in ``origin`` that the base object at *path* has overlay state, and its directories up to the root."""
-        while self._db.value("SELECT 1 FROM origin WHERE path = ?", (path,)) is None:
+        while ino is not None or self._db.value("SELECT 1 FROM origin WHERE path = ?", (path,)) is None:
             if ino is None:
                 ino = self.numbers.of(self._base.stat(path))
-            self._db.change("INSERT INTO origin VALUES (?, ?)", (ino, path))
+            is_new = self._db.change("INSERT INTO origin VALUES (?, ?) ON CONFLICT (path) DO NOTHING", (ino, path))
             self._note_state(ino)
-            if path == b"/":
+            if not is_new or path == b"/":
                 return
             path, ino = split(path)[0], None
-        if ino is not None:
-            self._note_state(ino)
 
     def _note_state(self, ino: Ino) -> None:
         # left set when the operation is rolled back: it costs a query, never a wrong answer
@@ -331,13 +365,17 @@ class Inodes:
         """
         if self.numbers.is_created(row.ino):
             return
+        if row is self._adopted:
+            # just copied from the base, and so on no list yet
+            self._adopted = None
+            self._db.change(_MODIFIED, (row.ino, int(content), row.size, row.mtime))
+            return
         known = self._db.value("SELECT content FROM modified WHERE ino = ?", (row.ino,))
         if known is None:
             path = self.node(row.ino).path
             assert path is not None
             st = self._base.stat(path)
-            size, mtime = st.st_size, st.st_mtime_ns
-            self._db.change("INSERT INTO modified VALUES (?, ?, ?, ?)", (row.ino, int(content), size, mtime))
+            self._db.change(_MODIFIED, (row.ino, int(content), st.st_size, st.st_mtime_ns))
         elif content and not known:
             self._db.change("UPDATE modified SET content = 1 WHERE ino = ?", (row.ino,))
 
@@ -352,19 +390,33 @@ class Inodes:
         row = self.adopt(node)
         t = now()
         nlink = row.nlink + subdirectories if row.nlink > 1 else row.nlink
-        self.save(row._replace(mtime=t, ctime=t, nlink=nlink))
+        self.stamp(row, nlink, row.atime, t, t)
 
     def set_links(self, row: Row, nlink: int) -> None:
         """Change an object's link count and ctime; at 0 it becomes an orphan."""
-        self.save(row._replace(nlink=nlink, ctime=now()))
+        self.stamp(row, nlink, row.atime, row.mtime, now())
         if nlink == 0:
             self._db.change("INSERT INTO orphan VALUES (?)", (row.ino,))
 
+    def is_orphan(self, ino: Ino) -> bool:
+        """True for what has no name left."""
+        row = self._rows.get(ino)
+        if row is not None:
+            return row.nlink == 0
+        # not the row: most numbers that are let go of are of living objects, whose rows nobody wants
+        return self._db.value("SELECT 1 FROM orphan WHERE ino = ?", (ino,)) is not None
+
+    def take_orphan(self, ino: Ino) -> bool:
+        """Strike a number from the orphans; False if it is none."""
+        return self._db.change("DELETE FROM orphan WHERE ino = ?", (ino,)) > 0
+
     def discard(self, ino: Ino) -> None:
-        """Delete every row an object owns, its content aside."""
+        """Delete every row an object owns, its content aside; it is no orphan any more."""
         self.drop_row(ino)
-        for table in ("origin", "modified", "orphan", "xattr"):
-            self._db.change(f"DELETE FROM {table} WHERE ino = ?", (ino,))
+        self._db.change("DELETE FROM xattr WHERE ino = ?", (ino,))
+        if not self.numbers.is_created(ino):
+            self._db.change("DELETE FROM origin WHERE ino = ?", (ino,))
+            self._db.change("DELETE FROM modified WHERE ino = ?", (ino,))
 
     # -- attributes as users see them
 

@@ -19,7 +19,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from functools import partial
 from hashlib import blake2b
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from minifo.engine.ahead import Ahead
 from minifo.engine.base import BaseView, join
@@ -32,13 +32,22 @@ from minifo.engine.nodes import Node
 
 _FIRST_COOKIE = 3  # 1 and 2 are "." and ".."
 _COOKIES = (1 << 62) - 1
-_PIECE = 256  # names
+_PIECE = 64  # names
 _KEPT_NAMES = 20_000  # names in kept listings, all together, but for the one read last
 
 _PLACE = (
     "SELECT ino, 1 FROM created WHERE parent = ?1 AND name = ?2"
     " UNION ALL SELECT ino, 2 FROM renamed WHERE parent = ?1 AND name = ?2"
     " UNION ALL SELECT 0, 0 FROM deleted WHERE parent = ?1 AND name = ?2"
+    " UNION ALL SELECT ino, 3 FROM origin WHERE path = ?3"
+)
+_NAMES, _PATHS = (", ".join(f"?{n}" for n in range(first, first + _PIECE)) for first in (3, 3 + _PIECE))
+# the same for many names, whose directory's path has ?2 bytes with the slash; of two that are found the last one counts
+_PLACES = (
+    f"SELECT substr(path, ?2 + 1), ino, 3 FROM origin WHERE path IN ({_PATHS})"
+    f" UNION ALL SELECT name, 0, 0 FROM deleted WHERE parent = ?1 AND name IN ({_NAMES})"
+    f" UNION ALL SELECT name, ino, 2 FROM renamed WHERE parent = ?1 AND name IN ({_NAMES})"
+    f" UNION ALL SELECT name, ino, 1 FROM created WHERE parent = ?1 AND name IN ({_NAMES})"
 )
 
 
@@ -54,12 +63,18 @@ def _digest_cookie(name: bytes) -> int:
 cookie_of = _hash_cookie if sys.hash_info.width == 64 else _digest_cookie
 
 
-class Ref(NamedTuple):
-    """What stands at a name: which list (or the base) put it there, its node and its st_mode."""
+Kind = Literal["created", "renamed", "base"]
 
-    kind: Literal["created", "renamed", "base"]
+# What ``Ref`` says, and what the base says where it was asked; a plain tuple, for it is made for each name looked at.
+_Found = tuple[Kind, Node, Row | os.stat_result, os.stat_result | None]
+
+
+class Ref(NamedTuple):
+    """What stands at a name: which list (or the base) put it there, its node and its attributes."""
+
+    kind: Kind
     node: Node
-    mode: int
+    held: Row | os.stat_result
 
 
 class Merge:
@@ -96,12 +111,14 @@ class Merge:
             raise FsError(errno.EINVAL)
 
     def resolve(self, directory: Node, name: bytes) -> Ref | None:
-        """What stands at *name*, or None."""
-        found = self._find(directory, name)
-        if found is None:
+        """What stands at *name*, or None; cheap right after a look-up that found nothing.
+
+        So begins what makes a name: the kernel looks first whether it is free.
+        """
+        if (directory.ino, name) == self._free:
             return None
-        kind, node, held = found
-        return Ref(kind, node, held.mode if isinstance(held, Row) else held.st_mode)
+        found = self._find(directory, name)
+        return Ref._make(found[:3]) if found is not None else None
 
     def lookup(self, directory: Node, name: bytes) -> Attr | None:
         """The attributes of what stands at *name*, or None."""
@@ -109,78 +126,69 @@ class Merge:
         if found is None:
             self._free = (directory.ino, name)
             return None
-        _, node, held = found
-        return self.attr(held, node)
+        _, node, held, st = found
+        return self.attr(held, node, st)
 
-    def is_free(self, directory: Node, name: bytes) -> bool:
-        """True if nothing stands at *name*; cheap right after a look-up, as which creating a file always begins."""
-        return (directory.ino, name) == self._free or self._find(directory, name) is None
+    def attr(self, held: Row | os.stat_result, node: Node, st: os.stat_result | None = None) -> Attr:
+        """The attributes users see, from a row or a base object's own.
 
-    def attr(self, held: Row | os.stat_result, node: Node) -> Attr:
-        """The attributes users see, from a row or a base object's own."""
+        Args:
+            held: row or attributes.
+            node: the object.
+            st: what the base says of an object with a row, where that has just been looked up.
+        """
         if not isinstance(held, Row):
             return self._inodes.attr_of_base(held, node.ino, dead=node.dead)
         if stat.S_ISREG(held.mode):
-            blocks = self._content.blocks(held, node.path)
+            blocks = self._content.blocks(held, node.path, st)
         else:
             blocks = held.size + 511 >> 9 if node.is_dir else 0
-        return Attr(
-            held.ino,
-            held.mode,
-            held.nlink,
-            held.uid,
-            held.gid,
-            held.rdev,
-            held.size,
-            blocks,
-            held.atime,
-            held.mtime,
-            held.ctime,
-        )
+        # the first seven columns are ino to size, and three times follow
+        return Attr._make((*held[:7], blocks, *held[7:10]))
 
-    def _find(
-        self, directory: Node, name: bytes
-    ) -> tuple[Literal["created", "renamed", "base"], Node, Row | os.stat_result] | None:
+    def _find(self, directory: Node, name: bytes) -> _Found | None:
         if directory.dead:
             return None
+        place = None
         if directory.state:
-            place = self._db.row(_PLACE, (directory.ino, name))
-            if place is not None:
-                if place[1] == 0:
-                    return None
-                node = self._overlay_node(Ino(place[0]), directory)
-                return ("created" if place[1] == 1 else "renamed"), node, self._inodes.attributes(node)
+            path = directory.path
+            place = self._db.row(_PLACE, (directory.ino, name, None if path is None else join(path, name)))
+        return self._at(directory, name, place)
+
+    def _at(self, directory: Node, name: bytes, place: tuple[Any, ...] | None) -> _Found | None:
+        """What stands at *name*, by the answer of ``_PLACE``."""
+        known: Ino | None = None
+        if place is not None:
+            ino, kind = place
+            if kind == 0:
+                return None
+            if kind != 3:
+                node = self._inodes.node_in(Ino(ino), directory)
+                return ("created" if kind == 1 else "renamed"), node, self._inodes.attributes(node), None
+            known = Ino(ino)
         child = self._inodes.base_child(directory, name)
         if child is None:
             return None
-        st, ino = child
+        st, number = child
         assert directory.path is not None
-        return self._base_node(directory, directory.path, name, st, ino)
-
-    def _overlay_node(self, ino: Ino, directory: Node) -> Node:
-        node = self._inodes.node(ino)
-        if node.is_dir:
-            node.parent = directory.ino
-        return node
+        return self._base_node(directory, directory.path, name, st, number, known)
 
     def _base_node(
-        self, directory: Node, place: bytes, name: bytes, st: os.stat_result, ino: Ino
-    ) -> tuple[Literal["base"], Node, Row | os.stat_result]:
+        self, directory: Node, place: bytes, name: bytes, st: os.stat_result, ino: Ino, known: Ino | None = None
+    ) -> _Found:
         is_dir = stat.S_ISDIR(st.st_mode)
         state = False
         row: Row | None = None
-        if directory.state:
-            # by path first: that finds it again in a base whose inode numbers have changed
-            known = self._db.value("SELECT ino FROM origin WHERE path = ?", (join(place, name),))
-            if known is not None:
-                ino, state = Ino(known), True
-        if not state and not is_dir and st.st_nlink > 1:
+        if known is not None:
+            # its number in origin first: that finds it again in a base whose inode numbers have changed
+            ino, state = known, True
+        elif not is_dir and st.st_nlink > 1:
             # another link of this inode may have been changed, in any directory
             state = self._db.value("SELECT 1 FROM origin WHERE ino = ?", (ino,)) is not None
         if state:
             row = self._inodes.row(ino)
         node = self._inodes.found(ino, (place, name), directory.ino, is_dir, state)
-        return "base", node, row if row is not None else st
+        return "base", node, row if row is not None else st, st
 
     # -- listings
 
@@ -232,19 +240,41 @@ class Merge:
             # what one reply has room for: a directory of any size is read in pieces
             piece = listing[start : start + _PIECE]
             start += _PIECE
-            if not directory.state and not directory.dead and directory.path is not None:
+            if directory.dead:
+                return
+            if not directory.state and directory.path is not None:
                 yield from self._base_entries(directory, directory.path, piece)
-                continue
-            for cookie, name in piece:
-                attr = self.lookup(directory, name)
-                if attr is not None:
-                    yield DirEntry(name, attr, cookie)
+            else:
+                yield from self._merged_entries(directory, piece)
+
+    def _merged_entries(self, directory: Node, entries: list[tuple[int, bytes]]) -> Iterator[DirEntry]:
+        """The entries of a directory that may have overlay state, with few queries for all of them."""
+        places: dict[bytes, tuple[Ino, int]] = {}
+        seen = -1
+        for cookie, name in entries:
+            if self._db.operations != seen:  # also when something was changed since the last one was taken
+                seen = self._db.operations
+                places = self._places(directory, [name for _, name in entries])
+            found = self._at(directory, name, places.get(name))
+            if found is not None:
+                _, node, held, st = found
+                yield DirEntry(name, self.attr(held, node, st), cookie)
+
+    def _places(self, directory: Node, names: list[bytes]) -> dict[bytes, tuple[Ino, int]]:
+        """The answers of ``_PLACE`` for up to ``_PIECE`` names; the rows of what stands there are at hand, too."""
+        prefix = join(directory.path, b"") if directory.path is not None else None
+        paths = [prefix + name for name in names] if prefix is not None else []
+        missing = [None] * (_PIECE - len(names))
+        values = (directory.ino, len(prefix or b""), *names, *missing, *paths, *[None] * (_PIECE - len(paths)))
+        places = {name: (Ino(ino), kind) for name, ino, kind in self._db.rows(_PLACES, values)}
+        self._inodes.fetch([ino for ino, kind in places.values() if kind])
+        return places
 
     def _base_entries(self, directory: Node, path: bytes, entries: list[tuple[int, bytes]]) -> Iterator[DirEntry]:
-        """The same for a directory without overlay state: what ``lookup`` would say, without its detours."""
+        """The same for a directory without overlay state."""
         cookies = {name: cookie for cookie, name in entries}
         for name, st in self._base.children(path, cookies):
-            _, node, held = self._base_node(directory, path, name, st, self._inodes.numbers.of(st))
+            _, node, held, _ = self._base_node(directory, path, name, st, self._inodes.numbers.of(st))
             yield DirEntry(name, self.attr(held, node), cookies[name])
 
     def _listing(self, directory: Node) -> list[tuple[int, bytes]]:
@@ -263,11 +293,13 @@ class Merge:
     def appeared(self, directory: Node, name: bytes) -> None:
         """Note that the running operation puts *name* into a directory."""
         self._free = None
-        self._db.on_success(partial(self._add, directory.ino, name))
+        if directory.ino in self._listings:
+            self._db.on_success(partial(self._add, directory.ino, name))
 
     def vanished(self, directory: Node, name: bytes) -> None:
         """Note that the running operation takes *name* out of a directory."""
-        self._db.on_success(partial(self._remove, directory.ino, name))
+        if directory.ino in self._listings:
+            self._db.on_success(partial(self._remove, directory.ino, name))
 
     def _add(self, ino: Ino, name: bytes) -> None:
         self._inodes.appeared(ino, name)

@@ -126,7 +126,7 @@ class Namespace:
 
     def _check_new(self, parent: Node, name: bytes) -> None:
         self._check_name(parent, name)
-        if name in (b".", b"..") or not self._merge.is_free(parent, name):
+        if name in (b".", b"..") or self._merge.resolve(parent, name) is not None:
             raise FsError(errno.EEXIST)
 
     # -- taking away
@@ -141,7 +141,7 @@ class Namespace:
         if ref.node.is_dir:
             raise FsError(errno.EISDIR)
         self._unbind(parent, name, ref)
-        self._lose_link(ref.node)
+        self._lose_link(ref)
         self._gone(parent, name, 0)
 
     def rmdir(self, parent: Node, name: bytes) -> None:
@@ -170,23 +170,21 @@ class Namespace:
             raise FsError(errno.ENOENT)
         return ref
 
-    def _lose_link(self, node: Node) -> None:
+    def _lose_link(self, ref: Ref) -> None:
         """One name less for what is no directory."""
-        if node.state and (row := self._inodes.row(node.ino)) is not None:
+        held = ref.held
+        if isinstance(held, Row) or held.st_nlink > 1:
+            row = self._inodes.adopt(ref.node, held)
             self._inodes.set_links(row, row.nlink - 1)
-            return
-        assert node.path is not None
-        st = self._base.stat(node.path)
-        if st.st_nlink > 1:
-            self._inodes.set_links(self._inodes.adopt(node), st.st_nlink - 1)
         else:
             # a base file nobody changed: the whiteout says it all, and what has it open reads on from the base
-            self._die(node)
-            self._inodes.died(st, node.ino)
+            self._die(ref.node)
+            self._inodes.died(held, ref.node.ino)
 
     def _lose_directory(self, node: Node) -> None:
         """A directory's only name is gone; its whiteouts hide nothing any more."""
-        self._db.change("DELETE FROM deleted WHERE parent = ?", (node.ino,))
+        if node.path is not None:
+            self._db.change("DELETE FROM deleted WHERE parent = ?", (node.ino,))
         row = self._inodes.row(node.ino)
         if row is not None:
             self._inodes.set_links(row, 0)
@@ -204,7 +202,7 @@ class Namespace:
     def reap(self, ino: Ino) -> None:
         """Delete an orphan and everything it owns; a number that is no orphan is left alone."""
         row = self._inodes.row(ino)
-        if row is not None and row.nlink == 0 and self._db.value("SELECT 1 FROM orphan WHERE ino = ?", (ino,)):
+        if row is not None and row.nlink == 0 and self._inodes.take_orphan(ino):
             self._content.discard(row)
             self._inodes.discard(ino)
 
@@ -267,14 +265,18 @@ class Namespace:
             if is_dir:
                 self._lose_directory(target.node)
             else:
-                self._lose_link(target.node)
+                self._lose_link(target)
         self._unbind(parent, name, source)
         self._place(source, new_parent, new_name)
-        self._gone(parent, name, -1 if is_dir else 0)
+        lost = int(is_dir)
+        gained = int(is_dir and not (target is not None and target.node.is_dir))
+        if parent is not new_parent:
+            self._inodes.touch_directory(parent, -lost)
+            lost = 0
+        self._inodes.touch_directory(new_parent, gained - lost)
+        self._merge.vanished(parent, name)
         if target is None:
-            self._changed(new_parent, new_name, +1 if is_dir else 0)
-        else:
-            self._inodes.touch_directory(new_parent)  # neither names nor subdirectories are more than before
+            self._merge.appeared(new_parent, new_name)
 
     def _exchange(self, parent: Node, name: bytes, source: Ref, new_parent: Node, new_name: bytes, target: Ref) -> None:
         self._unbind(parent, name, source)
@@ -288,8 +290,8 @@ class Namespace:
     def _place(self, ref: Ref, parent: Node, name: bytes) -> None:
         """Put what was just unbound at another name."""
         node = ref.node
-        row = self._inodes.adopt(node)
-        self._inodes.save(row._replace(ctime=now()))
+        row = self._inodes.adopt(node, ref.held)
+        self._inodes.stamp(row, row.nlink, row.atime, row.mtime, now())
         if node.is_dir and node.parent != parent.ino:
             self._db.on_failure(partial(setattr, node, "parent", node.parent))
             node.parent = parent.ino
@@ -299,8 +301,7 @@ class Namespace:
 
     def _unbind(self, parent: Node, name: bytes, ref: Ref) -> None:
         if ref.kind == "base":
-            assert parent.path is not None
-            self._inodes.mark(parent.path, parent.ino)
+            self._inodes.adopt(parent)  # whoever hides a name has a mark in origin
             self._db.change("INSERT INTO deleted VALUES (?, ?)", (parent.ino, name))
         else:
             self._db.change(f"DELETE FROM {ref.kind} WHERE parent = ? AND name = ?", (parent.ino, name))

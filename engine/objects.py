@@ -162,10 +162,12 @@ class ObjectStore:
         """Cut or extend an object's file; never to fewer bytes than a commit has named (see ``trims``)."""
         self.dirty.add(number)
         fd = self.fd(number)
+        if self.used is None:
+            self._storage.truncate(fd, size)
+            return
         before = os.fstat(fd).st_blocks
         self._storage.truncate(fd, size)
-        if self.used is not None:
-            self.used += (os.fstat(fd).st_blocks - before) * 512
+        self.used += (os.fstat(fd).st_blocks - before) * 512
 
     def allocate(self, number: int, size: int, offset: int) -> None:
         """Reserve blocks of an object; if the running operation fails none are kept beyond its end.
@@ -223,7 +225,8 @@ class ObjectStore:
 
     def leaving(self, number: int) -> int:
         """Bytes of an object that are given up, but whose blocks are still there."""
-        return sum(hole.end - hole.start for hole in self.holes.get(number, ()))
+        holes = self.holes.get(number)
+        return sum(hole.end - hole.start for hole in holes) if holes else 0
 
     def stat(self, number: int) -> os.stat_result:
         """Attributes of an object's file."""

@@ -166,8 +166,9 @@ class Overlay:
             with self.db.operation():
                 for (ino,) in orphans:
                     self.namespace.reap(Ino(ino))
-        # garbage goes after a commit of our own: the one that dropped it may be in the log, but not yet durable
-        if self.db.dirty or self.objects.garbage():
+        # garbage goes after a commit of our own: the one that dropped it may be in the log, but not yet durable; and
+        # one gives object ids again where a sweep has used them up, or the first operation would have to
+        if self.db.dirty or self.objects.garbage() or self.objects.room() < _LEAST_ROOM:
             self.commits.run()
         if redo is not None:
             self.commits.keep_redo(redo, self._commit_token())
@@ -297,7 +298,6 @@ class Overlay:
         if row is None:
             if node.path is None:
                 raise FsError(errno.ESTALE, f"inode {ino}")
-            self._check_regular(node, self.base.stat(node.path).st_mode)
             return os.pread(self.base.file(node.path), size, offset)
         self._check_regular(node, row.mode)
         return self.content.read(row, node.path, offset, size)
@@ -311,7 +311,7 @@ class Overlay:
     def base_file(self, ino: Ino) -> int | None:
         """A descriptor of the base file that is all there is to a file, for the caller to close; else None."""
         node = self.inodes.node(ino)
-        if not self.is_unchanged(ino) or node.path is None or not stat.S_ISREG(self.base.stat(node.path).st_mode):
+        if not self.is_unchanged(ino) or node.path is None:
             return None
         return os.dup(self.base.file(node.path))
 
@@ -395,7 +395,7 @@ class Overlay:
         """Nobody refers to these numbers any more: memory lets go of them, and orphans among them are deleted."""
         for ino in inos:
             node = self.inodes.known(ino)
-            if node is not None and node.state and not self.db.read_only and self._is_orphan(ino):
+            if node is not None and node.state and not self.db.read_only and self.inodes.is_orphan(ino):
                 self._give_back()
                 with self.db.operation():
                     self.namespace.reap(ino)
@@ -422,9 +422,6 @@ class Overlay:
                     gone.append(ino)
         self.forget(gone)
 
-    def _is_orphan(self, ino: Ino) -> bool:
-        return self.db.value("SELECT 1 FROM orphan WHERE ino = ?", (ino,)) is not None
-
     # -- changing objects
 
     def setattr(self, ino: Ino, change: SetAttr) -> Attr:
@@ -434,9 +431,10 @@ class Overlay:
             self._make_room(0)
         else:
             self._give_back()
+        held = self.inodes.attributes(node)
         with self.db.operation():
-            self.attributes.setattr(node, change)
-        return self.merge.attr(self.inodes.attributes(node), node)
+            self.attributes.setattr(node, change, held)
+        return self.merge.attr(self.inodes.attributes(node), node, None if isinstance(held, Row) else held)
 
     def write(self, ino: Ino, offset: int, data: bytes | memoryview, *, times: bool = True) -> int:
         """Write *data* at *offset* and return how many bytes that was: all, or the call fails.
@@ -457,9 +455,10 @@ class Overlay:
             self._give_back()  # to see that the rows can be committed is all it takes
         with self.db.operation():
             node = self.inodes.node(ino)
-            self._check_regular(node, self.inodes.mode(node))
+            held = self.inodes.attributes(node)
+            self._check_regular(node, held.mode if isinstance(held, Row) else held.st_mode)
             if data:
-                row = self.inodes.adopt(node)
+                row = self.inodes.adopt(node, held)
                 self.inodes.modify(row, content=True)
                 self.content.write(row, node.path, offset, data, times=times)
         return len(data)

@@ -11,9 +11,9 @@ from __future__ import annotations
 import errno
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from minifo.engine.db import Database
+from minifo.engine.db import DB_NAME, Database
 from minifo.engine.errors import CommitPostponed, FsError
 from minifo.engine.objects import ObjectStore
 from minifo.engine.storage import Storage
@@ -106,8 +106,9 @@ class Space:
     def _room(self) -> int:
         # what the reserve gave up is for what gives space back
         missing = 0 if self._storage.exists(RESERVE) else self._reserve
-        log_growth = max(0, self._db.commit_bytes() - self._storage.log_bytes())
-        return self.free() - _MARGIN - missing - log_growth
+        growth = max(0, self._db.commit_bytes() - self._storage.log_bytes())
+        growth += max(0, self._db.moved_bytes() - self._storage.stat(DB_NAME).st_blocks * 512)
+        return self.free() - _MARGIN - missing - growth
 
     def free(self) -> int:
         """Bytes that may still be used, the margin among them."""
@@ -132,39 +133,41 @@ class Space:
 
     # -- the reserve
 
-    def make_room_for_log(self, fd: int, size: int) -> None:
-        """Make sure that the write-ahead log can grow to *size* bytes, with the reserve if need be.
+    def make_room_for_commit(self, files: Sequence[tuple[int, int]]) -> None:
+        """Make sure that files can grow as a commit may need, with the reserve if need be.
 
         Args:
-            fd: the log's file.
-            size: bytes it may take.
+            files: a descriptor of the write-ahead log and one of the database, and bytes each may take.  A log that
+                cannot be moved into the database could never start over, and there may be no other room for it.
 
         Raises:
             OSError: ENOSPC.
         """
         figures = self._storage.statvfs()
-        if figures.f_bavail * figures.f_frsize > size + _PLENTY:
+        if figures.f_bavail * figures.f_frsize > sum(map(_missing, files)) + _PLENTY:
             return
         try:
-            self._allocate(fd, size)
+            self._allocate(files)
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
             self._release()
             # a journalling file system gives out blocks again only when it has committed that they were freed
             self._storage.sync_all()
-            self._allocate(fd, size)
+            self._allocate(files)
 
-    def _allocate(self, fd: int, size: int) -> None:
-        try:
-            self._storage.allocate(fd, size)
-        except OSError as error:
-            if error.errno != errno.EOPNOTSUPP:
-                raise
-            # blocks cannot be had in advance here: that they are there must do
-            figures = self._storage.statvfs()
-            if figures.f_bfree * figures.f_frsize < size:
-                raise FsError(errno.ENOSPC) from error
+    def _allocate(self, files: Sequence[tuple[int, int]]) -> None:
+        for file in files:
+            fd, size = file
+            try:
+                self._storage.allocate(fd, size)
+            except OSError as error:
+                if error.errno != errno.EOPNOTSUPP:
+                    raise
+                # blocks cannot be had in advance here: that they are there must do
+                figures = self._storage.statvfs()
+                if figures.f_bfree * figures.f_frsize < _missing(file):
+                    raise FsError(errno.ENOSPC) from error
 
     def _release(self) -> None:
         """Give up the reserve, if there is one."""
@@ -181,6 +184,12 @@ class Space:
             return
         fd = self._storage.create(RESERVE)
         try:
-            self._allocate(fd, self._reserve)
+            self._allocate([(fd, self._reserve)])
         finally:
             os.close(fd)
+
+
+def _missing(file: tuple[int, int]) -> int:
+    """Bytes that a file would have to grow by."""
+    fd, size = file
+    return max(0, size - os.fstat(fd).st_blocks * 512)

@@ -426,3 +426,45 @@ def test_hostile_names(lab: Lab) -> None:
         assert lab.read(path) == b"made " + name
         assert lab.read("d" + path[:200] + "/" + path) == name
     assert len(lab.lists().renamed) == len(names)
+
+
+# -- listings of directories with overlay state
+
+
+def test_long_listing_of_all_kinds(lab: Lab) -> None:
+    """Names of all four kinds, more than one query asks for, after a remount: each once, with what a look-up says."""
+    for number in range(100):
+        for kind in ("kept", "changed", "hidden", "moved"):
+            lab.put(f"d/{kind}{number}")
+        lab.set(f"d/changed{number}", mode=0o600)
+        lab.unlink(f"d/hidden{number}")
+        lab.rename(f"d/moved{number}", f"d/to{number}")
+        lab.mkdir(f"d/made{number}")
+    lab.reopen()
+    directory = lab.ino("d")
+    entries = [entry for entry in lab.ov.readdir(directory) if entry.cookie > 2]
+    wanted = {f"{kind}{number}" for kind in ("kept", "changed", "to", "made") for number in range(100)}
+    assert sorted(os.fsdecode(entry.name) for entry in entries) == sorted(wanted)
+    assert all(entry.attr == lab.ov.lookup(directory, entry.name) for entry in entries)
+    assert {lab.ino(f"d/made{number}/..") for number in range(100)} == {directory}
+
+
+def test_listing_while_names_go(lab: Lab) -> None:
+    """What is taken away between two entries does not show any more, what is renamed there and back does."""
+    lab.put("d/base")
+    for number in range(20):
+        lab.create(f"d/{number}")
+    shown = set()
+    for entry in lab.ov.readdir(lab.ino("d")):
+        name = os.fsdecode(entry.name)
+        if entry.cookie <= 2:
+            continue
+        shown.add(name)
+        if len(shown) == 1:
+            gone = {str(number) for number in range(20)} - shown
+            for other in gone:
+                lab.unlink(f"d/{other}")
+            lab.rename("d/base", "d/elsewhere")
+            lab.rename("d/elsewhere", "d/base")
+    assert not shown & gone
+    assert "base" in shown
