@@ -293,13 +293,11 @@ class Merge:
     def appeared(self, directory: Node, name: bytes) -> None:
         """Note that the running operation puts *name* into a directory."""
         self._free = None
-        if directory.ino in self._listings:
-            self._db.on_success(partial(self._add, directory.ino, name))
+        self._db.on_success(partial(self._add, directory.ino, name))
 
     def vanished(self, directory: Node, name: bytes) -> None:
         """Note that the running operation takes *name* out of a directory."""
-        if directory.ino in self._listings:
-            self._db.on_success(partial(self._remove, directory.ino, name))
+        self._db.on_success(partial(self._remove, directory.ino, name))
 
     def _add(self, ino: Ino, name: bytes) -> None:
         self._inodes.appeared(ino, name)

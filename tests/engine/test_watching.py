@@ -100,3 +100,17 @@ def test_names_told_are_names_there(lab: Lab, seed: int) -> None:
         for path, ino in numbers.items():
             assert told(names, ino) == dict.fromkeys((name.encode() for name in lab.names(path)), 1), path
     assert failures.keys() >= {errno.EEXIST, errno.ENOENT}
+
+
+def test_names_of_a_directory_nobody_has_listed_are_told(lab: Lab) -> None:
+    """Who watches hears of every directory, whether its listing is kept or not."""
+    lab.put("dir/old")
+    lab.put("dir/file")
+    ino = lab.ino("dir")
+    names = Names()
+    names.kept[ino] = Counter((b"old", b"file"))
+    lab.ov.inodes.watch(names)
+    lab.create("dir/new")
+    lab.unlink("dir/old")
+    lab.rename("dir/file", "dir/moved")
+    assert told(names, ino) == {b"new": 1, b"moved": 1}
