@@ -50,6 +50,7 @@ class Ahead:
     def listed(self, path: bytes, listing: Listing) -> None:
         """Note that a base directory is being listed, in this order of (cookie, name)."""
         self._orders[path] = _Order(listing)
+        self._orders.move_to_end(path)
         if len(self._orders) > _DIRECTORIES:
             self._orders.popitem(last=False)
 

@@ -29,6 +29,7 @@ from minifo.engine.syscalls import (
     RESOLVE_NO_XDEV,
     clone_mount,
     openat2,
+    shows_every_name,
 )
 
 _CONFINED = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS
@@ -138,8 +139,8 @@ class BaseView:
             names = [name for name in names if name != split(self._hidden)[1]]
         return names
 
-    def has_more(self, path: bytes, most: int) -> bool:
-        """True if a directory has more than *most* names; found without reading them all.
+    def may_have_more(self, path: bytes, most: int) -> bool:
+        """True if a directory has more than *most* names, or some that it does not list; without reading them all.
 
         Raises:
             OSError: as ``names``.
@@ -151,6 +152,8 @@ class BaseView:
                 return False
             raise
         try:
+            if not shows_every_name(fd):
+                return True
             with os.scandir(fd) as entries:
                 return next(islice(entries, most, None), None) is not None
         finally:

@@ -213,7 +213,7 @@ class Merge:
 
     def few_names(self, directory: Node, most: int) -> list[bytes] | None:
         """All names a directory shows, or None if there may be more than *most*."""
-        if directory.path is not None and not directory.dead and self._base.has_more(directory.path, most):
+        if directory.path is not None and not directory.dead and self._base.may_have_more(directory.path, most):
             return None
         count = "SELECT count(*) FROM (SELECT 1 FROM created WHERE parent = ?1 LIMIT ?2)"
         if directory.state and self._db.value(count, (directory.ino, most + 1)) > most:
@@ -293,13 +293,11 @@ class Merge:
     def appeared(self, directory: Node, name: bytes) -> None:
         """Note that the running operation puts *name* into a directory."""
         self._free = None
-        if directory.ino in self._listings:
-            self._db.on_success(partial(self._add, directory.ino, name))
+        self._db.on_success(partial(self._add, directory.ino, name))
 
     def vanished(self, directory: Node, name: bytes) -> None:
         """Note that the running operation takes *name* out of a directory."""
-        if directory.ino in self._listings:
-            self._db.on_success(partial(self._remove, directory.ino, name))
+        self._db.on_success(partial(self._remove, directory.ino, name))
 
     def _add(self, ino: Ino, name: bytes) -> None:
         self._inodes.appeared(ino, name)

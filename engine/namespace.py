@@ -275,7 +275,8 @@ class Namespace:
             lost = 0
         self._inodes.touch_directory(new_parent, gained - lost)
         self._merge.vanished(parent, name)
-        self._merge.appeared(new_parent, new_name)
+        if target is None:
+            self._merge.appeared(new_parent, new_name)
 
     def _exchange(self, parent: Node, name: bytes, source: Ref, new_parent: Node, new_name: bytes, target: Ref) -> None:
         self._unbind(parent, name, source)

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import os
+from array import array
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _syscall = _libc.syscall
@@ -29,6 +31,15 @@ RESOLVE_BENEATH = 0x08
 FALLOC_FL_KEEP_SIZE = 0x01
 FALLOC_FL_PUNCH_HOLE = 0x02
 FALLOC_FL_ZERO_RANGE = 0x10
+
+# Magic numbers of file systems that look names up as they list them (linux/magic.h, and their own sources): ext2 to
+# ext4, xfs, btrfs, f2fs, bcachefs, tmpfs, ramfs, overlayfs, squashfs, erofs, cramfs, romfs, ubifs, jffs2.
+_EXACT = {
+    0xEF53, 0x58465342, 0x9123683E, 0xF2F52010, 0xCA451A4E, 0x01021994, 0x858458F6, 0x794C7630, 0x73717368, 0xE0F5E1E2,
+    0x28CD3D45, 0x7275, 0x24051905, 0x72B6,
+}  # fmt: skip
+_FS_IOC_GETFLAGS = 0x80006601 | ctypes.sizeof(ctypes.c_long) << 16
+_FS_CASEFOLD_FL = 0x40000000
 
 _OPEN_TREE_CLONE = 1
 _AT_EMPTY_PATH = 0x1000
@@ -157,6 +168,24 @@ def file_system_type(fd: int) -> int:
     buffer = (ctypes.c_long * 32)()  # struct statfs is 120 bytes with 64-bit words; f_type comes first
     _checked(_libc.fstatfs(fd, buffer), b"fstatfs")
     return int(buffer[0])
+
+
+def shows_every_name(fd: int) -> bool:
+    """True if a directory has no names but those it lists: no other spelling leads there, and none is hidden.
+
+    Some file systems find a name in upper or lower case, or have names that no listing shows (``.snapshot``, ``.zfs``).
+
+    Args:
+        fd: the directory, open for reading.
+    """
+    if file_system_type(fd) not in _EXACT:
+        return False
+    flags = array("i", [0, 0])  # the kernel writes an int, whatever the number says
+    try:
+        fcntl.ioctl(fd, _FS_IOC_GETFLAGS, flags)
+    except OSError:
+        return True  # it has no flags, so no directory of it is an exception
+    return not flags[0] & _FS_CASEFOLD_FL
 
 
 def forget_names(root: int) -> None:

@@ -9,12 +9,15 @@ row it changes.
 
 from __future__ import annotations
 
+import logging
 import os
 import stat
 from types import ModuleType
 
 from minifo.engine import Attr, Ino, Overlay
 from minifo.engine.inodes import Row
+
+log = logging.getLogger(__name__)
 
 _ATTR = 1
 _DEAD = 2
@@ -54,7 +57,11 @@ class Published:
         """A name was looked for in vain: where that happens again and again, the hook is told all there are."""
         count = self._missed.pop(directory, 0) + 1
         if count == _MISSES:
-            names = self._overlay.all_names(directory, _NAMES_MAX)
+            try:
+                names = self._overlay.all_names(directory, _NAMES_MAX)
+            except OSError as error:
+                log.debug("names of %d: %s", directory, error)
+                names = None  # one may search a directory without reading it: that there is no such name still holds
             if names is None:
                 count = -_NAMES_MAX  # for it was long in vain
             else:

@@ -100,9 +100,13 @@ class Requests:
             self._refused.discard(ino)
             raise OSError(errno.ENOSPC, "an earlier write")
         attr = self._overlay.getattr(Ino(ino))
-        if self._published is not None:
-            self._published.told(attr)
+        self._publish(attr)
         return attr
+
+    def _publish(self, attr: Attr) -> None:
+        # attributes of a file in trouble are asked for here, until its writer has heard
+        if self._published is not None and attr.ino not in self._refused:
+            self._published.told(attr)
 
     def readlink(self, ino: int) -> bytes:
         """The target of a symlink."""
@@ -144,7 +148,7 @@ class Requests:
         if self._published is not None:
             if offset == 0:
                 # reading has made the atime that the kernel knows invalid: it asks for it at the next stat(2)
-                self._published.told(self._overlay.getattr(ino))
+                self._publish(self._overlay.getattr(ino))
             if len(data) == size and self._slow_base.is_quick:
                 self._published.base_file(ino)
         return data

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,6 +31,15 @@ def lab(fuse_required: None) -> Iterator[Lab]:
             yield made
     finally:
         made.close()
+
+
+@pytest.fixture
+def fuse_for_all(fuse_required: None) -> Iterator[None]:
+    """/dev/fuse as distributions have it: open to everybody."""
+    mode = stat.S_IMODE(os.stat("/dev/fuse").st_mode)
+    os.chmod("/dev/fuse", 0o666)
+    yield
+    os.chmod("/dev/fuse", mode)
 
 
 @pytest.fixture(scope="module", params=["hook", "plain"])

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import os
 import shutil
 import signal
 import sqlite3
-import stat
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from importlib import resources
 from pathlib import Path
 
 import pytest
@@ -35,6 +32,7 @@ from mount.support import (
     run,
     tree,
 )
+from mount.unprivileged import as_user
 
 from minifo.tools.install_helpers import HELPERS
 
@@ -288,39 +286,6 @@ def test_stacked(lab: Lab) -> None:
 
 # -- unprivileged
 
-# fmt: off
-PRELOADED = [
-    "minifo.tools.cli", "minifo.tools.mount", "minifo.tools.umount", "minifo.fusefront.launch",
-    "minifo.fusefront.unmount", "minifo.fusefront.session", "apsw", "difflib", "encodings.ascii", "encodings.idna",
-    "encodings.latin_1", "logging.handlers", "subprocess", "trio",
-]
-# fmt: on
-
-
-def _preload() -> None:
-    # the python of a virtual environment may lie where only root can read: everything is loaded before
-    for name in PRELOADED:
-        importlib.import_module(name)
-    importlib.import_module("minifo.fusefront.hook").load()
-    importlib.import_module("minifo.fusefront.operations")
-    resources.files("minifo.engine").joinpath("schema.sql").read_text("utf-8")
-
-
-def _as_user(*arguments: str | Path) -> int:
-    """Call the command line as a user without privileges, in a child."""
-    from minifo.tools import cli
-
-    return in_child(lambda: cli.main([str(word) for word in arguments]), uid=USER, before=_preload)
-
-
-@pytest.fixture
-def fuse_for_all(fuse_required: None) -> Iterator[None]:
-    """/dev/fuse as distributions have it: open to everybody."""
-    mode = stat.S_IMODE(os.stat("/dev/fuse").st_mode)
-    os.chmod("/dev/fuse", 0o666)
-    yield
-    os.chmod("/dev/fuse", mode)
-
 
 @pytest.mark.parametrize("plain", [False, True])
 def test_unprivileged(lab: Lab, fuse_for_all: None, plain: bool) -> None:
@@ -333,7 +298,7 @@ def test_unprivileged(lab: Lab, fuse_for_all: None, plain: bool) -> None:
     (overlay.base / "private").mkdir(mode=0o700)
     before = fingerprint(overlay.base, access=False)  # only an owner may read without a trace there
     words = ["-o", "plain"] if plain else []
-    assert _as_user("mount", *words, "--base", overlay.base, "--sto", overlay.sto, overlay.mnt) == 0
+    assert as_user("mount", *words, "--base", overlay.base, "--sto", overlay.sto, overlay.mnt) == 0
     overlay.pid = daemon_of(overlay.sto)
     assert attempt(os.listdir, overlay.mnt) == "EACCES"
 
@@ -356,11 +321,11 @@ def test_unprivileged(lab: Lab, fuse_for_all: None, plain: bool) -> None:
         return [(mnt / "dir/file").read_text(), st.st_uid, os.stat(mnt / "other").st_uid, refused]
 
     assert in_child(act, uid=USER) == ["base\nmore\n", USER, 0, ["EACCES", "EACCES", "EPERM"]]
-    assert _as_user("umount", overlay.mnt) == 0
+    assert as_user("umount", overlay.mnt) == 0
     assert not is_mounted(overlay.mnt)
     assert not is_alive(overlay.pid)
     assert fingerprint(overlay.base, access=False) == before
-    assert _as_user("mount", "--base", overlay.base, "--sto", overlay.sto, overlay.mnt) == 0
+    assert as_user("mount", "--base", overlay.base, "--sto", overlay.sto, overlay.mnt) == 0
     overlay.pid = daemon_of(overlay.sto)
     assert in_child(lambda: (overlay.mnt / "dir/moved").read_text(), uid=USER) == "in memory only" * 8000
     os.kill(overlay.pid, signal.SIGTERM)
@@ -377,12 +342,12 @@ def test_unprivileged_over_the_base_itself(lab: Lab, fuse_for_all: None) -> None
     for path in (base, base / "sto", base / "file"):
         os.chown(path, USER, USER)
     made = lab.overlay(base=base, sto=base / "sto", mnt=base)
-    assert _as_user("mount", "--base", base, "--sto", base / "sto", base) == 0
+    assert as_user("mount", "--base", base, "--sto", base / "sto", base) == 0
     lines = in_child(
         lambda: [sorted(os.listdir(base)), (base / "file").write_text("new"), os.stat(base).st_ino], uid=USER
     )
     assert lines == [["file"], 3, 1]
-    assert _as_user("umount", base) == 0
+    assert as_user("umount", base) == 0
     made.pid = daemon_of(base / "sto")
     if made.pid:
         await_end(made.pid)
