@@ -12,8 +12,6 @@
 #include <string.h>
 #include <time.h>
 
-#define FOR_EVER 1e9 /* seconds; only this mount changes the tree */
-
 enum {
 	FORGET,
 	GETATTR,
@@ -39,8 +37,10 @@ enum {
 };
 
 static const char *const kinds[KINDS] = {
-	"forget", "getattr", "getxattr", "link",   "lookup", "mkdir",	"mknod",  "read",
-	"readdir", "readlink", "rename", "rmdir", "setattr", "symlink", "unlink", "write",
+	[FORGET] = "forget",   [GETATTR] = "getattr",   [GETXATTR] = "getxattr", [LINK] = "link",
+	[LOOKUP] = "lookup",   [MKDIR] = "mkdir",       [MKNOD] = "mknod",       [READ] = "read",
+	[READDIR] = "readdir", [READLINK] = "readlink", [RENAME] = "rename",     [RMDIR] = "rmdir",
+	[SETATTR] = "setattr", [SYMLINK] = "symlink",   [UNLINK] = "unlink",     [WRITE] = "write",
 };
 
 static PyObject *asked[KINDS]; /* functions, or NULL */
@@ -170,12 +170,15 @@ static bool reply_status(fuse_req_t req, int kind, PyObject *result)
 static bool reply_entry(fuse_req_t req, int kind, PyObject *result)
 {
 	struct fuse_entry_param entry = {.entry_timeout = FOR_EVER, .attr_timeout = FOR_EVER};
-	bool none = result == Py_None && kind == LOOKUP; /* there is no such name */
 
-	if (result == NULL || errno_in(result) || (!none && !take_attributes(result, &entry.attr)))
+	if (result == Py_None && kind == LOOKUP) {
+		reply_absent(req);
+	} else if (result == NULL || errno_in(result) || !take_attributes(result, &entry.attr)) {
 		return reply_errno(req, kind, result);
-	entry.ino = entry.attr.st_ino;
-	fuse_reply_entry(req, &entry);
+	} else {
+		entry.ino = entry.attr.st_ino;
+		fuse_reply_entry(req, &entry);
+	}
 	Py_DECREF(result);
 	return true;
 }
@@ -296,9 +299,9 @@ static void direct_mknod(fuse_req_t req, fuse_ino_t parent, const char *name, mo
 {
 	const struct fuse_ctx *ctx = fuse_req_ctx(req);
 
-	if (!reply_entry(req, MKNOD, ask(MKNOD, "KyuKuuu", (unsigned long long)parent, name, (unsigned)mode,
-				  (unsigned long long)rdev, (unsigned)ctx->uid, (unsigned)ctx->gid,
-				  (unsigned)ctx->umask)))
+	if (!reply_entry(req, MKNOD,
+			 ask(MKNOD, "KyuKuuu", (unsigned long long)parent, name, (unsigned)mode,
+			     (unsigned long long)rdev, (unsigned)ctx->uid, (unsigned)ctx->gid, (unsigned)ctx->umask)))
 		next.mknod(req, parent, name, mode, rdev);
 }
 
@@ -306,8 +309,9 @@ static void direct_mkdir(fuse_req_t req, fuse_ino_t parent, const char *name, mo
 {
 	const struct fuse_ctx *ctx = fuse_req_ctx(req);
 
-	if (!reply_entry(req, MKDIR, ask(MKDIR, "Kyuuuu", (unsigned long long)parent, name, (unsigned)mode, (unsigned)ctx->uid,
-				  (unsigned)ctx->gid, (unsigned)ctx->umask)))
+	if (!reply_entry(req, MKDIR,
+			 ask(MKDIR, "Kyuuuu", (unsigned long long)parent, name, (unsigned)mode, (unsigned)ctx->uid,
+			     (unsigned)ctx->gid, (unsigned)ctx->umask)))
 		next.mkdir(req, parent, name, mode);
 }
 
@@ -315,8 +319,9 @@ static void direct_symlink(fuse_req_t req, const char *target, fuse_ino_t parent
 {
 	const struct fuse_ctx *ctx = fuse_req_ctx(req);
 
-	if (!reply_entry(req, SYMLINK, ask(SYMLINK, "Kyyuuu", (unsigned long long)parent, name, target, (unsigned)ctx->uid,
-				  (unsigned)ctx->gid, (unsigned)ctx->umask)))
+	if (!reply_entry(req, SYMLINK,
+			 ask(SYMLINK, "Kyyuuu", (unsigned long long)parent, name, target, (unsigned)ctx->uid,
+			     (unsigned)ctx->gid, (unsigned)ctx->umask)))
 		next.symlink(req, target, parent, name);
 }
 
@@ -341,14 +346,15 @@ static void direct_rmdir(fuse_req_t req, fuse_ino_t parent, const char *name)
 static void direct_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fuse_ino_t new_parent,
 			  const char *new_name, unsigned flags)
 {
-	if (!reply_status(req, RENAME, ask(RENAME, "KyKyu", (unsigned long long)parent, name, (unsigned long long)new_parent,
-				   new_name, flags)))
+	if (!reply_status(req, RENAME,
+			  ask(RENAME, "KyKyu", (unsigned long long)parent, name, (unsigned long long)new_parent,
+			      new_name, flags)))
 		next.rename(req, parent, name, new_parent, new_name, flags);
 }
 
 static void direct_getxattr(fuse_req_t req, fuse_ino_t ino, const char *name, size_t size)
 {
-	/* an empty name stands for something else (_hook.c) */
+	/* an empty name stands for something else (_ranges.c) */
 	PyObject *result = *name ? ask(GETXATTR, "Ky", (unsigned long long)ino, name) : NULL;
 	if (result == NULL || !PyBytes_Check(result)) {
 		if (!reply_errno(req, GETXATTR, result))
@@ -381,7 +387,6 @@ static void direct_write_buf(fuse_req_t req, fuse_ino_t ino, struct fuse_bufvec 
 			     struct fuse_file_info *fi)
 {
 	const struct fuse_buf *only = &data->buf[0];
-
 	PyObject *result = NULL;
 
 	/* What was spliced is not in memory; nor is anything in more than one piece. */

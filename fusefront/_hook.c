@@ -15,8 +15,9 @@
  *      request withdrawn between poll and read cannot stall the event loop.
  *   5. What the file system has published is answered here, and the next request read at once: attributes, which the
  *      kernel asks for after every change of a directory's entries and after every read of a file (for its atime); that
- *      a directory has no such name; that an object has no extended attributes, which programs ask for again and again, for no kernel keeps the answer;
- *      the last times of a file without a name; and bytes of base files that are read piece by piece.
+ *      a directory has no such name; that an object has no extended attributes, which programs ask for again and again,
+ *      for no kernel keeps the answer; the last times of a file without a name; and bytes of base files that are read
+ *      piece by piece.
  *   6. fallocate, lseek and copy_file_range, which pyfuse3 has no handlers for, reach Python as a getxattr of an empty
  *      name (_ranges.c).
  *   7. Requests whose answer needs no wait are put to Python by a plain call, and reach pyfuse3 only where that leaves
@@ -35,8 +36,8 @@
 #include "_direct.h"
 #include "_names.h"
 #include "_patience.h"
-#include "_ranges.h"
 #include "_published.h"
+#include "_ranges.h"
 
 #include <dlfcn.h>
 #include <errno.h>

@@ -11,7 +11,6 @@
 #include <time.h>
 #include <unistd.h>
 
-#define FOR_EVER 1e9 /* seconds */
 #define NS_PER_SECOND 1000000000LL
 #define SLOW_READ 5000000 /* ns */
 

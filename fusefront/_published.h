@@ -15,6 +15,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#define FOR_EVER 1e9 /* seconds; only this mount changes the tree, so what the kernel was told stays true */
+
 enum { ATTRIBUTES = 11 };
 
 /* What engine.model.Attr holds. */

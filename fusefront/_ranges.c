@@ -6,7 +6,6 @@
 #include "_ranges.h"
 
 #include <errno.h>
-#include <string.h>
 
 enum {
 	OP_FALLOCATE = 43, /* enum fuse_opcode */
@@ -16,22 +15,24 @@ enum {
 	ASKED_ROOM = 64, /* bytes, more than any reply */
 };
 
-/* The arguments of the request that is being passed on. */
-static struct {
+/* A request that is passed on. */
+struct range_request {
 	int opcode;
 	int mode; /* of fallocate; of lseek, what to look for; of a copy, its flags */
 	uint64_t ino, size;
 	int64_t offset;
 	uint64_t target; /* of a copy, with the place there */
 	int64_t at;
-} asked;
+};
+
+static struct range_request asked; /* the one that is being passed on */
 
 static void (*passed_to)(fuse_req_t, fuse_ino_t, const char *, size_t);
 static const bool *serving;
 
-/* Pass a request on whose arguments are in `asked`. */
-static void ask(fuse_req_t req)
+static void ask(fuse_req_t req, struct range_request request)
 {
+	asked = request;
 	if (*serving)
 		passed_to(req, asked.ino, "", ASKED_ROOM);
 	else
@@ -39,27 +40,17 @@ static void ask(fuse_req_t req)
 }
 
 static void pass_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t offset, off_t length,
-			  struct fuse_file_info *fi)
+			   struct fuse_file_info *fi)
 {
 	(void)fi;
-	memset(&asked, 0, sizeof asked);
-	asked.opcode = OP_FALLOCATE;
-	asked.ino = ino;
-	asked.mode = mode;
-	asked.offset = offset;
-	asked.size = (uint64_t)length;
-	ask(req);
+	ask(req, (struct range_request){
+			 .opcode = OP_FALLOCATE, .ino = ino, .mode = mode, .offset = offset, .size = (uint64_t)length});
 }
 
 static void pass_lseek(fuse_req_t req, fuse_ino_t ino, off_t off, int whence, struct fuse_file_info *fi)
 {
 	(void)fi;
-	memset(&asked, 0, sizeof asked);
-	asked.opcode = OP_LSEEK;
-	asked.ino = ino;
-	asked.mode = whence;
-	asked.offset = off;
-	ask(req);
+	ask(req, (struct range_request){.opcode = OP_LSEEK, .ino = ino, .mode = whence, .offset = off});
 }
 
 static void pass_copy(fuse_req_t req, fuse_ino_t ino_in, off_t off_in, struct fuse_file_info *fi_in, fuse_ino_t ino_out,
@@ -67,15 +58,13 @@ static void pass_copy(fuse_req_t req, fuse_ino_t ino_in, off_t off_in, struct fu
 {
 	(void)fi_in;
 	(void)fi_out;
-	memset(&asked, 0, sizeof asked);
-	asked.opcode = OP_COPY_FILE_RANGE;
-	asked.ino = ino_in;
-	asked.offset = off_in;
-	asked.target = ino_out;
-	asked.at = off_out;
-	asked.size = len;
-	asked.mode = flags;
-	ask(req);
+	ask(req, (struct range_request){.opcode = OP_COPY_FILE_RANGE,
+					.ino = ino_in,
+					.offset = off_in,
+					.target = ino_out,
+					.at = off_out,
+					.size = len,
+					.mode = flags});
 }
 
 void pass_ranges_on(struct fuse_lowlevel_ops *table, void (*getxattr)(fuse_req_t, fuse_ino_t, const char *, size_t),
