@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 
 from minifo.engine.base import BaseView, join, split
 
-_FILES = 4  # asked for ahead of the one being read
+_FILES = 4  # asked for at once; who goes on gets one fewer at each read, until _FILES * _NEAR names ahead
 _NEAR = 8  # names between two files that still are one after the other: directories, links, empty files
 _DIRECTORIES = 16  # whose order is remembered, the last ones listed
 _BYTES = 128 << 10  # of each file; the kernel's own reading ahead does the rest

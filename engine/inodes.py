@@ -39,6 +39,11 @@ class Row(NamedTuple):
     mapped: int
     xattrs: int
 
+    def attr(self, blocks: int) -> Attr:
+        """The attributes users see; *blocks* are units of 512 bytes."""
+        # the first seven columns are st_ino to st_size, and three times follow
+        return Attr._make((*self[:7], blocks, *self[7:10]))
+
 
 _COLUMNS = "ino, mode, nlink, uid, gid, rdev, size, atime, mtime, ctime, object, bound, mapped, xattrs"
 _SELECT = f"SELECT {_COLUMNS} FROM inode WHERE ino = ?"

@@ -143,8 +143,7 @@ class Merge:
             blocks = self._content.blocks(held, node.path, st)
         else:
             blocks = held.size + 511 >> 9 if node.is_dir else 0
-        # the first seven columns are ino to size, and three times follow
-        return Attr._make((*held[:7], blocks, *held[7:10]))
+        return held.attr(blocks)
 
     def _find(self, directory: Node, name: bytes) -> _Found | None:
         if directory.dead:

@@ -52,9 +52,8 @@ class Caller(Protocol):
     def umask(self) -> int: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Process:
-    """A caller of one's own making, for tools and tests."""
+class Process(NamedTuple):
+    """A caller by its numbers."""
 
     uid: int = 0
     gid: int = 0

@@ -8,7 +8,6 @@ Import this module after ``hook.load()``: it imports pyfuse3.
 
 from __future__ import annotations
 
-import errno
 import functools
 import stat
 from collections.abc import Callable, Iterator
@@ -41,9 +40,10 @@ class Direct:
     def serve(self, hook: ModuleType) -> None:
         """Let the extension ask here from now on."""
         functions = {name: self._looking(getattr(self._requests, name)) for name in _LOOKS}
-        functions |= {name: self._changing(getattr(self._requests, name)) for name in _CHANGES}
-        functions |= {"rename": self._changing(self._rename), "read": self._looking(self._requests.read_now)}
-        functions["readdir"] = self._readdir
+        functions |= {"read": self._looking(self._requests.read_now), "readdir": self._readdir}
+        if not self._synchronous:
+            functions |= {name: self._changing(getattr(self._requests, name)) for name in _CHANGES}
+            functions["rename"] = self._changing(self._rename)
         hook.serve(functions)
 
     @staticmethod
@@ -54,8 +54,6 @@ class Direct:
         def look(*args: Any) -> Any:
             try:
                 return function(*args)
-            except OSError as error:
-                return error.errno or errno.EIO
             except Exception as error:
                 return errno_for(error, function.__name__)
 
@@ -65,15 +63,11 @@ class Direct:
         """Entries, and an errno where they end before their time: what fails does so while they are read."""
         try:
             yield from self._requests.readdir(ino, after)
-        except OSError as error:
-            yield error.errno or errno.EIO
         except Exception as error:
             yield errno_for(error, "readdir")
 
     def _changing(self, function: Answer) -> Answer:
         """The same for changes: pyfuse3 gets those that are to be durable before they are acknowledged."""
-        if self._synchronous:
-            return _leave
 
         @functools.wraps(function)
         def change(*args: Any) -> Any:
@@ -83,8 +77,6 @@ class Direct:
                 answer = function(*args)
                 if self._is_volatile():
                     self._overlay.commit()  # the redo log has just failed: a moment that everybody waits
-            except OSError as error:
-                return error.errno or errno.EIO
             except Exception as error:
                 return errno_for(error, function.__name__)
             return answer
@@ -99,7 +91,3 @@ class Direct:
         if source is not None and stat.S_ISREG(source.mode):
             return NotImplemented  # to be written back first
         return self._requests.rename(parent, name, new_parent, new_name, flags)
-
-
-def _leave(*args: Any) -> Any:
-    return NotImplemented

@@ -86,8 +86,7 @@ class Published:
             if row.nlink > 0:
                 return
             what = _DEAD
-        # the first seven columns are st_ino to st_size, and three times follow
-        self._publish(what, *row[:7], row.size + 511 >> 9, *row[7:10])
+        self._publish(what, *row.attr(row.size + 511 >> 9))
 
     def bare(self, ino: Ino) -> None:
         """An object has no extended attributes."""

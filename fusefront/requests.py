@@ -12,11 +12,11 @@ from __future__ import annotations
 import errno
 import logging
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import pyfuse3
 
-from minifo.engine import Attr, DirEntry, Ino, Overlay, RenameFlags, SetAttr, StateError
+from minifo.engine import Attr, DirEntry, Ino, Overlay, Process, RenameFlags, SetAttr, StateError
 from minifo.engine.errors import CommitPostponed
 from minifo.fusefront.processes import is_writing
 from minifo.fusefront.published import Published
@@ -26,14 +26,6 @@ log = logging.getLogger(__name__)
 
 _REFUSED_MAX = 4096  # files in trouble at once that are remembered
 _ACL_ACCESS = b"system.posix_acl_access"
-
-
-class Asker(NamedTuple):
-    """The ids and the umask of the process behind a request."""
-
-    uid: int
-    gid: int
-    umask: int
 
 
 def errno_for(error: Exception, what: str) -> int:
@@ -157,15 +149,15 @@ class Requests:
 
     def mknod(self, parent: int, name: bytes, mode: int, rdev: int, uid: int, gid: int, umask: int) -> Attr:
         """Create a file or a node."""
-        return self._told(self._overlay.mknod(Ino(parent), name, mode, rdev, Asker(uid, gid, umask)))
+        return self._told(self._overlay.mknod(Ino(parent), name, mode, rdev, Process(uid, gid, umask)))
 
     def mkdir(self, parent: int, name: bytes, mode: int, uid: int, gid: int, umask: int) -> Attr:
         """Create a directory."""
-        return self._told(self._overlay.mkdir(Ino(parent), name, mode, Asker(uid, gid, umask)))
+        return self._told(self._overlay.mkdir(Ino(parent), name, mode, Process(uid, gid, umask)))
 
     def symlink(self, parent: int, name: bytes, target: bytes, uid: int, gid: int, umask: int) -> Attr:
         """Create a symlink."""
-        return self._told(self._overlay.symlink(Ino(parent), name, target, Asker(uid, gid, umask)))
+        return self._told(self._overlay.symlink(Ino(parent), name, target, Process(uid, gid, umask)))
 
     def link(self, ino: int, new_parent: int, new_name: bytes) -> Attr:
         """Give an object one more name."""
