@@ -167,7 +167,8 @@ class Overlay:
                 for (ino,) in orphans:
                     self.namespace.reap(Ino(ino))
         # garbage goes after a commit of our own: the one that dropped it may be in the log, but not yet durable
-        if self.db.dirty or self.objects.garbage():
+        # a commit also gives new object ids, which a sweep may have used up
+        if self.db.dirty or self.objects.garbage() or self.objects.room() < _LEAST_ROOM:
             self.commits.run()
         if redo is not None:
             self.commits.keep_redo(redo, self._commit_token())

@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 from unittest.mock import patch
 
@@ -153,10 +154,14 @@ def _unsynced(suffix: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 def _no_reservation(true: Callable[..., Any]) -> Callable[..., Any]:
+    times = count(2)
+
     def make_room(self: overlay.Overlay, size: int) -> None:
-        if self.objects.room() < objects.ROOM:
-            self.objects.limit += 4 * objects.ROOM
-            self.objects.next_object += 2 * objects.ROOM  # as if so many had been made and deleted
+        if self.objects.room() < 2 * objects.ROOM:
+            # as if so many had been made and deleted; each time others, for no name may be taken
+            jump = 2 * next(times) * objects.ROOM
+            self.objects.limit += jump + 2 * objects.ROOM
+            self.objects.next_object += jump
         true(self, size)
 
     return make_room

@@ -54,7 +54,7 @@ def test_exit_bits_of_a_repair(patient: Patient, capfd: pytest.CaptureFixture[st
         ([], 16, "0 arguments instead of 1"),
         (["STO", "STO"], 16, "2 arguments instead of 1"),
         (["-Cx", "STO"], 16, "-C takes an open file descriptor"),
-        (["-C99", "STO"], 16, "-C takes an open file descriptor"),
+        (["-C999999", "STO"], 16, "-C takes an open file descriptor"),
         (["-y", "--rescue", "out", "STO"], 16, "--rescue changes nothing"),
         (["/nosuch"], 8, "/nosuch is not a directory"),
         (["EMPTY"], 8, "is not the storage of an overlay"),
