@@ -27,6 +27,7 @@ from typing import Any, NoReturn
 
 from minifo.engine.errors import StateError
 from minifo.engine.syscalls import forget_names, syncfs
+from minifo.fusefront.mountinfo import find_mount
 from minifo.fusefront.unmount import detach
 
 log = logging.getLogger(__name__)
@@ -53,6 +54,16 @@ class Outsider:
         if os.fork() == 0:
             _live(theirs.fileno(), mountpoint)
         theirs.close()
+
+    def mounted(self) -> None:
+        """Note that the mount is there now: what is asked of its files before ``probe`` has an answer is done too.
+
+        The mount table names its device without a request to it.  Where it shows nothing (a chroot that the mount
+        point lies outside of) ``probe`` is the first to know.
+        """
+        entry = find_mount(self._mountpoint)
+        if entry is not None:
+            self._device = entry.device
 
     def probe(self) -> int:
         """Return when the mount answers, with its st_dev.

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import stat
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from mount.support import Lab, is_mounted, minifo, minifo_program
+from mount.support import Lab, Overlay, is_mounted, minifo, minifo_program
 
 _NAMES = 3000
 _LIMIT = 2900  # so that few are left to be found when it is reached
@@ -26,8 +29,12 @@ def _list(top: Path) -> list[tuple[str, int, int, int]]:
     return sorted(found)
 
 
-def test_many_names_are_forgotten(lab: Lab) -> None:
-    """After a walk of many names few are known, open files go on, and everything is where and what it was."""
+@contextmanager
+def _mounted(lab: Lab, *, hold: bool = False) -> Iterator[tuple[Overlay, Path]]:
+    """A mount of many names that may not all be known, and the log of its daemon; no violation is left behind.
+
+    Its helper process is stopped at once if *hold*, so the daemon never hears that the mount answers.
+    """
     overlay = lab.overlay()
     for number in range(_NAMES):
         (overlay.base / f"d{number % 10}").mkdir(exist_ok=True)
@@ -47,32 +54,73 @@ def test_many_names_are_forgotten(lab: Lab) -> None:
     with open(log, "wb") as stderr:
         daemon = subprocess.Popen([minifo_program(), *words], stderr=stderr)
     overlay.pid = daemon.pid
-    deadline = time.monotonic() + 60
-    while not is_mounted(overlay.mnt):
-        assert daemon.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    (overlay.mnt / "made").write_bytes(b"made")
-    with open(overlay.mnt / "d3" / "f13", "r+b") as used, open(overlay.mnt / "deleted", "w+b") as deleted:
-        deleted.write(b"still here")
-        os.unlink(overlay.mnt / "deleted")
-        before = _list(overlay.mnt)
-        while (told := _LINE.search(log.read_text())) is None:
+    try:
+        deadline = time.monotonic() + 60
+        while not is_mounted(overlay.mnt):
+            if hold and (helper := _child(daemon.pid)) is not None:
+                os.kill(helper, signal.SIGSTOP)
+            assert daemon.poll() is None
             assert time.monotonic() < deadline
-            time.sleep(0.05)
-        used.seek(0, os.SEEK_END)
-        used.write(b"end")
-        used.flush()
-        deleted.seek(0)
-        assert deleted.read() == b"still here"
+            time.sleep(0.002)
+        yield overlay, log
+        minifo("umount", overlay.mnt)
+        assert daemon.wait(30) == 0
+        assert overlay.violations() == []
+    finally:
+        daemon.kill()
+        daemon.wait()
+
+
+def _child(pid: int) -> int | None:
+    """The helper process of a daemon; whatever else it starts does not ignore SIGTERM."""
+    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        with suppress(FileNotFoundError):
+            status = Path(f"/proc/{child}/status").read_text()
+            ignored = int(status.partition("SigIgn:")[2].split()[0], 16)
+            if ignored & 1 << (signal.SIGTERM - 1):
+                return int(child)
+    return None
+
+
+def _forgotten(log: Path) -> None:
+    """Return when the daemon has said that it knows few names."""
+    deadline = time.monotonic() + 60
+    while (told := _LINE.search(log.read_text())) is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
     known, left = int(told[1]), int(told[2])
     assert known >= _LIMIT
     assert left < _LIMIT // 3
-    after = _list(overlay.mnt)
-    grown = str(overlay.mnt / "d3" / "f13")
-    assert [entry for entry in after if entry[0] != grown] == [entry for entry in before if entry[0] != grown]
-    assert (overlay.mnt / "made").read_bytes() == b"made"
-    assert Path(grown).read_bytes() == b"x" * (13 % 7) + b"end"
-    minifo("umount", overlay.mnt)
-    assert daemon.wait(30) == 0
-    assert overlay.violations() == []
+
+
+def test_many_names_are_forgotten(lab: Lab) -> None:
+    """After a walk of many names few are known, open files go on, and everything is where and what it was."""
+    with _mounted(lab) as (overlay, log):
+        (overlay.mnt / "made").write_bytes(b"made")
+        with open(overlay.mnt / "d3" / "f13", "r+b") as used, open(overlay.mnt / "deleted", "w+b") as deleted:
+            deleted.write(b"still here")
+            os.unlink(overlay.mnt / "deleted")
+            before = _list(overlay.mnt)
+            _forgotten(log)
+            used.seek(0, os.SEEK_END)
+            used.write(b"end")
+            used.flush()
+            deleted.seek(0)
+            assert deleted.read() == b"still here"
+        after = _list(overlay.mnt)
+        grown = str(overlay.mnt / "d3" / "f13")
+        assert [entry for entry in after if entry[0] != grown] == [entry for entry in before if entry[0] != grown]
+        assert (overlay.mnt / "made").read_bytes() == b"made"
+        assert Path(grown).read_bytes() == b"x" * (13 % 7) + b"end"
+
+
+def test_forgotten_before_the_mount_has_answered(lab: Lab) -> None:
+    """A mount may be used before its daemon knows that it answers; nothing asked of the helper meanwhile is lost."""
+    with _mounted(lab, hold=True) as (overlay, log):
+        helper = _child(overlay.pid)
+        assert helper is not None
+        assert Path(f"/proc/{helper}/stat").read_text().rsplit(")", 1)[1].split()[0] == "T"
+        assert len(_list(overlay.mnt)) > _LIMIT
+        time.sleep(0.5)  # the daemon asks for forgetting now, and waits
+        os.kill(helper, signal.SIGCONT)
+        _forgotten(log)
