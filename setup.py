@@ -16,7 +16,7 @@ from setuptools import Extension, setup
 COMPILING = {"bdist_wheel", "build", "build_ext", "dist_info", "editable_wheel", "install"}
 
 #: The C files of the extension; all but the first have a header.
-PARTS = ("hook", "direct", "names", "patience", "published", "ranges")
+PARTS = ("hook", "ask", "direct", "init", "names", "patience", "published", "ranges")
 
 ADVICE = "on Debian or Ubuntu: apt-get install libfuse3-dev pkg-config gcc python3-dev"
 
@@ -44,7 +44,7 @@ setup(
         Extension(
             "minifo.fusefront._hook",
             [f"fusefront/_{part}.c" for part in PARTS],
-            depends=[f"fusefront/_{part}.h" for part in PARTS[1:]],
+            depends=[f"fusefront/_{part}.h" for part in (*PARTS[1:], "protocol")],
             extra_compile_args=[
                 "-std=gnu11",
                 "-Wall",

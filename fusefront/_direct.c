@@ -1,129 +1,41 @@
 /* Requests whose answer needs no wait, asked of Python by a plain call.
  *
  * pyfuse3 makes a task's work of every request: a coroutine of its own and three of ours, objects for the context and the
- * attributes, and each attribute set by name.  That is the better half of what most of our answers cost.  So each kind
- * of request is first put to a function that serve() was given.  It gets numbers and bytes, and returns what is to be
- * replied, or NotImplemented: then pyfuse3 is given the request, as if nothing had been here.
+ * attributes, and each attribute set by name; and its event loop, which waits for the next one, takes as long again as
+ * our own reading.  That is the better half of what most of our answers cost.  So each kind of request is first put to a
+ * function (_ask.c).  What that leaves pyfuse3 is given, as if nothing had been here.
  */
 #include "_direct.h"
 
+#include "_ask.h"
+#include "_protocol.h"
+
 #include <errno.h>
 #include <limits.h>
-#include <string.h>
+#include <stddef.h>
 #include <time.h>
 
-enum {
-	FORGET,
-	GETATTR,
-	GETXATTR,
-	LINK,
-	LOOKUP,
-	MKDIR,
-	MKNOD,
-	READ,
-	READDIR,
-	READLINK,
-	RENAME,
-	RMDIR,
-	SETATTR,
-	SYMLINK,
-	UNLINK,
-	WRITE,
-	KINDS,
-
-	MOST_ARGUMENTS = 12,
-	ERRNO_MAX = 999, /* libfuse replies no larger ones */
-	REPLY_MAX = 1 << 20, /* bytes; the kernel asks for no more names at a time */
-};
-
-static const char *const kinds[KINDS] = {
-	[FORGET] = "forget",   [GETATTR] = "getattr",   [GETXATTR] = "getxattr", [LINK] = "link",
-	[LOOKUP] = "lookup",   [MKDIR] = "mkdir",       [MKNOD] = "mknod",       [READ] = "read",
-	[READDIR] = "readdir", [READLINK] = "readlink", [RENAME] = "rename",     [RMDIR] = "rmdir",
-	[SETATTR] = "setattr", [SYMLINK] = "symlink",   [UNLINK] = "unlink",     [WRITE] = "write",
-};
-
-static PyObject *asked[KINDS]; /* functions, or NULL */
+enum { REPLY_MAX = 1 << 20 }; /* bytes; the kernel asks for no more names at a time */
 
 static struct fuse_lowlevel_ops next; /* the handlers that get what is left */
 
-/* ------------------------------------------------------------------------------------------------------------------
- * Asking
- */
+static bool trying; /* what is left is processed once more, by whoever tries */
+static bool left;
 
-static bool is_asked(int kind)
+/* Leave the request to those handlers, by this call of one of them. */
+#define LEAVE(call)                                                                                                    \
+	do {                                                                                                           \
+		if (trying)                                                                                            \
+			drop(req);                                                                                     \
+		else                                                                                                   \
+			call;                                                                                          \
+	} while (0)
+
+/* Let go of a request that is only tried: libfuse forgets it, and the kernel waits on. */
+static void drop(fuse_req_t req)
 {
-	return asked[kind] != NULL && PyGILState_Check();
-}
-
-/* Log what a function returned that is no answer, or the exception that says why it is none.  Returns EIO for it. */
-static PyObject *no_answer(int kind, PyObject *result)
-{
-	if (!PyErr_Occurred())
-		PyErr_Format(PyExc_TypeError, "%s was answered with %.200R", kinds[kind], result);
-	PyErr_WriteUnraisable(asked[kind]);
-	Py_XDECREF(result);
-	return PyLong_FromLong(EIO);
-}
-
-/* The errno that a function returned; 0 for anything else. */
-static int errno_in(PyObject *result)
-{
-	long number = PyLong_CheckExact(result) ? PyLong_AsLong(result) : 0;
-
-	if (number == -1)
-		PyErr_Clear(); /* none that a long can hold: none at all */
-	return number > 0 && number <= ERRNO_MAX ? (int)number : 0;
-}
-
-/* Call the function for a kind of request.  `form` is as in Py_BuildValue(), one argument for each letter; what is given
- * as an object is consumed, and to be made only if the kind is_asked().
- *
- * Returns a new reference, an errno's for an exception that came out all the same; or NULL: the request is left. */
-static PyObject *ask(int kind, const char *form, ...)
-{
-	PyObject *arguments[MOST_ARGUMENTS], *result = NULL, *function;
-	size_t count = 0;
-	bool complete = true;
-	va_list values;
-
-	if (!is_asked(kind))
-		return NULL;
-	function = Py_NewRef(asked[kind]); /* which may call serve() */
-	va_start(values, form);
-	for (; *form; form++, count++) {
-		PyObject *argument = NULL;
-		switch (*form) {
-		case 'y': /* a name */
-			argument = PyBytes_FromString(va_arg(values, const char *));
-			break;
-		case 'u':
-			argument = PyLong_FromUnsignedLong(va_arg(values, unsigned));
-			break;
-		case 'K':
-			argument = PyLong_FromUnsignedLongLong(va_arg(values, unsigned long long));
-			break;
-		case 'L':
-			argument = PyLong_FromLongLong(va_arg(values, long long));
-			break;
-		case 'O': /* NULL is passed on as the failure it is */
-			argument = va_arg(values, PyObject *);
-			break;
-		}
-		complete = complete && argument != NULL;
-		arguments[count] = argument;
-	}
-	va_end(values);
-	if (complete)
-		result = PyObject_Vectorcall(function, arguments, count, NULL);
-	while (count > 0)
-		Py_XDECREF(arguments[--count]);
-	Py_DECREF(function);
-	if (result == Py_NotImplemented) {
-		Py_DECREF(result);
-		return NULL;
-	}
-	return result != NULL ? result : no_answer(kind, NULL);
+	left = true;
+	fuse_reply_none(req);
 }
 
 /* Turn an Attr into the kernel's form; false, with an exception set, if it is none. */
@@ -201,13 +113,13 @@ static bool reply_attr(fuse_req_t req, int kind, PyObject *result)
 static void direct_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
 {
 	if (!reply_entry(req, LOOKUP, ask(LOOKUP, "Ky", (unsigned long long)parent, name)))
-		next.lookup(req, parent, name);
+		LEAVE(next.lookup(req, parent, name));
 }
 
 static void direct_forget_multi(fuse_req_t req, size_t count, struct fuse_forget_data *forgets)
 {
 	if (!is_asked(FORGET)) {
-		next.forget_multi(req, count, forgets);
+		LEAVE(next.forget_multi(req, count, forgets));
 		return;
 	}
 	PyObject *list = PyList_New((Py_ssize_t)count), *result;
@@ -221,7 +133,7 @@ static void direct_forget_multi(fuse_req_t req, size_t count, struct fuse_forget
 	}
 	result = ask(FORGET, "O", list);
 	if (result == NULL) {
-		next.forget_multi(req, count, forgets);
+		LEAVE(next.forget_multi(req, count, forgets));
 		return;
 	}
 	if (result != Py_None && !errno_in(result))
@@ -242,7 +154,7 @@ static void direct_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info
 	unsigned pid = (unsigned)fuse_req_ctx(req)->pid;
 
 	if (!reply_attr(req, GETATTR, ask(GETATTR, "Ku", (unsigned long long)ino, pid)))
-		next.getattr(req, ino, fi);
+		LEAVE(next.getattr(req, ino, fi));
 }
 
 static PyObject *number_if(bool given, long long number)
@@ -280,7 +192,7 @@ static void direct_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, in
 			     time_if(to_set & FUSE_SET_ATTR_CTIME, 0, attr->st_ctim), (unsigned)attr->st_rdev,
 			     (unsigned)ctx->uid, (unsigned)ctx->gid, (unsigned)ctx->pid);
 	if (!reply_attr(req, SETATTR, result))
-		next.setattr(req, ino, attr, to_set, fi);
+		LEAVE(next.setattr(req, ino, attr, to_set, fi));
 }
 
 static void direct_readlink(fuse_req_t req, fuse_ino_t ino)
@@ -291,7 +203,7 @@ static void direct_readlink(fuse_req_t req, fuse_ino_t ino)
 		fuse_reply_readlink(req, PyBytes_AS_STRING(result));
 		Py_DECREF(result);
 	} else if (!reply_errno(req, READLINK, result)) {
-		next.readlink(req, ino);
+		LEAVE(next.readlink(req, ino));
 	}
 }
 
@@ -302,7 +214,7 @@ static void direct_mknod(fuse_req_t req, fuse_ino_t parent, const char *name, mo
 	if (!reply_entry(req, MKNOD,
 			 ask(MKNOD, "KyuKuuu", (unsigned long long)parent, name, (unsigned)mode,
 			     (unsigned long long)rdev, (unsigned)ctx->uid, (unsigned)ctx->gid, (unsigned)ctx->umask)))
-		next.mknod(req, parent, name, mode, rdev);
+		LEAVE(next.mknod(req, parent, name, mode, rdev));
 }
 
 static void direct_mkdir(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode)
@@ -312,7 +224,7 @@ static void direct_mkdir(fuse_req_t req, fuse_ino_t parent, const char *name, mo
 	if (!reply_entry(req, MKDIR,
 			 ask(MKDIR, "Kyuuuu", (unsigned long long)parent, name, (unsigned)mode, (unsigned)ctx->uid,
 			     (unsigned)ctx->gid, (unsigned)ctx->umask)))
-		next.mkdir(req, parent, name, mode);
+		LEAVE(next.mkdir(req, parent, name, mode));
 }
 
 static void direct_symlink(fuse_req_t req, const char *target, fuse_ino_t parent, const char *name)
@@ -322,25 +234,25 @@ static void direct_symlink(fuse_req_t req, const char *target, fuse_ino_t parent
 	if (!reply_entry(req, SYMLINK,
 			 ask(SYMLINK, "Kyyuuu", (unsigned long long)parent, name, target, (unsigned)ctx->uid,
 			     (unsigned)ctx->gid, (unsigned)ctx->umask)))
-		next.symlink(req, target, parent, name);
+		LEAVE(next.symlink(req, target, parent, name));
 }
 
 static void direct_link(fuse_req_t req, fuse_ino_t ino, fuse_ino_t parent, const char *name)
 {
 	if (!reply_entry(req, LINK, ask(LINK, "KKy", (unsigned long long)ino, (unsigned long long)parent, name)))
-		next.link(req, ino, parent, name);
+		LEAVE(next.link(req, ino, parent, name));
 }
 
 static void direct_unlink(fuse_req_t req, fuse_ino_t parent, const char *name)
 {
 	if (!reply_status(req, UNLINK, ask(UNLINK, "Ky", (unsigned long long)parent, name)))
-		next.unlink(req, parent, name);
+		LEAVE(next.unlink(req, parent, name));
 }
 
 static void direct_rmdir(fuse_req_t req, fuse_ino_t parent, const char *name)
 {
 	if (!reply_status(req, RMDIR, ask(RMDIR, "Ky", (unsigned long long)parent, name)))
-		next.rmdir(req, parent, name);
+		LEAVE(next.rmdir(req, parent, name));
 }
 
 static void direct_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fuse_ino_t new_parent,
@@ -349,7 +261,7 @@ static void direct_rename(fuse_req_t req, fuse_ino_t parent, const char *name, f
 	if (!reply_status(req, RENAME,
 			  ask(RENAME, "KyKyu", (unsigned long long)parent, name, (unsigned long long)new_parent,
 			      new_name, flags)))
-		next.rename(req, parent, name, new_parent, new_name, flags);
+		LEAVE(next.rename(req, parent, name, new_parent, new_name, flags));
 }
 
 static void direct_getxattr(fuse_req_t req, fuse_ino_t ino, const char *name, size_t size)
@@ -358,7 +270,7 @@ static void direct_getxattr(fuse_req_t req, fuse_ino_t ino, const char *name, si
 	PyObject *result = *name ? ask(GETXATTR, "Ky", (unsigned long long)ino, name) : NULL;
 	if (result == NULL || !PyBytes_Check(result)) {
 		if (!reply_errno(req, GETXATTR, result))
-			next.getxattr(req, ino, name, size);
+			LEAVE(next.getxattr(req, ino, name, size));
 		return;
 	}
 	size_t length = (size_t)PyBytes_GET_SIZE(result);
@@ -379,7 +291,7 @@ static void direct_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, 
 		fuse_reply_buf(req, PyBytes_AS_STRING(result), (size_t)PyBytes_GET_SIZE(result));
 		Py_DECREF(result);
 	} else if (!reply_errno(req, READ, result)) {
-		next.read(req, ino, size, off, fi);
+		LEAVE(next.read(req, ino, size, off, fi));
 	}
 }
 
@@ -397,7 +309,7 @@ static void direct_write_buf(fuse_req_t req, fuse_ino_t ino, struct fuse_bufvec 
 		fuse_reply_write(req, only->size);
 		Py_DECREF(result);
 	} else if (!reply_errno(req, WRITE, result)) {
-		next.write_buf(req, ino, data, off, fi);
+		LEAVE(next.write_buf(req, ino, data, off, fi));
 	}
 }
 
@@ -412,7 +324,7 @@ static void direct_readdirplus(fuse_req_t req, fuse_ino_t ino, size_t size, off_
 	int error = 0;
 
 	if (entries == NULL) {
-		next.readdirplus(req, ino, size, off, fi);
+		LEAVE(next.readdirplus(req, ino, size, off, fi));
 		return;
 	}
 	if (!PyIter_Check(entries)) {
@@ -454,6 +366,10 @@ static void direct_readdirplus(fuse_req_t req, fuse_ino_t ino, size_t size, off_
 	Py_DECREF(entries);
 }
 
+/* ------------------------------------------------------------------------------------------------------------------
+ * The way here
+ */
+
 void stand_before(struct fuse_lowlevel_ops *table)
 {
 	next = *table;
@@ -476,57 +392,23 @@ void stand_before(struct fuse_lowlevel_ops *table)
 	table->readdirplus = direct_readdirplus;
 }
 
-/* ------------------------------------------------------------------------------------------------------------------
- * Functions of the Python module
- */
-
-static void ask_nobody(void)
-{
-	for (int kind = 0; kind < KINDS; kind++)
-		Py_CLEAR(asked[kind]);
-}
-
-PyDoc_STRVAR(serve_doc,
-	     "serve(functions: dict[str, Callable] | None) -> None\n\n"
-	     "Put requests of the next session, or of the one there is, to these functions before pyfuse3 gets them.\n"
-	     "A key is the name of a request, as pyfuse3 calls it.  A function returns NotImplemented to leave the request\n"
-	     "to pyfuse3, an errno, or what is to be replied.");
-
-/* The kind of request that goes by a name; KINDS for none. */
-static int kind_of(PyObject *name)
-{
-	int kind = 0;
-
-	while (kind < KINDS && !(PyUnicode_Check(name) && PyUnicode_CompareWithASCIIString(name, kinds[kind]) == 0))
-		kind++;
-	return kind;
-}
-
-static PyObject *py_serve(PyObject *module, PyObject *functions)
-{
-	PyObject *name, *function;
-
-	(void)module;
-	if (functions == Py_None) {
-		ask_nobody();
-		Py_RETURN_NONE;
-	}
-	if (!PyDict_Check(functions)) {
-		PyErr_SetString(PyExc_TypeError, "serve() takes a dict of functions");
-		return NULL;
-	}
-	for (Py_ssize_t at = 0; PyDict_Next(functions, &at, &name, &function);)
-		if (kind_of(name) == KINDS || !PyCallable_Check(function)) {
-			PyErr_Format(PyExc_TypeError, "%.200R is no request that can be served by %.200R", name, function);
-			return NULL;
-		}
-	ask_nobody();
-	for (Py_ssize_t at = 0; PyDict_Next(functions, &at, &name, &function);)
-		asked[kind_of(name)] = Py_NewRef(function);
-	Py_RETURN_NONE;
-}
-
-PyMethodDef direct_methods[] = {
-	{"serve", py_serve, METH_O, serve_doc},
-	{NULL, NULL, 0, NULL},
+static const unsigned char kinds_by_opcode[] = {
+	[OP_BATCH_FORGET] = FORGET, [OP_FORGET] = FORGET, [OP_GETATTR] = GETATTR,     [OP_GETXATTR] = GETXATTR,
+	[OP_LINK] = LINK,           [OP_LOOKUP] = LOOKUP, [OP_MKDIR] = MKDIR,         [OP_MKNOD] = MKNOD,
+	[OP_READ] = READ,           [OP_READLINK] = READLINK, [OP_READDIRPLUS] = READDIR, [OP_RENAME] = RENAME,
+	[OP_RENAME2] = RENAME,      [OP_RMDIR] = RMDIR,   [OP_SETATTR] = SETATTR,     [OP_SYMLINK] = SYMLINK,
+	[OP_UNLINK] = UNLINK,       [OP_WRITE] = WRITE,
 };
+
+bool answer_directly(struct fuse_session *se, const struct fuse_buf *buf, process_function *process)
+{
+	uint32_t opcode = get32(buf->mem, offsetof(struct request_header, opcode));
+
+	if (opcode >= sizeof kinds_by_opcode || !is_asked(kinds_by_opcode[opcode]))
+		return false;
+	trying = true;
+	left = false;
+	process(se, buf);
+	trying = false;
+	return !left;
+}

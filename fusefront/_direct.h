@@ -8,7 +8,11 @@
  * are processed with the interpreter's lock held; without it they leave everything. */
 void stand_before(struct fuse_lowlevel_ops *table);
 
-/* serve(), for the module's functions. */
-extern PyMethodDef direct_methods[];
+/* fuse_session_process_buf(), or its like. */
+typedef void process_function(struct fuse_session *se, const struct fuse_buf *buf);
+
+/* Process the request in buf, which is in memory, if Python can answer it at once.  False: it is still to be processed,
+ * as if it had not been tried. */
+bool answer_directly(struct fuse_session *se, const struct fuse_buf *buf, process_function *process);
 
 #endif

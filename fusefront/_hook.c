@@ -26,81 +26,37 @@
  * Nothing of libfuse but its public functions is used.  Its custom io would have shown requests and replies more
  * directly, but exists from 3.13 on only and is left out of a default build since 3.18.3.
  *
+ * What is answered by 5. or 7. is so while pyfuse3 receives: it gets the next request that is left, or hears that there
+ * is none.
+ *
  * The rule kept: whatever is not exactly as expected here is left as libfuse would have done it, and status() says so.
- * Python is called by handlers only: pyfuse3 processes requests with the interpreter's lock held, and some other functions
- * of libfuse are called without it.
+ * Python is called only where the interpreter's lock is held: pyfuse3 calls some functions of libfuse without it.
  *
  * The state is one per process, as pyfuse3's is.  What must be remembered between receiving a request and processing it
  * is one per thread: pyfuse3 processes a request in the thread that received it, before that thread receives again.
  */
+#include "_ask.h"
 #include "_direct.h"
+#include "_init.h"
 #include "_names.h"
 #include "_patience.h"
+#include "_protocol.h"
 #include "_published.h"
 #include "_ranges.h"
 
 #include <dlfcn.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <string.h>
-#include <sys/socket.h>
-#include <unistd.h>
-
-/* ------------------------------------------------------------------------------------------------------------------
- * The few bytes of the kernel's protocol that are looked at.  The protocol only ever grows at the end, so these places
- * are fixed; the kernel's own header is not used, for an old one lacks the newer names.
- */
-
-struct request_header { /* struct fuse_in_header */
-	uint32_t len;
-	uint32_t opcode;
-	uint64_t unique;
-	uint64_t nodeid;
-	uint32_t uid, gid, pid;
-	uint32_t extensions;
-};
-
-struct reply_header { /* struct fuse_out_header */
-	uint32_t len;
-	int32_t error;
-	uint64_t unique;
-};
 
 enum {
-	OP_LOOKUP = 1,
-	OP_GETATTR = 3,
-	OP_SETATTR = 4,
-	OP_READ = 15,
-	OP_GETXATTR = 22,
-	OP_INIT = 26,
-
 	LOOKUP_NAME = sizeof(struct request_header),
-	SETATTR_VALID = sizeof(struct request_header),   /* fuse_setattr_in.valid */
+	SETATTR_VALID = sizeof(struct request_header),     /* fuse_setattr_in.valid */
 	GETXATTR_NAME = sizeof(struct request_header) + 8, /* behind fuse_getxattr_in */
-	INIT_FLAGS = sizeof(struct request_header) + 12, /* fuse_init_in.flags */
-	INIT_FLAGS2 = INIT_FLAGS + 4,                    /* fuse_init_in.flags2, protocol 7.36 */
 
-	REPLY_MAJOR = sizeof(struct reply_header),       /* fuse_init_out.major */
-	REPLY_FLAGS = sizeof(struct reply_header) + 12,  /* fuse_init_out.flags */
-	REPLY_FLAGS2 = sizeof(struct reply_header) + 32, /* fuse_init_out.flags2 */
-	REPLY_MIN = sizeof(struct reply_header) + 24,    /* shortest INIT reply whose flags have this meaning */
-	REPLY_ROOM = 4096,                               /* more than any reply to INIT; it is 80 bytes today */
-
-	PROTOCOL_MAJOR = 7,
 	FATTR_MTIME_BIT = 1 << 5,
 	FATTR_CTIME_BIT = 1 << 10,
 	FATTR_KILL_SUIDGID_BIT = 1 << 11,
 };
-
-#define INIT_DONT_MASK (UINT32_C(1) << 6)
-#define INIT_NO_OPEN_SUPPORT (UINT32_C(1) << 17)
-#define INIT_CACHE_SYMLINKS (UINT32_C(1) << 23)
-#define INIT_NO_OPENDIR_SUPPORT (UINT32_C(1) << 24)
-#define INIT_HANDLE_KILLPRIV_V2 (UINT32_C(1) << 28)
-#define INIT_INIT_EXT (UINT32_C(1) << 30)
-
-#define INIT_WANTED (INIT_DONT_MASK | INIT_CACHE_SYMLINKS | INIT_HANDLE_KILLPRIV_V2)
-#define INIT_STATELESS (INIT_NO_OPEN_SUPPORT | INIT_NO_OPENDIR_SUPPORT)
 
 /* ------------------------------------------------------------------------------------------------------------------
  * State
@@ -119,37 +75,21 @@ static struct {
 static bool wanted = true; /* set_active(): whether the next session is to be altered at all */
 
 static struct {
-	bool hooked;      /* libfuse was given our table */
-	bool answering;   /* INIT is being processed, and what libfuse replies is caught */
-	bool answered;    /* an INIT reply that we understood was sent */
-	bool stateless;   /* open and opendir are ours: handles are inode numbers */
-	uint64_t offered; /* INIT flags the kernel sent */
-	uint64_t replied; /* INIT flags it was answered */
-	uint32_t raised;  /* those of them that were added here */
+	bool hooked;    /* libfuse was given our table */
+	bool stateless; /* open and opendir are ours: handles are inode numbers */
 } session;
-
-enum { IN_A_ROW = 64 }; /* requests answered here before Python gets its turn */
 
 static struct fuse_lowlevel_ops theirs; /* pyfuse3's handlers, behind those that ask Python directly */
 static struct fuse_lowlevel_ops ours;   /* the same, with ours in the places that choose_table() names */
 
 static _Thread_local struct {
-	uint64_t unique;   /* of the request received last */
-	bool init;         /* it is an INIT */
+	bool init;         /* the request received last is an INIT */
 	bool kill_suidgid; /* it is a SETATTR that is to clear set-id bits */
 } request;
 
 /* ------------------------------------------------------------------------------------------------------------------
- * Requests and the one reply that are looked into
+ * Requests that are looked into
  */
-
-static uint32_t get32(const unsigned char *bytes, size_t at)
-{
-	uint32_t value;
-	memcpy(&value, bytes + at, sizeof value);
-	return value;
-}
-
 
 /* Remember what libfuse will not pass on about the request in bytes[0:size]; size 0 means that none can be seen. */
 static void note_request(const unsigned char *bytes, size_t size)
@@ -162,14 +102,11 @@ static void note_request(const unsigned char *bytes, size_t size)
 	memcpy(&header, bytes, sizeof header);
 	if (header.len != size)
 		return;
-	request.unique = header.unique;
 	if (header.opcode == OP_SETATTR && size >= SETATTR_VALID + 4) {
 		request.kill_suidgid = get32(bytes, SETATTR_VALID) & FATTR_KILL_SUIDGID_BIT;
-	} else if (header.opcode == OP_INIT && size >= INIT_FLAGS + 4) {
+	} else if (header.opcode == OP_INIT) {
 		request.init = true;
-		session.offered = get32(bytes, INIT_FLAGS);
-		if (session.offered & INIT_INIT_EXT && size >= INIT_FLAGS2 + 4)
-			session.offered |= (uint64_t)get32(bytes, INIT_FLAGS2) << 32;
+		note_init(bytes, size);
 	}
 }
 
@@ -200,74 +137,6 @@ static bool answered_here(const unsigned char *bytes, size_t size)
 	}
 }
 
-/* Raise our flags in the reply bytes[0:size].  False: not the successful reply to our INIT in a layout we know. */
-static bool raise_flags(unsigned char *bytes, size_t size)
-{
-	struct reply_header header;
-
-	if (size < REPLY_MIN)
-		return false;
-	memcpy(&header, bytes, sizeof header);
-	if (header.len != size || header.error != 0 || header.unique != request.unique ||
-	    get32(bytes, REPLY_MAJOR) != PROTOCOL_MAJOR)
-		return false;
-	uint32_t flags = get32(bytes, REPLY_FLAGS);
-	session.raised = (uint32_t)session.offered & INIT_WANTED & ~flags;
-	flags |= session.raised;
-	session.replied = flags;
-	if (flags & INIT_INIT_EXT && size >= REPLY_FLAGS2 + 4)
-		session.replied |= (uint64_t)get32(bytes, REPLY_FLAGS2) << 32;
-	memcpy(bytes + REPLY_FLAGS, &flags, sizeof flags);
-	return true;
-}
-
-/* Let the descriptor number `to` mean what `from` means. */
-static void redirect(int from, int to)
-{
-	while (dup3(from, to, O_CLOEXEC) < 0 && (errno == EBUSY || errno == EINTR))
-		;
-}
-
-/* Process the INIT request in buf with our flags in the reply.
- *
- * libfuse knows no way to ask for a flag that is newer than itself, so its reply is caught: while it processes the
- * request, the session's descriptor number means one end of a socket pair.  The kernel sends nothing else before it has
- * the reply, and nobody can have a notification to send, so nothing else can get into the socket. */
-static void answer_init(struct fuse_session *se, const struct fuse_buf *buf)
-{
-	int fd = fuse_session_fd(se);
-	int ends[2], kernel = -1;
-	unsigned char reply[REPLY_ROOM];
-
-	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) == 0) {
-		kernel = fcntl(fd, F_DUPFD_CLOEXEC, 0);
-		if (kernel < 0) {
-			close(ends[0]);
-			close(ends[1]);
-		}
-	}
-	if (kernel < 0) { /* out of descriptors: answer as libfuse would */
-		libfuse.process_buf(se, buf);
-		return;
-	}
-	int flags = fcntl(kernel, F_GETFL);
-	if (flags >= 0)
-		(void)fcntl(kernel, F_SETFL, flags | O_NONBLOCK); /* refused: reads block, as they would without us */
-	redirect(ends[1], fd);
-	session.answering = true;
-	libfuse.process_buf(se, buf);
-	session.answering = false;
-	redirect(kernel, fd);
-	close(kernel);
-	ssize_t size = recv(ends[0], reply, sizeof reply, MSG_DONTWAIT);
-	close(ends[0]);
-	close(ends[1]);
-	if (size <= 0)
-		return;
-	bool understood = raise_flags(reply, (size_t)size);
-	session.answered = write(fd, reply, (size_t)size) == size && understood;
-}
-
 /* ------------------------------------------------------------------------------------------------------------------
  * Handlers that stand before pyfuse3's
  */
@@ -282,7 +151,7 @@ static void our_init(void *userdata, struct fuse_conn_info *conn)
 {
 	theirs.init(userdata, conn);
 	/* Opens can go only where the kernel takes ENOSYS for an answer, and only if we saw what it offers. */
-	session.stateless = session.answering && (session.offered & INIT_STATELESS) == INIT_STATELESS;
+	session.stateless = may_be_stateless();
 	if (session.stateless)
 		conn->want &= ~(unsigned)FUSE_CAP_ATOMIC_O_TRUNC;
 	conn->want &= ~(unsigned)FUSE_CAP_SPLICE_READ;
@@ -376,6 +245,7 @@ static const struct fuse_lowlevel_ops *choose_table(const struct fuse_lowlevel_o
 	if (ops == &ours) /* libfuse calling its own newer entry point, which is also here */
 		return ops;
 	memset(&session, 0, sizeof session);
+	memset(&handshake, 0, sizeof handshake);
 	forget_published();
 	forget_names();
 	/* A longer table than ours is of a newer header than this file was built with: it would be cut off. */
@@ -435,25 +305,33 @@ struct fuse_session *our_session_new_versioned(struct fuse_args *args, const str
 	return libfuse.new_versioned(args, choose_table(ops, size), size, version, userdata);
 }
 
+/* True if the request in buf, of which `size` bytes can be seen, was answered: by what was published, or by Python. */
+static bool is_answered(struct fuse_session *se, const struct fuse_buf *buf, size_t size)
+{
+	if (!answered_here(buf->mem, size))
+		return size >= sizeof(struct request_header) && answer_directly(se, buf, libfuse.process_buf);
+	libfuse.process_buf(se, buf);
+	return true;
+}
+
 int our_receive_buf(struct fuse_session *se, struct fuse_buf *buf)
 {
 	int result;
 
-	for (int count = 1;; count++) {
+	for (bool answered = false;; answered = true) {
 		result = libfuse.receive_buf(se, buf);
 		if (!session.hooked)
 			return result;
 		/* whoever was answered here is likely to go on at once */
-		if (result == -EAGAIN && count > 1 && comes_soon(fuse_session_fd(se)))
+		if (result == -EAGAIN && answered && comes_soon(fuse_session_fd(se)))
 			result = libfuse.receive_buf(se, buf);
 		if (result > 0)
 			note_arrival();
 		/* What was spliced into a pipe is a large WRITE; everything else is in memory. */
 		size_t size = result > 0 && !(buf->flags & FUSE_BUF_IS_FD) ? (size_t)result : 0;
 		note_request(buf->mem, size);
-		if (count >= IN_A_ROW || !answered_here(buf->mem, size))
+		if (!may_go_on() || !is_answered(se, buf, size))
 			break;
-		libfuse.process_buf(se, buf);
 	}
 	/* The descriptor does not block.  An empty queue is what pyfuse3 knows as EINTR: it waits for the next request. */
 	return result == -EAGAIN ? -EINTR : result;
@@ -462,7 +340,7 @@ int our_receive_buf(struct fuse_session *se, struct fuse_buf *buf)
 void our_process_buf(struct fuse_session *se, const struct fuse_buf *buf)
 {
 	if (session.hooked && request.init)
-		answer_init(se, buf);
+		answer_init(se, buf, libfuse.process_buf);
 	else
 		libfuse.process_buf(se, buf);
 }
@@ -484,10 +362,10 @@ static PyObject *py_status(PyObject *module, PyObject *unused)
 	(void)module;
 	(void)unused;
 	return Py_BuildValue("{s:O,s:O,s:O,s:K,s:K,s:K}", "session_hooked", session.hooked ? Py_True : Py_False,
-			     "init_seen", session.answered ? Py_True : Py_False, "stateless",
+			     "init_seen", handshake.answered ? Py_True : Py_False, "stateless",
 			     session.stateless ? Py_True : Py_False, "kernel_flags",
-			     (unsigned long long)session.offered, "reply_flags", (unsigned long long)session.replied,
-			     "raised", (unsigned long long)session.raised);
+			     (unsigned long long)handshake.offered, "reply_flags", (unsigned long long)handshake.replied,
+			     "raised", (unsigned long long)handshake.raised);
 }
 
 PyDoc_STRVAR(set_active_doc, "set_active(on: bool) -> None\n\n"
@@ -529,7 +407,7 @@ PyMODINIT_FUNC PyInit__hook(void)
 		return NULL;
 	}
 	PyObject *module = PyModule_Create(&definition);
-	PyMethodDef *const parts[] = {published_methods, names_methods, direct_methods, ranges_methods, patience_methods};
+	PyMethodDef *const parts[] = {published_methods, names_methods, ask_methods, ranges_methods, patience_methods};
 	for (size_t part = 0; module != NULL && part < sizeof parts / sizeof *parts; part++)
 		if (PyModule_AddFunctions(module, parts[part]) < 0)
 			Py_CLEAR(module);

@@ -13,12 +13,14 @@
 #include <time.h>
 
 enum {
+	IN_A_ROW = 64,    /* requests before everybody else gets a turn */
 	MOMENT = 100000,  /* ns */
 	AS_GOOD = 200000, /* ns slept, being woken included, for a request that a moment would have been enough for */
 };
 
 static int64_t patience = MOMENT;
 static int64_t asleep_since; /* 0: not asleep */
+static int in_a_row;         /* requests since everybody else had a turn */
 
 static int64_t now(void)
 {
@@ -28,7 +30,7 @@ static int64_t now(void)
 	return time.tv_sec * INT64_C(1000000000) + time.tv_nsec;
 }
 
-bool comes_soon(int fd)
+static bool wait_a_moment(int fd)
 {
 	struct pollfd waiting = {.fd = fd, .events = POLLIN};
 
@@ -53,21 +55,36 @@ void note_arrival(void)
 	asleep_since = 0;
 }
 
+bool comes_soon(int fd)
+{
+	PyThreadState *state = PyGILState_Check() ? PyEval_SaveThread() : NULL;
+	bool soon = wait_a_moment(fd);
+
+	if (state != NULL)
+		PyEval_RestoreThread(state);
+	return soon;
+}
+
+bool may_go_on(void)
+{
+	return in_a_row < IN_A_ROW && ++in_a_row < IN_A_ROW;
+}
+
 PyDoc_STRVAR(comes_soon_doc, "comes_soon(fd) -> bool\n\n"
-			     "Whether a descriptor can be read, now or within a moment that is worth waiting for.");
+			     "Whether a descriptor can be read, now or within a moment that is worth waiting for.\n"
+			     "False as well where others are to get a turn first, for there were many requests in a row.");
 
 static PyObject *py_comes_soon(PyObject *module, PyObject *number)
 {
 	int fd = PyObject_AsFileDescriptor(number);
-	bool soon;
 
 	(void)module;
 	if (fd < 0)
 		return NULL;
-	Py_BEGIN_ALLOW_THREADS
-	soon = comes_soon(fd);
-	Py_END_ALLOW_THREADS
-	return PyBool_FromLong(soon);
+	if (in_a_row < IN_A_ROW && comes_soon(fd))
+		Py_RETURN_TRUE;
+	in_a_row = 0;
+	Py_RETURN_FALSE;
 }
 
 PyMethodDef patience_methods[] = {

@@ -5,15 +5,11 @@
  */
 #include "_ranges.h"
 
+#include "_protocol.h"
+
 #include <errno.h>
 
-enum {
-	OP_FALLOCATE = 43, /* enum fuse_opcode */
-	OP_LSEEK = 46,
-	OP_COPY_FILE_RANGE = 47,
-
-	ASKED_ROOM = 64, /* bytes, more than any reply */
-};
+enum { ASKED_ROOM = 64 }; /* bytes, more than any reply */
 
 /* A request that is passed on. */
 struct range_request {

@@ -40,6 +40,25 @@ class EagerLock:
         self._waiting.unpark()
 
 
+class Glance:
+    """Whether a descriptor can be read; False as well after many times in a row, for others to get a turn.
+
+    What the hook does in a better way where there is one.
+    """
+
+    def __init__(self) -> None:
+        self._left = _IN_A_ROW
+
+    def __call__(self, fd: int) -> bool:
+        poll = select.poll()
+        poll.register(fd, select.POLLIN)
+        self._left -= 1
+        if self._left > 0 and poll.poll(0):
+            return True
+        self._left = _IN_A_ROW
+        return False
+
+
 class EagerLowlevel:
     """What pyfuse3 uses of ``trio.lowlevel``."""
 
@@ -49,21 +68,11 @@ class EagerLowlevel:
 
     def __init__(self, comes_soon: Callable[[int], bool]) -> None:
         self._comes_soon = comes_soon
-        self._left = _IN_A_ROW
 
     async def wait_readable(self, fd: int) -> None:
         """Return when *fd* can be read."""
-        self._left -= 1
-        if self._left > 0 and self._comes_soon(fd):
-            return
-        self._left = _IN_A_ROW
-        await trio.lowlevel.wait_readable(fd)
-
-
-def _is_there(fd: int) -> bool:
-    poll = select.poll()
-    poll.register(fd, select.POLLIN)
-    return bool(poll.poll(0))
+        if not self._comes_soon(fd):
+            await trio.lowlevel.wait_readable(fd)
 
 
 class EagerTrio:
@@ -78,4 +87,4 @@ class EagerTrio:
     open_nursery = staticmethod(trio.open_nursery)
 
     def __init__(self, hook: ModuleType | None) -> None:
-        self.lowlevel = EagerLowlevel(_is_there if hook is None else hook.comes_soon)
+        self.lowlevel = EagerLowlevel(Glance() if hook is None else hook.comes_soon)

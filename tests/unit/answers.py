@@ -171,8 +171,21 @@ def serve(mountpoint: str, report: str) -> None:
     import pyfuse3
     import trio
 
+    from minifo.fusefront.pump import EagerTrio
+
     tree = Tree()
     log: list[list[Any]] = []
+    waits: list[tuple[int, bool]] = []  # length of the log, and what came of it
+
+    class Waiting:
+        """The extension as the event loop knows it."""
+
+        @staticmethod
+        def comes_soon(fd: int) -> bool:
+            soon = module.comes_soon(fd)
+            waits.append((len(log), soon))
+            return soon
+
     orders: dict[str, str] = {}
     save = Path(report).write_text
 
@@ -287,9 +300,10 @@ def serve(mountpoint: str, report: str) -> None:
             kind = name.decode().removeprefix("user.")
             if kind == "report":
                 told = {number: count for number, count in tree.told.items() if count}
-                text = json.dumps({"log": log, "told": told, "taken": tree.taken})
+                text = json.dumps({"log": log, "told": told, "taken": tree.taken, "waits": waits})
                 save(text)
                 log.clear()
+                waits.clear()
                 tree.taken.clear()
             elif kind == "serve":
                 module.serve(functions if value == b"on" else None)
@@ -308,6 +322,7 @@ def serve(mountpoint: str, report: str) -> None:
 
     functions = {kind: asked(kind) for kind in KINDS}
     module.serve(functions)
+    pyfuse3.trio = EagerTrio(Waiting)  # type: ignore[attr-defined, arg-type]
     pyfuse3.init(Behind(), mountpoint, {"fsname=answers", "allow_other", "default_permissions"})
     try:
         trio.run(pyfuse3.main)

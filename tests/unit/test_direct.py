@@ -8,11 +8,14 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import signal
 import stat
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -401,6 +404,40 @@ def test_a_maker_is_known_by_ids_and_umask(served: Served) -> None:
     found = [os.lstat(served.path / name) for name in ("nobodys", "nobodys.d", "nobodys.l")]
     assert {(st.st_uid, st.st_gid) for st in found} == {(1234, 4321)}
     assert [stat.S_IMODE(st.st_mode) for st in found] == [0o640, 0o750, 0o777]
+
+
+@pytest.fixture
+def waiting(served: Served, tmp_path: Path) -> Iterator[Path]:
+    """The kernel's file that says how many requests wait for an answer."""
+    subprocess.run(["mount", "-t", "fusectl", "none", tmp_path], check=True)
+    yield tmp_path / str(os.minor(served.path.stat().st_dev)) / "waiting"
+    subprocess.run(["umount", tmp_path], check=True)
+
+
+def test_many_are_answered_in_a_row_and_then_others_get_a_turn(served: Served, waiting: Path) -> None:
+    """Requests that are there already are answered without pyfuse3's loop between them, up to 64 of them."""
+    files = [served.file() for _ in range(100)]
+    served.heard()
+    with ThreadPoolExecutor(len(files)) as pool:
+        served.process.send_signal(signal.SIGSTOP)
+        try:
+            found = [pool.submit(os.getxattr, file, "user.short") for file in files]
+            deadline = time.monotonic() + 60
+            while int(waiting.read_text()) < len(files):
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+        finally:
+            served.process.send_signal(signal.SIGCONT)
+        assert {future.result(60) for future in found} == {VALUES[b"user.short"]}
+    heard = served.heard()
+    kinds = [event[:2] for event in heard["log"]]
+    assert kinds.count(["direct", "getxattr"]) == len(files)
+
+    def longest(ends: list[int]) -> int:
+        return max(kinds[first:last].count(["direct", "getxattr"]) for first, last in pairwise([0, *ends, len(kinds)]))
+
+    assert longest([at for at, _ in heard["waits"]]) > 48
+    assert longest([at for at, soon in heard["waits"] if not soon]) <= 64
 
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -1,0 +1,57 @@
+/* The few bytes of the kernel's protocol that are looked at.  It only ever grows at the end, so these places are fixed;
+ * the kernel's own header is not used, for an old one lacks the newer names. */
+#ifndef MINIFO_PROTOCOL_H
+#define MINIFO_PROTOCOL_H
+
+#include <stdint.h>
+#include <string.h>
+
+struct request_header { /* struct fuse_in_header */
+	uint32_t len;
+	uint32_t opcode;
+	uint64_t unique;
+	uint64_t nodeid;
+	uint32_t uid, gid, pid;
+	uint32_t extensions;
+};
+
+struct reply_header { /* struct fuse_out_header */
+	uint32_t len;
+	int32_t error;
+	uint64_t unique;
+};
+
+enum { /* enum fuse_opcode */
+	OP_LOOKUP = 1,
+	OP_FORGET = 2,
+	OP_GETATTR = 3,
+	OP_SETATTR = 4,
+	OP_READLINK = 5,
+	OP_SYMLINK = 6,
+	OP_MKNOD = 8,
+	OP_MKDIR = 9,
+	OP_UNLINK = 10,
+	OP_RMDIR = 11,
+	OP_RENAME = 12,
+	OP_LINK = 13,
+	OP_READ = 15,
+	OP_WRITE = 16,
+	OP_GETXATTR = 22,
+	OP_INIT = 26,
+	OP_BATCH_FORGET = 42,
+	OP_FALLOCATE = 43,
+	OP_READDIRPLUS = 44,
+	OP_RENAME2 = 45,
+	OP_LSEEK = 46,
+	OP_COPY_FILE_RANGE = 47,
+};
+
+static inline uint32_t get32(const unsigned char *bytes, size_t at)
+{
+	uint32_t value;
+
+	memcpy(&value, bytes + at, sizeof value);
+	return value;
+}
+
+#endif
