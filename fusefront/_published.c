@@ -92,8 +92,8 @@ bool reply_bytes(fuse_req_t req, uint64_t ino, size_t size, int64_t offset)
 		forget_file(ino);
 		return false;
 	}
+	clock_gettime(CLOCK_MONOTONIC, &end); /* what the reply takes says nothing about the file */
 	fuse_reply_buf(req, read_buffer, wanted);
-	clock_gettime(CLOCK_MONOTONIC, &end);
 	/* Others had to wait: Python knows how to read a slow file without that. */
 	if ((end.tv_sec - begin.tv_sec) * NS_PER_SECOND + end.tv_nsec - begin.tv_nsec > SLOW_READ)
 		forget_file(ino);

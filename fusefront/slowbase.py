@@ -19,7 +19,7 @@ from minifo.engine import Ino, Overlay
 REMOTE = {"nfs", "nfs4", "cifs", "smb3", "ceph", "9p", "virtiofs", "afs", "ocfs2", "gfs2", "glusterfs"}
 
 _LONG = 0.005  # seconds for a read that others should not have to wait for
-_SUSPECTED = 32  # reads that go to workers after a long one
+_SUSPECTED = 32  # reads that do not wait in the loop after a long one
 _WORKERS = 16  # beside those that commits need: a base that hangs must not take them
 
 
@@ -41,6 +41,7 @@ class SlowBase:
         self._remote = remote
         self._suspected = 0
         self._limiter = trio.CapacityLimiter(_WORKERS)
+        self._buffer = bytearray()  # kept: to make one of a MiB takes as long as to fill it
 
     @property
     def is_quick(self) -> bool:
@@ -70,9 +71,14 @@ class SlowBase:
 
     async def _aside(self, fd: int, offset: int, size: int) -> bytes:
         """Read from a descriptor without waiting in the loop, and close it."""
-        cached = _cached(fd, offset, size)
+        try:
+            cached = self._cached(fd, offset, size)
+        except OSError:
+            os.close(fd)
+            raise
         if cached is not None:
             os.close(fd)
+            self._suspected = max(0, self._suspected - 1)
             return cached
         # given up with its task at the end: nobody waits for a base that does not answer
         data, seconds = await trio.to_thread.run_sync(
@@ -81,17 +87,19 @@ class SlowBase:
         self._suspected = _SUSPECTED if seconds > _LONG else max(0, self._suspected - 1)
         return data
 
-
-def _cached(fd: int, offset: int, size: int) -> bytes | None:
-    """The bytes, if all of them are in memory (preadv2(2), RWF_NOWAIT); None also where that cannot be told."""
-    buffer = bytearray(size)
-    try:
-        count = os.preadv(fd, [buffer], offset, os.RWF_NOWAIT)
-    except OSError as error:
-        if error.errno in (errno.EAGAIN, errno.EOPNOTSUPP):
-            return None
-        raise
-    return bytes(buffer[:count]) if count == min(size, max(0, os.fstat(fd).st_size - offset)) else None
+    def _cached(self, fd: int, offset: int, size: int) -> bytes | None:
+        """The bytes, if all are in memory (preadv2(2), RWF_NOWAIT); None also where that cannot be told."""
+        if len(self._buffer) < size:
+            self._buffer = bytearray(size)
+        with memoryview(self._buffer)[:size] as room:
+            try:
+                count = os.preadv(fd, [room], offset, os.RWF_NOWAIT)
+            except OSError as error:
+                if error.errno in (errno.EAGAIN, errno.EOPNOTSUPP):
+                    return None
+                raise
+            all_of_it = count == min(size, max(0, os.fstat(fd).st_size - offset))
+            return bytes(room[:count]) if all_of_it else None
 
 
 def _read(fd: int, offset: int, size: int) -> tuple[bytes, float]:

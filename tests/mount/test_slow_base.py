@@ -172,5 +172,40 @@ def test_a_base_is_read_aside_after_it_was_slow_once(lab: Lab, base: Path) -> No
     assert third > 0
 
 
+def test_a_base_that_answers_from_memory_is_quick_again(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One long read of a quick base is no reason to read the rest of a large file the slow way."""
+    import trio
+
+    from minifo.engine import Overlay as Engine
+    from minifo.engine.model import ROOT, Ino
+    from minifo.fusefront import slowbase
+
+    where = lab.directory()
+    (where / "file").write_bytes(bytes(range(256)) * 1024)
+    engine = Engine.open(str(where), str(lab.directory()))
+    seen = []
+
+    async def reads() -> None:
+        slow_base = slowbase.SlowBase(engine, remote=False)
+        file = engine.lookup(ROOT, b"file")
+        assert file is not None
+        with monkeypatch.context() as patch:
+            patch.setattr(slowbase, "_LONG", 0.0)  # whatever it takes is too long
+            await slow_base.read(Ino(file.ino), 0, 4096)
+        for offset in range(0, 100 * 1000, 1000):
+            seen.append(slow_base.is_quick)
+            assert (
+                await slow_base.read(Ino(file.ino), offset, 1000) == (bytes(range(256)) * 1024)[offset : offset + 1000]
+            )
+        assert await slow_base.read(Ino(file.ino), (256 << 10) - 10, 1000) == bytes(range(246, 256))
+
+    try:
+        trio.run(reads)
+    finally:
+        engine.close()
+    assert not seen[0]
+    assert seen[-1]
+
+
 if __name__ == "__main__":
     serve(*sys.argv[1:3])
