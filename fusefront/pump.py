@@ -5,7 +5,8 @@ which cost more than most of our answers.  It takes what it needs of trio from a
 event loop can stand in (pyfuse3.asyncio does).  ``EagerTrio`` stands in with trio itself, but for two things:
 
 * ``wait_readable`` first looks whether a request is there already, or comes within a moment (_patience.c), and only
-  then gives way to the event loop.  After a number of requests it does so in any case, so that timers and workers run.
+  then gives way to the event loop.  After a number of times it does so in any case, so that timers and workers run; the
+  hook, which may answer several requests each time, says so by their number.
 * ``Lock`` is taken without a turn of the scheduler where it is free.  A task that waits for it runs when the holder
   really waits for something, so a handler that awaits does not hold up the next request.
 """
@@ -18,7 +19,7 @@ from types import ModuleType, TracebackType
 
 import trio
 
-_IN_A_ROW = 64  # requests served before the event loop gets its turn
+_IN_A_ROW = 64  # times that a request is there already before the event loop gets its turn
 
 
 class EagerLock:
@@ -40,25 +41,6 @@ class EagerLock:
         self._waiting.unpark()
 
 
-class Glance:
-    """Whether a descriptor can be read; False as well after many times in a row, for others to get a turn.
-
-    What the hook does in a better way where there is one.
-    """
-
-    def __init__(self) -> None:
-        self._left = _IN_A_ROW
-
-    def __call__(self, fd: int) -> bool:
-        poll = select.poll()
-        poll.register(fd, select.POLLIN)
-        self._left -= 1
-        if self._left > 0 and poll.poll(0):
-            return True
-        self._left = _IN_A_ROW
-        return False
-
-
 class EagerLowlevel:
     """What pyfuse3 uses of ``trio.lowlevel``."""
 
@@ -68,11 +50,21 @@ class EagerLowlevel:
 
     def __init__(self, comes_soon: Callable[[int], bool]) -> None:
         self._comes_soon = comes_soon
+        self._left = _IN_A_ROW
 
     async def wait_readable(self, fd: int) -> None:
         """Return when *fd* can be read."""
-        if not self._comes_soon(fd):
-            await trio.lowlevel.wait_readable(fd)
+        self._left -= 1
+        if self._left > 0 and self._comes_soon(fd):
+            return
+        self._left = _IN_A_ROW
+        await trio.lowlevel.wait_readable(fd)
+
+
+def _is_there(fd: int) -> bool:
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 class EagerTrio:
@@ -87,4 +79,4 @@ class EagerTrio:
     open_nursery = staticmethod(trio.open_nursery)
 
     def __init__(self, hook: ModuleType | None) -> None:
-        self.lowlevel = EagerLowlevel(Glance() if hook is None else hook.comes_soon)
+        self.lowlevel = EagerLowlevel(_is_there if hook is None else hook.comes_soon)
