@@ -14,7 +14,8 @@
  *   4. Requests are read by plain read(2), so none costs a splice, and from a descriptor that does not block, so a
  *      request withdrawn between poll and read cannot stall the event loop.
  *   5. What the file system has published is answered here, and the next request read at once: attributes, which the
- *      kernel asks for after every change of a directory's entries and after every read of a file (for its atime); that
+ *      kernel asks for after every change of a directory's entries, after a read of what it had not in memory (for its
+ *      atime) and after every close of a file (for its blocks); that
  *      a directory has no such name; that an object has no extended attributes, which programs ask for again and again,
  *      for no kernel keeps the answer; the last times of a file without a name; and bytes of base files that are read
  *      piece by piece.

@@ -26,7 +26,7 @@ static struct range_request asked; /* the one that is being passed on */
 static void (*passed_to)(fuse_req_t, fuse_ino_t, const char *, size_t);
 static const bool *serving;
 
-static void ask(fuse_req_t req, struct range_request request)
+static void pass_on(fuse_req_t req, struct range_request request)
 {
 	asked = request;
 	if (*serving)
@@ -39,14 +39,14 @@ static void pass_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t offse
 			   struct fuse_file_info *fi)
 {
 	(void)fi;
-	ask(req, (struct range_request){
+	pass_on(req, (struct range_request){
 			 .opcode = OP_FALLOCATE, .ino = ino, .mode = mode, .offset = offset, .size = (uint64_t)length});
 }
 
 static void pass_lseek(fuse_req_t req, fuse_ino_t ino, off_t off, int whence, struct fuse_file_info *fi)
 {
 	(void)fi;
-	ask(req, (struct range_request){.opcode = OP_LSEEK, .ino = ino, .mode = whence, .offset = off});
+	pass_on(req, (struct range_request){.opcode = OP_LSEEK, .ino = ino, .mode = whence, .offset = off});
 }
 
 static void pass_copy(fuse_req_t req, fuse_ino_t ino_in, off_t off_in, struct fuse_file_info *fi_in, fuse_ino_t ino_out,
@@ -54,7 +54,7 @@ static void pass_copy(fuse_req_t req, fuse_ino_t ino_in, off_t off_in, struct fu
 {
 	(void)fi_in;
 	(void)fi_out;
-	ask(req, (struct range_request){.opcode = OP_COPY_FILE_RANGE,
+	pass_on(req, (struct range_request){.opcode = OP_COPY_FILE_RANGE,
 					.ino = ino_in,
 					.offset = off_in,
 					.target = ino_out,

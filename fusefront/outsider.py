@@ -60,6 +60,9 @@ class Outsider:
 
         The mount table names its device without a request to it.  Where it shows nothing (a chroot that the mount
         point lies outside of) ``probe`` is the first to know.
+
+        Raises:
+            OSError: the mount table cannot be read.
         """
         entry = find_mount(self._mountpoint)
         if entry is not None:

@@ -63,9 +63,9 @@ def run(options: MountOptions, mountpoint: str, *, ready: Callable[[], None]) ->
         committer = Committer(overlay, outsider, mountpoint, options.commit)
         used = None if options.plain else extension
         _mount(overlay, committer, _slow_base(overlay, options.base), used, options, mountpoint)
-        outsider.mounted()
         _tune_memory()
         try:
+            outsider.mounted()
             limit = options.max_names or default_limit()
             trio.run(_serve, overlay, committer, outsider, mountpoint, limit, ready)
         except BaseException:

@@ -78,12 +78,12 @@ class SlowBase:
             raise
         if cached is not None:
             os.close(fd)
-            self._suspected = max(0, self._suspected - 1)
-            return cached
-        # given up with its task at the end: nobody waits for a base that does not answer
-        data, seconds = await trio.to_thread.run_sync(
-            _read, fd, offset, size, abandon_on_cancel=True, limiter=self._limiter
-        )
+            data, seconds = cached, 0.0
+        else:
+            # given up with its task at the end: nobody waits for a base that does not answer
+            data, seconds = await trio.to_thread.run_sync(
+                _read, fd, offset, size, abandon_on_cancel=True, limiter=self._limiter
+            )
         self._suspected = _SUSPECTED if seconds > _LONG else max(0, self._suspected - 1)
         return data
 
