@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 
 APPLICATION_ID = 0x6D66_6F31  # "mfo1"
 SCHEMA_VERSION = 1
+POSSIBLE_VERSIONS = range(1, 10_000)  # the number of a step has four digits (migrations/runner.py): others are damage
 DB_NAME = "minifo.db"
 
 _PATIENCE = 2000  # ms to wait for another process's lock on the database
@@ -405,7 +406,7 @@ def check_header(path: str) -> None:
     """Check, without touching anything, that a file is a database this minifo knows (sqlite.org/fileformat).
 
     Raises:
-        NotMinifo, NewerFormat, StateError: it is not, or cannot be read.
+        NotMinifo, NewerFormat, Corrupt, StateError: it is not, or cannot be read.
     """
     try:
         with open(path, "rb") as file:
@@ -420,9 +421,28 @@ def check_header(path: str) -> None:
 def _check_identity(path: str, application: int, version: int) -> None:
     if application != APPLICATION_ID:
         raise NotMinifo(f"{path} is not a minifo database", "give an empty directory as storage")
+    if version not in POSSIBLE_VERSIONS:
+        raise Corrupt(
+            f"{path} has format {version}, which there cannot be", f"run: minifo-fsck {os.path.dirname(path)}"
+        )
+    check_version(path, version)
+
+
+def check_version(path: str, version: int) -> None:
+    """Refuse a format, one of ``POSSIBLE_VERSIONS``, that is not this minifo's.
+
+    Raises:
+        NewerFormat, StateError: it is a later or an earlier one.
+    """
     if version > SCHEMA_VERSION:
         raise NewerFormat(
-            f"{path} has format {version}, this minifo knows up to {SCHEMA_VERSION}", "install a newer minifo"
+            f"{path} has format {version}, this minifo knows up to {SCHEMA_VERSION}",
+            "install a newer minifo; nothing was changed",
+        )
+    if version < SCHEMA_VERSION:
+        raise StateError(
+            f"{path} has format {version}, this minifo works with {SCHEMA_VERSION}",
+            "bring it over with: minifo migrate",
         )
 
 

@@ -19,11 +19,21 @@ import apsw
 
 from minifo.engine.base import BaseView
 from minifo.engine.check import Checker, Progress
-from minifo.engine.db import APPLICATION_ID, DB_NAME, SCHEMA_VERSION, Database, connect, open_database, schema
-from minifo.engine.errors import FsError, NewerFormat, NotMinifo, StateError, StorageBusy
+from minifo.engine.db import (
+    APPLICATION_ID,
+    DB_NAME,
+    POSSIBLE_VERSIONS,
+    SCHEMA_VERSION,
+    Database,
+    check_version,
+    connect,
+    open_database,
+    schema,
+)
+from minifo.engine.errors import FsError, NotMinifo, StateError, StorageBusy
 from minifo.engine.findings import SALVAGE, Finding
 from minifo.engine.names import NAMES
-from minifo.engine.pages import read_past_errors
+from minifo.engine.pages import Pages, read_past_errors
 from minifo.engine.redo import RedoLog, memory_directory
 from minifo.engine.repair import Choose, Repairer
 from minifo.engine.shelf import Shelf
@@ -162,6 +172,20 @@ class Examination:
             NotMinifo, NewerFormat: the database is somebody else's, or of a newer minifo.
             StateError: it cannot be read.
         """
+        found = self._check(full, verify, progress)
+        if any(finding.code in SALVAGE for finding in found):
+            self._refuse_newer()
+        return found
+
+    def _refuse_newer(self) -> None:
+        """A salvage would make our tables of a newer minifo's, so none is offered where the header tells it is one."""
+        path = self.storage.database
+        first = Pages(*(read_past_errors(path + part) for part in ("", "-wal"))).page(1)
+        application, version = (int.from_bytes(first[at : at + 4], "big") for at in (68, 60))
+        if application == APPLICATION_ID and version in POSSIBLE_VERSIONS:
+            check_version(path, version)
+
+    def _check(self, full: bool, verify: bool, progress: Progress) -> list[Finding]:
         if not self.storage.exists(DB_NAME):
             return [Finding("E100", b"minifo.db")]
         progress("checking the database", 0, 1)
@@ -180,7 +204,7 @@ class Examination:
             return [Finding("E102", b"minifo.db", str(error.strerror))]  # a bad block of the medium
         db = Database(con, read_only=True)
         try:
-            found = _examine_database(con, full)
+            found = _examine_database(con, self.storage.database, full)
             if any(finding.code in SALVAGE for finding in found):
                 return found
             live = self.holder is not None
@@ -349,11 +373,11 @@ def true_schema() -> dict[str, str]:
         con.close()
 
 
-def _examine_database(con: apsw.Connection, full: bool) -> list[Finding]:
+def _examine_database(con: apsw.Connection, path: str, full: bool) -> list[Finding]:
     """What is wrong with the database as a file of SQLite's, and as one of ours.
 
     Raises:
-        NotMinifo, NewerFormat: it is a sound database, but not ours to touch.
+        NotMinifo, NewerFormat, StateError: it is a sound database, but not ours to touch.
     """
     where = b"minifo.db"
     try:
@@ -375,10 +399,9 @@ def _examine_database(con: apsw.Connection, full: bool) -> list[Finding]:
             raise NotMinifo("minifo.db is a database, but not one of minifo's", "name the directory given as sto=")
         found.append(Finding("E103", where, f"{identity[0] if identity else None}"))
     number = int(version[0]) if version else 0
-    if number != SCHEMA_VERSION:
-        if number > SCHEMA_VERSION and not whole:
-            message = f"minifo.db has format {number}, this minifo knows up to {SCHEMA_VERSION}"
-            raise NewerFormat(message, "install a newer minifo")
+    if number in POSSIBLE_VERSIONS:
+        check_version(path, number)  # whatever it looks like: only who wrote it knows what its rows mean
+    else:
         found.append(Finding("E104", where, f"{number} instead of {SCHEMA_VERSION}"))
     if not whole:
         missing = ", ".join(sorted(name for name, sql in ours.items() if schema.get(name) != sql))

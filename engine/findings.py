@@ -2,7 +2,7 @@
 
 Codes never change their meaning and are never used twice.  E001 to E099 are the numbered invariants of
 engine/invariants.py; E1xx is the database itself, E2xx its rows against each other, E3xx content, N4xx leftovers that a
-mount cleans up by itself, W5xx the base.  docs/fsck.md has the table.
+mount cleans up by itself, W5xx the base, which may be replaced: that is no damage.  docs/fsck.md has the table.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ _TABLE = (
     ),
     ("E102", "error", "pages of the database are damaged", "rebuild it from every row that can still be read", False),
     ("E103", "error", "the database's application id is wrong", "set it", True),
-    ("E104", "error", "the database's format number is wrong", "set it", True),
+    ("E104", "error", "the database's format number is one that cannot be", "set it", True),
     (
         "E105",
         "error",
@@ -189,24 +189,13 @@ _TABLE = (
     ("N403", "note", "content objects no commit has named; the next mount removes them", "", False),
     ("N404", "note", "a killed daemon's last operations wait in memory; the next mount does them again", "", False),
     # the base
-    ("W501", "warning", "the base has lost this object", "keep what storage has of it as a created object", False),
-    (
-        "W502",
-        "warning",
-        "the base has something of another kind here",
-        "keep what storage has of it as a created object",
-        False,
-    ),
-    (
-        "W503",
-        "warning",
-        "the base's file changed after it was modified here",
-        "take the base's file as it is now for the one meant",
-        False,
-    ),
-    ("W504", "warning", "a hidden name is not in the base any more", "remove the whiteout", False),
+    # the base: what changed there is a note, and no repair's business, whatever letter its code has
+    ("W501", "note", "the base has lost this object", "", False),
+    ("W502", "note", "the base has something of another kind here", "", False),
+    ("W503", "note", "the base's file changed after it was modified here", "", False),
+    ("W504", "note", "a hidden name is not in the base any more", "", False),
     ("N505", "note", "this is not the base of the last mount; the next mount looks for its objects by path", "", False),
-    ("W506", "warning", "the base has this object under another inode number", "", False),
+    ("W506", "note", "the base has this object under another inode number", "", False),
 )
 
 KINDS = {row[0]: Kind(*row) for row in _TABLE}

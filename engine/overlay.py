@@ -109,6 +109,7 @@ class Overlay:
             store.lock(exclusive=not read_only)
             hide_storage(base, view, store)
             if not store.is_formatted:
+                store.check_empty()  # again, now that nobody else can change it
                 store.format(first_facts(view), vfs)
             elif not read_only:
                 store.sync_dir(".")  # who made the files here may have been killed before their names were durable

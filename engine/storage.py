@@ -10,11 +10,12 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import stat
 import struct
 import time
 
 from minifo.engine.db import DB_NAME, format_database
-from minifo.engine.errors import NotMinifo, StateError, StorageBusy
+from minifo.engine.errors import Corrupt, NotMinifo, StateError, StorageBusy
 from minifo.engine.syscalls import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, fallocate, syncfs
 
 LEGACY_META = "META_dAfFgHE39ktF3HD2sr"  # mini_fo's list files; never decoded here
@@ -26,6 +27,7 @@ _UNFINISHED |= {RESTORING: ("the way back of an import", "meta restore")}
 _OURS = {DB_NAME, DB_NAME + "-wal", DB_NAME + "-shm", DB_NAME + ".new"}
 _OURS |= {"content", "checkpoints", "lock", "control", "reserve", "minifo.names", "minifo.names.new"}
 _BACKUP = DB_NAME + ".bak-"  # what minifo-fsck copies before it repairs
+_HOLDINGS = ("minifo.names", DB_NAME + "-wal", "content", "checkpoints")  # what only an overlay that was used has
 _HARMLESS = {"lost+found"}  # what mkfs leaves on a fresh file system
 _FICLONE = 0x40049409  # ioctl_ficlone(2)
 _FICLONERANGE = 0x4020940D
@@ -116,14 +118,23 @@ class Storage:
         return os.path.exists(self.database)
 
     def check_empty(self) -> None:
-        """Refuse a directory that holds anything that is not ours (promise P8: never wiped).
+        """Refuse to make a new overlay where there was one, or beside anything that is not ours (P8: never wiped).
+
+        What a first format leaves that was cut short is no overlay yet: the lock, half a database, empty directories.
 
         Raises:
+            Corrupt: the database is gone, but not what it named.
             NotMinifo: with the first foreign name, or the way to import a legacy mini_fo storage.
         """
         names = {name for name in os.listdir(self._fd) if not name.startswith(_BACKUP)}
         foreign = sorted(names - _OURS - _HARMLESS)
         if not foreign:
+            left = next((name for name in _HOLDINGS if name in names and self._holds_anything(name)), None)
+            if left is not None:
+                raise Corrupt(
+                    f"storage {self.path} has lost its database ({DB_NAME}), but not {left}",
+                    f"put {DB_NAME} back, or rebuild it: minifo-fsck {self.path}",
+                )
             return
         for name, (what, command) in _UNFINISHED.items():
             if name in foreign:
@@ -139,6 +150,13 @@ class Storage:
         raise NotMinifo(
             f"storage {self.path} holds foreign files ({foreign[0]!r})", "give an empty directory, nothing was changed"
         )
+
+    def _holds_anything(self, name: str) -> bool:
+        """True for a file with bytes, and for a directory with a file in it."""
+        st = self.stat(name)
+        if not stat.S_ISDIR(st.st_mode):
+            return st.st_size > 0
+        return any(files for _, _, files in os.walk(os.path.join(self.path, name)))
 
     def format(self, facts: dict[str, int | str | bytes], vfs: str | None = None) -> None:
         """Make an empty overlay here.  A power cut leaves none or a whole one.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -173,6 +174,17 @@ def test_newer_database(lab: Lab) -> None:
     refused(NewerFormat, lab.base, lab.sto, "99", "newer minifo")
 
 
+@pytest.mark.parametrize("version", [0, -1, 10_000])
+def test_impossible_format(lab: Lab, version: int) -> None:
+    """A format number that no version has is damage."""
+    lab.create("f")
+    lab.close()
+    con = apsw.Connection(str(lab.sto / "minifo.db"))
+    con.execute(f"PRAGMA user_version={version}").fetchall()
+    con.close()
+    refused(Corrupt, lab.base, lab.sto, "there cannot be", "minifo-fsck")
+
+
 def refused_as_damaged(lab: Lab) -> None:
     """Open, expect the way to fsck, and every file to be as it was but for the lock (the storage is ours)."""
     before = {path.name: path.read_bytes() for path in lab.sto.iterdir() if path.is_file() and path.name != "lock"}
@@ -205,6 +217,38 @@ def test_empty_database_file(lab: Lab) -> None:
     """An empty minifo.db is not taken for an invitation."""
     (lab.sto / "minifo.db").touch()
     refused(NotMinifo, lab.base, lab.sto)
+
+
+# -- a database that is gone
+
+
+def _use(lab: Lab) -> None:
+    lab.put("f")
+    lab.write("f", b"x" * 50_000)
+    lab.close()
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+@pytest.mark.parametrize("left", ["content", "minifo.names", "minifo.db-wal"])
+def test_lost_database(lab: Lab, left: str, read_only: bool) -> None:
+    """What a database named is never taken for a new storage: nothing is deleted or made, and fsck is named."""
+    _use(lab)
+    for path in list(lab.sto.iterdir()):
+        if path.name == "minifo.db" or (path.name != left and path.name in ("content", "minifo.names")):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    if left == "minifo.db-wal":
+        (lab.sto / left).write_bytes(b"log")
+    refused(Corrupt, lab.base, lab.sto, "lost its database", left, f"minifo-fsck {lab.sto}", read_only=read_only)
+
+
+def test_first_format_that_was_cut_short(lab: Lab) -> None:
+    """Half a database, the lock and empty directories are no overlay: the next mount makes it."""
+    for name in ("minifo.db.new", "lock", "reserve", "minifo.names.new"):
+        (lab.sto / name).write_bytes(b"half")
+    (lab.sto / "content" / "0").mkdir(parents=True)
+    (lab.sto / "minifo.db-wal").touch()
+    lab.create("f")
+    assert lab.names() == ["f"]
 
 
 # -- read-only

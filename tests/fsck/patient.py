@@ -148,6 +148,11 @@ def fingerprint(directory: str) -> dict[str, tuple[int, int, bytes]]:
     return found
 
 
+def kept(storage: str) -> dict[str, tuple[int, int, bytes]]:
+    """The same, but for the lock, which whoever may write takes, and leaves its number in."""
+    return {path: seen for path, seen in fingerprint(storage).items() if os.path.basename(path) != "lock"}
+
+
 def tree_of(overlay: Overlay, inos: dict[str, int] | None = None) -> Tree:
     """Everything an overlay shows: kind, and bytes or target, by path.  What cannot be read says so."""
     tree: Tree = {}

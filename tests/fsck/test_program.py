@@ -11,9 +11,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from patient import Patient, fingerprint, unprivileged, wrong
+from patient import Patient, fingerprint, kept, unprivileged, wrong
 
-from minifo.engine import ROOT, Ino, Overlay, Process
+from minifo.engine import ROOT, Ino, Overlay, Process, StateError
+from minifo.engine.db import SCHEMA_VERSION
 from minifo.engine.examine import Examination
 from minifo.tools import cli, fsck_helper
 
@@ -76,11 +77,42 @@ def test_wrong_requests_are_one_line(
     assert fingerprint(patient.storage) == before
 
 
-def test_foreign_and_newer_databases_are_left_alone(patient: Patient, capfd: pytest.CaptureFixture[str]) -> None:
-    """-y does not make them ours."""
-    patient.sql("ALTER TABLE garbage ADD COLUMN later INTEGER", "PRAGMA user_version = 999")
+@pytest.mark.parametrize("damage", [(), (4096, 65536), (0, 16)], ids=["whole", "pages", "header"])
+@pytest.mark.parametrize("version", [SCHEMA_VERSION + 1, SCHEMA_VERSION + 7, 9999])
+def test_newer_database_is_left_alone(
+    version: int, damage: tuple[int, ...], patient: Patient, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A program that went back to an older version changes nothing, in no mode, not even where pages are damaged."""
+    patient.sql(f"PRAGMA user_version = {version}")
+    if damage:
+        with open(patient.database, "r+b") as file:
+            file.seek(damage[0])
+            file.write(bytes(damage[1] - damage[0]))
+    before = kept(patient.storage)
+    for mode in ("-n", "-p", "-y"):
+        assert run(mode, "-f", patient.storage) == 8
+        out, err = capfd.readouterr()
+        assert out == ""
+        assert f"has format {version}, this minifo knows up to {SCHEMA_VERSION}; install a newer minifo" in err
+        assert err.count("\n") == 1
+    assert kept(patient.storage) == before
+
+
+def test_older_database_is_left_alone(
+    patient: Patient, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A format of before is brought over by its own command."""
+    monkeypatch.setattr("minifo.engine.db.SCHEMA_VERSION", SCHEMA_VERSION + 1)
+    before = kept(patient.storage)
     assert run("-y", patient.storage) == 8
-    assert "install a newer minifo" in capfd.readouterr().err
+    assert "minifo migrate" in capfd.readouterr().err
+    with pytest.raises(StateError, match="minifo migrate"):
+        patient.open()
+    assert kept(patient.storage) == before
+
+
+def test_foreign_database_is_left_alone(patient: Patient, capfd: pytest.CaptureFixture[str]) -> None:
+    """-y does not make it ours."""
     os.unlink(patient.database)
     patient.sql("CREATE TABLE songs (title TEXT)")
     assert run("-y", patient.storage) == 8
