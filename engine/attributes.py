@@ -14,7 +14,7 @@ from minifo.engine.base import BaseView
 from minifo.engine.content import Content
 from minifo.engine.db import Database
 from minifo.engine.errors import FsError
-from minifo.engine.inodes import Inodes, Row, now
+from minifo.engine.inodes import Inodes, Row
 from minifo.engine.model import Ino, SetAttr
 from minifo.engine.nodes import Node
 
@@ -79,13 +79,14 @@ class Attributes:
         Raises:
             FsError: EISDIR or EINVAL for the size of what is no regular file.
         """
+        if change.ctime is not None:
+            self._inodes.clock.note(change.ctime)  # the kernel's own: nobody else can set one
         if self._is_nothing(change, held):
             return
         row = self._inodes.adopt(node, held)
-        t = now()
         atime = row.atime if change.atime is None else change.atime
         mtime = row.mtime if change.mtime is None else change.mtime
-        ctime = t if change.ctime is None else change.ctime
+        ctime = self._inodes.now() if change.ctime is None else change.ctime
         if change.size is None:
             owner = change.mode is not None or change.uid is not None or change.gid is not None or change.kill_priv
             if owner or change.atime is not None or mtime != row.mtime:
@@ -98,7 +99,7 @@ class Attributes:
         else:
             self._resize(row, node, change.size)
             if change.size != row.size and change.mtime is None:
-                mtime = t
+                mtime = self._inodes.now()
         mode = self._new_mode(row, change)
         if mode != row.mode:
             self._chmod_acl(row, node, mode)
@@ -224,7 +225,7 @@ class Attributes:
         used = self._db.value("SELECT sum(length(name) + 1) FROM xattr WHERE ino = ?", (node.ino,))
         if used is not None and used > _XATTR_LIST_MAX:
             raise FsError(errno.ENOSPC)
-        self._inodes.save(row._replace(mode=mode, ctime=now()))
+        self._inodes.save(row._replace(mode=mode, ctime=self._inodes.now()))
 
     def removexattr(self, node: Node, name: bytes) -> None:
         """Remove one extended attribute; inside an operation.
@@ -239,7 +240,7 @@ class Attributes:
         row = self._own_xattrs(node)
         self._inodes.modify(row)
         self._put(node.ino, name, None)
-        self._inodes.save(row._replace(ctime=now()))
+        self._inodes.save(row._replace(ctime=self._inodes.now()))
 
     def _put(self, ino: Ino, name: bytes, value: bytes | None) -> None:
         if value is None:

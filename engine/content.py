@@ -21,7 +21,7 @@ from typing import NamedTuple
 from minifo.engine.base import BaseView
 from minifo.engine.db import Database
 from minifo.engine.errors import FsError
-from minifo.engine.inodes import Inodes, Row, now
+from minifo.engine.inodes import Inodes, Row
 from minifo.engine.model import FILE_MAX, Ino
 from minifo.engine.objects import ObjectStore
 
@@ -183,7 +183,7 @@ class Content:
                 self.cut_stale(number, row.size)
             self._write_extents(row, Backing(number, bound, mapped), offset, data)
             mapped = 1
-        mtime, ctime = (now(),) * 2 if times else (row.mtime, row.ctime)
+        mtime, ctime = (self._inodes.now(),) * 2 if times else (row.mtime, row.ctime)
         size = max(row.size, end)
         written = row._replace(size=size, mtime=mtime, ctime=ctime, object=number, bound=bound, mapped=mapped)
         if written != row:

@@ -96,6 +96,7 @@ class Database:
         self._operation = _Operation(self)
         self._succeeded: list[Callable[[], None]] = []
         self._failed: list[Callable[[], None]] = []
+        self.time: int | None = None  # of the running operation, in ns, once it was asked for
         self._statements: list[Statement] = []
         self.read_only = read_only
         self.dirty = False
@@ -198,6 +199,7 @@ class Database:
         """Start an operation (called by the block itself)."""
         if self.read_only:
             raise FsError(errno.EROFS)
+        self.time = None
         try:
             if not self._con.in_transaction:
                 self._cursor.execute("BEGIN IMMEDIATE")

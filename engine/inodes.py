@@ -10,11 +10,11 @@ from __future__ import annotations
 import errno
 import os
 import stat
-import time
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 from minifo.engine.base import BaseView, join, split
+from minifo.engine.clock import Clock
 from minifo.engine.db import Database
 from minifo.engine.errors import FsError
 from minifo.engine.model import ROOT, Attr, Ino
@@ -56,11 +56,6 @@ _INSERT = f"INSERT INTO inode ({_COLUMNS}, target) VALUES (?, ?, ?, ?, ?, ?, ?, 
 _MODIFIED = "INSERT INTO modified VALUES (?, ?, ?, ?)"
 
 _KEPT_ROWS = 4096
-
-
-def now() -> int:
-    """The time of a change, in ns.  Taken before SQL, so that a replayed statement writes the same value."""
-    return time.time_ns()
 
 
 class Watcher(Protocol):
@@ -106,6 +101,7 @@ class Inodes:
         self._base = base
         self.numbers = numbers
         self.next_ino = next_ino
+        self.clock = Clock()
         self._nodes: dict[Ino, Node] = {ROOT: Node(ROOT, (None, b"/"), ROOT, True, True)}
         self._rows: dict[Ino, Row] = {}  # rows as the database has them; all are dropped when an operation fails
         self._adopted: Row | None = None  # the row that was adopted last, until its object is modified
@@ -195,6 +191,15 @@ class Inodes:
 
     def __len__(self) -> int:
         return len(self._nodes)
+
+    def now(self) -> int:
+        """The time of the running operation, in ns: all that it changes is changed at once.
+
+        Taken before SQL, so that a replayed statement writes the same value.
+        """
+        if self._db.time is None:
+            self._db.time = self.clock.now()
+        return self._db.time
 
     # -- rows
 
@@ -310,7 +315,7 @@ class Inodes:
         """Give a new object a number and a row."""
         ino = Ino(self.next_ino)
         self.next_ino += 1
-        t = now()
+        t = self.now()
         row = Row(ino, mode, nlink, uid, gid, rdev, size, t, t, t, None, None, 0, 1)
         self._db.change(_INSERT, (*row, target))
         return self._made(row)
@@ -393,13 +398,13 @@ class Inodes:
                 and stays.
         """
         row = self.adopt(node)
-        t = now()
+        t = self.now()
         nlink = row.nlink + subdirectories if row.nlink > 1 else row.nlink
         self.stamp(row, nlink, row.atime, t, t)
 
     def set_links(self, row: Row, nlink: int) -> None:
         """Change an object's link count and ctime; at 0 it becomes an orphan."""
-        self.stamp(row, nlink, row.atime, row.mtime, now())
+        self.stamp(row, nlink, row.atime, row.mtime, self.now())
         if nlink == 0:
             self._db.change("INSERT INTO orphan VALUES (?)", (row.ino,))
 

@@ -20,7 +20,7 @@ from minifo.engine.base import BaseView, join
 from minifo.engine.content import Content
 from minifo.engine.db import Database
 from minifo.engine.errors import FsError
-from minifo.engine.inodes import Inodes, Row, now
+from minifo.engine.inodes import Inodes, Row
 from minifo.engine.merge import Merge, Ref
 from minifo.engine.model import ROOT, SYMLINK_MAX, Caller, Ino, RenameFlags
 from minifo.engine.nodes import Node
@@ -291,7 +291,7 @@ class Namespace:
         """Put what was just unbound at another name."""
         node = ref.node
         row = self._inodes.adopt(node, ref.held)
-        self._inodes.stamp(row, row.nlink, row.atime, row.mtime, now())
+        self._inodes.stamp(row, row.nlink, row.atime, row.mtime, self._inodes.now())
         if node.is_dir and node.parent != parent.ino:
             self._db.on_failure(partial(setattr, node, "parent", node.parent))
             node.parent = parent.ino

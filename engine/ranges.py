@@ -22,7 +22,7 @@ from minifo.engine.base import BaseView
 from minifo.engine.content import HOLE, SMALL, Content, Extent, data_ranges
 from minifo.engine.db import Database
 from minifo.engine.errors import FsError
-from minifo.engine.inodes import Inodes, Row, now
+from minifo.engine.inodes import Inodes, Row
 from minifo.engine.model import FILE_MAX, Ino
 from minifo.engine.nodes import Node
 from minifo.engine.objects import Hole, ObjectStore, object_name
@@ -137,7 +137,7 @@ class Ranges:
 
     def _save(self, row: Row, *, times: bool) -> None:
         if times:
-            t = now()
+            t = self._inodes.now()
             row = row._replace(mtime=t, ctime=t)
         self._inodes.save(row)
 

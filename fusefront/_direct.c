@@ -13,7 +13,6 @@
 #include <errno.h>
 #include <limits.h>
 #include <stddef.h>
-#include <time.h>
 
 enum { REPLY_MAX = 1 << 20 }; /* bytes; the kernel asks for no more names at a time */
 
@@ -164,16 +163,15 @@ static PyObject *number_if(bool given, long long number)
 	Py_RETURN_NONE;
 }
 
-/* A time in ns; one that they cannot reach is the last one that they can. */
-static PyObject *time_if(int given, int is_now, struct timespec time)
+/* A time in ns; one that they cannot reach is the last one that they can.  The kernel tells what it takes for now as well:
+ * its clock counts, for it gave the file its other times. */
+static PyObject *time_if(int given, struct timespec time)
 {
 	long long ns;
 
-	if (is_now)
-		clock_gettime(CLOCK_REALTIME, &time);
 	if (__builtin_mul_overflow(time.tv_sec, 1000000000LL, &ns) || __builtin_add_overflow(ns, time.tv_nsec, &ns))
 		ns = time.tv_sec < 0 ? LLONG_MIN : LLONG_MAX;
-	return number_if(given || is_now, ns);
+	return number_if(given, ns);
 }
 
 static void direct_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int to_set, struct fuse_file_info *fi)
@@ -187,9 +185,9 @@ static void direct_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, in
 			     number_if(to_set & FUSE_SET_ATTR_UID, attr->st_uid),
 			     number_if(to_set & FUSE_SET_ATTR_GID, attr->st_gid),
 			     number_if(to_set & FUSE_SET_ATTR_SIZE, attr->st_size),
-			     time_if(to_set & FUSE_SET_ATTR_ATIME, to_set & FUSE_SET_ATTR_ATIME_NOW, attr->st_atim),
-			     time_if(to_set & FUSE_SET_ATTR_MTIME, to_set & FUSE_SET_ATTR_MTIME_NOW, attr->st_mtim),
-			     time_if(to_set & FUSE_SET_ATTR_CTIME, 0, attr->st_ctim), (unsigned)attr->st_rdev,
+			     time_if(to_set & (FUSE_SET_ATTR_ATIME | FUSE_SET_ATTR_ATIME_NOW), attr->st_atim),
+			     time_if(to_set & (FUSE_SET_ATTR_MTIME | FUSE_SET_ATTR_MTIME_NOW), attr->st_mtim),
+			     time_if(to_set & FUSE_SET_ATTR_CTIME, attr->st_ctim), (unsigned)attr->st_rdev,
 			     (unsigned)ctx->uid, (unsigned)ctx->gid, (unsigned)ctx->pid);
 	if (!reply_attr(req, SETATTR, result))
 		LEAVE(next.setattr(req, ino, attr, to_set, fi));

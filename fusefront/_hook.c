@@ -37,6 +37,7 @@
  * is one per thread: pyfuse3 processes a request in the thread that received it, before that thread receives again.
  */
 #include "_ask.h"
+#include "_clock.h"
 #include "_direct.h"
 #include "_init.h"
 #include "_names.h"
@@ -408,7 +409,8 @@ PyMODINIT_FUNC PyInit__hook(void)
 		return NULL;
 	}
 	PyObject *module = PyModule_Create(&definition);
-	PyMethodDef *const parts[] = {published_methods, names_methods, ask_methods, ranges_methods, patience_methods};
+	PyMethodDef *const parts[] = {published_methods, names_methods,    ask_methods,
+				      ranges_methods,    patience_methods, clock_methods};
 	for (size_t part = 0; module != NULL && part < sizeof parts / sizeof *parts; part++)
 		if (PyModule_AddFunctions(module, parts[part]) < 0)
 			Py_CLEAR(module);

@@ -59,6 +59,8 @@ def run(options: MountOptions, mountpoint: str, *, ready: Callable[[], None]) ->
     pyfuse3.trio = EagerTrio(extension)  # type: ignore[attr-defined]
 
     overlay = _open(options)
+    if extension is not None:
+        overlay.inodes.clock.source = extension.kernel_time
     try:
         committer = Committer(overlay, outsider, mountpoint, options.commit)
         used = None if options.plain else extension

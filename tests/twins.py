@@ -19,10 +19,9 @@ from typing import Any, NamedTuple
 import support
 
 from minifo.engine import ROOT, Ino, Overlay, Process, SetAttr
+from minifo.engine.clock import COARSE
 from minifo.engine.commit import Sealed
 from minifo.engine.storage import Storage
-
-_COARSE = 5  # CLOCK_REALTIME_COARSE, which Python does not name
 
 
 class DenseStorage(Storage):
@@ -111,7 +110,7 @@ class Twins:
     def _settle_clock(self) -> None:
         # time stamps may come from a clock that moves in ticks: wait for the next one
         self._since = time.time_ns()
-        while time.clock_gettime_ns(_COARSE) <= self._since:
+        while time.clock_gettime_ns(COARSE) <= self._since:
             time.sleep(0.0005)
 
     # -- life cycle

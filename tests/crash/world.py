@@ -25,6 +25,7 @@ from disk import State
 from recorder import Op, Recorder
 
 from minifo.engine import ROOT, Ino, Overlay, Process, SetAttr
+from minifo.engine.clock import Clock
 from minifo.engine.storage import Storage
 
 CALLER = Process(uid=1000, gid=1000, umask=0o022)
@@ -107,7 +108,11 @@ class _InPlace(NamedTuple):
 def reproducible() -> Iterator[None]:
     """Let clocks and identities be the same in each run."""
     ticks = iter(range(1_700_000_000_000_000_000, 1 << 62, 1_000_003))
-    with patch.object(time, "time_ns", lambda: next(ticks)), patch.object(uuid, "uuid4", lambda: uuid.UUID(int=7)):
+    with (
+        patch.object(time, "time_ns", lambda: next(ticks)),
+        patch.object(Clock, "now", lambda _: next(ticks)),
+        patch.object(uuid, "uuid4", lambda: uuid.UUID(int=7)),
+    ):
         yield
 
 

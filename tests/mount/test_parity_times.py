@@ -9,7 +9,9 @@ from __future__ import annotations
 import mmap
 import os
 import sqlite3
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -116,3 +118,64 @@ def test_times_survive(lab: Lab, mode: str) -> None:
     overlay.remount()
     after = look()
     assert [(path, before[path], after[path]) for path in before if before[path] != after[path]] == []
+
+
+@pytest.fixture
+def restless() -> Iterator[None]:
+    """Another process makes the kernel show fine times all the while, as one does that looks at a file it writes."""
+    code = "import os, time\nfd = os.memfd_create('x')\nwhile True: os.utime(fd); os.fstat(fd); time.sleep(0.0005)"
+    process = subprocess.Popen([sys.executable, "-c", code])
+    yield
+    process.kill()
+    process.wait()
+
+
+@pytest.mark.parametrize("mode", ["hook", "plain"])
+def test_one_clock(lab: Lab, restless: None, mode: str) -> None:
+    """Whatever is done later is not stamped earlier, whoever stamps it: the kernel what is written, we the rest.
+
+    So ``make`` and ``test -nt`` are told the order in which things were done.
+    """
+    overlay = lab.overlay(*(["plain"] if mode == "plain" else []))
+    overlay.mount()
+    home = overlay.mnt
+    last = 0
+    back: dict[str, int] = {}
+
+    def check(step: str, *times: int) -> None:
+        nonlocal last
+        if min(times) < last:
+            back[step] = back.get(step, 0) + 1
+        last = max(last, *times)
+
+    for turn in range(1000):
+        path, other = home / f"f{turn}", home / f"g{turn}"
+        fd = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
+        check("create", os.fstat(fd).st_mtime_ns, os.fstat(fd).st_ctime_ns)
+        os.write(fd, b"x")
+        check("write", os.fstat(fd).st_mtime_ns, os.fstat(fd).st_ctime_ns)
+        os.link(path, other)
+        check("link", os.fstat(fd).st_ctime_ns, home.stat().st_mtime_ns)
+        os.write(fd, b"x")
+        check("write again", os.fstat(fd).st_mtime_ns)
+        os.fchmod(fd, 0o600)
+        check("chmod", os.fstat(fd).st_ctime_ns)
+        os.write(fd, b"x")
+        check("write once more", os.fstat(fd).st_mtime_ns)
+        os.rename(path, home / "there")
+        check("rename", os.fstat(fd).st_ctime_ns, home.stat().st_mtime_ns)
+        os.write(fd, b"x")
+        check("write at last", os.fstat(fd).st_mtime_ns)
+        os.unlink(other)
+        check("unlink", os.fstat(fd).st_ctime_ns, home.stat().st_mtime_ns)
+        os.close(fd)
+    assert back == {}
+
+
+def test_touched_at_one_time(lab: Lab) -> None:
+    """``touch`` sets both times to the same now."""
+    overlay = lab.overlay()
+    overlay.mount()
+    run("touch", overlay.mnt / "file")
+    st = (overlay.mnt / "file").stat()
+    assert st.st_atime_ns == st.st_mtime_ns == st.st_ctime_ns
