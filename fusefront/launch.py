@@ -13,7 +13,6 @@ import contextlib
 import errno
 import json
 import logging
-import logging.handlers
 import os
 import shutil
 import signal
@@ -24,12 +23,12 @@ from dataclasses import replace
 from typing import NoReturn
 
 from minifo.engine.errors import Corrupt, NewerFormat, NotMinifo, StateError, StorageBusy, UsageError
-from minifo.fusefront import mountinfo
+from minifo.fusefront import conduct, mountinfo
 from minifo.fusefront.options import MountOptions, format_source
+from minifo.fusefront.systemlog import Outlet, SystemLog
 
 log = logging.getLogger(__name__)
 
-_SYSLOG = "/dev/log"
 _FUSE_DEVICE = "/dev/fuse"
 _ERRORS = {kind.__name__: kind for kind in (StateError, NotMinifo, NewerFormat, Corrupt, UsageError)}
 
@@ -47,7 +46,7 @@ def launch(options: MountOptions, mountpoint: str, *, foreground: bool = False) 
     """
     options, mountpoint = check(options, mountpoint)
     if foreground:
-        _serve(options, mountpoint, lambda: _announce(options, mountpoint))
+        _serve(options, mountpoint, lambda: _announce(options, mountpoint), foreground=True)
         return
     reader, writer = os.pipe()
     sys.stdout.flush()
@@ -172,7 +171,7 @@ def _child(options: MountOptions, mountpoint: str, report: int) -> NoReturn:
         # Whatever the caller had open would stay busy for as long as the mount lives.
         os.closerange(3, report)
         os.closerange(report + 1, os.sysconf("SC_OPEN_MAX"))
-        _serve(options, mountpoint, ready)
+        _serve(options, mountpoint, ready, foreground=False)
         status = 0
     except BaseException as exc:
         # Nothing may leave this function: above it stands the parent's code.
@@ -184,15 +183,17 @@ def _child(options: MountOptions, mountpoint: str, report: int) -> NoReturn:
         os._exit(status)
 
 
-def _serve(options: MountOptions, mountpoint: str, ready: Callable[[], None]) -> None:
+def _serve(options: MountOptions, mountpoint: str, ready: Callable[[], None], *, foreground: bool) -> None:
     """Serve until unmounted.
 
     Args:
         options: with true paths.
         mountpoint: its true path.
         ready: called once, when the mount answers.
+        foreground: in the process, and the terminal, of the command.
     """
     _set_up_logging(debug=options.debug)
+    conduct.stand_firm(foreground=foreground)
     # Content objects hold bytes of files whose modes are rows of the database: nobody else may read them directly.
     os.umask(0o077)
     from minifo.fusefront import session
@@ -204,15 +205,9 @@ def _set_up_logging(*, debug: bool) -> None:
     level = logging.DEBUG if debug else logging.WARNING
     pattern = "minifo: %(name)s: %(message)s" if debug else "minifo: %(message)s"
     logging.basicConfig(level=level, format=pattern, stream=sys.stderr, force=True)
-    try:
-        if not stat.S_ISSOCK(os.stat(_SYSLOG).st_mode):
-            return
-        syslog = logging.handlers.SysLogHandler(_SYSLOG, logging.handlers.SysLogHandler.LOG_DAEMON)
-    except OSError as exc:
-        log.debug("no system log: %s", exc)
-        return
-    syslog.ident = f"minifo[{os.getpid()}]: "
-    logging.getLogger().addHandler(syslog)
+    system = SystemLog(Outlet(os.getpid()))
+    system.setFormatter(logging.Formatter("%(name)s: %(message)s" if debug else "%(message)s"))
+    logging.getLogger().addHandler(system)
 
 
 def _detach() -> None:

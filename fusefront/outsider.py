@@ -8,6 +8,10 @@ child, forked before the device and the storage are opened, does it instead; it 
 
 Each request goes as one packet, with the writing end of a pipe for its answer, so requests do not wait for each other:
 the child has as many threads as it once had requests at a time, and one that waits for the next.
+
+A child that was killed is replaced, and what it was asked is asked again; one that was stopped (SIGSTOP) is killed, for
+commits and renames wait for it.  The daemon hears of both by SIGCHLD.  A child that is lost before it has answered
+anything is not replaced once more: then the daemon does the work by itself.
 """
 
 from __future__ import annotations
@@ -27,12 +31,15 @@ from typing import Any, NoReturn
 
 from minifo.engine.errors import StateError
 from minifo.engine.syscalls import forget_names, syncfs
+from minifo.fusefront import conduct
 from minifo.fusefront.mountinfo import find_mount
+from minifo.fusefront.systemlog import Outlet
 from minifo.fusefront.unmount import detach
 
 log = logging.getLogger(__name__)
 
-_PACKET = 8192  # bytes; a request is a word and a few numbers
+_PACKET = 8192  # bytes; a request is a word and a few numbers, or a line of a log
+_DONT_WAIT = socket.MSG_DONTWAIT
 _FILEID_INO64_GEN = 0x81  # the kernel's fs/fuse/inode.c, fuse_encode_fh: node number (high word first), generation
 _WRITE_AND_WAIT = 1 | 2 | 4  # sync_file_range(2)
 
@@ -49,11 +56,10 @@ class Outsider:
     def __init__(self, mountpoint: str) -> None:
         self._mountpoint = mountpoint
         self._device = 0
-        self._lost = False
-        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        if os.fork() == 0:
-            _live(theirs.fileno(), mountpoint)
-        theirs.close()
+        self._lock = threading.Lock()  # of who replaces the child
+        self._alone = False  # no child is tried any more
+        self._child = _Child(mountpoint)
+        self._former: list[_Child] = []  # replaced, and not known to have ended
 
     def mounted(self) -> None:
         """Note that the mount is there now: what is asked of its files before ``probe`` has an answer is done too.
@@ -101,7 +107,7 @@ class Outsider:
             A descriptor that can be read when it is done; to be given to ``flushed``.
         """
         reader, writer = os.pipe()
-        self._send(writer, "flush", self._device, ino)
+        self._child.send(writer, "flush", self._device, ino, wait=False)
         return reader
 
     def flushed(self, reader: int) -> bool:
@@ -118,6 +124,7 @@ class Outsider:
         finally:
             os.close(reader)
         if text:
+            self._child.has_answered = True
             self._result(json.loads(text))
         return bool(text)
 
@@ -137,34 +144,59 @@ class Outsider:
         """
         self._ask("detach", lazy)
 
+    def relay(self, severity: int, line: str) -> bool:
+        """Pass a line on to the system log; without waiting, and without a word of its own.
+
+        Returns:
+            False if it could not be passed on.
+        """
+        return self._child.send(None, "log", severity, line, wait=False)
+
+    def look_after(self) -> None:
+        """See how the child is: replace one that has ended, end one that was stopped.  To be called at SIGCHLD."""
+        with self._lock:
+            self._former = [child for child in self._former if child.state() is None]
+            child = self._child
+            state = None if self._alone else child.state()
+        if state == os.CLD_STOPPED:
+            child.was_stopped = True  # told when there is another to tell it through
+            child.kill()
+        elif state is not None:
+            self._replace(child)
+
     def close(self) -> None:
         """End the child."""
-        self._socket.close()
+        self._alone = True
+        self._child.close()
 
     def _ask(self, word: str, *arguments: int) -> Any:
-        reader, writer = os.pipe()
-        try:
-            self._send(writer, word, *arguments)
-            with open(reader, "rb", closefd=False) as pipe:
-                text = pipe.read()
-        finally:
-            os.close(reader)
-        if text:
-            answer = json.loads(text)
-        else:
-            # whoever killed it did not mean the mount: it goes on, but must not be killed in the middle of a call
-            if not self._lost:
-                log.warning("%s: the helper process has died; the daemon does its work by itself", self._mountpoint)
-                self._lost = True
-            answer = _answer(self._mountpoint, word, *arguments)
-        return self._result(answer)
+        while True:
+            child = self._child
+            text = child.ask(word, *arguments)
+            if text:
+                return self._result(json.loads(text))
+            if not self._replace(child):
+                return self._result(_answer(self._mountpoint, word, *arguments))
 
-    def _send(self, writer: int, word: str, *arguments: int) -> None:
-        try:
-            socket.send_fds(self._socket, [json.dumps([word, *arguments]).encode()], [writer])
-        except OSError as error:
-            log.debug("%s: %s", word, error)
-        os.close(writer)
+    def _replace(self, child: _Child) -> bool:
+        """Put another in the place of a child that has ended, unless somebody has done so already.
+
+        Returns:
+            False if there is none.
+        """
+        # whoever killed it did not mean the mount: it goes on, but must not be killed in the middle of a call
+        with self._lock:
+            if self._alone or self._child is not child:
+                return not self._alone
+            self._alone = not child.has_answered
+            if not self._alone:
+                self._child = _Child(self._mountpoint)
+            self._former.append(child)
+            child.close()
+        end = "was stopped" if child.was_stopped else "was killed"
+        what = "the daemon does its work by itself" if self._alone else f"{self._child.pid} takes its place"
+        log.warning("%s: the helper process %d %s; %s", self._mountpoint, child.pid, end, what)
+        return not self._alone
 
     def _result(self, answer: dict[str, Any]) -> Any:
         if "state" in answer:
@@ -174,15 +206,74 @@ class Outsider:
         return answer["value"]
 
 
+class _Child:
+    """One child, as the daemon has it."""
+
+    def __init__(self, mountpoint: str) -> None:
+        self.has_answered = False
+        self.was_stopped = False
+        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        daemon = os.getpid()
+        self.pid = os.fork()
+        if self.pid == 0:
+            _live(theirs.fileno(), mountpoint, daemon)
+        theirs.close()
+
+    def send(self, answer: int | None, word: str, *arguments: int | str, wait: bool) -> bool:
+        """Send a request.
+
+        Args:
+            answer: where the answer is to be written; it is closed here.
+            word, arguments: the request.
+            wait: until there is room for it.
+        """
+        packet = json.dumps([word, *arguments]).encode()
+        try:
+            socket.send_fds(self._socket, [packet], [] if answer is None else [answer], 0 if wait else _DONT_WAIT)
+        except OSError:
+            return False  # it has ended, or is stopped: whoever waits for the answer finds out
+        finally:
+            if answer is not None:
+                os.close(answer)
+        return True
+
+    def ask(self, word: str, *arguments: int) -> bytes:
+        """The answer to a request; empty if there is nobody to give it."""
+        reader, writer = os.pipe()
+        with open(reader, "rb") as pipe:
+            self.send(writer, word, *arguments, wait=True)
+            text = pipe.read()
+        self.has_answered = self.has_answered or bool(text)
+        return text
+
+    def state(self) -> int | None:
+        """What has become of it, told once: CLD_STOPPED, another code of waitid(2) if it has ended, None if nothing."""
+        try:
+            found = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WSTOPPED | os.WNOHANG)
+        except ChildProcessError:
+            return os.CLD_EXITED  # somebody else has asked
+        return None if found is None else found.si_code
+
+    def kill(self) -> None:
+        """End it, even if it is stopped."""
+        # it is a child that nobody has waited for yet, so the number is still its own
+        os.kill(self.pid, signal.SIGKILL)
+
+    def close(self) -> None:
+        """Let it end, if it has not."""
+        self._socket.close()
+
+
 # -- in the child
 
 
-def _live(channel: int, mountpoint: str) -> NoReturn:
+def _live(channel: int, mountpoint: str, daemon: int) -> NoReturn:
     """Serve requests until the daemon has ended."""
     try:
         # it ends with the daemon and never before: a terminal or a service manager signals all of a group
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, signal.SIG_IGN)
+        conduct.ignore_all()
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         os.chdir("/")
         # what the caller of the daemon has open would look as if it were still running
         null = os.open(os.devnull, os.O_RDWR)
@@ -191,7 +282,7 @@ def _live(channel: int, mountpoint: str) -> NoReturn:
         os.closerange(3, channel)
         os.closerange(channel + 1, os.sysconf("SC_OPEN_MAX"))
         with socket.socket(fileno=channel) as requests:
-            servants = _Servants(mountpoint, requests)
+            servants = _Servants(mountpoint, requests, Outlet(daemon))
             servants.hire()
             servants.serve()
     finally:
@@ -201,9 +292,10 @@ def _live(channel: int, mountpoint: str) -> NoReturn:
 class _Servants:
     """Threads that each wait for a request, serve it, and wait again; one more when there is none left to wait."""
 
-    def __init__(self, mountpoint: str, requests: socket.socket) -> None:
+    def __init__(self, mountpoint: str, requests: socket.socket, outlet: Outlet) -> None:
         self._mountpoint = mountpoint
         self._requests = requests
+        self._outlet = outlet
         self._lock = threading.Lock()
         self._idle = 1
 
@@ -224,11 +316,15 @@ class _Servants:
             packet, fds, _, _ = socket.recv_fds(self._requests, _PACKET, 1)
             if not packet:
                 return
+            word, *arguments = json.loads(packet)
             with self._lock:
+                if word == "log":
+                    self._outlet.send(*arguments)
+                    continue
                 self._idle -= 1
                 if self._idle == 0:
                     self.hire()
-            answer = _answer(self._mountpoint, *json.loads(packet))
+            answer = _answer(self._mountpoint, word, *arguments)
             # the daemon may have been killed meanwhile
             with contextlib.suppress(BrokenPipeError), open(fds[0], "wb") as pipe:
                 pipe.write(json.dumps(answer).encode())

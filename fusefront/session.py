@@ -1,8 +1,9 @@
 """The life of one mount: open, mount, serve, commit, unmount.
 
 The engine is opened before anything is mounted, so the base may become the mount point, and closed after the kernel has
-let go.  A mount ends by umount(8), or by SIGTERM or SIGINT, which commit and unmount.  If serving fails the mount is
-left in place on purpose, dead: to take it away would show the bare base to programs that write.
+let go.  A mount ends by umount(8), or by a signal that asks for it (conduct.py), which commits and unmounts.  If
+serving fails the mount is left in place on purpose, dead: to take it away would show the bare base to programs that
+write.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import trio
 
 from minifo.engine import Overlay, StateError, StorageBusy
 from minifo.engine.redo import memory_directory
-from minifo.fusefront import hook, mountinfo
+from minifo.fusefront import conduct, hook, mountinfo
 from minifo.fusefront.committer import Committer
 from minifo.fusefront.crowd import default_limit, keep_small
 from minifo.fusefront.launch import captured_stderr
@@ -30,6 +31,7 @@ from minifo.fusefront.published import Published
 from minifo.fusefront.pump import EagerTrio
 from minifo.fusefront.ranges import RangeRequests
 from minifo.fusefront.slowbase import SlowBase, is_remote
+from minifo.fusefront.systemlog import relay_through
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +54,7 @@ def run(options: MountOptions, mountpoint: str, *, ready: Callable[[], None]) ->
         StateError: the overlay cannot be opened or mounted, or its last commit failed.
     """
     outsider = Outsider(mountpoint)  # forked first: it must hold nothing open
+    relay_through(outsider.relay)
     extension = hook.load()
     hook.activate(not options.plain)
     import pyfuse3  # after the hook: it must find the hook's symbols first
@@ -61,6 +64,8 @@ def run(options: MountOptions, mountpoint: str, *, ready: Callable[[], None]) ->
     overlay = _open(options)
     if extension is not None:
         overlay.inodes.clock.source = extension.kernel_time
+    # one that came between the mount and the loop that waits for it would leave a dead mount
+    signal.pthread_sigmask(signal.SIG_BLOCK, conduct.ending())
     try:
         committer = Committer(overlay, outsider, mountpoint, options.commit)
         used = None if options.plain else extension
@@ -183,6 +188,7 @@ async def _serve(
     async with trio.open_nursery() as nursery:
         nursery.start_soon(committer.run)
         nursery.start_soon(_end_on_signal, committer, outsider, mountpoint)
+        nursery.start_soon(_look_after, outsider)
         nursery.start_soon(_say_ready, outsider, mountpoint, ready)
         nursery.start_soon(keep_small, overlay, outsider, max_names)
         await pyfuse3.main(min_tasks=2, max_tasks=_TASKS)
@@ -209,10 +215,19 @@ def _read_ahead(device: int) -> None:
         log.debug("%s: %s", path, error)
 
 
+async def _look_after(outsider: Outsider) -> None:
+    with trio.open_signal_receiver(signal.SIGCHLD) as signals:
+        outsider.look_after()
+        async for _ in signals:
+            outsider.look_after()
+
+
 async def _end_on_signal(committer: Committer, outsider: Outsider, mountpoint: str) -> None:
     import pyfuse3
 
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+    ending = conduct.ending()
+    with trio.open_signal_receiver(*ending) as signals:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ending)
         async for number in signals:
             log.info("%s: %s, unmounting", mountpoint, signal.Signals(number).name)
             try:
