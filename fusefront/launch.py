@@ -97,6 +97,19 @@ def check(options: MountOptions, mountpoint: str) -> tuple[MountOptions, str]:
     return replace(options, base=base, storage=storage), mountpoint
 
 
+def is_mounted(options: MountOptions, mountpoint: str) -> bool:
+    """Whether just this is mounted there already: the same base and storage, alike in taking changes."""
+    try:
+        real, entry = mountinfo.locate(mountpoint)
+    except OSError:
+        return False  # check() says what is wrong
+    if entry is None or entry.mountpoint != real or mountinfo.is_dead(real):
+        return False
+    # base and storage may be out of sight, below the mount
+    places = os.path.realpath(options.base), os.path.realpath(options.storage)
+    return mountinfo.overlay_of(entry) == places and ("ro" in entry.options) == options.read_only
+
+
 def _mount_point(path: str) -> tuple[str, mountinfo.MountEntry | None]:
     """The true path of the mount point, and the mount that is already there."""
     try:

@@ -66,6 +66,26 @@ _IGNORED = frozenset({
 _IGNORED_WITH_VALUE = frozenset({"comment", "workdir", "helper", "uhelper"})
 _OWN_WITH_VALUE = frozenset({"commit", "max_size", "max_names"})
 _FLAGS = frozenset({"plain", "debug", "allow_other", "noallow_other"})
+# What mount(8) hands on for a remount from /proc/self/mountinfo, where the kernel shows it.
+_SHOWN_WITH_VALUE = frozenset({"user_id", "group_id", "max_read", "blksize"})
+
+#: Every option, for help texts: how it is written, and what it does.
+OPTIONS = (
+    ("base=DIR, lowerdir=DIR", "the directory to overlay"),
+    ("sto=DIR, upperdir=DIR", "the directory that receives every change"),
+    ("commit=SECONDS", f"longest time until a change is durable (default {COMMIT_SECONDS:.0f})"),
+    ("sync, dirsync", "every change is durable before its call returns; async undoes it"),
+    ("ro, rw", "take no changes, or take them (default)"),
+    ("max_size=SIZE", "most bytes the overlay may take in storage: 64m, 2g"),
+    ("max_names=NUMBER", "most names kept in memory (default: by the size of memory)"),
+    ("nodev, nosuid, noexec", "as for every mount; root's have dev, suid and exec by default"),
+    ("noatime, atime", "as for every mount"),
+    ("allow_other, noallow_other", "whether other users may enter (default: root's mounts yes)"),
+    ("plain", "do without the hook into libfuse: slower, for trouble"),
+    ("debug", "log everything"),
+    ("remount,ro  remount,rw", "let a mount take no more changes, or take them again"),
+    ("user, nofail, x-..., ...", "the other words of mount(8) and fstab(5), as they are meant there"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +121,32 @@ class MountOptions:
     max_names: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Remount:
+    """What a mount that is there is to be changed to.
+
+    Attributes:
+        read_only: whether it is to take no changes; None leaves it as it is.
+        words: the mount words given, each flag once.
+        base, storage: the places named, as they were written, or None.
+    """
+
+    read_only: bool | None
+    words: tuple[str, ...]
+    base: str | None
+    storage: str | None
+
+
+def describe() -> str:
+    """All options as text, a line each."""
+    width = max(len(spelled) for spelled, _ in OPTIONS)
+    lines = [f"  {spelled:{width}}  {meaning}" for spelled, meaning in OPTIONS]
+    return "\n".join(["Options for -o, separated by commas:", *lines, _COMMAS])
+
+
+_COMMAS = "Write a comma in a path as \\, and a backslash as \\\\."
+
+
 def parse(
     option_strings: Sequence[str], *, base: str | None = None, storage: str | None = None, sloppy: bool = False
 ) -> MountOptions:
@@ -113,9 +159,31 @@ def parse(
         sloppy: skip unknown options instead of refusing them (``mount -s``).
 
     Raises:
-        UsageError: an option is unknown, repeated, missing, without a value or with a wrong one, or is ``remount``.
+        UsageError: an option is unknown, repeated, missing, without a value or with a wrong one.
     """
     parser = _Parser(sloppy)
+    _feed(parser, option_strings, base, storage)
+    return parser.result()
+
+
+def parse_remount(
+    option_strings: Sequence[str], *, base: str | None = None, storage: str | None = None, sloppy: bool = False
+) -> Remount | None:
+    """The same for ``remount``; None if that word is not among them.
+
+    mount(8) hands on what the mount was made with as well, from fstab or from what the kernel shows.
+
+    Raises:
+        UsageError: as ``parse``, but that nothing need be there.
+    """
+    if not any(item == "remount" for text in option_strings for item in _split(text)):
+        return None
+    parser = _Parser(sloppy, remount=True)
+    _feed(parser, option_strings, base, storage)
+    return parser.remounted()
+
+
+def _feed(parser: _Parser, option_strings: Sequence[str], base: str | None, storage: str | None) -> None:
     if base is not None:
         parser.place("base", "--base", base)
     if storage is not None:
@@ -123,14 +191,14 @@ def parse(
     for text in option_strings:
         for item in _split(text):
             parser.take(item)
-    return parser.result()
 
 
 class _Parser:
     """Collects options one by one; every method raises UsageError."""
 
-    def __init__(self, sloppy: bool) -> None:
+    def __init__(self, sloppy: bool, *, remount: bool = False) -> None:
         self.sloppy = sloppy
+        self.remount = remount
         self.places: dict[str, str] = {}
         self.spelled: dict[str, str] = {}
         self.kernel: dict[str, str] = {}
@@ -151,7 +219,7 @@ class _Parser:
         """Set base or sto; *spelled* is how the user named it."""
         if not value:
             raise UsageError(f"{spelled} is empty", "it must name a directory")
-        if key in self.places:
+        if key in self.places and not (self.remount and self.places[key] == value):
             first = self.spelled[key]
             message = f"{spelled} is given twice" if first == spelled else f"{first} and {spelled} mean the same"
             raise UsageError(message, "give it once")
@@ -169,6 +237,8 @@ class _Parser:
             self.max_names = _count(value)
         elif name == "user":
             self._take_word(name)
+        elif self.remount and name in _SHOWN_WITH_VALUE:
+            pass
         elif name in _IGNORED_WITH_VALUE or name.startswith(("x-", "X-")):
             if name == "workdir":
                 log.debug("workdir= is accepted and not used: storage needs no directory beside it")
@@ -185,8 +255,8 @@ class _Parser:
             self.allow_other = name == "allow_other"
         elif name in _FLAGS:
             self.flags.add(name)
-        elif name == "remount":
-            raise UsageError("an overlay cannot be remounted", "unmount it, then mount it with the new options")
+        elif name == "remount" and self.remount:
+            pass
         elif name in _ALIASES or name in _OWN_WITH_VALUE:
             raise UsageError(f"option {name} has no value", f"write {name}=VALUE")
         elif name not in _IGNORED and not name.startswith(("x-", "X-")):
@@ -197,6 +267,16 @@ class _Parser:
             log.debug("unknown option %r skipped", name)
             return
         raise UsageError(f"unknown option '{name}'", _suggest(name))
+
+    def remounted(self) -> Remount:
+        """What was asked for, of a remount."""
+        access = self.kernel.get("ro")
+        return Remount(
+            read_only=None if access is None else access == "ro",
+            words=tuple(self.kernel.values()),
+            base=self.places.get("base"),
+            storage=self.places.get("sto"),
+        )
 
     def result(self) -> MountOptions:
         missing = [key for key in ("base", "sto") if key not in self.places]

@@ -43,7 +43,7 @@ def unmount(mountpoint: str, *, lazy: bool = False, timeout: float | None = None
     Raises:
         StateError: nothing of ours is mounted there, it is busy, or the daemon still holds the storage.
     """
-    entry, storage = _ours(mountpoint)
+    entry, storage = our_mount(mountpoint)
     target = entry.mountpoint
     dead = mountinfo.is_dead(target)
     holder = _holder(storage)
@@ -60,8 +60,12 @@ def unmount(mountpoint: str, *, lazy: bool = False, timeout: float | None = None
     _wait(entry, storage, holder, timeout)
 
 
-def _ours(path: str) -> tuple[MountEntry, str]:
-    """The minifo mount exactly at *path*, and its storage."""
+def our_mount(path: str) -> tuple[MountEntry, str]:
+    """The minifo mount exactly at *path*, and its storage.
+
+    Raises:
+        StateError: there is none.
+    """
     try:
         real, entry = mountinfo.locate(path)
     except FileNotFoundError as exc:
@@ -170,6 +174,11 @@ def _free(fd: int) -> bool:
         return False
     fcntl.flock(fd, fcntl.LOCK_UN)
     return True
+
+
+def is_written(storage: str) -> bool:
+    """Whether a writer holds a storage; True where that cannot be seen (it may lie below a mount)."""
+    return not os.path.exists(os.path.join(storage, "lock")) or _holder(storage) != 0
 
 
 def _holder(storage: str) -> int:

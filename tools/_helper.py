@@ -20,7 +20,13 @@ _CLONE_NEWNS = 0x00020000
 
 
 def run(
-    arguments: list[str] | None, letters: str, synopsis: str, places: int, act: Callable[[str, Given, list[str]], None]
+    arguments: list[str] | None,
+    letters: str,
+    synopsis: str,
+    places: int,
+    act: Callable[[str, Given, list[str]], None],
+    *,
+    notes: str = "",
 ) -> int:
     """Read a helper's arguments and do its work.
 
@@ -30,6 +36,7 @@ def run(
         synopsis: the usage text after the program's name.
         places: how many arguments there must be that are not options.
         act: called with the program's name, the options given and the places.
+        notes: what the help says after the usage.
 
     Returns:
         The exit code for mount(8): 0, 1 wrong arguments, 2 failure of the system, 32 mount or unmount failed.
@@ -38,11 +45,13 @@ def run(
     program = os.path.basename(sys.argv[0])
     usage = f"usage: {program} {synopsis}"
     try:
-        given, named = getopt.gnu_getopt(sys.argv[1:] if arguments is None else arguments, letters + "hV")
+        given, named = getopt.gnu_getopt(
+            sys.argv[1:] if arguments is None else arguments, letters + "hV", ["help", "version"]
+        )
         flags = {flag for flag, _ in given}
-        if "-h" in flags:
-            print(usage)
-        elif "-V" in flags:
+        if flags & {"-h", "--help"}:
+            print(f"{usage}\n{notes}".rstrip())
+        elif flags & {"-V", "--version"}:
             from importlib.metadata import version
 
             print(f"{program} (minifo {version('minifo')})")

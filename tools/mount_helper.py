@@ -7,9 +7,11 @@ means fake: everything but the mount itself.  SOURCE means nothing, as it did fo
 from __future__ import annotations
 
 import importlib
+import sys
 
-from minifo.fusefront.launch import check, launch
-from minifo.fusefront.options import format_source, parse
+from minifo.fusefront.launch import check, is_mounted, launch
+from minifo.fusefront.options import describe, format_source, parse, parse_remount
+from minifo.fusefront.remount import remount
 from minifo.tools import _common, _helper
 
 _SYNOPSIS = "SOURCE TARGET [-sfnvrwVh] [-N namespace] [-o options] [-t type]"
@@ -17,20 +19,29 @@ _SYNOPSIS = "SOURCE TARGET [-sfnvrwVh] [-N namespace] [-o options] [-t type]"
 
 def main(arguments: list[str] | None = None) -> int:
     """Mount as mount(8) asks; *arguments* are those after the program's name.  Returns the exit code."""
-    return _helper.run(arguments, "sfnvrwN:o:t:", _SYNOPSIS, 2, _mount)
+    return _helper.run(arguments, "sfnvrwN:o:t:", _SYNOPSIS, 2, _mount, notes=describe())
 
 
 def _mount(program: str, given: _helper.Given, places: list[str]) -> None:
     flags = dict(given)
     words = {"-r": "ro", "-w": "rw"}
     texts = [value if flag == "-o" else words[flag] for flag, value in given if flag == "-o" or flag in words]
-    options = parse(texts, sloppy="-s" in flags)
+    target = places[1]
+    request = parse_remount(texts, sloppy="-s" in flags)
+    options = parse(texts, sloppy="-s" in flags) if request is None else None
     if "-N" in flags:
         # The program may be out of reach in there, so all of it is loaded first.
         importlib.import_module("minifo.fusefront.session")
         _helper.enter_mount_namespace(flags["-N"])
-    target = places[1]
-    if "-f" in flags:
+    if request is not None:
+        if "-f" not in flags:
+            remount(request, target)
+        return
+    assert options is not None
+    if is_mounted(options, target):
+        # mount(8) cannot know: it compares the first field of a line in fstab with what the kernel shows
+        print(_common.printable(f"{program}: {target}: already mounted"), file=sys.stderr)
+    elif "-f" in flags:
         check(options, target)
     else:
         launch(options, target)

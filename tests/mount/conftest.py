@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from collections.abc import Iterator
@@ -9,7 +10,9 @@ from pathlib import Path
 
 import pytest
 from mount.arena import Arena, Pair
-from mount.support import Lab, watchdog
+from mount.support import Lab, minifo, watchdog
+
+from minifo.tools.install_helpers import HELPERS
 
 _HERE = Path(__file__).parent
 _LIMIT = 120.0  # seconds for one test; a daemon that hangs is killed before
@@ -40,6 +43,21 @@ def fuse_for_all(fuse_required: None) -> Iterator[None]:
     os.chmod("/dev/fuse", 0o666)
     yield
     os.chmod("/dev/fuse", mode)
+
+
+@pytest.fixture
+def helpers(fuse_required: None) -> Iterator[None]:
+    """The mount(8) helpers in /sbin, as this installation has them; what was there before is put back."""
+    there = {name: os.readlink(f"/sbin/{name}") for name in HELPERS if os.path.islink(f"/sbin/{name}")}
+    minifo("install-helpers", "--remove")
+    for name in there:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(f"/sbin/{name}")
+    minifo("install-helpers")
+    yield
+    minifo("install-helpers", "--remove")
+    for name, target in there.items():
+        os.symlink(target, f"/sbin/{name}")
 
 
 @pytest.fixture(scope="module", params=["hook", "plain"])

@@ -9,7 +9,7 @@ import signal
 import sqlite3
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -34,25 +34,8 @@ from mount.support import (
 )
 from mount.unprivileged import as_user
 
-from minifo.tools.install_helpers import HELPERS
-
 ODD_PATHS = ["with space", "a,b", "tab\tnewline\n", "back\\slash", "h#sh", "\u00fcnic\u00f6de", "\udcff\udcfe"]
 LEGACY_META = "META_dAfFgHE39ktF3HD2sr"
-
-
-@pytest.fixture
-def helpers(fuse_required: None) -> Iterator[None]:
-    """The mount(8) helpers in /sbin, as this installation has them; what was there before is put back."""
-    there = {name: os.readlink(f"/sbin/{name}") for name in HELPERS if os.path.islink(f"/sbin/{name}")}
-    minifo("install-helpers", "--remove")
-    for name in there:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(f"/sbin/{name}")
-    minifo("install-helpers")
-    yield
-    minifo("install-helpers", "--remove")
-    for name, target in there.items():
-        os.symlink(target, f"/sbin/{name}")
 
 
 def filled(overlay: Overlay) -> Overlay:

@@ -9,7 +9,17 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from minifo.engine.errors import UsageError
-from minifo.fusefront.options import MountOptions, escape, format_source, parse, parse_source
+from minifo.fusefront import options as words
+from minifo.fusefront.options import (
+    MountOptions,
+    Remount,
+    describe,
+    escape,
+    format_source,
+    parse,
+    parse_remount,
+    parse_source,
+)
 
 PLACES = "base=/b,sto=/s"
 
@@ -109,7 +119,6 @@ def test_parse_generic_words_are_accepted() -> None:
         (PLACES + ",max_names", ["option max_names has no value"]),
         (PLACES + ",ro=1", ["unknown option 'ro'"]),
         ("base=/a,b c,sto=/s", ["unknown option 'b c'", "write the comma before it as \\,"]),
-        (PLACES + ",remount", ["cannot be remounted", "unmount it"]),
         (PLACES + ",commit=", ["commit= is empty"]),
         (PLACES + ",commit=soon", ["commit=soon is not a number"]),
         (PLACES + ",commit=0", ["commit=0 is out of range", "sync"]),
@@ -174,3 +183,26 @@ def test_any_path_survives_option_and_source_text(base: str, storage: str) -> No
 def test_parse_source_of_another_kind_is_none(text: str) -> None:
     """Only what format_source writes is taken for a mount of ours."""
     assert parse_source(text) is None
+
+
+def test_every_option_is_described() -> None:
+    """The help names each word of ours, a line each."""
+    known = {*words._ALIASES, *words._OWN_WITH_VALUE, *words._FLAGS, "remount", "ro", "rw", "sync", "noatime"}
+    spelled = " ".join(spelled for spelled, _ in words.OPTIONS).replace("=", " ").replace(",", " ").split()
+    assert known - set(spelled) == set()
+    assert all(len(line) <= 100 for line in describe().splitlines())
+
+
+def test_remount_takes_what_mount_hands_on() -> None:
+    """mount(8) gives what the kernel shows of the mount, or its line in fstab, with what is to be changed behind it."""
+    shown = "rw,nosuid,relatime,user_id=0,group_id=0,default_permissions,allow_other,max_read=4096,remount,ro"
+    assert parse_remount([shown]) == Remount(True, ("ro", "nosuid"), None, None)
+    assert parse_remount([PLACES + ",commit=5,remount,rw", PLACES]) == Remount(False, ("rw",), "/b", "/s")
+    assert parse_remount(["remount,noexec"]) == Remount(None, ("noexec",), None, None)
+    assert parse_remount([PLACES]) is None
+    with pytest.raises(UsageError, match="unknown option 'nosuch'"):
+        parse_remount(["remount,nosuch"])
+    with pytest.raises(UsageError, match="base= is given twice"):
+        parse_remount(["remount,base=/a,base=/b"])
+    with pytest.raises(UsageError, match="unknown option 'user_id'"):
+        parse([PLACES + ",user_id=0"])

@@ -1,0 +1,133 @@
+"""A mount that is there: changed between taking changes and not, or asked for once more."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from mount.support import Lab, Overlay, attempt, daemon_of, minifo, minifo_program, mount_lines, run
+
+from minifo.fusefront.mountinfo import find_mount
+
+
+def by_mount(overlay: Overlay, words: str) -> None:
+    """``mount -o remount,...``."""
+    run("mount", "-o", f"remount,{words}", overlay.mnt)
+
+
+def by_kernel(overlay: Overlay, words: str) -> None:
+    """What a shutdown does: no helper is asked."""
+    run("mount", "-i", "-o", f"remount,{words}", overlay.mnt)
+
+
+def by_minifo(overlay: Overlay, words: str) -> None:
+    """``minifo mount -o remount,...``."""
+    minifo("mount", "-o", f"remount,{words}", overlay.mnt)
+
+
+def shown(overlay: Overlay) -> set[str]:
+    """The options that the kernel shows."""
+    entry = find_mount(str(overlay.mnt))
+    assert entry is not None
+    return set(entry.options)
+
+
+@pytest.mark.parametrize("way", [by_mount, by_kernel, by_minifo])
+def test_read_only_and_back(lab: Lab, helpers: None, way: Callable[[Overlay, str], None]) -> None:
+    """``ro`` refuses every change with EROFS and loses none; ``rw`` takes them again; other words stay as they were."""
+    overlay = lab.overlay("commit=3600", "nosuid", "noexec")
+    overlay.mount()
+    before = shown(overlay)
+    (overlay.mnt / "file").write_bytes(b"kept")
+    way(overlay, "ro")
+    assert shown(overlay) == before - {"rw"} | {"ro"}
+    assert attempt(os.mkdir, overlay.mnt / "dir") == "EROFS"
+    assert attempt(os.unlink, overlay.mnt / "file") == "EROFS"
+    assert attempt(os.open, overlay.mnt / "file", os.O_WRONLY) == "EROFS"
+    assert (overlay.mnt / "file").read_bytes() == b"kept"
+    way(overlay, "rw")
+    assert shown(overlay) == before
+    (overlay.mnt / "dir").mkdir()
+    (overlay.mnt / "file").write_bytes(b"changed")
+    overlay.remount()
+    assert (overlay.mnt / "file").read_bytes() == b"changed"
+    assert (overlay.mnt / "dir").is_dir()
+
+
+@pytest.mark.parametrize("way", [by_mount, by_minifo])
+def test_read_only_is_durable(lab: Lab, helpers: None, way: Callable[[Overlay, str], None]) -> None:
+    """When the command returns everything is in the database, however long the mount might have waited."""
+    overlay = lab.overlay("commit=3600")
+    overlay.mount()
+    for number in range(20):
+        (overlay.mnt / f"file{number}").write_bytes(b"x" * number)
+    way(overlay, "ro")
+    assert len(overlay.rows("created")) == 20
+
+
+def test_what_cannot_be_changed_is_refused(lab: Lab, helpers: None) -> None:
+    """A busy mount, a read-only daemon, another base, another way to commit: one line, and nothing is changed."""
+    overlay = lab.overlay("commit=3600")
+    overlay.mount()
+    before = shown(overlay)
+
+    def refused(words: str, text: str, code: int, where: Path = overlay.mnt) -> None:
+        for program in (("mount",), (minifo_program(), "mount")):
+            done = run(*program, "-o", f"remount,{words}", where, check=False)
+            assert (done.returncode, done.stderr.count("\n")) == (code, 1), done.stderr
+            assert text in done.stderr
+
+    with open(overlay.mnt / "file", "wb"):
+        refused("ro", "files are open for writing", 32)
+    refused("sync", "sync cannot be changed", 1)
+    refused("noatime", "noatime cannot be changed", 1)
+    refused("base=/usr", f"has base {overlay.base}, not /usr", 1)
+    refused("nosuch", "unknown option", 1)
+    assert shown(overlay) == before
+    overlay.umount()
+    overlay.mount("ro")
+    refused("rw", "was mounted read-only", 32)
+    by_mount(overlay, "ro")
+    minifo("umount", overlay.mnt)
+
+
+def test_fstab_twice(lab: Lab, helpers: None) -> None:
+    """``mount -a`` mounts what is not there yet, whatever the first field says; a remount takes the line as well."""
+    overlay = lab.overlay()
+    table = lab.directory() / "fstab"
+    for first in ("none", f"base={overlay.base},sto={overlay.sto}"):
+        table.write_text(f"{first} {overlay.mnt} mini_fo base={overlay.base},sto={overlay.sto},commit=5,nodev 0 0\n")
+        for _ in range(3):
+            run("mount", "-T", table, "-a")
+            overlay.pid = daemon_of(overlay.sto)
+        assert [where for _, where, _ in mount_lines()].count(str(overlay.mnt)) == 1
+        run("mount", "-T", table, "-o", "remount,ro", overlay.mnt)
+        assert attempt(os.mkdir, overlay.mnt / "dir") == "EROFS"
+        # that is not what the line says
+        assert run("mount", "-T", table, overlay.mnt, check=False).returncode == 32
+        run("mount", "-T", table, "-o", "remount,rw", overlay.mnt)
+        overlay.umount()
+
+
+def test_mounted_over_its_base_twice(lab: Lab, helpers: None) -> None:
+    """The same for a mount over the base itself, where neither base nor storage can be seen any more."""
+    home = lab.directory()
+    (home / "sto").mkdir()
+    overlay = lab.overlay(base=home, sto=home / "sto", mnt=home)
+    table = lab.directory() / "fstab"
+    table.write_text(f"none {home} mini_fo base={home},sto={home}/sto 0 0\n")
+    run("mount", "-T", table, "-a")
+    try:
+        again = run("mount", "-T", table, "-a")
+        assert "already mounted" in again.stderr
+        assert [where for _, where, _ in mount_lines()].count(str(home)) == 1
+        run("mount", "-T", table, "-o", "remount,ro", home)
+        assert attempt(os.mkdir, home / "dir") == "EROFS"
+        run("mount", "-T", table, "-o", "remount,rw", home)
+        (home / "dir").mkdir()
+    finally:
+        minifo("umount", home)
+    assert not (home / "dir").exists()
+    assert overlay.violations() == []
