@@ -16,7 +16,7 @@ from setuptools import Extension, setup
 COMPILING = {"bdist_wheel", "build", "build_ext", "dist_info", "editable_wheel", "install"}
 
 #: The C files of the extension; all but the first have a header.
-PARTS = ("hook", "ask", "clock", "direct", "init", "names", "patience", "published", "ranges")
+PARTS = ("hook", "ask", "clock", "direct", "init", "names", "patience", "published", "ranges", "tmpfile")
 
 ADVICE = "on Debian or Ubuntu: apt-get install libfuse3-dev pkg-config gcc python3-dev"
 

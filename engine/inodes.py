@@ -102,6 +102,7 @@ class Inodes:
         self.numbers = numbers
         self.next_ino = next_ino
         self.clock = Clock()
+        self.unnamed: set[Ino] = set()  # files made without a name that may still be given one (O_TMPFILE)
         self._nodes: dict[Ino, Node] = {ROOT: Node(ROOT, (None, b"/"), ROOT, True, True)}
         self._rows: dict[Ino, Row] = {}  # rows as the database has them; all are dropped when an operation fails
         self._adopted: Row | None = None  # the row that was adopted last, until its object is modified
@@ -188,6 +189,7 @@ class Inodes:
         """Forget what memory knows about a number (never the root's)."""
         if ino != ROOT:
             self._nodes.pop(ino, None)
+            self.unnamed.discard(ino)
 
     def __len__(self) -> int:
         return len(self._nodes)
@@ -312,12 +314,14 @@ class Inodes:
     def create(
         self, mode: int, uid: int, gid: int, rdev: int, nlink: int, size: int, target: bytes | None = None
     ) -> Row:
-        """Give a new object a number and a row."""
+        """Give a new object a number and a row; one without a link is an orphan from the start."""
         ino = Ino(self.next_ino)
         self.next_ino += 1
         t = self.now()
         row = Row(ino, mode, nlink, uid, gid, rdev, size, t, t, t, None, None, 0, 1)
         self._db.change(_INSERT, (*row, target))
+        if nlink == 0:
+            self._db.change("INSERT INTO orphan VALUES (?)", (ino,))
         return self._made(row)
 
     def adopt(self, node: Node, held: Row | os.stat_result | None = None) -> Row:
@@ -403,7 +407,9 @@ class Inodes:
         self.stamp(row, nlink, row.atime, t, t)
 
     def set_links(self, row: Row, nlink: int) -> None:
-        """Change an object's link count and ctime; at 0 it becomes an orphan."""
+        """Change an object's link count and ctime; at 0 it becomes an orphan, from 0 on it is none any more."""
+        if row.nlink == 0:
+            self.take_orphan(row.ino)
         self.stamp(row, nlink, row.atime, row.mtime, self.now())
         if nlink == 0:
             self._db.change("INSERT INTO orphan VALUES (?)", (row.ino,))

@@ -73,6 +73,28 @@ class Namespace:
             raise FsError(errno.ENAMETOOLONG if target else errno.ENOENT, "symlink")
         self._check_new(parent, name)
         is_dir = stat.S_ISDIR(mode)
+        node = self._new(parent, mode, caller, rdev=rdev, target=target, nlink=2 if is_dir else 1)
+        self._db.change("INSERT INTO created VALUES (?, ?, ?)", (parent.ino, name, node.ino))
+        self._changed(parent, name, +1 if is_dir else 0)
+        return node
+
+    def make_unnamed(self, parent: Node, mode: int, caller: Caller, *, linkable: bool) -> Node:
+        """Create a regular file without a name (O_TMPFILE in open(2)).
+
+        Args:
+            parent: the directory it would be in: its group, default ACL and umask count as if it were.
+            mode, caller: as in ``make``.
+            linkable: whether ``link`` may give it its first name (without O_EXCL).
+        """
+        if linkable:  # noted before anybody hears of its row
+            self._inodes.unnamed.add(Ino(self._inodes.next_ino))
+        return self._new(parent, stat.S_IFREG | stat.S_IMODE(mode), caller, nlink=0)
+
+    def _new(
+        self, parent: Node, mode: int, caller: Caller, *, nlink: int, rdev: int = 0, target: bytes | None = None
+    ) -> Node:
+        """A new object that no name leads to yet."""
+        is_dir = stat.S_ISDIR(mode)
         holder = self._inodes.attributes(parent)
         holder_mode, holder_gid = (
             (holder.mode, holder.gid) if isinstance(holder, Row) else (holder.st_mode, holder.st_gid)
@@ -90,13 +112,11 @@ class Namespace:
             else:
                 mode, access = acl.inherit(default, mode)
         size = len(target) if target is not None else _DIRECTORY_SIZE if is_dir else 0
-        row = self._inodes.create(mode, caller.uid, gid, rdev, 2 if is_dir else 1, size, target)
+        row = self._inodes.create(mode, caller.uid, gid, rdev, nlink, size, target)
         if default is None:
             self._inodes.bare(row.ino)
         else:
             self._attributes.give_acls(row.ino, access, default if is_dir else None)
-        self._db.change("INSERT INTO created VALUES (?, ?, ?)", (parent.ino, name, row.ino))
-        self._changed(parent, name, +1 if is_dir else 0)
         node = self._inodes.found(row.ino, None, parent.ino, is_dir, True)
         self._db.on_failure(partial(self._inodes.drop_node, row.ino))
         return node
@@ -105,14 +125,17 @@ class Namespace:
         """Give an object one more name.
 
         Raises:
-            FsError: EPERM for a directory, EEXIST, ENOENT for an object that has no name left, EMLINK.
+            FsError: EPERM for a directory, EEXIST, EMLINK; ENOENT for an object that has no name left, other than
+                one that was made without and has never had any.
         """
         self._check_new(parent, name)
         if node.is_dir:
             raise FsError(errno.EPERM, "link of a directory")
         row = self._inodes.adopt(node)
         if row.nlink == 0:
-            raise FsError(errno.ENOENT, "link of an unlinked file")
+            if node.ino not in self._inodes.unnamed:
+                raise FsError(errno.ENOENT, "link of an unlinked file")
+            self._db.on_success(partial(self._inodes.unnamed.discard, node.ino))
         if row.nlink >= _LINK_MAX:
             raise FsError(errno.EMLINK)
         self._inodes.set_links(row, row.nlink + 1)

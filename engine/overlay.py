@@ -365,6 +365,18 @@ class Overlay:
             node = self.namespace.make(self.inodes.directory(parent), name, mode, caller, rdev=rdev, target=target)
             return self.merge.attr(self._row(node), node)
 
+    def tmpfile(self, parent: Ino, mode: int, caller: Caller, *, linkable: bool = True) -> Attr:
+        """Create a regular file without a name, which lives until ``forget`` unless ``link`` gives it one.
+
+        Args:
+            parent, mode, caller: as for ``mknod``; no name is looked at.
+            linkable: whether it may be given a name (O_TMPFILE without O_EXCL, open(2)).
+        """
+        self._make_room(0)
+        with self.db.operation():
+            node = self.namespace.make_unnamed(self.inodes.directory(parent), mode, caller, linkable=linkable)
+            return self.merge.attr(self._row(node), node)
+
     def link(self, ino: Ino, parent: Ino, name: bytes) -> Attr:
         """Give an object one more name."""
         self._make_room(0)

@@ -16,7 +16,8 @@ static const char *const kinds[KINDS] = {
 	[FORGET] = "forget",   [GETATTR] = "getattr",   [GETXATTR] = "getxattr", [LINK] = "link",
 	[LOOKUP] = "lookup",   [MKDIR] = "mkdir",       [MKNOD] = "mknod",       [READ] = "read",
 	[READDIR] = "readdir", [READLINK] = "readlink", [RENAME] = "rename",     [RMDIR] = "rmdir",
-	[SETATTR] = "setattr", [SYMLINK] = "symlink",   [UNLINK] = "unlink",     [WRITE] = "write",
+	[SETATTR] = "setattr", [SYMLINK] = "symlink",   [TMPFILE] = "tmpfile",   [UNLINK] = "unlink",
+	[WRITE] = "write",
 };
 
 static PyObject *asked[KINDS]; /* functions, or NULL */

@@ -23,6 +23,7 @@ enum { /* kinds of requests */
 	RMDIR,
 	SETATTR,
 	SYMLINK,
+	TMPFILE,
 	UNLINK,
 	WRITE,
 	KINDS,

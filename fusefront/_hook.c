@@ -2,7 +2,7 @@
  *
  * This library is loaded with RTLD_GLOBAL before pyfuse3, so pyfuse3 finds some functions of libfuse here first: that
  * which creates its session (fuse_session_new; if built with libfuse 3.17 or newer, fuse_session_new_versioned), that
- * which receives a request and that which processes it.  The session it gets differs from a plain one in seven ways:
+ * which receives a request and that which processes it.  The session it gets differs from a plain one in eight ways:
  *
  *   1. open and opendir are answered ENOSYS.  The kernel then sends neither again, nor release, and caches listings.
  *      Every request that would carry a handle carries 0 instead and is given the inode number for it.
@@ -23,6 +23,8 @@
  *      name (_ranges.c).
  *   7. Requests whose answer needs no wait are put to Python by a plain call, and reach pyfuse3 only where that leaves
  *      them (_direct.c).
+ *   8. Files without a name (O_TMPFILE) are created, for which neither pyfuse3 nor older versions of libfuse have a
+ *      handler (_tmpfile.c).
  *
  * Nothing of libfuse but its public functions is used.  Its custom io would have shown requests and replies more
  * directly, but exists from 3.13 on only and is left out of a default build since 3.18.3.
@@ -45,6 +47,7 @@
 #include "_protocol.h"
 #include "_published.h"
 #include "_ranges.h"
+#include "_tmpfile.h"
 
 #include <dlfcn.h>
 #include <errno.h>
@@ -310,6 +313,8 @@ struct fuse_session *our_session_new_versioned(struct fuse_args *args, const str
 /* True if the request in buf, of which `size` bytes can be seen, was answered: by what was published, or by Python. */
 static bool is_answered(struct fuse_session *se, const struct fuse_buf *buf, size_t size)
 {
+	if (session.stateless && answer_tmpfile(se, buf->mem, size))
+		return true;
 	if (!answered_here(buf->mem, size))
 		return size >= sizeof(struct request_header) && answer_directly(se, buf, libfuse.process_buf);
 	libfuse.process_buf(se, buf);

@@ -44,6 +44,7 @@ enum { /* enum fuse_opcode */
 	OP_RENAME2 = 45,
 	OP_LSEEK = 46,
 	OP_COPY_FILE_RANGE = 47,
+	OP_TMPFILE = 51,
 };
 
 static inline uint32_t get32(const unsigned char *bytes, size_t at)

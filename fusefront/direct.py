@@ -40,6 +40,8 @@ class Direct:
     def serve(self, hook: ModuleType) -> None:
         """Let the extension ask here from now on."""
         functions = {name: self._looking(getattr(self._requests, name)) for name in _LOOKS}
+        # a file without a name is not there after a power cut: to wait until it is durable would be for nothing
+        functions["tmpfile"] = self._looking(self._requests.tmpfile)
         functions |= {"read": self._looking(self._requests.read_now), "readdir": self._readdir}
         if not self._synchronous:
             functions |= {name: self._changing(getattr(self._requests, name)) for name in _CHANGES}

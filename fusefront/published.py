@@ -83,7 +83,7 @@ class Published:
             what = _ATTR
         else:
             self._withdraw(row.ino)  # how many blocks it takes is not known yet
-            if row.nlink > 0:
+            if row.nlink > 0 or row.ino in self._overlay.inodes.unnamed:
                 return
             what = _DEAD
         self._publish(what, *row.attr(row.size + 511 >> 9))

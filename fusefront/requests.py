@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -162,6 +163,11 @@ class Requests:
     def link(self, ino: int, new_parent: int, new_name: bytes) -> Attr:
         """Give an object one more name."""
         return self._told(self._overlay.link(Ino(ino), Ino(new_parent), new_name))
+
+    def tmpfile(self, parent: int, flags: int, mode: int, uid: int, gid: int, umask: int) -> Attr:
+        """Create a file without a name; *flags* are those of open(2)."""
+        linkable = not flags & os.O_EXCL
+        return self._told(self._overlay.tmpfile(Ino(parent), mode, Process(uid, gid, umask), linkable=linkable))
 
     def unlink(self, parent: int, name: bytes) -> None:
         """Take a name away."""

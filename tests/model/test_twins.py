@@ -13,6 +13,7 @@ import support
 from hypothesis import settings
 from machine import AttributeRules, ContentRules, LifeRules, NameRules
 from machine_ranges import RangeRules
+from machine_unnamed import UnnamedRules
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root: owners and devices are compared"),
@@ -21,8 +22,8 @@ pytestmark = [
 ]
 
 
-class Names(NameRules, LifeRules):
-    """Names only, in a small tree where they meet often."""
+class Names(UnnamedRules, LifeRules):
+    """Names, and files without, in a small tree where they meet often."""
 
     build = staticmethod(support.build_small)
     pool = (b"a", b"b", b"c", b"d", b"z" * 256)
@@ -45,7 +46,7 @@ class Attributes(AttributeRules, LifeRules):
     """Attributes, on every type of object."""
 
 
-class Everything(NameRules, RangeRules, AttributeRules, LifeRules):
+class Everything(UnnamedRules, RangeRules, AttributeRules, LifeRules):
     """All rules on the full tree."""
 
 
