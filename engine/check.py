@@ -7,6 +7,7 @@ salvaged first (engine/salvage.py).
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import os
 import stat
@@ -203,21 +204,78 @@ class Checker:
 
     def _origins(self) -> Iterator[Finding]:
         paths = self.places.by_path
+        below_gone: list[tuple[bytes, int]] = []
         for path, ino in paths.items():
             directory = split(path)[0]
             if not is_base_path(path):
                 yield Finding("E201", b"<base>" + path, "not a path", (ino, path), safe=False)
-            elif directory not in paths and ino != ROOT:
-                yield Finding("E201", self.places.of(ino), f"{os.fsdecode(directory)} has no mark", (ino, path))
+            elif directory in paths or ino == ROOT:
+                continue
+            elif self._is_gone(directory):
+                below_gone.append((path, ino))
+            else:
+                yield self._no_mark(ino, path)
+        lost = self._tops_of_lost() if below_gone else set()
+        for path, ino in below_gone:
+            if path in lost:
+                # to mark its directory is to bring that back
+                yield dataclasses.replace(self._no_mark(ino, path), safe=False)
+
+    def _no_mark(self, ino: int, path: bytes) -> Finding:
+        return self._at("E201", ino, f"{os.fsdecode(split(path)[0])} has no mark", (ino, path))
+
+    @cached_property
+    def _hidden(self) -> set[tuple[int, bytes]]:
+        """Every whiteout: directory and name."""
+        return set(self._db.rows("SELECT parent, name FROM deleted"))
+
+    @cached_property
+    def _orphans(self) -> set[int]:
+        return {ino for (ino,) in self._db.rows("SELECT ino FROM orphan")}
+
+    def _is_gone(self, directory: bytes) -> bool:
+        """True where a base directory without a mark was deleted, itself or with one above it.
+
+        What was moved or linked out of it before has its place in the base there still.
+        """
+        paths = self.places.by_path
+        while directory != b"/":
+            directory, name = split(directory)
+            holder = paths.get(directory)
+            if holder is not None:
+                return holder in self._orphans or (holder, name) in self._hidden
+        return False
+
+    def _tops_of_lost(self) -> set[bytes]:
+        """The uppermost marks below deleted directories that lead to bytes of storage which show nowhere.
+
+        A file may have another name in the base, and of a base that lacks it attributes may be kept: so only what the
+        base has under one name counts.  Where the base is not known, that a renamed object has lost its place tells.
+        """
+        found: set[bytes] = set()
+        blind = self._base is None and self._db.value("SELECT 1 FROM renamed WHERE ino NOT IN (SELECT ino FROM origin)")
+        for (ino,) in self._db.rows(
+            f"SELECT i.ino FROM inode i JOIN origin USING (ino) WHERE {_OWN_BYTES} AND nlink > 0"
+        ):
+            path = self.places.origins[ino]
+            if not blind and not self._has_one_name(path):
+                continue
+            at = ino
+            while at != ROOT and at not in self.places.names:
+                above = self.places.by_path.get(split(path)[0])
+                if above is None:
+                    found.add(path)
+                    break
+                at, path = above, split(path)[0]
+        return found
 
     def _nameless(self) -> Iterator[Finding]:
         """Base objects that live nowhere: neither at a name of the overlay nor at their place in the base."""
         places = self.places
-        hidden = set(self._db.rows("SELECT parent, name FROM deleted"))
         holders = {split(path)[0] for path in places.by_path}
         for ino, path in places.origins.items():
             directory, name = split(path)
-            if ino == ROOT or (places.by_path.get(directory), name) not in hidden or ino in places.names:
+            if ino == ROOT or (places.by_path.get(directory), name) not in self._hidden or ino in places.names:
                 continue
             row = self._db.row("SELECT mode, nlink FROM inode WHERE ino = ?", (ino,))
             mode, nlink = row or (stat.S_IFDIR if path in holders else 0, 1)

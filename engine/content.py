@@ -379,9 +379,18 @@ class Content:
                 self._objects.trims[number] = (row.ino, size)
         elif number is not None and bound is None:
             self.cut_stale(number, row.size)
-            if self._objects.stat(number).st_size == 0:
-                self._objects.truncate(number, size)  # blocks were reserved, and nothing written: it must not look lost
+            self.tell_hollow(row._replace(size=size))
         self._inodes.save(row._replace(size=size, object=number, bound=bound, mapped=mapped))
+
+    def tell_hollow(self, row: Row) -> None:
+        """Tell an object of which nothing was written yet, and that shows, from one that has lost its bytes.
+
+        minifo-fsck takes an empty one for lost, as some file systems leave it after a power cut.  A byte is enough: on
+        storage without holes more would take blocks.
+        """
+        needed = row.size if row.bound is None else min(row.bound, row.size)
+        if row.object and needed and self._objects.stat(row.object).st_size == 0:
+            self._objects.truncate(row.object, 1)
 
     def _cut_extents(self, row: Row, size: int) -> None:
         before = self.objects_of(row)

@@ -139,6 +139,7 @@ class Ranges:
         if times:
             t = self._inodes.now()
             row = row._replace(mtime=t, ctime=t)
+        self._content.tell_hollow(row)
         self._inodes.save(row)
 
     def _lacking(self, node: Node, start: int, end: int) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import hypothesis.strategies as st
 from hypothesis.stateful import rule
-from machine import LENGTHS, OFFSETS, PICK, ContentRules
+from machine import LENGTHS, OFFSETS, PICK, SIZES, ContentRules
 from twins import Handle
 
 from minifo.engine.syscalls import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, FALLOC_FL_ZERO_RANGE, fallocate
@@ -24,9 +24,11 @@ class RangeRules(ContentRules):
     @rule(pick=PICK, mode=MODES, offset=OFFSETS, size=RANGES)
     def fallocate(self, pick: int, mode: int, offset: int, size: int) -> None:
         target = self.file(pick)
-        if target is None:
-            return
-        self.t.make_room()
+        if target is not None:
+            self.t.make_room()
+            self.fallocate_target(target, mode, offset, size)
+
+    def fallocate_target(self, target: bytes | Handle, mode: int, offset: int, size: int) -> None:
         fd = os.open(self.full(target), os.O_RDWR)
         try:
             self.t.both(
@@ -37,6 +39,18 @@ class RangeRules(ContentRules):
         finally:
             os.close(fd)
         self.changed(target)
+
+    @rule(pick=PICK, hollow=SIZES, mode=MODES, offset=OFFSETS, size=RANGES)
+    def fallocate_hollow(self, pick: int, hollow: int, mode: int, offset: int, size: int) -> None:
+        """The same on a file that is nothing but a hole."""
+        target = self.file(pick)
+        if target is None:
+            return
+        self.t.make_room()
+        for length in (0, hollow):
+            self.do_truncate(target, length)
+        self.written(target)
+        self.fallocate_target(target, mode, offset, size)
 
     @staticmethod
     def plain_fallocate(fd: int, mode: int, offset: int, size: int) -> None:

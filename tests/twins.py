@@ -99,6 +99,7 @@ class Twins:
         self.log: list[str] = []
         self.snapshot: Snapshot | None = None
         self.sealed: Sealed | None = None
+        self.on_down: Callable[[], object] = lambda: None  # called while nobody holds storage
         self._count = 0
         self._versions: dict[int, list[bytes]] = {}
         self._numbers: dict[int, Ino] = {}
@@ -135,6 +136,7 @@ class Twins:
         """Unmount and mount again."""
         before = self.numbers()
         self.close()
+        self.on_down()
         self.open(**options)
         assert self.numbers() == before, "inode numbers moved"
         assert self.ov.db.value("SELECT count(*) FROM orphan") == 0
@@ -144,6 +146,7 @@ class Twins:
         """What ``kill -9`` of the daemon leaves: nothing acknowledged is lost."""
         before = self.numbers()
         self._abandon()
+        self.on_down()
         self.open(**options)
         assert self.numbers() == before, "inode numbers moved"
         assert self.ov.db.value("SELECT count(*) FROM orphan") == 0
@@ -173,6 +176,7 @@ class Twins:
         snapshot.tree.rename(self.plain)
         self.snapshot = None
         self._numbers.clear()
+        self.on_down()
         self.open(**options)
         self._adopt_versions(snapshot, versions)
         found = {path: engine for path, (_, engine) in self.numbers().items()}
