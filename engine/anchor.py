@@ -15,6 +15,7 @@ from minifo.engine.base import BaseView
 from minifo.engine.db import Database
 from minifo.engine.model import ROOT, Ino
 from minifo.engine.nodes import RESERVED, Numbers
+from minifo.engine.statements import statement
 
 #: Every column that holds an inode number.
 NUMBERED = (
@@ -31,6 +32,9 @@ NUMBERED = (
     ("xattr", "ino"),
     ("orphan", "ino"),
 )
+_RENUMBER = {
+    (table, column): statement(f"UPDATE {table} SET {column} = ? WHERE {column} = ?") for table, column in NUMBERED
+}
 _SAMPLES = 64  # origins looked at at each mount
 
 
@@ -103,5 +107,5 @@ def reanchor(db: Database, base: BaseView, numbers: Numbers) -> Anchored:
         for old, new in changed.items():
             for table, column in NUMBERED:
                 before, after = (old, -new) if sign < 0 else (-new, new)
-                db.change(f"UPDATE {table} SET {column} = ? WHERE {column} = ?", (after, before))
+                db.change(_RENUMBER[table, column], (after, before))
     return Anchored(found, gone)

@@ -44,7 +44,7 @@ class Attic:
     # -- rows
 
     def _do(self, sql: str, params: Params = ()) -> int:
-        return self._db.change(sql, params)
+        return self._db.change_unlogged(sql, params)
 
     def _row(self, ino: int) -> dict[str, Any] | None:
         names = ("mode", "nlink", "size", "object", "bound", "mapped", "xattrs", "target")

@@ -17,6 +17,13 @@ from minifo.engine.errors import FsError
 from minifo.engine.inodes import Inodes, Row
 from minifo.engine.model import Ino, SetAttr
 from minifo.engine.nodes import Node
+from minifo.engine.statements import statement
+
+_PUT_XATTR = statement(
+    "INSERT INTO xattr VALUES (?, ?, ?) ON CONFLICT (ino, name) DO UPDATE SET value = excluded.value"
+)
+_ADD_XATTR = statement("INSERT INTO xattr VALUES (?, ?, ?)")
+_DROP_XATTR = statement("DELETE FROM xattr WHERE ino = ? AND name = ?")
 
 _XATTR_CREATE = 1
 _XATTR_REPLACE = 2
@@ -244,10 +251,9 @@ class Attributes:
 
     def _put(self, ino: Ino, name: bytes, value: bytes | None) -> None:
         if value is None:
-            self._db.change("DELETE FROM xattr WHERE ino = ? AND name = ?", (ino, name))
+            self._db.change(_DROP_XATTR, (ino, name))
         else:
-            sql = "INSERT INTO xattr VALUES (?, ?, ?) ON CONFLICT (ino, name) DO UPDATE SET value = excluded.value"
-            self._db.change(sql, (ino, name, value))
+            self._db.change(_PUT_XATTR, (ino, name, value))
         self._inodes.xattrs_changed(ino)
         if name == acl.DEFAULT:
             self._defaults.pop(ino, None)
@@ -258,9 +264,7 @@ class Attributes:
         if not row.xattrs:
             assert node.path is not None
             for name in self._base.listxattr(node.path):
-                self._db.change(
-                    "INSERT INTO xattr VALUES (?, ?, ?)", (node.ino, name, self._base.getxattr(node.path, name))
-                )
+                self._db.change(_ADD_XATTR, (node.ino, name, self._base.getxattr(node.path, name)))
             row = row._replace(xattrs=1)
             self._inodes.save(row)
         return row

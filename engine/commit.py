@@ -36,6 +36,7 @@ from minifo.engine.objects import ROOM, ObjectStore
 from minifo.engine.ranges import Ranges
 from minifo.engine.redo import RedoLog
 from minifo.engine.space import Space
+from minifo.engine.statements import SET_FACT
 from minifo.engine.storage import Storage
 
 log = logging.getLogger(__name__)
@@ -48,6 +49,7 @@ class Sealed(NamedTuple):
     """A commit whose rows are in the log: what is to be done once the log is durable."""
 
     limit: int
+    token: int
     garbage: list[int]
     trims: dict[int, tuple[int, int]]
     cut: dict[int, int]
@@ -100,6 +102,20 @@ class GroupCommit:
         """
         self._redo = redo
         self._begin_redo(redo, token)
+        self._log_operations()
+
+    def resume_redo(self, redo: RedoLog) -> None:
+        """The same for a log that was just replayed: it is needed until that is committed.
+
+        Raises:
+            OSError: the log cannot be opened any more.
+        """
+        redo.resume()
+        self._redo = redo
+        self._log_operations()
+
+    def _log_operations(self) -> None:
+        self._objects.notes = []
         self._db.on_operation = self._log
 
     def _begin_redo(self, redo: RedoLog, token: int) -> None:
@@ -110,11 +126,23 @@ class GroupCommit:
             self._lose_redo(redo, error)
 
     def _log(self, statements: list[Statement]) -> None:
+        notes = self._objects.take_notes()
         if self._redo is not None and not self.volatile:
             try:
-                self._redo.append(statements, self._inodes.next_ino, self._objects.next_object)
+                self._redo.append(statements, self._inodes.next_ino, self._objects.next_object, notes)
             except OSError as error:
                 self._lose_redo(self._redo, error)
+
+    def _seal_redo(self, token: int) -> None:
+        if self._redo is None:
+            return
+        if self.volatile:
+            self._begin_redo(self._redo, token)  # operations are missing in it: it cannot lead to this commit
+            return
+        try:
+            self._redo.seal(token)
+        except OSError as error:
+            self._lose_redo(self._redo, error)
 
     def _lose_redo(self, redo: RedoLog, error: OSError) -> None:
         if not self.volatile:
@@ -147,7 +175,7 @@ class GroupCommit:
         try:
             self._objects.sync(numbers)
         except OSError as error:
-            raise self._fail(error) from error
+            raise self._fail(error, synced=False) from error
         self._presyncing = set()
 
     def seal(self) -> Sealed:
@@ -161,6 +189,9 @@ class GroupCommit:
         try:
             # a commit may overtake another whose early syncs are still under way
             self._objects.sync(self._objects.take_dirty() | self._presyncing)
+        except OSError as error:
+            raise self._fail(error, synced=False) from error
+        try:
             self._objects.sync_entries()
             self._make_room()
             token = secrets.randbits(62)
@@ -174,9 +205,8 @@ class GroupCommit:
         except (OSError, apsw.Error) as error:
             raise self._fail(error) from error
         self._objects.committed_next = self._objects.next_object
-        if self._redo is not None:
-            self._begin_redo(self._redo, token)
-        sealed = Sealed(limit, garbage, trims, cut, self._db.operations)
+        self._seal_redo(token)
+        sealed = Sealed(limit, token, garbage, trims, cut, self._db.operations)
         self._unfinished.append(sealed)
         self._measure(time.monotonic_ns() - begin)
         return sealed
@@ -227,7 +257,7 @@ class GroupCommit:
         with self._db.operation():
             objects.forget_swept()
             for key, value in facts:
-                self._db.change("UPDATE overlay SET value = ?2 WHERE key = ?1 AND value IS NOT ?2", (key, value))
+                self._db.change(SET_FACT, (key, value))
         return limit
 
     def harden(self) -> None:
@@ -255,6 +285,11 @@ class GroupCommit:
         except (OSError, apsw.Error) as error:
             raise self._fail(error) from error
         self._unfinished.remove(sealed)
+        if self._redo is not None:
+            try:
+                self._redo.drop(sealed.token)
+            except OSError as error:
+                log.debug("%s stays as long as it is: %s", self._redo.path, error)
 
     def relieve(self) -> None:
         """Step 5: move the log into the database if it has become long, and copy names if much was committed.
@@ -285,13 +320,36 @@ class GroupCommit:
         self.harden()
         self.finish(sealed)
 
-    def _fail(self, error: BaseException) -> StateError:
+    def _fail(self, error: BaseException, *, synced: bool = True) -> StateError:
+        """Turn read-only.
+
+        Args:
+            error: what the storage answered.
+            synced: False where that was the answer to syncing content: the kernel may have dropped what it could not
+                write, and says so once only.
+        """
         self.failure = error
         self._db.read_only = True
-        return StateError(
-            f"storage {self._storage.path} failed ({error}); the overlay is read-only now",
-            "free or repair the storage, then unmount and mount again",
-        )
+        hint = "free or repair the storage, then unmount and mount again"
+        if self._redo is not None and self._db.dirty:
+            hint += f"; until then do not restart this machine: what is not durable is in {self._redo.path}"
+        failed = StateError(f"storage {self._storage.path} failed ({error}); the overlay is read-only now", hint)
+        if self._redo is not None:
+            failed.redo = self._redo.path
+            self._note_failure(self._redo, error, synced)
+        return failed
+
+    def _note_failure(self, redo: RedoLog, error: BaseException, synced: bool) -> None:
+        if synced:
+            try:
+                self._storage.sync_all()
+                return  # what the log relies on is there
+            except OSError as again:
+                error = again
+        try:
+            redo.fail(str(error))
+        except OSError as full:
+            log.error("%s: %s", redo.path, full)
 
     def _lose(self, error: BaseException) -> None:
         log.error("%s", self._fail(error))

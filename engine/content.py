@@ -24,6 +24,7 @@ from minifo.engine.errors import FsError
 from minifo.engine.inodes import Inodes, Row
 from minifo.engine.model import FILE_MAX, Ino
 from minifo.engine.objects import ObjectStore
+from minifo.engine.statements import statement
 
 _COPY_WHOLE = 128 << 10  # base files up to this size (bytes) are copied whole: cheaper than keeping extents
 SMALL_MAX = 2048  # bytes of a file that are kept in a row; above that a file of its own writes less
@@ -31,6 +32,18 @@ SMALL = 0  # in the column object of inode: the bytes are a row of small
 HOLE = 0  # in the column object of extent: the bytes are zeros, whatever the backing has there
 _COPY_STEP = 1 << 20
 _BLOCK = 4096
+
+_PUT_SMALL = statement("INSERT INTO small VALUES (?, ?) ON CONFLICT (ino) DO UPDATE SET data = excluded.data")
+_CUT_SMALL = statement("UPDATE small SET data = substr(data, 1, ?) WHERE ino = ?")
+_DROP_SMALL = statement("DELETE FROM small WHERE ino = ?")
+_ADD_EXTENT = statement("INSERT INTO extent VALUES (?, ?, ?, ?, ?)")
+_PUT_EXTENT = statement(
+    'INSERT INTO extent VALUES (?, ?, ?, ?, ?) ON CONFLICT (ino, start) DO UPDATE SET "end" = excluded."end"'
+)
+_CUT_EXTENTS = statement('UPDATE extent SET "end" = ? WHERE ino = ? AND "end" > ?')
+_DROP_EXTENT = statement("DELETE FROM extent WHERE ino = ? AND start = ?")
+_DROP_EXTENTS = statement("DELETE FROM extent WHERE ino = ?")
+_DROP_EXTENTS_FROM = statement("DELETE FROM extent WHERE ino = ? AND start >= ?")
 
 
 class Backing(NamedTuple):
@@ -217,14 +230,13 @@ class Content:
         """Write into the row of a small file, made of what backs it so far."""
         old = self._read_backing(row, path, 0, row.size)
         new = old[:offset].ljust(offset, b"\0") + bytes(data) + old[offset + len(data) :]
-        sql = "INSERT INTO small VALUES (?, ?) ON CONFLICT (ino) DO UPDATE SET data = excluded.data"
-        self._db.change(sql, (row.ino, new))
+        self._db.change(_PUT_SMALL, (row.ino, new))
 
     def _outgrow(self, row: Row) -> int:
         """Move the bytes of a small file to an object of their own."""
         number = self._objects.create()
         self._objects.write(number, self.small(row.ino), 0)
-        self._db.change("DELETE FROM small WHERE ino = ?", (row.ino,))
+        self._db.change(_DROP_SMALL, (row.ino,))
         return number
 
     def cut_stale(self, number: int, size: int) -> None:
@@ -308,10 +320,9 @@ class Content:
         sql = 'SELECT start, "end" FROM extent WHERE ino = ? AND start = ? AND object = ? AND at = ?'
         after = self._db.row(sql, (ino, end, number, at + end - start))
         if after is not None:
-            self._db.change("DELETE FROM extent WHERE ino = ? AND start = ?", (ino, after[0]))
+            self._db.change(_DROP_EXTENT, (ino, after[0]))
             end = after[1]
-        sql = 'INSERT INTO extent VALUES (?, ?, ?, ?, ?) ON CONFLICT (ino, start) DO UPDATE SET "end" = excluded."end"'
-        self._db.change(sql, (ino, start, end, number, at))
+        self._db.change(_PUT_EXTENT, (ino, start, end, number, at))
 
     def carve(self, ino: Ino, start: int, end: int, *, holes_only: bool = False) -> list[Extent]:
         """Take a range out of the extents, or out of the holes among them.  Inside an operation.
@@ -324,11 +335,11 @@ class Content:
             if holes_only and extent.object != HOLE:
                 continue
             first, stop = max(start, extent.start), min(end, extent.end)
-            self._db.change("DELETE FROM extent WHERE ino = ? AND start = ?", (ino, extent.start))
+            self._db.change(_DROP_EXTENT, (ino, extent.start))
             for left, right in ((extent.start, first), (stop, extent.end)):
                 if left < right:
                     at = extent.at + left - extent.start
-                    self._db.change("INSERT INTO extent VALUES (?, ?, ?, ?, ?)", (ino, left, right, extent.object, at))
+                    self._db.change(_ADD_EXTENT, (ino, left, right, extent.object, at))
             pieces.append(Extent(first, stop, extent.object, extent.at + first - extent.start))
         return pieces
 
@@ -370,7 +381,7 @@ class Content:
             number, bound, mapped = None, (None if path is None else 0), 0
         elif number == SMALL:
             if size < row.size:
-                self._db.change("UPDATE small SET data = substr(data, 1, ?) WHERE ino = ?", (size, row.ino))
+                self._db.change(_CUT_SMALL, (size, row.ino))
         elif size < row.size:
             bound = size if bound is None else min(bound, size)
             if mapped:
@@ -397,8 +408,8 @@ class Content:
         sql = 'SELECT DISTINCT object FROM extent WHERE ino = ? AND "end" > ? AND object > 0'
         cut = self._db.rows(sql, (row.ino, size))
         self._objects.note_cut(number for (number,) in cut)
-        self._db.change("DELETE FROM extent WHERE ino = ? AND start >= ?", (row.ino, size))
-        self._db.change('UPDATE extent SET "end" = ? WHERE ino = ? AND "end" > ?', (size, row.ino, size))
+        self._db.change(_DROP_EXTENTS_FROM, (row.ino, size))
+        self._db.change(_CUT_EXTENTS, (size, row.ino, size))
         for number in before - self.objects_of(row):
             self._objects.drop(number)
 
@@ -415,9 +426,9 @@ class Content:
         for number in self.objects_of(row):
             self._objects.drop(number)
         if row.object == SMALL:
-            self._db.change("DELETE FROM small WHERE ino = ?", (row.ino,))
+            self._db.change(_DROP_SMALL, (row.ino,))
         if row.mapped:
-            self._db.change("DELETE FROM extent WHERE ino = ?", (row.ino,))
+            self._db.change(_DROP_EXTENTS, (row.ino,))
 
     def discard(self, row: Row) -> None:
         """Give up a file's content, with the object's row.  Inside an operation."""

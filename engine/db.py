@@ -20,6 +20,7 @@ from typing import Any
 import apsw
 
 from minifo.engine.errors import Corrupt, FsError, NewerFormat, NotMinifo, StateError
+from minifo.engine.statements import NUMBERS
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +38,7 @@ _PAGES_PER_CHANGE = 8  # pages one statement can touch: a path through two trees
 
 Params = Sequence[int | bytes | str | None]
 Row = tuple[Any, ...]
-Statement = tuple[str, Params]
+Statement = tuple[int, Params]  # the number of a registered statement, and its values
 
 _ERRNOS: tuple[tuple[type[apsw.Error], int], ...] = (
     (apsw.FullError, errno.ENOSPC),
@@ -180,11 +181,26 @@ class Database:
     def change(self, sql: str, params: Params = ()) -> int:
         """Execute one statement that changes rows, inside an operation.
 
+        Args:
+            sql: a registered statement (engine/statements.py); LookupError for any other.
+            params: its values.
+
         Returns:
             The number of rows changed.
         """
+        number = NUMBERS[sql]
         self._cursor.execute(sql, params)
-        self._statements.append((sql, params))
+        self._statements.append((number, params))
+        return self._con.changes()
+
+    def change_unlogged(self, sql: str, params: Params = ()) -> int:
+        """The same with any statement, for a repair: nobody keeps a redo log of it.
+
+        Returns:
+            The number of rows changed.
+        """
+        assert self.on_operation is None, sql
+        self._cursor.execute(sql, params)
         return self._con.changes()
 
     def on_success(self, action: Callable[[], None]) -> None:

@@ -42,7 +42,12 @@ class StateError(MinifoError):
     Args:
         message: what is wrong, in one line, with the path it concerns.
         hint: the next step to take, or an empty string.
+
+    Attributes:
+        redo: where the redo log is, if it has operations that are not durable and were not discarded.
     """
+
+    redo: str | None = None
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)

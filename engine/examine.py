@@ -30,13 +30,15 @@ from minifo.engine.db import (
     open_database,
     schema,
 )
-from minifo.engine.errors import FsError, NotMinifo, StateError, StorageBusy
+from minifo.engine.errors import Corrupt, FsError, NotMinifo, StateError, StorageBusy
 from minifo.engine.findings import SALVAGE, Finding
 from minifo.engine.names import NAMES
 from minifo.engine.pages import Pages, read_past_errors
-from minifo.engine.redo import RedoLog, memory_directory
+from minifo.engine.redo import Recording, RedoLog, memory_directory
 from minifo.engine.repair import Choose, Repairer
+from minifo.engine.replay import lacking, replay
 from minifo.engine.shelf import Shelf
+from minifo.engine.statements import SET_FACT
 from minifo.engine.storage import Storage
 
 _WAL = DB_NAME + "-wal"
@@ -212,9 +214,8 @@ class Examination:
                 self.shelf.look_again()
             checker = Checker(db, self.shelf, self.base, verify=verify, live=live, progress=progress)
             found += checker.run()
-            waiting = 0 if live else len(self._waiting(checker.facts.get("uuid"), checker.facts.get("commit_token")))
-            if waiting:
-                found.append(Finding("N404", b"<overlay>", f"{waiting} operations"))
+            if not live:
+                found += self._waiting(con, checker.facts.get("uuid"), checker.facts.get("commit_token"))
             return found
         except (apsw.Error, UnicodeDecodeError) as error:
             return [Finding("E102", b"minifo.db", str(error))]
@@ -243,12 +244,41 @@ class Examination:
             shutil.copyfile(os.path.join(self.storage.path, name), os.path.join(self._copy, name))
         return connect(os.path.join(self._copy, DB_NAME), read_only=False)
 
-    def _waiting(self, uuid: object, token: object) -> list[tuple[list[tuple[str, tuple[int, ...]]], int, int]]:
-        """What a killed daemon had acknowledged but not committed."""
+    def _redo(self, uuid: object) -> RedoLog | None:
+        """Where a killed daemon leaves what it had acknowledged but not committed."""
         directory = memory_directory()
-        if directory is None or not isinstance(uuid, str) or not isinstance(token, int) or "/" in uuid:
+        try:
+            return RedoLog(directory, uuid, self.storage.database) if directory is not None else None
+        except Corrupt:
+            return None  # a damaged identity is a finding of its own, and names no log
+
+    def _waiting(self, con: apsw.Connection, uuid: object, token: object) -> list[Finding]:
+        redo = self._redo(uuid)
+        if redo is None or not isinstance(token, int):
             return []
-        return RedoLog(directory, uuid, self.storage.database).operations(token)  # type: ignore[return-value]
+        try:
+            waiting = redo.read(token)
+            if lacking(self.storage, waiting):
+                self._try_replay(con, redo, waiting)
+        except StateError as error:
+            return [Finding("E405", b"<overlay>", error.message)]
+        return [Finding("N404", b"<overlay>", f"{len(waiting)} operations")] if waiting else []
+
+    def _try_replay(self, con: apsw.Connection, redo: RedoLog, waiting: Recording) -> None:
+        """See whether a redo log can be replayed, in a copy.
+
+        Raises:
+            StateError: it cannot.
+        """
+        memory = apsw.Connection(":memory:")
+        with memory.backup("main", con, "main") as backup:
+            backup.step()
+        db = Database(memory, read_only=False)
+        try:
+            with db.operation():
+                replay(db, self.storage, redo, waiting)
+        finally:
+            db.close()
 
     # -- repairing
 
@@ -268,6 +298,14 @@ class Examination:
         Raises:
             StateError: it could not be done; storage is as it was.
         """
+        for finding in found:
+            if finding.code == "E405":
+                # it fits the state of now only: to repair that, and let the log wait, would be to lose it
+                if not choose(finding):
+                    return [], found
+                self._set_redo_aside()
+                done, left = self.repair([other for other in found if other is not finding], choose, progress=progress)
+                return [finding, *done], left
         header = [f for f in found if f.code in ("E103", "E104")]
         chosen = [f for f in header if choose(f)]
         if len(chosen) < len(header):
@@ -287,6 +325,17 @@ class Examination:
         # what cannot be read is not read again, and no repair changes it
         return chosen + done, left + [finding for finding in found if finding.code == "E305"]
 
+    def _set_redo_aside(self) -> None:
+        con = self._snapshot()
+        try:
+            uuid = con.execute("SELECT value FROM overlay WHERE key = 'uuid'").fetchone()
+        finally:
+            con.close()
+        redo = self._redo(uuid[0] if uuid else None)
+        if redo is not None:
+            redo.find()
+            redo.set_aside()
+
     def _set_header(self) -> None:
         con = connect(self.storage.database, read_only=False)
         try:
@@ -300,25 +349,26 @@ class Examination:
     ) -> tuple[list[Finding], list[Finding]]:
         facts: dict[str, object] = dict(db.rows("SELECT key, value FROM overlay"))
         with db.operation():
-            waiting = self._waiting(facts.get("uuid"), facts.get("commit_token"))
-            for statements, next_ino, next_object in waiting:
+            redo, token = self._redo(facts.get("uuid")), facts.get("commit_token")
+            waiting = redo.read(token) if redo is not None and isinstance(token, int) else None
+            if waiting and redo is not None:
                 # what a killed daemon acknowledged is part of what is repaired, as the next mount would have it
-                for sql, params in statements:
-                    db.change(sql, params)
-                for key, value in (("next_ino", next_ino), ("next_object", next_object)):
-                    db.change("UPDATE overlay SET value = ? WHERE key = ?", (value, key))
+                replay(db, self.storage, redo, waiting)
+                counters = ("next_ino", waiting[-1].next_ino), ("next_object", waiting[-1].next_object)
+                for key, value in counters:
+                    db.change(SET_FACT, (key, value))
             repairer = Repairer(db, self.shelf, self.base)
             done, left = repairer.run(choose, progress)
             if done:
                 repairer.renew()
         if done:
-            if waiting:
-                self.storage.sync_all()
             if not backed_up:
                 self.back_up()
             db.commit()
             db.checkpoint(apsw.SQLITE_CHECKPOINT_TRUNCATE)
             self.shelf.extend_promised()
+            if redo is not None and waiting:
+                redo.remove()  # all of it is durable
         return done, left
 
     def back_up(self) -> str:

@@ -188,6 +188,13 @@ _TABLE = (
     ("N402", "note", "content objects waiting to be deleted; the next mount removes them", "", False),
     ("N403", "note", "content objects no commit has named; the next mount removes them", "", False),
     ("N404", "note", "a killed daemon's last operations wait in memory; the next mount does them again", "", False),
+    (
+        "E405",
+        "error",
+        "the last operations wait in memory, but cannot be done again: content they rely on is gone",
+        "set the file with them aside: what they did is lost",
+        False,
+    ),
     # the base
     # the base: what changed there is a note, and no repair's business, whatever letter its code has
     ("W501", "note", "the base has lost this object", "", False),

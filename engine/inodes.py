@@ -19,6 +19,7 @@ from minifo.engine.db import Database
 from minifo.engine.errors import FsError
 from minifo.engine.model import ROOT, Attr, Ino
 from minifo.engine.nodes import Node, Numbers, Place
+from minifo.engine.statements import statement
 
 
 class Row(NamedTuple):
@@ -50,10 +51,18 @@ _SELECT = f"SELECT {_COLUMNS} FROM inode WHERE ino = ?"
 _FETCHED = 64  # rows in one query
 _SELECT_MANY = f"SELECT {_COLUMNS} FROM inode WHERE ino IN ({', '.join('?' * _FETCHED)})"
 _FIELDS = _COLUMNS.removeprefix("ino, ").split(", ")
-_UPDATE = f"UPDATE inode SET {', '.join(f'{field} = ?' for field in _FIELDS)} WHERE ino = ?"
-_STAMP = "UPDATE inode SET nlink = ?, atime = ?, mtime = ?, ctime = ? WHERE ino = ?"
-_INSERT = f"INSERT INTO inode ({_COLUMNS}, target) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-_MODIFIED = "INSERT INTO modified VALUES (?, ?, ?, ?)"
+_UPDATE = statement(f"UPDATE inode SET {', '.join(f'{field} = ?' for field in _FIELDS)} WHERE ino = ?")
+_STAMP = statement("UPDATE inode SET nlink = ?, atime = ?, mtime = ?, ctime = ? WHERE ino = ?")
+_INSERT = statement(f"INSERT INTO inode ({_COLUMNS}, target) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)")
+_DROP = statement("DELETE FROM inode WHERE ino = ?")
+_MARK = statement("INSERT INTO origin VALUES (?, ?) ON CONFLICT (path) DO NOTHING")
+_DROP_ORIGIN = statement("DELETE FROM origin WHERE ino = ?")
+_MODIFIED = statement("INSERT INTO modified VALUES (?, ?, ?, ?)")
+_MODIFIED_TOO = statement("UPDATE modified SET content = 1 WHERE ino = ?")
+_DROP_MODIFIED = statement("DELETE FROM modified WHERE ino = ?")
+_ADD_ORPHAN = statement("INSERT INTO orphan VALUES (?)")
+_DROP_ORPHAN = statement("DELETE FROM orphan WHERE ino = ?")
+_DROP_XATTRS = statement("DELETE FROM xattr WHERE ino = ?")
 
 _KEPT_ROWS = 4096
 
@@ -286,7 +295,7 @@ class Inodes:
 
     def drop_row(self, ino: Ino) -> None:
         """Delete an object's row: the base's own attributes count again, if there is a base object."""
-        self._db.change("DELETE FROM inode WHERE ino = ?", (ino,))
+        self._db.change(_DROP, (ino,))
         self._rows.pop(ino, None)
         if self._watcher is not None:
             self._watcher.dropped(ino)
@@ -321,7 +330,7 @@ class Inodes:
         row = Row(ino, mode, nlink, uid, gid, rdev, size, t, t, t, None, None, 0, 1)
         self._db.change(_INSERT, (*row, target))
         if nlink == 0:
-            self._db.change("INSERT INTO orphan VALUES (?)", (ino,))
+            self._db.change(_ADD_ORPHAN, (ino,))
         return self._made(row)
 
     def adopt(self, node: Node, held: Row | os.stat_result | None = None) -> Row:
@@ -350,7 +359,7 @@ class Inodes:
         self._adopted = self._made(row)
         self.mark(path, node.ino)
         if node.dead:
-            self._db.change("INSERT INTO orphan VALUES (?)", (node.ino,))
+            self._db.change(_ADD_ORPHAN, (node.ino,))
         return row
 
     def mark(self, path: bytes, ino: Ino | None = None) -> None:
@@ -358,7 +367,7 @@ class Inodes:
         while ino is not None or self._db.value("SELECT 1 FROM origin WHERE path = ?", (path,)) is None:
             if ino is None:
                 ino = self.numbers.of(self._base.stat(path))
-            is_new = self._db.change("INSERT INTO origin VALUES (?, ?) ON CONFLICT (path) DO NOTHING", (ino, path))
+            is_new = self._db.change(_MARK, (ino, path))
             self._note_state(ino)
             if not is_new or path == b"/":
                 return
@@ -391,7 +400,7 @@ class Inodes:
             st = self._base.stat(path)
             self._db.change(_MODIFIED, (row.ino, int(content), st.st_size, st.st_mtime_ns))
         elif content and not known:
-            self._db.change("UPDATE modified SET content = 1 WHERE ino = ?", (row.ino,))
+            self._db.change(_MODIFIED_TOO, (row.ino,))
 
     def touch_directory(self, node: Node, subdirectories: int = 0) -> None:
         """Note that a directory's entries changed: its mtime and ctime, and its link count.
@@ -412,7 +421,7 @@ class Inodes:
             self.take_orphan(row.ino)
         self.stamp(row, nlink, row.atime, row.mtime, self.now())
         if nlink == 0:
-            self._db.change("INSERT INTO orphan VALUES (?)", (row.ino,))
+            self._db.change(_ADD_ORPHAN, (row.ino,))
 
     def is_orphan(self, ino: Ino) -> bool:
         """True for what has no name left."""
@@ -424,15 +433,15 @@ class Inodes:
 
     def take_orphan(self, ino: Ino) -> bool:
         """Strike a number from the orphans; False if it is none."""
-        return self._db.change("DELETE FROM orphan WHERE ino = ?", (ino,)) > 0
+        return self._db.change(_DROP_ORPHAN, (ino,)) > 0
 
     def discard(self, ino: Ino) -> None:
         """Delete every row an object owns, its content aside; it is no orphan any more."""
         self.drop_row(ino)
-        self._db.change("DELETE FROM xattr WHERE ino = ?", (ino,))
+        self._db.change(_DROP_XATTRS, (ino,))
         if not self.numbers.is_created(ino):
-            self._db.change("DELETE FROM origin WHERE ino = ?", (ino,))
-            self._db.change("DELETE FROM modified WHERE ino = ?", (ino,))
+            self._db.change(_DROP_ORIGIN, (ino,))
+            self._db.change(_DROP_MODIFIED, (ino,))
 
     # -- attributes as users see them
 

@@ -24,7 +24,15 @@ from minifo.engine.inodes import Inodes, Row
 from minifo.engine.merge import Merge, Ref
 from minifo.engine.model import ROOT, SYMLINK_MAX, Caller, Ino, RenameFlags
 from minifo.engine.nodes import Node
+from minifo.engine.statements import statement
 
+_TABLES = ("created", "renamed")
+_ADD = {table: statement(f"INSERT INTO {table} VALUES (?, ?, ?)") for table in _TABLES}
+_DROP = {table: statement(f"DELETE FROM {table} WHERE parent = ? AND name = ?") for table in _TABLES}
+_HIDE = statement("INSERT INTO deleted VALUES (?, ?)")
+_SHOW = statement("DELETE FROM deleted WHERE parent = ? AND name = ?")
+_SHOW_ALL = statement("DELETE FROM deleted WHERE parent = ?")
+_DROP_ORIGIN = statement("DELETE FROM origin WHERE ino = ?")
 _DIRECTORY_SIZE = 4096  # bytes; what most file systems report for a small directory
 _LINK_MAX = 2**31 - 1
 
@@ -74,7 +82,7 @@ class Namespace:
         self._check_new(parent, name)
         is_dir = stat.S_ISDIR(mode)
         node = self._new(parent, mode, caller, rdev=rdev, target=target, nlink=2 if is_dir else 1)
-        self._db.change("INSERT INTO created VALUES (?, ?, ?)", (parent.ino, name, node.ino))
+        self._db.change(_ADD["created"], (parent.ino, name, node.ino))
         self._changed(parent, name, +1 if is_dir else 0)
         return node
 
@@ -207,7 +215,7 @@ class Namespace:
     def _lose_directory(self, node: Node) -> None:
         """A directory's only name is gone; its whiteouts hide nothing any more."""
         if node.path is not None:
-            self._db.change("DELETE FROM deleted WHERE parent = ?", (node.ino,))
+            self._db.change(_SHOW_ALL, (node.ino,))
         row = self._inodes.row(node.ino)
         if row is not None:
             self._inodes.set_links(row, 0)
@@ -325,18 +333,18 @@ class Namespace:
     def _unbind(self, parent: Node, name: bytes, ref: Ref) -> None:
         if ref.kind == "base":
             self._inodes.adopt(parent)  # whoever hides a name has a mark in origin
-            self._db.change("INSERT INTO deleted VALUES (?, ?)", (parent.ino, name))
+            self._db.change(_HIDE, (parent.ino, name))
         else:
-            self._db.change(f"DELETE FROM {ref.kind} WHERE parent = ? AND name = ?", (parent.ino, name))
+            self._db.change(_DROP[ref.kind], (parent.ino, name))
 
     def _bind(self, parent: Node, name: bytes, node: Node, table: str) -> None:
         if node.path is not None and self._is_own_place(parent, name, node):
-            self._db.change("DELETE FROM deleted WHERE parent = ? AND name = ?", (parent.ino, name))
+            self._db.change(_SHOW, (parent.ino, name))
             if table == "created" and not node.is_dir:
                 self._swap_kinds(node)
             self._settle(node)
         else:
-            self._db.change(f"INSERT INTO {table} VALUES (?, ?, ?)", (parent.ino, name, node.ino))
+            self._db.change(_ADD[table], (parent.ino, name, node.ino))
 
     def _is_own_place(self, parent: Node, name: bytes, node: Node) -> bool:
         """True where the base has this very object at that name."""
@@ -354,8 +362,8 @@ class Namespace:
         """A created link took a base name back: a name that was renamed away from there is the created link now."""
         place = self._db.row("SELECT parent, name FROM renamed WHERE ino = ? LIMIT 1", (node.ino,))
         if place is not None:
-            self._db.change("DELETE FROM renamed WHERE parent = ? AND name = ?", place)
-            self._db.change("INSERT INTO created VALUES (?, ?, ?)", (*place, node.ino))
+            self._db.change(_DROP["renamed"], place)
+            self._db.change(_ADD["created"], (*place, node.ino))
 
     def _settle(self, node: Node) -> None:
         """Delete the row of a base object that is back in its place, if nothing else of it was changed."""
@@ -372,7 +380,7 @@ class Namespace:
         self._inodes.drop_row(node.ino)
         below = "SELECT 1 FROM origin WHERE path > ? AND path < ? LIMIT 1"
         if not node.is_dir or self._db.value(below, (node.path + b"/", node.path + b"0")) is None:
-            self._db.change("DELETE FROM origin WHERE ino = ?", (node.ino,))
+            self._db.change(_DROP_ORIGIN, (node.ino,))
 
     # -- what every change does to its directory
 

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from minifo.engine.db import Database
 from minifo.engine.lru import FdCache
+from minifo.engine.statements import statement
 from minifo.engine.storage import Storage
 
 log = logging.getLogger(__name__)
@@ -25,6 +26,8 @@ log = logging.getLogger(__name__)
 ROOM = 1024  # ids in one directory, and the least that is reserved ahead
 _FDS = 128
 _PROBE_SIZE = 1 << 20  # bytes
+_ADD_GARBAGE = statement("INSERT INTO garbage VALUES (?)")
+_DROP_GARBAGE = statement("DELETE FROM garbage WHERE object = ?")
 _SYNC_SINGLY = 32  # above this many files one syncfs is cheaper (26 against 1,284 ms for 1,000 on ext4)
 
 
@@ -69,6 +72,8 @@ class ObjectStore:
         self.used: int | None = None  # bytes all objects take, where they are counted
         self.swept: set[int] = set()  # garbage whose files are gone; the rows go with the next commit
         self.undeleted: set[int] = set()  # nobody names them, but deleting failed; garbage with the next commit
+        # content that rows may rely on from now on, for the redo log (engine/records.py); None where nobody asks
+        self.notes: list[tuple[int, int]] | None = None
 
     # -- objects
 
@@ -114,8 +119,19 @@ class ObjectStore:
         self.next_object = number + 1
         self._fds.put(number, fd)
         self.dirty.add(number)
+        self._note(number, 0)
         self._db.on_failure(partial(self._delete, number))
         return number
+
+    def _note(self, number: int, size: int) -> None:
+        if self.notes is not None:
+            self.notes.append((number, size))
+
+    def take_notes(self) -> list[tuple[int, int]]:
+        """The notes made since the last call."""
+        notes = self.notes or []
+        self.notes = []
+        return notes
 
     def fd(self, number: int) -> int:
         """A descriptor of an object, for reading and (where storage allows it) writing; valid until the next call."""
@@ -130,12 +146,14 @@ class ObjectStore:
         fd = self.fd(number)
         if self.used is None:
             self._storage.write(fd, data, offset)
-            return
-        before = os.fstat(fd).st_blocks
-        try:
-            self._storage.write(fd, data, offset)
-        finally:
-            self.used += (os.fstat(fd).st_blocks - before) * 512
+        else:
+            before = os.fstat(fd).st_blocks
+            try:
+                self._storage.write(fd, data, offset)
+            finally:
+                self.used += (os.fstat(fd).st_blocks - before) * 512
+        if self.notes is not None:
+            self.notes.append((number, offset + len(data)))
 
     def clone(self, number: int, source: int) -> None:
         """Make a new object share all bytes of the file *source*, a descriptor.
@@ -155,6 +173,7 @@ class ObjectStore:
         before = os.fstat(fd).st_blocks
         self._storage.clone_range(fd, source, at, size, offset)
         self.dirty.add(number)
+        self._note(number, offset + size)
         if self.used is not None:
             self.used += (os.fstat(fd).st_blocks - before) * 512
 
@@ -162,12 +181,11 @@ class ObjectStore:
         """Cut or extend an object's file; never to fewer bytes than a commit has named (see ``trims``)."""
         self.dirty.add(number)
         fd = self.fd(number)
-        if self.used is None:
-            self._storage.truncate(fd, size)
-            return
-        before = os.fstat(fd).st_blocks
+        before = os.fstat(fd).st_blocks if self.used is not None else 0
         self._storage.truncate(fd, size)
-        self.used += (os.fstat(fd).st_blocks - before) * 512
+        if self.used is not None:
+            self.used += (os.fstat(fd).st_blocks - before) * 512
+        self._note(number, ~size)
 
     def allocate(self, number: int, size: int, offset: int) -> None:
         """Reserve blocks of an object; if the running operation fails none are kept beyond its end.
@@ -238,7 +256,7 @@ class ObjectStore:
         if number >= self.committed_next:
             self._db.on_success(partial(self._delete, number))
         else:
-            self._db.change("INSERT INTO garbage VALUES (?)", (number,))
+            self._db.change(_ADD_GARBAGE, (number,))
             self._db.on_success(partial(self.dirty.discard, number))
 
     def _delete(self, number: int) -> None:
@@ -361,10 +379,10 @@ class ObjectStore:
         What could not be deleted becomes garbage, or nobody would find it again.
         """
         for number in self.swept:
-            self._db.change("DELETE FROM garbage WHERE object = ?", (number,))
+            self._db.change(_DROP_GARBAGE, (number,))
         self._db.on_success(self.swept.clear)
         for number in self.undeleted:
-            self._db.change("INSERT INTO garbage VALUES (?)", (number,))
+            self._db.change(_ADD_GARBAGE, (number,))
         self._db.on_success(self.undeleted.clear)
 
     def close(self) -> None:

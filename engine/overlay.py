@@ -33,7 +33,9 @@ from minifo.engine.objects import ObjectStore
 from minifo.engine.opening import check_nesting, first_facts, has_odd_bytes, hide_storage, open_base, read_facts
 from minifo.engine.ranges import Ranges
 from minifo.engine.redo import RedoLog
+from minifo.engine.replay import replay
 from minifo.engine.space import Space
+from minifo.engine.statements import SET_FACT
 from minifo.engine.storage import Storage
 
 log = logging.getLogger(__name__)
@@ -75,6 +77,7 @@ class Overlay:
         storage_io: Callable[[str], Storage] = Storage,
         vfs: str | None = None,
         redo_directory: str | None = None,
+        redo_aside: bool = False,
         max_size: int | None = None,
     ) -> Overlay:
         """Open an overlay, making an empty one in an empty storage directory.
@@ -86,6 +89,7 @@ class Overlay:
             clone: False to do without the private mount clone of the base (engine/base.py).
             redo_directory: where the redo log is kept (engine/redo.py); None: operations since the last commit are lost
                 with the process.
+            redo_aside: go on without a redo log that cannot be replayed; it is kept under another name.
             max_size: most bytes the overlay may take in storage; None for as many as there are.
             storage_io: stands in for storage I/O (recorders and fault injectors).
             vfs: stands in for SQLite's I/O, the name of a registered VFS.
@@ -115,7 +119,7 @@ class Overlay:
                 store.sync_dir(".")  # who made the files here may have been killed before their names were durable
             db = open_database(store.database, read_only=read_only, vfs=vfs)
             overlay = cls(view, store, db)
-            overlay._recover(os.path.realpath(base), redo_directory)
+            overlay._recover(os.path.realpath(base), redo_directory, redo_aside)
             overlay._limit(max_size)
         except BaseException as error:
             if overlay is not None:
@@ -132,7 +136,7 @@ class Overlay:
             raise
         return overlay
 
-    def _recover(self, base_path: str, redo_directory: str | None) -> None:
+    def _recover(self, base_path: str, redo_directory: str | None, redo_aside: bool) -> None:
         """What every mount does first: meet the base, and tidy up after a crash, without walking the store."""
         facts: dict[str, Any] = dict(self.db.rows("SELECT key, value FROM overlay WHERE key IN ('base', 'base_mark')"))
         mark = base_mark(self.base)
@@ -145,7 +149,7 @@ class Overlay:
         # the last commit of a killed daemon may not be durable yet, and is what everybody builds on from now on
         self.commits.harden()
         redo = RedoLog(redo_directory, self.uuid, self.storage.database) if redo_directory is not None else None
-        replayed = redo is not None and self._replay(redo)
+        replayed = redo is not None and self._replay(redo, aside=redo_aside)
         self.objects.sweep_uncommitted(replayed)
         # what the redo log names is deleted after a commit only: a mount that is killed now leaves it for the next one
         self.objects.committed_next = self.objects.next_object
@@ -161,7 +165,7 @@ class Overlay:
         if facts != {"base": place, "base_mark": mark}:
             with self.db.operation():
                 for key, value in (("base", place), ("base_mark", mark)):
-                    self.db.change("UPDATE overlay SET value = ? WHERE key = ?", (value, key))
+                    self.db.change(SET_FACT, (key, value))
         orphans = self.db.rows("SELECT ino FROM orphan")
         if orphans:
             with self.db.operation():
@@ -169,9 +173,11 @@ class Overlay:
                     self.namespace.reap(Ino(ino))
         # garbage goes after a commit of our own: the one that dropped it may be in the log, but not yet durable
         # a commit also gives new object ids, which a sweep may have used up
+        if redo is not None and replayed:
+            self.commits.resume_redo(redo)
         if self.db.dirty or self.objects.garbage() or self.objects.room() < _LEAST_ROOM:
             self.commits.run()
-        if redo is not None:
+        if redo is not None and not replayed:
             self.commits.keep_redo(redo, self._commit_token())
 
     def _limit(self, max_size: int | None) -> None:
@@ -183,23 +189,28 @@ class Overlay:
     def _commit_token(self) -> int:
         return int(self.db.value("SELECT value FROM overlay WHERE key = 'commit_token'"))
 
-    def _replay(self, redo: RedoLog) -> bool:
-        """Do again what a killed daemon had acknowledged but not committed; True if there was anything."""
-        operations = redo.operations(self._commit_token())
-        if not operations:
-            return False
+    def _replay(self, redo: RedoLog, *, aside: bool) -> bool:
+        """Do again what a killed daemon had acknowledged but not committed; True if there was anything.
+
+        Raises:
+            StateError: it cannot be done wholly, and *aside* is False; nothing was changed.
+        """
         try:
-            with self.db.operation():
-                for statements, next_ino, next_object in operations:
-                    for sql, params in statements:
-                        self.db.change(sql, params)
-                    self.inodes.next_ino = next_ino
-                    self.objects.next_object = next_object
-        except FsError as error:
-            raise redo.set_aside() from error
-        # which objects it had written is not known any more
-        self.storage.sync_all()
-        log.warning("%s: %d operations of a killed daemon were replayed", self.storage.path, len(operations))
+            found = redo.read(self._commit_token())
+            if found:
+                with self.db.operation():
+                    replay(self.db, self.storage, redo, found)
+        except StateError as error:
+            if not aside:
+                raise
+            log.warning("%s; kept as %s", error.message, redo.set_aside())
+            return False
+        if found.stale:
+            log.warning("%s follows another commit than the last one; kept as %s", redo.path, redo.set_aside())
+        if not found:
+            return False
+        self.inodes.next_ino, self.objects.next_object = found[-1].next_ino, found[-1].next_object
+        log.warning("%s: %d operations of a killed daemon were replayed", self.storage.path, len(found))
         return True
 
     def commit(self) -> None:

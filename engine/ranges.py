@@ -26,10 +26,12 @@ from minifo.engine.inodes import Inodes, Row
 from minifo.engine.model import FILE_MAX, Ino
 from minifo.engine.nodes import Node
 from minifo.engine.objects import Hole, ObjectStore, object_name
+from minifo.engine.statements import statement
 from minifo.engine.syscalls import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, FALLOC_FL_ZERO_RANGE
 
 log = logging.getLogger(__name__)
 
+_SET_SMALL = statement("UPDATE small SET data = ? WHERE ino = ?")
 COPY_MAX = 4 << 20  # bytes of data that one copy moves at most: requests wait for it
 _SHARE_MAX = 16 << 20  # bytes that one copy shares at most: what is not on the medium yet is written first
 _COPY_STEP = 1 << 19  # bytes; memory for more at a time is new memory each time, which costs more than the copy
@@ -223,7 +225,7 @@ class Ranges:
         data = self._content.small(ino)
         if start < len(data):
             zeros = bytes(min(end, len(data)) - start)
-            self._db.change("UPDATE small SET data = ? WHERE ino = ?", (data[:start] + zeros + data[end:], ino))
+            self._db.change(_SET_SMALL, (data[:start] + zeros + data[end:], ino))
 
     def _backing(self, number: int | None, path: bytes | None) -> int:
         if number is not None:

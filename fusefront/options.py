@@ -64,7 +64,7 @@ _IGNORED = frozenset({
 })
 # fmt: on
 _IGNORED_WITH_VALUE = frozenset({"comment", "workdir", "helper", "uhelper"})
-_OWN_WITH_VALUE = frozenset({"commit", "max_size", "max_names"})
+_OWN_WITH_VALUE = frozenset({"commit", "max_size", "max_names", "redo"})
 _FLAGS = frozenset({"plain", "debug", "allow_other", "noallow_other"})
 # What mount(8) hands on for a remount from /proc/self/mountinfo, where the kernel shows it.
 _SHOWN_WITH_VALUE = frozenset({"user_id", "group_id", "max_read", "blksize"})
@@ -77,6 +77,7 @@ OPTIONS = (
     ("sync, dirsync", "every change is durable before its call returns; async undoes it"),
     ("ro, rw", "take no changes, or take them (default)"),
     ("max_size=SIZE", "most bytes the overlay may take in storage: 64m, 2g"),
+    ("redo=aside", "go on without a redo log that cannot be replayed, and keep it"),
     ("max_names=NUMBER", "most names kept in memory (default: by the size of memory)"),
     ("nodev, nosuid, noexec", "as for every mount; root's have dev, suid and exec by default"),
     ("noatime, atime", "as for every mount"),
@@ -106,6 +107,7 @@ class MountOptions:
         max_size: most bytes the overlay may take in storage; None for as many as there are.
         max_names: names that are kept in memory before all that are not in use are forgotten; None for a share of the
             machine's memory.
+        redo_aside: go on without a redo log that cannot be replayed (``redo=aside``).
     """
 
     base: str
@@ -119,6 +121,7 @@ class MountOptions:
     debug: bool = False
     max_size: int | None = None
     max_names: int | None = None
+    redo_aside: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +210,7 @@ class _Parser:
         self.allow_other: bool | None = None
         self.max_size: int | None = None
         self.max_names: int | None = None
+        self.redo_aside = False
 
     def take(self, item: str) -> None:
         name, equals, value = item.partition("=")
@@ -235,6 +239,10 @@ class _Parser:
             self.max_size = _bytes(value)
         elif name == "max_names":
             self.max_names = _count(value)
+        elif name == "redo":
+            if value != "aside":
+                raise UsageError(f"redo={value} is unknown", "the only way to go on without a redo log is redo=aside")
+            self.redo_aside = True
         elif name == "user":
             self._take_word(name)
         elif self.remount and name in _SHOWN_WITH_VALUE:
@@ -297,6 +305,7 @@ class _Parser:
             debug="debug" in self.flags,
             max_size=self.max_size,
             max_names=self.max_names,
+            redo_aside=self.redo_aside,
         )
 
 

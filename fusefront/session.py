@@ -113,6 +113,7 @@ def _open(options: MountOptions) -> Overlay:
                 options.storage,
                 read_only=options.read_only,
                 redo_directory=directory,
+                redo_aside=options.redo_aside,
                 max_size=options.max_size,
             )
         except StorageBusy:

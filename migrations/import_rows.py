@@ -17,6 +17,7 @@ from minifo.engine.base import BaseView, split
 from minifo.engine.inodes import Row
 from minifo.engine.model import ROOT, Ino
 from minifo.engine.nodes import Node
+from minifo.engine.statements import SET_FACT, statement
 from minifo.migrations.copying import data_of, data_ranges, xattrs_of
 from minifo.migrations.import_plan import ImportPlan, Step
 
@@ -24,6 +25,21 @@ _COMMIT_STEPS = 1000
 _COMMIT_BYTES = 64 << 20
 _LEAST_ROOM = 16  # content object ids left before a commit must reserve more
 _DONE, _PLAN = "import_steps", "import_plan"  # rows of ``overlay`` while an import is under way
+
+_ADD_FACT = statement("INSERT INTO overlay VALUES (?, ?)")
+_DROP_FACTS = statement("DELETE FROM overlay WHERE key IN (?, ?)")
+_SET_LINKS = statement("UPDATE inode SET nlink = ? WHERE ino = ?")
+_ADD_LINK = statement("UPDATE inode SET nlink = nlink + 1 WHERE ino = ?")
+_SET_TIMES = statement("UPDATE inode SET mtime = ?, ctime = ? WHERE ino = ?")
+_SET_ALL = statement(
+    "UPDATE inode SET mode = ?, uid = ?, gid = ?, atime = ?, mtime = ?, ctime = ?, xattrs = 1 WHERE ino = ?"
+)
+_SET_CONTENT = statement("UPDATE inode SET size = ?, object = ?, bound = ? WHERE ino = ?")
+_ADD_CREATED = statement("INSERT INTO created VALUES (?, ?, ?)")
+_ADD_RENAMED = statement("INSERT INTO renamed VALUES (?, ?, ?)")
+_HIDE = statement("INSERT INTO deleted VALUES (?, ?)")
+_DROP_ORIGIN = statement("DELETE FROM origin WHERE path = ?")
+_ADD_XATTR = statement("INSERT INTO xattr VALUES (?, ?, ?)")
 
 
 def digest_of(plan: ImportPlan) -> str:
@@ -78,7 +94,7 @@ class ImportRun:
         if not facts:
             with ov.db.operation():
                 for key, value in ((_DONE, 0), (_PLAN, digest)):
-                    ov.db.change("INSERT INTO overlay VALUES (?, ?)", (key, value))
+                    ov.db.change(_ADD_FACT, (key, value))
         for step in self._plan.steps[done:]:
             if ov.objects.room() < _LEAST_ROOM:
                 ov.commits.run()  # reserves more ids, also where nothing else waits for a commit
@@ -88,7 +104,7 @@ class ImportRun:
             with ov.db.operation():
                 self._take(step)
                 done += 1
-                ov.db.change("UPDATE overlay SET value = ? WHERE key = ?", (done, _DONE))
+                ov.db.change(SET_FACT, (_DONE, done))
             if not done % _COMMIT_STEPS:
                 self._commit()
                 self._progress(done)
@@ -99,7 +115,7 @@ class ImportRun:
     def finish(self) -> None:
         """Forget that this was an import, and commit."""
         with self._ov.db.operation():
-            self._ov.db.change("DELETE FROM overlay WHERE key IN (?, ?)", (_DONE, _PLAN))
+            self._ov.db.change(_DROP_FACTS, (_DONE, _PLAN))
         self._ov.commit()
 
     def _commit(self) -> None:
@@ -111,7 +127,7 @@ class ImportRun:
     def _take(self, step: Step) -> None:
         if step.kind == "unlink":
             row = self._adopt(step.place, ROOT)
-            self._ov.db.change("UPDATE inode SET nlink = ? WHERE ino = ?", (step.links, row.ino))
+            self._ov.db.change(_SET_LINKS, (step.links, row.ino))
             return
         directory, name = split(step.place)
         parent = self._node(directory) if name else None
@@ -119,7 +135,7 @@ class ImportRun:
             assert parent is not None
             assert parent.path is not None
             self._ov.inodes.mark(parent.path, parent.ino)
-            self._ov.db.change("INSERT INTO deleted VALUES (?, ?)", (parent.ino, name))
+            self._ov.db.change(_HIDE, (parent.ino, name))
         if step.kind == "modify":
             self._modify(step, parent)
         elif step.kind == "move":
@@ -132,8 +148,8 @@ class ImportRun:
             assert parent is not None
             assert step.origin is not None
             ino = self._ino(step.origin)
-            self._ov.db.change("UPDATE inode SET nlink = nlink + 1 WHERE ino = ?", (ino,))
-            self._ov.db.change("INSERT INTO created VALUES (?, ?, ?)", (parent.ino, name, ino))
+            self._ov.db.change(_ADD_LINK, (ino,))
+            self._ov.db.change(_ADD_CREATED, (parent.ino, name, ino))
 
     def _node(self, place: bytes) -> Node:
         return self._ov.inodes.directory(self._ino(place))
@@ -161,7 +177,7 @@ class ImportRun:
         above = split(path)[0]
         while above != b"/":
             if home(above) is None:
-                ov.db.change("DELETE FROM origin WHERE path = ?", (above,))
+                ov.db.change(_DROP_ORIGIN, (above,))
             above = split(above)[0]
         return row
 
@@ -183,7 +199,7 @@ class ImportRun:
         assert step.origin is not None
         row = self._adopt(step.origin, parent.ino)
         self._inos[step.place] = row.ino
-        self._ov.db.change("INSERT INTO renamed VALUES (?, ?, ?)", (parent.ino, name, row.ino))
+        self._ov.db.change(_ADD_RENAMED, (parent.ino, name, row.ino))
         self._directory(step, row)
 
     def _directory(self, step: Step, row: Row) -> None:
@@ -191,7 +207,7 @@ class ImportRun:
 
         Where only times differ it is not a modified one: a change of its entries moves those.
         """
-        self._ov.db.change("UPDATE inode SET nlink = ? WHERE ino = ?", (step.links, row.ino))
+        self._ov.db.change(_SET_LINKS, (step.links, row.ino))
         if not step.stored:
             return
         tree = self._plan.tree
@@ -199,8 +215,7 @@ class ImportRun:
         st = tree.storage.stat(step.place)
         same = (st.st_mode, st.st_uid, st.st_gid) == (row.mode, row.uid, row.gid)
         if same and xattrs_of(tree.storage, step.place) == xattrs_of(self._ov.base, step.origin):
-            sql = "UPDATE inode SET mtime = ?, ctime = ? WHERE ino = ?"
-            self._ov.db.change(sql, (st.st_mtime_ns, st.st_ctime_ns, row.ino))
+            self._ov.db.change(_SET_TIMES, (st.st_mtime_ns, st.st_ctime_ns, row.ino))
             return
         self._ov.inodes.modify(row)
         self._give(row.ino, tree.storage, step.place, st)
@@ -217,7 +232,7 @@ class ImportRun:
         size = len(target) if target is not None else st.st_size if is_dir or stat.S_ISREG(st.st_mode) else 0
         links = step.links if is_dir else 1
         row = ov.inodes.create(st.st_mode, st.st_uid, st.st_gid, rdev, links, size, target)
-        ov.db.change("INSERT INTO created VALUES (?, ?, ?)", (parent.ino, name, row.ino))
+        ov.db.change(_ADD_CREATED, (parent.ino, name, row.ino))
         if is_dir:
             self._inos[step.place] = row.ino
         elif stat.S_ISREG(st.st_mode):
@@ -230,10 +245,9 @@ class ImportRun:
         """Owner, mode, times and extended attributes."""
         change = self._ov.db.change
         times = st.st_atime_ns, st.st_mtime_ns, st.st_ctime_ns
-        sql = "UPDATE inode SET mode = ?, uid = ?, gid = ?, atime = ?, mtime = ?, ctime = ?, xattrs = 1 WHERE ino = ?"
-        change(sql, (st.st_mode, st.st_uid, st.st_gid, *times, ino))
+        change(_SET_ALL, (st.st_mode, st.st_uid, st.st_gid, *times, ino))
         for name, value in xattrs_of(view, path).items():
-            change("INSERT INTO xattr VALUES (?, ?, ?)", (ino, name, value))
+            change(_ADD_XATTR, (ino, name, value))
 
     def _fill(self, row: Row, view: BaseView, path: bytes, size: int) -> None:
         """Give a file the bytes of another; the base file, if it has one, does not show through any more."""
@@ -242,9 +256,7 @@ class ImportRun:
         bound = 0 if row.bound is not None and not size else None
         if size > self._ov.content.small_max:
             number = self._copy(view, path, size)
-        self._ov.db.change(
-            "UPDATE inode SET size = ?, object = ?, bound = ? WHERE ino = ?", (size, number, bound, row.ino)
-        )
+        self._ov.db.change(_SET_CONTENT, (size, number, bound, row.ino))
         if 0 < size <= self._ov.content.small_max:
             empty = row._replace(size=size, object=None, bound=None)
             self._ov.content.write(empty, None, 0, b"".join(data_of(view.file(path), 0, size)))

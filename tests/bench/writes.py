@@ -139,7 +139,7 @@ def _populate(overlay: Overlay, entries: int) -> None:
 
 def _mount_after_kill(overlay: Overlay, *, redo: bool) -> float:
     overlay.mount("commit=3600")
-    log = Path(str(memory_directory())) / f"{storage_uuid(overlay.sto)}.redo"
+    (log,) = Path(str(memory_directory())).glob(f"{storage_uuid(overlay.sto)}-*.redo")
     for number in range(_SINCE_COMMIT):
         path = overlay.mnt / f"late{number}"
         path.touch()

@@ -16,7 +16,7 @@ from unittest.mock import patch
 
 import recorder
 
-from minifo.engine import commit, content, db, namespace, objects, overlay, ranges, storage
+from minifo.engine import commit, content, db, namespace, objects, overlay, ranges, replay, storage
 
 Patch = tuple[Any, str, Callable[..., Any]]
 
@@ -326,7 +326,7 @@ FAULTS: dict[str, Fault] = {
     "replay-unsynced": Fault(
         "what a killed daemon wrote is not synced when its redo log is replayed",
         "kills_redo",
-        ((storage.Storage, "sync_all", _nothing), (recorder._Storage, "sync_all", _nothing)),
+        ((replay, "_sync", _nothing),),
     ),
     "log-trusted": Fault(
         "the log of a killed daemon is taken for durable", "kills", ((overlay.Overlay, "_recover", _trust_log),)

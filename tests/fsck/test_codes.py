@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 import shutil
@@ -9,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import apsw
 import pytest
 from patient import Patient, Tree, kept, unprivileged, wrong
 
@@ -348,6 +350,48 @@ def test_repair_takes_what_a_killed_daemon_acknowledged(patient: Patient) -> Non
     assert "/late" in patient.look()
 
 
+def _kill_and_lose(patient: Patient) -> str:
+    """Leave operations in a redo log that rely on content which is gone; where the log is."""
+    from minifo.engine import ROOT, Ino, Overlay
+
+    if os.fork() == 0:
+        overlay = Overlay.open(patient.base, patient.storage, clone=False, redo_directory=memory_directory())
+        ino = Ino(overlay.mknod(ROOT, b"late", 0o644, 0, Process()).ino)
+        overlay.write(ino, 0, b"x" * 10_000)
+        os._exit(0)
+    os.wait()
+    os.unlink(max(glob.glob(at("content/*/*")(patient)), key=os.path.getmtime))
+    con = apsw.Connection(patient.database)
+    try:
+        (uuid,) = next(iter(con.execute("SELECT value FROM overlay WHERE key = 'uuid'")))
+    finally:
+        con.close()
+    (log,) = glob.glob(f"{memory_directory()}/{uuid}-*.redo")
+    return log
+
+
+def test_a_redo_log_whose_content_is_gone(patient: Patient) -> None:
+    """E405: before somebody says so nothing is changed, no other damage either; then the log is set aside, and kept."""
+    log = _kill_and_lose(patient)
+    try:
+        with open(log, "rb") as file:
+            data = file.read()
+        patient.sql("UPDATE inode SET nlink = 7 WHERE ino = {/large}")
+        assert set(wrong(patient.examine())) == {"E010", "E405"}
+        assert set(wrong(patient.repair(safe=True)[0])) == {"E010", "E405"}
+        with open(log, "rb") as file:
+            assert file.read() == data
+        assert wrong(patient.repair()[0]) == []
+        assert patient.examine() == []
+        assert not os.path.exists(log)
+        with open(log + ".1", "rb") as file:
+            assert file.read() == data
+        assert "/late" not in patient.look()
+    finally:
+        for path in glob.glob(log + "*"):
+            os.unlink(path)
+
+
 @pytest.mark.parametrize(("code", "act"), DRIFT, ids=[f"{code}-{n}" for n, (code, _) in enumerate(DRIFT)])
 def test_another_base_is_noted_and_nothing_is_changed(
     code: str, act: Callable[[Patient], object], patient: Patient
@@ -365,7 +409,7 @@ def test_every_code_has_a_test_and_a_line_in_the_manual() -> None:
     """The table of docs/fsck.md is the catalogue, word by word; every code has a test, every invariant a code."""
     tests = [value.__doc__ for name, value in globals().items() if name.startswith("test_")]
     own = {found[1] for found in (re.match(r"(\w\d{3}): ", text or "") for text in tests) if found}
-    assert own == {"N303", "E305"}
+    assert own == {"N303", "E305", "E405"}
     others = {code for code, _ in (*LEFTOVERS, *DRIFT)}
     assert {damage.code for damage in DAMAGES} | others | own == set(KINDS)
     assert {f"E{invariant.number:03d}" for invariant in INVARIANTS} | {"E005", "E018"} <= set(KINDS)

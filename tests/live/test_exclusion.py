@@ -83,7 +83,7 @@ def test_umount_is_durable(lab: Lab) -> None:
             device.cut(log=False)
         await_end(pid)
         device.umount()
-        assert not (Path(str(memory_directory())) / f"{uuid}.redo").exists()
+        assert not list(Path(str(memory_directory())).glob(f"{uuid}-*.redo"))
         device.mount()
         overlay.mount()
         found = {path.name: path.read_text() for path in overlay.mnt.iterdir()}
@@ -122,7 +122,7 @@ def test_terminate(lab: Lab) -> None:
             os.kill(overlay.pid, signal.SIGTERM)
             await_end(overlay.pid)
         assert not is_mounted(overlay.mnt)
-        assert not (Path(str(memory_directory())) / f"{uuid}.redo").exists()
+        assert not list(Path(str(memory_directory())).glob(f"{uuid}-*.redo"))
         overlay.mount()
         assert (overlay.mnt / "file").read_text() == "kept"
         assert (overlay.mnt / "open").read_text() == "flushed"

@@ -53,4 +53,5 @@ def _forget_memory(uuid: str) -> None:
     """Delete the redo log of a storage, which a power cut would have taken."""
     directory = memory_directory()
     assert directory is not None
-    (Path(directory) / f"{uuid}.redo").unlink()
+    (log,) = Path(directory).glob(f"{uuid}-*.redo")
+    log.unlink()

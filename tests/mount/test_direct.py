@@ -27,7 +27,8 @@ def kill(overlay: Overlay, *, redo: bool) -> None:
     run("umount", "-l", "-i", overlay.mnt)
     if not redo:
         (uuid,) = (row[1] for row in overlay.rows("overlay") if row[0] == "uuid")
-        Path(f"{memory_directory()}/{uuid}.redo").unlink(missing_ok=True)
+        for log in Path(str(memory_directory())).glob(f"{uuid}-*.redo"):
+            log.unlink()
 
 
 # ----------------------------------------------------------------------------------------------------------------------
