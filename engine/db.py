@@ -9,6 +9,7 @@ keep the write-ahead log from being reset.
 from __future__ import annotations
 
 import errno
+import functools
 import logging
 import os
 import string
@@ -489,8 +490,9 @@ def _enter_wal(con: apsw.Connection) -> None:
     con.execute(f"PRAGMA journal_size_limit={_WAL_KEPT}").fetchall()
 
 
+@functools.cache
 def schema() -> str:
-    """The SQL that makes the tables of an empty database (engine/schema.sql)."""
+    """The SQL that makes the tables of an empty database (engine/schema.sql), read once."""
     # imported here: it brings much along, and most mounts find a database
     from importlib import resources
 

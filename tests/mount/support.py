@@ -318,10 +318,13 @@ def in_child(
                 answer = (False, error)
             with open(writer, "wb") as pipe:
                 pickle.dump(answer, pipe)
-            os._exit(0)
+            status = 0
         except BaseException:
             traceback.print_exc()
-            os._exit(1)
+            status = 1
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
     os.close(writer)
     with open(reader, "rb") as pipe:
         data = pipe.read()

@@ -4,29 +4,33 @@ from __future__ import annotations
 
 import importlib
 import os
+import pkgutil
 from collections.abc import Mapping
-from importlib import resources
 from pathlib import Path
 from types import MappingProxyType
 
 from mount.support import USER, in_child
 
+from minifo import fusefront
+from minifo.engine import db
+from minifo.fusefront import hook
+
 # fmt: off
 PRELOADED = [
-    "minifo.tools.cli", "minifo.tools.mount", "minifo.tools.umount", "minifo.fusefront.launch",
-    "minifo.fusefront.unmount", "minifo.fusefront.session", "apsw", "difflib", "encodings.ascii", "encodings.idna",
-    "encodings.latin_1", "logging.handlers", "subprocess", "trio",
+    "minifo.tools.cli", "minifo.tools.mount", "minifo.tools.umount", "apsw", "difflib", "encodings.ascii",
+    "encodings.idna", "encodings.latin_1", "logging.handlers", "subprocess", "trio",
 ]
 # fmt: on
 
 
 def _preload() -> None:
-    # the python of a virtual environment may lie where only root can read: everything is loaded before
+    # the python and the checkout may lie where only root can read: everything is read before
     for name in PRELOADED:
         importlib.import_module(name)
-    importlib.import_module("minifo.fusefront.hook").load()
-    importlib.import_module("minifo.fusefront.operations")
-    resources.files("minifo.engine").joinpath("schema.sql").read_text("utf-8")
+    hook.load()  # before what imports pyfuse3
+    for module in pkgutil.iter_modules(fusefront.__path__, "minifo.fusefront."):
+        importlib.import_module(module.name)
+    db.schema()
 
 
 def as_user(*arguments: str | Path, environment: Mapping[str, str] = MappingProxyType({})) -> int:
