@@ -249,7 +249,7 @@ class BaseView:
         try:
             names = self._by_proc(path, lambda place: os.listxattr(place, follow_symlinks=not self.cloned))
         except OSError as error:
-            if error.errno == errno.EOPNOTSUPP:
+            if error.errno in (errno.EOPNOTSUPP, errno.ENODATA):  # no such thing there, or a mount point not entered
                 return []
             raise
         return [os.fsencode(name) for name in names]

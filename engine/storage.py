@@ -14,6 +14,7 @@ import stat
 import struct
 import time
 
+from minifo.engine.abi import iow
 from minifo.engine.db import DB_NAME, format_database
 from minifo.engine.errors import Corrupt, NotMinifo, StateError, StorageBusy
 from minifo.engine.syscalls import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, fallocate, syncfs
@@ -29,8 +30,9 @@ _OURS |= {"content", "checkpoints", "lock", "control", "reserve", "minifo.names"
 _BACKUP = DB_NAME + ".bak-"  # what minifo-fsck copies before it repairs
 _HOLDINGS = ("minifo.names", DB_NAME + "-wal", "content", "checkpoints")  # what only an overlay that was used has
 _HARMLESS = {"lost+found"}  # what mkfs leaves on a fresh file system
-_FICLONE = 0x40049409  # ioctl_ficlone(2)
-_FICLONERANGE = 0x4020940D
+_CLONE_RANGE = "=qQQQ"  # struct file_clone_range
+FICLONE = iow(0x94, 9, struct.calcsize("i"))  # ioctl_ficlone(2)
+FICLONERANGE = iow(0x94, 13, struct.calcsize(_CLONE_RANGE))
 _LOCK_PATIENCE = 0.3  # seconds
 _LEGACY_SEARCH = 10_000  # directories looked at before we stop looking for a META file
 
@@ -256,7 +258,7 @@ class Storage:
         Raises:
             OSError: the file systems cannot; nothing was changed.
         """
-        fcntl.ioctl(fd, _FICLONE, source)
+        fcntl.ioctl(fd, FICLONE, source)
 
     def clone_range(self, fd: int, source: int, at: int, size: int, offset: int) -> None:
         """Let *size* bytes of a file from *offset* on share the blocks of *source* at *at* (ioctl_ficlonerange(2)).
@@ -264,7 +266,7 @@ class Storage:
         Raises:
             OSError: EINVAL where these ranges cannot, others where the file systems cannot; nothing was changed.
         """
-        fcntl.ioctl(fd, _FICLONERANGE, struct.pack("=qQQQ", source, at, size, offset))
+        fcntl.ioctl(fd, FICLONERANGE, struct.pack(_CLONE_RANGE, source, at, size, offset))
 
     def sync_fd(self, fd: int) -> None:
         """Make an open file's bytes and size durable.  May run in a worker thread."""

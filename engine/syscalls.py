@@ -1,8 +1,7 @@
 """The system calls Python lacks, and nothing else: openat2, open_tree, mount_setattr, fspick, fallocate, syncfs.
 
-Called through ctypes, so that the engine needs no compiler.  Each function raises OSError like its siblings in ``os``.
-Numbers and structures: openat2(2), open_tree(2) and mount_setattr(2); the numbers are the same on every architecture
-that numbers them from the generic table (all of them since Linux 5.1, but for alpha).
+Called through ctypes, so that the engine needs no compiler: by the C library's name where it has one, else by number
+(abi.py).  Each function raises OSError like its siblings in ``os``.  Structures: openat2(2), mount_setattr(2).
 """
 
 from __future__ import annotations
@@ -10,18 +9,40 @@ from __future__ import annotations
 import ctypes
 import errno
 import fcntl
+import functools
 import os
+import stat
+import struct
 from array import array
+from collections.abc import Callable
+from functools import partial
+
+from minifo.engine.abi import HERE, ior, syscall_number
 
 _libc = ctypes.CDLL(None, use_errno=True)
-_syscall = _libc.syscall
-_syscall.restype = ctypes.c_long
+_libc.syscall.restype = ctypes.c_long
 
-_NR_OPEN_TREE = 428
-_NR_FSCONFIG = 431
-_NR_FSPICK = 433
-_NR_OPENAT2 = 437
-_NR_MOUNT_SETATTR = 442
+
+def _call(name: str) -> Callable[..., int]:
+    """A system call as a function: the C library's own, if it has one."""
+    try:
+        return getattr(_libc, name)  # type: ignore[no-any-return]
+    except AttributeError:
+        return partial(_libc.syscall, ctypes.c_long(syscall_number(name)))
+
+
+def _wide(name: str) -> Callable[..., int]:
+    """A function of the C library that takes 64-bit offsets; musl knows no other, and no other name for it."""
+    return getattr(_libc, name + "64", None) or getattr(_libc, name)  # type: ignore[no-any-return]
+
+
+_open_tree = _call("open_tree")
+_fsconfig = _call("fsconfig")
+_fspick = _call("fspick")
+_openat2 = _call("openat2")
+_mount_setattr = _call("mount_setattr")
+_fallocate = _wide("fallocate")
+_fstatfs = _wide("fstatfs")
 
 RESOLVE_NO_XDEV = 0x01
 RESOLVE_NO_MAGICLINKS = 0x02
@@ -38,11 +59,15 @@ _EXACT = {
     0xEF53, 0x58465342, 0x9123683E, 0xF2F52010, 0xCA451A4E, 0x01021994, 0x858458F6, 0x794C7630, 0x73717368, 0xE0F5E1E2,
     0x28CD3D45, 0x7275, 0x24051905, 0x72B6,
 }  # fmt: skip
-_FS_IOC_GETFLAGS = 0x80006601 | ctypes.sizeof(ctypes.c_long) << 16
+FS_IOC_GETFLAGS = ior(ord("f"), 1, struct.calcsize("l"))  # linux/fs.h
 _FS_CASEFOLD_FL = 0x40000000
+
+#: The kind of the first field of struct statfs, f_type, in the words of ``struct``.
+F_TYPE = "I" if HERE.startswith("s390") else "l"
 
 _OPEN_TREE_CLONE = 1
 _AT_EMPTY_PATH = 0x1000
+_AT_FDCWD = -100
 _FSPICK_CLOEXEC = 1
 _FSPICK_EMPTY_PATH = 8
 _FSCONFIG_CMD_RECONFIGURE = 7
@@ -90,14 +115,72 @@ def openat2(dir_fd: int, path: bytes, flags: int, resolve: int) -> int:
         OSError: EXDEV where the walk would leave the tree or cross a mount, ELOOP for a refused symlink, and those
             of open(2).
     """
-    how = _OpenHow(flags | os.O_CLOEXEC, 0, resolve)
+    flags |= os.O_CLOEXEC if flags & os.O_PATH else os.O_CLOEXEC | os.O_LARGEFILE
+    how = _OpenHow(flags, 0, resolve)
     while True:
-        result = _syscall(_NR_OPENAT2, dir_fd, ctypes.c_char_p(path), ctypes.byref(how), ctypes.sizeof(how))
+        result = _openat2(dir_fd, ctypes.c_char_p(path), ctypes.byref(how), ctypes.c_size_t(ctypes.sizeof(how)))
         if result >= 0:
             return int(result)
         code = ctypes.get_errno()
+        if code in (errno.ENOSYS, errno.EPERM) and not has_openat2():
+            return _walk(dir_fd, path, flags, resolve)
         if code != errno.EAGAIN:  # a rename elsewhere raced with a confined walk; openat2(2) says to try again
             raise OSError(code, os.strerror(code), path)
+
+
+@functools.cache
+def has_openat2() -> bool:
+    """False before Linux 5.6, and under a filter that knows no such call (seccomp(2), of older container engines)."""
+    how = _OpenHow(os.O_PATH | os.O_CLOEXEC, 0, 0)
+    fd = _openat2(_AT_FDCWD, ctypes.c_char_p(b"/"), ctypes.byref(how), ctypes.c_size_t(ctypes.sizeof(how)))
+    if fd < 0:
+        return False
+    os.close(fd)
+    return True
+
+
+def _walk(dir_fd: int, path: bytes, flags: int, resolve: int) -> int:
+    """What openat2 does, step by step: each name is opened by itself, and looked at before the next one.
+
+    No step follows a symlink or goes up, so the walk stays beneath where it began.  Which mount an object lies on is
+    asked of /proc, which asks no file system: one that waits for us would not answer.
+    """
+    *parents, last = [name for name in path.split(b"/") if name not in (b"", b".")] or [b"."]
+    if b".." in (*parents, last):
+        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), path)
+    mount = _mount_of(dir_fd) if resolve & RESOLVE_NO_XDEV else 0
+    at = dir_fd
+    try:
+        for name in parents:
+            below = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at)
+            if at != dir_fd:
+                os.close(at)
+            at = below
+            _stay(at, mount)
+            if stat.S_ISLNK(os.fstat(at).st_mode):
+                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
+        if mount and last != b".":
+            # a look at where it leads: to open a device or a pipe is not the same twice
+            seen = os.open(last, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at)
+            try:
+                _stay(seen, mount)
+            finally:
+                os.close(seen)
+        return os.open(last, flags | os.O_NOFOLLOW, dir_fd=at)
+    finally:
+        if at != dir_fd:
+            os.close(at)
+
+
+def _stay(fd: int, mount: int) -> None:
+    if mount and _mount_of(fd) != mount:
+        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+
+
+def _mount_of(fd: int) -> int:
+    """The number of the mount a descriptor lies on (proc(5), fdinfo)."""
+    with open(f"/proc/self/fdinfo/{fd}", encoding="ascii") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("mnt_id:"))
 
 
 def clone_mount(fd: int) -> int:
@@ -114,7 +197,7 @@ def clone_mount(fd: int) -> int:
             Linux 5.12.
     """
     flags = _OPEN_TREE_CLONE | os.O_CLOEXEC | _AT_EMPTY_PATH
-    tree = _checked(_syscall(_NR_OPEN_TREE, fd, ctypes.c_char_p(b""), flags), b"open_tree")
+    tree = _checked(_open_tree(fd, ctypes.c_char_p(b""), flags), b"open_tree")
     attr = _MountAttr(
         _MOUNT_ATTR_RDONLY | _MOUNT_ATTR_NOATIME | _MOUNT_ATTR_NOEXEC | _MOUNT_ATTR_NOSUID | _MOUNT_ATTR_NODEV,
         _MOUNT_ATTR_ATIME,
@@ -123,8 +206,7 @@ def clone_mount(fd: int) -> int:
     )
     try:
         _checked(
-            _syscall(
-                _NR_MOUNT_SETATTR,
+            _mount_setattr(
                 tree,
                 ctypes.c_char_p(b""),
                 _AT_EMPTY_PATH,
@@ -151,7 +233,7 @@ def fallocate(fd: int, mode: int, offset: int, size: int) -> None:
         OSError: ENOSPC; EOPNOTSUPP where the file system cannot.
     """
     number = ctypes.c_int64
-    _checked(_libc.fallocate64(fd, mode, number(offset), number(size)), b"fallocate")
+    _checked(_fallocate(fd, mode, number(offset), number(size)), b"fallocate")
 
 
 def syncfs(fd: int) -> None:
@@ -165,9 +247,9 @@ def syncfs(fd: int) -> None:
 
 def file_system_type(fd: int) -> int:
     """The magic number of the file system *fd* lies in (statfs(2), f_type)."""
-    buffer = (ctypes.c_long * 32)()  # struct statfs is 120 bytes with 64-bit words; f_type comes first
-    _checked(_libc.fstatfs(fd, buffer), b"fstatfs")
-    return int(buffer[0])
+    buffer = ctypes.create_string_buffer(256)  # struct statfs is 120 bytes with 64-bit words; f_type comes first
+    _checked(_fstatfs(fd, buffer), b"fstatfs")
+    return int(struct.unpack_from(F_TYPE, buffer)[0]) & 0xFFFF_FFFF
 
 
 def shows_every_name(fd: int) -> bool:
@@ -182,7 +264,7 @@ def shows_every_name(fd: int) -> bool:
         return False
     flags = array("i", [0, 0])  # the kernel writes an int, whatever the number says
     try:
-        fcntl.ioctl(fd, _FS_IOC_GETFLAGS, flags)
+        fcntl.ioctl(fd, FS_IOC_GETFLAGS, flags)
     except OSError:
         return True  # it has no flags, so no directory of it is an exception
     return not flags[0] & _FS_CASEFOLD_FL
@@ -200,8 +282,8 @@ def forget_names(root: int) -> None:
     Raises:
         OSError: EPERM without CAP_SYS_ADMIN, ENOSYS before Linux 5.2.
     """
-    fd = _checked(_syscall(_NR_FSPICK, root, b"", _FSPICK_CLOEXEC | _FSPICK_EMPTY_PATH), b"fspick")
+    fd = _checked(_fspick(root, b"", _FSPICK_CLOEXEC | _FSPICK_EMPTY_PATH), b"fspick")
     try:
-        _checked(_syscall(_NR_FSCONFIG, fd, _FSCONFIG_CMD_RECONFIGURE, None, None, 0), b"fsconfig")
+        _checked(_fsconfig(fd, _FSCONFIG_CMD_RECONFIGURE, None, None, 0), b"fsconfig")
     finally:
         os.close(fd)

@@ -374,13 +374,13 @@ def _flush(mountpoint: str, device: int, ino: int) -> None:
             return  # unmounted, or something is mounted over it: there is nobody left who could write
         try:
             fd = _open_by_number(root, ino)
-        except PermissionError:
+        except OSError as error:
+            if error.errno == errno.ESTALE:
+                return  # the kernel does not know it, so it holds nothing of it
+            if error.errno not in (errno.EPERM, errno.ENOSYS):
+                raise
             syncfs(root)  # not for root only, but everything is written, not one file
             return
-        except OSError as error:
-            if error.errno != errno.ESTALE:
-                raise
-            return  # the kernel does not know it, so it holds nothing of it
         try:
             _check(_libc.sync_file_range(fd, ctypes.c_int64(0), ctypes.c_int64(0), _WRITE_AND_WAIT))
         finally:

@@ -14,7 +14,9 @@ import struct
 import subprocess
 from pathlib import Path
 
-_CHECKPOINT = 0x4004662B  # EXT4_IOC_CHECKPOINT: write what the journal holds to its place
+from minifo.engine.abi import iow
+
+_CHECKPOINT = iow(ord("f"), 43, 4)  # EXT4_IOC_CHECKPOINT: write what the journal holds to its place
 _MEBI = 1 << 20
 
 

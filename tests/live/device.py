@@ -9,7 +9,9 @@ from pathlib import Path
 
 from mount.support import Lab, is_mounted, run
 
-_SHUTDOWN = 0x8004587D  # EXT4_IOC_SHUTDOWN and XFS_IOC_GOINGDOWN alike
+from minifo.engine.abi import ior
+
+_SHUTDOWN = ior(ord("X"), 125, 4)  # EXT4_IOC_SHUTDOWN and XFS_IOC_GOINGDOWN alike
 _WITH_LOG, _WITHOUT_LOG = 1, 2
 _MAKE = {"ext4": ("mkfs.ext4", "-q", "-F"), "xfs": ("mkfs.xfs", "-q", "-f")}
 
