@@ -95,13 +95,13 @@ class Attic:
         ino = self._next("next_ino")
         times = (self._now,) * 3
         nlink = 2 if stat.S_ISDIR(mode) else 1
-        values = (ino, mode, nlink, 0, 0, 0, size, *times, object, None, mapped, 1, None)
+        values = (ino, mode, nlink, 0, 0, 0, size, *times, object, None, mapped, 1, *(None,) * 4)
         self._do(f"INSERT INTO inode VALUES ({', '.join('?' * len(values))})", values)
         return ino
 
     def _make_directory(self, ino: int) -> None:
         """Give a directory that holds things, and of which no more is known, a row."""
-        values = (ino, stat.S_IFDIR | 0o755, 2, 0, 0, 0, 4096, *(self._now,) * 3, None, None, 0, 1, None)
+        values = (ino, stat.S_IFDIR | 0o755, 2, 0, 0, 0, 4096, *(self._now,) * 3, None, None, 0, 1, *(None,) * 4)
         self._do(f"INSERT INTO inode VALUES ({', '.join('?' * len(values))})", values)
 
     # -- lost+found
@@ -198,7 +198,11 @@ class Attic:
             self._damaged(ino, b"bytes of the base file are not there")
         bound = row["bound"] if row["object"] is not None else None
         target = row["target"] if row["target"] is not None or not stat.S_ISLNK(row["mode"]) else LOST_TARGET
-        self._do("UPDATE inode SET xattrs = 1, bound = ?, target = ? WHERE ino = ?", (bound, target, ino))
+        sql = (
+            "UPDATE inode SET xattrs = 1, bound = ?, target = ?, seen_links = NULL, seen_size = NULL, seen_mtime = NULL"
+            " WHERE ino = ?"
+        )
+        self._do(sql, (bound, target, ino))
         if new != ino:
             self._renumber(ino, new)
         if not stat.S_ISDIR(row["mode"]):

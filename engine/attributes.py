@@ -14,9 +14,10 @@ from minifo.engine.base import BaseView
 from minifo.engine.content import Content
 from minifo.engine.db import Database
 from minifo.engine.errors import FsError
-from minifo.engine.inodes import Inodes, Row
+from minifo.engine.inodes import Inodes
 from minifo.engine.model import Ino, SetAttr
 from minifo.engine.nodes import Node
+from minifo.engine.rows import Row
 from minifo.engine.statements import statement
 
 _PUT_XATTR = statement(
@@ -149,7 +150,7 @@ class Attributes:
         if not stat.S_ISREG(row.mode):
             raise FsError(errno.EINVAL, f"truncate {row.ino}")
         self._inodes.modify(row, content=True)
-        self._content.resize(row, node.path, size)
+        self._content.resize(self.own_xattrs(node), node.path, size)
 
     # -- extended attributes
 
@@ -171,6 +172,8 @@ class Attributes:
             path = node.path
             if path is None:
                 raise FsError(errno.ESTALE, f"inode {node.ino}")
+            if self._is_gone(node):
+                return None
             try:
                 return self._base.getxattr(path, name)
             except OSError as error:
@@ -186,8 +189,14 @@ class Attributes:
         if row is None or not row.xattrs:
             if node.path is None:
                 raise FsError(errno.ESTALE, f"inode {node.ino}")
-            return self._base.listxattr(node.path)
+            return [] if self._is_gone(node) else self._base.listxattr(node.path)
         return [found[0] for found in self._db.rows("SELECT name FROM xattr WHERE ino = ?", (node.ino,))]
+
+    def _is_gone(self, node: Node) -> bool:
+        """True where the base object whose extended attributes count is not in this base."""
+        if node.state:
+            self._inodes.attributes(node)
+        return node.ino in self._inodes.drift.gone
 
     def setxattr(self, node: Node, name: bytes, value: bytes, flags: int = 0, *, keep_sgid: bool = True) -> None:
         """Set one extended attribute; inside an operation.
@@ -213,7 +222,7 @@ class Attributes:
             if acl.parse(value):
                 raise FsError(errno.EACCES)
             return  # to remove what cannot be there is no error
-        row = self._own_xattrs(node)
+        row = self.own_xattrs(node)
         mode = row.mode
         old = self._db.value("SELECT 1 FROM xattr WHERE ino = ? AND name = ?", (node.ino, name))
         if old is None and flags & _XATTR_REPLACE:
@@ -244,7 +253,7 @@ class Attributes:
             if name in (acl.ACCESS, acl.DEFAULT):
                 return
             raise _no_such(name)
-        row = self._own_xattrs(node)
+        row = self.own_xattrs(node)
         self._inodes.modify(row)
         self._put(node.ino, name, None)
         self._inodes.save(row._replace(ctime=self._inodes.now()))
@@ -258,13 +267,12 @@ class Attributes:
         if name == acl.DEFAULT:
             self._defaults.pop(ino, None)
 
-    def _own_xattrs(self, node: Node) -> Row:
-        """The row of an object whose extended attributes are all rows of ours."""
+    def own_xattrs(self, node: Node) -> Row:
+        """The row of an object whose extended attributes are all rows of ours.  Inside an operation."""
         row = self._inodes.adopt(node)
         if not row.xattrs:
-            assert node.path is not None
-            for name in self._base.listxattr(node.path):
-                self._db.change(_ADD_XATTR, (node.ino, name, self._base.getxattr(node.path, name)))
+            for name in self.listxattr(node):
+                self._db.change(_ADD_XATTR, (node.ino, name, self._find(node, name)))
             row = row._replace(xattrs=1)
             self._inodes.save(row)
         return row
@@ -274,7 +282,7 @@ class Attributes:
     def _chmod_acl(self, row: Row, node: Node, mode: int) -> None:
         access = self._find(node, acl.ACCESS)
         if access is not None:
-            self._own_xattrs(node)
+            self.own_xattrs(node)
             self._put(row.ino, acl.ACCESS, acl.chmod(access, mode))
 
     def default_acl(self, node: Node) -> bytes | None:

@@ -16,6 +16,7 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from hashlib import blake2b
 from itertools import islice
 from typing import TypeVar
@@ -33,6 +34,8 @@ from minifo.engine.syscalls import (
 )
 
 _CONFINED = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS
+# what says that there is nothing at a path: a name, or a directory above it, is missing or is something else
+NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 _DIR_FDS = 256  # directories held open: a tree walk touches few at a time
 _FILE_FDS = 128
 
@@ -181,27 +184,42 @@ class BaseView:
         finally:
             os.close(fd)
 
-    def children(self, path: bytes, names: Iterable[bytes]) -> Iterator[tuple[bytes, os.stat_result]]:
-        """The attributes of names in a directory, one by one; a name that is not there is left out.
+    def find(self, path: bytes) -> os.stat_result | None:
+        """The same as ``stat``, or None where there is no such object.
+
+        Raises:
+            OSError: EIO and its kin.
+        """
+        try:
+            return self.stat(path)
+        except OSError as error:
+            if error.errno in NOT_THERE:
+                return None
+            raise
+
+    def children(self, path: bytes, names: Iterable[bytes]) -> Iterator[tuple[bytes, os.stat_result | OSError]]:
+        """The attributes of names in a directory, one by one, or why they cannot be read.
+
+        A name that is not there is left out.
 
         Raises:
             OSError: the directory cannot be opened.
         """
-        if not self.cloned or (self._hidden is not None and split(self._hidden)[0] == path):
-            for name in names:
-                try:
-                    yield name, self.stat(join(path, name))
-                except FileNotFoundError:
-                    continue
-            return
         # a descriptor of its own: one of the kept ones may be closed while this waits for its next turn
         fd = os.dup(self._dir(path))
+        look: Callable[[bytes], os.stat_result] = partial(os.stat, dir_fd=fd, follow_symlinks=False)
+        if not self.cloned or (self._hidden is not None and split(self._hidden)[0] == path):
+            look = lambda name: self.stat(join(path, name))  # noqa: E731
         try:
             for name in names:
                 try:
-                    yield name, os.stat(name, dir_fd=fd, follow_symlinks=False)
+                    st = look(name)
                 except FileNotFoundError:
                     continue
+                except OSError as error:
+                    yield name, error
+                else:
+                    yield name, st
         finally:
             os.close(fd)
 

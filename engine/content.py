@@ -13,6 +13,7 @@ shrink lowers ``bound`` and leaves the file alone (it is trimmed after the commi
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import stat
 from collections.abc import Iterator
@@ -20,12 +21,17 @@ from typing import NamedTuple
 
 from minifo.engine.base import BaseView
 from minifo.engine.db import Database
+from minifo.engine.drift import sample
 from minifo.engine.errors import FsError
-from minifo.engine.inodes import Inodes, Row
+from minifo.engine.inodes import Inodes
 from minifo.engine.model import FILE_MAX, Ino
-from minifo.engine.objects import ObjectStore
+from minifo.engine.objects import ObjectStore, object_name
+from minifo.engine.rows import Row
 from minifo.engine.statements import statement
 
+log = logging.getLogger(__name__)
+
+_SET_DIGEST = statement("UPDATE modified SET digest = ? WHERE ino = ?")
 _COPY_WHOLE = 128 << 10  # base files up to this size (bytes) are copied whole: cheaper than keeping extents
 SMALL_MAX = 2048  # bytes of a file that are kept in a row; above that a file of its own writes less
 SMALL = 0  # in the column object of inode: the bytes are a row of small
@@ -80,6 +86,7 @@ class Content:
         self._objects = objects
         self._can_clone = True
         self.small_max = SMALL_MAX
+        self.whole = False  # whether base files are always copied whole, so that none depends on two versions
 
     # -- reading
 
@@ -139,8 +146,18 @@ class Content:
         if row.object is not None:
             return os.pread(self._objects.fd(row.object), end - start, start)
         if path is not None:
-            return os.pread(self._base.file(path), end - start, start)
+            return os.pread(self.base_fd(row, path), end - start, start)
         return b""
+
+    def base_fd(self, row: Row, path: bytes) -> int:
+        """A descriptor of the base file that holds bytes of a file; valid until the next call.
+
+        Raises:
+            OSError: EIO where the base has another version of it by now than the file was written over.
+        """
+        if row.is_own and not self._inodes.drift.same_version(row, path):
+            raise FsError(errno.EIO, f"read {row.ino}")
+        return self._base.file(path)
 
     def extents(self, ino: int, start: int, end: int, limit: int = -1) -> list[Extent]:
         """The extents that a range touches, in order; the first *limit* of them."""
@@ -155,15 +172,18 @@ class Content:
         """Allocated blocks of 512 bytes, as st_blocks tells them; *st* is the base file's, where it is known."""
         if row.object == SMALL:
             return _blocks_of(min(row.size, self.small_max))
+        backing = 0
         if row.object is not None:
-            backing = self._objects.stat(row.object).st_blocks
+            try:
+                backing = self._objects.stat(row.object).st_blocks
+            except OSError as error:
+                log.debug("%s: %s", object_name(row.object), error)  # lost: reading it says so
             if leaving := self._objects.leaving(row.object):
                 backing = max(0, backing - leaving // 512)
         elif path is not None and row.bound:
-            st = st or self._base.stat(path)
-            backing = st.st_blocks if row.bound >= st.st_size else min(st.st_blocks, _blocks_of(row.bound))
-        else:
-            backing = 0
+            st = st or self._base.find(path)
+            if st is not None:
+                backing = st.st_blocks if row.bound >= st.st_size else min(st.st_blocks, _blocks_of(row.bound))
         if not row.mapped:
             return backing
         # a range may hide blocks of the backing: an upper bound, but one that leaves large holes out
@@ -184,6 +204,8 @@ class Content:
         end = offset + len(data)
         if end > FILE_MAX:
             raise FsError(errno.EFBIG, f"write {row.ino}")
+        if row.object is None and row.mapped:
+            row = self.before_part(row, path)  # in part already: only to complete it
         number, bound, mapped = self.writable(row, path, end)
         if number == SMALL:
             self._write_small(row, path, offset, data)
@@ -194,6 +216,8 @@ class Content:
         else:
             if number is not None and bound is None and offset > row.size:
                 self.cut_stale(number, row.size)
+            if number is None:
+                row = self.before_part(row, path)
             self._write_extents(row, Backing(number, bound, mapped), offset, data)
             mapped = 1
         mtime, ctime = (self._inodes.now(),) * 2 if times else (row.mtime, row.ctime)
@@ -222,7 +246,7 @@ class Content:
                 return Backing(SMALL, None, 0)
             if path is None or not based:
                 return Backing(self._objects.create(), None, 0)
-            number = self._copy_up(path, based)
+            number = self._copy_up(row, path, based)
             return Backing(number, based if number is None else None, 0)
         return Backing(number, bound, 0)
 
@@ -247,9 +271,54 @@ class Content:
         if self._objects.stat(number).st_size > size:
             self._objects.truncate(number, size)
 
-    def _copy_up(self, path: bytes, size: int) -> int | None:
+    def before_part(self, row: Row, path: bytes | None) -> Row:
+        """Before some bytes of a file are changed and others stay the base's: see that a mixture is never shown.
+
+        What identifies the base's version is noted; or, where files are to be whole, the rest is copied.  Inside an
+        operation.
+
+        Args:
+            row: the file's row, on the list of modified ones.
+            path: its base file (base terms), if it has one.
+
+        Returns:
+            The row; where its backing is another now it is not saved yet.
+        """
+        if path is None or row.object is not None or not row.bound:
+            return row
+        if self.whole:
+            return self.complete(row, path)
+        if not row.is_own:
+            digest = sample(self._base.file(path), row.seen_size or 0)
+            self._db.change(_SET_DIGEST, (digest, row.ino))
+        return row
+
+    def complete(self, row: Row, path: bytes) -> Row:
+        """Copy what a file still has from the base, so that it depends on the base no more.  Inside an operation.
+
+        Args:
+            row: the file's row, on the list of modified ones; its bytes are the base's up to its bound.
+            path: its base file (base terms).
+
+        Returns:
+            The row, not saved yet.
+
+        Raises:
+            OSError: EIO where the base has another version by now; ENOSPC and its kin.
+        """
+        if row.object is not None or not row.bound:
+            return row
+        size = min(row.bound, row.size)
+        if size <= self.small_max and not row.mapped:
+            self._write_small(row, path, 0, b"")
+            return row._replace(object=SMALL, bound=None)
+        covered = self.extents(row.ino, 0, size) if row.mapped else []
+        number = self._copy(self.base_fd(row, path), size, self._objects.create(), covered)
+        return row._replace(object=number, bound=None)
+
+    def _copy_up(self, row: Row, path: bytes, size: int) -> int | None:
         """Copy the first *size* bytes of a base file to a new object, or return None where extents serve better."""
-        source = self._base.file(path)
+        source = self.base_fd(row, path)
         if self._can_clone:
             number = self._objects.create()
             try:
@@ -259,19 +328,25 @@ class Content:
             else:
                 self._objects.truncate(number, size)
                 return number
-            if size > _COPY_WHOLE:
+            if size > _COPY_WHOLE and not self.whole:
                 self._objects.drop(number)
                 return None
-        elif size > _COPY_WHOLE:
+        elif size > _COPY_WHOLE and not self.whole:
             return None
         else:
             number = self._objects.create()
-        done = 0
-        for start, end in data_ranges(source, 0, size):
-            for at in range(start, end, _COPY_STEP):
-                data = os.pread(source, min(_COPY_STEP, end - at), at)
-                self._objects.write(number, data, at)
-                done = at + len(data)
+        return self._copy(source, size, number, [])
+
+    def _copy(self, source: int, size: int, number: int, covered: list[Extent]) -> int:
+        """Copy the first *size* bytes of a file to a new object, holes as holes, but for what extents cover."""
+        done = start = 0
+        for extent in [*covered, Extent(size, size, HOLE, size)]:
+            for first, end in data_ranges(source, start, extent.start):
+                for at in range(first, end, _COPY_STEP):
+                    data = os.pread(source, min(_COPY_STEP, end - at), at)
+                    self._objects.write(number, data, at)
+                    done = at + len(data)
+            start = extent.end
         if done < size:
             self._objects.truncate(number, size)  # it ends with a hole
         return number
@@ -375,6 +450,8 @@ class Content:
         """
         if size > FILE_MAX:
             raise FsError(errno.EFBIG, f"truncate {row.ino}")
+        if size:
+            row = self.before_part(row, path)
         number, bound, mapped = row.object, row.bound, row.mapped
         if size == 0:
             self.release(row)

@@ -26,7 +26,7 @@ from minifo.engine.statements import NUMBERS
 log = logging.getLogger(__name__)
 
 APPLICATION_ID = 0x6D66_6F31  # "mfo1"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 POSSIBLE_VERSIONS = range(1, 10_000)  # the number of a step has four digits (migrations/runner.py): others are damage
 DB_NAME = "minifo.db"
 
@@ -514,7 +514,7 @@ def format_database(path: str, facts: dict[str, int | str | bytes], vfs: str | N
         con.execute(f"PRAGMA application_id={APPLICATION_ID}")
         con.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
         con.executemany("INSERT INTO overlay VALUES (?, ?)", facts.items())
-        con.execute("INSERT INTO origin VALUES (1, ?)", (b"/",))
+        con.execute("INSERT INTO origin (ino, path) VALUES (1, ?)", (b"/",))
         con.execute("COMMIT")
     finally:
         con.close()

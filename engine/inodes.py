@@ -11,88 +11,39 @@ import errno
 import os
 import stat
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from functools import partial
 
 from minifo.engine.base import BaseView, join, split
 from minifo.engine.clock import Clock
 from minifo.engine.db import Database
+from minifo.engine.drift import Drift
 from minifo.engine.errors import FsError
 from minifo.engine.model import ROOT, Attr, Ino
 from minifo.engine.nodes import Node, Numbers, Place
+from minifo.engine.rows import Row, Watcher
 from minifo.engine.statements import statement
 
-
-class Row(NamedTuple):
-    """One row of ``inode``, but for the symlink target."""
-
-    ino: Ino
-    mode: int
-    nlink: int
-    uid: int
-    gid: int
-    rdev: int
-    size: int
-    atime: int
-    mtime: int
-    ctime: int
-    object: int | None
-    bound: int | None
-    mapped: int
-    xattrs: int
-
-    def attr(self, blocks: int) -> Attr:
-        """The attributes users see; *blocks* are units of 512 bytes."""
-        # the first seven columns are st_ino to st_size, and three times follow
-        return Attr._make((*self[:7], blocks, *self[7:10]))
-
-
 _COLUMNS = "ino, mode, nlink, uid, gid, rdev, size, atime, mtime, ctime, object, bound, mapped, xattrs"
+_COLUMNS += ", seen_links, seen_size, seen_mtime"
 _SELECT = f"SELECT {_COLUMNS} FROM inode WHERE ino = ?"
 _FETCHED = 64  # rows in one query
 _SELECT_MANY = f"SELECT {_COLUMNS} FROM inode WHERE ino IN ({', '.join('?' * _FETCHED)})"
 _FIELDS = _COLUMNS.removeprefix("ino, ").split(", ")
 _UPDATE = statement(f"UPDATE inode SET {', '.join(f'{field} = ?' for field in _FIELDS)} WHERE ino = ?")
 _STAMP = statement("UPDATE inode SET nlink = ?, atime = ?, mtime = ?, ctime = ? WHERE ino = ?")
-_INSERT = statement(f"INSERT INTO inode ({_COLUMNS}, target) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)")
+_INSERT = statement(f"INSERT INTO inode ({_COLUMNS}, target) VALUES ({', '.join('?' * (len(_FIELDS) + 2))})")
 _DROP = statement("DELETE FROM inode WHERE ino = ?")
-_MARK = statement("INSERT INTO origin VALUES (?, ?) ON CONFLICT (path) DO NOTHING")
+_MARK = statement("INSERT INTO origin VALUES (?, ?, ?, ?, ?) ON CONFLICT (path) DO NOTHING")
 _DROP_ORIGIN = statement("DELETE FROM origin WHERE ino = ?")
-_MODIFIED = statement("INSERT INTO modified VALUES (?, ?, ?, ?)")
-_MODIFIED_TOO = statement("UPDATE modified SET content = 1 WHERE ino = ?")
+_MODIFIED = statement("INSERT INTO modified (ino, content, base_size, base_mtime) VALUES (?, ?, ?, ?)")
+_MODIFIED_TOO = statement("UPDATE modified SET content = 1, base_size = ?, base_mtime = ? WHERE ino = ?")
 _DROP_MODIFIED = statement("DELETE FROM modified WHERE ino = ?")
 _ADD_ORPHAN = statement("INSERT INTO orphan VALUES (?)")
 _DROP_ORPHAN = statement("DELETE FROM orphan WHERE ino = ?")
 _DROP_XATTRS = statement("DELETE FROM xattr WHERE ino = ?")
+_DROP_NAMES_IN = [statement(f"DELETE FROM {table} WHERE parent = ?") for table in ("created", "renamed", "deleted")]
 
 _KEPT_ROWS = 4096
-
-
-class Watcher(Protocol):
-    """Somebody who keeps what rows say, and must hear of every change; a failed operation is followed by ``lost``."""
-
-    def saved(self, row: Row) -> None:
-        """A row is new or was changed."""
-
-    def bare(self, ino: Ino) -> None:
-        """An object was made without extended attributes."""
-
-    def died(self, attr: Attr) -> None:
-        """A base file without a row has lost its only name."""
-
-    def changed(self, ino: Ino) -> None:
-        """An object has other attributes than its row, or the base, last said."""
-
-    def dropped(self, ino: Ino) -> None:
-        """A row was deleted, or an object's extended attributes changed."""
-
-    def appeared(self, directory: Ino, name: bytes) -> None:
-        """A directory has a name that it may not have had."""
-
-    def vanished(self, directory: Ino, name: bytes) -> None:
-        """A directory has lost a name."""
-
-    def lost(self) -> None:
-        """Rows are as they were before; which ones, nobody says."""
 
 
 class Inodes:
@@ -110,10 +61,13 @@ class Inodes:
         self._base = base
         self.numbers = numbers
         self.next_ino = next_ino
+        self.first_ino = next_ino  # of those made since the overlay was opened
         self.clock = Clock()
         self.unnamed: set[Ino] = set()  # files made without a name that may still be given one (O_TMPFILE)
         self._nodes: dict[Ino, Node] = {ROOT: Node(ROOT, (None, b"/"), ROOT, True, True)}
-        self._rows: dict[Ino, Row] = {}  # rows as the database has them; all are dropped when an operation fails
+        self.drift = Drift(db, base, numbers)
+        self._rows: dict[Ino, Row] = {}  # rows as they count; all are dropped when an operation fails
+        self._fetched: dict[Ino, Row] = {}  # rows as the database has them, to be met
         self._adopted: Row | None = None  # the row that was adopted last, until its object is modified
         self._watcher: Watcher | None = None
         self.limit = 0  # nodes that are many
@@ -141,18 +95,28 @@ class Inodes:
         return node
 
     def _load(self, ino: Ino, parent: Ino | None = None) -> Node:
-        created = self.numbers.is_created(ino)
-        path = None if created else self._db.value("SELECT path FROM origin WHERE ino = ?", (ino,))
+        path = self._path(ino)
         row = self.row(ino)
-        if row is None and path is None:
+        if row is not None:
+            is_dir = stat.S_ISDIR(row.mode)
+        elif path is not None:
+            # of what is no directory there is a row, unless another object shows in its place
+            is_dir = ino not in self.drift.superseded or stat.S_ISDIR(self._base.stat(path).st_mode)
+        else:
             raise FsError(errno.ESTALE, f"inode {ino}")
-        is_dir = stat.S_ISDIR(row.mode if row is not None else self._base.stat(path or b"/").st_mode)
         if not is_dir:
             parent = ROOT
         elif parent is None:
             parent = self._parent(ino, path)
         node = self._nodes[ino] = Node(ino, (None, path) if path is not None else None, parent, is_dir, True)
         return node
+
+    def _path(self, ino: Ino) -> bytes | None:
+        """The base object a number stands for (base terms), by the tables."""
+        if self.numbers.is_created(ino):
+            return None
+        path: bytes | None = self._db.value("SELECT path FROM origin WHERE ino = ?", (ino,))
+        return path
 
     def _parent(self, ino: Ino, path: bytes | None) -> Ino:
         """The directory a directory is in, by the tables alone; they are read all through for it."""
@@ -214,23 +178,39 @@ class Inodes:
 
     # -- rows
 
-    def row(self, ino: Ino) -> Row | None:
-        """The overlay's attributes of an object, or None if the base's own count."""
+    def row(self, ino: Ino, st: os.stat_result | None = None) -> Row | None:
+        """The overlay's attributes of an object, or None if the base's own count.
+
+        Args:
+            ino: the object.
+            st: what the base says of the object at its place, where that was just asked.
+        """
         row = self._rows.get(ino)
         if row is None:
-            found = self._db.row(_SELECT, (ino,))
-            if found is None:
-                return None
-            row = self._keep(Row._make(found))
+            row = self._fetched.pop(ino, None)
+            if row is None:
+                found = self._db.row(_SELECT, (ino,))
+                if found is None:
+                    return None
+                row = Row._make(found)
+            if not self.numbers.is_created(ino):
+                if ino in self.drift.superseded:
+                    return None
+                node = self._nodes.get(ino)
+                path = node.path if node is not None else self._path(ino)
+                if path is not None:
+                    row = self.drift.meet(row, path, st)
+            self._keep(row)
         return row
 
     def fetch(self, inos: list[Ino]) -> None:
         """Read the rows of many objects at once, for ``row`` to have them at hand."""
+        self._fetched.clear()
         wanted = [ino for ino in inos if ino not in self._rows]
         for start in range(0, len(wanted), _FETCHED):
             some = wanted[start : start + _FETCHED]
             for found in self._db.rows(_SELECT_MANY, (*some, *[None] * (_FETCHED - len(some)))):
-                self._keep(Row._make(found))
+                self._fetched[found[0]] = Row._make(found)
 
     def _keep(self, row: Row) -> Row:
         if len(self._rows) >= _KEPT_ROWS:
@@ -239,12 +219,15 @@ class Inodes:
         return row
 
     def _made(self, row: Row) -> Row:
+        if self._fetched:
+            self._fetched.pop(row.ino, None)
         if self._watcher is not None:
             self._watcher.saved(row)
         return self._keep(row)
 
     def _rolled_back(self) -> None:
         self._rows.clear()
+        self._fetched.clear()
         self._adopted = None
         if self._watcher is not None:
             self._watcher.lost()
@@ -287,16 +270,23 @@ class Inodes:
         """Change an object's row to this one; ``stamp`` aside the only way rows of ``inode`` change."""
         self._db.change(_UPDATE, (*row[1:], row.ino))
         self._made(row)
+        if self.drift.followed:
+            self.drift.followed.discard(row.ino)
 
     def stamp(self, row: Row, nlink: int, atime: int, mtime: int, ctime: int) -> None:
         """Change an object's link count and times only: all that most operations do, and half the work of ``save``."""
+        stamped = Row._make((*row[:2], nlink, *row[3:7], atime, mtime, ctime, *row[10:]))
+        if row.ino in self.drift.followed:
+            self.save(stamped)
+            return
         self._db.change(_STAMP, (nlink, atime, mtime, ctime, row.ino))
-        self._made(Row._make((*row[:2], nlink, *row[3:7], atime, mtime, ctime, *row[10:])))
+        self._made(stamped)
 
     def drop_row(self, ino: Ino) -> None:
         """Delete an object's row: the base's own attributes count again, if there is a base object."""
         self._db.change(_DROP, (ino,))
         self._rows.pop(ino, None)
+        self._fetched.pop(ino, None)
         if self._watcher is not None:
             self._watcher.dropped(ino)
 
@@ -313,7 +303,15 @@ class Inodes:
         path = node.path
         if path is None:
             raise FsError(errno.ESTALE, f"inode {node.ino}")
-        return self._base.stat(path)
+        if not (node.state and node.is_dir):
+            return self._base.stat(path)
+        st = self._base.find(path)
+        if st is None or not stat.S_ISDIR(st.st_mode):
+            self.drift.gone.add(node.ino)
+            st = self.drift.ghost(node.ino)
+            if st is None:
+                raise FsError(errno.ENOENT, os.fsdecode(path))
+        return st
 
     def mode(self, node: Node) -> int:
         """The type and permission bits of an object."""
@@ -327,7 +325,7 @@ class Inodes:
         ino = Ino(self.next_ino)
         self.next_ino += 1
         t = self.now()
-        row = Row(ino, mode, nlink, uid, gid, rdev, size, t, t, t, None, None, 0, 1)
+        row = Row(ino, mode, nlink, uid, gid, rdev, size, t, t, t, None, None, 0, 1, None, None, None)
         self._db.change(_INSERT, (*row, target))
         if nlink == 0:
             self._db.change(_ADD_ORPHAN, (ino,))
@@ -353,25 +351,40 @@ class Inodes:
         assert path is not None
         bound = st.st_size if stat.S_ISREG(st.st_mode) else None
         nlink = 0 if node.dead else st.st_nlink
-        times = st.st_atime_ns, st.st_mtime_ns, st.st_ctime_ns
-        row = Row(node.ino, st.st_mode, nlink, st.st_uid, st.st_gid, st.st_rdev, st.st_size, *times, None, bound, 0, 0)
+        if node.ino in self.drift.superseded:
+            self.settle(node.ino)
+        row = Row._make(
+            (
+                *(node.ino, st.st_mode, nlink, st.st_uid, st.st_gid, st.st_rdev, st.st_size),
+                *(st.st_atime_ns, st.st_mtime_ns, st.st_ctime_ns, None, bound, 0, 0),
+                *(st.st_nlink, st.st_size, st.st_mtime_ns),
+            )
+        )
         self._db.change(_INSERT, (*row, None))
         self._adopted = self._made(row)
-        self.mark(path, node.ino)
+        self.mark(path, node.ino, st)
         if node.dead:
             self._db.change(_ADD_ORPHAN, (node.ino,))
         return row
 
-    def mark(self, path: bytes, ino: Ino | None = None) -> None:
-        """Note in ``origin`` that the base object at *path* has overlay state, and its directories up to the root."""
+    def mark(self, path: bytes, ino: Ino | None = None, st: os.stat_result | None = None) -> None:
+        """Note in ``origin`` that the base object at *path* has overlay state, and its directories up to the root.
+
+        Args:
+            path: the base object (base terms).
+            ino, st: its number and attributes, where they are known.
+        """
         while ino is not None or self._db.value("SELECT 1 FROM origin WHERE path = ?", (path,)) is None:
+            if st is None:
+                st = self._base.stat(path)
             if ino is None:
-                ino = self.numbers.of(self._base.stat(path))
-            is_new = self._db.change(_MARK, (ino, path))
+                ino = self.drift.number(st, *split(path))
+            seen = (st.st_mode, st.st_uid, st.st_gid) if stat.S_ISDIR(st.st_mode) else (None, None, None)
+            is_new = self._db.change(_MARK, (ino, path, *seen))
             self._note_state(ino)
             if not is_new or path == b"/":
                 return
-            path, ino = split(path)[0], None
+            path, ino, st = split(path)[0], None, None
 
     def _note_state(self, ino: Ino) -> None:
         # left set when the operation is rolled back: it costs a query, never a wrong answer
@@ -394,13 +407,12 @@ class Inodes:
             self._db.change(_MODIFIED, (row.ino, int(content), row.size, row.mtime))
             return
         known = self._db.value("SELECT content FROM modified WHERE ino = ?", (row.ino,))
+        # the base's own figures, which a row without bytes of its own follows
+        size, mtime = row.seen_size or 0, row.seen_mtime or 0
         if known is None:
-            path = self.node(row.ino).path
-            assert path is not None
-            st = self._base.stat(path)
-            self._db.change(_MODIFIED, (row.ino, int(content), st.st_size, st.st_mtime_ns))
+            self._db.change(_MODIFIED, (row.ino, int(content), size, mtime))
         elif content and not known:
-            self._db.change(_MODIFIED_TOO, (row.ino,))
+            self._db.change(_MODIFIED_TOO, (size, mtime, row.ino))
 
     def touch_directory(self, node: Node, subdirectories: int = 0) -> None:
         """Note that a directory's entries changed: its mtime and ctime, and its link count.
@@ -411,6 +423,8 @@ class Inodes:
                 and stays.
         """
         row = self.adopt(node)
+        if node.ino in self.drift.gone:
+            self.modify(row, content=True)  # what is made in it, and what is taken away, shows that it is wanted
         t = self.now()
         nlink = row.nlink + subdirectories if row.nlink > 1 else row.nlink
         self.stamp(row, nlink, row.atime, t, t)
@@ -443,6 +457,28 @@ class Inodes:
             self._db.change(_DROP_ORIGIN, (ino,))
             self._db.change(_DROP_MODIFIED, (ino,))
 
+    def supersede(self, ino: Ino) -> None:
+        """Note that another kind of object of this base shows in the place of one that is gone."""
+        self.drift.gone.discard(ino)
+        self.drift.superseded.add(ino)
+        self._rows.pop(ino, None)
+        self.drop_node(ino)
+
+    def settle(self, ino: Ino) -> None:
+        """Let go of what the overlay holds of a base object in whose place another kind of object shows.
+
+        That one is being changed, so nobody waits for the other any more.  Names in it, if it was a directory, lead to
+        objects that are gone as well.
+        """
+        names = "SELECT ino FROM created WHERE parent = ?1 UNION SELECT ino FROM renamed WHERE parent = ?1"
+        for (child,) in self._db.rows(names, (ino,)):
+            self.discard(Ino(child))
+        for sql in _DROP_NAMES_IN:
+            self._db.change(sql, (ino,))
+        self.discard(ino)
+        self.drift.superseded.discard(ino)
+        self._db.on_failure(partial(self.drift.superseded.add, ino))
+
     # -- attributes as users see them
 
     def attr_of_base(self, st: os.stat_result, ino: Ino, *, dead: bool = False) -> Attr:
@@ -455,10 +491,5 @@ class Inodes:
         """The base object that stands at *name* in a directory's base side, and its number; None if there is none."""
         if directory.path is None:
             return None
-        try:
-            st = self._base.stat(join(directory.path, name))
-        except OSError as error:
-            if error.errno in (errno.ENOENT, errno.ENOTDIR):
-                return None
-            raise
-        return st, self.numbers.of(st)
+        st = self._base.find(join(directory.path, name))
+        return (st, self.drift.number(st, directory.path, name)) if st is not None else None

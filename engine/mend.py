@@ -47,8 +47,8 @@ class Mender(Attic):
             # its row is lost, but not what belongs to it
             mode = stat.S_IFDIR | 0o755 if holds is not None else stat.S_IFREG | 0o644
             values = (ino, mode, len(self._names_of(ino)), 0, 0, 0, max(size or 0, small or 0), *(self._now,) * 3)
-            more = (0 if small is not None else None, None, int(size is not None), 1, None)
-            self._do(f"INSERT INTO inode VALUES ({', '.join('?' * 15)})", (*values, *more))
+            more = (0 if small is not None else None, None, int(size is not None), 1, None, None, None, None)
+            self._do(f"INSERT INTO inode VALUES ({', '.join('?' * 18)})", (*values, *more))
             return
         path = self._db.value("SELECT path FROM origin WHERE ino = ?", (ino,))
         if path is not None:
@@ -189,7 +189,7 @@ class Mender(Attic):
 
     def _mend_e017(self) -> None:
         self._do("DELETE FROM origin WHERE ino = ? OR path = x'2f'", (ROOT,))
-        self._do("INSERT INTO origin VALUES (?, x'2f')", (ROOT,))
+        self._do("INSERT INTO origin (ino, path) VALUES (?, x'2f')", (ROOT,))
 
     def _mend_e018(self, ino: int) -> None:
         # whichever name of the circle or the broken chain comes first: below it all is whole
@@ -229,7 +229,7 @@ class Mender(Attic):
                 return
             # a mount finds it by path and keeps the number (engine/anchor.py)
             number = RESERVED + secrets.randbelow(1 << 61)
-            self._do("INSERT INTO origin VALUES (?, ?)", (ROOT if path == b"/" else number, path))
+            self._do("INSERT INTO origin (ino, path) VALUES (?, ?)", (ROOT if path == b"/" else number, path))
 
     def _mend_e202(self, ino: int, nlink: int) -> None:
         self._do("UPDATE inode SET nlink = ? WHERE ino = ?", (nlink, ino))
@@ -280,7 +280,7 @@ class Mender(Attic):
     def _mend_e207(self, ino: int) -> None:
         # size and mtime of the base file are not known any more: those of the file here say "as it was"
         sql = (
-            "INSERT INTO modified SELECT ino, 1, size, mtime FROM inode WHERE ino = ?1"
+            "INSERT INTO modified SELECT ino, 1, size, mtime, NULL FROM inode WHERE ino = ?1"
             " ON CONFLICT (ino) DO UPDATE SET content = 1"
         )
         self._do(sql, (ino,))

@@ -6,11 +6,16 @@ state (``Node.state`` False) is read from the base alone, without SQL.
 Listings carry a stable cookie for each name, a keyed hash of it, so that reading a directory while it changes neither
 skips nor repeats a name that stays, without any state for each open directory.  A few listings are kept sorted by
 cookie and follow the changes made to them.
+
+Where the base is another one than the overlay was made over (engine/drift.py), a base object that is gone still shows
+if the overlay holds enough of it: bytes of its own, or a directory with something in it that shows.  What does not show
+keeps its rows.  A listing never fails for one entry.
 """
 
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import stat
 import sys
@@ -26,9 +31,12 @@ from minifo.engine.base import BaseView, join
 from minifo.engine.content import Content
 from minifo.engine.db import Database
 from minifo.engine.errors import FsError
-from minifo.engine.inodes import Inodes, Row
+from minifo.engine.inodes import Inodes
 from minifo.engine.model import NAME_MAX, Attr, DirEntry, Ino
 from minifo.engine.nodes import Node
+from minifo.engine.rows import Row
+
+log = logging.getLogger(__name__)
 
 _FIRST_COOKIE = 3  # 1 and 2 are "." and ".."
 _COOKIES = (1 << 62) - 1
@@ -49,6 +57,10 @@ _PLACES = (
     f" UNION ALL SELECT name, ino, 2 FROM renamed WHERE parent = ?1 AND name IN ({_NAMES})"
     f" UNION ALL SELECT name, ino, 1 FROM created WHERE parent = ?1 AND name IN ({_NAMES})"
 )
+
+
+_IS_HIDDEN = "SELECT 1 FROM deleted WHERE parent = ? AND name = ?"
+_MADE = "SELECT name, ino FROM created WHERE parent = ?1 UNION ALL SELECT name, ino FROM renamed WHERE parent = ?1"
 
 
 def _hash_cookie(name: bytes) -> int:
@@ -96,6 +108,7 @@ class Merge:
         self._listings: OrderedDict[Ino, list[tuple[int, bytes]]] = OrderedDict()
         self._kept = 0
         self._free: tuple[Ino, bytes] | None = None  # a name that was looked for and not found, last
+        self._standing: set[Ino] = set()  # gone from the base, and shown all the same, as long as this mount lasts
 
     # -- one name
 
@@ -156,36 +169,73 @@ class Merge:
 
     def _at(self, directory: Node, name: bytes, place: tuple[Any, ...] | None) -> _Found | None:
         """What stands at *name*, by the answer of ``_PLACE``."""
-        known: Ino | None = None
         if place is not None:
             ino, kind = place
             if kind == 0:
                 return None
-            if kind != 3:
-                node = self._inodes.node_in(Ino(ino), directory)
-                return ("created" if kind == 1 else "renamed"), node, self._inodes.attributes(node), None
-            known = Ino(ino)
+            if kind == 3:
+                return self._at_own_place(directory, name, Ino(ino))
+            node = self._inodes.node_in(Ino(ino), directory)
+            held = self._inodes.attributes(node)
+            if node.ino not in self._inodes.drift.gone or self._stands(node):
+                return ("created" if kind == 1 else "renamed"), node, held, None
+            return self._beneath(directory, name)
         child = self._inodes.base_child(directory, name)
         if child is None:
             return None
         st, number = child
         assert directory.path is not None
-        return self._base_node(directory, directory.path, name, st, number, known)
+        return self._base_node(directory, directory.path, name, st, number)
 
-    def _base_node(
-        self, directory: Node, place: bytes, name: bytes, st: os.stat_result, ino: Ino, known: Ino | None = None
-    ) -> _Found:
+    def _beneath(self, directory: Node, name: bytes) -> _Found | None:
+        """What stands at a name that was given to an object which does not show."""
+        if directory.path is None or self._db.value(_IS_HIDDEN, (directory.ino, name)) is not None:
+            return None
+        ino = self._db.value("SELECT ino FROM origin WHERE path = ?", (join(directory.path, name),))
+        return self._at(directory, name, (ino, 3) if ino is not None else None)
+
+    def _at_own_place(self, directory: Node, name: bytes, ino: Ino) -> _Found | None:
+        """What stands where the base has, or had, an object with overlay state.
+
+        It is found by its place, so that it is found again in a base whose inode numbers have changed.
+        """
+        assert directory.path is not None
+        inodes, drift = self._inodes, self._inodes.drift
+        place = directory.path, name
+        child = inodes.base_child(directory, name)
+        st = child[0] if child is not None else None
+        row = inodes.row(ino, st)
+        if row is None and (st is None or not stat.S_ISDIR(st.st_mode)) and ino not in drift.superseded:
+            drift.gone.add(ino)  # a directory that leads to changes
+        if ino in drift.gone:
+            node = inodes.found(ino, place, directory.ino, row is None or stat.S_ISDIR(row.mode), True)
+            if self._stands(node):
+                return "base", node, inodes.attributes(node), None
+            if st is None:
+                return None
+            inodes.supersede(ino)
+            row = None
+        if st is None:
+            return None
+        node = inodes.found(ino, place, directory.ino, stat.S_ISDIR(st.st_mode), True)
+        return "base", node, row if row is not None else st, st
+
+    def _stands(self, node: Node) -> bool:
+        """True where what the overlay holds of an object that is gone from the base is enough to show it."""
+        if node.ino not in self._standing:
+            if not self._inodes.drift.stands(self._inodes.row(node.ino)) and not (node.is_dir and self._listing(node)):
+                return False
+            self._standing.add(node.ino)
+        return True
+
+    def _base_node(self, directory: Node, place: bytes, name: bytes, st: os.stat_result, ino: Ino) -> _Found:
         is_dir = stat.S_ISDIR(st.st_mode)
         state = False
         row: Row | None = None
-        if known is not None:
-            # its number in origin first: that finds it again in a base whose inode numbers have changed
-            ino, state = known, True
-        elif not is_dir and st.st_nlink > 1:
+        if not is_dir and st.st_nlink > 1:
             # another link of this inode may have been changed, in any directory
             state = self._db.value("SELECT 1 FROM origin WHERE ino = ?", (ino,)) is not None
-        if state:
-            row = self._inodes.row(ino)
+            row = self._inodes.row(ino, st) if state else None
         node = self._inodes.found(ino, (place, name), directory.ino, is_dir, state)
         return "base", node, row if row is not None else st, st
 
@@ -195,24 +245,52 @@ class Merge:
         """All names a directory shows, in no particular order."""
         if directory.dead:
             return []
-        names = self._base.names(directory.path) if directory.path is not None else []
+        base = self._base_path(directory)
+        names = self._base.names(base) if base is not None else []
         if not directory.state:
             return names
-        ino = (directory.ino,)
-        hidden = {found[0] for found in self._db.rows("SELECT name FROM deleted WHERE parent = ?", ino)}
+        hidden = {name for (name,) in self._db.rows("SELECT name FROM deleted WHERE parent = ?", (directory.ino,))}
+        kept = self._kept_names(directory, names, hidden)
         if hidden:
             names = [name for name in names if name not in hidden]
-        made = self._db.rows(
-            "SELECT name FROM created WHERE parent = ?1 UNION ALL SELECT name FROM renamed WHERE parent = ?1", ino
-        )
-        if made:
+        made = self._db.rows(_MADE, (directory.ino,))
+        if made or kept:
             # a base that was changed underneath may show a name of ours as well: ours wins
-            names = list(dict.fromkeys(names) | dict.fromkeys(found[0] for found in made))
+            shown = dict.fromkeys(name for name, ino in made if self._shows(Ino(ino), directory))
+            names = list(dict.fromkeys(names) | dict.fromkeys(kept) | shown)
         return names
+
+    def _base_path(self, directory: Node) -> bytes | None:
+        """A directory's base side (base terms), or None where there is none, or this base does not have it."""
+        if directory.path is not None and directory.state:
+            self._inodes.attributes(directory)  # tells whether it is gone
+        return None if directory.ino in self._inodes.drift.gone else directory.path
+
+    def _kept_names(self, directory: Node, names: list[bytes], hidden: set[bytes]) -> list[bytes]:
+        """The names of objects that this base lacks at their own places there, and that show all the same."""
+        if directory.path is None:
+            return []
+        origins = self._inodes.drift.origins_in(directory.path)
+        if origins:
+            for name in names:
+                origins.pop(name, None)
+        return [
+            name
+            for name, ino in origins.items()
+            if name not in hidden and self._at_own_place(directory, name, ino) is not None
+        ]
+
+    def _shows(self, ino: Ino, directory: Node) -> bool:
+        """True for an object that has a name in a directory, unless it is gone from the base with all that showed."""
+        if self._inodes.numbers.is_created(ino):
+            return True
+        self._inodes.row(ino)  # tells whether it is gone
+        return ino not in self._inodes.drift.gone or self._stands(self._inodes.node_in(ino, directory))
 
     def few_names(self, directory: Node, most: int) -> list[bytes] | None:
         """All names a directory shows, or None if there may be more than *most*."""
-        if directory.path is not None and not directory.dead and self._base.may_have_more(directory.path, most):
+        base = self._base_path(directory) if not directory.dead else None
+        if base is not None and self._base.may_have_more(base, most):
             return None
         count = "SELECT count(*) FROM (SELECT 1 FROM created WHERE parent = ?1 LIMIT ?2)"
         if directory.state and self._db.value(count, (directory.ino, most + 1)) > most:
@@ -254,10 +332,13 @@ class Merge:
             if self._db.operations != seen:  # also when something was changed since the last one was taken
                 seen = self._db.operations
                 places = self._places(directory, [name for _, name in entries])
-            found = self._at(directory, name, places.get(name))
-            if found is not None:
-                _, node, held, st = found
-                yield DirEntry(name, self.attr(held, node, st), cookie)
+            try:
+                found = self._at(directory, name, places.get(name))
+                attr = self.attr(found[2], found[1], found[3]) if found is not None else None
+            except OSError as error:
+                attr = self._stand_in(directory, name, error)
+            if attr is not None:
+                yield DirEntry(name, attr, cookie)
 
     def _places(self, directory: Node, names: list[bytes]) -> dict[bytes, tuple[Ino, int]]:
         """The answers of ``_PLACE`` for up to ``_PIECE`` names; the rows of what stands there are at hand, too."""
@@ -273,8 +354,20 @@ class Merge:
         """The same for a directory without overlay state."""
         cookies = {name: cookie for cookie, name in entries}
         for name, st in self._base.children(path, cookies):
-            _, node, held, _ = self._base_node(directory, path, name, st, self._inodes.numbers.of(st))
+            if isinstance(st, OSError):
+                yield DirEntry(name, self._stand_in(directory, name, st), cookies[name])
+                continue
+            _, node, held, _ = self._base_node(directory, path, name, st, self._inodes.drift.number(st, path, name))
             yield DirEntry(name, self.attr(held, node), cookies[name])
+
+    def _stand_in(self, directory: Node, name: bytes, error: OSError) -> Attr:
+        """Attributes to list a name with whose own cannot be read; to use it gives the error."""
+        place = join(directory.path, name) if directory.path is not None else b"%d/%b" % (directory.ino, name)
+        log.warning("%s cannot be read: %s", os.fsdecode(place), error.strerror)
+        ino = self._inodes.numbers.unused(int.from_bytes(blake2b(place, digest_size=8).digest(), "big"))
+        own = (directory.path, name) if directory.path is not None else None
+        self._inodes.found(ino, own, directory.ino, False, False)
+        return Attr(ino, stat.S_IFREG, 1, 0, 0, 0, 0, 0, 0, 0, 0)
 
     def _listing(self, directory: Node) -> list[tuple[int, bytes]]:
         ino = directory.ino

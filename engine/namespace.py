@@ -20,10 +20,11 @@ from minifo.engine.base import BaseView, join
 from minifo.engine.content import Content
 from minifo.engine.db import Database
 from minifo.engine.errors import FsError
-from minifo.engine.inodes import Inodes, Row
+from minifo.engine.inodes import Inodes
 from minifo.engine.merge import Merge, Ref
 from minifo.engine.model import ROOT, SYMLINK_MAX, Caller, Ino, RenameFlags
 from minifo.engine.nodes import Node
+from minifo.engine.rows import Row
 from minifo.engine.statements import statement
 
 _TABLES = ("created", "renamed")
@@ -35,6 +36,7 @@ _SHOW_ALL = statement("DELETE FROM deleted WHERE parent = ?")
 _DROP_ORIGIN = statement("DELETE FROM origin WHERE ino = ?")
 _DIRECTORY_SIZE = 4096  # bytes; what most file systems report for a small directory
 _LINK_MAX = 2**31 - 1
+_NAMED = "SELECT 1 FROM created WHERE ino = ?1 UNION ALL SELECT 1 FROM renamed WHERE ino = ?1"
 
 
 class Namespace:
@@ -159,6 +161,20 @@ class Namespace:
         self._check_name(parent, name)
         if name in (b".", b"..") or self._merge.resolve(parent, name) is not None:
             raise FsError(errno.EEXIST)
+        self._vacate(parent, name)
+
+    def _vacate(self, parent: Node, name: bytes) -> None:
+        """Let go of an object that is gone from the base and does not show, whose name in the overlay is taken now."""
+        if parent.ino in self._inodes.drift.superseded:
+            self._inodes.adopt(parent)  # first of all: with the object that it takes the place of go names in that
+        if not self._inodes.drift.gone:
+            return
+        for table in _TABLES:
+            ino = self._db.value(f"SELECT ino FROM {table} WHERE parent = ? AND name = ?", (parent.ino, name))
+            if ino is not None:
+                self._db.change(_DROP[table], (parent.ino, name))
+                if self._db.value(_NAMED, (ino,)) is None:
+                    self._inodes.discard(Ino(ino))
 
     # -- taking away
 
@@ -216,6 +232,8 @@ class Namespace:
         """A directory's only name is gone; its whiteouts hide nothing any more."""
         if node.path is not None:
             self._db.change(_SHOW_ALL, (node.ino,))
+        if self._inodes.drift.gone:
+            self._lose_hidden(node)
         row = self._inodes.row(node.ino)
         if row is not None:
             self._inodes.set_links(row, 0)
@@ -223,6 +241,19 @@ class Namespace:
             self._inodes.discard(node.ino)
         self._die(node)
         self._db.on_success(partial(self._merge.drop_listing, node.ino))
+
+    def _lose_hidden(self, node: Node) -> None:
+        """With a directory goes what was in it and is gone from the base, and so did not show."""
+        for table in _TABLES:
+            for (name,) in self._db.rows(f"SELECT name FROM {table} WHERE parent = ?", (node.ino,)):
+                self._vacate(node, name)
+        if node.path is None:
+            return
+        below = "SELECT ino FROM origin WHERE path > ? AND path < ?"
+        for (ino,) in self._db.rows(below, (node.path + b"/", node.path + b"0")):
+            if ino in self._inodes.drift.gone and self._db.value(_NAMED, (ino,)) is None:
+                self._db.change(_SHOW_ALL, (ino,))
+                self._inodes.discard(Ino(ino))
 
     def _die(self, node: Node) -> None:
         if not node.dead:
@@ -297,6 +328,8 @@ class Namespace:
                 self._lose_directory(target.node)
             else:
                 self._lose_link(target)
+        else:
+            self._vacate(new_parent, new_name)
         self._unbind(parent, name, source)
         self._place(source, new_parent, new_name)
         lost = int(is_dir)
@@ -332,10 +365,26 @@ class Namespace:
 
     def _unbind(self, parent: Node, name: bytes, ref: Ref) -> None:
         if ref.kind == "base":
-            self._inodes.adopt(parent)  # whoever hides a name has a mark in origin
-            self._db.change(_HIDE, (parent.ino, name))
+            if ref.node.ino in self._inodes.drift.superseded:
+                self._inodes.settle(ref.node.ino)
         else:
             self._db.change(_DROP[ref.kind], (parent.ino, name))
+            if not self._covers_base(parent, name, ref.node):
+                return
+        self._inodes.adopt(parent)  # whoever hides a name has a mark in origin
+        self._db.change(_HIDE, (parent.ino, name))
+
+    def _covers_base(self, parent: Node, name: bytes, node: Node) -> bool:
+        """True where a name of the overlay hid an object that a replaced base brought, which would show now.
+
+        A name that was made since the overlay was opened hides nothing.
+        """
+        if self._inodes.numbers.is_created(node.ino) and node.ino >= self._inodes.first_ino:
+            return False
+        hidden = "SELECT 1 FROM deleted WHERE parent = ? AND name = ?"
+        if parent.path is None or self._db.value(hidden, (parent.ino, name)) is not None:
+            return False
+        return self._inodes.base_child(parent, name) is not None
 
     def _bind(self, parent: Node, name: bytes, node: Node, table: str) -> None:
         if node.path is not None and self._is_own_place(parent, name, node):
@@ -371,11 +420,12 @@ class Namespace:
         if row is None or self._db.value("SELECT 1 FROM modified WHERE ino = ?", (node.ino,)) is not None:
             return
         assert node.path is not None
-        st = self._base.stat(node.path)
+        st = self._base.find(node.path)
+        if st is None or node.ino in self._inodes.drift.gone:
+            return
         if row.nlink != st.st_nlink or row.mtime != st.st_mtime_ns:
             return
-        names = "SELECT 1 FROM created WHERE ino = ?1 UNION ALL SELECT 1 FROM renamed WHERE ino = ?1"
-        if not node.is_dir and st.st_nlink > 1 and self._db.value(names, (node.ino,)) is not None:
+        if not node.is_dir and st.st_nlink > 1 and self._db.value(_NAMED, (node.ino,)) is not None:
             return
         self._inodes.drop_row(node.ino)
         below = "SELECT 1 FROM origin WHERE path > ? AND path < ? LIMIT 1"

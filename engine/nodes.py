@@ -9,6 +9,7 @@ an overlay or a btrfs subvolume below the base), gets one from a reserved range,
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from hashlib import blake2b
 
 from minifo.engine.base import join
@@ -88,6 +89,7 @@ class Numbers:
         self._window = window
         self._reserved: dict[tuple[int, int], Ino] = {}
         self._taken: dict[int, tuple[int, int]] = {}
+        self._displaced: dict[tuple[int, int], Ino] = {}
 
     def is_created(self, ino: int) -> bool:
         """True for the number of a created object."""
@@ -100,8 +102,25 @@ class Numbers:
             if number == self._root_ino:
                 return ROOT
             if 1 < number < RESERVED and not self._window[0] <= number < self._window[1]:
+                if self._displaced:
+                    return self._displaced.get((st.st_dev, number), Ino(number))
                 return Ino(number)
         return self._reserve((st.st_dev, number))
+
+    def displace(self, st: os.stat_result, is_free: Callable[[int], bool]) -> Ino:
+        """A number for a base object whose own one stands for another object: the same one each time.
+
+        Args:
+            st: its attributes.
+            is_free: tells whether a number stands for nothing yet.
+        """
+        identity = (st.st_dev, st.st_ino)
+        digest = blake2b(b"%d:%d displaced" % identity, digest_size=8).digest()
+        number = RESERVED + int.from_bytes(digest, "big") % _RESERVED_SIZE
+        while number in self._taken or not is_free(number):
+            number = RESERVED + (number + 1) % _RESERVED_SIZE
+        self.keep(identity, Ino(number))
+        return Ino(number)
 
     def _reserve(self, identity: tuple[int, int]) -> Ino:
         known = self._reserved.get(identity)
@@ -120,5 +139,5 @@ class Numbers:
 
     def keep(self, identity: tuple[int, int], ino: Ino) -> None:
         """Remember that the base object of that (st_dev, st_ino) goes by *ino*."""
-        self._reserved[identity] = ino
+        self._reserved[identity] = self._displaced[identity] = ino
         self._taken[ino] = identity

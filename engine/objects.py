@@ -12,11 +12,12 @@ from __future__ import annotations
 import errno
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import NamedTuple
 
 from minifo.engine.db import Database
+from minifo.engine.errors import FsError
 from minifo.engine.lru import FdCache
 from minifo.engine.statements import statement
 from minifo.engine.storage import Storage
@@ -26,6 +27,7 @@ log = logging.getLogger(__name__)
 ROOM = 1024  # ids in one directory, and the least that is reserved ahead
 _FDS = 128
 _PROBE_SIZE = 1 << 20  # bytes
+_LOST = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENXIO)  # no object, or what is none
 _ADD_GARBAGE = statement("INSERT INTO garbage VALUES (?)")
 _DROP_GARBAGE = statement("DELETE FROM garbage WHERE object = ?")
 _SYNC_SINGLY = 32  # above this many files one syncfs is cheaper (26 against 1,284 ms for 1,000 on ext4)
@@ -61,6 +63,8 @@ class ObjectStore:
         self._fds: FdCache[int] = FdCache(_FDS)
         self._dirs: set[str] = set()
         self._can_punch = True
+        self._lost: set[int] = set()
+        self.on_lost: Callable[[int], object] = lambda number: None  # called once for each object that is not there
         self.next_object = next_object
         self.limit = limit
         self.committed_next = next_object  # no id from here on is named by a durable commit
@@ -137,8 +141,21 @@ class ObjectStore:
         """A descriptor of an object, for reading and (where storage allows it) writing; valid until the next call."""
         fd = self._fds.get(number)
         if fd is None:
-            fd = self._fds.put(number, self._storage.open(object_name(number), write=not self._db.read_only))
+            try:
+                fd = self._storage.open(object_name(number), write=not self._db.read_only)
+            except OSError as error:
+                raise self._failed(number, error) from error
+            self._fds.put(number, fd)
         return fd
+
+    def _failed(self, number: int, error: OSError) -> OSError:
+        """What a caller sees where an object cannot be reached: EIO where it is lost, and it is said once."""
+        if error.errno not in _LOST:
+            return error
+        if number not in self._lost:
+            self._lost.add(number)
+            self.on_lost(number)
+        return FsError(errno.EIO, object_name(number))
 
     def write(self, number: int, data: bytes | memoryview, offset: int) -> None:
         """Write bytes into an object; durable with the next commit."""
@@ -249,7 +266,10 @@ class ObjectStore:
     def stat(self, number: int) -> os.stat_result:
         """Attributes of an object's file."""
         fd = self._fds.get(number)
-        return os.fstat(fd) if fd is not None else self._storage.stat(object_name(number))
+        try:
+            return os.fstat(fd) if fd is not None else self._storage.stat(object_name(number))
+        except OSError as error:
+            raise self._failed(number, error) from error
 
     def drop(self, number: int) -> None:
         """Nobody names this object any more, if the running operation succeeds."""

@@ -23,17 +23,19 @@ from minifo.engine.commit import GroupCommit
 from minifo.engine.content import Content
 from minifo.engine.db import Database, check_header, open_database
 from minifo.engine.errors import FsError, NotMinifo, StateError
-from minifo.engine.inodes import Inodes, Row
+from minifo.engine.inodes import Inodes
 from minifo.engine.invariants import Violation, check
 from minifo.engine.merge import Merge
 from minifo.engine.model import Attr, Caller, DirEntry, Ino, RenameFlags, SetAttr
 from minifo.engine.namespace import Namespace
 from minifo.engine.nodes import Node, Numbers
-from minifo.engine.objects import ObjectStore
+from minifo.engine.objects import ObjectStore, object_name
 from minifo.engine.opening import check_nesting, first_facts, has_odd_bytes, hide_storage, open_base, read_facts
+from minifo.engine.places import Places
 from minifo.engine.ranges import Ranges
 from minifo.engine.redo import RedoLog
 from minifo.engine.replay import replay
+from minifo.engine.rows import Row
 from minifo.engine.space import Space
 from minifo.engine.statements import SET_FACT
 from minifo.engine.storage import Storage
@@ -55,12 +57,20 @@ class Overlay:
         numbers = Numbers(base.root_stat, (facts["window"], facts["window_end"]))
         self.inodes = Inodes(db, base, numbers, facts["next_ino"])
         self.objects = ObjectStore(db, storage, facts["next_object"], facts["object_limit"])
+        self.objects.on_lost = self._tell_lost
         self.content = Content(db, base, self.inodes, self.objects)
         self.attributes = Attributes(db, base, self.inodes, self.content)
         self.merge = Merge(db, base, self.inodes, self.content)
         self.namespace = Namespace(db, base, self.inodes, self.merge, self.content, self.attributes)
         self.ranges = Ranges(
-            db, base, self.inodes, self.content, self.objects, make_room=self._make_room, give_back=self._give_back
+            db,
+            base,
+            self.inodes,
+            self.content,
+            self.objects,
+            own_xattrs=self.attributes.own_xattrs,
+            make_room=self._make_room,
+            give_back=self._give_back,
         )
         self.commits = GroupCommit(db, storage, self.inodes, self.objects, self.content, self.ranges)
 
@@ -145,6 +155,7 @@ class Overlay:
             log.warning("%s: the base is not the one of the last mount (%s)", self.storage.path, base_path)
         if self.db.read_only:
             keep_reserved(self.db, self.base, self.inodes.numbers)
+            self.inodes.drift.learn()
             return
         # the last commit of a killed daemon may not be durable yet, and is what everybody builds on from now on
         self.commits.harden()
@@ -160,6 +171,7 @@ class Overlay:
                 "%s: %d objects found again by path, %d gone", self.storage.path, anchored.found, len(anchored.gone)
             )
         keep_reserved(self.db, self.base, self.inodes.numbers)
+        self.inodes.drift.learn()
         # text where it can be, for whoever looks into the database; a path may be any bytes
         place = os.fsencode(base_path) if has_odd_bytes(base_path) else base_path
         if facts != {"base": place, "base_mark": mark}:
@@ -484,6 +496,8 @@ class Overlay:
             if data:
                 row = self.inodes.adopt(node, held)
                 self.inodes.modify(row, content=True)
+                if not row.xattrs:
+                    row = self.attributes.own_xattrs(node)  # a file with bytes of its own may outlive its base file
                 self.content.write(row, node.path, offset, data, times=times)
         return len(data)
 
@@ -508,6 +522,17 @@ class Overlay:
             self.attributes.removexattr(self.inodes.node(ino), name)
 
     # -- helpers
+
+    def _tell_lost(self, number: int) -> None:
+        sql = "SELECT ino FROM inode WHERE object = ?1 UNION SELECT ino FROM extent WHERE object = ?1"
+        ino = self.db.value(sql, (number,))
+        path = os.fsdecode(Places(self.db).of(ino)) if ino is not None else "a file without a name"
+        log.error(
+            "%s: %s is lost, and with it bytes of %s; reading them fails; minifo-fsck says what can be done",
+            self.storage.path,
+            object_name(number),
+            path,
+        )
 
     def _row(self, node: Node) -> Row:
         row = self.inodes.row(node.ino)

@@ -22,10 +22,11 @@ from minifo.engine.base import BaseView
 from minifo.engine.content import HOLE, SMALL, Content, Extent, data_ranges
 from minifo.engine.db import Database
 from minifo.engine.errors import FsError
-from minifo.engine.inodes import Inodes, Row
+from minifo.engine.inodes import Inodes
 from minifo.engine.model import FILE_MAX, Ino
 from minifo.engine.nodes import Node
 from minifo.engine.objects import Hole, ObjectStore, object_name
+from minifo.engine.rows import Row
 from minifo.engine.statements import statement
 from minifo.engine.syscalls import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, FALLOC_FL_ZERO_RANGE
 
@@ -54,6 +55,7 @@ class Ranges:
         inodes: rows and nodes.
         content: file bytes.
         objects: the content objects in storage.
+        own_xattrs: gives a file extended attributes of its own.
         make_room: called before an operation that takes so many bytes.
         give_back: called before an operation that only gives space back.
     """
@@ -65,6 +67,7 @@ class Ranges:
         inodes: Inodes,
         content: Content,
         objects: ObjectStore,
+        own_xattrs: Callable[[Node], Row],
         make_room: Callable[[int], None],
         give_back: Callable[[], None],
     ) -> None:
@@ -73,6 +76,7 @@ class Ranges:
         self._inodes = inodes
         self._content = content
         self._objects = objects
+        self._own_xattrs = own_xattrs
         self._make_room = make_room
         self._give_back = give_back
         self._unshared: set[bool] = set()  # whether the base (True) and storage cannot share blocks with storage
@@ -135,7 +139,7 @@ class Ranges:
     def _adopt(self, node: Node, *, changed: bool = True) -> Row:
         row = self._inodes.adopt(node)
         self._inodes.modify(row, content=changed)
-        return row
+        return self._content.before_part(self._own_xattrs(node), node.path) if changed else row
 
     def _save(self, row: Row, *, times: bool) -> None:
         if times:
@@ -204,7 +208,7 @@ class Ranges:
         below = end if bound is None else min(end, bound)
         data: list[tuple[int, int]] = []
         if start < below and (number is not None or path is not None):
-            data = list(data_ranges(self._backing(number, path), start, below))
+            data = list(self._backing_ranges(row, path, start, below))
             if data or any(piece.object == HOLE for piece in pieces):
                 self._content.join(row.ino, Extent(start, below, HOLE, start))
         if free:
@@ -227,11 +231,17 @@ class Ranges:
             zeros = bytes(min(end, len(data)) - start)
             self._db.change(_SET_SMALL, (data[:start] + zeros + data[end:], ino))
 
-    def _backing(self, number: int | None, path: bytes | None) -> int:
+    def _backing_ranges(self, row: Row, path: bytes | None, start: int, end: int) -> Iterator[tuple[int, int]]:
+        """The parts of a range of a file's backing that hold data; all of it where the base has another version."""
+        if row.object is None and path is not None and row.is_own and not self._inodes.drift.same_version(row, path):
+            return iter([(start, end)])
+        return data_ranges(self._backing(row, row.object, path), start, end)
+
+    def _backing(self, row: Row | None, number: int | None, path: bytes | None) -> int:
         if number is not None:
             return self._objects.fd(number)
         assert path is not None
-        return self._base.file(path)
+        return self._base.file(path) if row is None else self._content.base_fd(row, path)
 
     # -- giving blocks back
 
@@ -329,7 +339,7 @@ class Ranges:
         """
         row = self._row(node)
         if row is None:
-            yield from self._file_data(None, node.path, start, end, coarse)
+            yield from self._file_data(self._backing(None, None, node.path), start, end, coarse)
             return
         while row.mapped and start < end:
             found = self._content.extents(row.ino, start, end, _AT_A_TIME)
@@ -352,12 +362,13 @@ class Ranges:
             if start < end:
                 yield start, end
         elif start < end and (row.object is not None or path is not None):
-            yield from self._file_data(row.object, path, start, end, coarse)
+            if coarse:
+                yield from self._file_data(self._backing(row, row.object, path), start, end, coarse)
+            else:
+                yield from self._backing_ranges(row, path, start, end)
 
-    def _file_data(
-        self, number: int | None, path: bytes | None, start: int, end: int, coarse: bool
-    ) -> Iterator[tuple[int, int]]:
-        fd = self._backing(number, path)
+    @staticmethod
+    def _file_data(fd: int, start: int, end: int, coarse: bool) -> Iterator[tuple[int, int]]:
         st = os.fstat(fd)
         if coarse and st.st_blocks * 512 >= st.st_size:
             end = min(end, st.st_size)
@@ -442,7 +453,7 @@ class Ranges:
             return row, 0
         if bound is None and at > row.size:
             self._content.cut_stale(number, row.size)
-        held = self._backing(None if source is None else source.object, giver.path)
+        held = self._backing(source, None if source is None else source.object, giver.path)
         try:
             self._objects.clone_range(number, held, offset, size, at)
         except OSError as error:

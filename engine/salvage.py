@@ -28,7 +28,7 @@ from minifo.engine.repair import Repairer
 from minifo.engine.rescue import Rescue
 
 _FRESH = DB_NAME + ".new"
-_ROWID = {"modified": 4, "inode": 15, "origin": 2, "small": 2, "orphan": 1, "garbage": 1}  # columns
+_ROWID = {"modified": 5, "inode": 18, "origin": 5, "small": 2, "orphan": 1, "garbage": 1}  # columns
 _PLAIN = {"created": 3, "deleted": 2, "renamed": 3, "extent": 5, "xattr": 3, "overlay": 2}  # WITHOUT ROWID
 _ALL = (*TABLES, "orphan", "garbage")
 
@@ -68,6 +68,8 @@ class _Sink:
         marks = ", ".join("?" * self._width[table])
         before = self._con.total_changes()
         for row in rows:
+            # a row of an earlier format ends before the columns that came later
+            row = (*row, *[None] * (self._width[table] - len(row)))
             if len(row) != self._width[table]:
                 continue
             try:
@@ -77,11 +79,6 @@ class _Sink:
         added = self._con.total_changes() - before
         self.count += added
         return added
-
-    def is_small(self, ino: int | None) -> bool:
-        """True where the inode keeps its bytes in a row."""
-        row = self._con.execute("SELECT object FROM inode WHERE ino = ?", (ino,)).fetchone()
-        return row is not None and row[0] == 0
 
     def is_created(self, ino: Any) -> bool:
         """True for the number of a created object, and where that cannot be told."""
@@ -138,22 +135,20 @@ def _guess(index: bool, record: Record) -> str:
     if index:
         known = {"ibi": "created", "iiiii": "extent", "ibb": "xattr", "ib": "deleted", "bi": "origin"}
         return "overlay" if kinds in ("si", "ss", "sn") and record.values[0] in FACTS else known.get(kinds, "")
-    if len(kinds) == 15:
+    if len(kinds) == 18:
         return "inode"
-    if kinds == "niii":
+    if kinds in ("niiin", "niiib"):
         return "modified"
-    if kinds == "nb":
-        return "origin" if record.values[1][:1] == b"/" else "small"  # type: ignore[index]
-    return ""
+    if kinds in ("nbiii", "nbnnn"):
+        return "origin"
+    return "small" if kinds == "nb" else ""
 
 
 def _place(sink: _Sink, table: str, record: Record) -> tuple[str, tuple[Any, ...]]:
     """The table and the row of a stray record, now that the inodes are known."""
     values = record.values
     if table == "origin" and len(values) == 2 and record.rowid is None:
-        return table, (values[1], values[0])  # of the index by path
-    if table == "origin" and sink.is_small(record.rowid):
-        return "small", (record.rowid, values[1])
+        return table, (values[1], values[0], None, None, None)  # of the index by path
     if table == "created" and not sink.is_created(values[2]):
         return "renamed", values
     return table, _row(table, record)
@@ -173,7 +168,7 @@ def salvage(examination: Examination) -> Salvage:
         bad, hurt = _read_pages(storage.path, sink)
         read = sink.count
         copied = _fill(con, sink, read_names(storage), hurt)
-        con.execute("INSERT OR IGNORE INTO origin VALUES (1, x'2f')")
+        con.execute("INSERT OR IGNORE INTO origin (ino, path) VALUES (1, x'2f')")
         lost = _nameless(Database(con, read_only=True))
         con.execute(f"PRAGMA application_id={APPLICATION_ID}")
         con.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
@@ -278,5 +273,5 @@ def readable(examination: Examination, found: list[Finding]) -> Rescue:
         _, hurt = _read_pages(examination.storage.path, sink)
     if any(finding.code in SALVAGE for finding in found):
         _fill(con, sink, read_names(examination.storage), hurt)
-        con.execute("INSERT OR IGNORE INTO origin VALUES (1, x'2f')")
+        con.execute("INSERT OR IGNORE INTO origin (ino, path) VALUES (1, x'2f')")
     return Rescue(Database(con, read_only=True), examination.shelf, examination.base)

@@ -34,9 +34,11 @@ CREATE TABLE renamed (
 -- Base objects whose attributes or bytes are overridden by their inode row.
 CREATE TABLE modified (
     ino        INTEGER PRIMARY KEY,
-    content    INTEGER NOT NULL,      -- 0: only attributes (owner, mode, times, xattrs); 1: bytes as well
-    base_size  INTEGER NOT NULL,      -- size and mtime of the base object when it was first modified:
-    base_mtime INTEGER NOT NULL       --   a difference today is drift (the base was changed underneath)
+    content    INTEGER NOT NULL,      -- 0: only attributes (owner, mode, times, xattrs); 1: bytes as well, and of a
+                                      --   directory: it stands here whether or not the base still has it
+    base_size  INTEGER NOT NULL,      -- size and mtime of the base object when it was first modified, or its bytes were:
+    base_mtime INTEGER NOT NULL,      --   a difference today is drift (the base was changed underneath)
+    digest     BLOB                   -- of samples of the base file below one that was written in part; NULL: none taken
 ) STRICT;
 
 -- Attributes of every object with overlay state.  For a base object that is in no list of modifications (a renamed
@@ -57,14 +59,20 @@ CREATE TABLE inode (
     bound  INTEGER,                   -- bytes of the backing that are visible; beyond it the file reads as zeros; NULL: all
     mapped INTEGER NOT NULL,          -- 1: rows of extent override parts of the backing
     xattrs INTEGER NOT NULL,          -- 1: the rows of xattr are all there are; 0: the base object's own still count
-    target BLOB                       -- of a created symlink; NULL: the base's own
+    target BLOB,                      -- of a created symlink; NULL: the base's own
+    seen_links INTEGER,               -- of a base object: its own link count, size and mtime as this row last followed
+    seen_size  INTEGER,               --   them; of a file with bytes of its own, size and mtime of the version that the
+    seen_mtime INTEGER                --   rest comes from.  NULL: a created object
 ) STRICT;
 
 -- Which base object an inode number stands for.  Directories that hold changes, at any depth, are here too, up to the
 -- root: a directory that is not has no overlay state below it, and is read without asking these tables.
 CREATE TABLE origin (
     ino  INTEGER PRIMARY KEY,
-    path BLOB    NOT NULL UNIQUE      -- base terms
+    path BLOB    NOT NULL UNIQUE,     -- base terms
+    dir_mode INTEGER,                 -- of a directory: its mode and owner when it was marked, for a base that lacks it;
+    dir_uid  INTEGER,                 --   NULL where they are not known
+    dir_gid  INTEGER
 ) STRICT;
 
 -- Bytes [start, end) of a file are in content object `object` at offset `at`, or are a hole: zeros, whatever the backing

@@ -15,7 +15,7 @@ import stat
 from types import ModuleType
 
 from minifo.engine import Attr, Ino, Overlay
-from minifo.engine.inodes import Row
+from minifo.engine.rows import Row
 
 log = logging.getLogger(__name__)
 

@@ -14,9 +14,9 @@ from typing import Any
 
 from minifo.engine import Overlay, StateError
 from minifo.engine.base import BaseView, split
-from minifo.engine.inodes import Row
 from minifo.engine.model import ROOT, Ino
 from minifo.engine.nodes import Node
+from minifo.engine.rows import Row
 from minifo.engine.statements import SET_FACT, statement
 from minifo.migrations.copying import data_of, data_ranges, xattrs_of
 from minifo.migrations.import_plan import ImportPlan, Step

@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 
 from minifo.engine import Overlay
 from minifo.engine.base import join
-from minifo.engine.inodes import Row
 from minifo.engine.model import ROOT, Attr, Ino
+from minifo.engine.rows import Row
 from minifo.migrations.legacy_tree import stat_or_none
 
 

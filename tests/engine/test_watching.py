@@ -11,7 +11,7 @@ from lab import Lab
 
 from minifo.engine import ROOT, Attr, Ino, RenameFlags
 from minifo.engine.errors import FsError
-from minifo.engine.inodes import Row
+from minifo.engine.rows import Row
 
 
 class Names:

@@ -76,7 +76,7 @@ def _kill(patient: Patient) -> None:
     os.wait()
 
 
-_INSERT = "INSERT INTO inode VALUES (77777, 33188, 1, 0, 0, 0, 0, 0, 0, 0, NULL, NULL, 0, 0, NULL)"
+_INSERT = "INSERT INTO inode VALUES (77777, 33188, 1, 0, 0, 0, 0, 0, 0, 0, NULL, NULL, 0, 0, NULL, NULL, NULL, NULL)"
 
 DAMAGES = (
     Damage("E001", ("INSERT INTO renamed VALUES (1, CAST('small' AS BLOB), {/newfile})",), found=("small",)),
@@ -88,7 +88,7 @@ DAMAGES = (
     Damage("E004", ("DELETE FROM origin WHERE ino = {/newfile}",), ("/newfile",)),
     Damage("E005", ("DELETE FROM deleted WHERE name = CAST('olddir' AS BLOB)",)),
     Damage("E006", ("INSERT INTO deleted VALUES ({/made}, CAST('ghost' AS BLOB))",)),
-    Damage("E007", ("INSERT INTO modified VALUES ({/small}, 1, 0, 0)",)),
+    Damage("E007", ("INSERT INTO modified VALUES ({/small}, 1, 0, 0, NULL)",)),
     Damage("E008", (_INSERT,), found=("#77777",)),
     Damage("E009", ("DELETE FROM created WHERE ino = {/made}",), ("/made",), ("#/made",)),
     Damage("E010", ("UPDATE inode SET nlink = 7 WHERE ino = {/large}",)),

@@ -11,7 +11,7 @@ import os
 import pytest
 import support
 from hypothesis import settings
-from machine import AttributeRules, ContentRules, LifeRules, NameRules
+from machine import AttributeRules, ContentRules, LifeRules
 from machine_ranges import RangeRules
 from machine_unnamed import UnnamedRules
 

@@ -1,0 +1,493 @@
+"""A base that is another one: what shows of each kind of change, over a base object that changed or is gone.
+
+Whatever shows over the new base, the old one shows the old tree again when it is back.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from lab import PAST, Lab
+
+BIG = 200_000  # bytes; more than is copied whole
+_BACK = "kept"
+
+
+def swap(lab: Lab, change: Callable[[Path], object]) -> None:
+    """Close the overlay, and put a changed copy of the base in its place; the old one is kept."""
+    lab.close()
+    kept = lab.base.with_name(_BACK)
+    subprocess_copy(lab.base, kept)
+    new = lab.base.with_name("new")
+    subprocess_copy(lab.base, new)
+    shutil.rmtree(lab.base)
+    new.rename(lab.base)
+    change(lab.base)
+
+
+def swap_back(lab: Lab) -> None:
+    """Close the overlay, and put the old base back."""
+    lab.close()
+    shutil.rmtree(lab.base)
+    lab.base.with_name(_BACK).rename(lab.base)
+
+
+def subprocess_copy(source: Path, target: Path) -> None:
+    """A copy with hard links, times and owners as they are."""
+    assert os.spawnlp(os.P_WAIT, "cp", "cp", "-a", str(source), str(target)) == 0
+
+
+def tree(lab: Lab, path: str = "") -> dict[str, object]:
+    """All that shows: types, attributes and bytes by path; what cannot be read is its errno."""
+    seen: dict[str, object] = {}
+    for name in lab.names(path):
+        place = os.path.join(path, name)
+        attr = lab.attr(place)
+        facts: tuple[object, ...] = (attr.mode, attr.uid, attr.gid, attr.nlink)
+        if stat.S_ISDIR(attr.mode):
+            seen[place] = facts
+            seen |= tree(lab, place)
+        elif stat.S_ISREG(attr.mode):
+            try:
+                seen[place] = (*facts, attr.size, attr.mtime, lab.read(place))
+            except OSError as error:
+                seen[place] = (*facts, attr.size, error.errno)
+        else:
+            seen[place] = facts
+    assert lab.ov.check() == []
+    return seen
+
+
+def rewrite(base: Path, name: str, data: bytes) -> None:
+    """Give a base file other bytes, by a new file in its place; its mtime moves on by a second."""
+    path = base / name
+    old = path.stat()
+    path.unlink()
+    path.write_bytes(data)
+    os.utime(path, ns=(old.st_atime_ns, old.st_mtime_ns + 10**9))
+
+
+# -- attributes only
+
+
+def test_attributes_over_new_bytes(lab: Lab) -> None:
+    """chmod keeps the mode, and the bytes, size and mtime are those of the new base."""
+    lab.put("f", b"old")
+    lab.set("f", mode=0o640)
+    before = tree(lab)
+    swap(lab, lambda base: rewrite(base, "f", b"newer bytes"))
+    assert stat.S_IMODE(lab.attr("f").mode) == 0o640
+    assert (lab.attr("f").size, lab.attr("f").mtime, lab.read("f")) == (11, PAST + 10**9, b"newer bytes")
+    lab.set("f", uid=7)  # the row is saved over the new base
+    lab.reopen()
+    assert (lab.attr("f").size, lab.attr("f").uid, lab.read("f")) == (11, 7, b"newer bytes")
+    lab.set("f", uid=0)
+    swap_back(lab)
+    assert tree(lab) == before
+
+
+def test_mtime_that_was_set_stays(lab: Lab) -> None:
+    """utimens is an attribute of ours; it does not follow the base."""
+    lab.put("f", b"old")
+    lab.set("f", mtime=12345)
+    swap(lab, lambda base: rewrite(base, "f", b"newer"))
+    assert (lab.attr("f").mtime, lab.read("f")) == (12345, b"newer")
+
+
+def test_attributes_of_what_is_gone(lab: Lab) -> None:
+    """A file of which the overlay has attributes only does not show, and is there again with the old base."""
+    lab.put("d/f")
+    lab.put("d/g")
+    lab.set("d/f", mode=0o640)
+    before = tree(lab)
+    swap(lab, lambda base: (base / "d" / "f").unlink())
+    assert lab.names("d") == ["g"]
+    assert lab.find("d/f") is None
+    swap_back(lab)
+    assert tree(lab) == before
+
+
+def test_removing_what_holds_the_gone(lab: Lab) -> None:
+    """A directory goes with what does not show in it."""
+    lab.put("d/f")
+    lab.set("d/f", mode=0o640)
+    swap(lab, lambda base: (base / "d" / "f").unlink())
+    lab.rmdir("d")
+    assert lab.names() == []
+    assert lab.ov.check() == []
+    lab.reopen()
+    assert lab.names() == []
+    assert lab.rows("inode") == 1  # the root's, whose times moved
+
+
+# -- bytes of our own
+
+
+def test_whole_content(lab: Lab) -> None:
+    """What was written as a whole is ours, whatever the base has there now."""
+    for name in ("changed", "gone", "d/gone", "kind"):
+        lab.put(name, b"old")
+        os.setxattr(lab.base / name, "user.colour", b"blue")
+        lab.write(name, b"ours, and longer")
+    lab.set("gone", uid=5, mode=0o600)
+    lab.link("gone", "link")
+    before = tree(lab)
+
+    def change(base: Path) -> None:
+        rewrite(base, "changed", b"the base's")
+        shutil.rmtree(base / "d")
+        (base / "gone").unlink()
+        (base / "kind").unlink()
+        (base / "kind").mkdir()
+
+    swap(lab, change)
+    assert tree(lab) == before
+    assert lab.ov.getxattr(lab.ino("gone"), b"user.colour") == b"blue"
+    assert lab.attr("link").nlink == 2
+    lab.reopen()
+    assert tree(lab) == before
+    swap_back(lab)
+    assert tree(lab) == before
+
+
+def test_removing_what_stands_by_itself(lab: Lab) -> None:
+    """What shows although its base object is gone can be removed and renamed, and stays so with the old base."""
+    for name in ("f", "g", "d/h"):
+        lab.put(name, b"old")
+        lab.write(name, b"ours!")
+    swap(lab, lambda base: [shutil.rmtree(base / "d"), (base / "f").unlink(), (base / "g").unlink()])
+    lab.unlink("f")
+    lab.rename("g", "moved")
+    lab.unlink("d/h")
+    assert lab.names() == ["d", "moved"]
+    lab.rmdir("d")
+    assert (lab.names(), lab.read("moved")) == (["moved"], b"ours!")
+    assert lab.ov.check() == []
+    swap_back(lab)
+    assert (lab.names(), lab.read("moved")) == (["moved"], b"ours!")
+
+
+def test_kept_directory_stays(lab: Lab) -> None:
+    """A directory that was worked in over a base without it is there at the next mount, though it is empty."""
+    lab.put("d/f")
+    lab.create("d/mine")
+    swap(lab, lambda base: shutil.rmtree(base / "d"))
+    lab.unlink("d/mine")
+    assert lab.names() == ["d"]
+    lab.reopen()
+    assert (lab.names(), lab.names("d")) == (["d"], [])
+
+
+# -- some bytes of our own
+
+
+@pytest.mark.parametrize("same_size", [False, True])
+def test_no_mixture_of_versions(lab: Lab, same_size: bool, caplog: pytest.LogCaptureFixture) -> None:
+    """Of a file that was written in part only those bytes can be read while the base has another version."""
+    lab.put("f", b"o" * BIG)
+    lab.write("f", b"ours", 4096)
+    before = tree(lab)
+    swap(lab, lambda base: rewrite(base, "f", b"n" * (BIG if same_size else BIG + 1)))
+    with caplog.at_level(logging.WARNING), pytest.raises(OSError, match="Input/output error"):
+        lab.ov.read(lab.ino("f"), 0, 100)
+    assert "/f was replaced in the base" in caplog.text
+    assert lab.ov.read(lab.ino("f"), 4096, 4) == b"ours"
+    assert lab.attr("f").size == BIG
+    lab.write("f", b"more", 0)
+    assert lab.ov.read(lab.ino("f"), 0, 4) == b"more"
+    swap_back(lab)
+    assert lab.read("f")[4:] == before["f"][-1][4:]  # type: ignore[index]
+
+
+def test_same_size_and_mtime(lab: Lab) -> None:
+    """Images whose files all have one mtime: another version is told by samples of its bytes."""
+    lab.put("f", b"o" * BIG)
+    lab.write("f", b"ours", 4096)
+
+    def change(base: Path) -> None:
+        (base / "f").write_bytes(b"n" * BIG)
+        os.utime(base / "f", ns=(PAST, PAST))
+
+    swap(lab, change)
+    with pytest.raises(OSError, match="Input/output error"):
+        lab.ov.read(lab.ino("f"), 0, 100)
+
+
+def test_part_of_what_is_gone(lab: Lab) -> None:
+    """It shows, with the bytes that were written; writing and cutting go on."""
+    lab.put("f", b"o" * BIG)
+    lab.write("f", b"ours", 4096)
+    lab.put("cut", b"c" * BIG)
+    lab.set("cut", size=BIG - 1)
+    swap(lab, lambda base: [(base / "f").unlink(), (base / "cut").unlink()])
+    assert lab.names() == ["cut", "f"]
+    for name in ("f", "cut"):
+        with pytest.raises(OSError, match="Input/output error"):
+            lab.read(name)
+    lab.set("f", size=0)
+    lab.write("f", b"all ours")
+    assert lab.read("f") == b"all ours"
+    lab.unlink("cut")
+    assert lab.names() == ["f"]
+
+
+# -- names
+
+
+def test_renamed(lab: Lab) -> None:
+    """At the new name with the new bytes and attributes; gone, it does not show, and its neighbours do."""
+    for name in ("same", "changed", "gone", "d/sub/deep"):
+        lab.put(name, b"old")
+    for name in ("same", "changed", "gone"):
+        lab.rename(name, name.upper())
+    lab.rename("d", "D")
+    lab.create("mine")
+    before = tree(lab)
+
+    def change(base: Path) -> None:
+        rewrite(base, "changed", b"newer")
+        (base / "changed").chmod(0o600)
+        (base / "gone").unlink()
+        shutil.rmtree(base / "d")
+
+    swap(lab, change)
+    assert lab.names() == ["CHANGED", "SAME", "mine"]
+    assert (lab.read("CHANGED"), stat.S_IMODE(lab.attr("CHANGED").mode)) == (b"newer", 0o600)
+    swap_back(lab)
+    assert tree(lab) == before
+
+
+def test_link_of_what_is_gone(lab: Lab) -> None:
+    """A new hard link of a base file that is gone does not show, and hides nothing beside it."""
+    lab.put("f")
+    lab.put("g")
+    lab.link("f", "link")
+    before = tree(lab)
+    swap(lab, lambda base: (base / "f").unlink())
+    assert lab.names() == ["g"]
+    lab.create("link", b"taken")  # the user settles it
+    assert lab.read("link") == b"taken"
+    assert lab.ov.check() == []
+    lab.unlink("link")
+    assert lab.names() == ["g"]
+    swap_back(lab)
+    assert set(lab.names()) == {"f", "g"}
+    assert before.keys() == {"f", "g", "link"}
+
+
+def test_name_that_the_new_base_has_too(lab: Lab) -> None:
+    """A name made here wins; to remove it removes it."""
+    lab.mkdir("d")
+    lab.create("f", b"ours")
+    lab.put("e/x")
+    lab.rename("e", "moved")
+
+    def change(base: Path) -> None:
+        (base / "f").write_bytes(b"base")
+        (base / "d").mkdir()
+        (base / "d" / "x").touch()
+        (base / "moved").touch()
+
+    swap(lab, change)
+    assert lab.names() == ["d", "f", "moved"]
+    assert (lab.read("f"), lab.names("d"), lab.names("moved")) == (b"ours", [], ["x"])
+    lab.unlink("f")
+    lab.rmdir("d")
+    lab.rename("moved", "e")
+    assert lab.names() == ["e"]
+    lab.reopen()
+    assert lab.names() == ["e"]
+    assert lab.ov.check() == []
+
+
+def test_deleted(lab: Lab) -> None:
+    """A whiteout hides the new version as well, and nothing where the base has nothing."""
+    lab.put("f")
+    lab.put("g")
+    lab.unlink("f")
+    lab.unlink("g")
+    swap(lab, lambda base: [rewrite(base, "f", b"newer"), (base / "g").unlink()])
+    assert lab.names() == []
+    lab.create("g")
+    assert lab.names() == ["g"]
+
+
+# -- directories
+
+
+def test_directory_of_another_kind(lab: Lab) -> None:
+    """What is made in a directory shows, whatever the base has in the directory's place."""
+    for name in "def":
+        lab.put(f"{name}/base")
+    lab.put("f/deep/er/base")
+    (lab.base / "f").chmod(0o700)
+    for name, kind in (("d", "file"), ("e", "link"), ("f", "none")):
+        lab.create(f"{name}/mine", kind.encode())
+    lab.create("f/deep/er/mine", b"deep")
+    before = tree(lab)
+
+    def change(base: Path) -> None:
+        for name in "def":
+            shutil.rmtree(base / name)
+        (base / "d").write_bytes(b"a file")
+        (base / "e").symlink_to("d")
+
+    swap(lab, change)
+    assert lab.names() == ["d", "e", "f"]
+    for name, kind in (("d", "file"), ("e", "link")):
+        assert lab.names(name) == ["mine"]
+        assert lab.read(f"{name}/mine") == kind.encode()
+    assert lab.names("f") == ["deep", "mine"]
+    assert stat.S_IMODE(lab.attr("f").mode) == 0o700
+    assert lab.read("f/deep/er/mine") == b"deep"
+    lab.create("f/deep/another")
+    lab.unlink("d/mine")
+    lab.rmdir("d")
+    assert lab.names() == ["e", "f"]
+    assert lab.ov.check() == []
+    lab.unlink("f/deep/another")
+    swap_back(lab)
+    assert {key: value for key, value in tree(lab).items() if key[0] == "f"} == {
+        key: value for key, value in before.items() if key[0] == "f"
+    }
+    assert lab.names() == ["e", "f"]
+
+
+def test_marked_directory_that_is_gone(lab: Lab) -> None:
+    """A directory without a row of its own shows with the mode it had, never wider."""
+    lab.put("secret/f", b"old")
+    (lab.base / "secret").chmod(0o710)
+    os.chown(lab.base / "secret", 5, 6)
+    lab.write("secret/f", b"ours")
+    swap(lab, lambda base: shutil.rmtree(base / "secret"))
+    attr = lab.attr("secret")
+    assert (stat.S_IMODE(attr.mode), attr.uid, attr.gid) == (0o710, 5, 6)
+    assert lab.read("secret/f") == b"ours"
+
+
+def test_another_kind_in_the_place_of_little(lab: Lab) -> None:
+    """Where the overlay holds attributes only, the new base's object shows, and can be changed."""
+    lab.put("f", b"old")
+    lab.put("d/sub/x")
+    lab.set("f", mode=0o600)
+    lab.set("d/sub/x", mode=0o600)
+    lab.set("d", mode=0o700)
+
+    def change(base: Path) -> None:
+        (base / "f").unlink()
+        (base / "f").mkdir()
+        (base / "f" / "in").write_bytes(b"in")
+        shutil.rmtree(base / "d")
+        (base / "d").write_bytes(b"file")
+
+    swap(lab, change)
+    assert (lab.names(), lab.names("f"), lab.read("d")) == (["d", "f"], ["in"], b"file")
+    lab.create("f/mine")
+    lab.write("d", b"ours")
+    lab.reopen()
+    assert (lab.names(), lab.names("f"), lab.read("d")) == (["d", "f"], ["in", "mine"], b"ours")
+    lab.unlink("d")
+    assert lab.ov.check() == []
+    assert lab.names() == ["f"]
+
+
+# -- numbers
+
+
+def test_numbers_taken_by_others(lab: Lab) -> None:
+    """A number that stood for a file of ours may be another file's now: they are not mixed up."""
+    lab.put("a", b"first")
+    lab.put("b", b"second")
+    lab.write("a", b"ours!")
+    lab.close()
+    a, b = lab.base / "a", lab.base / "b"
+    c = lab.base / "c"
+    a.rename(c)  # the same inode number, another path
+    b.unlink()
+    c.write_bytes(b"other")
+    assert lab.names() == ["a", "c"]
+    assert (lab.read("a"), lab.read("c")) == (b"ours!", b"other")
+    assert lab.ino("a") != lab.ino("c")
+    lab.write("c", b"wrote")
+    assert (lab.read("a"), lab.read("c")) == (b"ours!", b"wrote")
+    number = lab.ino("c")
+    lab.reopen()
+    assert lab.ino("c") == number
+    assert (lab.read("a"), lab.read("c")) == (b"ours!", b"wrote")
+    assert lab.ov.check() == []
+
+
+def test_link_counts_follow(lab: Lab) -> None:
+    """A base file that has more names in the new base keeps its row as long as it has any."""
+    lab.put("f", b"old")
+    lab.rename("f", "g")
+    lab.close()
+    os.link(lab.base / "f", lab.base / "f2")
+    assert lab.attr("g").nlink == 2
+    lab.unlink("f2")
+    assert (lab.names(), lab.attr("g").nlink) == (["g"], 1)
+    assert lab.ov.check() == []
+
+
+# -- copy_up=whole
+
+
+def test_whole_files(lab: Lab) -> None:
+    """With ``whole`` no file depends on two versions, however it was changed."""
+    names = ("write", "cut", "grow", "punch")
+    data = os.urandom(BIG)
+    for name in names:
+        lab.put(name, data)
+    lab.ov.content.whole = True
+    lab.write("write", b"ours", 4096)
+    lab.set("cut", size=150_000)
+    lab.set("grow", size=BIG + 1)
+    lab.ov.ranges.fallocate(lab.ino("punch"), 3, 0, 4096)
+    before = tree(lab)
+    swap(lab, lambda base: [(base / name).unlink() for name in names])
+    assert tree(lab) == before
+    assert lab.read("write") == data[:4096] + b"ours" + data[4100:]
+
+
+def test_completing_later(lab: Lab) -> None:
+    """A file that was written in part is completed at its next write once files are to be whole."""
+    data = os.urandom(BIG)
+    lab.put("f", data)
+    lab.write("f", b"ours", 4096)
+    lab.ov.content.whole = True
+    lab.write("f", b"more", 150_000)
+    swap(lab, lambda base: (base / "f").unlink())
+    assert lab.read("f") == data[:4096] + b"ours" + data[4100:150_000] + b"more" + data[150_004:]
+
+
+# -- one bad object
+
+
+def test_lost_content_objects(lab: Lab, caplog: pytest.LogCaptureFixture) -> None:
+    """A content object that is lost is EIO where it is read; its neighbours and its directory go on as ever."""
+    lab.mkdir("d")
+    for name in ("d/a", "d/b", "d/c"):
+        lab.create(name, b"x" * BIG)
+    lab.close()
+    lost = sorted((lab.sto / "content").glob("*/*"))
+    lost[0].unlink()
+    lost[1].unlink()
+    assert lab.names("d") == ["a", "b", "c"]
+    with pytest.raises(OSError, match="Input/output error"):
+        lab.read("d/a")
+    assert "d/a" in caplog.text
+    with pytest.raises(OSError, match="Input/output error"):
+        lab.write("d/a", b"no", 10)
+    assert lab.read("d/c") == b"x" * BIG
+    lab.rename("d/c", "d/a")
+    lab.unlink("d/b")
+    lab.unlink("d/a")
+    lab.rmdir("d")
+    lab.reopen()
+    assert lab.names() == []
