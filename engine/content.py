@@ -204,6 +204,7 @@ class Content:
         end = offset + len(data)
         if end > FILE_MAX:
             raise FsError(errno.EFBIG, f"write {row.ino}")
+        saved = row
         if row.object is None and row.mapped:
             row = self.before_part(row, path)  # in part already: only to complete it
         number, bound, mapped = self.writable(row, path, end)
@@ -223,7 +224,7 @@ class Content:
         mtime, ctime = (self._inodes.now(),) * 2 if times else (row.mtime, row.ctime)
         size = max(row.size, end)
         written = row._replace(size=size, mtime=mtime, ctime=ctime, object=number, bound=bound, mapped=mapped)
-        if written != row:
+        if written != saved:
             self._inodes.save(written)
         else:
             self._inodes.changed(row.ino)  # its blocks, that is
