@@ -155,6 +155,11 @@ class GroupCommit:
         return self._redo is not None
 
     @property
+    def redo_path(self) -> str | None:
+        """Where the redo log is, if there is one."""
+        return self._redo.path if self._redo is not None else None
+
+    @property
     def redo_size(self) -> int:
         """Bytes the redo log takes now."""
         return self._redo.size if self._redo is not None else 0

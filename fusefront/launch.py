@@ -23,7 +23,7 @@ from dataclasses import replace
 from typing import NoReturn
 
 from minifo.engine.errors import Corrupt, NewerFormat, NotMinifo, StateError, StorageBusy, UsageError
-from minifo.fusefront import conduct, mountinfo
+from minifo.fusefront import conduct, mountinfo, utab
 from minifo.fusefront.options import MountOptions, format_source
 from minifo.fusefront.systemlog import Outlet, SystemLog
 
@@ -64,6 +64,7 @@ def launch(options: MountOptions, mountpoint: str, *, foreground: bool = False) 
             raise
     report = json.loads(text) if text else None
     if report == {}:
+        utab.mark(mountpoint, format_source(options.base, options.storage))
         return
     _, status = os.waitpid(child, 0)
     raise _silent_end(status) if report is None else _rebuilt(report)
@@ -191,7 +192,7 @@ def _child(options: MountOptions, mountpoint: str, report: int) -> NoReturn:
         if waiting:
             _send(report, _described(exc))
         else:
-            log.critical("the daemon of %s ends: %s", mountpoint, exc, exc_info=exc)
+            log.critical("the daemon of %s ends: %s", mountpoint, exc, exc_info=not isinstance(exc, StateError))
     finally:
         os._exit(status)
 
@@ -237,6 +238,7 @@ def _detach() -> None:
 
 
 def _announce(options: MountOptions, mountpoint: str) -> None:
+    utab.mark(mountpoint, format_source(options.base, options.storage))
     line = f"minifo: {mountpoint} is mounted (base {options.base}, storage {options.storage}); Ctrl-C unmounts it\n"
     sys.stderr.write(line.encode("utf-8", "backslashreplace").decode())
     sys.stderr.flush()

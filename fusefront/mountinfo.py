@@ -65,15 +65,16 @@ def _entry(line: bytes) -> MountEntry:
         id=int(fields[0]),
         parent=int(fields[1]),
         device=os.makedev(int(major), int(minor)),
-        root=_text(fields[3]),
-        mountpoint=_text(fields[4]),
-        options=tuple(dict.fromkeys(_text(word) for word in words)),
-        fstype=_text(fields[dash + 1]),
-        source=_text(fields[dash + 2]),
+        root=plain_text(fields[3]),
+        mountpoint=plain_text(fields[4]),
+        options=tuple(dict.fromkeys(plain_text(word) for word in words)),
+        fstype=plain_text(fields[dash + 1]),
+        source=plain_text(fields[dash + 2]),
     )
 
 
-def _text(field: bytes) -> str:
+def plain_text(field: bytes) -> str:
+    """The text of a field, in which some characters stand as octal numbers."""
     return os.fsdecode(_OCTAL.sub(lambda match: bytes([int(match[1], 8)]), field))
 
 

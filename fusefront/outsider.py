@@ -61,11 +61,14 @@ class Outsider:
         self._child = _Child(mountpoint)
         self._former: list[_Child] = []  # replaced, and not known to have ended
 
-    def mounted(self) -> None:
+    def mounted(self) -> int:
         """Note that the mount is there now: what is asked of its files before ``probe`` has an answer is done too.
 
-        The mount table names its device without a request to it.  Where it shows nothing (a chroot that the mount
-        point lies outside of) ``probe`` is the first to know.
+        The mount table names its device without a request to it.
+
+        Returns:
+            The mount's st_dev, or 0 where the table shows nothing (a chroot that the mount point lies outside of): then
+            ``probe`` is the first to know.
 
         Raises:
             OSError: the mount table cannot be read.
@@ -73,6 +76,7 @@ class Outsider:
         entry = find_mount(self._mountpoint)
         if entry is not None:
             self._device = entry.device
+        return self._device
 
     def probe(self) -> int:
         """Return when the mount answers, with its st_dev.

@@ -15,6 +15,7 @@ from minifo.engine.errors import StateError, UsageError
 from minifo.fusefront import mountinfo
 from minifo.fusefront.mountinfo import MountEntry
 from minifo.fusefront.options import Remount
+from minifo.fusefront.report import owner_of
 from minifo.fusefront.unmount import is_written, our_mount
 
 # mount(2); a word that is shown sets its flag, and so does its contrary clear it.
@@ -44,7 +45,7 @@ def remount(request: Remount, mountpoint: str) -> None:
         raise StateError(f"{target} holds a mount whose daemon is gone", f"clear it: umount -l {target}")
     _check_same(request, entry)
     read_only = "ro" in entry.options if request.read_only is None else request.read_only
-    if not read_only and not is_written(storage):
+    if not read_only and not is_written(storage, owner_of(entry)):
         raise StateError(
             f"{target} was mounted read-only, its storage is not held for writing",
             f"unmount it, then mount it without ro: minifo umount {target}",

@@ -8,20 +8,21 @@ write.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 import logging
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import ModuleType
 
 import trio
 
 from minifo.engine import Overlay, StateError, StorageBusy
 from minifo.engine.redo import memory_directory
-from minifo.fusefront import conduct, hook, mountinfo
+from minifo.fusefront import conduct, hook, mountinfo, utab
 from minifo.fusefront.committer import Committer
 from minifo.fusefront.crowd import default_limit, keep_small
 from minifo.fusefront.launch import captured_stderr
@@ -30,6 +31,7 @@ from minifo.fusefront.outsider import Outsider
 from minifo.fusefront.published import Published
 from minifo.fusefront.pump import EagerTrio
 from minifo.fusefront.ranges import RangeRequests
+from minifo.fusefront.report import Report
 from minifo.fusefront.slowbase import SlowBase, is_remote
 from minifo.fusefront.systemlog import relay_through
 
@@ -66,22 +68,66 @@ def run(options: MountOptions, mountpoint: str, *, ready: Callable[[], None]) ->
         overlay.inodes.clock.source = extension.kernel_time
     # one that came between the mount and the loop that waits for it would leave a dead mount
     signal.pthread_sigmask(signal.SIG_BLOCK, conduct.ending())
+    source = format_source(options.base, options.storage)
+    report = Report(source)
     try:
-        committer = Committer(overlay, outsider, mountpoint, options.commit)
-        used = None if options.plain else extension
-        _mount(overlay, committer, _slow_base(overlay, options.base), used, options, mountpoint)
-        _tune_memory()
-        try:
-            outsider.mounted()
-            limit = options.max_names or default_limit()
-            trio.run(_serve, overlay, committer, outsider, mountpoint, limit, ready)
-        except BaseException:
-            pyfuse3.close(unmount=False)
-            raise
-        pyfuse3.close(unmount=True)
+        with _closing(overlay):
+            committer = Committer(overlay, outsider, mountpoint, options.commit)
+            used = None if options.plain else extension
+            _mount(overlay, committer, _slow_base(overlay, options.base), used, options, mountpoint)
+            _tune_memory()
+            try:
+                report.serving(outsider.mounted())
+                limit = options.max_names or default_limit()
+                trio.run(_serve, overlay, committer, outsider, mountpoint, limit, ready)
+            except BaseException:
+                pyfuse3.close(unmount=False)
+                raise
+            report.ending()
+            utab.unmark(mountpoint, source)
+            pyfuse3.close(unmount=True)
+    except BaseException as error:
+        report.failed(*_said(error))
+        raise
     finally:
-        overlay.close()
+        relay_through(None)
         outsider.close()
+    report.done()
+
+
+@contextlib.contextmanager
+def _closing(overlay: Overlay) -> Iterator[None]:
+    """Close an overlay at the end, whatever happened.
+
+    Raises:
+        StateError: not everything is durable.
+    """
+    try:
+        yield
+    finally:
+        redo = overlay.commits.redo_path
+        try:
+            overlay.close()
+        except StateError as error:
+            raise _not_durable(error.message, redo) from error
+        if overlay.commits.failure is not None:
+            raise _not_durable(f"storage {overlay.storage.path} failed ({overlay.commits.failure})", redo)
+
+
+def _not_durable(why: str, redo: str | None) -> StateError:
+    if redo is None:
+        return StateError(f"its last changes are lost: {why}", "repair the storage")
+    return StateError(
+        f"its last changes are not durable: {why}",
+        f"they are in {redo}, in memory: repair the storage, and mount it again before this machine restarts",
+    )
+
+
+def _said(error: BaseException) -> tuple[str, str]:
+    """Message and hint for whoever waits for the end."""
+    if isinstance(error, StateError):
+        return error.message, error.hint
+    return f"its daemon failed ({type(error).__name__}: {error})", "see the system log"
 
 
 def _tune_memory() -> None:

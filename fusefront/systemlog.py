@@ -106,11 +106,11 @@ class SystemLog(logging.Handler):
         self._outlet = outlet
         self._relay: Relay | None = None
 
-    def through(self, relay: Relay) -> None:
+    def through(self, relay: Relay | None) -> None:
         """From now on let somebody else reach the system log.
 
         Args:
-            relay: takes severity and line; False if it cannot.  It must neither wait nor log.
+            relay: takes severity and line; False if it cannot.  It must neither wait nor log.  None: nobody else.
         """
         self._relay = relay
 
@@ -133,8 +133,8 @@ def _pieces(text: str) -> Iterator[str]:
             yield line[begin : begin + _PIECE]
 
 
-def relay_through(relay: Relay) -> None:
-    """Let *relay* reach the system log for this process from now on."""
+def relay_through(relay: Relay | None) -> None:
+    """Let *relay* reach the system log for this process from now on, or nobody else with None."""
     for handler in logging.getLogger().handlers:
         if isinstance(handler, SystemLog):
             handler.through(relay)

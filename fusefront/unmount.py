@@ -1,7 +1,8 @@
 """End a mount, and return only when its last commit is durable.
 
-The kernel forgets a mount before its daemon has committed what it was told last.  The daemon holds the storage's lock
-until that is done, so the lock is what is waited for.  Imports neither trio nor pyfuse3.
+The kernel forgets a mount before its daemon has committed what it was told last.  The daemon says in its report
+(report.py) when that is done, or why it cannot be; where there is none, the storage's lock is waited for, which it
+holds until then.  Imports neither trio nor pyfuse3.
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ import fcntl
 import logging
 import os
 import select
+import stat
 import time
 
 from minifo.engine.errors import StateError
-from minifo.fusefront import mountinfo
+from minifo.fusefront import elsewhere, mountinfo, report, utab
 from minifo.fusefront.mountinfo import MountEntry
+from minifo.fusefront.report import Found, Phase
 
 log = logging.getLogger(__name__)
 
@@ -26,8 +29,12 @@ _MNT_DETACH = 2
 _UMOUNT_NOFOLLOW = 8
 
 _NOTICE_AFTER = 3.0  # seconds of waiting until something is said
+_LETTING_GO = 15.0  # seconds the kernel may hold on to what is unmounted here, with nobody to be seen who uses it
+_FOREIGN = 60.0  # seconds to wait for a daemon of somebody else, who may mean ill
 _SLOWEST_POLL = 0.1
 _EXIT_WAIT = 2.0  # seconds granted to the daemon between its last commit and its end
+_CONNECTIONS = "/sys/fs/fuse/connections"  # one entry for each that is alive, by minor number; if fusectl is mounted
+_SHOWN = 5  # process ids that are named
 
 
 def unmount(mountpoint: str, *, lazy: bool = False, timeout: float | None = None) -> None:
@@ -38,18 +45,32 @@ def unmount(mountpoint: str, *, lazy: bool = False, timeout: float | None = None
     Args:
         mountpoint: the path it is mounted at; symbolic links are followed.
         lazy: detach now even if files are open; the daemon goes on until they are closed, so nothing is waited for.
-        timeout: longest wait in seconds for the last commit; None waits as long as the daemon takes.
+        timeout: longest wait in seconds for the last commit; None waits as long as the daemon takes for it.
 
     Raises:
-        StateError: nothing of ours is mounted there, it is busy, or the daemon still holds the storage.
+        StateError: nothing of ours is mounted there, it is busy, something else keeps it alive, the daemon still holds
+            the storage, or its last changes are not durable.
     """
     entry, storage = our_mount(mountpoint)
     target = entry.mountpoint
+    if target == "/":
+        # umount(2) would not even fail: it makes a process's root file system read-only
+        hint = "it ends with the system; this makes everything durable before: minifo sync /"
+        raise StateError("/ is an overlay, and the root directory of this process", hint)
     dead = mountinfo.is_dead(target)
-    holder = _holder(storage)
+    owner = report.owner_of(entry)
+    found = report.find(entry, owner)
+    holder = found.pid if found is not None else _holder(storage, owner)
     detach(target, lazy=lazy or dead)
     if dead:
-        log.warning("the daemon of %s had died before; its mount is cleared now", target)
+        utab.unmark(target, entry.source)
+        state = found.now() if found is not None else None
+        why = f" ({state.message})" if state is not None and state.message else ""
+        log.warning(
+            "the daemon of %s had died before%s; its mount is cleared now, "
+            "what it was told last is in memory until %s is mounted again",
+            target, why, storage,
+        )  # fmt: skip
         return
     if lazy:
         return
@@ -57,7 +78,14 @@ def unmount(mountpoint: str, *, lazy: bool = False, timeout: float | None = None
     if others:
         log.warning("the overlay stays mounted at %s", others[0].mountpoint)
         return
-    _wait(entry, storage, holder, timeout)
+    if timeout is None and owner != os.geteuid():
+        timeout = _FOREIGN
+    patience = _Patience(entry, storage, timeout)
+    if found is None:
+        _wait_for_lock(patience, storage, owner, holder)
+    else:
+        _wait_for_report(patience, found)
+    _await_exit(holder)
 
 
 def our_mount(path: str) -> tuple[MountEntry, str]:
@@ -80,7 +108,7 @@ def our_mount(path: str) -> tuple[MountEntry, str]:
             raise StateError(f"{path} is not mounted", _LISTING)
         raise StateError(f"{path} lies inside the mount {entry.mountpoint}", f"minifo umount {entry.mountpoint}")
     if overlay is None:
-        raise StateError(f"{path} is not a minifo mount but {entry.fstype}", f"umount {entry.mountpoint}")
+        raise StateError(f"{path} is not a minifo mount but {entry.fstype}", _LISTING)
     return entry, overlay[1]
 
 
@@ -129,41 +157,145 @@ def _busy(target: str) -> StateError:
 # -- waiting for the daemon
 
 
-def _wait(entry: MountEntry, storage: str, holder: int, timeout: float | None) -> None:
-    """Return when the daemon has released the lock of *storage*."""
-    path = os.path.join(storage, "lock")
+class _Patience:
+    """Bounds the wait for one daemon, and says what is waited for.
+
+    Args:
+        entry: the mount.
+        storage: its storage.
+        timeout: as for ``unmount``.
+    """
+
+    def __init__(self, entry: MountEntry, storage: str, timeout: float | None) -> None:
+        self.mountpoint = entry.mountpoint
+        self.storage = storage
+        self._entry = entry
+        self._timeout = timeout
+        self._begin = time.monotonic()
+        self._next_look = self._begin + _NOTICE_AFTER
+        self._pause = 0.002
+        self._noticed = False
+
+    def wait(self, pid: int, *, ending: bool) -> None:
+        """Wait for a moment.
+
+        Args:
+            pid: the daemon.
+            ending: it has said that the kernel has let go.
+
+        Raises:
+            StateError: it took too long, or something keeps the mount alive.
+        """
+        now = time.monotonic()
+        waited = now - self._begin
+        if self._timeout is not None and waited > self._timeout:
+            raise StateError(
+                f"{self.mountpoint} is unmounted, but its daemon (process {pid}) still holds {self.storage}",
+                "the last changes are durable when that process has ended",
+            )
+        if now > self._next_look:
+            if not ending:
+                self._refuse_elsewhere(waited)
+            if not self._noticed:
+                log.warning("waiting for the last commit to %s (process %d)", self.storage, pid)
+                self._noticed = True
+            self._next_look = now + _NOTICE_AFTER
+        time.sleep(self._pause)
+        self._pause = min(self._pause * 1.5, _SLOWEST_POLL)
+
+    def _refuse_elsewhere(self, waited: float) -> None:
+        """Raise if the file system lives on: then its daemon will not end."""
+        where = self.mountpoint
+        for holder in elsewhere.holders(self._entry):
+            first, number = holder.pids[0], len(holder.pids)
+            pids = ", ".join(map(str, holder.pids[:_SHOWN])) + (
+                f" and {number - _SHOWN} more" if number > _SHOWN else ""
+            )
+            process = f"process {pids} has" if number == 1 else f"processes {pids} have"
+            if holder.mountpoint:
+                raise StateError(
+                    f"{where} is unmounted here, but {process} it mounted in a namespace of their own",
+                    f"end them, or unmount it there too: nsenter -t {first} -m umount {holder.mountpoint}",
+                )
+            raise StateError(
+                f"{where} is unmounted here, but {process} a root or working directory inside",
+                f"end them: kill {pids.replace(',', '')}" if number <= _SHOWN else "end them",
+            )
+        if waited > _LETTING_GO and _is_alive(self._entry.device) is not False:
+            raise StateError(
+                f"{where} is unmounted here, but the kernel has not let go of it after {_LETTING_GO:.0f} seconds",
+                "some process that cannot be seen from here has it mounted or a file of it open; the last changes are "
+                "durable when its daemon has ended",
+            )
+
+
+def _is_alive(device: int) -> bool | None:
+    """Whether the kernel still has a FUSE connection; None if that cannot be told."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        minors = os.listdir(_CONNECTIONS)
+    except OSError as exc:
+        log.debug("%s: %s", _CONNECTIONS, exc)
+        return None
+    return str(os.minor(device)) in minors if minors else None
+
+
+def _wait_for_report(patience: _Patience, found: Found) -> None:
+    """Return when the daemon has said that everything is durable.
+
+    Raises:
+        StateError: it has said that something is not, or has ended without a word.
+    """
+    where = patience.mountpoint
+    while True:
+        ended = not report.is_running(found.pid)  # before it is read: what it says last is read after its end
+        state = found.now()
+        if state is None:
+            return
+        if state.phase is Phase.FAILED:
+            raise StateError(f"{where} is unmounted, but {state.message}", state.hint)
+        if ended:
+            raise StateError(
+                f"{where} is unmounted, but its daemon (process {found.pid}) was killed before its last commit",
+                f"what it was told last is in memory: mount {patience.storage} again before this machine restarts",
+            )
+        patience.wait(found.pid, ending=state.phase is Phase.ENDING)
+
+
+def _wait_for_lock(patience: _Patience, storage: str, owner: int, holder: int) -> None:
+    """Return when the daemon has released the lock of *storage*."""
+    try:
+        fd = _open_lock(storage, owner)
     except FileNotFoundError:
         return  # a read-only mount on a medium without a lock file: there was nothing to commit
     except OSError as exc:
-        raise StateError(f"{entry.mountpoint} is unmounted, but {path} cannot be read ({exc.strerror})") from exc
-    begin = time.monotonic()
-    next_look = begin + _NOTICE_AFTER
-    pause = 0.002
-    noticed = False
+        message = f"{patience.mountpoint} is unmounted, but the lock of {storage} cannot be read ({exc.strerror})"
+        raise StateError(message, "see in the system log whether its last changes are durable") from exc
     try:
         while not _free(fd):
             pid = _pid(fd)
             if holder and pid and pid != holder:
                 return  # somebody mounted it anew, so our daemon had released it
-            now = time.monotonic()
-            if timeout is not None and now - begin > timeout:
-                raise StateError(
-                    f"{entry.mountpoint} is unmounted, but its daemon (process {pid}) still holds {storage}",
-                    "the last changes are durable when that process has ended",
-                )
-            if now > next_look:
-                _refuse_elsewhere(entry)
-                if not noticed:
-                    log.warning("waiting for the last commit to %s (process %d)", storage, pid)
-                    noticed = True
-                next_look = now + _NOTICE_AFTER
-            time.sleep(pause)
-            pause = min(pause * 1.5, _SLOWEST_POLL)
+            patience.wait(pid, ending=False)
     finally:
         os.close(fd)
-    _await_exit(holder)
+
+
+def _open_lock(storage: str, owner: int) -> int:
+    """Open the lock file of a storage that a mount's source names.
+
+    The source may be anybody's text (a user's mount has the one that the user gave it), so what is opened is a regular
+    file of *owner*, the user who made the mount, or nothing.
+
+    Raises:
+        OSError: it cannot be opened, or is something else.
+    """
+    path = os.path.join(storage, "lock")
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    st = os.fstat(fd)
+    if not stat.S_ISREG(st.st_mode) or st.st_uid != owner:
+        os.close(fd)
+        raise PermissionError(errno.EACCES, "not a lock of whoever made the mount", path)
+    return fd
 
 
 def _free(fd: int) -> bool:
@@ -176,15 +308,15 @@ def _free(fd: int) -> bool:
     return True
 
 
-def is_written(storage: str) -> bool:
-    """Whether a writer holds a storage; True where that cannot be seen (it may lie below a mount)."""
-    return not os.path.exists(os.path.join(storage, "lock")) or _holder(storage) != 0
+def is_written(storage: str, owner: int) -> bool:
+    """Whether a writer holds a storage of *owner*; True where that cannot be seen (it may lie below a mount)."""
+    return not os.path.exists(os.path.join(storage, "lock")) or _holder(storage, owner) != 0
 
 
-def _holder(storage: str) -> int:
+def _holder(storage: str, owner: int) -> int:
     """Process id of the storage's writer, 0 if it cannot be told."""
     try:
-        fd = os.open(os.path.join(storage, "lock"), os.O_RDONLY | os.O_CLOEXEC)
+        fd = _open_lock(storage, owner)
     except OSError as exc:
         # Storage may lie below the mount point and be out of sight until it is unmounted.
         log.debug("the lock cannot be seen yet: %s", exc)
@@ -213,25 +345,3 @@ def _await_exit(pid: int) -> None:
         select.select([fd], [], [], _EXIT_WAIT)
     finally:
         os.close(fd)
-
-
-def _refuse_elsewhere(entry: MountEntry) -> None:
-    """Raise if the file system lives on in another mount namespace: then its daemon will not end."""
-    seen: set[str] = set()
-    for name in os.listdir("/proc"):
-        if not name.isdigit():
-            continue
-        try:
-            namespace = os.readlink(f"/proc/{name}/ns/mnt")
-            if namespace in seen:
-                continue
-            seen.add(namespace)
-            mounts = mountinfo.read_mounts(f"/proc/{name}/mountinfo")
-        except OSError as exc:
-            log.debug("process %s: %s", name, exc.strerror)  # it ended, or belongs to another user
-            continue
-        if any(other.device == entry.device and other.source == entry.source for other in mounts):
-            raise StateError(
-                f"{entry.mountpoint} is unmounted here, but process {name} has it mounted in a namespace of its own",
-                f"unmount it there too: nsenter -t {name} -m umount {entry.mountpoint}",
-            )
