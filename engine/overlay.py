@@ -42,6 +42,7 @@ from minifo.engine.storage import Storage
 
 log = logging.getLogger(__name__)
 
+_DAY = 86_400 * 10**9  # ns
 _LEAST_ROOM = 8  # content object ids one operation may need, with room to spare
 
 
@@ -265,13 +266,15 @@ class Overlay:
     def lookup(self, parent: Ino, name: bytes) -> Attr | None:
         """The attributes of what stands at *name* in a directory, or None.
 
+        ``.`` is looked up of anything: so the kernel asks for a number it has forgotten (open_by_handle_at(2)).
+
         Raises:
             FsError: ENOTDIR, ESTALE, ENAMETOOLONG.
         """
-        directory = self.inodes.directory(parent)
-        self.merge.check_name(name)
         if name == b".":
             return self.getattr(parent)
+        directory = self.inodes.directory(parent)
+        self.merge.check_name(name)
         if name == b"..":
             return self.getattr(directory.parent)
         return self.merge.lookup(directory, name)
@@ -325,6 +328,25 @@ class Overlay:
             return os.pread(self.base.file(node.path), size, offset)
         self._check_regular(node, row.mode)
         return self.content.read(row, node.path, offset, size)
+
+    def accessed(self, ino: Ino, *, strict: bool = False) -> None:
+        """Note that a file was read: its access time moves, as by relatime or strictatime (mount(8)).
+
+        Only an object that has a row has an access time of its own: reading the base takes no storage.
+
+        Args:
+            ino: the file.
+            strict: False to leave a time that is newer than the last change, and than a day.
+        """
+        row = self.inodes.row(ino) if self.inodes.node(ino).state else None
+        if row is None or self.db.read_only:
+            return
+        t = self.inodes.clock.now()
+        if not strict and row.atime > max(row.mtime, row.ctime) and t - row.atime < _DAY:
+            return
+        self._make_room(0)
+        with self.db.operation():
+            self.inodes.stamp(row, row.nlink, t, row.mtime, row.ctime)
 
     def read_ahead(self, ino: Ino) -> None:
         """Ask the medium for base files that are likely to be read after this one."""

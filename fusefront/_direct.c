@@ -283,7 +283,8 @@ static void direct_getxattr(fuse_req_t req, fuse_ino_t ino, const char *name, si
 
 static void direct_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi)
 {
-	PyObject *result = ask(READ, "KLL", (unsigned long long)fi->fh, (long long)off, (long long)size);
+	PyObject *result = ask(READ, "KLLu", (unsigned long long)fi->fh, (long long)off, (long long)size,
+			       (unsigned)fi->flags);
 
 	if (result != NULL && PyBytes_Check(result)) {
 		fuse_reply_buf(req, PyBytes_AS_STRING(result), (size_t)PyBytes_GET_SIZE(result));

@@ -13,6 +13,7 @@ import logging
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from minifo.engine.errors import UsageError
 
@@ -37,6 +38,8 @@ _KERNEL_WORDS = {
     "dirsync": "dirsync",
     "atime": "atime",
     "noatime": "atime",
+    "relatime": "atime",
+    "strictatime": "atime",
     "dev": "dev",
     "nodev": "dev",
     "suid": "suid",
@@ -44,8 +47,14 @@ _KERNEL_WORDS = {
     "exec": "exec",
     "noexec": "exec",
 }
-# These only undo a word before them.
-_KERNEL_DEFAULTS = frozenset({"rw", "async", "atime"})
+# These undo a word before them, and ask nothing of the kernel.
+_KERNEL_DEFAULTS = frozenset({"rw", "async", "atime", "relatime", "strictatime"})
+# What these ask of the overlay, for the kernel leaves access times to it.
+_ACCESS: dict[str, Literal["relatime", "strictatime"]] = {
+    "atime": "relatime",
+    "relatime": "relatime",
+    "strictatime": "strictatime",
+}
 
 # What mount(8) says these imply, unless a later word says otherwise.
 _OWNER_WORDS = {
@@ -59,8 +68,8 @@ _OWNER_WORDS = {
 # fmt: off
 _IGNORED = frozenset({
     "defaults", "auto", "noauto", "nouser", "nousers", "noowner", "nogroup", "nofail", "_netdev", "silent", "loud",
-    "quiet", "mand", "nomand", "iversion", "noiversion", "relatime", "norelatime", "strictatime", "nostrictatime",
-    "lazytime", "nolazytime", "diratime", "nodiratime", "default_permissions", "nonempty",
+    "quiet", "mand", "nomand", "iversion", "noiversion", "norelatime", "nostrictatime", "lazytime",
+    "nolazytime", "diratime", "nodiratime", "default_permissions", "nonempty",
 })
 # fmt: on
 _IGNORED_WITH_VALUE = frozenset({"comment", "workdir", "helper", "uhelper"})
@@ -80,7 +89,7 @@ OPTIONS = (
     ("redo=aside", "go on without a redo log that cannot be replayed, and keep it"),
     ("max_names=NUMBER", "most names kept in memory (default: by the size of memory)"),
     ("nodev, nosuid, noexec", "as for every mount; root's have dev, suid and exec by default"),
-    ("noatime, atime", "as for every mount"),
+    ("noatime, relatime, strictatime", "whether reading a changed file sets its access time (default: no)"),
     ("allow_other, noallow_other", "whether other users may enter (default: root's mounts yes)"),
     ("plain", "do without the hook into libfuse: slower, for trouble"),
     ("debug", "log everything"),
@@ -104,6 +113,8 @@ class MountOptions:
         kernel: mount words for FUSE that were asked for, each flag once: ``ro sync dirsync noatime dev nodev suid
             nosuid exec noexec``.  What FUSE does without being asked is not named.
         debug: log everything.
+        access_times: which reads of changed files set their access time: those that find it older than the last change
+            or than a day (``relatime``, ``atime``), all (``strictatime``), or none.
         max_size: most bytes the overlay may take in storage; None for as many as there are.
         max_names: names that are kept in memory before all that are not in use are forgotten; None for a share of the
             machine's memory.
@@ -119,6 +130,7 @@ class MountOptions:
     allow_other: bool | None = None
     kernel: tuple[str, ...] = ()
     debug: bool = False
+    access_times: Literal["relatime", "strictatime"] | None = None
     max_size: int | None = None
     max_names: int | None = None
     redo_aside: bool = False
@@ -303,6 +315,7 @@ class _Parser:
             allow_other=self.allow_other,
             kernel=words,
             debug="debug" in self.flags,
+            access_times=_ACCESS.get(self.kernel.get("atime", "")),
             max_size=self.max_size,
             max_names=self.max_names,
             redo_aside=self.redo_aside,

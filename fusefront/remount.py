@@ -24,7 +24,10 @@ _FLAGS = {
     "nosuid": 2, "nodev": 4, "noexec": 8, "sync": 16, "dirsync": 128, "noatime": 1 << 10, "nodiratime": 1 << 11,
     "relatime": 1 << 21,
 }  # fmt: skip
-_CONTRARY = {"suid": "nosuid", "dev": "nodev", "exec": "noexec", "async": "sync", "atime": "noatime"}
+_CONTRARY = {
+    "suid": "nosuid", "dev": "nodev", "exec": "noexec", "async": "sync", "atime": "noatime",
+    "relatime": "noatime", "strictatime": "noatime",
+}  # fmt: skip
 _FIXED = ("sync", "dirsync", "noatime")  # the daemon was told
 
 

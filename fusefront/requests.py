@@ -13,7 +13,7 @@ import errno
 import logging
 import os
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 import pyfuse3
 
@@ -52,12 +52,20 @@ class Requests:
         overlay: the open overlay.
         slow_base: reads files.
         published: what the session hook may answer by itself, or None in plain mode.
+        access_times: which reads set access times (fusefront/options.py).
     """
 
-    def __init__(self, overlay: Overlay, slow_base: SlowBase, published: Published | None) -> None:
+    def __init__(
+        self,
+        overlay: Overlay,
+        slow_base: SlowBase,
+        published: Published | None,
+        access_times: Literal["relatime", "strictatime"] | None = None,
+    ) -> None:
         self._overlay = overlay
         self._slow_base = slow_base
         self._published = published
+        self._access_times = access_times
         self._refused: set[int] = set()
 
     # -- looking
@@ -129,13 +137,24 @@ class Requests:
 
     async def read(self, ino: int, offset: int, size: int) -> bytes:
         """Bytes of a file, perhaps after others have been served."""
+        if self._access_times is not None:
+            self._accessed(Ino(ino))
         return self._was_read(Ino(ino), offset, size, await self._slow_base.read(Ino(ino), offset, size))
 
-    def read_now(self, ino: int, offset: int, size: int) -> Any:
-        """The same at once; NotImplemented where that could take long."""
+    def read_now(self, ino: int, offset: int, size: int, flags: int) -> Any:
+        """The same at once; NotImplemented where that could take long.  *flags* are those the file is open with."""
         if not self._slow_base.is_quick:
             return NotImplemented
+        # the kernel itself reads what is overwritten in part
+        if self._access_times is not None and not flags & os.O_NOATIME and flags & os.O_ACCMODE != os.O_WRONLY:
+            self._accessed(Ino(ino))
         return self._was_read(Ino(ino), offset, size, self._slow_base.read_now(Ino(ino), offset, size))
+
+    def _accessed(self, ino: Ino) -> None:
+        try:
+            self._overlay.accessed(ino, strict=self._access_times == "strictatime")
+        except OSError as error:
+            log.debug("access time of %d: %s", ino, error)  # a full storage: no reason not to read
 
     def _was_read(self, ino: Ino, offset: int, size: int, data: bytes) -> bytes:
         if self._published is not None:

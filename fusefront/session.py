@@ -193,7 +193,7 @@ def _mount(
     published = Published(overlay, extension) if extension is not None else None
     ranges = RangeRequests(overlay, committer, extension) if extension is not None else None
     synchronous = options.sync or (not overlay.commits.keeps_redo and not options.read_only)
-    requests = Requests(overlay, slow_base, published)
+    requests = Requests(overlay, slow_base, published, options.access_times)
     operations = FuseOperations(overlay, requests, committer, ranges, synchronous=synchronous)
     if extension is not None:
         Direct(overlay, requests, synchronous=synchronous).serve(extension)
@@ -213,6 +213,8 @@ def _fuse_options(options: MountOptions) -> set[str]:
         mountinfo.fuse_option("fsname", format_source(options.base, options.storage)),
         *options.kernel,
     }
+    if options.access_times is None:
+        words.add("noatime")  # for the kernel it makes no difference: it is what users are told
     is_root = os.geteuid() == 0
     if options.allow_other or (options.allow_other is None and is_root):
         words.add("allow_other")

@@ -82,7 +82,7 @@ def test_what_cannot_be_changed_is_refused(lab: Lab, helpers: None) -> None:
     with open(overlay.mnt / "file", "wb"):
         refused("ro", "files are open for writing", 32)
     refused("sync", "sync cannot be changed", 1)
-    refused("noatime", "noatime cannot be changed", 1)
+    refused("relatime", "relatime cannot be changed", 1)
     refused("base=/usr", f"has base {overlay.base}, not /usr", 1)
     refused("nosuch", "unknown option", 1)
     assert shown(overlay) == before

@@ -136,7 +136,7 @@ class Tree:
     def getxattr(self, ino: int, name: bytes) -> Any:
         return VALUES.get(name, errno.ENODATA)
 
-    def read(self, ino: int, offset: int, size: int) -> bytes:
+    def read(self, ino: int, offset: int, size: int, flags: int = 0) -> bytes:
         return self.nodes[ino].data[offset : offset + size]
 
     def write(self, ino: int, offset: int, data: bytes) -> None:

@@ -86,10 +86,27 @@ def test_parse_kernel_words_last_one_wins(words: str, kernel: tuple[str, ...]) -
     assert parse([f"{words},{PLACES}"]).kernel == kernel
 
 
+@pytest.mark.parametrize(
+    ("text", "access", "kernel"),
+    [
+        ("", None, ()),
+        ("noatime", None, ("noatime",)),
+        ("relatime", "relatime", ()),
+        ("noatime,atime", "relatime", ()),
+        ("strictatime", "strictatime", ()),
+        ("strictatime,noatime", None, ("noatime",)),
+    ],
+)
+def test_parse_access_times(text: str, access: str | None, kernel: tuple[str, ...]) -> None:
+    """They are kept where that is asked for; the last word counts."""
+    options = parse([f"{text},{PLACES}"])
+    assert (options.access_times, options.kernel) == (access, kernel)
+
+
 def test_parse_generic_words_are_accepted() -> None:
     """A line of fstab may carry anything that is meant for mount(8), systemd or people."""
     words = (
-        "defaults,auto,noauto,nouser,rw,async,relatime,strictatime,norelatime,nofail,_netdev,x-systemd.automount,"
+        "defaults,auto,noauto,nouser,rw,async,norelatime,nostrictatime,nofail,_netdev,x-systemd.automount,"
         "x-gvfs-name=My\\, Disk,X-mount.mkdir=0755,comment=hello there,silent,loud,mand,nomand,lazytime,iversion"
     )
     assert parse([words, PLACES]) == MountOptions(base="/b", storage="/s")
@@ -196,7 +213,7 @@ def test_every_option_is_described() -> None:
 def test_remount_takes_what_mount_hands_on() -> None:
     """mount(8) gives what the kernel shows of the mount, or its line in fstab, with what is to be changed behind it."""
     shown = "rw,nosuid,relatime,user_id=0,group_id=0,default_permissions,allow_other,max_read=4096,remount,ro"
-    assert parse_remount([shown]) == Remount(True, ("ro", "nosuid"), None, None)
+    assert parse_remount([shown]) == Remount(True, ("ro", "nosuid", "relatime"), None, None)
     assert parse_remount([PLACES + ",commit=5,remount,rw", PLACES]) == Remount(False, ("rw",), "/b", "/s")
     assert parse_remount(["remount,noexec"]) == Remount(None, ("noexec",), None, None)
     assert parse_remount([PLACES]) is None
