@@ -22,7 +22,7 @@ from itertools import islice
 from typing import TypeVar
 
 from minifo.engine.errors import FsError
-from minifo.engine.lru import FdCache
+from minifo.engine.lru import FdCache, share
 from minifo.engine.syscalls import (
     RESOLVE_BENEATH,
     RESOLVE_NO_MAGICLINKS,
@@ -87,8 +87,8 @@ class BaseView:
                 self.cloned = True
         self._resolve = _CONFINED if self.cloned else _CONFINED | RESOLVE_NO_XDEV
         self._noatime = 0 if self.cloned else os.O_NOATIME
-        self._dirs: FdCache[bytes] = FdCache(_DIR_FDS)
-        self._files: FdCache[bytes] = FdCache(_FILE_FDS)
+        self._dirs: FdCache[bytes] = FdCache(share(_DIR_FDS, 3))
+        self._files: FdCache[bytes] = FdCache(share(_FILE_FDS, 6))
         self._hidden: bytes | None = None
         self.root_stat = os.fstat(self._root)
 

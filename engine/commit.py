@@ -29,7 +29,7 @@ import apsw
 
 from minifo.engine.content import Content
 from minifo.engine.db import DB_NAME, Database, Statement
-from minifo.engine.errors import CommitPostponed, StateError
+from minifo.engine.errors import SHORT, CommitPostponed, FsError, Shortage, StateError
 from minifo.engine.inodes import Inodes
 from minifo.engine.names import NamesCopy
 from minifo.engine.objects import ROOM, ObjectStore
@@ -168,17 +168,20 @@ class GroupCommit:
 
     def pending(self) -> set[int]:
         """Step 1, first half: take the objects written so far."""
-        self._presyncing = self._objects.take_dirty()
+        self._presyncing = self._presyncing | self._objects.take_dirty()
         return self._presyncing
 
     def presync(self, numbers: set[int]) -> None:
         """Step 1, second half: make them durable; in any thread.
 
         Raises:
+            CommitPostponed: there is too little of something just now.
             StateError: a sync failed; the overlay is read-only from now on.
         """
         try:
             self._objects.sync(numbers)
+        except Shortage as error:
+            raise self._postpone(error) from error
         except OSError as error:
             raise self._fail(error, synced=False) from error
         self._presyncing = set()
@@ -187,13 +190,17 @@ class GroupCommit:
         """Step 2: sync what was written meanwhile, and commit the rows.  Nothing may come in between.
 
         Raises:
-            CommitPostponed: there is no room for it now.
+            CommitPostponed: there is no room for it now, or too little of something else.
             StateError: the commit failed; the overlay is read-only from now on.
         """
         begin = time.monotonic_ns()
+        # a commit may overtake another whose early syncs are still under way
+        written = self._objects.take_dirty() | self._presyncing
         try:
-            # a commit may overtake another whose early syncs are still under way
-            self._objects.sync(self._objects.take_dirty() | self._presyncing)
+            self._objects.sync(written)
+        except Shortage as error:
+            self._objects.dirty |= written
+            raise self._postpone(error) from error
         except OSError as error:
             raise self._fail(error, synced=False) from error
         try:
@@ -202,13 +209,14 @@ class GroupCommit:
             token = secrets.randbits(62)
             limit = self._record(token)
             garbage = self._objects.garbage()
-            trims = self._objects.take_trims()
-            cut = dict(self._objects.cut)
             self._db.commit()
             if self._db.wal_pages > self.wal_limit:
                 self._db.checkpoint()
-        except (OSError, apsw.Error) as error:
+        except (OSError, apsw.Error, MemoryError) as error:
+            if _is_short(error) and self._db.in_transaction:
+                raise self._postpone(error) from error
             raise self._fail(error) from error
+        trims, cut = self._objects.take_trims(), dict(self._objects.cut)
         self._objects.committed_next = self._objects.next_object
         self._seal_redo(token)
         sealed = Sealed(limit, token, garbage, trims, cut, self._db.operations)
@@ -287,6 +295,8 @@ class GroupCommit:
             self._ranges.hand_back(sealed.operation)
             if self.space is not None:
                 self.space.after_commit()
+        except Shortage as error:
+            log.info("%s: space is given back later: %s", self._storage.path, error)
         except (OSError, apsw.Error) as error:
             raise self._fail(error) from error
         self._unfinished.remove(sealed)
@@ -325,6 +335,14 @@ class GroupCommit:
         self.harden()
         self.finish(sealed)
 
+    def _postpone(self, error: BaseException) -> CommitPostponed:
+        """Put a commit off that met a shortage before anything was done that cannot be done again."""
+        code = error.errno if isinstance(error, OSError) and error.errno else errno.ENOMEM
+        message = (
+            f"storage {self._storage.path}: {os.strerror(code)}; what was done since the last commit is not durable"
+        )
+        return CommitPostponed(message, "it is tried again; see ulimit -n and free memory", code)
+
     def _fail(self, error: BaseException, *, synced: bool = True) -> StateError:
         """Turn read-only.
 
@@ -336,7 +354,7 @@ class GroupCommit:
         self.failure = error
         self._db.read_only = True
         hint = "free or repair the storage, then unmount and mount again"
-        if self._redo is not None and self._db.dirty:
+        if self._redo is not None:
             hint += f"; until then do not restart this machine: what is not durable is in {self._redo.path}"
         failed = StateError(f"storage {self._storage.path} failed ({error}); the overlay is read-only now", hint)
         if self._redo is not None:
@@ -370,6 +388,11 @@ class GroupCommit:
         if self._wal is not None:
             os.close(self._wal)
             self._wal = None
+
+
+def _is_short(error: BaseException) -> bool:
+    """True if memory or descriptors ran out, which passes."""
+    return isinstance(error, MemoryError | apsw.NoMemError) or (isinstance(error, FsError) and error.errno in SHORT)
 
 
 def _log_pages(storage: Storage) -> int:

@@ -319,7 +319,12 @@ class Database:
         if self._again is None:
             return
         if self._aside is None:
-            self._aside = self._again()
+            try:
+                self._aside = self._again()
+            except apsw.CantOpenError as error:
+                # too few descriptors, perhaps: the next one tries again
+                log.info("the write-ahead log stays as it is: %s", error)
+                return
             self._aside.execute("PRAGMA wal_autocheckpoint=0").fetchall()
         _checkpoint(self._aside, apsw.SQLITE_CHECKPOINT_PASSIVE)
 

@@ -6,6 +6,7 @@ wrong.  Every ``StateError`` and ``UsageError`` prints as one line; ``hint`` is 
 
     MinifoError
     ├── FsError (also an OSError)   a system call's outcome: errno
+    │   └── Shortage                descriptors or memory ran out before anything was done
     ├── StateError                  storage, database or base cannot be used
     │   ├── StorageBusy             another writer holds it; ``pid`` is the holder
     │   ├── NotMinifo               a directory or database that is somebody else's
@@ -17,6 +18,7 @@ wrong.  Every ``StateError`` and ``UsageError`` prints as one line; ``hint`` is 
 
 from __future__ import annotations
 
+import errno
 import os
 
 
@@ -34,6 +36,14 @@ class FsError(MinifoError, OSError):
 
     def __init__(self, code: int, what: str = "") -> None:
         OSError.__init__(self, code, os.strerror(code), what or None)
+
+
+class Shortage(FsError):
+    """Descriptors or memory ran out before anything was done (EMFILE, ENFILE, ENOMEM): it may be tried again."""
+
+
+#: What the system answers in a shortage that passes.
+SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
 class StateError(MinifoError):
@@ -83,7 +93,15 @@ class Corrupt(StateError):
 
 
 class CommitPostponed(StateError):
-    """There is no room for a commit just now.  Nothing is lost: it is tried again."""
+    """There is no room for a commit just now, or a shortage.  Nothing is lost: it is tried again.
+
+    Args:
+        code: what a caller that cannot wait gets: ENOSPC, or what there is too little of.
+    """
+
+    def __init__(self, message: str, hint: str = "", code: int = errno.ENOSPC) -> None:
+        super().__init__(message, hint)
+        self.code = code
 
 
 class UsageError(StateError):

@@ -1,13 +1,34 @@
-"""A bounded set of open file descriptors, the least recently used one closed first."""
+"""A bounded set of open file descriptors, the least recently used one closed first.
+
+All sets together leave descriptors for everything else, whatever the limit of the process is (RLIMIT_NOFILE).
+"""
 
 from __future__ import annotations
 
 import os
+import resource
 from collections import OrderedDict
 from collections.abc import Hashable
 from typing import Generic, TypeVar
 
 K = TypeVar("K", bound=Hashable)
+
+
+_OTHERS = 32  # descriptors that are not kept in a set: the database, the FUSE device, pipes and so on
+_LEAST = 4
+
+
+def share(most: int, part: int) -> int:
+    """How many descriptors a set may keep.
+
+    Args:
+        most: where there are plenty.
+        part: else one in *part* of those there may be.
+    """
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if limit == resource.RLIM_INFINITY:
+        return most
+    return max(_LEAST, min(most, (limit - _OTHERS) // part))
 
 
 class FdCache(Generic[K]):

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from minifo.engine.db import Database
 from minifo.engine.errors import FsError
-from minifo.engine.lru import FdCache
+from minifo.engine.lru import FdCache, share
 from minifo.engine.statements import statement
 from minifo.engine.storage import Storage
 
@@ -60,7 +60,7 @@ class ObjectStore:
     def __init__(self, db: Database, storage: Storage, next_object: int, limit: int) -> None:
         self._db = db
         self._storage = storage
-        self._fds: FdCache[int] = FdCache(_FDS)
+        self._fds: FdCache[int] = FdCache(share(_FDS, 6))
         self._dirs: set[str] = set()
         self._can_punch = True
         self._lost: set[int] = set()

@@ -16,7 +16,7 @@ import time
 
 from minifo.engine.abi import iow
 from minifo.engine.db import DB_NAME, format_database
-from minifo.engine.errors import Corrupt, NotMinifo, StateError, StorageBusy
+from minifo.engine.errors import SHORT, Corrupt, NotMinifo, Shortage, StateError, StorageBusy
 from minifo.engine.syscalls import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, fallocate, syncfs
 
 LEGACY_META = "META_dAfFgHE39ktF3HD2sr"  # mini_fo's list files; never decoded here
@@ -230,11 +230,20 @@ class Storage:
 
     def create(self, name: str) -> int:
         """Make a new file and return a descriptor for reading and writing."""
-        return os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=self._fd)
+        return self._open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL)
 
     def open(self, name: str, *, write: bool) -> int:
         """Open an existing file."""
-        return os.open(name, (os.O_RDWR if write else os.O_RDONLY) | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=self._fd)
+        return self._open(name, (os.O_RDWR if write else os.O_RDONLY) | os.O_NOFOLLOW)
+
+    def _open(self, name: str, flags: int) -> int:
+        """Open or make a file; a shortage is told from what the storage itself answers, which is final."""
+        try:
+            return os.open(name, flags | os.O_CLOEXEC, 0o600, dir_fd=self._fd)
+        except OSError as error:
+            if error.errno in SHORT:
+                raise Shortage(error.errno, name) from error
+            raise
 
     def stat(self, name: str) -> os.stat_result:
         """Attributes of a file."""
@@ -290,7 +299,7 @@ class Storage:
 
     def sync_file(self, name: str) -> None:
         """Make a file's bytes and size durable.  May run in a worker thread."""
-        fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._fd)
+        fd = self._open(name, os.O_RDONLY)
         try:
             os.fdatasync(fd)
         finally:
@@ -298,7 +307,7 @@ class Storage:
 
     def sync_dir(self, name: str) -> None:
         """Make a directory's entries durable."""
-        fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._fd)
+        fd = self._open(name, os.O_RDONLY | os.O_DIRECTORY)
         try:
             os.fsync(fd)
         finally:
@@ -319,7 +328,7 @@ class Storage:
     def names(self, name: str) -> list[str]:
         """The names in a directory; none if it does not exist."""
         try:
-            fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._fd)
+            fd = self._open(name, os.O_RDONLY | os.O_DIRECTORY)
         except FileNotFoundError:
             return []
         try:

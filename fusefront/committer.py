@@ -15,13 +15,16 @@ from functools import partial
 import trio
 
 from minifo.engine import Overlay, StateError
-from minifo.engine.errors import CommitPostponed
+from minifo.engine.errors import SHORT, CommitPostponed
+from minifo.fusefront.descriptors import taken, turns
 from minifo.fusefront.outsider import Outsider
 
 log = logging.getLogger(__name__)
 
 _REDO_MAX = 4 << 20  # bytes of redo log that call for a commit before its time
 _RETRY = 1.0  # seconds until a commit that found no room is tried again
+_SHORTAGE = 5.0  # seconds somebody who waits for a commit waits for descriptors or memory
+_AGAIN = 0.05  # seconds between two tries meanwhile
 _ROUNDS = 4  # of syncing objects while requests go on, before the gate
 _FEW = 32  # objects after whose syncing not many more will have been written
 _FEW_AT_ONCE = 2  # objects that may be synced while nobody else is served
@@ -45,6 +48,7 @@ class Committer:
         self._mountpoint = mountpoint
         self._interval = interval
         self._lock = trio.Lock()
+        self._turns = trio.Semaphore(turns())  # of those who wait for a write-back: each holds a pipe
         self._changed = trio.Event()
         self._sealed = 0
         self._hardened = 0
@@ -97,10 +101,11 @@ class Committer:
         Raises:
             OSError: something could not be written.
         """
-        answer = self._outsider.post_flush(ino)
-        await trio.lowlevel.wait_readable(answer)
-        if not self._outsider.flushed(answer):
-            await trio.to_thread.run_sync(self._outsider.flush, ino)
+        async with taken(self._turns):
+            answer = self._outsider.post_flush(ino)
+            await trio.lowlevel.wait_readable(answer)
+            if not self._outsider.flushed(answer):
+                await trio.to_thread.run_sync(self._outsider.flush, ino)
 
     async def durable(self) -> None:
         """Return when everything done so far is durable.
@@ -108,6 +113,16 @@ class Committer:
         Raises:
             StateError: the commit failed; the overlay is read-only from now on.
         """
+        deadline = trio.current_time() + _SHORTAGE
+        while True:
+            try:
+                return await self._durable()
+            except CommitPostponed as error:
+                if error.code not in SHORT or trio.current_time() > deadline:
+                    raise
+                await trio.sleep(_AGAIN)
+
+    async def _durable(self) -> None:
         commits = self._overlay.commits
         if commits.failure is not None:
             raise StateError(f"{self._mountpoint} is read-only since a commit failed ({commits.failure})")

@@ -40,7 +40,7 @@ def errno_for(error: Exception, what: str) -> int:
         return error.errno or errno.EIO
     if isinstance(error, StateError):
         log.error("%s", error)
-        return errno.ENOSPC if isinstance(error, CommitPostponed) else errno.EIO
+        return error.code if isinstance(error, CommitPostponed) else errno.EIO
     log.error("%s failed", what, exc_info=error)
     return errno.EIO
 

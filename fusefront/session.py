@@ -22,7 +22,7 @@ import trio
 
 from minifo.engine import Overlay, StateError, StorageBusy
 from minifo.engine.redo import memory_directory
-from minifo.fusefront import conduct, hook, mountinfo, utab
+from minifo.fusefront import conduct, descriptors, hook, mountinfo, utab
 from minifo.fusefront.committer import Committer
 from minifo.fusefront.crowd import default_limit, keep_small
 from minifo.fusefront.launch import captured_stderr
@@ -63,6 +63,7 @@ def run(options: MountOptions, mountpoint: str, *, ready: Callable[[], None]) ->
 
     pyfuse3.trio = EagerTrio(extension)  # type: ignore[attr-defined]
 
+    descriptors.raise_limit()
     overlay = _open(options)
     if extension is not None:
         overlay.inodes.clock.source = extension.kernel_time
@@ -234,6 +235,7 @@ async def _serve(
 ) -> None:
     import pyfuse3
 
+    trio.to_thread.current_default_thread_limiter().total_tokens = descriptors.threads()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(committer.run)
         nursery.start_soon(_end_on_signal, committer, outsider, mountpoint)

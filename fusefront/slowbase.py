@@ -14,6 +14,7 @@ import time
 import trio
 
 from minifo.engine import Ino, Overlay
+from minifo.fusefront.descriptors import taken, threads, turns
 
 #: File-system types whose reads may wait for another machine or process.
 REMOTE = {"nfs", "nfs4", "cifs", "smb3", "ceph", "9p", "virtiofs", "afs", "ocfs2", "gfs2", "glusterfs"}
@@ -40,7 +41,8 @@ class SlowBase:
         self._overlay = overlay
         self._remote = remote
         self._suspected = 0
-        self._limiter = trio.CapacityLimiter(_WORKERS)
+        self._limiter = trio.CapacityLimiter(min(_WORKERS, threads()))
+        self._turns = trio.Semaphore(turns())  # of reads: each holds a descriptor
         self._buffer = bytearray()  # kept: to make one of a MiB takes as long as to fill it
 
     @property
@@ -51,12 +53,10 @@ class SlowBase:
     async def read(self, ino: Ino, offset: int, size: int) -> bytes:
         """What ``Overlay.read`` returns, perhaps after others have been served."""
         if not self.is_quick:
-            fd = self._overlay.base_file(ino)
-            if fd is not None:
-                data = await self._aside(fd, offset, size)
-                # whoever has changed the file meanwhile has changed it for this reader as well
-                if self._overlay.is_unchanged(ino):
-                    return data
+            data = await self._aside(ino, offset, size)
+            # whoever has changed the file meanwhile has changed it for this reader as well
+            if data is not None and self._overlay.is_unchanged(ino):
+                return data
         return self.read_now(ino, offset, size)
 
     def read_now(self, ino: Ino, offset: int, size: int) -> bytes:
@@ -69,21 +69,24 @@ class SlowBase:
             self._suspected = _SUSPECTED
         return data
 
-    async def _aside(self, fd: int, offset: int, size: int) -> bytes:
-        """Read from a descriptor without waiting in the loop, and close it."""
+    async def _aside(self, ino: Ino, offset: int, size: int) -> bytes | None:
+        """Read a file that is all in the base, without waiting in the loop; None for another."""
+        fd = self._overlay.base_file(ino)
+        if fd is None:
+            return None
         try:
-            cached = self._cached(fd, offset, size)
-        except OSError:
+            data, seconds = self._cached(fd, offset, size), 0.0
+        finally:
             os.close(fd)
-            raise
-        if cached is not None:
-            os.close(fd)
-            data, seconds = cached, 0.0
-        else:
-            # given up with its task at the end: nobody waits for a base that does not answer
-            data, seconds = await trio.to_thread.run_sync(
-                _read, fd, offset, size, abandon_on_cancel=True, limiter=self._limiter
-            )
+        if data is None:
+            async with taken(self._turns):
+                fd = self._overlay.base_file(ino)
+                if fd is None:
+                    return None
+                # given up with its task at the end: nobody waits for a base that does not answer
+                data, seconds = await trio.to_thread.run_sync(
+                    _read, fd, offset, size, abandon_on_cancel=True, limiter=self._limiter
+                )
         self._suspected = _SUSPECTED if seconds > _LONG else max(0, self._suspected - 1)
         return data
 
