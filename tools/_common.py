@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections.abc import Callable
 
 from minifo.engine.errors import UsageError
 
@@ -19,7 +20,38 @@ MOUNT_FAILED = 32
 INTERRUPTED = 130
 
 
-def take_standard_streams() -> None:
+def run_tool(work: Callable[[], int], failed: int) -> int:
+    """Do the work of a program: the one way all of ours begin and end, whatever the caller did to their streams.
+
+    Args:
+        work: returns the exit code.
+        failed: the exit code where all went well, but what was said about it could not be written.
+
+    Returns:
+        The exit code.
+    """
+    _take_standard_streams()
+    problem: OSError | None = None
+    try:
+        code = work()
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        pass  # the reader of our output went away (a pager, head)
+    except OSError as error:
+        problem = error  # of the flush: no work of ours ends with one
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            # what Python still holds must not raise again at its end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    if problem is not None:
+        print(f"{os.path.basename(sys.argv[0])}: the output cannot be written: {problem.strerror}", file=sys.stderr)
+    return failed
+
+
+def _take_standard_streams() -> None:
     """Open /dev/null in place of what the caller has closed of stdin, stdout and stderr.
 
     Else Python has no stream to write to, and a daemon's lock or content objects would get these numbers: to be closed

@@ -41,7 +41,17 @@ def run(
     Returns:
         The exit code for mount(8): 0, 1 wrong arguments, 2 failure of the system, 32 mount or unmount failed.
     """
-    _common.take_standard_streams()
+    return _common.run_tool(lambda: _run(arguments, letters, synopsis, places, act, notes), _common.SYSTEM)
+
+
+def _run(
+    arguments: list[str] | None,
+    letters: str,
+    synopsis: str,
+    places: int,
+    act: Callable[[str, Given, list[str]], None],
+    notes: str,
+) -> int:
     program = os.path.basename(sys.argv[0])
     usage = f"usage: {program} {synopsis}"
     try:
@@ -64,6 +74,8 @@ def run(
         return _common.fail(program, UsageError(exc.msg, usage), _common.USAGE)
     except MinifoError as exc:
         return _common.fail(program, exc, _common.MOUNT_FAILED)
+    except BrokenPipeError:
+        raise
     except OSError as exc:
         return _common.fail(program, exc, _common.SYSTEM)
     except KeyboardInterrupt:

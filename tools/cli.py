@@ -7,7 +7,6 @@ error into one line and an exit code.
 from __future__ import annotations
 
 import importlib
-import os
 import sys
 
 import click
@@ -76,7 +75,10 @@ def main(arguments: list[str] | None = None) -> int:
     Returns:
         The exit code: 0, 1 for a wrong request, 32 for a mount or unmount that failed, 2 for any other failure.
     """
-    _common.take_standard_streams()
+    return _common.run_tool(lambda: _run(arguments), _common.SYSTEM)
+
+
+def _run(arguments: list[str] | None) -> int:
     try:
         result = cli.main(arguments, prog_name="minifo", standalone_mode=False)
     except click.UsageError as exc:
@@ -87,9 +89,9 @@ def main(arguments: list[str] | None = None) -> int:
     except (click.Abort, KeyboardInterrupt):
         return _common.INTERRUPTED
     except BrokenPipeError:
-        # The reader of our output went away (a pager, head).  What python still holds must not raise again at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return _common.SYSTEM
+        raise
+    except SystemExit:
+        return _common.SYSTEM  # click's answer to the same
     except (MinifoError, OSError) as exc:
         return _common.fail("minifo", exc, _common.SYSTEM)
     # click hands back what a command returned, and the code of --help and --version.

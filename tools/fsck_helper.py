@@ -91,7 +91,7 @@ class Outcome:
 def main(arguments: list[str] | None = None) -> int:
     """Check a storage as fsck(8) asks; *arguments* are those after the program's name.  Returns the exit code."""
     program = os.path.basename(sys.argv[0]) if arguments is None else "minifo-fsck"
-    return run(program, sys.argv[1:] if arguments is None else arguments)
+    return _common.run_tool(lambda: run(program, sys.argv[1:] if arguments is None else arguments), FAILED)
 
 
 def run(program: str, arguments: list[str]) -> int:
@@ -103,6 +103,8 @@ def run(program: str, arguments: list[str]) -> int:
             return CLEAN
         outcome = examine(request)
         report(program, request, outcome)
+    except BrokenPipeError:
+        raise
     except UsageError as exc:
         _common.fail(program, exc, USAGE)
         return USAGE

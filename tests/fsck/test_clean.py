@@ -19,8 +19,9 @@ import support
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, rule
-from machine import PICK, AttributeRules, LifeRules, Machine, NameRules
+from machine import PICK, AttributeRules, LifeRules, Machine
 from machine_ranges import RangeRules
+from machine_unnamed import UnnamedRules
 from patient import Patient, kept, wrong
 from twins import caller
 
@@ -174,7 +175,7 @@ class CleanRules(Machine):
         self.expect_clean("n", look("n", self.t.storage, self.t.base, self.t.redo))
 
 
-class EmptiedRules(NameRules, CleanRules):
+class EmptiedRules(UnnamedRules, CleanRules):
     """Directories are emptied by moving and linking things out of them, and go: the base's too."""
 
     @rule(pick=PICK, link=st.booleans(), again=st.booleans())

@@ -9,8 +9,10 @@ import sys
 import textwrap
 from pathlib import Path
 
+import apsw
 import pytest
 
+from minifo.engine import ROOT, Overlay, Process
 from minifo.tools import _common, mount_helper, umount_helper
 from minifo.tools.cli import main
 
@@ -231,3 +233,53 @@ def test_commands_load_only_what_they_need() -> None:
         assert not loaded, loaded
     """
     subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=True, capture_output=True)
+
+
+_CLOSED = ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"]
+_PROGRAMS = ["minifo", "minifo-fsck", "fsck.fuse.minifo", "mount.mini_fo", "umount.mini_fo"]
+
+
+def _in_shell(name: str, *arguments: object, redirected: str) -> subprocess.CompletedProcess[str]:
+    """Run a program as a shell does that closes or redirects its streams."""
+    program = Path(sys.executable).with_name(name)
+    words = ["sh", "-c", f'exec "$0" "$@" {redirected}', str(program), *map(str, arguments)]
+    return subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.mark.parametrize("closed", _CLOSED)
+@pytest.mark.parametrize("name", _PROGRAMS)
+def test_closed_streams_are_no_failure(name: str, closed: str) -> None:
+    """A caller that has closed stdin, stdout or stderr (fsck -A does) gets the same exit code."""
+    done = _in_shell(name, "-h", redirected=closed)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert ("usage" in done.stdout.lower()) == (">&- " not in f"{closed} ".replace("2>&-", ""))
+    assert _in_shell(name, "-!", redirected=closed).returncode == (16 if "fsck" in name else 1)
+
+
+@pytest.mark.parametrize("closed", _CLOSED)
+def test_fsck_with_closed_streams(closed: str, places: Path) -> None:
+    """The database is not written to as if it were a terminal, and damage is told by the exit code as ever."""
+    overlay = Overlay.open(str(places / "base"), str(places / "sto"), clone=False)
+    overlay.mkdir(ROOT, b"d", 0o755, Process())
+    overlay.close()
+    for mode in ("", "-n", "-p", "-y"):
+        assert _in_shell("minifo-fsck", *filter(None, [mode]), places / "sto", redirected=closed).returncode == 0
+    con = apsw.Connection(str(places / "sto" / "minifo.db"))
+    con.execute("UPDATE inode SET nlink = 7 WHERE ino <> 1")
+    con.close()
+    for mode, code in (("", 4), ("-n", 4), ("-p", 1), ("-n", 0)):
+        assert _in_shell("minifo-fsck", *filter(None, [mode]), places / "sto", redirected=closed).returncode == code
+
+
+def test_output_that_cannot_be_written_is_told() -> None:
+    """A full disk, and a reader that has gone: no traceback, and a code that is not success."""
+    for name, code in (("minifo", 2), ("minifo-fsck", 8), ("mount.mini_fo", 2)):
+        done = _in_shell(name, "-h", redirected=">/dev/full")
+        assert (done.returncode, done.stderr.count("\n")) == (code, 1)
+        assert "No space left on device" in done.stderr
+        reader, writer = os.pipe()
+        os.close(reader)
+        program = Path(sys.executable).with_name(name)
+        gone = subprocess.run([program, "-h"], stdout=writer, stderr=subprocess.PIPE, timeout=60, check=False)
+        os.close(writer)
+        assert (gone.returncode, gone.stderr) == (code, b"")
