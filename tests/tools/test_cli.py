@@ -127,7 +127,7 @@ def test_mount_with_paths_too_long_for_the_kernel_is_refused(places: Path, capfd
     [
         ("nosuch", "nosuch does not exist"),
         ("mnt", "mnt is not mounted"),
-        ("/proc", "/proc is not a minifo mount but proc; umount /proc"),
+        ("/proc", "/proc is not a minifo mount but proc; findmnt -t fuse.minifo"),
         ("/proc/sys", "/proc/sys is not mounted"),
     ],
 )
