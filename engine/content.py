@@ -210,10 +210,13 @@ class Content:
         number, bound, mapped = self.writable(row, path, end)
         if number == SMALL:
             self._write_small(row, path, offset, data)
-        elif number is not None and not mapped and (bound is None or end <= bound):
-            if offset > row.size:
-                self.cut_stale(number, row.size)
-            self._objects.write(number, data, offset)
+        elif (
+            number is not None
+            and not mapped
+            and (bound is None or end <= bound)
+            and self._write_backing(number, row, offset, data) == len(data)
+        ):
+            pass
         else:
             if number is not None and bound is None and offset > row.size:
                 self.cut_stale(number, row.size)
@@ -250,6 +253,12 @@ class Content:
             number = self._copy_up(row, path, based)
             return Backing(number, based if number is None else None, 0)
         return Backing(number, bound, 0)
+
+    def _write_backing(self, number: int, row: Row, offset: int, data: bytes | memoryview) -> int:
+        """Write into the object that holds all of a file, as much as it can hold; the number of bytes."""
+        if offset > row.size:
+            self.cut_stale(number, row.size)
+        return self._objects.write_most(number, data, offset)
 
     def _write_small(self, row: Row, path: bytes | None, offset: int, data: bytes | memoryview) -> None:
         """Write into the row of a small file, made of what backs it so far."""
@@ -375,16 +384,24 @@ class Content:
         number, bound, _ = backing
         own = 0
         if number:
-            own = len(data) if bound is None else min(max(0, bound - start), len(data))
-            self._objects.write(number, data[:own], start)
+            room = self._objects.largest if bound is None else min(bound, self._objects.largest)
+            own = min(max(0, room - start), len(data))
+            if own:
+                own = self._objects.write_most(number, data[:own], start)
         if own < len(data):
             self._add_extent(row, start + own, data[own:])
 
     def _add_extent(self, row: Row, start: int, data: memoryview) -> None:
-        """Write a range that no extent covers to an object that is not the backing."""
-        number, at = self._place(row, start)
-        self._objects.write(number, data, at)
-        self.join(row.ino, Extent(start, start + len(data), number, at))
+        """Write a range that no extent covers to objects that are not the backing: mostly to one."""
+        while data:
+            number, at = self._place(row, start, len(data))
+            done = self._objects.write_most(number, data, at)
+            if done:
+                self.join(row.ino, Extent(start, start + done, number, at))
+            elif at <= _BLOCK:
+                raise FsError(errno.EFBIG, f"write {row.ino}")  # not even a file of that size
+            start += done
+            data = data[done:]
 
     def join(self, ino: Ino, new: Extent) -> None:
         """Add an extent where none is, and merge it with its neighbours where they touch.  Inside an operation."""
@@ -419,27 +436,38 @@ class Content:
             pieces.append(Extent(first, stop, extent.object, extent.at + first - extent.start))
         return pieces
 
-    def _place(self, row: Row, start: int) -> tuple[int, int]:
-        """Where bytes from *start* on go: an object of this file, and the offset in it.
+    def _place(self, row: Row, start: int, size: int) -> tuple[int, int]:
+        """Where *size* bytes from *start* on go: an object of this file, and the offset in it.
 
-        Where files can have holes that is the same offset as in the file: neighbours merge.  Elsewhere blocks are
-        packed, after all that the object ever held.  What a commit has named stays, even if no row names it any more:
-        an object that was cut takes no new ranges before the cut is durable.
+        Where files can have holes that is the same offset as in the file: neighbours merge.  Elsewhere, and beyond the
+        largest file that storage can hold, blocks are packed, after all that the object ever held.  What a commit has
+        named stays, even if no row names it any more: an object that was cut takes no new ranges before the cut is
+        durable.
         The two ways are never mixed in one object (storage may have been moved to another file system), and
         ``at = start`` tells them apart.
         """
-        packed = not self._objects.has_holes
+        packed = not self._objects.has_holes or start + size > self._objects.largest
         sql = f"FROM extent WHERE ino = ? AND (at <> start) = {int(packed)} AND object > 0"
         # almost always the first one will do, and a file may have a hundred thousand
         found = self._db.rows(f"SELECT object {sql} LIMIT 1", (row.ino,))
         if found and not packed and found[0][0] in self._objects.cut:
             found = self._db.rows(f"SELECT DISTINCT object {sql}", (row.ino,))
             found = [values for values in found if values[0] not in self._objects.cut]
-        number = int(found[0][0]) if found else self._objects.create()
         if not packed:
-            return number, start
+            return (int(found[0][0]) if found else self._objects.create()), start
+        at = self._tail(int(found[0][0]), start) if found else 0
+        if found and at + size > self._objects.largest:
+            found = self._db.rows(f"SELECT max(object) {sql}", (row.ino,))  # full, and so are all but the newest one
+            at = self._tail(int(found[0][0]), start)
+        if found and at + size <= self._objects.largest:
+            return int(found[0][0]), at
+        number = self._objects.create()
+        return number, self._tail(number, start)
+
+    def _tail(self, number: int, start: int) -> int:
+        """The first block after all that an object ever held, which is not *start*."""
         tail = -(-self._objects.stat(number).st_size // _BLOCK) * _BLOCK
-        return number, tail if tail != start else tail + _BLOCK
+        return tail if tail != start else tail + _BLOCK
 
     # -- cutting
 
@@ -522,9 +550,15 @@ class Content:
         for number, (ino, size) in trims.items():
             row = self._inodes.row(Ino(ino))
             reused = self._db.value('SELECT 1 FROM extent WHERE object = ? AND at + "end" - start > ?', (number, size))
-            if row is not None and (row.object, row.bound) == (number, size) and reused is None:
-                self._objects.truncate(number, size)
-                self._inodes.changed(row.ino)
+            if row is None or (row.object, row.bound) != (number, size) or reused is not None:
+                continue
+            try:
+                # one that is shorter stays so: storage may hold no file of that size, or no holes
+                if self._objects.stat(number).st_size > size:
+                    self._objects.truncate(number, size)
+            except FsError as error:
+                log.debug("trim: %s", error)  # lost: reading it says so
+            self._inodes.changed(row.ino)
 
 
 def _blocks_of(size: int) -> int:

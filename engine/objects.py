@@ -19,6 +19,7 @@ from typing import NamedTuple
 from minifo.engine.db import Database
 from minifo.engine.errors import FsError
 from minifo.engine.lru import FdCache, share
+from minifo.engine.model import FILE_MAX
 from minifo.engine.statements import statement
 from minifo.engine.storage import Storage
 
@@ -73,6 +74,7 @@ class ObjectStore:
         self.trims: dict[int, tuple[int, int]] = {}  # object: (inode, bytes that stay), when the next commit is durable
         self.holes: dict[int, list[Hole]] = {}  # to give back when the commit that gave them up is durable; in order
         self.cut: dict[int, int] = {}  # object: operation that gave up ranges of it, perhaps ones a commit has named
+        self.largest = FILE_MAX  # bytes that one object may have; found out where storage refuses a longer one
         self.used: int | None = None  # bytes all objects take, where they are counted
         self.swept: set[int] = set()  # garbage whose files are gone; the rows go with the next commit
         self.undeleted: set[int] = set()  # nobody names them, but deleting failed; garbage with the next commit
@@ -171,6 +173,25 @@ class ObjectStore:
                 self.used += (os.fstat(fd).st_blocks - before) * 512
         if self.notes is not None:
             self.notes.append((number, offset + len(data)))
+
+    def write_most(self, number: int, data: bytes | memoryview, offset: int) -> int:
+        """The same, but for what lies beyond the largest file that storage can hold.
+
+        Returns:
+            How many bytes were written: fewer than there are where the rest needs another object.
+        """
+        try:
+            self.write(number, data, offset)
+        except OSError as error:
+            if error.errno != errno.EFBIG:
+                raise
+            # what fits was written, if any does (write(2)): it is written once more, to be sure
+            done = min(len(data) - 1, max(0, self.stat(number).st_size - offset))
+            self.largest = min(self.largest, offset + done)
+            if done:
+                self.write(number, data[:done], offset)
+            return done
+        return len(data)
 
     def clone(self, number: int, source: int) -> None:
         """Make a new object share all bytes of the file *source*, a descriptor.

@@ -30,6 +30,25 @@ class DenseStorage(Storage):
     has_holes = False  # type: ignore[assignment]  # stands in for the probe
 
 
+class NarrowStorage(Storage):
+    """Storage whose files cannot grow beyond a size, as vfat's cannot beyond 4 GiB: the rest of a write is refused."""
+
+    largest = 150_000
+
+    def write(self, fd: int, data: bytes | memoryview, offset: int) -> None:
+        """As write(2) does it: what fits is written before anything is said."""
+        fits = max(self.largest, os.fstat(fd).st_size) - offset
+        super().write(fd, data[: max(0, fits)], offset)
+        if len(data) > fits:
+            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+
+
+class NarrowDenseStorage(NarrowStorage):
+    """The same without holes."""
+
+    has_holes = False  # type: ignore[assignment]
+
+
 class Seen(NamedTuple):
     """What users see of one object.
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from lab import Lab
-from twins import DenseStorage
+from twins import DenseStorage, NarrowDenseStorage, NarrowStorage
 
 from minifo.engine import FsError
 from minifo.engine.model import FILE_MAX
@@ -204,3 +204,71 @@ def test_attributes_follow_the_bytes(lab: Lab) -> None:
     attr = lab.attr("f")
     assert (attr.size, attr.atime) == (7, before.st_atime_ns)
     assert attr.mtime == attr.ctime > before.st_mtime_ns
+
+
+@pytest.mark.parametrize("storage", [NarrowStorage, NarrowDenseStorage], ids=["holes", "dense"])
+@pytest.mark.parametrize("base", [0, 140_000, 400_000], ids=["created", "copied", "in part"])
+def test_a_file_larger_than_storage_holds(lab: Lab, storage: type[NarrowStorage], base: int) -> None:
+    """It is spread over several objects, none larger than storage can hold, and reads as it was written."""
+    expected = bytearray(b"base" * (base // 4))
+    if base:
+        lab.put("f", bytes(expected))
+    lab.open(storage_io=storage, clone=False)
+    if not base:
+        lab.create("f")
+    for at, size in ((10, 100), (149_990, 20), (100_000, 400_000), (900_000, 1_000_000), (5, 5), (300_000, 200_000)):
+        data = os.urandom(size)
+        expected.extend(bytes(max(0, at - len(expected))))
+        expected[at : at + size] = data
+        lab.write("f", data, at)
+        assert lab.read("f") == expected
+        assert lab.ov.check() == []
+    lab.ov.commit()
+    assert max(lab.objects().values()) <= NarrowStorage.largest
+    lab.reopen(storage_io=storage)
+    assert lab.read("f") == expected
+    lab.set("f", size=1_200_000)
+    lab.set("f", size=1_300_000)
+    assert lab.read("f") == expected[:1_200_000] + bytes(100_000)
+    lab.set("f", size=0)
+    lab.unlink("f")
+    lab.ov.commit()
+    assert lab.ov.check() == []
+
+
+def test_storage_that_holds_nothing(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where not even a block fits the error is storage's, and no trace is left."""
+    lab.open(storage_io=NarrowStorage)
+    monkeypatch.setattr(NarrowStorage, "largest", 0)
+    ino = lab.create("f")
+    with pytest.raises(OSError, match=os.strerror(errno.EFBIG)):
+        lab.ov.write(ino, 0, b"x" * 10_000)
+    assert lab.attr("f").size == 0
+    assert lab.ov.check() == []
+
+
+def test_cut_to_more_than_storage_holds(lab: Lab) -> None:
+    """A file cut from one size that storage could never hold to another leaves its object alone, and all is well."""
+    ino = lab.create("f", b"x" * 5000)
+    lab.ov.commit()
+    before = lab.objects()
+    lab.set("f", size=1 << 60)
+    lab.set("f", size=1 << 50)
+    lab.ov.commit()
+    assert lab.objects() == before
+    lab.set("f", size=4000)
+    lab.ov.commit()
+    assert lab.ov.read(ino, 0, 1 << 20) == b"x" * 4000
+    assert set(lab.objects().values()) == {4000}
+
+
+def test_a_lost_object_is_cut(lab: Lab) -> None:
+    """What is lost cannot be trimmed after the commit, and that is no reason to take no more changes."""
+    lab.create("f", b"x" * 5000)
+    lab.reopen()
+    for path in (lab.sto / "content").glob("*/*"):
+        path.unlink()
+    lab.set("f", size=4500)
+    lab.ov.commit()
+    lab.create("g", b"y" * 5000)
+    lab.ov.commit()

@@ -7,6 +7,7 @@ How hard they try follows the hypothesis profile: ``ci`` runs above 1,000 exampl
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import pytest
 import support
@@ -14,6 +15,7 @@ from hypothesis import settings
 from machine import AttributeRules, ContentRules, LifeRules
 from machine_ranges import RangeRules
 from machine_unnamed import UnnamedRules
+from twins import NarrowDenseStorage, NarrowStorage
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root: owners and devices are compared"),
@@ -42,6 +44,16 @@ class Ranges(RangeRules, LifeRules):
     build = staticmethod(support.build_files)
 
 
+class Narrow(RangeRules, LifeRules):
+    """The same on storage that holds no large files: they are spread over several."""
+
+    build = staticmethod(support.build_files)
+
+    @staticmethod
+    def options(clone: bool, dense: bool) -> dict[str, Any]:
+        return {"clone": clone, "storage_io": NarrowDenseStorage if dense else NarrowStorage}
+
+
 class Attributes(AttributeRules, LifeRules):
     """Attributes, on every type of object."""
 
@@ -60,6 +72,8 @@ TestContents = Contents.TestCase
 TestContents.settings = _settings(3)
 TestRanges = Ranges.TestCase
 TestRanges.settings = _settings(3)
+TestNarrow = Narrow.TestCase
+TestNarrow.settings = _settings(2)
 TestAttributes = Attributes.TestCase
 TestAttributes.settings = _settings(1)
 TestEverything = Everything.TestCase
