@@ -405,6 +405,11 @@ bool answer_directly(struct fuse_session *se, const struct fuse_buf *buf, proces
 
 	if (opcode >= sizeof kinds_by_opcode || !is_asked(kinds_by_opcode[opcode]))
 		return false;
+	return try_to_answer(se, buf, process);
+}
+
+bool try_to_answer(struct fuse_session *se, const struct fuse_buf *buf, process_function *process)
+{
 	trying = true;
 	left = false;
 	process(se, buf);

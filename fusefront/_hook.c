@@ -90,6 +90,7 @@ static struct fuse_lowlevel_ops ours;   /* the same, with ours in the places tha
 static _Thread_local struct {
 	bool init;         /* the request received last is an INIT */
 	bool kill_suidgid; /* it is a SETATTR that is to clear set-id bits */
+	bool syncfs;       /* it is a SYNCFS */
 } request;
 
 /* ------------------------------------------------------------------------------------------------------------------
@@ -113,6 +114,7 @@ static void note_request(const unsigned char *bytes, size_t size)
 		request.init = true;
 		note_init(bytes, size);
 	}
+	request.syncfs = header.opcode == OP_SYNCFS;
 }
 
 /* True if one of our handlers will answer the request in bytes[0:size] from what was published. */
@@ -315,10 +317,9 @@ static bool is_answered(struct fuse_session *se, const struct fuse_buf *buf, siz
 {
 	if (session.stateless && answer_tmpfile(se, buf->mem, size))
 		return true;
-	if (!answered_here(buf->mem, size))
-		return size >= sizeof(struct request_header) && answer_directly(se, buf, libfuse.process_buf);
-	libfuse.process_buf(se, buf);
-	return true;
+	if (answered_here(buf->mem, size))
+		return try_to_answer(se, buf, libfuse.process_buf); /* what was published may fail: a file is not read */
+	return size >= sizeof(struct request_header) && answer_directly(se, buf, libfuse.process_buf);
 }
 
 int our_receive_buf(struct fuse_session *se, struct fuse_buf *buf)
@@ -344,10 +345,31 @@ int our_receive_buf(struct fuse_session *se, struct fuse_buf *buf)
 	return result == -EAGAIN ? -EINTR : result;
 }
 
+/* SYNCFS, which the kernel sends for sync(2) from Linux 7.3 on and libfuse does not know, is to be answered when
+ * everything is durable, and so is FSYNCDIR: it becomes one. */
+static void process_syncfs(struct fuse_session *se, const struct fuse_buf *buf)
+{
+	struct {
+		struct request_header header;
+		uint64_t handle;
+		uint32_t flags, padding;
+	} fsyncdir = {0};
+	struct fuse_buf changed = *buf;
+
+	memcpy(&fsyncdir.header, buf->mem, sizeof fsyncdir.header);
+	fsyncdir.header.opcode = OP_FSYNCDIR;
+	fsyncdir.header.len = sizeof fsyncdir;
+	changed.mem = &fsyncdir;
+	changed.size = sizeof fsyncdir;
+	libfuse.process_buf(se, &changed);
+}
+
 void our_process_buf(struct fuse_session *se, const struct fuse_buf *buf)
 {
 	if (session.hooked && request.init)
 		answer_init(se, buf, libfuse.process_buf);
+	else if (session.hooked && request.syncfs)
+		process_syncfs(se, buf);
 	else
 		libfuse.process_buf(se, buf);
 }

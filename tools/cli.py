@@ -24,6 +24,7 @@ _COMMANDS = {
     "migrate": "migrate",
     "mount": "mount",
     "overlay": "overlay",
+    "sync": "sync",
     "umount": "umount",
 }
 

@@ -56,6 +56,7 @@ def serve(mode: str, mountpoint: str, report: str, spurious: bool, publishing: b
     import trio
 
     log: list[list[Any]] = []
+    copies: list[int] = []
     now = time.time_ns()
 
     @dataclass
@@ -134,7 +135,8 @@ def serve(mode: str, mountpoint: str, report: str, spurious: bool, publishing: b
             if fh == LARGE_INO:
                 copy = os.memfd_create("large")
                 os.write(copy, nodes[fh].data)
-                module.publish_file(fh, copy, len(nodes[fh].data))
+                module.publish_file(fh, os.dup(copy), len(nodes[fh].data))
+                copies.append(copy)
             return bytes(nodes[fh].data[off : off + size])
 
         async def write(self, fh: int, off: int, buf: bytes) -> int:
@@ -164,6 +166,8 @@ def serve(mode: str, mountpoint: str, report: str, spurious: bool, publishing: b
             elif name == b"user.withdraw":
                 module.withdraw(ino)
                 module.withdraw_bare(ino)
+            elif name == b"user.cut":
+                os.ftruncate(copies[-1], int(value))
             elif name == b"user.withdraw-all":
                 module.withdraw_all()
 
@@ -508,6 +512,22 @@ def test_hooked_published_file_is_read_without_python(fuse_required: None, tmp_p
         os.setxattr(large, "user.withdraw", b"")
         assert read_in_pieces() == first
     assert mount.events("read").count(["read", LARGE_INO]) == 2
+
+
+def test_hooked_published_file_that_cannot_be_read_is_left_to_python(fuse_required: None, tmp_path: Path) -> None:
+    """A descriptor that fails (its file was cut) costs nobody an answer: the same request is put to Python."""
+    with mounted(tmp_path, "hooked", publishing=True) as mount:
+        large = mount.path / "large"
+        first = large.read_bytes()
+        for _ in range(3):
+            os.setxattr(large, "user.cut", b"4096")
+            command = ["dd", f"if={large}", "iflag=nocache", "bs=1M", "status=none"]
+            fd = os.open(large, os.O_RDONLY)
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+            os.close(fd)
+            # not subprocess.run: a reader that gets no answer cannot be killed before the server is
+            reader = subprocess.Popen(command, stdout=subprocess.PIPE)
+            assert reader.communicate(timeout=20)[0] == first
 
 
 def test_plain_session_is_left_alone(fuse_required: None, tmp_path: Path) -> None:
