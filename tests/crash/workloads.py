@@ -206,6 +206,35 @@ def open_files(world: World) -> None:
     world.commit()
 
 
+def unnamed(world: World) -> None:
+    """Make files without a name (O_TMPFILE), name them before and after commits, or never; name one over another."""
+    early = world.unnamed(fill(1, 2000))
+    world.name(early, "early")
+    world.commit()
+    late = world.unnamed(fill(2, 2000))
+    never = world.unnamed(fill(3, 100))
+    world.commit()
+    world.write(late, 1500, fill(4, 1500))
+    world.step_commit(before_harden=lambda: world.name(late, "dir/late"))
+    world.forget(never)
+    world.commit()
+    again = world.unnamed(fill(5, 150))
+    world.name(again, "tmp")
+    world.rename("tmp", "early")
+    world.kill()
+    left = world.unnamed(fill(6, 2500))
+    world.step_commit(before_finish=lambda: world.write(left, 0, fill(7, 3000)))
+    world.name(left, "left")
+    world.commit()
+    world.unlink("left")
+    world.unlink("dir/late")
+    world.unnamed(fill(8, 900))
+    world.commit()
+    world.close()
+    world.open()
+    assert not world.overlay.db.rows("SELECT 1 FROM orphan")
+
+
 def links(world: World) -> None:
     """Hard links of base and created files, written through one name and removed by another."""
     world.create("one", fill(1, 1500))
@@ -486,6 +515,8 @@ WORKLOADS: dict[str, Workload] = {
     "copy_up": Workload(copy_up),
     "copy_up_packed": Workload(copy_up, packed=True),
     "open_files": Workload(open_files),
+    "unnamed": Workload(unnamed),
+    "unnamed_redo": Workload(unnamed, redo=True),
     "links": Workload(links),
     "shrink_grow": Workload(shrink_grow),
     "shrink_grow_rows": Workload(shrink_grow, small_max=2048),

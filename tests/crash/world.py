@@ -312,6 +312,13 @@ class World:
             self.write(ino, 0, content)
         return ino
 
+    def unnamed(self, content: bytes) -> Ino:
+        """Make a file without a name, and write it."""
+        self._op("create a file without a name")
+        ino = Ino(self.overlay.tmpfile(ROOT, 0o600, CALLER).ino)
+        self.write(ino, 0, content)
+        return ino
+
     def write(self, ino: Ino, offset: int, data: bytes) -> None:
         """Write to an open file."""
         at = self._op(f"write {ino} {offset}+{len(data)}")
@@ -370,6 +377,11 @@ class World:
         """Make a hard link."""
         self._op(f"link {path} {new}")
         self.overlay.link(self.ino(path), *self._at(new))
+
+    def name(self, ino: Ino, new: str) -> None:
+        """Give a file its first name."""
+        self._op(f"link {ino} {new}")
+        self.overlay.link(ino, *self._at(new))
 
     def unlink(self, path: str, *, keep: bool = False) -> Ino:
         """Remove a name; the kernel forgets the file at once, unless it is kept open."""
