@@ -23,7 +23,7 @@ ROOT = 1
 MANY = 3000  # names in the large directory
 PAST, FUTURE = -1_500_000_001, 4_102_444_800_000_000_001  # ns: in 1969, in 2100
 VALUES = {b"user.empty": b"", b"user.short": b"12345678", b"user.long": b"x" * 3000}
-LOOKS = ("forget", "getattr", "getxattr", "lookup", "read", "readdir", "readlink")
+LOOKS = ("forget", "getattr", "getxattr", "lookup", "read", "readdir", "readlink", "tmpfile")
 CHANGES = ("link", "mkdir", "mknod", "rename", "rmdir", "setattr", "symlink", "unlink", "write")
 KINDS = LOOKS + CHANGES
 
@@ -84,6 +84,13 @@ class Tree:
     def lookup(self, parent: int, name: bytes) -> tuple[int, ...] | None:
         ino = self.nodes[parent].names.get(name)
         return None if ino is None else self._tell(ino)
+
+    def tmpfile(self, parent: int, flags: int, mode: int, uid: int, gid: int, umask: int) -> tuple[int, ...]:
+        assert parent in self.nodes
+        assert flags & os.O_TMPFILE == os.O_TMPFILE
+        ino = max(self.nodes) + 1
+        self.nodes[ino] = Node(stat.S_IFREG | mode & ~umask, uid, gid, nlink=0, times=[5, 10**9 + 6, 2 * 10**9 + 7])
+        return self._tell(ino)
 
     def forget(self, counts: list[tuple[int, int]]) -> None:
         for ino, count in counts:

@@ -116,8 +116,8 @@ def prepare(served: Served, kind: str) -> tuple[Path, Callable[[Path], Any], Any
 
 
 def test_every_kind_has_a_call() -> None:
-    """What is asked of all kinds below is asked of all there are; names and forgetting have tests of their own."""
-    assert sorted(CALLS) == sorted(set(KINDS) - {"lookup", "forget"})
+    """What is asked of all kinds below is asked of all there are; the three left out have tests of their own."""
+    assert sorted(CALLS) == sorted(set(KINDS) - {"lookup", "forget", "tmpfile"})
 
 
 @pytest.mark.parametrize("kind", CALLS)
@@ -164,6 +164,39 @@ def test_an_exception_is_logged(served: Served, kind: str) -> None:
     assert f"NotServedError: {kind}" in served.complaint()
     again, call, expected = prepare(served, kind)
     assert call(again) == expected
+
+
+def test_files_without_a_name(served: Served) -> None:
+    """They are opened with what the function told; its errnos and failures arrive like those of others."""
+
+    def unnamed() -> int:
+        return os.open(served.path, os.O_TMPFILE | os.O_RDWR, 0o640)
+
+    fd = unnamed()
+    st = os.fstat(fd)
+    assert (oct(st.st_mode), st.st_nlink, st.st_size) == ("0o100640", 0, 0)
+    assert (st.st_atime_ns, st.st_mtime_ns, st.st_ctime_ns) == (5, 10**9 + 6, 2 * 10**9 + 7)
+    os.write(fd, b"some bytes")
+    os.fsync(fd)
+    assert os.pread(fd, 100, 0) == b"some bytes"
+    os.close(fd)
+    assert served.roads("tmpfile") == {"direct"}
+    for order, outcome in (
+        (str(errno.EDQUOT), errno.EDQUOT),
+        ("raise", errno.EIO),
+        *((what, errno.EIO) for what in WRONG),
+    ):
+        served.order("tmpfile", order)
+        served.complaint()
+        with pytest.raises(OSError, match=os.strerror(outcome)):
+            unnamed()
+        assert bool(served.complaint()) == (outcome == errno.EIO), order
+    served.order("tmpfile", "answer")
+    os.close(unnamed())
+    served.order("tmpfile", "leave")
+    with pytest.raises(OSError, match=os.strerror(errno.EOPNOTSUPP)):
+        unnamed()
+    assert served.roads("tmpfile") == {"direct"}
 
 
 WRONG = ["'text'", "(1, 2, 3)", "[]", "1.5", "-5", str(10**30), "4096", "True"]
