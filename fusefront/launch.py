@@ -23,7 +23,7 @@ from dataclasses import replace
 from typing import NoReturn
 
 from minifo.engine.errors import Corrupt, NewerFormat, NotMinifo, StateError, StorageBusy, UsageError
-from minifo.fusefront import conduct, mountinfo, utab
+from minifo.fusefront import conduct, lastwords, mountinfo, utab
 from minifo.fusefront.options import MountOptions, format_source
 from minifo.fusefront.systemlog import Outlet, SystemLog
 
@@ -208,6 +208,7 @@ def _serve(options: MountOptions, mountpoint: str, ready: Callable[[], None], *,
     """
     _set_up_logging(debug=options.debug)
     conduct.stand_firm(foreground=foreground)
+    lastwords.prepare(foreground=foreground)
     # Content objects hold bytes of files whose modes are rows of the database: nobody else may read them directly.
     os.umask(0o077)
     from minifo.fusefront import session

@@ -19,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import faulthandler
 import json
 import logging
 import os
@@ -31,7 +32,7 @@ from typing import Any, NoReturn
 
 from minifo.engine.errors import StateError
 from minifo.engine.syscalls import forget_names, syncfs
-from minifo.fusefront import conduct
+from minifo.fusefront import conduct, lastwords
 from minifo.fusefront.mountinfo import find_mount
 from minifo.fusefront.systemlog import Outlet
 from minifo.fusefront.unmount import detach
@@ -169,7 +170,8 @@ class Outsider:
             self._replace(child)
 
     def close(self) -> None:
-        """End the child."""
+        """End the child: the daemon ends, or has said why it does."""
+        lastwords.end_in_peace()
         self._alone = True
         self._child.close()
 
@@ -283,8 +285,12 @@ def _live(channel: int, mountpoint: str, daemon: int) -> NoReturn:
         null = os.open(os.devnull, os.O_RDWR)
         for fd in (0, 1, 2):
             os.dup2(null, fd)
-        os.closerange(3, channel)
-        os.closerange(channel + 1, os.sysconf("SC_OPEN_MAX"))
+        faulthandler.disable()  # what the file is for are the daemon's last words
+        begin = 3
+        for kept in sorted({channel, lastwords.descriptor() or channel}):
+            os.closerange(begin, kept)
+            begin = kept + 1
+        os.closerange(begin, os.sysconf("SC_OPEN_MAX"))
         with socket.socket(fileno=channel) as requests:
             servants = _Servants(mountpoint, requests, Outlet(daemon))
             servants.hire()
@@ -319,6 +325,9 @@ class _Servants:
         while True:
             packet, fds, _, _ = socket.recv_fds(self._requests, _PACKET, 1)
             if not packet:
+                with self._lock:
+                    for severity, line in lastwords.told_once(self._mountpoint):
+                        self._outlet.send(severity, line)
                 return
             word, *arguments = json.loads(packet)
             with self._lock:

@@ -26,6 +26,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pytest
+
 T = TypeVar("T")
 
 STEP = 60.0  # seconds one command may take
@@ -266,14 +268,22 @@ class Lab:
 
 @contextlib.contextmanager
 def watchdog(lab: Lab, seconds: float) -> Iterator[None]:
-    """Kill the lab's daemons if the block takes longer."""
-    timer = threading.Timer(seconds, lab.abort)
+    """Kill the lab's daemons if the block takes longer, and say so: else it looks as if they had died."""
+    late = threading.Event()
+
+    def abort() -> None:
+        late.set()
+        lab.abort()
+
+    timer = threading.Timer(seconds, abort)
     timer.daemon = True
     timer.start()
     try:
         yield
     finally:
         timer.cancel()
+        if late.is_set():
+            pytest.fail(f"not done after {seconds:.0f} seconds: the watchdog has killed the daemons", pytrace=False)
 
 
 # ----------------------------------------------------------------------------------------------------------------------

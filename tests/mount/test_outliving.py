@@ -187,3 +187,51 @@ def test_warnings_find_a_system_log_that_starts_later(lab: Lab) -> None:
             use_everything_that_waits(overlay)
             line = log.recv(2000).decode()
             assert line.startswith(f"<28>minifo[{overlay.pid}]: {overlay.mnt}: the helper process {helper} was stopped")
+
+
+def heard(log: socket.socket, pid: int, first: float) -> list[str]:
+    """The lines of one daemon, until there is none for a while; the first one may take *first* seconds."""
+    lines = []
+    log.settimeout(first)
+    with contextlib.suppress(TimeoutError):
+        while True:
+            line = log.recv(2000).decode()
+            if f"minifo[{pid}]: " in line:
+                lines.append(line)
+                log.settimeout(2)
+    return lines
+
+
+@pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGABRT, signal.SIGKILL])
+def test_last_words(lab: Lab, number: signal.Signals) -> None:
+    """A daemon that fails leaves a trace of its threads in the system log, a killed one a line, any other nothing."""
+    overlay = lab.overlay()
+    with system_log() as log:
+        overlay.mount()
+        os.kill(overlay.pid, number)
+        await_end(overlay.pid)
+        line, *trace = heard(log, overlay.pid, 20)
+        severity, how = (27, "was killed") if number == signal.SIGKILL else (26, "has failed")
+        assert line.startswith(f"<{severity}>minifo[{overlay.pid}]: the daemon of {overlay.mnt} {how}; minifo umount ")
+        if number == signal.SIGKILL:
+            assert trace == []
+        else:
+            assert "Fatal Python error: " in trace[0]
+            assert any("session.py" in line and line.endswith(" in run") for line in trace), trace
+        overlay.umount()
+        overlay.mount()
+        overlay.umount()
+        assert heard(log, overlay.pid, 2) == []
+
+
+def test_last_words_in_the_foreground(lab: Lab) -> None:
+    """In the foreground they go to the terminal."""
+    overlay = lab.overlay()
+    words = [minifo_program(), "mount", "-f", "--base", overlay.base, "--sto", overlay.sto, overlay.mnt]
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        assert "is mounted" in process.stderr.readline()
+        overlay.pid = process.pid
+        process.send_signal(signal.SIGSEGV)
+        assert "Fatal Python error: Segmentation fault" in process.stderr.read()
+    assert process.returncode == -signal.SIGSEGV
