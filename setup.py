@@ -18,6 +18,9 @@ COMPILING = {"bdist_wheel", "build", "build_ext", "dist_info", "editable_wheel",
 #: The C files of the extension; all but the first have a header.
 PARTS = ("hook", "ask", "clock", "direct", "init", "names", "patience", "published", "ranges", "tmpfile")
 
+#: The oldest libfuse that has all handlers the extension sets (lseek).
+OLDEST_LIBFUSE = "3.8"
+
 ADVICE = "on Debian or Ubuntu: apt-get install libfuse3-dev pkg-config gcc python3-dev"
 
 
@@ -35,6 +38,9 @@ def pkg_config(what: str) -> list[str]:
     found = subprocess.run(["pkg-config", what, "fuse3"], capture_output=True, text=True, check=False)
     if found.returncode:
         raise SystemExit(f"minifo: the headers of libfuse 3 (libfuse3-dev) are not installed; {ADVICE}")
+    old = subprocess.run(["pkg-config", f"--atleast-version={OLDEST_LIBFUSE}", "fuse3"], check=False)
+    if old.returncode:
+        raise SystemExit(f"minifo: libfuse {OLDEST_LIBFUSE} or newer is needed, which this system's is not")
     return found.stdout.split()
 
 

@@ -1,8 +1,8 @@
 """What a daemon leaves behind that ends without a word: by a fatal signal, or killed.
 
 Its stderr leads nowhere, and in a signal's handler nothing but a write to a descriptor is safe.  So python's fault
-handler writes the trace of every thread to a file in memory, which the helper process has too.  When the daemon has
-ended the helper tells the system log what is in there (outsider.py).
+handler writes the trace of the thread that failed to a file in memory, which the helper process has too.  When the
+daemon has ended the helper tells the system log what is in there (outsider.py).
 
 In the foreground the trace goes to stderr, and the shell says what ended the process.
 """
@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import faulthandler
 import os
+import textwrap
 from typing import Final
 
 _CRITICAL: Final = 2  # syslog(3)
 _ERROR: Final = 3
 _IN_PEACE: Final = b"\0"
 _MOST: Final = 16 << 10  # bytes of a trace that are told
+_LINE: Final = 700  # characters
 
 _file: int | None = None
 
@@ -32,7 +34,7 @@ def prepare(*, foreground: bool) -> None:
         faulthandler.enable()
         return
     _file = os.memfd_create("minifo-last-words")
-    faulthandler.enable(_file)
+    faulthandler.enable(_file, all_threads=False)
 
 
 def descriptor() -> int | None:
@@ -61,5 +63,7 @@ def told_once(mountpoint: str) -> list[tuple[int, str]]:
     next_step = f"minifo umount {mountpoint} clears the mount, and the next one shows all that was acknowledged"
     if not text:
         return [(_ERROR, f"the daemon of {mountpoint} was killed; {next_step}")]
-    trace = text.decode("utf-8", "backslashreplace").splitlines()
-    return [(_CRITICAL, f"the daemon of {mountpoint} has failed; {next_step}"), *((_CRITICAL, line) for line in trace)]
+    trace = " | ".join(line.strip() for line in text.decode("utf-8", "backslashreplace").splitlines() if line)
+    # a system log takes few lines at a time from who does not wait, so they are long
+    lines = textwrap.wrap(trace, _LINE, break_long_words=False, break_on_hyphens=False)
+    return [(_CRITICAL, line) for line in (f"the daemon of {mountpoint} has failed; {next_step}", *lines)]

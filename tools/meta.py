@@ -70,9 +70,12 @@ def _plain(value: bytes) -> str:
     return _common.printable(os.fsdecode(value))
 
 
-@click.group("meta")
-def command() -> None:
+@click.group("meta", invoke_without_command=True)
+@click.pass_context
+def command(context: click.Context) -> None:
     """Bring mini_fo storages over, take them back, and look into META files."""
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
 
 
 # -- show

@@ -54,6 +54,14 @@ def test_mount_help_names_every_option_word(capsys: pytest.CaptureFixture[str]) 
         assert re.search(rf"\b{word}", text)
 
 
+def test_a_group_without_a_command_shows_its_help(capsys: pytest.CaptureFixture[str]) -> None:
+    """That is a question, not a mistake."""
+    assert main(["meta", "--help"]) == 0
+    text = capsys.readouterr().out
+    assert main(["meta"]) == 0
+    assert capsys.readouterr() == (text, "")
+
+
 def test_version_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     """--version names the program and its version."""
     assert main(["--version"]) == 0
