@@ -397,6 +397,5 @@ def _is_short(error: BaseException) -> bool:
 
 def _log_pages(storage: Storage) -> int:
     """How many pages the log may have: fewer where storage is small."""
-    figures = storage.statvfs()
-    share = figures.f_blocks * figures.f_frsize >> 20  # a 256th of it, in pages
+    share = storage.room().total >> 20  # a 256th of it, in pages
     return min(max(share, _WAL_PAGES[0]), _WAL_PAGES[1])

@@ -9,29 +9,22 @@ keep the write-ahead log from being reset.
 from __future__ import annotations
 
 import errno
-import functools
 import logging
 import os
-import string
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from types import TracebackType
 from typing import Any
 
 import apsw
 
-from minifo.engine.errors import Corrupt, FsError, NewerFormat, NotMinifo, StateError
+from minifo.engine.errors import FsError
 from minifo.engine.statements import NUMBERS
 
 log = logging.getLogger(__name__)
 
-APPLICATION_ID = 0x6D66_6F31  # "mfo1"
-SCHEMA_VERSION = 2
-POSSIBLE_VERSIONS = range(1, 10_000)  # the number of a step has four digits (migrations/runner.py): others are damage
 DB_NAME = "minifo.db"
 
-_PATIENCE = 2000  # ms to wait for another process's lock on the database
-_WAL_KEPT = 8 << 20  # bytes the log's file keeps when it starts over
+PATIENCE = 2000  # ms to wait for another process's lock on the database
 _PAGE = 4096  # bytes; SQLite's default
 _WAL_HEADER = 32  # bytes; sqlite.org/fileformat2, as is the next
 _FRAME_HEADER = 24
@@ -309,7 +302,7 @@ class Database:
         except apsw.Error as error:
             raise FsError(errno_of(error), str(error)) from error
         finally:
-            self._con.set_busy_timeout(_PATIENCE)
+            self._con.set_busy_timeout(PATIENCE)
 
     def checkpoint_aside(self) -> None:
         """The same beside a running transaction, in any thread but one at a time.
@@ -345,181 +338,3 @@ def _checkpoint(con: apsw.Connection, mode: int) -> bool:
         log.debug("the write-ahead log stays as it is: %s", error)
         return False
     return True
-
-
-def _uri(path: str) -> str:
-    # SQLite takes names as UTF-8 text only, but undoes %xx in a URI to whatever bytes they are
-    safe = set(string.ascii_letters + string.digits + "/._-")
-    return "file:" + "".join(c if c in safe else "".join(f"%{b:02x}" for b in os.fsencode(c)) for c in path)
-
-
-def connect(path: str, *, read_only: bool, immutable: bool = False, vfs: str | None = None) -> apsw.Connection:
-    """Open a database with the settings every minifo connection has.
-
-    Args:
-        path: path of minifo.db.
-        read_only: open for reading only.
-        immutable: promise SQLite that nobody changes the file (a read-only medium, where no lock file can be made).
-        vfs: name of the SQLite VFS to go through (recorders and fault injectors); None for the system's own.
-
-    Raises:
-        apsw.Error: as SQLite reports it.
-    """
-    flags = apsw.SQLITE_OPEN_READONLY if read_only else apsw.SQLITE_OPEN_READWRITE
-    con = apsw.Connection(
-        _uri(path) + ("?immutable=1" if immutable else ""),
-        flags=flags | apsw.SQLITE_OPEN_URI,
-        vfs=vfs,
-        statementcachesize=200,
-    )
-    # without QPSG every bound-parameter range query is prepared anew at each execution (STAT4 is compiled in)
-    con.config(apsw.SQLITE_DBCONFIG_ENABLE_QPSG, 1)
-    con.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 1)
-    con.config(apsw.SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0)
-    con.config(apsw.SQLITE_DBCONFIG_DQS_DML, 0)
-    con.config(apsw.SQLITE_DBCONFIG_DQS_DDL, 0)
-    con.set_busy_timeout(_PATIENCE)
-    # cache_spill: a transaction that outgrows the cache must not write to a full disk in its middle, for SQLite would
-    # roll back operations that were acknowledged
-    for pragma in ("cache_spill=OFF", "cell_size_check=ON", "temp_store=MEMORY", "cache_size=-4000", "mmap_size=0"):
-        con.execute(f"PRAGMA {pragma}").fetchall()
-    return con
-
-
-def open_database(path: str, *, read_only: bool, vfs: str | None = None) -> Database:
-    """Open an existing minifo database and check that it is one, of this version.
-
-    Storage without shared memory (some network and FUSE file systems) is served by exclusive locking.
-
-    Raises:
-        NotMinifo, NewerFormat, Corrupt, StateError: it is not one we can use; nothing was changed.
-    """
-    try:
-        con = connect(path, read_only=read_only, immutable=read_only and _needs_immutable(path), vfs=vfs)
-        try:
-            _identify(con, path)
-            if not read_only:
-                _enter_wal(con)
-        except BaseException:
-            con.close()  # so that SQLite takes its lock files along
-            raise
-    except apsw.NotADBError as error:
-        raise NotMinifo(f"{path} is not an SQLite database", "move it away, or run minifo-fsck on it") from error
-    except (apsw.CorruptError, UnicodeDecodeError) as error:
-        raise Corrupt(f"{path} is damaged ({error})", f"run: minifo-fsck {os.path.dirname(path)}") from error
-    except apsw.ReadOnlyError as error:
-        raise StateError(
-            f"{path} cannot be written ({error})", "mount with -o ro, or make the storage writable"
-        ) from error
-    except apsw.Error as error:
-        raise StateError(
-            f"{path} cannot be opened ({error})", "check the storage's permissions and its file system"
-        ) from error
-    again = None if read_only else partial(connect, path, read_only=False, vfs=vfs)
-    return Database(con, read_only=read_only, again=again)
-
-
-def _needs_immutable(path: str) -> bool:
-    """True when SQLite could not make its lock files beside the database and there is no log left to replay."""
-    wal = path + "-wal"
-    pending = os.path.exists(wal) and os.path.getsize(wal) > 0
-    return not pending and not os.access(os.path.dirname(path), os.W_OK)
-
-
-def check_header(path: str) -> None:
-    """Check, without touching anything, that a file is a database this minifo knows (sqlite.org/fileformat).
-
-    Raises:
-        NotMinifo, NewerFormat, Corrupt, StateError: it is not, or cannot be read.
-    """
-    try:
-        with open(path, "rb") as file:
-            header = file.read(100)
-    except OSError as error:
-        raise StateError(f"{path} cannot be read ({error.strerror})", "check its permissions") from error
-    if header and not header.startswith(b"SQLite format 3\0"):
-        raise NotMinifo(f"{path} is not an SQLite database", "move it away, or run minifo-fsck on it")
-    _check_identity(path, int.from_bytes(header[68:72], "big"), int.from_bytes(header[60:64], "big"))
-
-
-def _check_identity(path: str, application: int, version: int) -> None:
-    if application != APPLICATION_ID:
-        raise NotMinifo(f"{path} is not a minifo database", "give an empty directory as storage")
-    if version not in POSSIBLE_VERSIONS:
-        raise Corrupt(
-            f"{path} has format {version}, which there cannot be", f"run: minifo-fsck {os.path.dirname(path)}"
-        )
-    check_version(path, version)
-
-
-def check_version(path: str, version: int) -> None:
-    """Refuse a format, one of ``POSSIBLE_VERSIONS``, that is not this minifo's.
-
-    Raises:
-        NewerFormat, StateError: it is a later or an earlier one.
-    """
-    if version > SCHEMA_VERSION:
-        raise NewerFormat(
-            f"{path} has format {version}, this minifo knows up to {SCHEMA_VERSION}",
-            "install a newer minifo; nothing was changed",
-        )
-    if version < SCHEMA_VERSION:
-        raise StateError(
-            f"{path} has format {version}, this minifo works with {SCHEMA_VERSION}",
-            "bring it over with: minifo migrate",
-        )
-
-
-def _identify(con: apsw.Connection, path: str) -> None:
-    application, version = (con.execute(f"PRAGMA {key}").fetchone() for key in ("application_id", "user_version"))
-    _check_identity(path, application[0] if application else 0, version[0] if version else 0)
-    # a page or two of every table: damage there is found before anything is served
-    con.execute("SELECT count(*) FROM sqlite_schema").fetchall()
-    for (table,) in con.execute("SELECT name FROM sqlite_schema WHERE type='table'").fetchall():
-        con.execute(f'SELECT * FROM "{table}" LIMIT 1').fetchall()
-
-
-def _enter_wal(con: apsw.Connection) -> None:
-    try:
-        mode = con.execute("PRAGMA journal_mode=WAL").fetchone()
-    except (apsw.CantOpenError, apsw.IOError):
-        mode = None
-    if mode != ("wal",):
-        # no shared memory for the log's index: keep it on the heap, and everybody else out
-        con.execute("PRAGMA locking_mode=EXCLUSIVE").fetchall()
-        con.execute("PRAGMA journal_mode=WAL").fetchall()
-    # NORMAL: COMMIT writes the log without a sync; the group commit syncs it (engine/commit.py)
-    con.execute("PRAGMA synchronous=NORMAL").fetchall()
-    con.execute("PRAGMA wal_autocheckpoint=0").fetchall()
-    # what a long transaction or an outside reader has made of the log is given back when it starts over
-    con.execute(f"PRAGMA journal_size_limit={_WAL_KEPT}").fetchall()
-
-
-@functools.cache
-def schema() -> str:
-    """The SQL that makes the tables of an empty database (engine/schema.sql), read once."""
-    # imported here: it brings much along, and most mounts find a database
-    from importlib import resources
-
-    return resources.files("minifo.engine").joinpath("schema.sql").read_text("utf-8")
-
-
-def format_database(path: str, facts: dict[str, int | str | bytes], vfs: str | None = None) -> None:
-    """Create the database of a new, empty overlay at *path*, which must not exist.
-
-    The caller renames the finished file to its final name, so that a power cut leaves none or a whole one.
-    """
-    flags = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE | apsw.SQLITE_OPEN_URI
-    con = apsw.Connection(_uri(path), flags=flags, vfs=vfs)
-    try:
-        con.execute("PRAGMA journal_mode=MEMORY").fetchall()  # nothing to roll back to: the file is not there before
-        con.execute("PRAGMA synchronous=FULL").fetchall()
-        con.execute("BEGIN")
-        con.execute(schema())
-        con.execute(f"PRAGMA application_id={APPLICATION_ID}")
-        con.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
-        con.executemany("INSERT INTO overlay VALUES (?, ?)", facts.items())
-        con.execute("INSERT INTO origin (ino, path) VALUES (1, ?)", (b"/",))
-        con.execute("COMMIT")
-    finally:
-        con.close()

@@ -19,12 +19,11 @@ import apsw
 
 from minifo.engine.base import BaseView
 from minifo.engine.check import Checker, Progress
-from minifo.engine.db import (
+from minifo.engine.db import DB_NAME, Database
+from minifo.engine.dbfile import (
     APPLICATION_ID,
-    DB_NAME,
     POSSIBLE_VERSIONS,
     SCHEMA_VERSION,
-    Database,
     check_version,
     connect,
     open_database,

@@ -22,7 +22,8 @@ from typing import Any
 
 import apsw
 
-from minifo.engine.db import Database, connect
+from minifo.engine.db import Database
+from minifo.engine.dbfile import connect
 from minifo.engine.storage import Storage
 
 log = logging.getLogger(__name__)
@@ -88,8 +89,7 @@ class NamesCopy:
         written = self._db.logged
         fresh = NAMES + ".new"
         try:
-            figures = self._storage.statvfs()
-            if figures.f_bavail * figures.f_frsize < 2 * self._size + _SPARE:
+            if self._storage.room().available < 2 * self._size + _SPARE:
                 return  # room is for the overlay's own changes
             if self._storage.exists(fresh):
                 self._storage.unlink(fresh)

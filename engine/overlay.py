@@ -21,7 +21,8 @@ from minifo.engine.attributes import Attributes
 from minifo.engine.base import BaseView
 from minifo.engine.commit import GroupCommit
 from minifo.engine.content import Content
-from minifo.engine.db import Database, check_header, open_database
+from minifo.engine.db import Database
+from minifo.engine.dbfile import check_header, open_database
 from minifo.engine.errors import FsError, NotMinifo, StateError
 from minifo.engine.inodes import Inodes
 from minifo.engine.invariants import Violation, check

@@ -18,7 +18,8 @@ from typing import Any, NamedTuple
 import apsw
 
 from minifo.engine.check import FACTS
-from minifo.engine.db import APPLICATION_ID, DB_NAME, SCHEMA_VERSION, Database, open_database, schema
+from minifo.engine.db import DB_NAME, Database
+from minifo.engine.dbfile import APPLICATION_ID, SCHEMA_VERSION, open_database, schema
 from minifo.engine.examine import Examination
 from minifo.engine.findings import SALVAGE, Finding
 from minifo.engine.names import TABLES, Rows, read_names

@@ -47,8 +47,7 @@ class Space:
         self._objects = objects
         self._commit = commit
         self._credit = 0
-        figures = storage.statvfs()
-        self._reserve = min(_RESERVE_MAX, figures.f_blocks * figures.f_frsize >> 6)
+        self._reserve = min(_RESERVE_MAX, storage.room().total >> 6)
         self.max_size = max_size
         if max_size is not None:
             objects.count_bytes()
@@ -88,9 +87,8 @@ class Space:
         if room > 0:
             self._credit = room // 4
             return
-        figures = self._storage.statvfs()
         reserve = self._reserve if self._storage.exists(RESERVE) else 0
-        log_room = self._storage.log_bytes() + figures.f_bavail * figures.f_frsize + reserve
+        log_room = self._storage.log_bytes() + self._storage.room().available + reserve
         if self._db.commit_bytes() + _LOG_STEP > log_room:
             self._commit_pending()
 
@@ -112,8 +110,8 @@ class Space:
 
     def free(self) -> int:
         """Bytes that may still be used, the margin among them."""
-        figures = self._storage.statvfs()
-        free = (figures.f_bfree if os.geteuid() == 0 else figures.f_bavail) * figures.f_frsize
+        room = self._storage.room()
+        free = room.free if os.geteuid() == 0 else room.available
         return free if self.max_size is None else max(0, min(free, self.max_size - self.used()))
 
     def used(self) -> int:
@@ -125,10 +123,10 @@ class Space:
         figures = self._storage.statvfs()
         if self.max_size is None:
             return figures
-        block = figures.f_frsize
+        block = figures.f_frsize or 1
         free = self.free() // block
         changed = list(figures)
-        changed[2:5] = self.max_size // block, free, min(free, figures.f_bavail)
+        changed[2:5] = self.max_size // block, free, min(free, self._storage.room().available // block)
         return os.statvfs_result(changed)
 
     # -- the reserve
@@ -143,8 +141,8 @@ class Space:
         Raises:
             OSError: ENOSPC.
         """
-        figures = self._storage.statvfs()
-        if figures.f_bavail * figures.f_frsize > sum(map(_missing, files)) + _PLENTY:
+        room = self._storage.room()
+        if room.is_known and room.available > sum(map(_missing, files)) + _PLENTY:
             return
         try:
             self._allocate(files)
@@ -165,8 +163,7 @@ class Space:
                 if error.errno != errno.EOPNOTSUPP:
                     raise
                 # blocks cannot be had in advance here: that they are there must do
-                figures = self._storage.statvfs()
-                if figures.f_bfree * figures.f_frsize < _missing(file):
+                if self._storage.room().free < _missing(file):
                     raise FsError(errno.ENOSPC) from error
 
     def _release(self) -> None:
@@ -179,8 +176,7 @@ class Space:
         """Make the reserve if it is not there and there is plenty of room."""
         if self._storage.exists(RESERVE):
             return
-        figures = self._storage.statvfs()
-        if figures.f_bavail * figures.f_frsize < 2 * (self._reserve + _MARGIN):
+        if self._storage.room().available < 2 * (self._reserve + _MARGIN):
             return
         fd = self._storage.create(RESERVE)
         try:

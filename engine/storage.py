@@ -13,9 +13,11 @@ import os
 import stat
 import struct
 import time
+from typing import NamedTuple
 
 from minifo.engine.abi import iow
-from minifo.engine.db import DB_NAME, format_database
+from minifo.engine.db import DB_NAME
+from minifo.engine.dbfile import format_database
 from minifo.engine.errors import SHORT, Corrupt, NotMinifo, Shortage, StateError, StorageBusy
 from minifo.engine.syscalls import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, fallocate, syncfs
 
@@ -33,8 +35,18 @@ _HARMLESS = {"lost+found"}  # what mkfs leaves on a fresh file system
 _CLONE_RANGE = "=qQQQ"  # struct file_clone_range
 FICLONE = iow(0x94, 9, struct.calcsize("i"))  # ioctl_ficlone(2)
 FICLONERANGE = iow(0x94, 13, struct.calcsize(_CLONE_RANGE))
+_UNKNOWN = 1 << 42  # bytes that are there where nobody tells
 _LOCK_PATIENCE = 0.3  # seconds
 _LEGACY_SEARCH = 10_000  # directories looked at before we stop looking for a META file
+
+
+class Room(NamedTuple):
+    """Bytes of the file system that storage lies on."""
+
+    total: int
+    free: int  # with what is kept for root
+    available: int
+    is_known: bool
 
 
 def _flock(fd: int, *, exclusive: bool) -> None:
@@ -339,3 +351,14 @@ class Storage:
     def statvfs(self) -> os.statvfs_result:
         """Figures of the file system storage lies on."""
         return os.statvfs(self._fd)
+
+    def room(self) -> Room:
+        """What these figures say of room; where they say nothing there is taken to be plenty.
+
+        Some FUSE and network file systems, and ramfs, have 0 blocks.
+        """
+        figures = self.statvfs()
+        block = figures.f_frsize or figures.f_bsize or 1
+        if not figures.f_blocks:
+            return Room(_UNKNOWN, _UNKNOWN, _UNKNOWN, False)
+        return Room(figures.f_blocks * block, figures.f_bfree * block, figures.f_bavail * block, True)

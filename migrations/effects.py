@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from minifo.engine import Overlay
-from minifo.engine.db import connect
+from minifo.engine.dbfile import connect
 from minifo.engine.storage import Storage, write_all
 from minifo.engine.syscalls import syncfs
 

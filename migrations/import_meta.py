@@ -22,7 +22,8 @@ from typing import NamedTuple
 
 from minifo.engine import NotMinifo, StateError, StorageBusy, UsageError
 from minifo.engine.base import BaseView
-from minifo.engine.db import DB_NAME, check_header
+from minifo.engine.db import DB_NAME
+from minifo.engine.dbfile import check_header
 from minifo.engine.storage import IMPORTING, RESTORING
 from minifo.migrations.effects import DOORS, Doors, Effects
 from minifo.migrations.import_plan import DOverR, ImportPlan, Step

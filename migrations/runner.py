@@ -17,7 +17,8 @@ from typing import NamedTuple
 
 import apsw
 
-from minifo.engine.db import APPLICATION_ID, DB_NAME, SCHEMA_VERSION, connect
+from minifo.engine.db import DB_NAME
+from minifo.engine.dbfile import APPLICATION_ID, SCHEMA_VERSION, connect
 from minifo.engine.errors import Corrupt, NewerFormat, NotMinifo, StateError
 from minifo.migrations.effects import DOORS, Doors
 

@@ -88,7 +88,8 @@ def _base_of(storage: str) -> str | None:
     """The base a storage was last mounted with, or None if it is new."""
     import apsw
 
-    from minifo.engine.db import DB_NAME, connect
+    from minifo.engine.db import DB_NAME
+    from minifo.engine.dbfile import connect
 
     path = os.path.join(storage, DB_NAME)
     if not os.path.exists(path):

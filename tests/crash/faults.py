@@ -16,7 +16,7 @@ from unittest.mock import patch
 
 import recorder
 
-from minifo.engine import commit, content, db, namespace, objects, overlay, ranges, replay, storage
+from minifo.engine import commit, content, dbfile, namespace, objects, overlay, ranges, replay, storage
 
 Patch = tuple[Any, str, Callable[..., Any]]
 
@@ -136,7 +136,7 @@ def _punch_now(true: Callable[..., Any]) -> Callable[..., Any]:
 
 def _format_in_place(true: Callable[..., Any]) -> Callable[..., Any]:
     def make(self: storage.Storage, facts: Any, vfs: str | None = None) -> None:
-        db.format_database(self.database, facts, vfs)
+        dbfile.format_database(self.database, facts, vfs)
         self.sync_dir(".")
 
     return make

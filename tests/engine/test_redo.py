@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from lab import Lab
 
 from minifo.engine import StateError
-from minifo.engine.db import Params, open_database
+from minifo.engine.db import Params
+from minifo.engine.dbfile import open_database
 from minifo.engine.errors import Corrupt
 from minifo.engine.records import FRAME, HEADER, BadRecord, Header, frame, pack_operation, parse_operation
 from minifo.engine.redo import RedoLog

@@ -14,7 +14,7 @@ import pytest
 from patient import Patient, fingerprint, kept, unprivileged, wrong
 
 from minifo.engine import ROOT, Ino, Overlay, Process, StateError
-from minifo.engine.db import SCHEMA_VERSION
+from minifo.engine.dbfile import SCHEMA_VERSION
 from minifo.engine.examine import Examination
 from minifo.tools import cli, fsck_helper
 

@@ -21,7 +21,8 @@ from support import fingerprint, walk
 from test_merge import prepare, trees_copy
 
 from minifo.engine import StateError, UsageError
-from minifo.engine.db import DB_NAME, SCHEMA_VERSION
+from minifo.engine.db import DB_NAME
+from minifo.engine.dbfile import SCHEMA_VERSION
 from minifo.migrations import import_rows
 from minifo.migrations.effects import DOORS, Doors
 from minifo.migrations.export_meta import export_storage

@@ -27,7 +27,8 @@ from live.history import (
 from live.load import prepare_sql
 from mount.support import Overlay, await_end, daemon_of, is_mounted, minifo_program, run
 
-from minifo.engine.db import DB_NAME, open_database
+from minifo.engine.db import DB_NAME
+from minifo.engine.dbfile import open_database
 from minifo.engine.invariants import check
 from minifo.engine.objects import object_name
 

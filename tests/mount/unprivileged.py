@@ -12,7 +12,7 @@ from types import MappingProxyType
 from mount.support import USER, in_child
 
 from minifo import fusefront
-from minifo.engine import db
+from minifo.engine import dbfile
 from minifo.fusefront import hook
 
 # fmt: off
@@ -30,7 +30,7 @@ def _preload() -> None:
     hook.load()  # before what imports pyfuse3
     for module in pkgutil.iter_modules(fusefront.__path__, "minifo.fusefront."):
         importlib.import_module(module.name)
-    db.schema()
+    dbfile.schema()
 
 
 def as_user(*arguments: str | Path, environment: Mapping[str, str] = MappingProxyType({})) -> int:
