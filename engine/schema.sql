@@ -115,6 +115,7 @@ CREATE TABLE garbage (object INTEGER PRIMARY KEY) STRICT;
 --   commit_token  a random number, new with each commit: the redo log names the one it follows
 --   base          path of the base at the last mount
 --   base_mark     what identifies that base's root, to notice another one
+--   imported      where a mini_fo storage was brought over: which import it was (migrations/import_rows.py)
 CREATE TABLE overlay (
     key   TEXT PRIMARY KEY,
     value ANY

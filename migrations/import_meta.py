@@ -27,7 +27,7 @@ from minifo.engine.dbfile import check_header
 from minifo.engine.storage import IMPORTING, RESTORING
 from minifo.migrations.effects import DOORS, Doors, Effects
 from minifo.migrations.import_plan import DOverR, ImportPlan, Step
-from minifo.migrations.import_rows import ImportRun
+from minifo.migrations.import_rows import IMPORTED, ImportRun, digest_of
 from minifo.migrations.legacy_meta import META_NAME
 from minifo.migrations.legacy_tree import LegacyTree, Note
 from minifo.migrations.legacy_view import Comparison, LegacyView, compare
@@ -58,6 +58,7 @@ class ImportReport:
         resumed: steps an earlier run had done already.
         compared: how mini_fo's view and the new one agree; None for a dry run.
         backup: where the mini_fo storage is now, if it was imported in place.
+        already: an earlier run had come to its end, and nothing was left to do.
     """
 
     steps: list[Step]
@@ -65,6 +66,7 @@ class ImportReport:
     resumed: int = 0
     compared: Comparison | None = None
     backup: str | None = None
+    already: bool = False
     counts: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -130,6 +132,8 @@ def import_storage(
     Raises:
         UsageError: one of the places cannot be right; nothing was changed.
         StateError: something cannot be read or written, or the result does not show what mini_fo showed.
+
+    Given again after its end it changes nothing, and says so (``already``).
     """
     place = source if target is None else target
     with _view(source, "the mini_fo storage"), _view(base, "base"):
@@ -138,6 +142,11 @@ def import_storage(
         _make_target(doors.effects, target)
     with _locked(place), _view(source, "the mini_fo storage") as storage:
         work = os.path.join(place, WORK)
+        options = _Options(meta_name, d_over_r, target is None)
+        if _is_imported(doors, base, storage, place, options):
+            # a run that was killed at its very end may be given again
+            doors.effects.sync_all(place)
+            return ImportReport([], [], already=True, backup=os.path.join(place, BACKUP) if target is None else None)
         _check_target(place, in_place=target is None)
         if os.path.isdir(work):
             doors.effects.sync_all(place)  # what a killed run has left may be in memory only
@@ -146,7 +155,7 @@ def import_storage(
             report = ImportReport([], [])
         else:
             _make_work(doors.effects, place, work)
-            report = _build(doors, base, storage, work, _Options(meta_name, d_over_r, target is None), progress)
+            report = _build(doors, base, storage, work, options, progress)
         if target is None:
             _set_aside(doors, place, work)
             report.backup = os.path.join(place, BACKUP)
@@ -272,6 +281,21 @@ def _is_complete(place: str) -> bool:
         return False
     # the database moves up last; what is left in the working directory then may be any part of it
     return any(map(os.path.exists, (os.path.join(work, _COMPLETE), os.path.join(place, DB_NAME))))
+
+
+def _is_imported(doors: Doors, base: str, storage: BaseView, place: str, options: _Options) -> bool:
+    """True where this very import has come to its end: from this source, over this base, with these options."""
+    database = os.path.join(place, DB_NAME)
+    if os.path.exists(os.path.join(place, WORK)) or not os.path.exists(database):
+        return False
+    if options.in_place:
+        return os.path.exists(os.path.join(place, BACKUP, _FACTS))
+    check_header(database)
+    known = doors.fact(database, IMPORTED)
+    if known is None:
+        return False
+    with _view(base, "base") as view:
+        return known == digest_of(ImportPlan(_tree(view, storage, options), options.d_over_r))
 
 
 def _make_target(effects: Effects, target: str) -> None:

@@ -25,8 +25,10 @@ _COMMIT_STEPS = 1000
 _COMMIT_BYTES = 64 << 20
 _LEAST_ROOM = 16  # content object ids left before a commit must reserve more
 _DONE, _PLAN = "import_steps", "import_plan"  # rows of ``overlay`` while an import is under way
+IMPORTED = "imported"  # and one when it has come to its end: the digest of its plan
 
 _ADD_FACT = statement("INSERT INTO overlay VALUES (?, ?)")
+_KEEP_FACT = statement("INSERT OR REPLACE INTO overlay VALUES (?, ?)")
 _DROP_FACTS = statement("DELETE FROM overlay WHERE key IN (?, ?)")
 _SET_LINKS = statement("UPDATE inode SET nlink = ? WHERE ino = ?")
 _ADD_LINK = statement("UPDATE inode SET nlink = nlink + 1 WHERE ino = ?")
@@ -113,9 +115,10 @@ class ImportRun:
         return resumed
 
     def finish(self) -> None:
-        """Forget that this was an import, and commit."""
+        """Keep nothing of the import but which one it was, and commit."""
         with self._ov.db.operation():
             self._ov.db.change(_DROP_FACTS, (_DONE, _PLAN))
+            self._ov.db.change(_KEEP_FACT, (IMPORTED, digest_of(self._plan)))
         self._ov.commit()
 
     def _commit(self) -> None:

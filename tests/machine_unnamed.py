@@ -17,7 +17,7 @@ class UnnamedRules(NameRules):
     @rule(pick=PICK, mode=MODES, umask=UMASKS, linkable=st.booleans())
     def make_unnamed(self, pick: int, mode: int, umask: int, linkable: bool) -> None:
         where = self.directory(pick)
-        flags = os.O_TMPFILE | os.O_RDWR | (0 if linkable else os.O_EXCL)
+        flags = os.O_TMPFILE | os.O_RDWR | os.O_NOATIME | (0 if linkable else os.O_EXCL)
         found: list[int] = []
         with self.t.place(where) as (ino, fd):
             if not stat.S_ISDIR(os.fstat(fd).st_mode):

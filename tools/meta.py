@@ -135,7 +135,7 @@ Examples:
   minifo meta import /overlay --base /rom --in-place     # the old files go to /overlay/mini_fo-backup
   minifo meta restore /overlay                           # and come back from there
 
-A run that was cut short goes on when the same command is given again.""",
+A run that was cut short goes on when the same command is given again, and one that had come to its end says so.""",
 )
 @click.option("--base", metavar="DIR", required=True, help="The base mini_fo was mounted with.")
 @click.option("--sto", metavar="DIR", help="The new storage: an empty directory, or one that does not exist yet.")
@@ -214,6 +214,7 @@ def _report(report: ImportReport, dry_run: bool) -> dict[str, object]:
         ],
         "notes": [_note(note) for note in report.notes],
         "resumed": report.resumed,
+        "already": report.already,
         "compared": compared.entries if compared is not None else None,
         "backup": report.backup,
     }
@@ -230,6 +231,9 @@ def _print_report(report: ImportReport, dry_run: bool, echo: Callable[[str], Non
         where = f"{_plain(note.file)} line {note.line}" if note.file is not None else _plain(note.place)
         raw = f" [{_plain(note.raw)}]" if note.raw is not None else ""
         echo(f"{note.kind}: {where}: {_common.printable(note.detail)}{raw}")
+    if report.already:
+        echo("imported already: nothing was left to do")
+        return
     total = ", ".join(f"{count} {state}" for state, count in sorted(report.counts.items()))
     echo(f"{'would import' if dry_run else 'imported'}: {total or 'the rest of an import that was cut short'}")
     if report.compared is not None:

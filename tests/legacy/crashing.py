@@ -21,14 +21,17 @@ _FAILED = 10
 def crash(work: Callable[[], object], at: int) -> bool:
     """Run *work* in a child that dies before its event number *at*; False if it came to its end before.
 
+    The last event is its end: all is done, and nobody was told.
+
     Raises:
         AssertionError: the work raised an error; it is on stderr.
     """
     child = os.fork()
     if child == 0:
         try:
-            _arm(at)
+            ended = _arm(at)
             work()
+            ended()
         except BaseException:
             traceback.print_exc()
             os._exit(_FAILED)
@@ -50,7 +53,7 @@ def every_crash(prepare: Callable[[], None], work: Callable[[], object], step: i
         at += step
 
 
-def _arm(at: int) -> None:
+def _arm(at: int) -> Callable[[], None]:
     left = at
 
     def happened() -> None:
@@ -72,6 +75,7 @@ def _arm(at: int) -> None:
     seal = GroupCommit.seal
     GroupCommit.seal = sealed  # type: ignore[method-assign,assignment]
     sys.addaudithook(hook)
+    return happened
 
 
 def _writes(arguments: tuple[object, ...]) -> bool:

@@ -145,8 +145,7 @@ class Import(Scene):
     def old(self) -> None:
         if (self.target / DB_NAME).exists():
             sound(self.base, self.target, self.expected, thorough=False)
-        with suppress(UsageError):  # it had just come to its end
-            self.run()
+        self.run()
 
     def new(self, thorough: bool) -> None:
         sound(self.base, self.target, self.expected, thorough=thorough)
@@ -188,8 +187,7 @@ class InPlace(Scene):
     def old(self) -> None:
         if (self.storage / DB_NAME).exists():
             same(self.shown(), self.expected, "the overlay")
-        with suppress(UsageError):  # it had just come to its end
-            self.run()
+        self.run()
 
     def new(self, thorough: bool) -> None:
         same(self.shown(), self.expected, "the overlay")

@@ -15,7 +15,7 @@ import views
 from crashing import every_crash
 from support import fingerprint
 
-from minifo.engine import Overlay, State, StateError, UsageError
+from minifo.engine import ROOT, Overlay, Process, State, StateError, UsageError
 from minifo.migrations import import_rows
 from minifo.migrations.import_meta import BACKUP, ImportReport, import_storage, plan_import, restore
 from minifo.migrations.legacy_meta import META_NAME
@@ -150,7 +150,7 @@ def test_states_become_rows_of_the_four_lists(make: Callable[[Tree, Tree], Path]
     assert rows(place, "created") == {b"fresh", b"rewritten"}
     with views.opened(place / "base", place / "new") as overlay:
         assert overlay.db.rows("SELECT path, content FROM modified JOIN origin USING (ino)") == [(b"/changed", 1)]
-        assert overlay.db.rows("SELECT key FROM overlay WHERE key LIKE 'import%'") == []
+        assert overlay.db.rows("SELECT key FROM overlay WHERE key LIKE 'import%'") == [("imported",)]
     assert text(place, "changed") == "new"
     assert report.counts == {"MODIFIED": 3, "DELETED": 2, "DEL_REWRITTEN": 1, "CREATED": 1}
 
@@ -296,6 +296,7 @@ def test_refusals_say_what_to_do(make: Callable[[Tree, Tree], Path]) -> None:
     with pytest.raises(UsageError, match="within each other"):
         import_storage(*arguments, str(place / "sto" / "new"))
     bring(place)
+    (place / "sto" / "c").write_text("")
     with pytest.raises(UsageError, match="already"):
         import_storage(*arguments, str(place / "new"))
     with pytest.raises(UsageError, match="already"):
@@ -341,7 +342,7 @@ def test_crash_at_any_step_is_resumed(place: Path, monkeypatch: pytest.MonkeyPat
     import_storage(*arguments)
     expected = views.shown(place / "base", place / "new", links=True)
     source = fingerprint(place / "sto")
-    resumed = 0
+    resumed = ended = 0
 
     def clean() -> None:
         if (place / "new").exists():
@@ -354,14 +355,32 @@ def test_crash_at_any_step_is_resumed(place: Path, monkeypatch: pytest.MonkeyPat
         if (place / "new" / ".minifo-import").exists() and not (place / "new" / "minifo.db").exists():
             with pytest.raises(StateError, match="finish it: minifo meta import"):
                 Overlay.open(arguments[1], arguments[2])
-        try:
-            resumed += import_storage(*arguments).resumed > 0
-        except UsageError:
-            assert not (place / "new" / ".minifo-import").exists()  # it had just come to its end
+        again = import_storage(*arguments)
+        resumed += again.resumed > 0
+        ended += again.already
         assert views.shown(place / "base", place / "new", links=True) == expected
         assert not (place / "new" / ".minifo-import").exists()
     assert count > 30
     assert resumed > 5
+    assert ended > 0
+
+
+def test_import_given_again_changes_nothing(place: Path) -> None:
+    """Only the very same one has come to its end: of another source it is refused, and a used storage is kept."""
+    trees.build(place, 3, 6, 3)
+    sto, base, new = str(place / "sto"), str(place / "base"), str(place / "new")
+    import_storage(sto, base, new)
+    overlay = Overlay.open(base, new)
+    overlay.mkdir(ROOT, b"since then", 0o755, Process())
+    overlay.close()
+    before = fingerprint(place / "new", atimes=False)
+    report = import_storage(sto, base, new)
+    assert (report.already, report.steps) == (True, [])
+    assert fingerprint(place / "new", atimes=False) == before
+    (place / "sto" / "later").write_text("made by mini_fo since then")
+    with pytest.raises(UsageError, match="is a minifo storage already"):
+        import_storage(sto, base, new)
+    assert fingerprint(place / "new", atimes=False) == before
 
 
 def test_import_in_place_and_back_survive_any_crash(place: Path) -> None:
@@ -394,8 +413,7 @@ def test_import_in_place_and_back_survive_any_crash(place: Path) -> None:
     count = 0
     for _ in every_crash(back, lambda: import_storage(sto, base, None)):
         count += 1
-        with contextlib.suppress(UsageError):  # it had just come to its end
-            import_storage(sto, base, None)
+        import_storage(sto, base, None)
         assert views.shown(base, sto) == expected
     for _ in every_crash(again, lambda: restore(sto, discard=True)):
         count += 1
