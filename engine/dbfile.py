@@ -232,7 +232,7 @@ def schema() -> str:
 
 
 def format_database(path: str, facts: dict[str, int | str | bytes], vfs: str | None = None) -> None:
-    """Create the database of a new, empty overlay at *path*, which must not exist.
+    """Create the database of a new, empty overlay at *path*, which must not exist or be empty.
 
     The caller renames the finished file to its final name, so that a power cut leaves none or a whole one.
     """

@@ -182,6 +182,8 @@ class Storage:
         fresh = DB_NAME + ".new"
         if self.exists(fresh):
             self.unlink(fresh)
+        # made by us, for SQLite would let others read it; its log and the log's index get the mode of the database
+        os.close(self.create(fresh))
         format_database(os.path.join(self.path, fresh), facts, vfs)
         self.rename(fresh, DB_NAME)
         self.sync_dir(".")

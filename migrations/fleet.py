@@ -18,8 +18,11 @@ A plan is a TOML file:
     meta_name = "META_dAfFgHE39ktF3HD2sr"
     refuse = ["broken"]             # kinds of notes that stop it before anything is changed
     expect = ["etc/passwd"]         # paths that must show afterwards
-    before = "systemctl stop box@{name}"   # shell commands
-    after = "systemctl start box@{name}"
+    before = "systemctl stop box@{name}"   # shell commands; they also have $MINIFO_DIR, the directory's {name}, and
+    after = "systemctl start box@{name}"   # $MINIFO_PARENT, $MINIFO_NAME (the report's), _SOURCE, _BASE and _TARGET
+
+A directory whose {name} or {parent} has other characters than letters, digits and %+,-./:=@_ cannot stand in a shell
+command, where it might be one itself: such a plan is refused, and the command is to say "$MINIFO_DIR" instead.
 
 A storage whose report says that it is done, with the same settings, is not done again.
 """
@@ -47,6 +50,9 @@ from minifo.migrations.runner import upgrade
 
 _TEXTS = ("each", "source", "base", "action", "target", "name", "d_over_r", "meta_name", "before", "after")
 _LISTS = ("refuse", "expect")
+_COMMANDS = {"before", "after"}
+_HARMLESS = re.compile(r"[A-Za-z0-9%+,./:=@_][A-Za-z0-9%+,./:=@_-]*")  # never an option, either
+_VARIABLES = {"name": "MINIFO_DIR", "parent": "MINIFO_PARENT"}
 _TOP = {"parallel", "on_error", "reports", "defaults", "storage"}
 
 
@@ -142,6 +148,8 @@ def _tasks(path: str, entry: dict[str, Any]) -> list[Task]:
         source = source.rstrip("/")
         words = {"parent": os.path.dirname(source), "name": os.path.basename(os.path.dirname(source))}
         filled = {key: _fill(value, words) if key in _TEXTS else value for key, value in entry.items()}
+        for key in _COMMANDS & set(entry):
+            _check_command(path, key, entry[key], words)
         task = Task(**({"name": source} | filled), source=source)
         if task.action not in ("import", "upgrade") or task.d_over_r not in ("kernel", "intent"):
             raise UsageError(f"{path}: {task.name}: action or d_over_r is wrong", "see minifo migrate --help")
@@ -151,6 +159,16 @@ def _tasks(path: str, entry: dict[str, Any]) -> list[Task]:
             )
         tasks.append(task)
     return tasks
+
+
+def _check_command(path: str, key: str, command: str, words: dict[str, str]) -> None:
+    """Refuse what a directory's name would do to a shell command."""
+    for word in re.findall(r"\{(parent|name)\}", command):
+        if not _HARMLESS.fullmatch(words[word]):
+            raise UsageError(
+                f"{path}: {key} holds {{{word}}}, and a shell would not take {words[word]!r} as it is",
+                f'let it say "${_VARIABLES[word]}" instead',
+            )
 
 
 def _fill(text: str, words: dict[str, str]) -> str:
@@ -296,6 +314,7 @@ def _hook(task: Task, command: str) -> None:
     if not command:
         return
     facts = {"NAME": task.name, "SOURCE": task.source, "BASE": task.base, "TARGET": task.target or task.source}
+    facts |= {"DIR": os.path.basename(os.path.dirname(task.source)), "PARENT": os.path.dirname(task.source)}
     env = os.environ | {f"MINIFO_{key}": value for key, value in facts.items()}
     done = subprocess.run(["/bin/sh", "-c", command], env=env, capture_output=True, text=True, check=False)
     if done.returncode:

@@ -15,6 +15,7 @@ import click
 
 from minifo.engine.errors import MinifoError, StateError
 from minifo.tools import _common
+from minifo.tools.trust import changeable, what_runs
 
 HELPERS = (
     "mount.mini_fo",
@@ -44,15 +45,19 @@ Then a line in /etc/fstab works (base and storage with your paths):
 @click.option("--remove", is_flag=True, help="Remove the links of this installation.")
 @click.option("--dir", "directory", default="/sbin", show_default=True, metavar="DIR", help="Where the links go.")
 @click.option("-n", "--dry-run", is_flag=True, help="Only say what would be done.")
-def command(remove: bool, directory: str, dry_run: bool) -> int:
+@click.option("--anyway", is_flag=True, help="Link helpers that others than root can change, and thereby become root.")
+def command(remove: bool, directory: str, dry_run: bool, anyway: bool) -> int:
     """Let 'mount -t mini_fo', umount(8) and /etc/fstab find minifo.
 
     Links the helpers mount.mini_fo, mount.minifo, mount.fuse.minifo and their umount siblings into /sbin. Calling it
-    again changes nothing; anything there that is not ours is left as it is.
+    again changes nothing; anything there that is not ours is left as it is. An installation that others than root can
+    change is refused, for mount(8) would run it as root.
     """
     try:
         scripts = find_scripts()
         steps = plan_removal(directory, scripts) if remove else plan_links(directory, scripts)
+        if not remove and not anyway:
+            check_trust(scripts)
         if not dry_run:
             apply(directory, steps)
     except (MinifoError, OSError) as exc:
@@ -81,6 +86,20 @@ def find_scripts() -> str:
     raise StateError(
         f"the helpers are not in {os.path.abspath(places[0])}", "install minifo with pip, then call it again"
     )
+
+
+def check_trust(scripts: str) -> None:
+    """Let root's mount(8) run only what nobody else can change.
+
+    Raises:
+        StateError: others than root can change the helpers, their python, or a module.
+    """
+    place = changeable(what_runs([os.path.join(scripts, name) for name in HELPERS]))
+    if place is not None:
+        raise StateError(
+            f"others than root may change {place}, and mount(8) would run it as root",
+            "install minifo as root, say in /opt/minifo, or call it with --anyway",
+        )
 
 
 def plan_links(directory: str, scripts: str) -> dict[str, str | None]:

@@ -27,7 +27,8 @@ A plan:
   refuse = ["broken"]              # kinds of notes that are not accepted
   expect = ["etc/passwd"]          # paths that must show afterwards
   before = "systemctl stop box@{name}"     # shell commands; they see MINIFO_NAME, MINIFO_SOURCE,
-  after = "systemctl start box@{name}"     # MINIFO_BASE and MINIFO_TARGET
+  after = "systemctl start box@{name}"     # MINIFO_BASE, MINIFO_TARGET, MINIFO_DIR and MINIFO_PARENT;
+                                           # the last two hold any {name} and {parent} safely
 
 \b
 Examples:

@@ -163,6 +163,28 @@ def test_failure_stops_or_not(boxes: Path, policy: str, expected: str) -> None:
     assert "failed" not in statuses(plan)
 
 
+@pytest.mark.parametrize("name", ["b; touch pwned", "$(touch pwned)", "-rf", "b 4", "b'4", "b\n4", "ü"])
+@pytest.mark.parametrize("key", ["before", "after"])
+def test_names_do_not_command(boxes: Path, monkeypatch: pytest.MonkeyPatch, name: str, key: str) -> None:
+    """A directory's name is no part of a shell command where the shell would not take it as it is; a variable is."""
+    monkeypatch.chdir(boxes)
+    (boxes / "boxes/b1").rename(boxes / "boxes" / name)
+    plan = write_plan(boxes, storage=f"{key} = 'echo {{name}} >> log'")
+    with pytest.raises(UsageError, match="a shell would not take"):
+        read_plan(plan)
+    plan = write_plan(boxes, storage=f'{key} = \'echo "$MINIFO_DIR" >> log; test -e "$MINIFO_PARENT/overlay"\'')
+    assert statuses(plan) == ["done"] * 3
+    assert sorted((boxes / "log").read_text()) == sorted(f"b0\nb2\n{name}\n")
+    assert not (boxes / "pwned").exists()
+
+
+def test_harmless_names_stand_in_commands(boxes: Path) -> None:
+    """As ever."""
+    plan = write_plan(boxes, storage=f"before = 'echo box@{{name}} {{parent}} >> {boxes}/log'")
+    assert statuses(plan) == ["done"] * 3
+    assert (boxes / "log").read_text() == "".join(f"box@b{n} {boxes}/boxes/b{n}\n" for n in range(3))
+
+
 def test_notes_can_be_refused(boxes: Path) -> None:
     """A plan may accept clean storages only; nothing was changed then."""
     (boxes / "boxes" / "b0" / "overlay" / trees.META_NAME.decode()).write_bytes(b"D torn")
