@@ -227,6 +227,8 @@ class Content:
         mtime, ctime = (self._inodes.now(),) * 2 if times else (row.mtime, row.ctime)
         size = max(row.size, end)
         written = row._replace(size=size, mtime=mtime, ctime=ctime, object=number, bound=bound, mapped=mapped)
+        if end > self._objects.largest:
+            self.tell_hollow(written)
         if written != saved:
             self._inodes.save(written)
         else:
@@ -400,6 +402,8 @@ class Content:
                 self.join(row.ino, Extent(start, start + done, number, at))
             elif at <= _BLOCK:
                 raise FsError(errno.EFBIG, f"write {row.ino}")  # not even a file of that size
+            elif number not in self.objects_of(row._replace(mapped=1)):
+                self._objects.drop(number)  # made for what it cannot hold
             start += done
             data = data[done:]
 

@@ -272,3 +272,20 @@ def test_a_lost_object_is_cut(lab: Lab) -> None:
     lab.ov.commit()
     lab.create("g", b"y" * 5000)
     lab.ov.commit()
+
+
+@pytest.mark.parametrize("base", [0, 200_000], ids=["created", "in part"])
+def test_the_first_write_is_beyond_what_storage_holds(lab: Lab, base: int) -> None:
+    """No object is left that holds nothing of the file, and none is empty as if it had lost its bytes."""
+    if base:
+        lab.put("f", b"b" * base)
+    lab.open(storage_io=NarrowStorage, clone=False)
+    ino = lab.ino("f") if base else lab.create("f")
+    lab.ov.write(ino, 500_000, b"x")
+    lab.reopen(storage_io=NarrowStorage)
+    row = lab.ov.inodes.row(ino)
+    assert row is not None
+    named = lab.ov.content.objects_of(row)
+    assert len(lab.objects()) == len(named)
+    assert all(lab.objects().values())
+    assert lab.read("f") == b"b" * base + bytes(500_000 - base) + b"x"

@@ -33,10 +33,10 @@ def test_larger_than_storage_holds(lab: Lab, name: str) -> None:
     (overlay.base / "base").write_bytes(b"base" * 100_000)
     overlay.mount()
     fd = os.open(overlay.mnt / name, os.O_RDWR | os.O_CREAT)
-    os.pwrite(fd, b"head", 0)
-    for place in PLACES:
+    for place in PLACES[::-1]:
         assert os.pwrite(fd, DATA, place) == len(DATA)
         os.fsync(fd)
+    os.pwrite(fd, b"head", 0)
     os.close(fd)
     overlay.remount()
     with open(overlay.mnt / name, "rb", buffering=0) as file:
