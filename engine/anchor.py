@@ -2,13 +2,12 @@
 
 Base objects are known by inode number, and a new firmware image has new numbers.  ``origin.path`` says where each one
 was; at a mount that finds another base than last time, every origin is looked up by its path and renumbered, in one
-transaction.  What is gone keeps its rows under a number that no base object has.
+transaction.  What is gone keeps its rows under a number that no base object has.  A base in which most of them are not
+found is likely the wrong one (``Survey.is_likely_wrong``).
 """
 
 from __future__ import annotations
 
-import errno
-import os
 from typing import NamedTuple
 
 from minifo.engine.base import BaseView
@@ -32,80 +31,132 @@ NUMBERED = (
     ("xattr", "ino"),
     ("orphan", "ino"),
 )
-_RENUMBER = {
-    (table, column): statement(f"UPDATE {table} SET {column} = ? WHERE {column} = ?") for table, column in NUMBERED
-}
+_MOVED = (
+    statement("CREATE TEMP TABLE moved (old INTEGER PRIMARY KEY, new INTEGER NOT NULL)"),
+    statement("INSERT INTO moved VALUES (?, ?)"),
+    statement("DROP TABLE moved"),
+)
+# by way of negative numbers, which nothing has: the new numbers may be others' old ones
+_RENUMBER = [
+    statement(
+        f"UPDATE {table} SET {column} = -(SELECT new FROM moved WHERE old = {column})"
+        f" WHERE {column} IN (SELECT old FROM moved)"
+    )
+    for table, column in NUMBERED
+]
+_RENUMBER += [statement(f"UPDATE {table} SET {column} = -{column} WHERE {column} < 0") for table, column in NUMBERED]
+_TELLING = 4  # objects that are gone, below which that says nothing about the base
 _SAMPLES = 64  # origins looked at at each mount
+_STABLE_IDS = (0xEF53, 0x9123683E)  # statfs(2), f_type: ext2 to ext4, btrfs, whose f_fsid comes from their UUID
 
 
-class Anchored(NamedTuple):
-    """What a re-anchoring did: objects found at their paths, and paths (base terms) that are gone."""
+class Survey(NamedTuple):
+    """What a look for all base objects of an overlay has found.
+
+    Attributes:
+        found: how many are at their paths.
+        gone: how many are not.
+        moved: the numbers that objects are to go by, by their present ones.
+    """
 
     found: int
-    gone: list[bytes]
+    gone: int
+    moved: dict[int, int]
+
+    @property
+    def is_likely_wrong(self) -> bool:
+        """True where fewer than half of the objects are in the base; of very few objects nothing is concluded.
+
+        An update may drop the one file that was changed, and the device must boot all the same.
+        """
+        return self.found < self.gone and self.gone >= _TELLING
 
 
 def base_mark(base: BaseView) -> str:
-    """What tells one base from another: the root's number and the size of its file system.
+    """What tells one base from another: the root's number, the size of its file system, its type and identity.
 
     Not how many inodes it may have: XFS calculates that from what is free.
     """
-    figures = base.statvfs()
-    return f"{base.root_stat.st_ino}:{figures.f_frsize}:{figures.f_blocks}"
+    figures, kind = base.statvfs(), base.file_system_type()
+    identity = f"{figures.f_fsid & 0xFFFF_FFFF_FFFF_FFFF:x}" if kind in _STABLE_IDS else ""
+    return f"{base.root_stat.st_ino}:{figures.f_frsize}:{figures.f_blocks}:{kind:x}:{identity}"
 
 
-def _stat(base: BaseView, path: bytes) -> os.stat_result | None:
-    try:
-        return base.stat(path)
-    except OSError as error:
-        if error.errno in (errno.ENOENT, errno.ENOTDIR):
-            return None
-        raise
+def is_same_mark(known: str | None, mark: str) -> bool:
+    """True where a mark, as far as it says anything, is that of another time."""
+    return known is None or all(a == b for a, b in zip(known.split(":"), mark.split(":"), strict=False))
+
+
+def describe(mark: str | None) -> str:
+    """A base mark for people."""
+    parts = (mark or "").split(":")
+    if len(parts) < 3:
+        return "an unknown file system"
+    text = f"root inode {parts[0]}, {parts[2]} blocks of {parts[1]} bytes"
+    text += f", type 0x{parts[3]}" if len(parts) > 3 else ""
+    return text + (f", id {parts[4]}" if len(parts) > 4 and parts[4] else "")
 
 
 def is_replaced(db: Database, base: BaseView, numbers: Numbers) -> bool:
-    """True where an object is at its path under another number: the base is another one, whatever its mark says.
+    """True where the base is another one, whatever its mark says: objects are at their paths under other numbers.
 
-    A few are looked at, so that a mount takes no longer for a large overlay.
+    A few are looked at, so that a mount takes no longer for a large overlay; most of them missing says so, too.
     """
     sql = "SELECT ino, path FROM origin WHERE ino > ? AND ino < ? LIMIT ?"
+    missing = present = 0
     for ino, path in db.rows(sql, (ROOT, RESERVED, _SAMPLES)):
-        st = _stat(base, path)
-        if st is not None and numbers.of(st) != ino:
+        st = base.find(path)
+        if st is None:
+            missing += 1
+        elif numbers.of(st) != ino:
             return True
-    return False
+        else:
+            present += 1
+    return present < missing
 
 
 def keep_reserved(db: Database, base: BaseView, numbers: Numbers) -> None:
     """Make base objects that cannot keep their own number go by the one the overlay has given them."""
     for ino, path in db.rows("SELECT ino, path FROM origin WHERE ino >= ?", (RESERVED,)):
-        st = _stat(base, path)
+        st = base.find(path)
         if st is not None:
             numbers.keep((st.st_dev, st.st_ino), Ino(ino))
 
 
-def reanchor(db: Database, base: BaseView, numbers: Numbers) -> Anchored:
-    """Give every origin the number its path has in this base; inside an operation."""
-    changed: dict[int, int] = {}
-    gone: list[bytes] = []
+def survey(db: Database, base: BaseView, numbers: Numbers) -> Survey:
+    """Look for every origin at its path in this base, and say by which number it is to go; changes nothing."""
+    moved: dict[int, int] = {}
     taken: set[int] = set()
-    found = 0
+    found = gone = 0
     for ino, path in db.rows("SELECT ino, path FROM origin WHERE ino <> ? ORDER BY path", (ROOT,)):
-        st = _stat(base, path)
+        st = base.find(path)
         number = numbers.of(st) if st is not None else None
-        if number is None or number in taken:
-            # gone, or two paths that have become links of one file: rows of both are kept apart
-            gone.append(path)
-            number = numbers.unused(ino)
+        if st is None:
+            gone += 1
         else:
             found += 1
+        if number is None or number in taken:
+            # gone, or two paths that have become links of one file: rows of both are kept apart
+            number = Ino(ino) if ino >= RESERVED and ino not in taken else numbers.unused(ino)
         taken.add(number)
         if number != ino:
-            changed[ino] = number
-    # by way of negative numbers, which nothing has: the new numbers may be others' old ones
-    for sign in (-1, 1):
-        for old, new in changed.items():
-            for table, column in NUMBERED:
-                before, after = (old, -new) if sign < 0 else (-new, new)
-                db.change(_RENUMBER[table, column], (after, before))
-    return Anchored(found, gone)
+            moved[ino] = number
+    return Survey(found, gone, moved)
+
+
+def reanchor(db: Database, moved: dict[int, int]) -> None:
+    """Give objects other numbers; inside an operation.
+
+    Args:
+        db: the overlay's database.
+        moved: the new numbers by the old ones.
+    """
+    if not moved:
+        return
+    make, add, drop = _MOVED
+    db.change(make)
+    for pair in moved.items():
+        db.change(add, pair)
+    for sql in _RENUMBER:
+        db.change(sql)
+    db.change(drop)

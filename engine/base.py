@@ -29,6 +29,7 @@ from minifo.engine.syscalls import (
     RESOLVE_NO_SYMLINKS,
     RESOLVE_NO_XDEV,
     clone_mount,
+    file_system_type,
     openat2,
     shows_every_name,
 )
@@ -259,6 +260,10 @@ class BaseView:
     def statvfs(self) -> os.statvfs_result:
         """Figures of the file system the base lies on."""
         return os.statvfs(self._root)
+
+    def file_system_type(self) -> int:
+        """The magic number of the file system the base lies on (statfs(2), f_type)."""
+        return file_system_type(self._root)
 
     # -- extended attributes
 

@@ -17,7 +17,7 @@ from functools import partial
 import apsw
 
 from minifo.engine.db import DB_NAME, PATIENCE, Database
-from minifo.engine.errors import Corrupt, NewerFormat, NotMinifo, StateError
+from minifo.engine.errors import Corrupt, NewerFormat, NotMinifo, OlderFormat, StateError
 
 log = logging.getLogger(__name__)
 
@@ -186,7 +186,7 @@ def check_version(path: str, version: int) -> None:
     """Refuse a format, one of ``POSSIBLE_VERSIONS``, that is not this minifo's.
 
     Raises:
-        NewerFormat, StateError: it is a later or an earlier one.
+        NewerFormat, OlderFormat: it is a later or an earlier one.
     """
     if version > SCHEMA_VERSION:
         raise NewerFormat(
@@ -194,9 +194,9 @@ def check_version(path: str, version: int) -> None:
             "install a newer minifo; nothing was changed",
         )
     if version < SCHEMA_VERSION:
-        raise StateError(
+        raise OlderFormat(
             f"{path} has format {version}, this minifo works with {SCHEMA_VERSION}",
-            "bring it over with: minifo migrate",
+            f"bring it over with: minifo upgrade {os.path.dirname(path)}",
         )
 
 

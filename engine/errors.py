@@ -11,6 +11,7 @@ wrong.  Every ``StateError`` and ``UsageError`` prints as one line; ``hint`` is 
     │   ├── StorageBusy             another writer holds it; ``pid`` is the holder
     │   ├── NotMinifo               a directory or database that is somebody else's
     │   ├── NewerFormat             written by a newer minifo
+    │   ├── OlderFormat             written by an earlier minifo
     │   ├── Corrupt                 damaged; minifo-fsck is the next step
     │   └── CommitPostponed         no room for a commit just now; nothing is lost
     └── UsageError                  wrong or missing arguments
@@ -86,6 +87,10 @@ class NotMinifo(StateError):
 
 class NewerFormat(StateError):
     """The database was written by a newer version of minifo."""
+
+
+class OlderFormat(StateError):
+    """The database was written by an earlier version of minifo; ``minifo upgrade`` brings it over."""
 
 
 class Corrupt(StateError):

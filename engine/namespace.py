@@ -251,7 +251,9 @@ class Namespace:
             return
         below = "SELECT ino FROM origin WHERE path > ? AND path < ?"
         for (ino,) in self._db.rows(below, (node.path + b"/", node.path + b"0")):
-            if ino in self._inodes.drift.gone and self._db.value(_NAMED, (ino,)) is None:
+            if ino not in self._inodes.drift.gone or self._inodes.is_orphan(Ino(ino)):
+                continue
+            if self._db.value(_NAMED, (ino,)) is None:
                 self._db.change(_SHOW_ALL, (ino,))
                 self._inodes.discard(Ino(ino))
 

@@ -25,6 +25,7 @@ from minifo.engine.storage import Storage
 
 log = logging.getLogger(__name__)
 
+LEAST_ROOM = 8  # ids one operation may need, with room to spare
 ROOM = 1024  # ids in one directory, and the least that is reserved ahead
 _FDS = 128
 _PROBE_SIZE = 1 << 20  # bytes

@@ -12,11 +12,9 @@ import logging
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
 
 import apsw
 
-from minifo.engine.anchor import base_mark, is_replaced, keep_reserved, reanchor
 from minifo.engine.attributes import Attributes
 from minifo.engine.base import BaseView
 from minifo.engine.commit import GroupCommit
@@ -30,21 +28,19 @@ from minifo.engine.merge import Merge
 from minifo.engine.model import Attr, Caller, DirEntry, Ino, RenameFlags, SetAttr
 from minifo.engine.namespace import Namespace
 from minifo.engine.nodes import Node, Numbers
-from minifo.engine.objects import ObjectStore, object_name
-from minifo.engine.opening import check_nesting, first_facts, has_odd_bytes, hide_storage, open_base, read_facts
+from minifo.engine.objects import LEAST_ROOM, ObjectStore, object_name
+from minifo.engine.opening import check_nesting, first_facts, hide_storage, open_base, read_facts
 from minifo.engine.places import Places
 from minifo.engine.ranges import Ranges
+from minifo.engine.recovery import BaseCheck, Recovery, commit_token
 from minifo.engine.redo import RedoLog
-from minifo.engine.replay import replay
 from minifo.engine.rows import Row
 from minifo.engine.space import Space
-from minifo.engine.statements import SET_FACT
 from minifo.engine.storage import Storage
 
 log = logging.getLogger(__name__)
 
 _DAY = 86_400 * 10**9  # ns
-_LEAST_ROOM = 8  # content object ids one operation may need, with room to spare
 
 
 class Overlay:
@@ -91,6 +87,8 @@ class Overlay:
         redo_directory: str | None = None,
         redo_aside: bool = False,
         max_size: int | None = None,
+        copy_whole: bool = False,
+        base_check: BaseCheck = BaseCheck.WARN,
     ) -> Overlay:
         """Open an overlay, making an empty one in an empty storage directory.
 
@@ -103,6 +101,8 @@ class Overlay:
                 with the process.
             redo_aside: go on without a redo log that cannot be replayed; it is kept under another name.
             max_size: most bytes the overlay may take in storage; None for as many as there are.
+            copy_whole: copy base files wholly at their first write, so that none ever depends on two versions.
+            base_check: what becomes of a mount over another base than last time.
             storage_io: stands in for storage I/O (recorders and fault injectors).
             vfs: stands in for SQLite's I/O, the name of a registered VFS.
 
@@ -131,7 +131,12 @@ class Overlay:
                 store.sync_dir(".")  # who made the files here may have been killed before their names were durable
             db = open_database(store.database, read_only=read_only, vfs=vfs)
             overlay = cls(view, store, db)
-            overlay._recover(os.path.realpath(base), redo_directory, redo_aside)
+            overlay.content.whole = copy_whole
+            recovery = Recovery(overlay.inodes, db, view, store, overlay.objects, overlay.commits)
+            recovery.meet_base(os.path.realpath(base), base_check)
+            if not read_only:
+                redo = RedoLog(redo_directory, overlay.uuid, store.database) if redo_directory is not None else None
+                recovery.tidy(overlay.namespace, redo, aside=redo_aside)
             overlay._limit(max_size)
         except BaseException as error:
             if overlay is not None:
@@ -148,84 +153,11 @@ class Overlay:
             raise
         return overlay
 
-    def _recover(self, base_path: str, redo_directory: str | None, redo_aside: bool) -> None:
-        """What every mount does first: meet the base, and tidy up after a crash, without walking the store."""
-        facts: dict[str, Any] = dict(self.db.rows("SELECT key, value FROM overlay WHERE key IN ('base', 'base_mark')"))
-        mark = base_mark(self.base)
-        changed = facts["base_mark"] not in (None, mark) or is_replaced(self.db, self.base, self.inodes.numbers)
-        if changed:
-            log.warning("%s: the base is not the one of the last mount (%s)", self.storage.path, base_path)
-        if self.db.read_only:
-            keep_reserved(self.db, self.base, self.inodes.numbers)
-            self.inodes.drift.learn()
-            return
-        # the last commit of a killed daemon may not be durable yet, and is what everybody builds on from now on
-        self.commits.harden()
-        redo = RedoLog(redo_directory, self.uuid, self.storage.database) if redo_directory is not None else None
-        replayed = redo is not None and self._replay(redo, aside=redo_aside)
-        self.objects.sweep_uncommitted(replayed)
-        # what the redo log names is deleted after a commit only: a mount that is killed now leaves it for the next one
-        self.objects.committed_next = self.objects.next_object
-        if changed:
-            with self.db.operation():
-                anchored = reanchor(self.db, self.base, self.inodes.numbers)
-            log.warning(
-                "%s: %d objects found again by path, %d gone", self.storage.path, anchored.found, len(anchored.gone)
-            )
-        keep_reserved(self.db, self.base, self.inodes.numbers)
-        self.inodes.drift.learn()
-        # text where it can be, for whoever looks into the database; a path may be any bytes
-        place = os.fsencode(base_path) if has_odd_bytes(base_path) else base_path
-        if facts != {"base": place, "base_mark": mark}:
-            with self.db.operation():
-                for key, value in (("base", place), ("base_mark", mark)):
-                    self.db.change(SET_FACT, (key, value))
-        orphans = self.db.rows("SELECT ino FROM orphan")
-        if orphans:
-            with self.db.operation():
-                for (ino,) in orphans:
-                    self.namespace.reap(Ino(ino))
-        # garbage goes after a commit of our own: the one that dropped it may be in the log, but not yet durable
-        # a commit also gives new object ids, which a sweep may have used up
-        if redo is not None and replayed:
-            self.commits.resume_redo(redo)
-        if self.db.dirty or self.objects.garbage() or self.objects.room() < _LEAST_ROOM:
-            self.commits.run()
-        if redo is not None and not replayed:
-            self.commits.keep_redo(redo, self._commit_token())
-
     def _limit(self, max_size: int | None) -> None:
         self.space = Space(self.db, self.storage, self.objects, self.commit, max_size)
         if not self.db.read_only:
             self.commits.space = self.space
             self.space.after_commit()
-
-    def _commit_token(self) -> int:
-        return int(self.db.value("SELECT value FROM overlay WHERE key = 'commit_token'"))
-
-    def _replay(self, redo: RedoLog, *, aside: bool) -> bool:
-        """Do again what a killed daemon had acknowledged but not committed; True if there was anything.
-
-        Raises:
-            StateError: it cannot be done wholly, and *aside* is False; nothing was changed.
-        """
-        try:
-            found = redo.read(self._commit_token())
-            if found:
-                with self.db.operation():
-                    replay(self.db, self.storage, redo, found)
-        except StateError as error:
-            if not aside:
-                raise
-            log.warning("%s; kept as %s", error.message, redo.set_aside())
-            return False
-        if found.stale:
-            log.warning("%s follows another commit than the last one; kept as %s", redo.path, redo.set_aside())
-        if not found:
-            return False
-        self.inodes.next_ino, self.objects.next_object = found[-1].next_ino, found[-1].next_object
-        log.warning("%s: %d operations of a killed daemon were replayed", self.storage.path, len(found))
-        return True
 
     def commit(self) -> None:
         """Make everything done so far durable; nothing is written if nothing changed.
@@ -249,7 +181,7 @@ class Overlay:
                 with self.db.operation():
                     self.objects.forget_swept()
                 self.commit()
-            if not self.db.read_only and self.commits.names.is_stale(self._commit_token()):
+            if not self.db.read_only and self.commits.names.is_stale(commit_token(self.db)):
                 self.commits.names.write(aside=False)
         finally:
             self.objects.close()
@@ -574,5 +506,5 @@ class Overlay:
             raise FsError(errno.EROFS)
         self.space.need(size)
         # ids beyond the committed bound must not be used, or a crash would leave objects nobody finds
-        if self.objects.room() < _LEAST_ROOM:
+        if self.objects.room() < LEAST_ROOM:
             self.commits.run()

@@ -23,6 +23,9 @@ COMMIT_SECONDS = 1.0
 COMMIT_LIMIT = 86_400.0
 SIZE_LEAST = 2 << 20  # bytes; below it the database and its log leave no room for content
 
+BASE_CHECKS = ("strict", "warn", "ignore")
+COPY_UPS = ("blocks", "whole")
+
 NAMES_LEAST = 1000  # fewer would be forgotten while one directory is listed
 
 _SUFFIXES = {"k": 10, "m": 20, "g": 30, "t": 40}
@@ -73,7 +76,7 @@ _IGNORED = frozenset({
 })
 # fmt: on
 _IGNORED_WITH_VALUE = frozenset({"comment", "workdir", "helper", "uhelper"})
-_OWN_WITH_VALUE = frozenset({"commit", "max_size", "max_names", "redo"})
+_OWN_WITH_VALUE = frozenset({"commit", "max_size", "max_names", "redo", "base_check", "copy_up"})
 _FLAGS = frozenset({"plain", "debug", "allow_other", "noallow_other"})
 # What mount(8) hands on for a remount from /proc/self/mountinfo, where the kernel shows it.
 _SHOWN_WITH_VALUE = frozenset({"user_id", "group_id", "max_read", "blksize"})
@@ -86,6 +89,8 @@ OPTIONS = (
     ("sync, dirsync", "every change is durable before its call returns; async undoes it"),
     ("ro, rw", "take no changes, or take them (default)"),
     ("max_size=SIZE", "most bytes the overlay may take in storage: 64m, 2g"),
+    ("base_check=HOW", "another base: strict refuses it, warn (default) a wrong one"),
+    ("copy_up=blocks, copy_up=whole", "how much of a large base file its first write copies"),
     ("redo=aside", "go on without a redo log that cannot be replayed, and keep it"),
     ("max_names=NUMBER", "most names kept in memory (default: by the size of memory)"),
     ("nodev, nosuid, noexec", "as for every mount; root's have dev, suid and exec by default"),
@@ -119,6 +124,8 @@ class MountOptions:
         max_names: names that are kept in memory before all that are not in use are forgotten; None for a share of the
             machine's memory.
         redo_aside: go on without a redo log that cannot be replayed (``redo=aside``).
+        base_check: what becomes of a mount over another base than last time: ``strict``, ``warn`` or ``ignore``.
+        copy_whole: copy base files wholly at their first write (``copy_up=whole``).
     """
 
     base: str
@@ -134,6 +141,8 @@ class MountOptions:
     max_size: int | None = None
     max_names: int | None = None
     redo_aside: bool = False
+    base_check: str = BASE_CHECKS[1]
+    copy_whole: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,6 +232,8 @@ class _Parser:
         self.max_size: int | None = None
         self.max_names: int | None = None
         self.redo_aside = False
+        self.base_check = BASE_CHECKS[1]
+        self.copy_whole = False
 
     def take(self, item: str) -> None:
         name, equals, value = item.partition("=")
@@ -255,6 +266,10 @@ class _Parser:
             if value != "aside":
                 raise UsageError(f"redo={value} is unknown", "the only way to go on without a redo log is redo=aside")
             self.redo_aside = True
+        elif name == "base_check":
+            self.base_check = _choice(name, value, BASE_CHECKS)
+        elif name == "copy_up":
+            self.copy_whole = _choice(name, value, COPY_UPS) == "whole"
         elif name == "user":
             self._take_word(name)
         elif self.remount and name in _SHOWN_WITH_VALUE:
@@ -319,6 +334,8 @@ class _Parser:
             max_size=self.max_size,
             max_names=self.max_names,
             redo_aside=self.redo_aside,
+            base_check=self.base_check,
+            copy_whole=self.copy_whole,
         )
 
 
@@ -337,6 +354,12 @@ def _count(value: str) -> int:
     if not value.isascii() or not value.isdigit() or int(value) < NAMES_LEAST:
         raise UsageError(f"max_names={value} is not a number of names", f"give {NAMES_LEAST} or more")
     return int(value)
+
+
+def _choice(name: str, value: str, known: tuple[str, ...]) -> str:
+    if value not in known:
+        raise UsageError(f"{name}={value} is unknown", f"give one of {', '.join(known)}")
+    return value
 
 
 def _seconds(value: str) -> float:

@@ -21,6 +21,7 @@ from types import ModuleType
 import trio
 
 from minifo.engine import Overlay, StateError, StorageBusy
+from minifo.engine.recovery import BaseCheck
 from minifo.engine.redo import memory_directory
 from minifo.fusefront import conduct, descriptors, hook, mountinfo, utab
 from minifo.fusefront.committer import Committer
@@ -161,6 +162,8 @@ def _open(options: MountOptions) -> Overlay:
                 read_only=options.read_only,
                 redo_directory=directory,
                 redo_aside=options.redo_aside,
+                base_check=BaseCheck(options.base_check),
+                copy_whole=options.copy_whole,
                 max_size=options.max_size,
             )
         except StorageBusy:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from minifo.engine import ROOT, Attr, Ino, Overlay, Process, SetAttr
+from minifo.engine.recovery import BaseCheck
 
 ME = Process(os.geteuid(), os.getegid(), 0o022)
 PAST = 1_600_000_000_000_000_007  # ns
@@ -35,6 +36,7 @@ class Lab:
         self.base.mkdir()
         self.sto.mkdir()
         self._ov: Overlay | None = None
+        self.base_check = BaseCheck.WARN
 
     @property
     def ov(self) -> Overlay:
@@ -44,7 +46,7 @@ class Lab:
     def open(self, **options: Any) -> Overlay:
         """Open the overlay."""
         assert self._ov is None
-        self._ov = Overlay.open(str(self.base), str(self.sto), **options)
+        self._ov = Overlay.open(str(self.base), str(self.sto), **{"base_check": self.base_check, **options})
         return self._ov
 
     def close(self) -> None:

@@ -26,6 +26,7 @@ _COMMANDS = {
     "overlay": "overlay",
     "sync": "sync",
     "umount": "umount",
+    "upgrade": "upgrade",
 }
 
 

@@ -7,6 +7,7 @@ import click
 from minifo.engine.errors import MinifoError
 from minifo.fusefront.options import describe
 from minifo.tools import _common
+from minifo.tools._format import bring_up
 
 
 @click.command(
@@ -49,6 +50,7 @@ def command(
             remount(request, mountpoint)
             return 0
         options = parse([*texts, "debug"] if verbose else texts, base=base, storage=sto)
+        bring_up(options.storage, read_only=options.read_only)
         launch(options, mountpoint, foreground=foreground)
     except (MinifoError, OSError) as exc:
         return _common.fail("minifo", exc, _common.MOUNT_FAILED)

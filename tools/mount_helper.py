@@ -13,6 +13,7 @@ from minifo.fusefront.launch import check, is_mounted, launch
 from minifo.fusefront.options import describe, format_source, parse, parse_remount
 from minifo.fusefront.remount import remount
 from minifo.tools import _common, _helper
+from minifo.tools._format import bring_up
 
 _SYNOPSIS = "SOURCE TARGET [-sfnvrwVh] [-N namespace] [-o options] [-t type]"
 
@@ -44,6 +45,7 @@ def _mount(program: str, given: _helper.Given, places: list[str]) -> None:
     elif "-f" in flags:
         check(options, target)
     else:
+        bring_up(options.storage, read_only=options.read_only)
         launch(options, target)
     if "-v" in flags:
         print(_common.printable(f"{program}: {format_source(options.base, options.storage)} on {target}"))

@@ -9,6 +9,7 @@ import click
 
 from minifo.engine.errors import MinifoError, UsageError
 from minifo.tools import _common
+from minifo.tools._format import bring_up
 
 
 @click.command(
@@ -35,6 +36,7 @@ def command(directory: str, suffix: str | None, sto_parent: str, mnt_parent: str
     _common.log_to_stderr("minifo")
     try:
         storage, mountpoint = places(directory, suffix, sto_parent, mnt_parent)
+        bring_up(storage)
         launch(MountOptions(base=os.path.realpath(directory), storage=storage), mountpoint)
     except (MinifoError, OSError) as exc:
         return _common.fail("minifo", exc, _common.MOUNT_FAILED)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 
+import pytest
 from lab import NOTHING, Lab
 
-from minifo.engine import RenameFlags
+from minifo.engine import RenameFlags, StateError
+from minifo.engine.recovery import BaseCheck
 
 BIG = b"x" * 200_000
 
@@ -44,8 +46,9 @@ def replace_base(lab: Lab) -> None:
     """Put a copy of the base, with other inode numbers, where the base was; the root may even keep its own."""
     copy = lab.base.with_name("copy")
     shutil.copytree(lab.base, copy)
-    os.unlink(copy / "d" / "a2")  # copytree makes two files of two links
-    os.link(copy / "a", copy / "d" / "a2")
+    if (copy / "a").exists():
+        os.unlink(copy / "d" / "a2")  # copytree makes two files of two links
+        os.link(copy / "a", copy / "d" / "a2")
     for entry in list(lab.base.iterdir()):
         shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
     for entry in list(copy.iterdir()):
@@ -94,6 +97,7 @@ def test_gone_from_the_base(lab: Lab) -> None:
     other = lab.base.with_name("other")
     shutil.copytree(lab.base, other)
     original, lab.base = lab.base, other
+    lab.base_check = BaseCheck.IGNORE
     assert lab.names("d") == ["a2", "written"]  # of the rest nothing was written here
     assert lab.ov.check() == []
     lab.close()
@@ -103,6 +107,76 @@ def test_gone_from_the_base(lab: Lab) -> None:
     assert look(lab) == seen
     assert lab.lists() == lists
     assert original.exists()
+
+
+def wrong_base(lab: Lab) -> None:
+    """Put another tree where the base was; the old one is kept."""
+    lab.close()
+    lab.base.rename(lab.base.with_name("right"))
+    lab.base.mkdir()
+    (lab.base / "unrelated").write_bytes(b"something else")
+
+
+def test_a_wrong_base_is_refused(lab: Lab) -> None:
+    """A typo in fstab, or a base that is not mounted yet: nothing is changed, and the right one shows all again."""
+    fill(lab)
+    seen, lists = look(lab), lab.lists()
+    wrong_base(lab)
+    before = (lab.sto / "minifo.db").read_bytes(), lab.objects()
+    for read_only in (True, False):
+        with pytest.raises(StateError, match=r"likely the wrong one: of .* objects .*, 0 are in it") as raised:
+            lab.open(read_only=read_only)
+        assert "base_check=ignore" in raised.value.hint
+    assert ((lab.sto / "minifo.db").read_bytes(), lab.objects()) == before
+    shutil.rmtree(lab.base)
+    lab.base.with_name("right").rename(lab.base)
+    assert look(lab) == seen
+    assert lab.lists() == lists
+
+
+def test_a_wrong_base_is_taken_if_told(lab: Lab) -> None:
+    """And is the base of the next mount, which asks no more."""
+    fill(lab)
+    seen = look(lab)
+    wrong_base(lab)
+    lab.open(base_check=BaseCheck.IGNORE)
+    assert "unrelated" in lab.names()
+    lab.reopen(base_check=BaseCheck.STRICT)
+    lab.close()
+    shutil.rmtree(lab.base)
+    lab.base.with_name("right").rename(lab.base)
+    assert look(lab) == seen
+
+
+def test_strict(lab: Lab) -> None:
+    """Any other base is refused, however much of it is the same, until it was mounted once without."""
+    fill(lab)
+    seen = look(lab)
+    lab.reopen(base_check=BaseCheck.STRICT)
+    lab.close()
+    replace_base(lab)
+    with pytest.raises(StateError, match="is not the one of the last mount") as raised:
+        lab.open(base_check=BaseCheck.STRICT)
+    assert "base_check=warn" in raised.value.hint
+    lab.open(base_check=BaseCheck.WARN)
+    lab.reopen(base_check=BaseCheck.STRICT)
+    assert look(lab) == seen
+
+
+def test_many_objects_are_renumbered_at_once(lab: Lab) -> None:
+    """In one pass over each table, however many there are: a number that was another's before does no harm."""
+    for number in range(600):
+        lab.put(f"d/{number}")
+    for number in range(600):
+        lab.set(f"d/{number}", mode=0o600 + number % 8)
+    for number in range(0, 600, 3):
+        lab.rename(f"d/{number}", f"moved{number}")
+    modes = {name: lab.attr(name).mode for name in lab.names() if name.startswith("moved")}
+    lab.close()
+    replace_base(lab)
+    assert {name: lab.attr(name).mode for name in lab.names() if name.startswith("moved")} == modes
+    assert lab.ov.check() == []
+    assert all(lab.ino(f"d/{number}") == (lab.base / "d" / f"{number}").stat().st_ino for number in (1, 2, 4, 599))
 
 
 def test_same_base_is_not_searched(lab: Lab) -> None:
