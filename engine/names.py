@@ -1,29 +1,24 @@
 """The copy of names: what little redundancy brings names and attributes back when minifo.db is gone.
 
-``STO/minifo.names`` holds the rows of every table but the leftovers, compressed and cut into frames that are checked
-one by one, so that what is damaged costs no more than itself.  It is written at a clean end if anything was committed
-since the last one, and in between once four times its own size was committed: at most a quarter more wear.  It is a
-new file that is renamed into place; nothing depends on it, and a copy that cannot be made is no failure.
-
-    file    = frame ...        frame = magic, length of payload, crc32 of payload, payload
-    payload = zlib(marshal((table, rows)))
+``STO/minifo.names`` holds the rows of every table but the leftovers, in frames that are checked one by one
+(engine/frames.py), so that what is damaged costs no more than itself.  It is written at a clean end if anything was
+committed since the last one, and in between once four times its own size was committed: at most a quarter more wear.
+It is a new file that is renamed into place; nothing depends on it, and a copy that cannot be made is no failure.
 """
 
 from __future__ import annotations
 
 import logging
-import marshal
 import os
-import struct
-import zlib
 from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any
 
 import apsw
 
+from minifo.engine import frames
 from minifo.engine.db import Database
-from minifo.engine.dbfile import connect
+from minifo.engine.dbfile import POSSIBLE_VERSIONS, SCHEMA_VERSION, check_version, connect
 from minifo.engine.storage import Storage
 
 log = logging.getLogger(__name__)
@@ -31,12 +26,7 @@ log = logging.getLogger(__name__)
 NAMES = "minifo.names"
 TABLES = ("overlay", "origin", "created", "renamed", "deleted", "modified", "inode", "extent", "small", "xattr")
 
-_MAGIC = b"mfoN"
-_FRAME = struct.Struct("<4sII")
-_ROWS = 500  # in one frame: what one damaged byte can cost
-_FORMAT = 4  # of marshal, as for the redo log
-_LEVEL = 1  # of zlib: twice as fast as the default, a tenth larger
-_FIRST = 64 << 10  # bytes: more than the first frame takes, the facts
+_ROWS_MOST = 1 << 24  # rows that are read: memory is not without end
 _SHARE = 4  # bytes committed for each byte of copy
 _LEAST = 64 << 10  # bytes committed before a copy is worth it
 _SPARE = 8 << 20  # bytes that stay free
@@ -70,15 +60,14 @@ class NamesCopy:
         try:
             fd = self._storage.open(NAMES, write=False)
             try:
-                data = os.pread(fd, _FIRST, 0)
+                first = next(frames.read(fd), None)  # the facts
             finally:
                 os.close(fd)
         except OSError:
             return None
-        for payload in _frames(data):
-            table, rows = marshal.loads(zlib.decompress(payload))
-            return next((row[1] for row in rows if row[0] == "commit_token"), None) if table == "overlay" else None
-        return None
+        if first is None or (first.version, first.table) != (SCHEMA_VERSION, TABLES[0]):
+            return None
+        return next((row[1] for row in first.rows if row[0] == "commit_token" and isinstance(row[1], int)), None)
 
     def write(self, *, aside: bool) -> None:
         """Make the copy, of the last commit.
@@ -100,7 +89,7 @@ class NamesCopy:
                 os.close(fd)
             self._storage.rename(fresh, NAMES)
             self._copied = written
-        except (OSError, apsw.Error) as error:
+        except (OSError, ValueError, apsw.Error) as error:
             log.info("%s: no copy of names was made: %s", self._storage.path, error)
             self._copied = written  # not again at once
 
@@ -116,40 +105,32 @@ class NamesCopy:
         offset = 0
         for table in TABLES:
             found = query(f"SELECT * FROM {table}")
-            while rows := list(islice(found, _ROWS)):
-                payload = zlib.compress(marshal.dumps((table, rows), _FORMAT), _LEVEL)
-                frame = _FRAME.pack(_MAGIC, len(payload), zlib.crc32(payload)) + payload
-                self._storage.write(fd, frame, offset)
-                offset += len(frame)
+            while rows := list(islice(found, frames.ROWS)):
+                data = frames.pack(SCHEMA_VERSION, table, rows)
+                self._storage.write(fd, data, offset)
+                offset += len(data)
         self._storage.sync_fd(fd)
         return offset
 
 
 def read_names(storage: Storage) -> Rows:
-    """Every row of the copy that is whole, by table; nothing where there is no copy."""
+    """Every row of the copy that is whole, by table; nothing where there is no copy.
+
+    Raises:
+        NewerFormat, StateError: it is of another format of the database: its rows mean something else.
+    """
     rows: Rows = {table: [] for table in TABLES}
+    left = _ROWS_MOST
     try:
         fd = storage.open(NAMES, write=False)
     except OSError:
         return rows
-    with os.fdopen(fd, "rb") as file:
-        data = file.read()
-    for payload in _frames(data):
-        table, found = marshal.loads(zlib.decompress(payload))
-        if table in rows:
-            rows[table] += found
+    try:
+        for version, table, found in frames.read(fd):
+            if table in rows and version in POSSIBLE_VERSIONS:
+                check_version(os.path.join(storage.path, NAMES), version)
+                rows[table] += found[:left]
+                left -= len(found[:left])
+    finally:
+        os.close(fd)
     return rows
-
-
-def _frames(data: bytes) -> Iterator[bytes]:
-    at = data.find(_MAGIC)
-    while at >= 0:
-        if at + _FRAME.size > len(data):
-            return
-        _, length, crc = _FRAME.unpack_from(data, at)
-        payload = data[at + _FRAME.size : at + _FRAME.size + length]
-        if len(payload) == length and zlib.crc32(payload) == crc:
-            yield payload
-            at = data.find(_MAGIC, at + _FRAME.size + length)
-        else:
-            at = data.find(_MAGIC, at + 1)

@@ -16,6 +16,7 @@ from patient import Patient, fingerprint, kept, unprivileged, wrong
 from minifo.engine import ROOT, Ino, Overlay, Process, StateError
 from minifo.engine.dbfile import SCHEMA_VERSION
 from minifo.engine.examine import Examination
+from minifo.engine.frames import pack
 from minifo.tools import cli, fsck_helper
 
 _FILES = 1000
@@ -98,11 +99,30 @@ def test_newer_database_is_left_alone(
     assert kept(patient.storage) == before
 
 
-def test_older_database_is_left_alone(
-    patient: Patient, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_copy_of_names_of_a_newer_database_is_left_alone(patient: Patient, capfd: pytest.CaptureFixture[str]) -> None:
+    """Where only the copy of names is left of it, rows that mean something else are not made ours."""
+    os.unlink(patient.database)
+    copy = Path(patient.storage, "minifo.names")
+    copy.write_bytes(pack(SCHEMA_VERSION + 1, "overlay", [("uuid", "x")]) + copy.read_bytes())
+    before = kept(patient.storage)
+    assert run("-y", patient.storage) == 8
+    assert "install a newer minifo" in capfd.readouterr().err
+    assert kept(patient.storage) == before
+
+
+def test_copy_of_names_that_cannot_be_read_is_made_anew(patient: Patient) -> None:
+    """Whatever stands in it, a mount does not mind, and writes another."""
+    copy = Path(patient.storage, "minifo.names")
+    copy.write_bytes(b"anything")
+    patient.look()
+    os.unlink(patient.database)
+    assert run("-y", patient.storage) == 1
+    assert patient.look() == patient.healthy
+
+
+def test_older_database_is_left_alone(patient: Patient, capfd: pytest.CaptureFixture[str]) -> None:
     """A format of before is brought over by its own command."""
-    monkeypatch.setattr("minifo.engine.db.SCHEMA_VERSION", SCHEMA_VERSION + 1)
+    patient.sql(f"PRAGMA user_version = {SCHEMA_VERSION - 1}")
     before = kept(patient.storage)
     assert run("-y", patient.storage) == 8
     assert "minifo migrate" in capfd.readouterr().err

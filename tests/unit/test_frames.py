@@ -1,0 +1,124 @@
+"""The format of the copy of names: what was packed comes back, and nothing that anybody writes there does harm."""
+
+from __future__ import annotations
+
+import os
+import struct
+import time
+import tracemalloc
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from minifo.engine import frames
+from minifo.engine.frames import COLUMNS, PLAIN_MAX, ROWS, Frame, Value, pack
+
+VALUES = st.one_of(st.none(), st.integers(-(1 << 63), (1 << 63) - 1), st.binary(max_size=50), st.text(max_size=20))
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Iterator[int]:
+    """An open, empty file."""
+    fd = os.open(tmp_path / "frames", os.O_RDWR | os.O_CREAT)
+    yield fd
+    os.close(fd)
+
+
+def read(fd: int, data: bytes) -> list[Frame]:
+    """What is read of a file that holds these bytes."""
+    os.ftruncate(fd, 0)
+    os.pwrite(fd, data, 0)
+    return list(frames.read(fd))
+
+
+def frame(plain: bytes, payload: bytes | None = None) -> bytes:
+    """A frame as anybody may write it."""
+    payload = zlib.compress(plain) if payload is None else payload
+    return struct.pack("<4sIII", b"mfoF", 1, len(payload), zlib.crc32(payload)) + payload
+
+
+@given(rows=st.integers(1, 6).flatmap(lambda width: st.lists(st.tuples(*[VALUES] * width), min_size=1, max_size=30)))
+def test_rows_come_back(rows: list[tuple[Value, ...]]) -> None:
+    """Every value that a row can hold, whatever stands before and behind it."""
+    fd = os.memfd_create("frames")
+    try:
+        data = b"mfoF before" + pack(7, "small", rows) + b"between" + pack(8, "xattr", rows) + b"mfoF"
+        assert read(fd, data) == [Frame(7, "small", rows), Frame(8, "xattr", rows)]
+    finally:
+        os.close(fd)
+
+
+def test_large_rows_are_more_frames(file: int) -> None:
+    """No frame grows beyond its bound; a row that does is refused."""
+    rows: list[tuple[Value, ...]] = [(n, os.urandom(65_536)) for n in range(ROWS)]
+    found = read(file, pack(1, "xattr", rows))
+    assert len(found) > 1
+    assert [row for part in found for row in part.rows] == rows
+    with pytest.raises(ValueError, match="has"):
+        pack(1, "xattr", [(bytes(PLAIN_MAX),)])
+    with pytest.raises(ValueError, match="no known kind"):
+        pack(1, "overlay", [(1.5,)])  # type: ignore[list-item]
+
+
+def test_damage_costs_its_frame_only(file: int) -> None:
+    """Any byte of the middle one of three."""
+    parts = [pack(1, "created", [(n, b"name", n)]) for n in range(3)]
+    whole = [Frame(1, "created", [(n, b"name", n)]) for n in (0, 2)]
+    for at in range(len(parts[1])):
+        hurt = bytearray(parts[1])
+        hurt[at] ^= 0x20
+        found = read(file, parts[0] + bytes(hurt) + parts[2])
+        assert [part for part in found if part.version == 1] == whole
+
+
+@pytest.mark.parametrize(
+    "plain",
+    [
+        b"",
+        b"\5\1",
+        struct.pack("<BBH", 5, 0, 1) + b"small",
+        struct.pack("<BBH", 5, COLUMNS + 1, 1) + b"small" + bytes(100),
+        struct.pack("<BBH", 5, 1, ROWS + 1) + b"small" + bytes(ROWS + 1),
+        struct.pack("<BBH", 5, 1, 2) + b"small" + b"\0\4",
+        struct.pack("<BBH", 5, 1, 1) + b"small" + b"\2\xff\xff\xff\xff",
+        struct.pack("<BBH", 5, 1, 1) + b"small" + b"\3\1\0\0\0\xff",
+        struct.pack("<BBH", 5, 1, 1) + b"sm\xe4ll" + b"\0",
+        struct.pack("<BBH", 5, 1, 1) + b"small" + b"\1\0",
+        bytes(PLAIN_MAX + 1),
+    ],
+)
+def test_what_is_no_rows_is_passed_over(plain: bytes, file: int) -> None:
+    """With a right checksum, too: the next frame is read."""
+    after = pack(2, "small", [(1, b"x")])
+    assert read(file, frame(plain) + after) == [Frame(2, "small", [(1, b"x")])]
+    assert read(file, frame(plain, b"no zlib") + after) == [Frame(2, "small", [(1, b"x")])]
+
+
+def test_bombs_take_no_memory(file: int) -> None:
+    """A payload that becomes 64 MiB, and lengths that are not there."""
+    inflate = zlib.compressobj(9)
+    bomb = b"".join(inflate.compress(bytes(1 << 20)) for _ in range(64)) + inflate.flush()
+    tracemalloc.start()
+    try:
+        assert read(file, frame(b"", bomb[:PLAIN_MAX]) + struct.pack("<4sIII", b"mfoF", 1, 0xFFFFFFFF, 0)) == []
+        assert tracemalloc.get_traced_memory()[1] < 16 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_false_frames_take_no_time(file: int) -> None:
+    """A file full of beginnings of large frames is read in proportion to its size."""
+    began = time.process_time()
+    assert read(file, struct.pack("<4sIII", b"mfoF", 1, PLAIN_MAX, 0) * 200_000) == []
+    assert time.process_time() - began < 10
+
+
+def test_a_hole_is_searched_quickly(file: int) -> None:
+    """A file of nothing takes no memory."""
+    os.ftruncate(file, 1 << 28)
+    os.pwrite(file, pack(1, "small", [(1, b"x")]), (1 << 28) - 100)
+    assert [found.table for found in frames.read(file)] == ["small"]
