@@ -27,13 +27,13 @@ import signal
 import socket
 import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 from minifo.engine.errors import StateError
 from minifo.engine.syscalls import forget_names, syncfs
 from minifo.fusefront import conduct, lastwords
-from minifo.fusefront.mountinfo import find_mount
+from minifo.fusefront.mountinfo import find_mount, read_mounts
 from minifo.fusefront.systemlog import Outlet
 from minifo.fusefront.unmount import detach
 
@@ -42,6 +42,7 @@ log = logging.getLogger(__name__)
 _PACKET = 8192  # bytes; a request is a word and a few numbers, or a line of a log
 _DONT_WAIT = socket.MSG_DONTWAIT
 _FILEID_INO64_GEN = 0x81  # the kernel's fs/fuse/inode.c, fuse_encode_fh: node number (high word first), generation
+_ROOT_OF_INIT = "/proc/1/root"
 _WRITE_AND_WAIT = 1 | 2 | 4  # sync_file_range(2)
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -140,6 +141,14 @@ class Outsider:
             OSError: EPERM unless the mount is root's, ENOSYS on an old kernel.
         """
         self._ask("forget", self._device)
+
+    def is_root(self) -> bool:
+        """True if the mount is the root directory of process 1: the whole system runs on it.
+
+        Raises:
+            OSError: that cannot be told.
+        """
+        return bool(self._ask("is_root", self._device))
 
     def detach(self, *, lazy: bool) -> None:
         """Unmount.
@@ -358,42 +367,68 @@ def _probe(mountpoint: str) -> int:
     return os.stat(mountpoint).st_dev
 
 
+def _is_root(mountpoint: str, device: int) -> bool:
+    return os.stat(_ROOT_OF_INIT).st_dev == device
+
+
+def _open_root(mountpoint: str, device: int) -> int | None:
+    """Open the mount's root directory, wherever it is mounted now; None if it is nowhere to be seen.
+
+    For the call only: a descriptor that stays would keep the mount busy.
+    """
+    for place in _places(mountpoint, device):
+        try:
+            fd = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            if place == mountpoint and not isinstance(error, FileNotFoundError | NotADirectoryError):
+                raise
+            continue
+        if os.fstat(fd).st_dev == device:
+            return fd
+        os.close(fd)
+    return None
+
+
+def _places(mountpoint: str, device: int) -> Iterator[str]:
+    """Where a mount may be: where it was made, and where it was moved to."""
+    yield mountpoint
+    # at boot it is moved over the root directory, which the daemon and its helper stay beneath of
+    yield _ROOT_OF_INIT
+    yield from (entry.mountpoint for entry in read_mounts() if entry.device == device)
+
+
 def _write_back(mountpoint: str, device: int) -> None:
-    try:
-        # opened for the call only: a descriptor that stays would keep the mount busy
-        root = os.open(mountpoint, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except (FileNotFoundError, NotADirectoryError):
-        return
-    try:
-        if os.fstat(root).st_dev == device:
+    root = _open_root(mountpoint, device)
+    if root is not None:
+        try:
             syncfs(root)
-    finally:
-        os.close(root)
+        finally:
+            os.close(root)
 
 
 def _forget(mountpoint: str, device: int) -> None:
-    root = os.open(mountpoint, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        if os.fstat(root).st_dev == device:
+    root = _open_root(mountpoint, device)
+    if root is not None:
+        try:
             forget_names(root)
-    finally:
-        os.close(root)
+        finally:
+            os.close(root)
 
 
 def _flush(mountpoint: str, device: int, ino: int) -> None:
-    root = os.open(mountpoint, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    root = _open_root(mountpoint, device)
+    if root is None:
+        return  # unmounted, or something is mounted over it: there is nobody left who could write
     try:
-        if os.fstat(root).st_dev != device:
-            return  # unmounted, or something is mounted over it: there is nobody left who could write
         try:
             fd = _open_by_number(root, ino)
-        except OSError as error:
-            if error.errno == errno.ESTALE:
-                return  # the kernel does not know it, so it holds nothing of it
-            if error.errno not in (errno.EPERM, errno.ENOSYS):
-                raise
+        except PermissionError:
             syncfs(root)  # not for root only, but everything is written, not one file
             return
+        except OSError as error:
+            if error.errno != errno.ESTALE:
+                raise
+            return  # the kernel does not know it, so it holds nothing of it
         try:
             _check(_libc.sync_file_range(fd, ctypes.c_int64(0), ctypes.c_int64(0), _WRITE_AND_WAIT))
         finally:
@@ -420,5 +455,6 @@ def _detach(mountpoint: str, lazy: int) -> None:
 
 
 _CALLS: dict[str, Callable[..., Any]] = {
-    "probe": _probe, "write_back": _write_back, "flush": _flush, "forget": _forget, "detach": _detach,
+    "probe": _probe, "is_root": _is_root, "write_back": _write_back, "flush": _flush, "forget": _forget,
+    "detach": _detach,
 }  # fmt: skip

@@ -76,12 +76,12 @@ def run(options: MountOptions, mountpoint: str, *, ready: Callable[[], None]) ->
         with _closing(overlay):
             committer = Committer(overlay, outsider, mountpoint, options.commit)
             used = None if options.plain else extension
-            _mount(overlay, committer, _slow_base(overlay, options.base), used, options, mountpoint)
+            insist = _mount(overlay, committer, _slow_base(overlay, options.base), used, options, mountpoint)
             _tune_memory()
             try:
                 report.serving(outsider.mounted())
                 limit = options.max_names or default_limit()
-                trio.run(_serve, overlay, committer, outsider, mountpoint, limit, ready)
+                trio.run(_serve, overlay, committer, outsider, mountpoint, limit, insist, ready)
             except BaseException:
                 pyfuse3.close(unmount=False)
                 raise
@@ -186,8 +186,15 @@ def _mount(
     extension: ModuleType | None,
     options: MountOptions,
     mountpoint: str,
-) -> None:
-    """Mount; *extension* is the session hook, or None in plain mode."""
+) -> Callable[[], None]:
+    """Mount.
+
+    Args:
+        extension: the session hook, or None in plain mode.
+
+    Returns:
+        What makes every change durable before it is acknowledged, from the call on.
+    """
     import pyfuse3
 
     from minifo.fusefront.direct import Direct
@@ -208,6 +215,13 @@ def _mount(
     except RuntimeError as error:
         said = "; ".join(lines) or str(error)
         raise StateError(f"{mountpoint} cannot be mounted ({said})", "see kernel messages: dmesg") from error
+
+    def insist() -> None:
+        operations.synchronous = True
+        if extension is not None:
+            Direct(overlay, requests, synchronous=True).serve(extension)
+
+    return insist
 
 
 def _fuse_options(options: MountOptions) -> set[str]:
@@ -234,6 +248,7 @@ async def _serve(
     outsider: Outsider,
     mountpoint: str,
     max_names: int,
+    insist: Callable[[], None],
     ready: Callable[[], None],
 ) -> None:
     import pyfuse3
@@ -241,7 +256,7 @@ async def _serve(
     trio.to_thread.current_default_thread_limiter().total_tokens = descriptors.threads()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(committer.run)
-        nursery.start_soon(_end_on_signal, committer, outsider, mountpoint)
+        nursery.start_soon(_end_on_signal, committer, outsider, mountpoint, insist)
         nursery.start_soon(_look_after, outsider)
         nursery.start_soon(_say_ready, outsider, mountpoint, ready)
         nursery.start_soon(keep_small, overlay, outsider, max_names)
@@ -276,7 +291,7 @@ async def _look_after(outsider: Outsider) -> None:
             outsider.look_after()
 
 
-async def _end_on_signal(committer: Committer, outsider: Outsider, mountpoint: str) -> None:
+async def _end_on_signal(committer: Committer, outsider: Outsider, mountpoint: str, insist: Callable[[], None]) -> None:
     import pyfuse3
 
     ending = conduct.ending()
@@ -288,6 +303,11 @@ async def _end_on_signal(committer: Committer, outsider: Outsider, mountpoint: s
                 await committer.flush()
             except StateError as error:
                 log.error("%s", error)
+            if number == signal.SIGTERM and await _carries_the_system(outsider):
+                # at shutdown everybody is told to end, and needs files until then; SIGKILL is what comes next
+                log.warning("%s is the root directory: its daemon stays, and commits each change at once", mountpoint)
+                insist()
+                continue
             try:
                 await trio.to_thread.run_sync(lambda: outsider.detach(lazy=False))
             except StateError as error:
@@ -296,3 +316,11 @@ async def _end_on_signal(committer: Committer, outsider: Outsider, mountpoint: s
                 await trio.to_thread.run_sync(lambda: outsider.detach(lazy=True))
                 pyfuse3.terminate()
             return
+
+
+async def _carries_the_system(outsider: Outsider) -> bool:
+    try:
+        return await trio.to_thread.run_sync(outsider.is_root)
+    except OSError as error:
+        log.debug("process 1: %s", error)  # another user's
+        return False
