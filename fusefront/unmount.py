@@ -219,7 +219,7 @@ class _Patience:
             process = f"process {pids} has" if number == 1 else f"processes {pids} have"
             if holder.mountpoint:
                 raise StateError(
-                    f"{where} is unmounted here, but {process} it mounted in a namespace of their own",
+                    f"{where} is unmounted here, but {process} it mounted in another mount namespace",
                     f"end them, or unmount it there too: nsenter -t {first} -m umount {holder.mountpoint}",
                 )
             raise StateError(
