@@ -11,6 +11,7 @@ import errno
 import hashlib
 import os
 import pickle
+import pwd
 import shutil
 import signal
 import socket
@@ -31,7 +32,17 @@ import pytest
 T = TypeVar("T")
 
 STEP = 60.0  # seconds one command may take
-USER = 1000  # a uid and gid without privileges
+
+
+def _somebody() -> int:
+    """The uid of a user without privileges: one that has a name, for fusermount3 serves no other."""
+    try:
+        return pwd.getpwuid(1000).pw_uid
+    except KeyError:
+        return pwd.getpwnam("nobody").pw_uid
+
+
+USER = _somebody()  # a uid and gid without privileges
 
 
 def minifo_program() -> str:
