@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 import signal
@@ -16,6 +17,8 @@ from mount.support import Lab, Overlay, is_mounted, minifo, minifo_program
 
 _NAMES = 3000
 _LIMIT = 2900  # so that few are left to be found when it is reached
+_PTRACE_DETACH, _PTRACE_SEIZE, _PTRACE_INTERRUPT = 17, 0x4206, 0x4207
+_WALL = 0x40000000  # waitpid(2): threads as well
 _LINE = re.compile(r"of (\d+) names (\d+) are left")
 
 
@@ -33,7 +36,7 @@ def _list(top: Path) -> list[tuple[str, int, int, int]]:
 def _mounted(lab: Lab, *, hold: bool = False) -> Iterator[tuple[Overlay, Path]]:
     """A mount of many names that may not all be known, and the log of its daemon; no violation is left behind.
 
-    Its helper process is stopped at once if *hold*, so the daemon never hears that the mount answers.
+    Its helper process is held at once if *hold*, so the daemon never hears that the mount answers.
     """
     overlay = lab.overlay()
     for number in range(_NAMES):
@@ -58,7 +61,8 @@ def _mounted(lab: Lab, *, hold: bool = False) -> Iterator[tuple[Overlay, Path]]:
         deadline = time.monotonic() + 60
         while not is_mounted(overlay.mnt):
             if hold and (helper := _child(daemon.pid)) is not None:
-                os.kill(helper, signal.SIGSTOP)
+                _hold(helper)
+                hold = False
             assert daemon.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.002)
@@ -80,6 +84,28 @@ def _child(pid: int) -> int | None:
             if ignored & 1 << (signal.SIGTERM - 1):
                 return int(child)
     return None
+
+
+def _ptrace(request: int, thread: int) -> None:
+    if ctypes.CDLL(None, use_errno=True).ptrace(ctypes.c_long(request), thread, None, None) < 0:
+        raise OSError(ctypes.get_errno(), "ptrace")
+
+
+def _hold(pid: int) -> None:
+    """Make a process wait as a slow one would: the daemon would hear of SIGSTOP, and replace it (ptrace(2))."""
+    held: set[str] = set()
+    while threads := set(os.listdir(f"/proc/{pid}/task")) - held:
+        for thread in map(int, threads):
+            _ptrace(_PTRACE_SEIZE, thread)
+            _ptrace(_PTRACE_INTERRUPT, thread)
+            os.waitpid(thread, _WALL)
+        held |= threads
+
+
+def _release(pid: int) -> None:
+    """Let it go on."""
+    for thread in os.listdir(f"/proc/{pid}/task"):
+        _ptrace(_PTRACE_DETACH, int(thread))
 
 
 def _forgotten(log: Path) -> None:
@@ -119,8 +145,8 @@ def test_forgotten_before_the_mount_has_answered(lab: Lab) -> None:
     with _mounted(lab, hold=True) as (overlay, log):
         helper = _child(overlay.pid)
         assert helper is not None
-        assert Path(f"/proc/{helper}/stat").read_text().rsplit(")", 1)[1].split()[0] == "T"
+        assert Path(f"/proc/{helper}/stat").read_text().rsplit(")", 1)[1].split()[0] == "t"
         assert len(_list(overlay.mnt)) > _LIMIT
         time.sleep(0.5)  # the daemon asks for forgetting now, and waits
-        os.kill(helper, signal.SIGCONT)
+        _release(helper)
         _forgotten(log)
