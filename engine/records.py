@@ -4,12 +4,12 @@
     header    = magic, version, uuid, boot id, st_dev and st_ino of the database, token of the commit it follows, crc
     frame     = length (4 bytes), crc32 (4 bytes), body; a frame that is cut short or damaged ends the log
     body      = kind (1 byte), and by kind
-        OPERATION  next inode number, next object, number of statements, number of notes; the notes; the statements
+        OPERATION  next inode number, next object, number of statements, number of notes; of each statement its number
+                   (engine/statements.py), of each how many values it has, of each value its type; the integers (8
+                   bytes), the lengths of the others (4 bytes), these others; the notes
         SEALED     token of a commit that was made, and may be durable; all content noted so far is
         FAILED     what the storage answered when something could not be made durable, as text
     note      = object, bytes of it that rows may rely on from now on; below zero: ~bytes, it was cut to them
-    statement = its number (engine/statements.py), number of values, a type for each; the integers (8 bytes), the
-                lengths of the others (4 bytes), these others
 
 All numbers are little-endian.  Nothing read is believed before the header, then the frame's crc, then each length has
 been looked at; reading takes no more memory than the largest frame.
@@ -20,6 +20,7 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Callable, Sequence
+from itertools import chain, islice
 from operator import itemgetter
 from typing import Any, NamedTuple
 
@@ -35,14 +36,12 @@ OPERATION, SEALED, FAILED = 1, 2, 3
 
 _OPERATION = struct.Struct("<BqqII")
 _NOTE = struct.Struct("<qq")
-_STATEMENT = struct.Struct("<IB")
 _TOKEN = struct.Struct("<Bq")
 _NULL, _INT, _BYTES, _TEXT = range(4)
-_PLAIN = frozenset((type(None), int, bytes))
 _TYPES: dict[type, int] = {type(None): _NULL, int: _INT, bytes: _BYTES, str: _TEXT}
 
 Note = tuple[int, int]
-_Getter = Callable[[Params], tuple[Any, ...]]
+_Getter = Callable[[tuple[Any, ...]], tuple[Any, ...]]
 
 
 class BadRecord(ValueError):
@@ -90,15 +89,17 @@ class Operation(NamedTuple):
 
 
 class _Shape(NamedTuple):
-    """How values of certain types are written; ``None`` for a part that is not needed."""
+    """How operations of certain statements, with values of certain types, are written."""
 
     pack: Callable[..., bytes]
-    types: bytes
-    integers: _Getter | None  # None: all values are
+    head: bytes  # numbers, counts and types
+    integers: _Getter
     others: _Getter | None
+    has_text: bool
 
 
-_shapes: dict[tuple[type, ...], _Shape] = {}
+_shapes: dict[tuple[tuple[int, ...], tuple[type, ...]], _Shape] = {}
+_SHAPES = 4096  # kept; there are some hundreds
 
 
 def _getter(places: list[int]) -> _Getter:
@@ -107,57 +108,62 @@ def _getter(places: list[int]) -> _Getter:
     return lambda values: tuple([values[place] for place in places])
 
 
-def _shape(types: tuple[type, ...]) -> _Shape:
-    if not _PLAIN.issuperset(types):
-        raise KeyError(types)
-    count = len(types)
+def _shape(numbers: tuple[int, ...], types: tuple[type, ...], counts: bytes) -> _Shape:
     integers = [place for place, kind in enumerate(types) if kind is int]
-    others = [place for place, kind in enumerate(types) if kind is bytes]
+    others = [place for place, kind in enumerate(types) if kind is bytes or kind is str]
+    head = struct.pack(f"<{len(numbers)}I", *numbers) + counts + bytes([_TYPES[kind] for kind in types])
     made = _Shape(
-        struct.Struct(f"<I{count + 1}s{len(integers)}q{len(others)}I").pack,
-        bytes([count, *(_TYPES[kind] for kind in types)]),
-        None if len(integers) == count else _getter(integers),
+        struct.Struct(f"<BqqII{len(head)}s{len(integers)}q{len(others)}I").pack,
+        head,
+        _getter(integers),
         _getter(others) if others else None,
+        str in types,
     )
-    _shapes[types] = made
+    if len(_shapes) >= _SHAPES:
+        _shapes.clear()
+    _shapes[numbers, types] = made
     return made
 
 
 def pack_operation(statements: Sequence[Statement], next_ino: int, next_object: int, notes: list[Note]) -> bytes:
     """The frame of one operation.
 
+    It is called for each operation, so all values of all its statements are written by one call, in a form that is
+    worked out once.
+
     Raises:
         OverflowError: it is too large for the log.
     """
-    parts = [_OPERATION.pack(OPERATION, next_ino, next_object, len(statements), len(notes))]
+    numbers: tuple[int, ...]
+    params: tuple[Params, ...]
+    numbers, params = zip(*statements, strict=True) if statements else ((), ())
+    values = tuple(chain.from_iterable(params))
+    types = tuple(map(type, values))
+    shape = _shapes.get((numbers, types))
+    if shape is None:
+        values = tuple(map(_plain, values))
+        types = tuple(map(type, values))
+        shape = _shape(numbers, types, bytes(map(len, params)))
+    pack, head, integers, others, has_text = shape
+    if others is None:
+        body = pack(OPERATION, next_ino, next_object, len(numbers), len(notes), head, *integers(values))
+    else:
+        found = others(values)
+        if has_text:
+            found = tuple([value.encode() if isinstance(value, str) else value for value in found])
+        lengths = map(len, found)
+        fixed = pack(OPERATION, next_ino, next_object, len(numbers), len(notes), head, *integers(values), *lengths)
+        body = b"".join((fixed, *found))
     if notes:
-        parts += [_NOTE.pack(*note) for note in notes]
-    for number, params in statements:
-        types = tuple(map(type, params))
-        try:
-            pack, head, integers, others = _shapes.get(types) or _shape(types)
-        except KeyError:
-            parts.append(_pack_texts(number, params))
-            continue
-        if integers is None:
-            parts.append(pack(number, head, *params))
-        elif others is None:
-            parts.append(pack(number, head, *integers(params)))
-        else:
-            found = others(params)
-            parts.append(pack(number, head, *integers(params), *map(len, found)))
-            parts += found
-    return frame(b"".join(parts))
+        body += b"".join([_NOTE.pack(*note) for note in notes])
+    return frame(body)
 
 
-def _pack_texts(number: int, params: Params) -> bytes:
-    """A statement with text among its values, which is rare; SQLite has taken the text, so it is UTF-8."""
-    plain = [value if value is None or isinstance(value, bytes | str) else int(value) for value in params]
-    others = [value.encode() if isinstance(value, str) else value for value in plain if isinstance(value, bytes | str)]
-    integers = [value for value in plain if isinstance(value, int)]
-    head = _STATEMENT.pack(number, len(plain)) + bytes(_TYPES[type(value)] for value in plain)
-    lengths = struct.pack(f"<{len(integers)}q{len(others)}I", *integers, *map(len, others))
-    return b"".join((head, lengths, *others))
+def _plain(value: int | bytes | str | None) -> int | bytes | str | None:
+    """A value of exactly one of the types that are written."""
+    if value is None or type(value) in _TYPES:
+        return value
+    return int(value) if isinstance(value, int) else bytes(value)  # type: ignore[arg-type]
 
 
 def pack_sealed(token: int) -> bytes:
@@ -199,44 +205,43 @@ def parse_operation(body: bytes) -> Operation:
         BadRecord: it is not whole, or holds what no operation has.
     """
     try:
-        _, next_ino, next_object, count, noted = _OPERATION.unpack_from(body)
-        at = _OPERATION.size
-        if at + noted * _NOTE.size + count * _STATEMENT.size > len(body):
-            raise BadRecord("a record of it is damaged")
-        notes = [_NOTE.unpack_from(body, at + index * _NOTE.size) for index in range(noted)]
-        at += noted * _NOTE.size
-        statements: list[Statement] = []
-        for _ in range(count):
-            number, params, at = _parse_statement(body, at)
-            statements.append((number, params))
-    except (struct.error, UnicodeDecodeError) as error:
+        return _parse_operation(body)
+    except (struct.error, UnicodeDecodeError, ValueError) as error:
         raise BadRecord("a record of it is damaged") from error
-    if at != len(body):
-        raise BadRecord("a record of it is damaged")
-    return Operation(statements, next_ino, next_object, notes)
 
 
-def _parse_statement(body: bytes, at: int) -> tuple[int, Params, int]:
-    number, count = _STATEMENT.unpack_from(body, at)
-    at += _STATEMENT.size
-    types = body[at : at + count]
-    if len(types) != count or any(kind > _TEXT for kind in types):
-        raise BadRecord("a record of it is damaged")
-    sizes = struct.Struct(f"<{types.count(_INT)}q{types.count(_BYTES) + types.count(_TEXT)}I")
-    fields = sizes.unpack_from(body, at + count)
-    at += count + sizes.size
-    integers, lengths = iter(fields[: types.count(_INT)]), iter(fields[types.count(_INT) :])
-    params: list[int | bytes | str | None] = []
+def _parse_operation(body: bytes) -> Operation:
+    """The same; raises whatever comes of bytes that are no operation."""
+    _, next_ino, next_object, count, noted = _OPERATION.unpack_from(body)
+    if count * 5 + noted * _NOTE.size > len(body):
+        raise BadRecord("it says that it is longer than it is")
+    at = _OPERATION.size
+    numbers = struct.unpack_from(f"<{count}I", body, at)
+    counts = body[at + 4 * count : at + 5 * count]
+    at += 5 * count
+    types = body[at : at + sum(counts)]
+    if len(types) != sum(counts) or any(kind > _TEXT for kind in types):
+        raise BadRecord("types that there are not")
+    fields = struct.Struct(f"<{types.count(_INT)}q{len(types) - types.count(_INT) - types.count(_NULL)}I")
+    found = fields.unpack_from(body, at + len(types))
+    at += len(types) + fields.size
+    integers, lengths = iter(found[: types.count(_INT)]), iter(found[types.count(_INT) :])
+    values: list[int | bytes | str | None] = []
     for kind in types:
-        if kind == _NULL:
-            params.append(None)
-        elif kind == _INT:
-            params.append(next(integers))
-        else:
-            length = next(lengths)
-            value = body[at : at + length]
-            if len(value) != length:
-                raise BadRecord("a record of it is damaged")
-            at += length
-            params.append(value.decode() if kind == _TEXT else value)
-    return number, tuple(params), at
+        if kind in (_NULL, _INT):
+            values.append(next(integers) if kind == _INT else None)
+            continue
+        length = next(lengths)
+        value = body[at : at + length]
+        if len(value) != length:
+            raise BadRecord("it is cut short")
+        at += length
+        values.append(value.decode() if kind == _TEXT else value)
+    notes = [(number, size) for number, size in _NOTE.iter_unpack(body[at:])]
+    if len(notes) != noted:
+        raise BadRecord("it is longer than it says")
+    rest = iter(values)
+    statements: list[Statement] = [
+        (number, tuple(islice(rest, size))) for number, size in zip(numbers, counts, strict=True)
+    ]
+    return Operation(statements, next_ino, next_object, notes)
