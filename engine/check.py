@@ -277,10 +277,10 @@ class Checker:
             directory, name = split(path)
             if ino == ROOT or (places.by_path.get(directory), name) not in self._hidden or ino in places.names:
                 continue
-            row = self._db.row("SELECT mode, nlink FROM inode WHERE ino = ?", (ino,))
-            mode, nlink = row or (stat.S_IFDIR if path in holders else 0, 1)
-            # a file may have other names in the base: only the base knows how many
-            if nlink > 0 and (mode & _TYPE == stat.S_IFDIR or self._has_one_name(path)):
+            row = self._db.row("SELECT mode, nlink, coalesce(seen_links, 1) FROM inode WHERE ino = ?", (ino,))
+            mode, nlink, links = row or (stat.S_IFDIR if path in holders else 0, 1, 1)
+            # a file may have other names in the base, in this one or in that which it was met in
+            if nlink > 0 and (mode & _TYPE == stat.S_IFDIR or (links == 1 and self._has_one_name(path))):
                 yield self._at("E210", ino, f"its place was {os.fsdecode(path)}", (ino, path))
 
     def _has_one_name(self, path: bytes) -> bool:

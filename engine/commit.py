@@ -79,6 +79,7 @@ class GroupCommit:
         self._presyncing: set[int] = set()
         self._unfinished: list[Sealed] = []  # committed, but perhaps not durable yet
         self.volatile = False
+        self._reserved = 0  # content object ids to reserve at least
         self.wal_limit = _log_pages(storage)
         self.space: Space | None = None
         self.names = NamesCopy(storage, db)
@@ -259,8 +260,8 @@ class GroupCommit:
         objects = self._objects
         used = objects.next_object - objects.committed_next
         limit = objects.limit
-        if objects.room() < max(ROOM, 2 * used):
-            limit = objects.next_object + max(2 * ROOM, 4 * used)
+        if objects.room() < max(ROOM, 2 * used, self._reserved):
+            limit = objects.next_object + max(2 * ROOM, 4 * used, self._reserved)
         facts = (
             ("next_ino", self._inodes.next_ino),
             ("next_object", objects.next_object),
@@ -272,6 +273,16 @@ class GroupCommit:
             for key, value in facts:
                 self._db.change(SET_FACT, (key, value))
         return limit
+
+    def reserve(self, count: int) -> None:
+        """See that *count* content objects can be made in one transaction, by a commit where too few ids are left.
+
+        Raises:
+            StateError: that commit failed.
+        """
+        self._reserved = count + ROOM
+        if self._objects.room() < self._reserved:
+            self.run()
 
     def harden(self) -> None:
         """Step 3: make the log durable; in any thread.

@@ -170,7 +170,7 @@ class Drift:
         """
         same = self._versions.get(row.ino)
         if same is None:
-            same = self._versions[row.ino] = self._compare(row, path)
+            same = self._versions[row.ino] = self.is_version(row, path)
             if not same:
                 log.warning(
                     "%s was replaced in the base after a part of it was written here; its other bytes are lost until"
@@ -179,7 +179,8 @@ class Drift:
                 )
         return same
 
-    def _compare(self, row: Row, path: bytes) -> bool:
+    def is_version(self, row: Row, path: bytes) -> bool:
+        """The same as ``same_version``, of the base as it is now and without a word in the log."""
         st = self._base.find(path)
         if st is None or (st.st_size, st.st_mtime_ns) != (row.seen_size, row.seen_mtime):
             return False

@@ -13,6 +13,7 @@ wrong.  Every ``StateError`` and ``UsageError`` prints as one line; ``hint`` is 
     │   ├── NewerFormat             written by a newer minifo
     │   ├── OlderFormat             written by an earlier minifo
     │   ├── Corrupt                 damaged; minifo-fsck is the next step
+    │   ├── WrongBase               a base that lacks most of what the overlay refers to
     │   └── CommitPostponed         no room for a commit just now; nothing is lost
     └── UsageError                  wrong or missing arguments
 """
@@ -95,6 +96,10 @@ class OlderFormat(StateError):
 
 class Corrupt(StateError):
     """The database is damaged."""
+
+
+class WrongBase(StateError):
+    """The base lacks most of what the overlay refers to, and nobody has said that it is meant."""
 
 
 class CommitPostponed(StateError):

@@ -16,7 +16,7 @@ from minifo.engine.anchor import base_mark, describe, is_replaced, is_same_mark,
 from minifo.engine.base import BaseView
 from minifo.engine.commit import GroupCommit
 from minifo.engine.db import Database
-from minifo.engine.errors import StateError
+from minifo.engine.errors import StateError, WrongBase
 from minifo.engine.inodes import Inodes
 from minifo.engine.model import Ino
 from minifo.engine.namespace import Namespace
@@ -103,7 +103,7 @@ class Recovery:
         if check is BaseCheck.STRICT:
             raise StateError(message, "mount with -o base_check=warn if it is meant to take that one's place")
         if view.is_likely_wrong and check is BaseCheck.WARN:
-            raise StateError(
+            raise WrongBase(
                 f"base {path} is likely the wrong one: of {found + gone} objects that the overlay in"
                 f" {self._storage.path} refers to, {found} are in it; its base was {was}",
                 "mount that one, or mount with -o base_check=ignore if this one is meant",

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from minifo.engine import Overlay
 from minifo.engine.dbfile import connect
+from minifo.engine.recovery import BaseCheck
 from minifo.engine.storage import Storage, write_all
 from minifo.engine.syscalls import syncfs
 
@@ -157,9 +158,25 @@ class Doors(NamedTuple):
     storage: Callable[[str], Storage] = Storage
     vfs: str | None = None
 
-    def overlay(self, base: str, storage: str, *, read_only: bool = False) -> Overlay:
+    def overlay(
+        self,
+        base: str,
+        storage: str,
+        *,
+        read_only: bool = False,
+        redo_directory: str | None = None,
+        base_check: BaseCheck = BaseCheck.WARN,
+    ) -> Overlay:
         """Open an overlay (see ``Overlay.open``)."""
-        return Overlay.open(base, storage, read_only=read_only, storage_io=self.storage, vfs=self.vfs)
+        return Overlay.open(
+            base,
+            storage,
+            read_only=read_only,
+            storage_io=self.storage,
+            vfs=self.vfs,
+            redo_directory=redo_directory,
+            base_check=base_check,
+        )
 
     def fact(self, database: str, key: str) -> int | str | bytes | None:
         """One row of the table ``overlay`` of a database that nobody has open, or None."""

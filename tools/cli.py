@@ -24,6 +24,7 @@ _COMMANDS = {
     "migrate": "migrate",
     "mount": "mount",
     "overlay": "overlay",
+    "rebase": "rebase",
     "sync": "sync",
     "umount": "umount",
     "upgrade": "upgrade",

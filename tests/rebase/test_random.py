@@ -1,0 +1,124 @@
+"""Overlays and new bases made by chance: what every policy promises holds for all of them.
+
+How many of them is set by REBASE_SEEDS.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import random
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from lab import PAST
+from room import BIG, Room, Shown, remove, rewrite
+
+from minifo.engine import FsError
+from minifo.migrations.rebase_plan import Action
+
+_SEEDS = range(int(os.environ.get("REBASE_SEEDS", "12")))
+_OPERATIONS = 40
+
+
+def fill(room: Room, rng: random.Random) -> None:
+    """A base of some directories and files, large ones and linked ones among them."""
+    places = ["", "a", "a/b", "c", "c/d"]
+    for place in places[1:]:
+        (room.base / place).mkdir()
+    for number in range(14):
+        path = os.path.join(rng.choice(places), f"f{number}")
+        room.put(path, rng.randbytes(BIG) if number % 4 == 0 else b"base %d\n" % number * 9)
+    files = [path for path in room.base.rglob("*") if path.is_file()]
+    os.link(rng.choice(files), room.base / "hard")
+    (room.base / "soft").symlink_to("a")
+
+
+def scramble(room: Room, rng: random.Random) -> None:
+    """Do things by chance; what is not possible is left out."""
+    for number in range(_OPERATIONS):
+        shown = room.shown()
+        paths = sorted(shown)
+        directories = ["", *(path for path in paths if stat.S_ISDIR(shown[path][0]))]  # type: ignore[arg-type]
+        files = [path for path in paths if stat.S_ISREG(shown[path][0])]  # type: ignore[arg-type]
+        if not files:
+            return
+        path, file = rng.choice(paths), rng.choice(files)
+        new, place = os.path.join(rng.choice(directories), f"n{number}"), rng.choice(directories)
+        todo: list[Callable[[], object]] = [
+            lambda f=file: room.write(f, b"ours", rng.choice([0, 5000])),  # type: ignore[misc]
+            lambda f=file: room.set(f, size=rng.choice([0, 3, 9000])),  # type: ignore[misc]
+            lambda p=path: room.set(p, mode=0o700),  # type: ignore[misc]
+            lambda p=path, n=new: room.rename(p, n),  # type: ignore[misc]
+            lambda p=path, q=file: room.rename(p, q),  # type: ignore[misc]
+            lambda f=file, n=new: room.link(f, n),  # type: ignore[misc]
+            lambda f=file: room.unlink(f),  # type: ignore[misc]
+            lambda n=new: room.create(n, b"made"),  # type: ignore[misc]
+            lambda n=new: room.mkdir(n),  # type: ignore[misc]
+            lambda d=place: room.rmdir(d),  # type: ignore[misc]
+            lambda f=file: room.ov.setxattr(room.ino(f), b"user.x", b"1"),  # type: ignore[misc]
+        ]
+        with contextlib.suppress(FsError):
+            rng.choice(todo)()
+
+
+def update(base: Path, rng: random.Random, shown: Shown) -> None:
+    """Another base: things gone, changed, of another kind, and new where the overlay has names."""
+    for path in sorted(base.rglob("*"), reverse=True):
+        name = str(path.relative_to(base))
+        chance = rng.random()
+        if chance < 0.25:
+            remove(base, name)
+        elif chance < 0.45 and path.is_file() and not path.is_symlink():
+            rewrite(base, name, rng.choice([b"new\n" * 20, path.read_bytes() + b"!"]))
+        elif chance < 0.6:
+            is_dir = path.is_dir() and not path.is_symlink()
+            remove(base, name)
+            if is_dir:
+                path.write_bytes(b"a file now")
+            else:
+                path.mkdir()
+    for name in rng.sample(sorted(shown), min(4, len(shown))):
+        path = base / name
+        if path.parent.is_dir() and not os.path.lexists(path):
+            path.write_bytes(b"new in the base")
+            os.utime(path, ns=(PAST, PAST))
+
+
+def readable(shown: Shown) -> Shown:
+    """What shows and can be read, without link counts: of what is gone they count links in the old base."""
+    return {path: (*facts[:3], *facts[4:]) for path, facts in shown.items() if facts[-1] != errno.EIO}
+
+
+@pytest.mark.parametrize("seed", _SEEDS)
+@pytest.mark.parametrize("policy", ["ours", "theirs", "keep-both", "merge", "mixed"])
+def test_promises_of_policies(room: Room, seed: int, policy: str) -> None:
+    """The tables stay sound; only what a policy is for is another; a second time there is nothing to do."""
+    rng = random.Random(seed)
+    fill(room, rng)
+    scramble(room, rng)
+    shown = room.shown()
+    room.replace(lambda base: update(base, rng, shown))
+    before = room.shown()
+    room.check()
+    has_old = rng.random() < 0.5
+    policies = ["theirs:/a", "keep-both:/c", "merge:/*1*"] if policy == "mixed" else [policy]
+    plan = room.rebase(*policies, old=has_old, apply=False)
+    assert room.shown() == before
+    report = room.rebase(*policies, old=has_old)
+    assert len(report.decisions) == len(plan.decisions)
+    after = room.shown()
+    if policy == "ours":
+        assert after.keys() == before.keys()
+        assert readable(after).items() >= readable(before).items()
+        assert not has_old or readable(after).keys() == after.keys()
+    elif policy == "keep-both":
+        assert readable(after).items() >= readable(before).items()
+        assert all(path.endswith(".minifo-new") for path in after.keys() - before.keys())
+    again = room.rebase(*policies, old=has_old)
+    left = {decision.action for decision in again.decisions}
+    assert left <= {Action.WAIT, Action.CONFLICT}
+    assert room.shown() == after

@@ -1,0 +1,187 @@
+"""``minifo rebase``: settle an overlay over a base that was replaced, or make it ready for that."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+
+import click
+
+from minifo.engine import UsageError
+from minifo.engine.drift_report import Became, Entry
+from minifo.migrations.rebase import Preparation, RebaseReport, rebase
+from minifo.migrations.rebase_plan import Action, Decision
+from minifo.tools import _common
+from minifo.tools._progress import Progress
+
+CONFLICTS = 3  # exit code where something needs a decision
+
+_BASE_WORDS = {
+    Became.CHANGED: "changed",
+    Became.IDENTICAL: "same bytes",
+    Became.PARTIAL: "other version",
+    Became.KIND: "other kind",
+    Became.KEPT: "gone",
+    Became.HIDDEN: "gone",
+    Became.UNHIDING: "gone",
+    Became.SHADOW: "new there",
+}
+
+
+@click.command(
+    "rebase",
+    epilog="""\b
+Examples:
+  minifo rebase --prepare /var/lib/usr-changes --base /usr       # before an update of /usr
+  minifo rebase /var/lib/usr-changes --base /usr                 # after it: what would be done
+  minifo rebase /var/lib/usr-changes --base /usr --apply
+  minifo rebase /var/lib/etc-changes --base /rom-b/etc --old-base /rom-a/etc \\
+      --policy ours --policy 'merge:/*.conf' --policy theirs:/ssl --apply
+
+\b
+Policies (of those that match a path the last one counts; ours where none does):
+  ours       what shows stays, and counts as made over the new version
+  theirs     ours is given up, and the base's version shows
+  keep-both  ours stays, and the base's is put beside it as NAME.minifo-new
+  merge      three-way merge of text, from the version in --old-base
+A pattern stands for a path and all below it; * and ? in it match slashes, too.
+
+\b
+Exit codes: 0 nothing is left to decide, 3 there are conflicts (they stay as they are), 1 wrong request, 2 failure.
+Unmount first. Cut short, it has not happened: give the command again.""",
+)
+@click.option("--base", metavar="DIR", required=True, help="The base: the new one, or with --prepare the old one.")
+@click.option(
+    "--old-base", metavar="DIR", help="The base the overlay was made over: for merges, and files written in part."
+)
+@click.option("--policy", "policies", metavar="POLICY[:PATTERN]", multiple=True, help="Whose version counts.")
+@click.option("--apply", is_flag=True, help="Settle it; without it the plan is printed.")
+@click.option("--any-base", is_flag=True, help="Apply it although the base lacks most of what STO refers to.")
+@click.option("--prepare", is_flag=True, help="Before an update: copy what the overlay needs of its base into STO.")
+@click.option("--json", "as_json", is_flag=True, help="Write one JSON object; bytes that are no UTF-8 as \\udcXX.")
+@click.argument("storage", metavar="STO")
+def command(
+    storage: str,
+    base: str,
+    old_base: str | None,
+    policies: tuple[str, ...],
+    apply: bool,
+    any_base: bool,
+    prepare: bool,
+    as_json: bool,
+) -> int:
+    """Settle the overlay in STO over a base that was replaced.
+
+    Lists what the overlay holds of the base wherever the new one differs, and what would be done about it.
+    """
+    _common.log_to_stderr("minifo")
+    logging.getLogger("minifo").setLevel(logging.ERROR)  # that the base is another one is what this is about
+    if prepare:
+        if apply or any_base or old_base is not None or policies:
+            raise UsageError("--prepare goes with --base only", "give the other options after the update")
+        return _prepare(storage, base, as_json)
+    progress = Progress(None, storage, quiet=as_json)
+    try:
+        report = rebase(
+            storage, base, old_base=old_base, policies=policies, apply=apply, any_base=any_base, progress=progress
+        )
+    finally:
+        progress.clear()
+    report.decisions.sort(key=lambda decision: decision.entry.path)
+    if as_json:
+        click.echo(json.dumps(_as_json(report, storage, base, old_base)))
+    else:
+        _print(report)
+    return CONFLICTS if report.conflicts else 0
+
+
+# -- the plan
+
+
+def _print(report: RebaseReport) -> None:
+    if report.decisions:
+        click.echo(f"{'ours':12}{'base':15}{'settled' if report.applied else 'would settle':17}path")
+    for decision in report.decisions:
+        entry = decision.entry
+        what = decision.action.value
+        click.echo(f"{entry.held.value:12}{_BASE_WORDS[entry.became]:15}{what:17}{_plain(entry.path)}")
+        if decision.why:
+            click.echo(f"{'':44}{_common.printable(decision.why)}")
+    waiting = sum(decision.action is Action.WAIT for decision in report.decisions)
+    settled = len(report.decisions) - len(report.conflicts) - waiting
+    parts = [f"{settled} {'settled' if report.applied else 'to settle'}"]
+    parts += [f"{len(report.conflicts)} conflicts"] if report.conflicts else []
+    parts += [f"{waiting} waiting for the old base"] if waiting else []
+    parts += [f"{report.counts[Became.UNCHANGED.value]} as before"]
+    parts += [f"{report.size} bytes {'' if report.applied else 'to be '}copied"] if report.size else []
+    click.echo(", ".join(parts))
+
+
+def _as_json(report: RebaseReport, storage: str, base: str, old_base: str | None) -> dict[str, object]:
+    return {
+        "storage": storage,
+        "base": base,
+        "old_base": old_base,
+        "applied": report.applied,
+        "counts": {became.value: report.counts[became.value] for became in Became},
+        "conflicts": len(report.conflicts),
+        "bytes": report.size,
+        "entries": [_entry(decision) for decision in report.decisions],
+    }
+
+
+def _entry(decision: Decision) -> dict[str, object]:
+    entry = decision.entry
+    return {
+        "path": os.fsdecode(entry.path),
+        "base_path": os.fsdecode(entry.base),
+        "held": entry.held.name.lower(),
+        "became": entry.became.value,
+        "shows": entry.shows,
+        "policy": decision.policy.value,
+        "action": decision.action.name.lower(),
+        "completed": decision.completes,
+        "bytes": decision.size,
+        "why": decision.why or None,
+    }
+
+
+def _plain(path: bytes) -> str:
+    return _common.printable(os.fsdecode(path))
+
+
+# -- before an update
+
+
+def _prepare(storage: str, base: str, as_json: bool) -> int:
+    with Preparation(storage, base) as preparation:
+        if not as_json and preparation.count:
+            text = f"{preparation.count} files need {preparation.size} bytes of the base; {preparation.free} are free"
+            click.echo(_common.printable(f"{text} in {storage}"))
+        progress = Progress(None, storage, quiet=as_json)
+        try:
+            report = preparation.run(progress)
+        finally:
+            progress.clear()
+    if as_json:
+        found = {
+            "storage": storage,
+            "base": base,
+            "bytes": report.size,
+            "files": [os.fsdecode(entry.path) for entry in report.files],
+            "conflicts": [os.fsdecode(entry.path) for entry in report.conflicts],
+        }
+        click.echo(json.dumps(found))
+    else:
+        _print_prepared(len(report.files), report.conflicts)
+    return CONFLICTS if report.conflicts else 0
+
+
+def _print_prepared(count: int, conflicts: list[Entry]) -> None:
+    for entry in conflicts:
+        click.echo(f"conflict: {_plain(entry.path)}: this base has not the version that some blocks were written over")
+    if count:
+        click.echo(f"completed: {count} files")
+    if not conflicts:
+        click.echo("no file depends on this base any more")
