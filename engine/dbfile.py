@@ -203,10 +203,42 @@ def check_version(path: str, version: int) -> None:
 def _identify(con: apsw.Connection, path: str) -> None:
     application, version = (con.execute(f"PRAGMA {key}").fetchone() for key in ("application_id", "user_version"))
     _check_identity(path, application[0] if application else 0, version[0] if version else 0)
+    # before any name in it becomes part of a statement, and before a trigger or a view of somebody's can run
+    strange = strange_objects(con)
+    if strange:
+        hint = f"run: minifo-fsck {os.path.dirname(path)}"
+        raise Corrupt(f"{path} is damaged (its tables are not ours: {', '.join(strange)!r})", hint)
     # a page or two of every table: damage there is found before anything is served
-    con.execute("SELECT count(*) FROM sqlite_schema").fetchall()
-    for (table,) in con.execute("SELECT name FROM sqlite_schema WHERE type='table'").fetchall():
-        con.execute(f'SELECT * FROM "{table}" LIMIT 1').fetchall()
+    for kind, name, _, _ in sorted(true_schema(), key=str):
+        if kind == "table":
+            con.execute(f'SELECT * FROM "{name}" LIMIT 1').fetchall()
+
+
+SchemaObject = tuple[str, str, str, str | None]
+
+
+def schema_of(con: apsw.Connection) -> frozenset[SchemaObject]:
+    """Every table, index, trigger and view of a database: kind, name, table, and the SQL that made it."""
+    rows = con.execute("SELECT type, name, tbl_name, sql FROM sqlite_schema").fetchall()
+    return frozenset(
+        (str(kind), str(name), str(table), None if sql is None else str(sql)) for kind, name, table, sql in rows
+    )
+
+
+@functools.cache
+def true_schema() -> frozenset[SchemaObject]:
+    """The same of an overlay's database."""
+    con = apsw.Connection(":memory:")
+    try:
+        con.execute(schema())
+        return schema_of(con)
+    finally:
+        con.close()
+
+
+def strange_objects(con: apsw.Connection) -> list[str]:
+    """The names in a database's schema that are there without being ours, are other than ours, or are missing."""
+    return sorted({name for _, name, _, _ in schema_of(con) ^ true_schema()})
 
 
 def _enter_wal(con: apsw.Connection) -> None:

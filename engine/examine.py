@@ -27,7 +27,9 @@ from minifo.engine.dbfile import (
     check_version,
     connect,
     open_database,
-    schema,
+    schema_of,
+    strange_objects,
+    true_schema,
 )
 from minifo.engine.errors import Corrupt, FsError, NotMinifo, StateError, StorageBusy
 from minifo.engine.findings import SALVAGE, Finding
@@ -406,22 +408,6 @@ def _open_base(path: str) -> BaseView:
         raise StateError(f"base {path} cannot be read ({error.strerror})", "name the base's directory") from error
 
 
-def schema_of(con: apsw.Connection) -> dict[str, str]:
-    """The tables of a database, and the SQL that made them."""
-    rows = con.execute("SELECT name, sql FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%'")
-    return {str(name): str(sql) for name, sql in rows}
-
-
-def true_schema() -> dict[str, str]:
-    """The tables an overlay has."""
-    con = apsw.Connection(":memory:")
-    try:
-        con.execute(schema())
-        return schema_of(con)
-    finally:
-        con.close()
-
-
 def _examine_database(con: apsw.Connection, path: str, full: bool) -> list[Finding]:
     """What is wrong with the database as a file of SQLite's, and as one of ours.
 
@@ -430,21 +416,17 @@ def _examine_database(con: apsw.Connection, path: str, full: bool) -> list[Findi
     """
     where = b"minifo.db"
     try:
-        report = [row[0] for row in con.execute(f"PRAGMA {'integrity' if full else 'quick'}_check({_SAID})")]
-        schema = schema_of(con)
+        there = {name for kind, name, _, _ in schema_of(con) if kind == "table"}
         identity = con.execute("PRAGMA application_id").fetchone()
         version = con.execute("PRAGMA user_version").fetchone()
+        strange = strange_objects(con)
     except apsw.NotADBError:
         return [Finding("E101", where)]
     except (apsw.Error, UnicodeDecodeError) as error:  # text that is damaged is no text
         return [Finding("E102", where, str(error))]
-    if report != ["ok"]:
-        return [Finding("E102", where, "; ".join(str(line).replace("\n", " ") for line in report))]
-    ours = true_schema()
-    whole = all(schema.get(name) == sql for name, sql in ours.items())
     found = []
     if identity != (APPLICATION_ID,):
-        if not ours.keys() & schema.keys() and schema:
+        if there and not there & {name for _, name, _, _ in true_schema()}:
             raise NotMinifo("minifo.db is a database, but not one of minifo's", "name the directory given as sto=")
         found.append(Finding("E103", where, f"{identity[0] if identity else None}"))
     number = int(version[0]) if version else 0
@@ -452,7 +434,13 @@ def _examine_database(con: apsw.Connection, path: str, full: bool) -> list[Findi
         check_version(path, number)  # whatever it looks like: only who wrote it knows what its rows mean
     else:
         found.append(Finding("E104", where, f"{number} instead of {SCHEMA_VERSION}"))
-    if not whole:
-        missing = ", ".join(sorted(name for name, sql in ours.items() if schema.get(name) != sql))
-        return [Finding("E105" if schema else "E101", where, missing if schema else "it is empty")]
+    if strange:
+        # nothing of it is asked any more by SQL: rows are read from its pages
+        return [Finding("E105" if there else "E101", where, ", ".join(strange) if there else "it is empty")]
+    try:
+        report = [row[0] for row in con.execute(f"PRAGMA {'integrity' if full else 'quick'}_check({_SAID})")]
+    except (apsw.Error, UnicodeDecodeError) as error:
+        return [Finding("E102", where, str(error))]
+    if report != ["ok"]:
+        return [Finding("E102", where, "; ".join(str(line).replace("\n", " ") for line in report))]
     return found

@@ -219,6 +219,30 @@ def test_empty_database_file(lab: Lab) -> None:
     refused(NotMinifo, lab.base, lab.sto)
 
 
+@pytest.mark.parametrize("read_only", [False, True])
+@pytest.mark.parametrize(
+    "sql",
+    [
+        """CREATE TABLE "inode"" LIMIT 0; VACUUM INTO '{made}'; --" (x)""",
+        "CREATE TABLE guest (x)",
+        "CREATE VIEW seen AS SELECT * FROM inode",
+        "CREATE INDEX quick ON created (ino)",
+        "CREATE TRIGGER t AFTER UPDATE ON inode BEGIN DELETE FROM created; END",
+        "DROP TABLE garbage",
+    ],
+)
+def test_foreign_schema(lab: Lab, sql: str, read_only: bool) -> None:
+    """A schema that is not ours, to the letter, is refused before anything of it is asked or run."""
+    lab.create("f")
+    lab.close()
+    con = apsw.Connection(str(lab.sto / "minifo.db"))
+    con.execute(sql.format(made=lab.sto.parent / "made"))
+    con.close()
+    with pytest.raises(Corrupt, match=r"tables are not ours.*minifo-fsck"):
+        lab.open(read_only=read_only)
+    assert not (lab.sto.parent / "made").exists()
+
+
 # -- a database that is gone
 
 
