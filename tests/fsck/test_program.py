@@ -125,8 +125,8 @@ def test_older_database_is_left_alone(patient: Patient, capfd: pytest.CaptureFix
     patient.sql(f"PRAGMA user_version = {SCHEMA_VERSION - 1}")
     before = kept(patient.storage)
     assert run("-y", patient.storage) == 8
-    assert "minifo migrate" in capfd.readouterr().err
-    with pytest.raises(StateError, match="minifo migrate"):
+    assert "minifo upgrade" in capfd.readouterr().err
+    with pytest.raises(StateError, match="minifo upgrade"):
         patient.open()
     assert kept(patient.storage) == before
 
