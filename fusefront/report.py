@@ -10,6 +10,7 @@ A file is believed only if it belongs to root or to the user who made the mount,
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -104,6 +105,8 @@ class Report:
             os.replace(fresh, self._path)
         except OSError as error:
             log.warning("%s: %s; whoever unmounts it will not be told how it ended", self._path, error)
+            with contextlib.suppress(OSError):  # it takes room that the redo log may need
+                os.unlink(fresh)
 
     def _forget_the_dead(self, directory: str) -> None:
         """Remove what daemons of the same overlay have left that are gone: the storage is in use again."""
