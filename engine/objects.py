@@ -30,8 +30,8 @@ ROOM = 1024  # ids in one directory, and the least that is reserved ahead
 _FDS = 128
 _PROBE_SIZE = 1 << 20  # bytes
 _LOST = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENXIO)  # no object, or what is none
-_ADD_GARBAGE = statement("INSERT INTO garbage VALUES (?)")
-_DROP_GARBAGE = statement("DELETE FROM garbage WHERE object = ?")
+ADD_GARBAGE = statement("INSERT INTO garbage VALUES (?)")
+DROP_GARBAGE = statement("DELETE FROM garbage WHERE object = ?")
 _SYNC_SINGLY = 32  # above this many files one syncfs is cheaper (26 against 1,284 ms for 1,000 on ext4)
 
 
@@ -298,7 +298,7 @@ class ObjectStore:
         if number >= self.committed_next:
             self._db.on_success(partial(self._delete, number))
         else:
-            self._db.change(_ADD_GARBAGE, (number,))
+            self._db.change(ADD_GARBAGE, (number,))
             self._db.on_success(partial(self.dirty.discard, number))
 
     def _delete(self, number: int) -> None:
@@ -421,10 +421,10 @@ class ObjectStore:
         What could not be deleted becomes garbage, or nobody would find it again.
         """
         for number in self.swept:
-            self._db.change(_DROP_GARBAGE, (number,))
+            self._db.change(DROP_GARBAGE, (number,))
         self._db.on_success(self.swept.clear)
         for number in self.undeleted:
-            self._db.change(_ADD_GARBAGE, (number,))
+            self._db.change(ADD_GARBAGE, (number,))
         self._db.on_success(self.undeleted.clear)
 
     def close(self) -> None:

@@ -11,7 +11,7 @@ import apsw
 
 from minifo.engine.db import Database
 from minifo.engine.errors import FsError
-from minifo.engine.objects import object_name
+from minifo.engine.objects import ADD_GARBAGE, DROP_GARBAGE, object_name
 from minifo.engine.redo import Recording, RedoLog
 from minifo.engine.statements import text_of
 from minifo.engine.storage import Storage
@@ -31,6 +31,7 @@ def replay(db: Database, storage: Storage, redo: RedoLog, found: Recording) -> N
     Raises:
         StateError: it cannot be done wholly; says where the log is, and how to go on without it.
     """
+    deleted: list[int] = []
     try:
         for operation in found:
             for number, params in operation.statements:
@@ -38,6 +39,12 @@ def replay(db: Database, storage: Storage, redo: RedoLog, found: Recording) -> N
                 if sql is None:
                     raise redo.refused(f"this minifo does not know its statement {number:08x}")
                 db.change(sql, params)
+                if sql == DROP_GARBAGE and isinstance(params[0], int):
+                    deleted.append(params[0])
+        for number in deleted:
+            known = db.value("SELECT 1 FROM garbage WHERE object = ?", (number,)) is not None
+            if not known and storage.exists(object_name(number)):
+                db.change(ADD_GARBAGE, (number,))  # storage has come back with a file that was deleted
     except (FsError, apsw.Error) as error:
         raise redo.refused(f"it does not fit the database ({error})") from error
     doubtful = lacking(storage, found)

@@ -267,6 +267,30 @@ def test_operations_during_a_commit_stay_in_the_log(killed: Killed) -> None:
     assert lab.ov.commits.redo_size == HEADER.size
 
 
+def test_a_deleted_object_that_comes_back(killed: Killed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Storage may lose the deletion of a file that the log takes for gone: it is deleted again."""
+    lab = killed.lab
+    (name,) = objects(lab)
+    path = lab.sto / "content" / name
+    data = path.read_bytes()
+    lab.unlink("old")
+    lab.ov.commit()
+    assert objects(lab) == set()
+    lab.create("small", b"small")
+    monkeypatch.setattr(lab.ov.db, "commit", _raise)  # after it was noted that the file is gone
+    with pytest.raises(StateError, match="read-only now"):
+        lab.ov.commit()
+    killed.kill()
+    path.write_bytes(data)
+    killed.open()
+    assert lab.names() == ["base", "small"]
+    assert objects(lab) == set()
+
+
+def _raise() -> None:
+    raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+
 def test_a_failed_replay_is_done_again(killed: Killed, monkeypatch: pytest.MonkeyPatch) -> None:
     """A sync that fails while the log is replayed changes nothing; the next mount has everything."""
     lab = killed.lab

@@ -13,6 +13,8 @@ from minifo.engine.abi import ior
 
 _SHUTDOWN = ior(ord("X"), 125, 4)  # EXT4_IOC_SHUTDOWN and XFS_IOC_GOINGDOWN alike
 _WITH_LOG, _WITHOUT_LOG = 1, 2
+_SET_STATUS, _GET_STATUS = 0x4C04, 0x4C05  # linux/loop.h: LOOP_SET_STATUS64 and its sibling, struct loop_info64
+_STATUS_SIZE, _SIZE_LIMIT = 232, 32  # bytes of it, and where lo_sizelimit is
 _MAKE = {"ext4": ("mkfs.ext4", "-q", "-F"), "xfs": ("mkfs.xfs", "-q", "-f")}
 
 
@@ -59,6 +61,26 @@ class Device:
             fcntl.ioctl(fd, _SHUTDOWN, struct.pack("I", _WITH_LOG if log else _WITHOUT_LOG))
         finally:
             os.close(fd)
+
+    def shrink(self, megabytes: int) -> None:
+        """Let the device end early: what is written beyond fails; 0 gives it back whole, with what is there."""
+        fd = os.open(self.loop, os.O_RDWR)
+        try:
+            info = bytearray(fcntl.ioctl(fd, _GET_STATUS, bytes(_STATUS_SIZE)))
+            struct.pack_into("Q", info, _SIZE_LIMIT, megabytes << 20)
+            fcntl.ioctl(fd, _SET_STATUS, bytes(info))
+        finally:
+            os.close(fd)
+
+    def abort(self) -> None:
+        """Let the file system turn read-only by itself, as after an error (ext4)."""
+        run("mount", "-o", "remount,abort", self.path, check=False)
+
+    def come_back(self) -> None:
+        """Mount it again, as whole as it ever was."""
+        self.umount()
+        self.shrink(0)
+        self.mount()
 
     def directory(self, name: str) -> Path:
         """A directory in it, made if need be."""
