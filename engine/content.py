@@ -16,18 +16,18 @@ import errno
 import logging
 import os
 import stat
-from collections.abc import Iterator
-from typing import NamedTuple
 
 from minifo.engine.base import BaseView
 from minifo.engine.db import Database
 from minifo.engine.drift import sample
 from minifo.engine.errors import FsError
+from minifo.engine.extents import HOLE, Extent, Extents
 from minifo.engine.inodes import Inodes
 from minifo.engine.model import FILE_MAX, Ino
 from minifo.engine.objects import ObjectStore, object_name
-from minifo.engine.rows import Row
+from minifo.engine.rows import Backing, Row
 from minifo.engine.statements import statement
+from minifo.engine.syscalls import data_ranges
 
 log = logging.getLogger(__name__)
 
@@ -35,38 +35,12 @@ _SET_DIGEST = statement("UPDATE modified SET digest = ? WHERE ino = ?")
 _COPY_WHOLE = 128 << 10  # base files up to this size (bytes) are copied whole: cheaper than keeping extents
 SMALL_MAX = 2048  # bytes of a file that are kept in a row; above that a file of its own writes less
 SMALL = 0  # in the column object of inode: the bytes are a row of small
-HOLE = 0  # in the column object of extent: the bytes are zeros, whatever the backing has there
 _COPY_STEP = 1 << 20
 _BLOCK = 4096
 
 _PUT_SMALL = statement("INSERT INTO small VALUES (?, ?) ON CONFLICT (ino) DO UPDATE SET data = excluded.data")
 _CUT_SMALL = statement("UPDATE small SET data = substr(data, 1, ?) WHERE ino = ?")
 _DROP_SMALL = statement("DELETE FROM small WHERE ino = ?")
-_ADD_EXTENT = statement("INSERT INTO extent VALUES (?, ?, ?, ?, ?)")
-_PUT_EXTENT = statement(
-    'INSERT INTO extent VALUES (?, ?, ?, ?, ?) ON CONFLICT (ino, start) DO UPDATE SET "end" = excluded."end"'
-)
-_CUT_EXTENTS = statement('UPDATE extent SET "end" = ? WHERE ino = ? AND "end" > ?')
-_DROP_EXTENT = statement("DELETE FROM extent WHERE ino = ? AND start = ?")
-_DROP_EXTENTS = statement("DELETE FROM extent WHERE ino = ?")
-_DROP_EXTENTS_FROM = statement("DELETE FROM extent WHERE ino = ? AND start >= ?")
-
-
-class Backing(NamedTuple):
-    """What a file's bytes rest on: the columns object, bound and mapped of its row."""
-
-    object: int | None
-    bound: int | None
-    mapped: int
-
-
-class Extent(NamedTuple):
-    """Bytes [start, end) of a file, at offset ``at`` of a content object; zeros where that is ``HOLE``."""
-
-    start: int
-    end: int
-    object: int
-    at: int
 
 
 class Content:
@@ -84,6 +58,7 @@ class Content:
         self._base = base
         self._inodes = inodes
         self._objects = objects
+        self.extents = Extents(db)
         self._can_clone = True
         self.small_max = SMALL_MAX
         self.whole = False  # whether base files are always copied whole, so that none depends on two versions
@@ -109,7 +84,7 @@ class Content:
             return data if len(data) == end - offset else data + bytes(end - offset - len(data))
         out = bytearray(end - offset)
         at = offset
-        for extent in self.extents(row.ino, offset, end):
+        for extent in self.extents.of(row.ino, offset, end):
             if at < extent.start:
                 self._fill(
                     out,
@@ -158,15 +133,6 @@ class Content:
         if row.is_own and not self._inodes.drift.same_version(row, path):
             raise FsError(errno.EIO, f"read {row.ino}")
         return self._base.file(path)
-
-    def extents(self, ino: int, start: int, end: int, limit: int = -1) -> list[Extent]:
-        """The extents that a range touches, in order; the first *limit* of them."""
-        # they do not overlap, so the last one that begins at or before the range is the first to touch it
-        sql = (
-            'SELECT start, "end", object, at FROM extent WHERE ino = ?1 AND "end" > ?2 AND start < ?3 AND start >='
-            " coalesce((SELECT max(start) FROM extent WHERE ino = ?1 AND start <= ?2), ?2) ORDER BY start LIMIT ?4"
-        )
-        return [Extent._make(found) for found in self._db.rows(sql, (ino, start, end, limit))]
 
     def blocks(self, row: Row, path: bytes | None, st: os.stat_result | None = None) -> int:
         """Allocated blocks of 512 bytes, as st_blocks tells them; *st* is the base file's, where it is known."""
@@ -327,7 +293,7 @@ class Content:
         if size <= self.small_max and not row.mapped:
             self._db.change(_PUT_SMALL, (row.ino, os.pread(source, size, 0)))
             return row._replace(object=SMALL, bound=None)
-        covered = self.extents(row.ino, 0, size) if row.mapped else []
+        covered = self.extents.of(row.ino, 0, size) if row.mapped else []
         number = self._copy(source, size, self._objects.create(), covered)
         return row._replace(object=number, bound=None)
 
@@ -370,9 +336,9 @@ class Content:
         view = memoryview(data)
         end = offset + len(view)
         at = offset
-        extents = self.extents(row.ino, offset, end)
+        extents = self.extents.of(row.ino, offset, end)
         if any(extent.object == HOLE for extent in extents):
-            self.carve(row.ino, offset, end, holes_only=True)
+            self.extents.carve(row.ino, offset, end, holes_only=True)
             extents = [extent for extent in extents if extent.object != HOLE]
         for extent in extents:
             if at < extent.start:
@@ -402,46 +368,13 @@ class Content:
             number, at = self._place(row, start, len(data))
             done = self._objects.write_most(number, data, at)
             if done:
-                self.join(row.ino, Extent(start, start + done, number, at))
+                self.extents.join(row.ino, Extent(start, start + done, number, at))
             elif at <= _BLOCK:
                 raise FsError(errno.EFBIG, f"write {row.ino}")  # not even a file of that size
             elif number not in self.objects_of(row._replace(mapped=1)):
                 self._objects.drop(number)  # made for what it cannot hold
             start += done
             data = data[done:]
-
-    def join(self, ino: Ino, new: Extent) -> None:
-        """Add an extent where none is, and merge it with its neighbours where they touch.  Inside an operation."""
-        start, end, number, at = new
-        sql = 'SELECT start, "end", object, at FROM extent WHERE ino = ? AND start < ? ORDER BY start DESC LIMIT 1'
-        before = self._db.row(sql, (ino, start))
-        if before is not None and before[1:3] == (start, number) and before[3] + start - before[0] == at:
-            start, at = before[0], before[3]
-        sql = 'SELECT start, "end" FROM extent WHERE ino = ? AND start = ? AND object = ? AND at = ?'
-        after = self._db.row(sql, (ino, end, number, at + end - start))
-        if after is not None:
-            self._db.change(_DROP_EXTENT, (ino, after[0]))
-            end = after[1]
-        self._db.change(_PUT_EXTENT, (ino, start, end, number, at))
-
-    def carve(self, ino: Ino, start: int, end: int, *, holes_only: bool = False) -> list[Extent]:
-        """Take a range out of the extents, or out of the holes among them.  Inside an operation.
-
-        Returns:
-            What was taken out.
-        """
-        pieces = []
-        for extent in self.extents(ino, start, end):
-            if holes_only and extent.object != HOLE:
-                continue
-            first, stop = max(start, extent.start), min(end, extent.end)
-            self._db.change(_DROP_EXTENT, (ino, extent.start))
-            for left, right in ((extent.start, first), (stop, extent.end)):
-                if left < right:
-                    at = extent.at + left - extent.start
-                    self._db.change(_ADD_EXTENT, (ino, left, right, extent.object, at))
-            pieces.append(Extent(first, stop, extent.object, extent.at + first - extent.start))
-        return pieces
 
     def _place(self, row: Row, start: int, size: int) -> tuple[int, int]:
         """Where *size* bytes from *start* on go: an object of this file, and the offset in it.
@@ -518,11 +451,8 @@ class Content:
 
     def _cut_extents(self, row: Row, size: int) -> None:
         before = self.objects_of(row)
-        sql = 'SELECT DISTINCT object FROM extent WHERE ino = ? AND "end" > ? AND object > 0'
-        cut = self._db.rows(sql, (row.ino, size))
-        self._objects.note_cut(number for (number,) in cut)
-        self._db.change(_DROP_EXTENTS_FROM, (row.ino, size))
-        self._db.change(_CUT_EXTENTS, (size, row.ino, size))
+        self._objects.note_cut(self.extents.objects_of(row.ino, size))
+        self.extents.cut(row.ino, size)
         for number in before - self.objects_of(row):
             self._objects.drop(number)
 
@@ -530,8 +460,7 @@ class Content:
         """The content objects that hold bytes of a file."""
         numbers = {row.object} if row.object else set()
         if row.mapped:
-            sql = "SELECT DISTINCT object FROM extent WHERE ino = ? AND object > 0"
-            numbers |= {found[0] for found in self._db.rows(sql, (row.ino,))}
+            numbers |= self.extents.objects_of(row.ino)
         return numbers
 
     def release(self, row: Row) -> None:
@@ -541,7 +470,7 @@ class Content:
         if row.object == SMALL:
             self._db.change(_DROP_SMALL, (row.ino,))
         if row.mapped:
-            self._db.change(_DROP_EXTENTS, (row.ino,))
+            self.extents.drop(row.ino)
 
     def discard(self, row: Row) -> None:
         """Give up a file's content, with the object's row.  Inside an operation."""
@@ -571,21 +500,3 @@ class Content:
 def _blocks_of(size: int) -> int:
     """Blocks of 512 bytes that *size* bytes take where space is given out in blocks of 4 KiB."""
     return -(-size // _BLOCK) * (_BLOCK // 512)
-
-
-def data_ranges(fd: int, start: int, end: int) -> Iterator[tuple[int, int]]:
-    """The parts of a range of a file that hold data, in order, holes left out (lseek(2), SEEK_DATA)."""
-    while start < end:
-        try:
-            first = os.lseek(fd, start, os.SEEK_DATA)
-            stop = os.lseek(fd, first, os.SEEK_HOLE)
-        except OSError as error:
-            if error.errno == errno.ENXIO:
-                return  # only a hole is left
-            if error.errno != errno.EINVAL:
-                raise
-            first, stop = start, end  # the file system does not tell
-        if first >= end:
-            return
-        yield first, min(stop, end)
-        start = stop

@@ -12,7 +12,7 @@ import uuid
 
 from minifo.engine.attic import LOST_TARGET, Attic
 from minifo.engine.base import split
-from minifo.engine.content import HOLE
+from minifo.engine.extents import HOLE
 from minifo.engine.model import FILE_MAX, ROOT
 from minifo.engine.nodes import RESERVED, UNREACHED, WINDOW_32, WINDOW_64
 from minifo.engine.objects import ROOM

@@ -361,13 +361,16 @@ class Merge:
             yield DirEntry(name, self.attr(held, node), cookies[name])
 
     def _stand_in(self, directory: Node, name: bytes, error: OSError) -> Attr:
-        """Attributes to list a name with whose own cannot be read; to use it gives the error."""
+        """Attributes to list a name with whose own cannot be read; to use it gives the error.
+
+        A link count of 0 tells them from all others that are listed: nobody is to keep them.
+        """
         place = join(directory.path, name) if directory.path is not None else b"%d/%b" % (directory.ino, name)
         log.warning("%s cannot be read: %s", os.fsdecode(place), error.strerror)
         ino = self._inodes.numbers.unused(int.from_bytes(blake2b(place, digest_size=8).digest(), "big"))
         own = (directory.path, name) if directory.path is not None else None
         self._inodes.found(ino, own, directory.ino, False, False)
-        return Attr(ino, stat.S_IFREG, 1, 0, 0, 0, 0, 0, 0, 0, 0)
+        return Attr(ino, stat.S_IFREG, 0, 0, 0, 0, 0, 0, 0, 0, 0)
 
     def _listing(self, directory: Node) -> list[tuple[int, bytes]]:
         ino = directory.ino

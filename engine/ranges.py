@@ -19,16 +19,17 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
 from minifo.engine.base import BaseView
-from minifo.engine.content import HOLE, SMALL, Content, Extent, data_ranges
+from minifo.engine.content import SMALL, Content
 from minifo.engine.db import Database
 from minifo.engine.errors import FsError
+from minifo.engine.extents import HOLE, Extent
 from minifo.engine.inodes import Inodes
 from minifo.engine.model import FILE_MAX, Ino
 from minifo.engine.nodes import Node
 from minifo.engine.objects import Hole, ObjectStore, object_name
 from minifo.engine.rows import Row
 from minifo.engine.statements import statement
-from minifo.engine.syscalls import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, FALLOC_FL_ZERO_RANGE
+from minifo.engine.syscalls import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, FALLOC_FL_ZERO_RANGE, data_ranges
 
 log = logging.getLogger(__name__)
 
@@ -157,7 +158,7 @@ class Ranges:
         if row.object:
             held = max(0, self._objects.stat(row.object).st_blocks * 512 - start)
         if row.mapped:
-            touched = self._content.extents(row.ino, start, end)
+            touched = self._content.extents.of(row.ino, start, end)
             held += sum(min(e.end, end) - max(e.start, start) for e in touched if e.object != HOLE)
         return max(0, end - start - held)
 
@@ -204,13 +205,13 @@ class Ranges:
             self._content.release(row)
             return row._replace(object=None, bound=None if path is None else 0, mapped=0)
         before = self._content.objects_of(row)
-        pieces = self._content.carve(row.ino, start, end) if row.mapped else []
+        pieces = self._content.extents.carve(row.ino, start, end) if row.mapped else []
         below = end if bound is None else min(end, bound)
         data: list[tuple[int, int]] = []
         if start < below and (number is not None or path is not None):
             data = list(self._backing_ranges(row, path, start, below))
             if data or any(piece.object == HOLE for piece in pieces):
-                self._content.join(row.ino, Extent(start, below, HOLE, start))
+                self._content.extents.join(row.ino, Extent(start, below, HOLE, start))
         if free:
             if number and start < below:
                 self._leave(row.ino, number, data)
@@ -296,7 +297,7 @@ class Ranges:
         if row is None:
             return []
         if row.object == number:
-            covers = self._content.extents(ino, start, end) if row.mapped else []
+            covers = self._content.extents.of(ino, start, end) if row.mapped else []
             return [(max(start, cover.start), min(end, cover.end)) for cover in covers]
         sql = (
             'SELECT at, at + "end" - start FROM extent WHERE ino = ?1 AND object = ?2 AND at < ?4'
@@ -342,7 +343,7 @@ class Ranges:
             yield from self._file_data(self._backing(None, None, node.path), start, end, coarse)
             return
         while row.mapped and start < end:
-            found = self._content.extents(row.ino, start, end, _AT_A_TIME)
+            found = self._content.extents.of(row.ino, start, end, _AT_A_TIME)
             for extent in found:
                 yield from self._backing_data(row, node.path, start, extent.start, coarse)
                 if extent.object != HOLE:

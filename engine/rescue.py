@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 from minifo.engine.base import BaseView
 from minifo.engine.check import Progress
-from minifo.engine.content import HOLE
 from minifo.engine.db import Database
 from minifo.engine.errors import StateError
+from minifo.engine.extents import HOLE
 from minifo.engine.places import Places
 from minifo.engine.shelf import Shelf
 

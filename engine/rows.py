@@ -42,6 +42,14 @@ class Row(NamedTuple):
         return Attr._make((*self[:7], blocks, *self[7:10]))
 
 
+class Backing(NamedTuple):
+    """What a file's bytes rest on: the columns object, bound and mapped of its row."""
+
+    object: int | None
+    bound: int | None
+    mapped: int
+
+
 class Watcher(Protocol):
     """Somebody who keeps what rows say, and must hear of every change; a failed operation is followed by ``lost``."""
 

@@ -11,13 +11,14 @@ import os
 import stat
 
 from minifo.engine.base import join, split
-from minifo.engine.content import SMALL, data_ranges
+from minifo.engine.content import SMALL
 from minifo.engine.drift_report import Entry, Name, bytes_missing
 from minifo.engine.errors import FsError
 from minifo.engine.model import ROOT, Ino, Process, SetAttr
 from minifo.engine.overlay import Overlay
 from minifo.engine.rows import Row
 from minifo.engine.statements import statement
+from minifo.engine.syscalls import data_ranges
 
 _NOTE = statement("UPDATE modified SET base_size = ?, base_mtime = ?, digest = NULL WHERE ino = ?")
 _DROP_MODIFIED = statement("DELETE FROM modified WHERE ino = ?")

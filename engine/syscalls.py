@@ -14,7 +14,7 @@ import os
 import stat
 import struct
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 
 from minifo.engine.abi import HERE, ior, syscall_number
@@ -287,3 +287,21 @@ def forget_names(root: int) -> None:
         _checked(_fsconfig(fd, _FSCONFIG_CMD_RECONFIGURE, None, None, 0), b"fsconfig")
     finally:
         os.close(fd)
+
+
+def data_ranges(fd: int, start: int, end: int) -> Iterator[tuple[int, int]]:
+    """The parts of a range of a file that hold data, in order, holes left out (lseek(2), SEEK_DATA)."""
+    while start < end:
+        try:
+            first = os.lseek(fd, start, os.SEEK_DATA)
+            stop = os.lseek(fd, first, os.SEEK_HOLE)
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                return  # only a hole is left
+            if error.errno != errno.EINVAL:
+                raise
+            first, stop = start, end  # the file system does not tell
+        if first >= end:
+            return
+        yield first, min(stop, end)
+        start = stop

@@ -318,7 +318,7 @@ static void direct_readdirplus(fuse_req_t req, fuse_ino_t ino, size_t size, off_
 {
 	static char reply[REPLY_MAX];
 	PyObject *entries = ask(READDIR, "KL", (unsigned long long)fi->fh, (long long)off), *found;
-	struct fuse_entry_param entry = {.entry_timeout = FOR_EVER, .attr_timeout = FOR_EVER};
+	struct fuse_entry_param entry = {0};
 	size_t used = 0;
 	int error = 0;
 
@@ -347,6 +347,8 @@ static void direct_readdirplus(fuse_req_t req, fuse_ino_t ino, size_t size, off_
 			break;
 		}
 		entry.ino = entry.attr.st_ino;
+		/* what is listed has a link, but for a stand-in (engine/merge.py): the kernel is to ask for the object's own */
+		entry.entry_timeout = entry.attr_timeout = entry.attr.st_nlink != 0 ? FOR_EVER : 0;
 		size_t more = fuse_add_direntry_plus(req, reply + used, size - used, name, &entry, cookie);
 		Py_DECREF(found);
 		if (more > size - used)

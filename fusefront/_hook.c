@@ -370,7 +370,8 @@ void our_process_buf(struct fuse_session *se, const struct fuse_buf *buf)
 		answer_init(se, buf, libfuse.process_buf);
 	else if (session.hooked && request.syncfs)
 		process_syncfs(se, buf);
-	else
+	/* that which is left because others are to get a turn: one ENOSYS of libfuse's and the kernel never asks again */
+	else if (!session.stateless || buf->flags & FUSE_BUF_IS_FD || !answer_tmpfile(se, buf->mem, buf->size))
 		libfuse.process_buf(se, buf);
 }
 

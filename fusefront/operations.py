@@ -148,8 +148,9 @@ class FuseOperations(pyfuse3.Operations):
     @_answered
     async def readdir(self, fh: int, start_id: int, token: ReaddirToken) -> None:
         form = EntryAttributes()  # one for all: it is copied
-        form.entry_timeout = form.attr_timeout = _FOR_EVER
         for name, attr, cookie in self._requests.readdir(fh, start_id):
+            # what is listed has a link, but for a stand-in (engine/merge.py): the kernel is to ask for the object's own
+            form.entry_timeout = form.attr_timeout = _FOR_EVER if attr.nlink else 0
             if not pyfuse3.readdir_reply(token, name, self._fill(form, attr), cookie):
                 break
 

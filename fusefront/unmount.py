@@ -23,6 +23,11 @@ from minifo.fusefront.report import Found, Phase
 
 log = logging.getLogger(__name__)
 
+
+class MountBusy(StateError):
+    """The mount is in use, and so it stays."""
+
+
 _LISTING = "findmnt -t fuse.minifo lists the mounts"
 
 _MNT_DETACH = 2
@@ -150,8 +155,8 @@ def _fusermount(target: str, *, lazy: bool) -> None:
     raise StateError(f"{target} cannot be unmounted ({said})", "unmount it as the user who mounted it, or as root")
 
 
-def _busy(target: str) -> StateError:
-    return StateError(f"{target} is busy", f"see who uses it: fuser -vm {target}")
+def _busy(target: str) -> MountBusy:
+    return MountBusy(f"{target} is busy", f"see who uses it: fuser -vm {target}")
 
 
 # -- waiting for the daemon
@@ -214,7 +219,7 @@ class _Patience:
             process = f"process {pids} has" if number == 1 else f"processes {pids} have"
             if holder.mountpoint:
                 raise StateError(
-                    f"{where} is unmounted here, but {process} it mounted in a namespace of their own",
+                    f"{where} is unmounted here, but {process} it mounted in another mount namespace",
                     f"end them, or unmount it there too: nsenter -t {first} -m umount {holder.mountpoint}",
                 )
             raise StateError(

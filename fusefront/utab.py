@@ -14,7 +14,7 @@ import ctypes
 import logging
 import os
 
-from minifo.fusefront.mountinfo import plain_text
+from minifo.fusefront.mountinfo import find_mount, plain_text
 
 log = logging.getLogger(__name__)
 
@@ -24,13 +24,13 @@ _NOTE = b"helper=minifo"
 
 
 def mark(target: str, source: str) -> None:
-    """Note that a mount has a helper; where it cannot be noted nothing happens.
+    """Note that a mount has a helper; where there is none, or it cannot be noted, nothing happens.
 
     Args:
         target: the true path of the mount point.
         source: the mount's source text.
     """
-    if os.geteuid() == 0 and not _is_marked(target, source):
+    if os.geteuid() == 0 and _is_mounted(target, source) and not _is_marked(target, source):
         _update(target, source)
 
 
@@ -38,6 +38,15 @@ def unmark(target: str, source: str) -> None:
     """Take the note back."""
     if os.geteuid() == 0 and _is_marked(target, source):
         _update(target, None)
+
+
+def _is_mounted(target: str, source: str) -> bool:
+    try:
+        entry = find_mount(target)
+    except OSError as error:
+        log.debug("%s: %s", target, error)
+        return False
+    return entry is not None and entry.source == source
 
 
 def _is_marked(target: str, source: str) -> bool:

@@ -57,9 +57,12 @@ def _take_standard_streams() -> None:
     Else Python has no stream to write to, and a daemon's lock or content objects would get these numbers: to be closed
     when it detaches, or written to by a message.
     """
-    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
-        os.set_inheritable(fd, True)
-    os.close(fd)
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            # the lowest that is free, and so this one; at boot there may be no /dev/null yet, nor need of one
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(number, "w" if number else "r", closefd=False))  # noqa: SIM115

@@ -12,6 +12,7 @@ from mount.support import Lab, minifo_program, run
 from minifo.engine.redo import memory_directory
 
 _BOOT = """set -e
+mount -t tmpfs none /run/mount # what is noted about mounts concerns nobody else
 mount -t proc proc /proc
 "$1" mount -o commit=0.2 $5 --base / --sto "$2" "$3"
 daemon=$(cat "$2/lock")

@@ -131,3 +131,21 @@ def test_mounted_over_its_base_twice(lab: Lab, helpers: None) -> None:
         minifo("umount", home)
     assert not (home / "dir").exists()
     assert overlay.violations() == []
+
+
+def test_umount_or_read_only(lab: Lab, helpers: None) -> None:
+    """``umount -r`` of a busy mount lets it take no more changes; with a file open for writing it stays as it was."""
+    overlay = lab.overlay("commit=3600")
+    overlay.mount()
+    (overlay.mnt / "file").write_bytes(b"kept")
+    with open(overlay.mnt / "file", "ab") as file:
+        done = run("umount", "-r", overlay.mnt, check=False)
+        assert (done.returncode, done.stderr.count("\n")) == (32, 1), done.stderr
+        file.write(b", and more")
+    with open(overlay.mnt / "file", "rb") as file:
+        assert "read-only" in run("umount", "-r", overlay.mnt).stderr
+        assert file.read() == b"kept, and more"
+        assert attempt(os.mkdir, overlay.mnt / "dir") == "EROFS"
+        assert len(overlay.rows("created")) == 1
+    run("umount", "-r", overlay.mnt)
+    assert find_mount(str(overlay.mnt)) is None

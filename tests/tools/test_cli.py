@@ -279,6 +279,21 @@ def test_fsck_with_closed_streams(closed: str, places: Path) -> None:
         assert _in_shell("minifo-fsck", *filter(None, [mode]), places / "sto", redirected=closed).returncode == code
 
 
+def test_commands_need_no_dev_null(fuse_required: None) -> None:
+    """At boot, before anything is in /dev, a command with its streams open works, and the helpers do."""
+    program = Path(sys.executable).parent
+    for words in ("minifo --version", "minifo umount /nowhere", "umount.fuse.minifo /nowhere"):
+        script = f"mount -t tmpfs none /dev && exec {program / words}"
+        done = subprocess.run(
+            ["unshare", "-m", "--propagation", "private", "sh", "-c", script],
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.returncode in (0, 32)
+        assert "Traceback" not in done.stderr
+
+
 def test_output_that_cannot_be_written_is_told() -> None:
     """A full disk, and a reader that has gone: no traceback, and a code that is not success."""
     for name, code in (("minifo", 2), ("minifo-fsck", 8), ("mount.mini_fo", 2)):

@@ -180,6 +180,9 @@ def test_files_without_a_name(served: Served) -> None:
     os.fsync(fd)
     assert os.pread(fd, 100, 0) == b"some bytes"
     os.close(fd)
+    # also when so many requests came in a row that pyfuse3 gets the next one
+    for _ in range(500):
+        os.close(unnamed())
     assert served.roads("tmpfile") == {"direct"}
     for order, outcome in (
         (str(errno.EDQUOT), errno.EDQUOT),
