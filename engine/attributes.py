@@ -91,7 +91,8 @@ class Attributes:
             self._inodes.clock.note(change.ctime)  # the kernel's own: nobody else can set one
         if self._is_nothing(change, held):
             return
-        row = self._inodes.adopt(node, held)
+        # a file with bytes of its own may outlive its base file, so its attributes must be its own as well
+        row = self._inodes.adopt(node, held) if change.size is None else self.own_xattrs(node, held)
         atime = row.atime if change.atime is None else change.atime
         mtime = row.mtime if change.mtime is None else change.mtime
         ctime = self._inodes.now() if change.ctime is None else change.ctime
@@ -150,7 +151,7 @@ class Attributes:
         if not stat.S_ISREG(row.mode):
             raise FsError(errno.EINVAL, f"truncate {row.ino}")
         self._inodes.modify(row, content=True)
-        self._content.resize(self.own_xattrs(node), node.path, size)
+        self._content.resize(row, node.path, size)
 
     # -- extended attributes
 
@@ -263,18 +264,30 @@ class Attributes:
             self._db.change(_DROP_XATTR, (ino, name))
         else:
             self._db.change(_PUT_XATTR, (ino, name, value))
-        self._inodes.xattrs_changed(ino)
+        self._inodes.watcher.dropped(ino)
         if name == acl.DEFAULT:
             self._defaults.pop(ino, None)
 
-    def own_xattrs(self, node: Node) -> Row:
-        """The row of an object whose extended attributes are all rows of ours.  Inside an operation."""
-        row = self._inodes.adopt(node)
+    def own_xattrs(self, node: Node, held: Row | os.stat_result | None = None, *, save: bool = True) -> Row:
+        """The row of an object whose extended attributes are all rows of ours.  Inside an operation.
+
+        Args:
+            node: the object.
+            held: its attributes, where they have just been looked up.
+            save: False where the caller saves the row anyway.
+        """
+        if held is None:
+            held = self._inodes.attributes(node)
+        if isinstance(held, Row) and held.xattrs:
+            return held
+        found = [(name, self._find(node, name)) for name in self.listxattr(node)]
+        row = self._inodes.adopt(node, held, xattrs=1)
+        for name, value in found:
+            self._db.change(_ADD_XATTR, (node.ino, name, value))
         if not row.xattrs:
-            for name in self.listxattr(node):
-                self._db.change(_ADD_XATTR, (node.ino, name, self._find(node, name)))
             row = row._replace(xattrs=1)
-            self._inodes.save(row)
+            if save:
+                self._inodes.save(row)
         return row
 
     # -- ACLs

@@ -170,7 +170,7 @@ class Content:
         end = offset + len(data)
         if end > FILE_MAX:
             raise FsError(errno.EFBIG, f"write {row.ino}")
-        saved = row
+        saved = self._inodes.row(row.ino)
         if row.object is None and row.mapped:
             row = self.before_part(row, path)  # in part already: only to complete it
         number, bound, mapped = self.writable(row, path, end)
@@ -198,7 +198,7 @@ class Content:
         if written != saved:
             self._inodes.save(written)
         else:
-            self._inodes.changed(row.ino)  # its blocks, that is
+            self._inodes.watcher.changed(row.ino)  # its blocks, that is
 
     def writable(self, row: Row, path: bytes | None, end: int) -> Backing:
         """The file's backing, made fit for a write up to *end*: a row or an object of its own where that is cheap.
@@ -494,7 +494,7 @@ class Content:
                     self._objects.truncate(number, size)
             except FsError as error:
                 log.debug("trim: %s", error)  # lost: reading it says so
-            self._inodes.changed(row.ino)
+            self._inodes.watcher.changed(row.ino)
 
 
 def _blocks_of(size: int) -> int:

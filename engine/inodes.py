@@ -28,6 +28,7 @@ _COLUMNS += ", seen_links, seen_size, seen_mtime"
 _SELECT = f"SELECT {_COLUMNS} FROM inode WHERE ino = ?"
 _FETCHED = 64  # rows in one query
 _SELECT_MANY = f"SELECT {_COLUMNS} FROM inode WHERE ino IN ({', '.join('?' * _FETCHED)})"
+_SELECT_PATHS = f"SELECT ino, path FROM origin WHERE ino IN ({', '.join('?' * _FETCHED)})"
 _FIELDS = _COLUMNS.removeprefix("ino, ").split(", ")
 _UPDATE = statement(f"UPDATE inode SET {', '.join(f'{field} = ?' for field in _FIELDS)} WHERE ino = ?")
 _STAMP = statement("UPDATE inode SET nlink = ?, atime = ?, mtime = ?, ctime = ? WHERE ino = ?")
@@ -68,8 +69,9 @@ class Inodes:
         self.drift = Drift(db, base, numbers)
         self._rows: dict[Ino, Row] = {}  # rows as they count; all are dropped when an operation fails
         self._fetched: dict[Ino, Row] = {}  # rows as the database has them, to be met
+        self._paths: dict[Ino, bytes] = {}  # base paths that were read along with them
         self._adopted: Row | None = None  # the row that was adopted last, until its object is modified
-        self._watcher: Watcher | None = None
+        self.watcher = Watcher()  # hears of every change
         self.limit = 0  # nodes that are many
         self.on_limit: Callable[[], None] | None = None  # called when so many are known
         db.on_rollback = self._rolled_back
@@ -115,8 +117,8 @@ class Inodes:
         """The base object a number stands for (base terms), by the tables."""
         if self.numbers.is_created(ino):
             return None
-        path: bytes | None = self._db.value("SELECT path FROM origin WHERE ino = ?", (ino,))
-        return path
+        path: bytes | None = self._paths.get(ino)
+        return path if path is not None else self._db.value("SELECT path FROM origin WHERE ino = ?", (ino,))
 
     def _parent(self, ino: Ino, path: bytes | None) -> Ino:
         """The directory a directory is in, by the tables alone; they are read all through for it."""
@@ -205,12 +207,15 @@ class Inodes:
 
     def fetch(self, inos: list[Ino]) -> None:
         """Read the rows of many objects at once, for ``row`` to have them at hand."""
-        self._fetched.clear()
+        self._forget_fetched()
         wanted = [ino for ino in inos if ino not in self._rows]
         for start in range(0, len(wanted), _FETCHED):
             some = wanted[start : start + _FETCHED]
-            for found in self._db.rows(_SELECT_MANY, (*some, *[None] * (_FETCHED - len(some)))):
+            params = (*some, *[None] * (_FETCHED - len(some)))
+            for found in self._db.rows(_SELECT_MANY, params):
                 self._fetched[found[0]] = Row._make(found)
+            if not all(map(self.numbers.is_created, some)):
+                self._paths.update(self._db.rows(_SELECT_PATHS, params))
 
     def _keep(self, row: Row) -> Row:
         if len(self._rows) >= _KEPT_ROWS:
@@ -218,53 +223,25 @@ class Inodes:
         self._rows[row.ino] = row
         return row
 
+    def _forget_fetched(self) -> None:
+        self._fetched.clear()
+        self._paths.clear()
+
     def _made(self, row: Row) -> Row:
         if self._fetched:
             self._fetched.pop(row.ino, None)
-        if self._watcher is not None:
-            self._watcher.saved(row)
+        self.watcher.saved(row)
         return self._keep(row)
 
     def _rolled_back(self) -> None:
         self._rows.clear()
-        self._fetched.clear()
+        self._forget_fetched()
         self._adopted = None
-        if self._watcher is not None:
-            self._watcher.lost()
-
-    def watch(self, watcher: Watcher) -> None:
-        """Tell *watcher* of every change of a row from now on."""
-        self._watcher = watcher
-
-    def bare(self, ino: Ino) -> None:
-        """Note that an object that was just made has no extended attributes."""
-        if self._watcher is not None:
-            self._watcher.bare(ino)
+        self.watcher.lost()
 
     def died(self, st: os.stat_result, ino: Ino) -> None:
         """Note that a base file without a row has lost its only name."""
-        if self._watcher is not None:
-            self._watcher.died(self.attr_of_base(st, ino, dead=True))
-
-    def changed(self, ino: Ino) -> None:
-        """Note that an object's attributes changed without its row."""
-        if self._watcher is not None:
-            self._watcher.changed(ino)
-
-    def appeared(self, directory: Ino, name: bytes) -> None:
-        """Note that a directory has a name that it may not have had."""
-        if self._watcher is not None:
-            self._watcher.appeared(directory, name)
-
-    def vanished(self, directory: Ino, name: bytes) -> None:
-        """Note that a directory has lost a name."""
-        if self._watcher is not None:
-            self._watcher.vanished(directory, name)
-
-    def xattrs_changed(self, ino: Ino) -> None:
-        """Note that an object's extended attributes changed."""
-        if self._watcher is not None:
-            self._watcher.dropped(ino)
+        self.watcher.died(self.attr_of_base(st, ino, dead=True))
 
     def save(self, row: Row) -> None:
         """Change an object's row to this one; ``stamp`` aside the only way rows of ``inode`` change."""
@@ -287,8 +264,7 @@ class Inodes:
         self._db.change(_DROP, (ino,))
         self._rows.pop(ino, None)
         self._fetched.pop(ino, None)
-        if self._watcher is not None:
-            self._watcher.dropped(ino)
+        self.watcher.dropped(ino)
 
     def attributes(self, node: Node) -> Row | os.stat_result:
         """The attributes of an object, from its row or from the base.
@@ -331,12 +307,13 @@ class Inodes:
             self._db.change(_ADD_ORPHAN, (ino,))
         return self._made(row)
 
-    def adopt(self, node: Node, held: Row | os.stat_result | None = None) -> Row:
+    def adopt(self, node: Node, held: Row | os.stat_result | None = None, *, xattrs: int = 0) -> Row:
         """Give a base object its row, copied from the base, and mark its directories.  Copies no content.
 
         Args:
             node: the object.
             held: its attributes, where they have just been looked up.
+            xattrs: 1 where a new row is to have extended attributes of its own, which the caller adds.
 
         Returns:
             The row, new or old.
@@ -356,7 +333,7 @@ class Inodes:
         row = Row._make(
             (
                 *(node.ino, st.st_mode, nlink, st.st_uid, st.st_gid, st.st_rdev, st.st_size),
-                *(st.st_atime_ns, st.st_mtime_ns, st.st_ctime_ns, None, bound, 0, 0),
+                *(st.st_atime_ns, st.st_mtime_ns, st.st_ctime_ns, None, bound, 0, xattrs),
                 *(st.st_nlink, st.st_size, st.st_mtime_ns),
             )
         )
@@ -454,6 +431,7 @@ class Inodes:
         self.drop_row(ino)
         self._db.change(_DROP_XATTRS, (ino,))
         if not self.numbers.is_created(ino):
+            self._paths.pop(ino, None)
             self._db.change(_DROP_ORIGIN, (ino,))
             self._db.change(_DROP_MODIFIED, (ino,))
 

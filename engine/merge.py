@@ -255,6 +255,7 @@ class Merge:
             names = [name for name in names if name not in hidden]
         made = self._db.rows(_MADE, (directory.ino,))
         if made or kept:
+            self._inodes.fetch([ino for _, ino in made if not self._inodes.numbers.is_created(ino)])
             # a base that was changed underneath may show a name of ours as well: ours wins
             shown = dict.fromkeys(name for name, ino in made if self._shows(Ino(ino), directory))
             names = list(dict.fromkeys(names) | dict.fromkeys(kept) | shown)
@@ -395,7 +396,7 @@ class Merge:
         self._db.on_success(partial(self._remove, directory.ino, name))
 
     def _add(self, ino: Ino, name: bytes) -> None:
-        self._inodes.appeared(ino, name)
+        self._inodes.watcher.appeared(ino, name)
         listing = self._listings.get(ino)
         if listing is not None:
             entry = (cookie_of(name), name)
@@ -405,7 +406,7 @@ class Merge:
                 self._kept += 1
 
     def _remove(self, ino: Ino, name: bytes) -> None:
-        self._inodes.vanished(ino, name)
+        self._inodes.watcher.vanished(ino, name)
         listing = self._listings.get(ino)
         if listing is not None:
             entry = (cookie_of(name), name)

@@ -124,7 +124,7 @@ class Namespace:
         size = len(target) if target is not None else _DIRECTORY_SIZE if is_dir else 0
         row = self._inodes.create(mode, caller.uid, gid, rdev, nlink, size, target)
         if default is None:
-            self._inodes.bare(row.ino)
+            self._inodes.watcher.bare(row.ino)
         else:
             self._attributes.give_acls(row.ino, access, default if is_dir else None)
         node = self._inodes.found(row.ino, None, parent.ino, is_dir, True)
@@ -260,7 +260,7 @@ class Namespace:
     def _die(self, node: Node) -> None:
         if not node.dead:
             node.dead = True
-            self._inodes.changed(node.ino)
+            self._inodes.watcher.changed(node.ino)
             self._db.on_failure(partial(setattr, node, "dead", False))
 
     def reap(self, ino: Ino) -> None:

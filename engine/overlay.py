@@ -449,10 +449,9 @@ class Overlay:
             held = self.inodes.attributes(node)
             self._check_regular(node, held.mode if isinstance(held, Row) else held.st_mode)
             if data:
-                row = self.inodes.adopt(node, held)
+                # a file with bytes of its own may outlive its base file, and so with all its attributes
+                row = self.attributes.own_xattrs(node, held, save=False)
                 self.inodes.modify(row, content=True)
-                if not row.xattrs:
-                    row = self.attributes.own_xattrs(node)  # a file with bytes of its own may outlive its base file
                 self.content.write(row, node.path, offset, data, times=times)
         return len(data)
 

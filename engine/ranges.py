@@ -138,9 +138,9 @@ class Ranges:
         return found.size if isinstance(found, Row) else found.st_size
 
     def _adopt(self, node: Node, *, changed: bool = True) -> Row:
-        row = self._inodes.adopt(node)
+        row = self._own_xattrs(node) if changed else self._inodes.adopt(node)
         self._inodes.modify(row, content=changed)
-        return self._content.before_part(self._own_xattrs(node), node.path) if changed else row
+        return self._content.before_part(row, node.path) if changed else row
 
     def _save(self, row: Row, *, times: bool) -> None:
         if times:
@@ -285,7 +285,7 @@ class Ranges:
                 if given_up <= operation:
                     for first, stop in self._unseen(Ino(ino), number, start, end):
                         self._objects.punch(number, stop - first, first)
-                    self._inodes.changed(Ino(ino))
+                    self._inodes.watcher.changed(Ino(ino))
             if kept := [hole for hole in holes if hole.operation > operation]:
                 self._objects.holes[number] = kept
             else:

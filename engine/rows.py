@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import stat
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from minifo.engine.model import Attr, Ino
 
@@ -50,8 +50,11 @@ class Backing(NamedTuple):
     mapped: int
 
 
-class Watcher(Protocol):
-    """Somebody who keeps what rows say, and must hear of every change; a failed operation is followed by ``lost``."""
+class Watcher:
+    """Hears of every change of rows, and does nothing; whoever keeps what rows say does more.
+
+    A failed operation is followed by ``lost``.
+    """
 
     def saved(self, row: Row) -> None:
         """A row is new or was changed."""

@@ -15,7 +15,7 @@ import stat
 from types import ModuleType
 
 from minifo.engine import Attr, Ino, Overlay
-from minifo.engine.rows import Row
+from minifo.engine.rows import Row, Watcher
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ _MISSED_MAX = 1024  # directories that are counted
 _NAMES_MAX = 16_384  # of a directory; to read more takes too long
 
 
-class Published:
+class Published(Watcher):
     """Keeps the hook's tables.
 
     Args:
@@ -47,7 +47,7 @@ class Published:
         self._name_vanished = hook.name_vanished
         self._missed: dict[Ino, int] = {}
         self._overlay = overlay
-        overlay.inodes.watch(self)
+        overlay.inodes.watcher = self
 
     def told(self, attr: Attr) -> None:
         """The kernel was told these attributes: the answer until something changes."""

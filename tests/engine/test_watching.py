@@ -9,12 +9,12 @@ from collections import Counter
 import pytest
 from lab import Lab
 
-from minifo.engine import ROOT, Attr, Ino, RenameFlags
+from minifo.engine import ROOT, Ino, RenameFlags
 from minifo.engine.errors import FsError
-from minifo.engine.rows import Row
+from minifo.engine.rows import Watcher
 
 
-class Names:
+class Names(Watcher):
     """A watcher that keeps the names it is told of."""
 
     def __init__(self) -> None:
@@ -26,18 +26,6 @@ class Names:
     def vanished(self, directory: Ino, name: bytes) -> None:
         self.kept.setdefault(directory, Counter())[name] -= 1
 
-    def saved(self, row: Row) -> None: ...
-
-    def bare(self, ino: Ino) -> None: ...
-
-    def died(self, attr: Attr) -> None: ...
-
-    def changed(self, ino: Ino) -> None: ...
-
-    def dropped(self, ino: Ino) -> None: ...
-
-    def lost(self) -> None: ...
-
 
 def watched(lab: Lab, *directories: str) -> tuple[Names, dict[str, Ino]]:
     """A watcher that knows the names there are."""
@@ -45,7 +33,7 @@ def watched(lab: Lab, *directories: str) -> tuple[Names, dict[str, Ino]]:
     numbers = {path: lab.ino(path) for path in directories}
     for path, ino in numbers.items():
         names.kept[ino] = Counter(name.encode() for name in lab.names(path))
-    lab.ov.inodes.watch(names)
+    lab.ov.inodes.watcher = names
     return names, numbers
 
 
@@ -109,7 +97,7 @@ def test_names_of_a_directory_nobody_has_listed_are_told(lab: Lab) -> None:
     ino = lab.ino("dir")
     names = Names()
     names.kept[ino] = Counter((b"old", b"file"))
-    lab.ov.inodes.watch(names)
+    lab.ov.inodes.watcher = names
     lab.create("dir/new")
     lab.unlink("dir/old")
     lab.rename("dir/file", "dir/moved")
