@@ -8,6 +8,7 @@ found is likely the wrong one (``Survey.is_likely_wrong``).
 
 from __future__ import annotations
 
+import stat
 from typing import NamedTuple
 
 from minifo.engine.base import BaseView
@@ -46,6 +47,8 @@ _RENUMBER = [
 ]
 _RENUMBER += [statement(f"UPDATE {table} SET {column} = -{column} WHERE {column} < 0") for table, column in NUMBERED]
 _TELLING = 4  # objects that are gone, below which that says nothing about the base
+# of what is no directory there is a row
+_ORIGINS = "SELECT ino, path, coalesce(mode, ?) FROM origin LEFT JOIN inode USING (ino)"
 _SAMPLES = 64  # origins looked at at each mount
 _STABLE_IDS = (0xEF53, 0x9123683E)  # statfs(2), f_type: ext2 to ext4, btrfs, whose f_fsid comes from their UUID
 
@@ -117,10 +120,18 @@ def is_replaced(db: Database, base: BaseView, numbers: Numbers) -> bool:
 
 def keep_reserved(db: Database, base: BaseView, numbers: Numbers) -> None:
     """Make base objects that cannot keep their own number go by the one the overlay has given them."""
-    for ino, path in db.rows("SELECT ino, path FROM origin WHERE ino >= ?", (RESERVED,)):
+    kept: set[tuple[int, int]] = set()
+    for ino, path, mode in db.rows(f"{_ORIGINS} WHERE ino >= ? ORDER BY path", (stat.S_IFDIR, RESERVED)):
         st = base.find(path)
-        if st is not None:
-            numbers.keep((st.st_dev, st.st_ino), Ino(ino))
+        if st is None or stat.S_IFMT(st.st_mode) != stat.S_IFMT(mode):
+            continue
+        identity = st.st_dev, st.st_ino
+        owner = db.value("SELECT path FROM origin WHERE ino = ?", (numbers.of(st),))
+        other = base.find(owner) if owner not in (None, path) else None
+        # of two paths that have become links of one file, the first one gives all others its number
+        if identity not in kept and (other is None or (other.st_dev, other.st_ino) != identity):
+            kept.add(identity)
+            numbers.keep(identity, Ino(ino))
 
 
 def survey(db: Database, base: BaseView, numbers: Numbers) -> Survey:
@@ -128,9 +139,10 @@ def survey(db: Database, base: BaseView, numbers: Numbers) -> Survey:
     moved: dict[int, int] = {}
     taken: set[int] = set()
     found = gone = 0
-    for ino, path in db.rows("SELECT ino, path FROM origin WHERE ino <> ? ORDER BY path", (ROOT,)):
+    for ino, path, mode in db.rows(f"{_ORIGINS} WHERE ino <> ? ORDER BY path", (stat.S_IFDIR, ROOT)):
         st = base.find(path)
-        number = numbers.of(st) if st is not None else None
+        same_kind = st is not None and stat.S_IFMT(st.st_mode) == stat.S_IFMT(mode)
+        number = numbers.of(st) if st is not None and same_kind else None
         if st is None:
             gone += 1
         else:

@@ -21,7 +21,7 @@ import os
 import stat
 from hashlib import blake2b
 
-from minifo.engine.base import BaseView, join
+from minifo.engine.base import BaseView, join, split
 from minifo.engine.db import Database
 from minifo.engine.model import ROOT, Ino
 from minifo.engine.nodes import Numbers
@@ -60,7 +60,8 @@ class Drift:
 
     Attributes:
         gone: base objects, among those that were looked at, that this base lacks or has as another kind of object.
-        superseded: those in whose place another kind of object of this base shows; their rows do not count.
+        superseded: places in the base (base terms) where this base's own object shows, instead of one of those, whose
+            number this is.
         followed: inodes whose rows in memory follow the base, but not yet in the database.
     """
 
@@ -69,7 +70,7 @@ class Drift:
         self._base = base
         self._numbers = numbers
         self.gone: set[int] = set()
-        self.superseded: set[int] = set()
+        self.superseded: dict[bytes, Ino] = {}
         self.followed: set[int] = set()
         self._versions: dict[int, bool] = {}
         self._known: set[int] | None = None
@@ -94,13 +95,18 @@ class Drift:
         return self._identified(ino, st, join(directory, name) if name else directory)
 
     def _identified(self, ino: Ino, st: os.stat_result, path: bytes) -> Ino:
-        origin = self._db.value("SELECT path FROM origin WHERE ino = ?", (ino,))
-        if origin is None or origin == path:
+        sql = "SELECT path, coalesce(mode, ?) FROM origin LEFT JOIN inode USING (ino) WHERE ino = ?"
+        found = self._db.row(sql, (stat.S_IFDIR, ino))
+        if found is None:
             return ino
-        if st.st_nlink > 1 and not stat.S_ISDIR(st.st_mode):
-            other = self._base.find(origin)
-            if other is not None and (other.st_dev, other.st_ino) == (st.st_dev, st.st_ino):
-                return ino  # another link of that very file
+        origin, mode = found
+        if stat.S_IFMT(st.st_mode) == stat.S_IFMT(mode):
+            if origin == path:
+                return ino
+            if st.st_nlink > 1 and not stat.S_ISDIR(st.st_mode):
+                other = self._base.find(origin)
+                if other is not None and (other.st_dev, other.st_ino) == (st.st_dev, st.st_ino):
+                    return ino  # another link of that very file
         return self._numbers.displace(st, self._is_free)
 
     def _is_free(self, ino: int) -> bool:
@@ -128,15 +134,15 @@ class Drift:
             and (st.st_mode, st.st_uid, st.st_gid) == (row.mode, row.uid, row.gid)
         ):
             return row
-        followed = self._follow(row, st)
+        followed = self._follow(row, path, st)
         if followed != row:
             self.followed.add(row.ino)
         return followed
 
-    def _follow(self, row: Row, st: os.stat_result) -> Row:
+    def _follow(self, row: Row, path: bytes, st: os.stat_result) -> Row:
         is_dir = stat.S_ISDIR(row.mode)
         if row.seen_links != st.st_nlink:
-            row = row._replace(seen_links=st.st_nlink, nlink=self._links(row, st, is_dir))
+            row = row._replace(seen_links=st.st_nlink, nlink=self._links(row, path, st, is_dir))
         if not is_dir and not row.is_own and (row.seen_size, row.seen_mtime) != (st.st_size, st.st_mtime_ns):
             bound = st.st_size if stat.S_ISREG(row.mode) else None
             # an mtime that somebody set stays
@@ -150,14 +156,31 @@ class Drift:
                 row = row._replace(mode=st.st_mode, uid=st.st_uid, gid=st.st_gid)
         return row
 
-    def _links(self, row: Row, st: os.stat_result, is_dir: bool) -> int:
+    def _links(self, row: Row, path: bytes, st: os.stat_result, is_dir: bool) -> int:
         """The link count of an object whose count in the base is another one now."""
         if row.nlink == 0 or row.seen_links is None or (is_dir and min(row.nlink, row.seen_links, st.st_nlink) < 2):
             return row.nlink
         if is_dir:
             return max(2, row.nlink + st.st_nlink - row.seen_links)
+        known = self.known_links(row.ino, path)
+        # which of the names in the base were hidden or renamed is known of one only
+        return max(1, known if st.st_nlink == 1 else max(known, row.nlink + st.st_nlink - row.seen_links))
+
+    def known_links(self, ino: int, path: bytes) -> int:
+        """How many names surely lead to an object: those in the overlay, and its place in the base if that shows."""
         names = "SELECT (SELECT count(*) FROM created WHERE ino = ?1) + (SELECT count(*) FROM renamed WHERE ino = ?1)"
-        return max(1, int(self._db.value(names, (row.ino,))), row.nlink + st.st_nlink - row.seen_links)
+        return int(self._db.value(names, (ino,))) + self._is_shown(path)
+
+    def _is_shown(self, path: bytes) -> bool:
+        """True where a place in the base is neither hidden nor in a directory that was removed."""
+        hidden = "SELECT 1 FROM deleted JOIN origin ON origin.ino = parent WHERE path = ? AND name = ?"
+        renamed = "SELECT 1 FROM renamed JOIN origin USING (ino) WHERE path = ?"
+        at = path
+        while at != b"/":
+            if self._db.value(hidden, split(at)) is not None:
+                return at != path and self._db.value(renamed, (at,)) is not None
+            at = split(at)[0]
+        return True
 
     def same_version(self, row: Row, path: bytes) -> bool:
         """True where the bytes that a file has from the base are those of the version that it was written over.

@@ -44,6 +44,9 @@ _DROP_ORPHAN = statement("DELETE FROM orphan WHERE ino = ?")
 _DROP_XATTRS = statement("DELETE FROM xattr WHERE ino = ?")
 _DROP_NAMES_IN = [statement(f"DELETE FROM {table} WHERE parent = ?") for table in ("created", "renamed", "deleted")]
 
+_DROP_NAMES_OF = [statement(f"DELETE FROM {table} WHERE ino = ?") for table in ("created", "renamed")]
+_NAMED = "SELECT 1 FROM created WHERE ino = ?1 UNION ALL SELECT 1 FROM renamed WHERE ino = ?1"
+
 _KEPT_ROWS = 4096
 
 
@@ -102,8 +105,8 @@ class Inodes:
         if row is not None:
             is_dir = stat.S_ISDIR(row.mode)
         elif path is not None:
-            # of what is no directory there is a row, unless another object shows in its place
-            is_dir = ino not in self.drift.superseded or stat.S_ISDIR(self._base.stat(path).st_mode)
+            # of what is no directory there is a row
+            is_dir = True
         else:
             raise FsError(errno.ESTALE, f"inode {ino}")
         if not is_dir:
@@ -196,8 +199,6 @@ class Inodes:
                     return None
                 row = Row._make(found)
             if not self.numbers.is_created(ino):
-                if ino in self.drift.superseded:
-                    return None
                 node = self._nodes.get(ino)
                 path = node.path if node is not None else self._path(ino)
                 if path is not None:
@@ -328,8 +329,6 @@ class Inodes:
         assert path is not None
         bound = st.st_size if stat.S_ISREG(st.st_mode) else None
         nlink = 0 if node.dead else st.st_nlink
-        if node.ino in self.drift.superseded:
-            self.settle(node.ino)
         row = Row._make(
             (
                 *(node.ino, st.st_mode, nlink, st.st_uid, st.st_gid, st.st_rdev, st.st_size),
@@ -351,7 +350,7 @@ class Inodes:
             path: the base object (base terms).
             ino, st: its number and attributes, where they are known.
         """
-        while ino is not None or self._db.value("SELECT 1 FROM origin WHERE path = ?", (path,)) is None:
+        while self._is_free(path) or ino is not None:
             if st is None:
                 st = self._base.stat(path)
             if ino is None:
@@ -362,6 +361,12 @@ class Inodes:
             if not is_new or path == b"/":
                 return
             path, ino, st = split(path)[0], None, None
+
+    def _is_free(self, path: bytes) -> bool:
+        """True where nothing is held of the base object at a path; what is in its way is let go of."""
+        if path in self.drift.superseded:
+            self.settle(path)
+        return self._db.value("SELECT 1 FROM origin WHERE path = ?", (path,)) is None
 
     def _note_state(self, ino: Ino) -> None:
         # left set when the operation is rolled back: it costs a query, never a wrong answer
@@ -435,27 +440,43 @@ class Inodes:
             self._db.change(_DROP_ORIGIN, (ino,))
             self._db.change(_DROP_MODIFIED, (ino,))
 
-    def supersede(self, ino: Ino) -> None:
-        """Note that another kind of object of this base shows in the place of one that is gone."""
-        self.drift.gone.discard(ino)
-        self.drift.superseded.add(ino)
-        self._rows.pop(ino, None)
-        self.drop_node(ino)
+    def settle(self, path: bytes) -> None:
+        """Let go of what the overlay holds of an object that is gone, for the one that shows in its place is changed.
 
-    def settle(self, ino: Ino) -> None:
-        """Let go of what the overlay holds of a base object in whose place another kind of object shows.
+        Nobody waits for it to come back any more, under no name.
 
-        That one is being changed, so nobody waits for the other any more.  Names in it, if it was a directory, lead to
-        objects that are gone as well.
+        Args:
+            path: the place (base terms), one of ``Drift.superseded``.
         """
-        names = "SELECT ino FROM created WHERE parent = ?1 UNION SELECT ino FROM renamed WHERE parent = ?1"
-        for (child,) in self._db.rows(names, (ino,)):
-            self.discard(Ino(child))
-        for sql in _DROP_NAMES_IN:
+        ino = self.drift.superseded.pop(path)
+        self._db.on_failure(partial(self.drift.superseded.__setitem__, path, ino))
+        self.let_go_in(ino, path)
+        for sql in _DROP_NAMES_OF:
             self._db.change(sql, (ino,))
         self.discard(ino)
-        self.drift.superseded.discard(ino)
-        self._db.on_failure(partial(self.drift.superseded.add, ino))
+
+    def let_go_in(self, ino: Ino, path: bytes | None) -> None:
+        """With a directory goes what is in it and is gone from the base, and so does not show.
+
+        What has another name in the overlay stays, and so does what has another one in the base.
+
+        Args:
+            ino: the directory.
+            path: its place (base terms), if it has one.
+        """
+        names = "SELECT ino FROM created WHERE parent = ?1 UNION SELECT ino FROM renamed WHERE parent = ?1"
+        inside = [Ino(child) for (child,) in self._db.rows(names, (ino,))]
+        for sql in _DROP_NAMES_IN:
+            self._db.change(sql, (ino,))
+        if path is not None:
+            inside += self.drift.origins_in(path).values()
+        for child in inside:
+            row = self.row(child)  # tells whether it is gone
+            if row is not None and (child not in self.drift.gone or row.nlink == 0):
+                continue  # an orphan goes when it is forgotten
+            if self._db.value(_NAMED, (child,)) is None:
+                self.let_go_in(child, self._path(child))
+                self.discard(child)
 
     # -- attributes as users see them
 

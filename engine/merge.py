@@ -205,16 +205,17 @@ class Merge:
         child = inodes.base_child(directory, name)
         st = child[0] if child is not None else None
         row = inodes.row(ino, st)
-        if row is None and (st is None or not stat.S_ISDIR(st.st_mode)) and ino not in drift.superseded:
+        if row is None and (st is None or not stat.S_ISDIR(st.st_mode)):
             drift.gone.add(ino)  # a directory that leads to changes
         if ino in drift.gone:
             node = inodes.found(ino, place, directory.ino, row is None or stat.S_ISDIR(row.mode), True)
             if self._stands(node):
                 return "base", node, inodes.attributes(node), None
-            if st is None:
+            inodes.drop_node(ino)
+            if child is None:
                 return None
-            inodes.supersede(ino)
-            row = None
+            drift.superseded[join(directory.path, name)] = ino
+            return self._base_node(directory, directory.path, name, *child)
         if st is None:
             return None
         node = inodes.found(ino, place, directory.ino, stat.S_ISDIR(st.st_mode), True)

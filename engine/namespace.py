@@ -165,8 +165,6 @@ class Namespace:
 
     def _vacate(self, parent: Node, name: bytes) -> None:
         """Let go of an object that is gone from the base and does not show, whose name in the overlay is taken now."""
-        if parent.ino in self._inodes.drift.superseded:
-            self._inodes.adopt(parent)  # first of all: with the object that it takes the place of go names in that
         if not self._inodes.drift.gone:
             return
         for table in _TABLES:
@@ -222,7 +220,11 @@ class Namespace:
         held = ref.held
         if isinstance(held, Row) or held.st_nlink > 1:
             row = self._inodes.adopt(ref.node, held)
-            self._inodes.set_links(row, row.nlink - 1)
+            left = row.nlink - 1
+            if left == 0 and ref.node.path is not None:
+                # base links that came and went with bases may have been counted wrongly
+                left = self._inodes.drift.known_links(row.ino, ref.node.path)
+            self._inodes.set_links(row, left)
         else:
             # a base file nobody changed: the whiteout says it all, and what has it open reads on from the base
             self._die(ref.node)
@@ -233,7 +235,7 @@ class Namespace:
         if node.path is not None:
             self._db.change(_SHOW_ALL, (node.ino,))
         if self._inodes.drift.gone:
-            self._lose_hidden(node)
+            self._inodes.let_go_in(node.ino, node.path)
         row = self._inodes.row(node.ino)
         if row is not None:
             self._inodes.set_links(row, 0)
@@ -241,21 +243,6 @@ class Namespace:
             self._inodes.discard(node.ino)
         self._die(node)
         self._db.on_success(partial(self._merge.drop_listing, node.ino))
-
-    def _lose_hidden(self, node: Node) -> None:
-        """With a directory goes what was in it and is gone from the base, and so did not show."""
-        for table in _TABLES:
-            for (name,) in self._db.rows(f"SELECT name FROM {table} WHERE parent = ?", (node.ino,)):
-                self._vacate(node, name)
-        if node.path is None:
-            return
-        below = "SELECT ino FROM origin WHERE path > ? AND path < ?"
-        for (ino,) in self._db.rows(below, (node.path + b"/", node.path + b"0")):
-            if ino not in self._inodes.drift.gone or self._inodes.is_orphan(Ino(ino)):
-                continue
-            if self._db.value(_NAMED, (ino,)) is None:
-                self._db.change(_SHOW_ALL, (ino,))
-                self._inodes.discard(Ino(ino))
 
     def _die(self, node: Node) -> None:
         if not node.dead:
@@ -367,8 +354,8 @@ class Namespace:
 
     def _unbind(self, parent: Node, name: bytes, ref: Ref) -> None:
         if ref.kind == "base":
-            if ref.node.ino in self._inodes.drift.superseded:
-                self._inodes.settle(ref.node.ino)
+            if parent.path is not None and (place := join(parent.path, name)) in self._inodes.drift.superseded:
+                self._inodes.settle(place)
         else:
             self._db.change(_DROP[ref.kind], (parent.ino, name))
             if not self._covers_base(parent, name, ref.node):

@@ -134,7 +134,8 @@ class Recovery:
         objects.sweep_uncommitted(replayed)
         # what the redo log names is deleted after a commit only: a mount that is killed now leaves it for the next one
         objects.committed_next = objects.next_object
-        if self._replaced:
+        # what was replayed may be all there is to tell the two bases apart
+        if self._replaced or (replayed and is_replaced(db, self._base, self._inodes.numbers)):
             moved = survey(db, self._base, self._inodes.numbers).moved  # again, for what was replayed is new
             if moved:
                 with db.operation():

@@ -503,3 +503,160 @@ def test_lost_content_objects(lab: Lab, caplog: pytest.LogCaptureFixture) -> Non
     lab.rmdir("d")
     lab.reopen()
     assert lab.names() == []
+
+
+# -- what random bases found
+
+
+def test_link_where_a_directory_was(lab: Lab) -> None:
+    """A base directory that became a symlink keeps nobody from mounting."""
+    lab.put("d/e/f", b"old")
+    lab.set("d/e/f", mode=0o640)
+    lab.put("other/e/f")
+
+    def change(base: Path) -> None:
+        shutil.rmtree(base / "d")
+        (base / "d").symlink_to("other")
+
+    swap(lab, change)
+    assert lab.names() == ["d", "other"]
+    assert stat.S_ISLNK(lab.attr("d").mode)
+
+
+def test_replaced_after_a_kill(tmp_path: Path) -> None:
+    """Numbers are looked at again when the redo log was replayed: it may hold all rows there are."""
+    lab = Lab(tmp_path)
+    lab.put("a", b"old")
+    os.link(lab.base / "a", lab.base / "b")
+    redo = tmp_path / "redo"
+    redo.mkdir()
+    lab.open(redo_directory=str(redo))
+    lab.set("a", mode=0o640)
+    lab.kill()
+    (lab.base / "b").unlink()
+    (lab.base / "a").rename(lab.base / "old")
+    subprocess_copy(lab.base / "old", lab.base / "a")
+    os.link(lab.base / "a", lab.base / "b")
+    lab.open(redo_directory=str(redo))
+    assert [stat.S_IMODE(lab.attr(name).mode) for name in "ab"] == [0o640, 0o640]
+    assert lab.ino("a") == lab.ino("b")
+    lab.close()
+
+
+def test_links_of_what_took_the_place(lab: Lab) -> None:
+    """Another kind of object in a file's place does not lend its number to the file: its other links are its own."""
+    lab.put("f", b"old")
+    lab.put("g", b"old")
+    lab.write("f", b"ours!")
+    lab.set("g", mode=0o640)
+
+    def change(base: Path) -> None:
+        for name in ("f", "g"):
+            (base / name).unlink()
+            os.mkfifo(base / name)
+            os.link(base / name, base / (name + "2"))
+
+    swap(lab, change)
+    for _ in range(2):
+        assert lab.read("f") == b"ours!"
+        assert [stat.S_ISFIFO(lab.attr(name).mode) for name in ("f2", "g", "g2")] == [True] * 3
+        assert lab.ino("g") == lab.ino("g2")
+        assert lab.ov.check() == []
+        lab.reopen()
+
+
+def test_two_files_that_became_links(lab: Lab) -> None:
+    """Each keeps what is held of it, and a third link goes with the first, at each mount."""
+    lab.put("a", b"a")
+    lab.put("b", b"b")
+    lab.write("a", b"ours a")
+    lab.write("b", b"ours b")
+
+    def change(base: Path) -> None:
+        (base / "b").unlink()
+        os.link(base / "a", base / "b")
+        os.link(base / "a", base / "c")
+
+    swap(lab, change)
+    for _ in range(3):
+        assert [lab.read(name) for name in "abc"] == [b"ours a", b"ours b", b"ours a"]
+        lab.reopen()
+
+
+def test_link_counts_after_other_bases(lab: Lab) -> None:
+    """A file keeps its row as long as a name leads to it, however many links came and went below."""
+    lab.put("a", b"old")
+    os.link(lab.base / "a", lab.base / "b")
+    assert lab.ino("a") == lab.ino("b")
+    lab.rename("b", "moved")
+    lab.write("moved", b"ours!")
+    swap(lab, lambda base: [(base / "b").unlink(), os.link(base / "a", base / "c")])
+    assert lab.names() == ["a", "c", "moved"]
+    lab.unlink("a")
+    lab.unlink("c")
+    assert lab.read("moved") == b"ours!"
+    assert lab.ov.check() == []
+    lab.unlink("moved")
+    assert lab.names() == []
+    assert lab.ov.check() == []
+
+
+def test_unlinking_what_took_a_directory(lab: Lab) -> None:
+    """With the file that shows in a directory's place goes what was held in that directory."""
+    lab.put("d/e/f", b"old")
+    lab.put("d/e/g", b"old")
+    lab.set("d/e/f", mode=0o640)
+    lab.unlink("d/e/g")
+
+    def change(base: Path) -> None:
+        shutil.rmtree(base / "d")
+        (base / "d").touch()
+
+    swap(lab, change)
+    lab.unlink("d")
+    assert lab.names() == []
+    assert lab.ov.check() == []
+    assert lab.rows("origin") == 1  # the root's
+
+
+def test_changing_what_took_a_linked_place(lab: Lab) -> None:
+    """A new link of a base file does not outlast it, where another kind of object shows and is changed."""
+    lab.put("f", b"old")
+    lab.link("f", "link")
+
+    def change(base: Path) -> None:
+        (base / "f").unlink()
+        (base / "f").mkdir()
+
+    swap(lab, change)
+    lab.create("f/mine")
+    assert lab.ov.check() == []
+    assert (lab.names(), lab.names("f")) == (["f"], ["mine"])
+
+
+def test_removing_a_directory_with_an_open_file(lab: Lab) -> None:
+    """A file that is still open goes when it is forgotten, not with its directory."""
+    lab.put("d/f", b"o" * BIG)
+    lab.write("d/f", b"ours", 4096)
+    swap(lab, lambda base: shutil.rmtree(base / "d"))
+    ino = lab.ino("d/f")
+    lab.ov.unlink(*lab.split("d/f"))
+    lab.rmdir("d")
+    assert lab.ov.check() == []
+    assert lab.ov.read(ino, 4096, 4) == b"ours"
+    lab.ov.forget([ino])
+    assert lab.ov.check() == []
+
+
+def test_what_a_moved_directory_holds(lab: Lab) -> None:
+    """What is held in a directory that was moved away does not go with the directory it came from."""
+    lab.put("d/sub/f", b"old")
+    lab.put("d/g", b"old")
+    lab.set("d/sub/f", mode=0o640)
+    lab.rename("d/sub", "sub")
+    before = tree(lab, "sub")
+    swap(lab, lambda base: [(base / "d" / "sub" / "f").unlink(), (base / "d" / "g").unlink()])
+    assert lab.names("sub") == []
+    lab.rmdir("d")
+    swap_back(lab)
+    assert tree(lab, "sub") == before
