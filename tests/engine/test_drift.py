@@ -523,9 +523,8 @@ def test_link_where_a_directory_was(lab: Lab) -> None:
     assert stat.S_ISLNK(lab.attr("d").mode)
 
 
-def test_replaced_after_a_kill(tmp_path: Path) -> None:
+def test_replaced_after_a_kill(lab: Lab, tmp_path: Path) -> None:
     """Numbers are looked at again when the redo log was replayed: it may hold all rows there are."""
-    lab = Lab(tmp_path)
     lab.put("a", b"old")
     os.link(lab.base / "a", lab.base / "b")
     redo = tmp_path / "redo"
@@ -540,7 +539,6 @@ def test_replaced_after_a_kill(tmp_path: Path) -> None:
     lab.open(redo_directory=str(redo))
     assert [stat.S_IMODE(lab.attr(name).mode) for name in "ab"] == [0o640, 0o640]
     assert lab.ino("a") == lab.ino("b")
-    lab.close()
 
 
 def test_links_of_what_took_the_place(lab: Lab) -> None:
