@@ -18,8 +18,12 @@ def by_mount(overlay: Overlay, words: str) -> None:
 
 
 def by_kernel(overlay: Overlay, words: str) -> None:
-    """What a shutdown does: no helper is asked."""
-    run("mount", "-i", "-o", f"remount,{words}", overlay.mnt)
+    """What a shutdown does: no helper is asked, and it is mount(2) that is called.
+
+    mount(8) of util-linux 2.40 and newer calls fsconfig(2) by itself, which FUSE refuses.
+    """
+    environment = {**os.environ, "LIBMOUNT_FORCE_MOUNT2": "always"}
+    run("mount", "-i", "-o", f"remount,{words}", overlay.mnt, env=environment)
 
 
 def by_minifo(overlay: Overlay, words: str) -> None:
