@@ -59,8 +59,10 @@ _ACCESS: dict[str, Literal["relatime", "strictatime"]] = {
     "strictatime": "strictatime",
 }
 
-# What mount(8) says these imply, unless a later word says otherwise.
-_OWNER_WORDS = {
+# What these imply, unless a later word says otherwise: those of mount(8), and one of ours, for mount(8) keeps ``dev``,
+# ``suid`` and ``exec`` to itself.
+_IMPLIED = {
+    "rootfs": ("dev", "suid", "exec"),
     "user": ("noexec", "nosuid", "nodev"),
     "users": ("noexec", "nosuid", "nodev"),
     "owner": ("nosuid", "nodev"),
@@ -93,7 +95,9 @@ OPTIONS = (
     ("copy_up=blocks, copy_up=whole", "how much of a large base file its first write copies"),
     ("redo=aside", "go on without a redo log that cannot be replayed, and keep it"),
     ("max_names=NUMBER", "most names kept in memory (default: by the size of memory)"),
-    ("nodev, nosuid, noexec", "as for every mount; root's have dev, suid and exec by default"),
+    ("nodev, nosuid, noexec", "as for every mount; those of base and storage hold here too"),
+    ("dev, suid, exec", "the contrary; dev and suid are the default for base=/ only"),
+    ("rootfs", "all three in one word, which mount(8) and fstab pass on"),
     ("noatime, relatime, strictatime", "whether reading a changed file sets its access time (default: no)"),
     ("allow_other, noallow_other", "whether other users may enter (default: root's mounts yes)"),
     ("plain", "do without the hook into libfuse: slower, for trouble"),
@@ -283,8 +287,8 @@ class _Parser:
     def _take_word(self, name: str) -> None:
         if name in _KERNEL_WORDS:
             self.kernel[_KERNEL_WORDS[name]] = name
-        elif name in _OWNER_WORDS:
-            for word in _OWNER_WORDS[name]:
+        elif name in _IMPLIED:
+            for word in _IMPLIED[name]:
                 self.kernel[_KERNEL_WORDS[word]] = word
         elif name in {"allow_other", "noallow_other"}:
             self.allow_other = name == "allow_other"
@@ -379,7 +383,7 @@ def _suggest(name: str) -> str:
     """A hint for an unknown option; the commonest slip is a comma inside a path."""
     import difflib  # only for an error: it costs start-up time
 
-    known = {*_ALIASES, *_OWN_WITH_VALUE, *_KERNEL_WORDS, *_OWNER_WORDS, *_IGNORED, *_FLAGS}
+    known = {*_ALIASES, *_OWN_WITH_VALUE, *_KERNEL_WORDS, *_IMPLIED, *_IGNORED, *_FLAGS}
     close = difflib.get_close_matches(name, sorted(known), n=1)
     if close:
         return f"did you mean '{close[0]}'?"

@@ -23,7 +23,7 @@ import trio
 from minifo.engine import Overlay, StateError, StorageBusy
 from minifo.engine.recovery import BaseCheck
 from minifo.engine.redo import memory_directory
-from minifo.fusefront import conduct, descriptors, hook, mountinfo, utab
+from minifo.fusefront import bounds, conduct, descriptors, hook, mountinfo, utab
 from minifo.fusefront.committer import Committer
 from minifo.fusefront.crowd import default_limit, keep_small
 from minifo.fusefront.launch import captured_stderr
@@ -236,10 +236,7 @@ def _fuse_options(options: MountOptions) -> set[str]:
     is_root = os.geteuid() == 0
     if options.allow_other or (options.allow_other is None and is_root):
         words.add("allow_other")
-    if is_root:
-        # a root file system needs its devices and set-id programs; others get what fusermount3 grants
-        words |= {word for word, contrary in (("dev", "nodev"), ("suid", "nosuid")) if contrary not in words}
-    return words
+    return words | bounds.words(options)
 
 
 async def _serve(

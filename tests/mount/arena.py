@@ -99,7 +99,7 @@ class Arena:
         home = self.lab.file_system("ext4", options="noatime,data=writeback,barrier=0")
         base, self.twin = home / "base", home / "twin"
         base.mkdir()
-        self.overlay = self.lab.overlay(*(["plain"] if plain_mode else []), base=base)
+        self.overlay = self.lab.overlay("rootfs", *(["plain"] if plain_mode else []), base=base)
         for number in range(trees):
             (base / f"tree{number}").mkdir()
             populate(base / f"tree{number}")

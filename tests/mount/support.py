@@ -189,20 +189,27 @@ class Lab:
     """Makes overlays and other things to mount, and takes all of them away at the end.
 
     Everything lies in one directory that every user may enter (pytest's own are for root only), in memory where that
-    keeps extended attributes: the tests sync and delete a lot.
+    keeps extended attributes: the tests sync and delete a lot.  What a mount of the system forbids (many have /dev/shm
+    nosuid) the overlays would forbid too, so it has a file system of its own then.
     """
 
     def __init__(self) -> None:
-        self.home = self._temporary("/dev/shm")
+        self._undo: list[Callable[[], object]] = []
+        self.home = self._room("/dev/shm")
         try:
             os.setxattr(self.home, "user.try", b"")
             os.removexattr(self.home, "user.try")
         except OSError:
-            self.home.rmdir()
-            self.home = self._temporary(None)
+            self.home = self._room(None)
         self.overlays: list[Overlay] = []
-        self._undo: list[Callable[[], object]] = []
         self._count = 0
+
+    def _room(self, place: str | None) -> Path:
+        home = self._temporary(place)
+        self.undo(lambda: run("rm", "-rf", "--one-file-system", home, check=False))
+        if os.statvfs(home).f_flag & (os.ST_NOSUID | os.ST_NODEV | os.ST_NOEXEC):
+            self.mount("-t", "tmpfs", "-o", "mode=755", "none", home)
+        return home
 
     @staticmethod
     def _temporary(place: str | None) -> Path:
@@ -269,7 +276,6 @@ class Lab:
             overlay.clear()
         for action in reversed(self._undo):
             action()
-        run("rm", "-rf", "--one-file-system", self.home, check=False)
 
     def abort(self) -> None:
         """Kill the daemons, so that whoever waits for one gets ENOTCONN."""

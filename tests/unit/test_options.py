@@ -78,6 +78,7 @@ def test_parse_every_option_of_ours() -> None:
         ("user,exec", ("exec", "nosuid", "nodev")),
         ("users,dev,suid,exec", ("exec", "suid", "dev")),
         ("owner", ("nosuid", "nodev")),
+        ("nosuid,rootfs,nodev", ("suid", "nodev", "exec")),
         ("user=alice", ("noexec", "nosuid", "nodev")),
     ],
 )
