@@ -14,7 +14,7 @@ from enum import Enum
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from minifo.engine.base import join, split
+from minifo.engine.base import BaseView, join, split
 from minifo.engine.content import Content
 from minifo.engine.db import Database
 from minifo.engine.model import ROOT, Ino
@@ -39,6 +39,10 @@ _MADE = (
     " WHERE (t.parent, t.name) > (?, ?) AND d.parent IS NULL ORDER BY t.parent, t.name LIMIT ?"
 )
 _TABLES = ("created", "renamed")
+_REPLACED = (
+    "SELECT c.parent, c.name, c.ino, o.path FROM created c JOIN deleted d ON d.parent = c.parent AND d.name = c.name"
+    " JOIN origin o ON o.ino = c.parent WHERE (c.parent, c.name) > (?, ?) ORDER BY c.parent, c.name LIMIT ?"
+)
 _IS_HIDDEN = "SELECT 1 FROM deleted WHERE parent = ? AND name = ?"
 
 
@@ -66,6 +70,7 @@ class Held(Enum):
     DIRECTORY = "directory"
     WHITEOUT = "whiteout"
     CREATED = "created"
+    REPLACED = "replaced"
 
 
 class Name(NamedTuple):
@@ -100,7 +105,7 @@ class Entry(NamedTuple):
     in_place: bool = True
 
 
-def drift(overlay: Overlay) -> Iterator[Entry]:
+def drift(overlay: Overlay, old: BaseView | None = None) -> Iterator[Entry]:
     """Everything an overlay holds of base objects: objects by their base paths, then names, then whiteouts.
 
     Directories that only lead to changes are left out where the base has them, and so are created objects in whose
@@ -108,6 +113,8 @@ def drift(overlay: Overlay) -> Iterator[Entry]:
 
     Args:
         overlay: open over the base in question; nothing of it may change meanwhile.
+        old: the base it was made over, where that is at hand.  Only by it can be told whether the base changed below a
+            file that was replaced here, as editors do, by a new one that was renamed over it.
 
     Raises:
         OSError: base or storage cannot be read.
@@ -115,6 +122,8 @@ def drift(overlay: Overlay) -> Iterator[Entry]:
     report = _Report(overlay)
     yield from report.objects()
     yield from report.shadows()
+    if old is not None:
+        yield from report.replaced(old)
     yield from report.whiteouts()
 
 
@@ -267,19 +276,47 @@ class _Report:
         return (row is None or stat.S_ISDIR(row.mode)) and self._directory_shows(ino)
 
     def _shadow(self, name: Name, ino: Ino, place: bytes, st: os.stat_result) -> Entry:
+        became = Became.IDENTICAL if self._has_bytes(ino, place, st) else Became.SHADOW
+        held = Held.CREATED if name.table == "created" else Held.NAME
+        return Entry(self._place_of(name), place, held, became, True, ino, (name,))
+
+    def replaced(self, old: BaseView) -> Iterator[Entry]:
+        after: tuple[Any, ...] = (0, b"")
+        while found := self._db.rows(_REPLACED, (*after, _PIECE)):
+            after = found[-1][:2]
+            for parent, name, ino, directory in found:
+                place = join(directory, name)
+                st, was = self._base.find(place), old.find(place)
+                if st is None or was is None or self._is_same(old, place, was, st):
+                    continue
+                became = Became.IDENTICAL if self._has_bytes(Ino(ino), place, st) else Became.CHANGED
+                made = Name("created", parent, name)
+                yield Entry(self._place_of(made), place, Held.REPLACED, became, True, ino, (made,))
+
+    def _is_same(self, old: BaseView, place: bytes, was: os.stat_result, st: os.stat_result) -> bool:
+        """True where both bases have the same there, as far as it matters to a file that took its place."""
+        if stat.S_IFMT(was.st_mode) != stat.S_IFMT(st.st_mode) or stat.S_ISDIR(st.st_mode):
+            return stat.S_ISDIR(st.st_mode) and stat.S_ISDIR(was.st_mode)
+        if stat.S_ISLNK(st.st_mode):
+            return old.readlink(place) == self._base.readlink(place)
+        if not stat.S_ISREG(st.st_mode) or was.st_size != st.st_size:
+            return st.st_rdev == was.st_rdev and not stat.S_ISREG(st.st_mode)
+        if was.st_mtime_ns == st.st_mtime_ns:
+            return True
+        a, b = old.file(place, was), self._base.file(place, st)
+        return all(os.pread(a, _STEP, at) == os.pread(b, _STEP, at) for at in range(0, st.st_size, _STEP))
+
+    def _has_bytes(self, ino: Ino, place: bytes, st: os.stat_result) -> bool:
+        """True where a created object is a file with the bytes of the base's at *place*."""
         row = self._ov.inodes.row(ino)
-        became = Became.SHADOW
-        if (
+        return (
             row is not None
             and self._ov.inodes.numbers.is_created(ino)
             and stat.S_ISREG(row.mode)
             and stat.S_ISREG(st.st_mode)
             and row.size == st.st_size
             and same_bytes(self._ov.content, row, self._base.file(place, st))
-        ):
-            became = Became.IDENTICAL
-        held = Held.CREATED if name.table == "created" else Held.NAME
-        return Entry(self._place_of(name), place, held, became, True, ino, (name,))
+        )
 
     def whiteouts(self) -> Iterator[Entry]:
         after: tuple[Any, ...] = (0, b"")

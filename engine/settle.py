@@ -106,9 +106,11 @@ class Settler:
         self.accept(entry)
 
     def beside(self, entry: Entry, name: bytes) -> None:
-        """Put a copy of the base's file beside ours, without set-id bits."""
+        """Put a copy of the base's file beside ours, without set-id bits; one that is there already is the same."""
         ov, st = self._ov, self._ov.base.stat(entry.base)
         parent = self._inodes.directory(self._directory(split(entry.path)[0]))
+        if ov.merge.lookup(parent, name) is not None:
+            return
         node = ov.namespace.make(parent, name, st.st_mode, Process(st.st_uid, st.st_gid))
         for start, end in data_ranges(ov.base.file(entry.base, st), 0, st.st_size):
             for at in range(start, end, _STEP):
@@ -222,10 +224,17 @@ class Settler:
         (name,) = entry.names
         self._db.change(_HIDE, (self._number(name.parent), name.name))
 
+    def rewrite(self, entry: Entry, data: bytes) -> None:
+        """Give a created file other bytes."""
+        row = self._row(entry)
+        self._ov.content.resize(row, None, 0)
+        self._ov.content.write(self._row(entry), None, 0, data)
+
     def uncover(self, entry: Entry) -> None:
         """A created name, of no directory, makes way for the one that the base has now."""
         (name,) = entry.names
         ino = Ino(self._number(entry.ino))
+        self._drop_name(name._replace(table="deleted"))
         if not self._drop_name(name):
             return  # with an object that is gone went all of its names
         row = self._inodes.row(ino)

@@ -206,7 +206,7 @@ class _Application:
 
     @staticmethod
     def _is_name(entry: Entry) -> bool:
-        return entry.held in (Held.WHITEOUT, Held.CREATED) or entry.became is Became.SHADOW
+        return entry.held in (Held.WHITEOUT, Held.CREATED, Held.REPLACED) or entry.became is Became.SHADOW
 
     def _copy(self, decision: Decision) -> None:
         """What a decision copies: the rest of our file from the old base, the new base's file beside ours."""
@@ -232,10 +232,13 @@ class _Application:
         elif action is Action.TAKE:
             self._settler.restore(entry)
         elif action is Action.MERGE:
-            merged = self._planner.merged(entry)
-            if isinstance(merged, str):
-                raise StateError(f"{os.fsdecode(entry.path)}: {merged}", "it changed meanwhile; run it again")
-            self._settler.replace(entry, merged)
+            self._settler.replace(entry, self._merged(entry))
+
+    def _merged(self, entry: Entry) -> bytes:
+        merged = self._planner.merged(entry)
+        if isinstance(merged, str):
+            raise StateError(f"{os.fsdecode(entry.path)}: {merged}", "it changed meanwhile; run it again")
+        return merged
 
     def _gone(self, decision: Decision) -> bool:
         settle = self._settler.keep if decision.action is Action.CREATE else self._settler.drop
@@ -248,10 +251,12 @@ class _Application:
         entry, action = decision.entry, decision.action
         if entry.held is Held.WHITEOUT:
             self._settler.unhide(entry)
-        elif action in (Action.COVER, Action.BOTH):
-            self._settler.cover(entry)
         elif action is Action.DROP:
             self._settler.uncover(entry)
+        elif action is Action.MERGE:
+            self._settler.rewrite(entry, self._merged(entry))
+        elif action in (Action.COVER, Action.BOTH) and entry.held is not Held.REPLACED:
+            self._settler.cover(entry)
 
 
 # -- before an update

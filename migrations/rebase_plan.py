@@ -23,7 +23,7 @@ from typing import NamedTuple
 from minifo.engine import Overlay, UsageError
 from minifo.engine.base import BaseView, join, split
 from minifo.engine.drift import sample
-from minifo.engine.drift_report import Became, Entry, Held, bytes_missing, drift
+from minifo.engine.drift_report import Became, Entry, Held, bytes_missing, drift, same_bytes
 from minifo.engine.model import NAME_MAX, Ino
 from minifo.engine.rows import Row
 from minifo.migrations.text_merge import LONGEST, is_text, merge_text
@@ -117,21 +117,21 @@ class OldBase:
 
     def __init__(self, overlay: Overlay, view: BaseView | None) -> None:
         self._ov = overlay
-        self._view = view
+        self.view = view
 
     @property
     def is_known(self) -> bool:
         """True where there is one."""
-        return self._view is not None
+        return self.view is not None
 
     def file(self, path: bytes, size: int | None, mtime: int | None, digest: bytes | None = None) -> int | None:
         """A descriptor of a file that has that size and mtime (and samples) there, valid until the next call."""
-        if self._view is None:
+        if self.view is None:
             return None
-        st = self._view.find(path)
+        st = self.view.find(path)
         if st is None or not stat.S_ISREG(st.st_mode) or (st.st_size, st.st_mtime_ns) != (size, mtime):
             return None
-        fd = self._view.file(path, st)
+        fd = self.view.file(path, st)
         return fd if digest is None or sample(fd, st.st_size) == digest else None
 
     def below(self, entry: Entry, row: Row) -> int | None:
@@ -141,9 +141,18 @@ class OldBase:
 
     def ancestor(self, entry: Entry) -> bytes | None:
         """The bytes of the version that a file was made from."""
+        if entry.held is Held.REPLACED:
+            return self._replaced(entry.base)
         known = self._ov.db.row("SELECT base_size, base_mtime, digest FROM modified WHERE ino = ?", (entry.ino,))
         fd = self.file(entry.base, *known) if known is not None else None
         return os.pread(fd, LONGEST + 1, 0) if fd is not None else None
+
+    def _replaced(self, path: bytes) -> bytes | None:
+        """The bytes of a file that was replaced: whatever the old base has there."""
+        st = self.view.find(path) if self.view is not None else None
+        if self.view is None or st is None or not stat.S_ISREG(st.st_mode):
+            return None
+        return os.pread(self.view.file(path, st), LONGEST + 1, 0)
 
     def ours(self, entry: Entry, row: Row) -> bytes | None:
         """All bytes of a file of ours, or None where some were those of an old base that is not at hand."""
@@ -180,7 +189,7 @@ class Planner:
         decisions: list[Decision] = []
         counts: Counter[str] = Counter()
         total = self._ov.db.value("SELECT (SELECT count(*) FROM origin) + (SELECT count(*) FROM deleted)")
-        for number, entry in enumerate(drift(self._ov)):
+        for number, entry in enumerate(drift(self._ov, self._old.view)):
             progress("comparing", number, total)
             counts[entry.became.value] += 1
             if entry.became is not Became.UNCHANGED:
@@ -214,6 +223,8 @@ class Planner:
         policy = self._policies.of(entry.path)
         if entry.became is Became.UNHIDING:
             return Decision(entry, policy, Action.DROP)
+        if entry.held is Held.REPLACED:
+            return self._replaced(entry, policy)
         if entry.held in (Held.CREATED, Held.NAME) and entry.became in (Became.SHADOW, Became.IDENTICAL):
             return self._shadow(entry, policy)
         if entry.became in (Became.KEPT, Became.HIDDEN, Became.KIND) or self._is_gone(entry):
@@ -221,6 +232,19 @@ class Planner:
         if entry.became is Became.PARTIAL:
             return self._partial(entry, policy)
         return self._changed(entry, policy)
+
+    def _replaced(self, entry: Entry, policy: Policy) -> Decision:
+        """About a file that was put in the place of the base's, which is another one now."""
+        mode = self._row(entry).mode
+        if policy is Policy.THEIRS:
+            if stat.S_ISDIR(mode):
+                return Decision(entry, policy, Action.CONFLICT, why="ours is a directory; remove it, or choose ours")
+            return Decision(entry, policy, Action.DROP)
+        if entry.became is Became.CHANGED and policy is Policy.BOTH:
+            return self._beside(Decision(entry, policy, Action.BOTH))
+        if entry.became is Became.CHANGED and policy is Policy.MERGE:
+            return self._merge(Decision(entry, policy, Action.MERGE))
+        return Decision(entry, policy, Action.KEEP)
 
     def _is_gone(self, entry: Entry) -> bool:
         if entry.became is not Became.PARTIAL:
@@ -273,31 +297,48 @@ class Planner:
         if len(beside) > NAME_MAX:
             return decision._replace(action=Action.CONFLICT, why="the name is too long to put another beside it")
         place = join(directory, beside)
-        if place in self._placed or self._find(place):
+        known = self._find(place)
+        if known is not None and self._is_copy(known, entry.base, st):
+            return decision  # put there the last time
+        if place in self._placed or known is not None:
             why = f"{os.fsdecode(beside)} is there already; settle and remove that one"
             return decision._replace(action=Action.CONFLICT, why=why)
         self._placed.add(place)
         return decision._replace(size=decision.size + st.st_size)
 
-    def _find(self, path: bytes) -> bool:
+    def _find(self, path: bytes) -> Ino | None:
         ino = Ino(1)
         for name in path.split(b"/")[1:]:
             attr = self._ov.lookup(ino, name)
             if attr is None:
-                return False
+                return None
             ino = Ino(attr.ino)
-        return True
+        return ino
+
+    def _is_copy(self, ino: Ino, path: bytes, st: os.stat_result) -> bool:
+        row = self._ov.inodes.row(ino)
+        if row is None or not stat.S_ISREG(row.mode) or row.size != st.st_size:
+            return False
+        if not self._ov.inodes.numbers.is_created(ino):
+            return False
+        return same_bytes(self._ov.content, row, self._ov.base.file(path, st))
 
     def _merge(self, decision: Decision) -> Decision:
         found = self.merged(decision.entry)
         if isinstance(found, str):
             return decision._replace(action=Action.CONFLICT, why=found)
+        if decision.entry.held is Held.REPLACED and len(found) == self._row(decision.entry).size:
+            content, row = self._ov.content, self._row(decision.entry)
+            if content.read(row, None, 0, row.size) == found:
+                return decision._replace(action=Action.KEEP)  # merged before
         # all of it is written anew
         return decision._replace(completes=False, size=decision.size + len(found))
 
     def merged(self, entry: Entry) -> bytes | str:
         """The bytes of a merged file, or why it cannot be merged."""
         row, st = self._row(entry), self._ov.base.stat(entry.base)
+        if not (stat.S_ISREG(row.mode) and stat.S_ISREG(st.st_mode)):
+            return "it is no file"
         if max(row.size, st.st_size) > LONGEST:
             return "it is too large to be merged"
         ancestor = self._old.ancestor(entry)

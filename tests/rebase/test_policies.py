@@ -442,6 +442,57 @@ def test_both_where_the_base_has_a_name(room: Room) -> None:
     assert room.names("x") == ["same", "y"]
 
 
+# -- replaced here, as editors do
+
+
+def replaced(room: Room) -> None:
+    """Files that were written anew under another name, and renamed over the base's."""
+    for name in ("config", "clash", "same", "both", "link"):
+        room.put(name, TEXT)
+    for name, data in (("config", b"LINE" + TEXT[4:]), ("clash", b"LINE" + TEXT[4:]), ("same", b"x"), ("both", b"new")):
+        room.create("temporary", data)
+        room.rename("temporary", name)
+
+    def update(base: Path) -> None:
+        rewrite(base, "config", TEXT + b"last\n")
+        rewrite(base, "clash", b"other" + TEXT[6:])
+        rewrite(base, "same", TEXT)
+        rewrite(base, "both", b"new")
+
+    room.replace(update)
+
+
+def test_replaced_files_need_the_old_base(room: Room) -> None:
+    """By it is told which of them the base has another version of; without, nothing is."""
+    replaced(room)
+    before = room.shown()
+    assert room.rebase(apply=False).decisions == []
+    plan = room.rebase(apply=False, old=True)
+    assert {os.fsdecode(d.entry.path): d.entry.became.value for d in plan.decisions} == {
+        "/config": "changed",
+        "/clash": "changed",
+        "/both": "identical",
+    }
+    room.rebase(old=True)
+    assert room.shown() == before
+
+
+def test_policies_for_replaced_files(room: Room) -> None:
+    """As for files that were changed in place; a second time finds what the first one did."""
+    replaced(room)
+    for _ in range(2):
+        report = room.rebase("merge", "keep-both:/clash", old=True)
+        assert report.conflicts == []
+        assert room.read("config") == b"LINE" + TEXT[4:] + b"last\n"
+        assert room.read("clash") == b"LINE" + TEXT[4:]
+        assert room.read("clash.minifo-new") == b"other" + TEXT[6:]
+    assert [d.why for d in room.rebase("merge", old=True).conflicts] == ["both changed the same lines"]
+    room.rebase("theirs", old=True)
+    assert (room.read("config"), room.read("both")) == (TEXT + b"last\n", b"new")
+    assert room.lists().created == {"clash.minifo-new", "same"}
+    assert room.lists().deleted == {"same"}
+
+
 def test_places_are_told_as_they_show(room: Room) -> None:
     """Patterns match, and tables name, where things are in the overlay, not where the base has them."""
     room.put("d/e/f", b"base")
