@@ -17,8 +17,6 @@ from pathlib import Path
 
 _PAST = 1_600_000_000_000_000_007  # ns
 _KINDS = {"file": stat.S_IFREG, "dir": stat.S_IFDIR, "link": stat.S_IFLNK, "fifo": stat.S_IFIFO}
-SIZES = (0, 5, 3000, 9000)  # bytes: kept in a row, copied whole, and more than is copied whole (see ``oracle``)
-
 HOWS = ("new", "device", "same", "shuffled")  # how a version is put on disk
 
 
@@ -59,16 +57,21 @@ def parent_of(path: bytes) -> bytes:
     return path.rpartition(b"/")[0] or b"/"
 
 
-def first_tree() -> Tree:
-    """A small tree with few names, so that random changes often meet."""
+def first_tree(large: int, *, links: bool = True) -> Tree:
+    """A small tree with few names, so that random changes often meet.
+
+    Args:
+        large: size of a file that is not copied whole.
+        links: whether there are hard links.
+    """
     linked = Thing("file", data=b"linked" * 500, mtime=_PAST + 1)
     return {
         b"/": Thing("dir", 0o755),
-        b"/a": Thing("file", data=b"a" * 9000, mtime=_PAST + 2, xattrs={b"user.k": b"base"}),
+        b"/a": Thing("file", data=b"a" * large, mtime=_PAST + 2, xattrs={b"user.k": b"base"}),
         b"/b": linked,
         b"/d": Thing("dir", 0o755),
         b"/d/a": Thing("file", data=b"da" * 1500, mtime=_PAST + 3),
-        b"/d/b": linked,
+        b"/d/b": linked if links else replace(linked),
         b"/d/d": Thing("dir", 0o750, 3, 3),
         b"/d/d/a": Thing("file", data=b"dda", mtime=_PAST + 4),
         b"/c": Thing("link", data=b"a"),
@@ -83,10 +86,14 @@ class Changes:
 
     Args:
         names: what objects may be called.
+        large: size of a file that is not copied whole.
+        links: whether there are hard links.
     """
 
-    def __init__(self, names: tuple[bytes, ...]) -> None:
+    def __init__(self, names: tuple[bytes, ...], large: int, *, links: bool = True) -> None:
         self.names = names
+        self.sizes = (0, 5, 3000, large)
+        self.links = links
         self._count = 0
 
     def apply(self, tree: Tree, what: str, pick: int, pick2: int) -> Tree:
@@ -111,7 +118,7 @@ class Changes:
     def _new(self, pick: int) -> Thing:
         kind = ("file", "file", "file", "dir", "link", "fifo")[pick % 6]
         mtime = _PAST + 1000 + self._next()
-        data = {"file": self.bytes(SIZES[pick // 6 % len(SIZES)]), "link": b"a"}.get(kind, b"")
+        data = {"file": self.bytes(self.sizes[pick // 6 % len(self.sizes)]), "link": b"a"}.get(kind, b"")
         xattrs = {b"user.k": b"%d" % self._count} if kind == "file" and pick % 2 else {}
         return Thing(kind, 0o700 if kind == "dir" else 0o640, 1, 2, mtime, data, xattrs)
 
@@ -143,7 +150,7 @@ class Changes:
         old = tree[path]
         if old.kind != "file":
             return self._touch(tree, path, pick)
-        size = len(old.data) if pick % 3 else SIZES[pick // 3 % len(SIZES)]
+        size = len(old.data) if pick % 3 else self.sizes[pick // 3 % len(self.sizes)]
         mtime = old.mtime if pick % 2 else _PAST + 1000 + self._next()
         if size != len(old.data):
             mtime = _PAST + 1000 + self._next()
@@ -171,7 +178,7 @@ class Changes:
         """One more name for a file: a new one, or in the place of another file."""
         directories = sorted(p for p, thing in tree.items() if thing.kind == "dir")
         target = join(directories[pick % len(directories)], self.names[pick // 5 % len(self.names)])
-        if tree[path].kind != "dir" and (target not in tree or tree[target].kind != "dir"):
+        if self.links and tree[path].kind != "dir" and (target not in tree or tree[target].kind != "dir"):
             tree[target] = tree[path]
         return tree
 

@@ -20,7 +20,6 @@ from typing import NamedTuple
 
 from bases import Thing, Tree, join, parent_of
 
-COPY_WHOLE = 8192  # bytes: what the tests let the engine copy whole
 NOW = -1  # a time at which the test ran
 
 
@@ -105,13 +104,15 @@ class Oracle:
     Args:
         tree: the base.
         whole: True where every file is copied whole when any of its bytes change.
+        copied: bytes up to which a file is copied whole in any case when it is written.
         choose: of the names of a base file that is held from now on, the one it is known by; the overlay takes the one
             that it was found by first, and only under that one it is found again.
     """
 
-    def __init__(self, tree: Tree, *, whole: bool, choose: Callable[[set[bytes]], bytes]) -> None:
+    def __init__(self, tree: Tree, *, whole: bool, copied: int, choose: Callable[[set[bytes]], bytes]) -> None:
         self.tree = tree
         self.whole = whole
+        self._copied = copied
         self._choose = choose
         self.root = Held("dir", b"/")
         self.held: dict[bytes, Held] = {b"/": self.root}  # by place in the base
@@ -519,7 +520,7 @@ class Oracle:
     def write(self, h: Held, offset: int, data: bytes) -> None:
         content = self._content(h)
         based = len(content.data) if all(content.ours) else content.ours.rfind(0) + 1
-        if not content.in_parts and based <= COPY_WHOLE and self.is_readable(h):
+        if not content.in_parts and based <= self._copied and self.is_readable(h):
             content.make_whole()
         if not all(content.ours):
             content.in_parts = True

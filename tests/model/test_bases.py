@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+from collections.abc import Iterator
 
 import pytest
 import support
@@ -13,6 +15,20 @@ pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root: owners are compared"),
     pytest.mark.skipif(support.scratch_root() is None, reason="needs a tmpfs at /dev/shm that takes user attributes"),
 ]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def second_device() -> Iterator[None]:
+    """A file system of its own, for bases on another device."""
+    device = support.scratch()
+    subprocess.run(["mount", "-t", "tmpfs", "none", device], check=True)
+    Bases.second_device = device
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", device], check=True)
+        device.rmdir()
+
 
 TestBases = Bases.TestCase
 TestBases.settings = settings(stateful_step_count=50)
