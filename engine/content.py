@@ -214,6 +214,8 @@ class Content:
             return Backing(SMALL if end <= self.small_max else self._outgrow(row), None, 0)
         if number is None:
             based = bound if path is not None and bound else 0
+            if path is not None and based and self._is_lost(row, path):
+                return Backing(None, bound, 0)
             if max(based, end) <= self.small_max:
                 return Backing(SMALL, None, 0)
             if path is None or not based:
@@ -262,7 +264,7 @@ class Content:
         Returns:
             The row; where its backing is another now it is not saved yet.
         """
-        if path is None or row.object is not None or not row.bound:
+        if path is None or row.object is not None or not row.bound or self._is_lost(row, path):
             return row
         if self.whole:
             return self.complete(row, path)
@@ -270,6 +272,10 @@ class Content:
             digest = sample(self._base.file(path), row.seen_size or 0)
             self._db.change(_SET_DIGEST, (digest, row.ino))
         return row
+
+    def _is_lost(self, row: Row, path: bytes) -> bool:
+        """True where bytes that a file has from the base are those of a version that is not there: none can be read."""
+        return row.object is None and row.is_own and not self._inodes.drift.same_version(row, path)
 
     def complete(self, row: Row, path: bytes, source: int | None = None) -> Row:
         """Copy what a file still has from the base, so that it depends on the base no more.  Inside an operation.

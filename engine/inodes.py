@@ -474,9 +474,13 @@ class Inodes:
             row = self.row(child)  # tells whether it is gone
             if row is not None and (child not in self.drift.gone or row.nlink == 0):
                 continue  # an orphan goes when it is forgotten
-            if self._db.value(_NAMED, (child,)) is None:
-                self.let_go_in(child, self._path(child))
-                self.discard(child)
+            self.let_go(child)
+
+    def let_go(self, ino: Ino) -> None:
+        """Delete all rows of what is gone from the base and does not show, unless a name in the overlay leads to it."""
+        if self._db.value(_NAMED, (ino,)) is None:
+            self.let_go_in(ino, self._path(ino))
+            self.discard(ino)
 
     # -- attributes as users see them
 

@@ -171,8 +171,10 @@ class Namespace:
             ino = self._db.value(f"SELECT ino FROM {table} WHERE parent = ? AND name = ?", (parent.ino, name))
             if ino is not None:
                 self._db.change(_DROP[table], (parent.ino, name))
-                if self._db.value(_NAMED, (ino,)) is None:
-                    self._inodes.discard(Ino(ino))
+                row = self._inodes.row(Ino(ino))
+                if row is not None and stat.S_ISDIR(row.mode):
+                    self._inodes.touch_directory(parent, -1)
+                self._inodes.let_go(Ino(ino))
 
     # -- taking away
 
@@ -317,8 +319,7 @@ class Namespace:
                 self._lose_directory(target.node)
             else:
                 self._lose_link(target)
-        else:
-            self._vacate(new_parent, new_name)
+        self._vacate(new_parent, new_name)
         self._unbind(parent, name, source)
         self._place(source, new_parent, new_name)
         lost = int(is_dir)
@@ -334,6 +335,8 @@ class Namespace:
     def _exchange(self, parent: Node, name: bytes, source: Ref, new_parent: Node, new_name: bytes, target: Ref) -> None:
         self._unbind(parent, name, source)
         self._unbind(new_parent, new_name, target)
+        for place in ((parent, name), (new_parent, new_name)):
+            self._vacate(*place)
         self._place(source, new_parent, new_name)
         self._place(target, parent, name)
         gained = int(source.node.is_dir) - int(target.node.is_dir)

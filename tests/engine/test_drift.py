@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from lab import PAST, Lab
 
+from minifo.engine import RenameFlags
 from minifo.engine.recovery import BaseCheck
 
 BIG = 200_000  # bytes; more than is copied whole
@@ -658,3 +659,60 @@ def test_what_a_moved_directory_holds(lab: Lab) -> None:
     lab.rmdir("d")
     swap_back(lab)
     assert tree(lab, "sub") == before
+
+
+@pytest.mark.parametrize("size", [100, 3000, BIG])
+@pytest.mark.parametrize("whole", [False, True])
+def test_writing_to_what_was_cut(lab: Lab, size: int, whole: bool) -> None:
+    """A file that was cut, and not written, can be written over another version of it; the two are not mixed."""
+    lab.put("f", b"o" * BIG)
+    lab.set("f", size=size - 1)
+    swap(lab, lambda base: rewrite(base, "f", b"new"))
+    lab.ov.content.whole = whole
+    for offset in (50, 60, BIG + 10):
+        lab.write("f", b"ours", offset)
+        assert lab.ov.read(lab.ino("f"), offset, 4) == b"ours"
+    with pytest.raises(OSError, match="Input/output error"):
+        lab.ov.read(lab.ino("f"), 0, 10)
+    lab.ov.ranges.fallocate(lab.ino("f"), 3, 0, 10)
+    assert lab.ov.read(lab.ino("f"), 0, 10) == bytes(10)
+    lab.set("f", size=70)
+    assert lab.ov.check() == []
+    swap_back(lab)
+    assert lab.read("f") == bytes(10) + b"o" * 40 + b"ours" + b"o" * 6 + b"ours" + b"o" * 6
+
+
+@pytest.mark.parametrize("exchange", [0, RenameFlags.EXCHANGE])
+@pytest.mark.parametrize("moved", [False, True])
+def test_renaming_to_a_name_of_the_gone(lab: Lab, exchange: int, moved: bool) -> None:
+    """A name that was given to what is gone shows the new base's object; to rename over that settles it."""
+    lab.put("f")
+    lab.put("g")
+    (lab.rename if moved else lab.link)("f", "name")
+    lab.link("g", "other")
+
+    def change(base: Path) -> None:
+        (base / "f").unlink()
+        (base / "name").write_bytes(b"base's")
+
+    swap(lab, change)
+    lab.rename("other", "name", exchange)
+    for _ in range(2):
+        assert lab.read("name") == b"base"
+        assert not exchange or lab.read("other") == b"base's"
+        assert lab.ov.check() == []
+        lab.reopen()
+    lab.unlink("name")
+    assert lab.names() == (["g", "other"] if exchange else ["g"])
+
+
+def test_taking_the_name_of_a_gone_directory(lab: Lab) -> None:
+    """A directory of ours has as many links as it has directories, those that do not show among them."""
+    lab.mkdir("ours")
+    lab.put("d/f")
+    lab.rename("d", "ours/name")
+    swap(lab, lambda base: shutil.rmtree(base / "d"))
+    assert lab.names("ours") == []
+    lab.mkdir("ours/name")
+    assert lab.attr("ours").nlink == 3
+    assert lab.ov.check() == []
