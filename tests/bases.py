@@ -11,7 +11,7 @@ import os
 import random
 import shutil
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -96,7 +96,7 @@ class Changes:
         self.links = links
         self._count = 0
 
-    def apply(self, tree: Tree, what: str, pick: int, pick2: int) -> Tree:
+    def apply(self, tree: Tree, what: str, pick: int, pick2: int, places: Collection[bytes] = ()) -> Tree:
         """One change.
 
         Args:
@@ -104,11 +104,17 @@ class Changes:
             what: a word of ``WORDS``.
             pick: chooses the object.
             pick2: chooses what becomes of it.
+            places: paths of which an overlay holds something: every other time one of them is taken.
         """
+        if what == "add" and pick % 2:
+            free = sorted(p for p in places if p not in tree and p != b"/" and _is_dir(tree, parent_of(p)))
+            if free:
+                return {**tree, free[pick // 2 % len(free)]: self._new(pick2)}
         paths = sorted(path for path in tree if path != b"/")
+        paths = [path for path in paths if path in places] or paths if pick % 2 else paths
         if what == "add" or not paths:
             return self._add(tree, pick, pick2)
-        path = paths[pick % len(paths)]
+        path = paths[pick // 2 % len(paths)]
         return _CHANGES[what](self, dict(tree), path, pick2)
 
     def _next(self) -> int:
@@ -199,6 +205,10 @@ _CHANGES: dict[str, Callable[[Changes, Tree, bytes, int], Tree]] = {
     "unlink": Changes._unlink,
 }
 WORDS = ("add", *_CHANGES)
+
+
+def _is_dir(tree: Tree, path: bytes) -> bool:
+    return path in tree and tree[path].kind == "dir"
 
 
 def _is_in(path: bytes, top: bytes) -> bool:

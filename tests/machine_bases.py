@@ -508,7 +508,7 @@ class Bases(RuleBasedStateMachine):
         """A new version: of the present one, or of an earlier one."""
         tree = self.tree if earlier is None else self.earlier[earlier % len(self.earlier)]
         for change in changes:
-            tree = self.changes.apply(tree, *change)
+            tree = self.changes.apply(tree, *change, self.oracle.places())
         return tree
 
     def swap(self, tree: Tree, how: str, seed: int, *, kill: bool = False) -> None:

@@ -261,6 +261,11 @@ class Oracle:
             h = found
         return h
 
+    def places(self) -> set[bytes]:
+        """Places in the base that matter: of what is held, and below names given in the overlay."""
+        names = {join(d.origin, name) for d in self.held.values() if d.origin is not None for name in d.names}
+        return names | self.held.keys()
+
     # -- changing
 
     def hold(self, h: Held) -> Held:
