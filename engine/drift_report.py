@@ -114,16 +114,16 @@ def drift(overlay: Overlay, old: BaseView | None = None) -> Iterator[Entry]:
     Args:
         overlay: open over the base in question; nothing of it may change meanwhile.
         old: the base it was made over, where that is at hand.  Only by it can be told whether the base changed below a
-            file that was replaced here, as editors do, by a new one that was renamed over it.
+            file that was replaced here, as editors do, by a new one that was renamed over it; and whether a version
+            with the size and mtime of the old one, as images may have it, is another one.
 
     Raises:
         OSError: base or storage cannot be read.
     """
-    report = _Report(overlay)
+    report = _Report(overlay, old)
     yield from report.objects()
     yield from report.shadows()
-    if old is not None:
-        yield from report.replaced(old)
+    yield from report.replaced()
     yield from report.whiteouts()
 
 
@@ -147,10 +147,11 @@ def same_bytes(content: Content, row: Row, other: int) -> bool:
 
 
 class _Report:
-    def __init__(self, overlay: Overlay) -> None:
+    def __init__(self, overlay: Overlay, old: BaseView | None) -> None:
         self._ov = overlay
         self._db = overlay.db
         self._base = overlay.base
+        self._old = old
         self._directories: dict[bytes, tuple[int | None, bool]] = {}  # numbers, and whether they are in place
 
     # -- objects
@@ -214,11 +215,20 @@ class _Report:
     def _compare(self, row: Row, path: bytes, st: os.stat_result, version: tuple[int, int] | None) -> Became:
         if row.is_own and bytes_missing(self._db, row):
             return Became.UNCHANGED if self._ov.inodes.drift.is_version(row, path) else Became.PARTIAL
-        if (version or (row.seen_size, row.seen_mtime)) == (st.st_size, st.st_mtime_ns):
+        if (version or (row.seen_size, row.seen_mtime)) == (st.st_size, st.st_mtime_ns) and (
+            not row.is_own or self._is_that_version(path, st)
+        ):
             return Became.UNCHANGED
         if row.is_own and row.size == st.st_size and same_bytes(self._ov.content, row, self._base.file(path, st)):
             return Became.IDENTICAL
         return Became.CHANGED
+
+    def _is_that_version(self, path: bytes, st: os.stat_result) -> bool:
+        """True for a version with the size and mtime of the one before, unless the old base has that and it differs."""
+        was = self._old.find(path) if self._old is not None else None
+        if was is None or (was.st_size, was.st_mtime_ns) != (st.st_size, st.st_mtime_ns):
+            return True
+        return self._is_same(path, st)
 
     def _gone(
         self,
@@ -280,28 +290,34 @@ class _Report:
         held = Held.CREATED if name.table == "created" else Held.NAME
         return Entry(self._place_of(name), place, held, became, True, ino, (name,))
 
-    def replaced(self, old: BaseView) -> Iterator[Entry]:
+    def replaced(self) -> Iterator[Entry]:
+        if self._old is None:
+            return
         after: tuple[Any, ...] = (0, b"")
         while found := self._db.rows(_REPLACED, (*after, _PIECE)):
             after = found[-1][:2]
             for parent, name, ino, directory in found:
                 place = join(directory, name)
-                st, was = self._base.find(place), old.find(place)
-                if st is None or was is None or self._is_same(old, place, was, st):
+                st = self._base.find(place)
+                if st is None or self._is_same(place, st):
                     continue
                 became = Became.IDENTICAL if self._has_bytes(Ino(ino), place, st) else Became.CHANGED
                 made = Name("created", parent, name)
                 yield Entry(self._place_of(made), place, Held.REPLACED, became, True, ino, (made,))
 
-    def _is_same(self, old: BaseView, place: bytes, was: os.stat_result, st: os.stat_result) -> bool:
-        """True where both bases have the same there, as far as it matters to a file that took its place."""
+    def _is_same(self, place: bytes, st: os.stat_result) -> bool:
+        """True unless the old base is at hand and has something else there than the new one, as far as that matters."""
+        old = self._old
+        was = old.find(place) if old is not None else None
+        if old is None or was is None:
+            return True
         if stat.S_IFMT(was.st_mode) != stat.S_IFMT(st.st_mode) or stat.S_ISDIR(st.st_mode):
             return stat.S_ISDIR(st.st_mode) and stat.S_ISDIR(was.st_mode)
         if stat.S_ISLNK(st.st_mode):
             return old.readlink(place) == self._base.readlink(place)
         if not stat.S_ISREG(st.st_mode) or was.st_size != st.st_size:
             return st.st_rdev == was.st_rdev and not stat.S_ISREG(st.st_mode)
-        if was.st_mtime_ns == st.st_mtime_ns:
+        if (was.st_dev, was.st_ino) == (st.st_dev, st.st_ino):
             return True
         a, b = old.file(place, was), self._base.file(place, st)
         return all(os.pread(a, _STEP, at) == os.pread(b, _STEP, at) for at in range(0, st.st_size, _STEP))

@@ -327,10 +327,9 @@ class Planner:
         found = self.merged(decision.entry)
         if isinstance(found, str):
             return decision._replace(action=Action.CONFLICT, why=found)
-        if decision.entry.held is Held.REPLACED and len(found) == self._row(decision.entry).size:
-            content, row = self._ov.content, self._row(decision.entry)
-            if content.read(row, None, 0, row.size) == found:
-                return decision._replace(action=Action.KEEP)  # merged before
+        row = self._row(decision.entry)
+        if not decision.completes and self._ov.content.read(row, None, 0, row.size) == found:
+            return decision._replace(action=Action.KEEP)  # ours has it all, as after a merge
         # all of it is written anew
         return decision._replace(completes=False, size=decision.size + len(found))
 

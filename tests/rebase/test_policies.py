@@ -186,6 +186,16 @@ def test_the_same_bytes(room: Room) -> None:
     assert (room.read("f"), room.read("empty")) == (b"newer", b"not any more")
 
 
+def test_images_whose_files_have_one_mtime(room: Room) -> None:
+    """Another version of the same size and mtime is told by the old base, if that is at hand."""
+    room.put("f", b"port = 80\n\n\nlevel = info\n")
+    room.write("f", b"port = 88")
+    room.replace(lambda base: rewrite(base, "f", b"port = 80\n\n\nlevel = warn\n", later=0))
+    assert room.rebase("merge").decisions == []
+    assert room.rebase("merge", old=True).conflicts == []
+    assert room.read("f") == b"port = 88\n\n\nlevel = warn\n"
+
+
 # -- written in part
 
 
