@@ -20,9 +20,10 @@ from bench import Bench, Wrong
 from support import fingerprint, walk
 from test_merge import prepare, trees_copy
 
-from minifo.engine import StateError, UsageError
+from minifo.engine import ROOT, Overlay, Process, SetAttr, StateError, UsageError
 from minifo.engine.db import DB_NAME
 from minifo.engine.dbfile import SCHEMA_VERSION
+from minifo.engine.model import Ino
 from minifo.migrations import import_rows
 from minifo.migrations.effects import DOORS, Doors
 from minifo.migrations.export_meta import export_storage
@@ -30,6 +31,7 @@ from minifo.migrations.fleet import Fleet, read_plan
 from minifo.migrations.import_meta import BACKUP, WORK, import_storage, restore
 from minifo.migrations.legacy_meta import META_NAME
 from minifo.migrations.merge_base import STAGE, merge
+from minifo.migrations.rebase import rebase
 from minifo.migrations.runner import upgrade
 
 Shown = dict[bytes, tuple[object, ...]]
@@ -259,6 +261,79 @@ class Merge(Scene):
         sound(self.base, self.storage, self.expected, thorough=thorough)
 
 
+class Rebase(Scene):
+    """An overlay is settled over another base: either it has happened, or it has not."""
+
+    plain = ("new",)
+
+    def prepare(self) -> None:
+        self.old_base, self.base, self.storage = self.place / "old", self.place / "base", self.room / "new"
+        for path in (self.base / "d", self.storage):
+            path.mkdir(parents=True)
+        names = ["merge", "both", "theirs", "ours", "part", "gone", "d/gone", "hidden", "lost"]
+        for name in names:
+            (self.base / name).write_bytes(name.encode() * 30_000 if name == "part" else b"old\n" * 1000)
+        with views.opened(self.base, self.storage) as overlay:
+            self.change(overlay, names)
+        trees_copy(self.base, self.old_base)
+        for name in names:
+            if name in ("gone", "d/gone", "hidden", "lost"):
+                (self.base / name).unlink()
+            else:
+                (self.base / name).write_bytes(b"old\n" * 1000 + b"new\n")
+        (self.base / "made").write_bytes(b"by the base")
+        (self.base / "d").rmdir()
+        self.before = self.look()
+        trees_copy(self.storage, self.place / "saved")
+        self.run()
+        self.expected = self.look()
+        shutil.rmtree(self.storage)
+        (self.place / "saved").rename(self.storage)
+
+    @staticmethod
+    def change(overlay: Overlay, names: list[str]) -> None:
+        """Something for every policy, in rows and in content."""
+        inos = {}
+        for name in names:
+            parent = ROOT
+            for part in name.encode().split(b"/"):
+                attr = overlay.lookup(parent, part)
+                assert attr is not None
+                parent = Ino(attr.ino)
+            inos[name] = parent
+        for name in ("merge", "both", "theirs", "ours", "part", "gone", "d/gone"):
+            overlay.write(inos[name], 8192 if name == "part" else 0, b"ours")
+        overlay.setattr(inos["hidden"], SetAttr(mode=0o600))
+        overlay.unlink(ROOT, b"lost")
+        overlay.write(Ino(overlay.mknod(ROOT, b"made", 0o644, 0, Process()).ino), 0, b"by us")
+
+    def look(self) -> Shown:
+        """What shows, but for mtimes: those of directories are of the time of the rebase."""
+        found = views.shown(self.base, self.storage, links=True)
+        return {path: value[:5] + value[6:] for path, value in found.items()}
+
+    def run(self, doors: Doors = DOORS) -> None:
+        rebase(
+            str(self.storage),
+            str(self.base),
+            old_base=str(self.old_base),
+            policies=["ours", "merge:/merge", "keep-both:/both", "keep-both:/made", "theirs:/theirs", "theirs:/hidden"],
+            apply=True,
+            any_base=True,
+            doors=doors,
+        )
+
+    def old(self) -> None:
+        if (found := self.look()) != self.expected:
+            same(found, self.before, "the overlay")
+        self.run()
+
+    def new(self, thorough: bool) -> None:
+        same(self.look(), self.expected, "the overlay")
+        if thorough:
+            Bench(str(self.storage), str(self.base)).look()
+
+
 NEXT, LAST = SCHEMA_VERSION + 1, SCHEMA_VERSION + 2
 STEPS = {
     NEXT: "CREATE TABLE extra (ino INTEGER PRIMARY KEY) STRICT; INSERT INTO extra SELECT ino FROM inode;",
@@ -378,6 +453,7 @@ SCENES: dict[str, type[Scene]] = {
     "in_place": InPlace,
     "restore": Restore,
     "merge": Merge,
+    "rebase": Rebase,
     "upgrade": Upgrade,
     "plan": Plan,
     "export": Export,

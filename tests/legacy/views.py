@@ -45,7 +45,10 @@ def _walk(overlay: Overlay, links: bool) -> Iterator[tuple[bytes, tuple[object, 
         ino = Ino(attr.ino)
         content: object = None
         if stat.S_ISREG(attr.mode):
-            content = hashlib.blake2b(overlay.read(ino, 0, attr.size)).hexdigest()
+            try:
+                content = hashlib.blake2b(overlay.read(ino, 0, attr.size)).hexdigest()
+            except OSError as error:
+                content = error.errno
         elif stat.S_ISLNK(attr.mode):
             content = overlay.readlink(ino)
         elif stat.S_ISDIR(attr.mode):
