@@ -134,8 +134,10 @@ class Overlay:
             overlay.content.whole = copy_whole
             recovery = Recovery(overlay.inodes, db, view, store, overlay.objects, overlay.commits)
             recovery.meet_base(os.path.realpath(base), base_check)
-            if not read_only:
-                redo = RedoLog(redo_directory, overlay.uuid, store.database) if redo_directory is not None else None
+            redo = RedoLog(redo_directory, overlay.uuid, store.database) if redo_directory is not None else None
+            if read_only:
+                recovery.tell_waiting(redo)
+            else:
                 recovery.tidy(overlay.namespace, redo, aside=redo_aside)
             overlay._limit(max_size)
         except BaseException as error:

@@ -116,6 +116,21 @@ class Recovery:
             gone,
         )
 
+    def tell_waiting(self, redo: RedoLog | None) -> None:
+        """Say that a killed daemon's last operations do not show, for nothing may be changed.
+
+        Args:
+            redo: the redo log, or None.
+        """
+        if redo is not None and (found := redo.read(commit_token(self._db))):
+            log.warning(
+                "%s: the last %d operations of a killed daemon do not show yet: they are in %s, and a mount that may"
+                " write takes them up",
+                self._storage.path,
+                len(found),
+                redo.path,
+            )
+
     def tidy(self, namespace: Namespace, redo: RedoLog | None, *, aside: bool) -> None:
         """Make the overlay's state that of its last operation, over this base.
 

@@ -148,11 +148,9 @@ def _tune_memory() -> None:
 
 def _open(options: MountOptions) -> Overlay:
     """Open the overlay; a daemon that is just ending is given time to finish its last commit."""
-    directory = None
-    if not options.read_only:
-        directory = memory_directory()
-        if directory is None:
-            log.warning("no tmpfs for the redo log; every operation is committed by itself")
+    directory = memory_directory()
+    if directory is None and not options.read_only:
+        log.warning("no tmpfs for the redo log; every operation is committed by itself")
     deadline = time.monotonic() + _ENDING
     while True:
         try:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from minifo.engine import Overlay
 from minifo.engine.dbfile import connect
 from minifo.engine.recovery import BaseCheck
+from minifo.engine.redo import memory_directory
 from minifo.engine.storage import Storage, write_all
 from minifo.engine.syscalls import syncfs
 
@@ -168,6 +169,8 @@ class Doors(NamedTuple):
         base_check: BaseCheck = BaseCheck.WARN,
     ) -> Overlay:
         """Open an overlay (see ``Overlay.open``)."""
+        if read_only:
+            redo_directory = memory_directory()  # to say that it is not all there is
         return Overlay.open(
             base,
             storage,
@@ -199,6 +202,14 @@ class Doors(NamedTuple):
             con.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         finally:
             con.close()
+
+    def finish_killed(self, base: str, storage: str, base_check: BaseCheck = BaseCheck.WARN) -> None:
+        """Let what a killed daemon had acknowledged become durable, before an overlay is opened without a redo log.
+
+        Raises:
+            StateError: it cannot be opened, or its redo log cannot be replayed.
+        """
+        self.overlay(base, storage, redo_directory=memory_directory(), base_check=base_check).close()
 
 
 DOORS = Doors()

@@ -75,6 +75,8 @@ def merge(
                 doors.effects.sync_all(place)  # what a killed run has left may be in memory only
             _Application(doors, storage, base, progress).run()
             return MergeReport([], True, True)
+        if apply:
+            doors.finish_killed(base, storage)
         overlay = doors.overlay(base, storage, read_only=not apply)
         try:
             plan = MergePlan(overlay)

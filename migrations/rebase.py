@@ -21,7 +21,6 @@ from minifo.engine.errors import NotMinifo, WrongBase
 from minifo.engine.model import Ino
 from minifo.engine.opening import open_base
 from minifo.engine.recovery import BaseCheck
-from minifo.engine.redo import memory_directory
 from minifo.engine.settle import Settler
 from minifo.migrations.effects import DOORS, Doors
 from minifo.migrations.rebase_plan import (
@@ -133,7 +132,7 @@ def _finish_killed(doors: Doors, base: str, storage: str, check: BaseCheck) -> N
         WrongBase: this is likely the wrong base.
     """
     try:
-        doors.overlay(base, storage, redo_directory=memory_directory(), base_check=check).close()
+        doors.finish_killed(base, storage, check)
     except WrongBase as error:
         raise WrongBase(error.message, "name that one, or give --any-base if this one is meant") from error
 

@@ -16,10 +16,12 @@ import pytest
 import trees
 import views
 from crashing import every_crash
+from lab import Lab
 from support import fingerprint
 
 from minifo.engine import ROOT, FsError, Overlay, Process, RenameFlags, SetAttr, StateError, StorageBusy
 from minifo.engine.model import Ino
+from minifo.engine.redo import memory_directory
 from minifo.migrations.import_meta import import_storage
 from minifo.migrations.merge_base import merge
 from minifo.tools.cli import main
@@ -182,3 +184,20 @@ def strip(seen: dict[bytes, tuple[object, ...]]) -> dict[bytes, tuple[object, ..
 def trees_copy(source: Path, target: Path) -> None:
     """``cp -a``."""
     subprocess.run(["cp", "-a", "--", str(source), str(target)], check=True)
+
+
+def test_what_a_killed_daemon_had_acknowledged(place: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A plan says that it lacks the last operations; to apply it takes them up first."""
+    lab = Lab(place)
+    lab.put("f", b"base")
+    lab.open(redo_directory=memory_directory())
+    lab.create("committed", b"1")
+    lab.ov.commit()
+    lab.create("acknowledged", b"2")
+    lab.kill()
+    plan = merge(str(lab.sto), str(lab.base), apply=False)
+    assert [change.path for change in plan.changes] == [b"/committed"]
+    assert "the last 2 operations of a killed daemon do not show yet" in caplog.text
+    merge(str(lab.sto), str(lab.base), apply=True)
+    assert sorted(os.listdir(lab.base)) == ["acknowledged", "committed", "f"]
+    assert (lab.base / "acknowledged").read_bytes() == b"2"
