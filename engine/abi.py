@@ -22,6 +22,9 @@ NUMBERS: Final = {
     "fspick": 433,
     "openat2": 437,
     "mount_setattr": 442,
+    "landlock_create_ruleset": 444,
+    "landlock_add_rule": 445,
+    "landlock_restrict_self": 446,
 }
 
 _SIZE_OF_LONG: Final = struct.calcsize("l")

@@ -12,6 +12,9 @@ the child has as many threads as it once had requests at a time, and one that wa
 A child that was killed is replaced, and what it was asked is asked again; one that was stopped (SIGSTOP) is killed, for
 commits and renames wait for it.  The daemon hears of both by SIGCHLD.  A child that is lost before it has answered
 anything is not replaced once more: then the daemon does the work by itself.
+
+The threads that serve the mount may not unmount it any more (privileges.py), and neither may what they start.  So
+children are made, and work is done without them, by threads that come from one which was there before.
 """
 
 from __future__ import annotations
@@ -23,17 +26,22 @@ import faulthandler
 import json
 import logging
 import os
+import queue
+import select
 import signal
 import socket
 import struct
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
+
+import outcome
 
 from minifo.engine.errors import StateError
 from minifo.engine.syscalls import forget_names, syncfs
-from minifo.fusefront import conduct, lastwords
+from minifo.fusefront import conduct, lastwords, privileges, utab
 from minifo.fusefront.mountinfo import find_mount, read_mounts
+from minifo.fusefront.processes import is_writing
 from minifo.fusefront.systemlog import Outlet
 from minifo.fusefront.unmount import detach
 
@@ -44,6 +52,11 @@ _DONT_WAIT = socket.MSG_DONTWAIT
 _FILEID_INO64_GEN = 0x81  # the kernel's fs/fuse/inode.c, fuse_encode_fh: node number (high word first), generation
 _ROOT_OF_INIT = "/proc/1/root"
 _WRITE_AND_WAIT = 1 | 2 | 4  # sync_file_range(2)
+
+_SOON = 0.2  # seconds the loop that serves the mount may wait for an answer
+_READ_AHEAD = 1024  # KiB; 128 is the most that INIT can ask for, and half as fast on large files
+
+T = TypeVar("T")
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -62,6 +75,11 @@ class Outsider:
         self._alone = False  # no child is tried any more
         self._child = _Child(mountpoint)
         self._former: list[_Child] = []  # replaced, and not known to have ended
+        self._unbound: _Unbound | None = None
+
+    def stay_unbound(self) -> None:
+        """Let what this thread may do now be done for it later, when it may not any more."""
+        self._unbound = _Unbound()
 
     def mounted(self) -> int:
         """Note that the mount is there now: what is asked of its files before ``probe`` has an answer is done too.
@@ -142,6 +160,20 @@ class Outsider:
         """
         self._ask("forget", self._device)
 
+    def is_writing(self, pid: int, ino: int) -> bool:
+        """True if a process has a file open for writing (processes.py); False where nobody says so at once."""
+        child = self._child
+        reader, writer = os.pipe()
+        with open(reader, "rb") as pipe:
+            child.send(writer, "is_writing", pid, ino, wait=False)
+            # not for long: the loop that serves the mount waits, and sees to a child that was stopped
+            text = pipe.read() if select.select([pipe], [], [], _SOON)[0] else b""
+        return bool(text) and bool(self._result(json.loads(text)))
+
+    def unmark(self, source: str) -> None:
+        """Take back umount(8)'s note of the mount (utab.py)."""
+        self._ask("unmark", source)
+
     def is_root(self) -> bool:
         """True if the mount is the root directory of process 1: the whole system runs on it.
 
@@ -184,14 +216,17 @@ class Outsider:
         self._alone = True
         self._child.close()
 
-    def _ask(self, word: str, *arguments: int) -> Any:
+    def _ask(self, word: str, *arguments: int | str) -> Any:
         while True:
             child = self._child
             text = child.ask(word, *arguments)
             if text:
                 return self._result(json.loads(text))
             if not self._replace(child):
-                return self._result(_answer(self._mountpoint, word, *arguments))
+                return self._result(self._freely(lambda: _answer(self._mountpoint, word, *arguments)))
+
+    def _freely(self, action: Callable[[], T]) -> T:
+        return action() if self._unbound is None else self._unbound.call(action)
 
     def _replace(self, child: _Child) -> bool:
         """Put another in the place of a child that has ended, unless somebody has done so already.
@@ -205,7 +240,7 @@ class Outsider:
                 return not self._alone
             self._alone = not child.has_answered
             if not self._alone:
-                self._child = _Child(self._mountpoint)
+                self._child = self._freely(lambda: _Child(self._mountpoint))
             self._former.append(child)
             child.close()
         end = "was stopped" if child.was_stopped else "was killed"
@@ -219,6 +254,25 @@ class Outsider:
         if "errno" in answer:
             raise OSError(answer["errno"], os.strerror(answer["errno"]), self._mountpoint)
         return answer["value"]
+
+
+class _Unbound:
+    """Calls functions in threads that may do what the one may do that makes this."""
+
+    def __init__(self) -> None:
+        self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        threading.Thread(target=self._begin, daemon=True).start()
+
+    def _begin(self) -> None:
+        while True:
+            # each in a thread of its own, which inherits: some wait long
+            threading.Thread(target=self._calls.get(), daemon=True).start()
+
+    def call(self, action: Callable[[], T]) -> T:
+        """The result of a function, or what it raises."""
+        answers: queue.SimpleQueue[outcome.Outcome[T]] = queue.SimpleQueue()
+        self._calls.put(lambda: answers.put(outcome.capture(action)))
+        return answers.get().unwrap()
 
 
 class _Child:
@@ -252,7 +306,7 @@ class _Child:
                 os.close(answer)
         return True
 
-    def ask(self, word: str, *arguments: int) -> bytes:
+    def ask(self, word: str, *arguments: int | str) -> bytes:
         """The answer to a request; empty if there is nobody to give it."""
         reader, writer = os.pipe()
         with open(reader, "rb") as pipe:
@@ -301,7 +355,9 @@ def _live(channel: int, mountpoint: str, daemon: int) -> NoReturn:
             begin = kept + 1
         os.closerange(begin, os.sysconf("SC_OPEN_MAX"))
         with socket.socket(fileno=channel) as requests:
-            servants = _Servants(mountpoint, requests, Outlet(daemon))
+            outlet = Outlet(daemon)
+            privileges.of_helper()
+            servants = _Servants(mountpoint, requests, outlet)
             servants.hire()
             servants.serve()
     finally:
@@ -354,7 +410,7 @@ class _Servants:
                 self._idle += 1
 
 
-def _answer(mountpoint: str, word: str, *arguments: int) -> dict[str, Any]:
+def _answer(mountpoint: str, word: str, *arguments: int | str) -> dict[str, Any]:
     try:
         return {"value": _CALLS[word](mountpoint, *arguments)}
     except StateError as error:
@@ -364,7 +420,27 @@ def _answer(mountpoint: str, word: str, *arguments: int) -> dict[str, Any]:
 
 
 def _probe(mountpoint: str) -> int:
-    return os.stat(mountpoint).st_dev
+    device = os.stat(mountpoint).st_dev
+    _read_ahead(device)
+    return device
+
+
+def _read_ahead(device: int) -> None:
+    """Let the kernel read further ahead than INIT can ask for; root only (sysfs, bdi)."""
+    path = f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}/read_ahead_kb"
+    try:
+        with open(path, "w", encoding="ascii") as file:
+            file.write(str(_READ_AHEAD))
+    except OSError as error:
+        log.debug("%s: %s", path, error)
+
+
+def _is_writing(mountpoint: str, pid: int, ino: int) -> bool:
+    return is_writing(pid, ino)
+
+
+def _unmark(mountpoint: str, source: str) -> None:
+    utab.unmark(mountpoint, source)
 
 
 def _is_root(mountpoint: str, device: int) -> bool:
@@ -456,5 +532,5 @@ def _detach(mountpoint: str, lazy: int) -> None:
 
 _CALLS: dict[str, Callable[..., Any]] = {
     "probe": _probe, "is_root": _is_root, "write_back": _write_back, "flush": _flush, "forget": _forget,
-    "detach": _detach,
+    "detach": _detach, "is_writing": _is_writing, "unmark": _unmark,
 }  # fmt: skip

@@ -12,14 +12,13 @@ from __future__ import annotations
 import errno
 import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal
 
 import pyfuse3
 
 from minifo.engine import Attr, DirEntry, Ino, Overlay, Process, RenameFlags, SetAttr, StateError
 from minifo.engine.errors import CommitPostponed
-from minifo.fusefront.processes import is_writing
 from minifo.fusefront.published import Published
 from minifo.fusefront.slowbase import SlowBase
 
@@ -52,6 +51,7 @@ class Requests:
         overlay: the open overlay.
         slow_base: reads files.
         published: what the session hook may answer by itself, or None in plain mode.
+        is_writing: tells whether a process, by its id, has a file open for writing, by its inode number.
         access_times: which reads set access times (fusefront/options.py).
     """
 
@@ -60,11 +60,13 @@ class Requests:
         overlay: Overlay,
         slow_base: SlowBase,
         published: Published | None,
+        is_writing: Callable[[int, int], bool],
         access_times: Literal["relatime", "strictatime"] | None = None,
     ) -> None:
         self._overlay = overlay
         self._slow_base = slow_base
         self._published = published
+        self._is_writing = is_writing
         self._access_times = access_times
         self._refused: set[int] = set()
 
@@ -97,7 +99,7 @@ class Requests:
 
     def getattr(self, ino: int, pid: int) -> Attr:
         """The attributes of an object; *pid* asks."""
-        if ino in self._refused and is_writing(pid, ino):
+        if ino in self._refused and self._is_writing(pid, ino):
             self._refused.discard(ino)
             raise OSError(errno.ENOSPC, "an earlier write")
         attr = self._overlay.getattr(Ino(ino))

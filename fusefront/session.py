@@ -23,7 +23,7 @@ import trio
 from minifo.engine import Overlay, StateError, StorageBusy
 from minifo.engine.recovery import BaseCheck
 from minifo.engine.redo import memory_directory
-from minifo.fusefront import bounds, conduct, descriptors, hook, mountinfo, utab
+from minifo.fusefront import bounds, conduct, descriptors, hook, mountinfo, privileges
 from minifo.fusefront.committer import Committer
 from minifo.fusefront.crowd import default_limit, keep_small
 from minifo.fusefront.launch import captured_stderr
@@ -39,7 +39,6 @@ from minifo.fusefront.systemlog import relay_through
 log = logging.getLogger(__name__)
 
 _TASKS = 100_000  # requests that may be under way; each that waits for durability is one, and more must be served
-_READ_AHEAD = 1024  # KiB; 128 is the most that INIT can ask for, and half as fast on large files
 _KEPT_MEMORY = 8 << 20  # bytes
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 _ENDING = 10.0  # seconds a daemon whose mount is gone already may take for its last commit
@@ -76,17 +75,23 @@ def run(options: MountOptions, mountpoint: str, *, ready: Callable[[], None]) ->
         with _closing(overlay):
             committer = Committer(overlay, outsider, mountpoint, options.commit)
             used = None if options.plain else extension
-            insist = _mount(overlay, committer, _slow_base(overlay, options.base), used, options, mountpoint)
+            # while the ways there do not lead through the mount
+            rules = privileges.rules(place for place in (options.storage, memory_directory()) if place is not None)
+            slow_base = _slow_base(overlay, options.base)
+            insist = _mount(overlay, committer, outsider, slow_base, used, options, mountpoint)
             _tune_memory()
             try:
                 report.serving(outsider.mounted())
+                privileges.of_process()
+                outsider.stay_unbound()
+                privileges.of_server(rules)
                 limit = options.max_names or default_limit()
                 trio.run(_serve, overlay, committer, outsider, mountpoint, limit, insist, ready)
             except BaseException:
                 pyfuse3.close(unmount=False)
                 raise
             report.ending()
-            utab.unmark(mountpoint, source)
+            outsider.unmark(source)
             pyfuse3.close(unmount=True)
     except BaseException as error:
         report.failed(*_said(error))
@@ -180,6 +185,7 @@ def _slow_base(overlay: Overlay, base: str) -> SlowBase:
 def _mount(
     overlay: Overlay,
     committer: Committer,
+    outsider: Outsider,
     slow_base: SlowBase,
     extension: ModuleType | None,
     options: MountOptions,
@@ -202,7 +208,7 @@ def _mount(
     published = Published(overlay, extension) if extension is not None else None
     ranges = RangeRequests(overlay, committer, extension) if extension is not None else None
     synchronous = options.sync or (not overlay.commits.keeps_redo and not options.read_only)
-    requests = Requests(overlay, slow_base, published, options.access_times)
+    requests = Requests(overlay, slow_base, published, outsider.is_writing, options.access_times)
     operations = FuseOperations(overlay, requests, committer, ranges, synchronous=synchronous)
     if extension is not None:
         Direct(overlay, requests, synchronous=synchronous).serve(extension)
@@ -260,23 +266,13 @@ async def _serve(
 
 
 async def _say_ready(outsider: Outsider, mountpoint: str, ready: Callable[[], None]) -> None:
-    _read_ahead(await trio.to_thread.run_sync(outsider.probe))
+    await trio.to_thread.run_sync(outsider.probe)
     status = hook.verify()
     if not status.active:
         log.warning("%s runs in plain mode, slower and without default ACLs: %s", mountpoint, status.reason)
     elif status.reason:
         log.warning("%s runs with the session hook, but %s", mountpoint, status.reason)
     ready()
-
-
-def _read_ahead(device: int) -> None:
-    """Let the kernel read further ahead than INIT can ask for; root only (sysfs, bdi)."""
-    path = f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}/read_ahead_kb"
-    try:
-        with open(path, "w", encoding="ascii") as file:
-            file.write(str(_READ_AHEAD))
-    except OSError as error:
-        log.debug("%s: %s", path, error)
 
 
 async def _look_after(outsider: Outsider) -> None:
