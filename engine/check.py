@@ -254,11 +254,12 @@ class Checker:
         """
         found: set[bytes] = set()
         blind = self._base is None and self._db.value("SELECT 1 FROM renamed WHERE ino NOT IN (SELECT ino FROM origin)")
-        for (ino,) in self._db.rows(
-            f"SELECT i.ino FROM inode i JOIN origin USING (ino) WHERE {_OWN_BYTES} AND nlink > 0"
+        for ino, links in self._db.rows(
+            f"SELECT i.ino, coalesce(seen_links, 1) FROM inode i JOIN origin USING (ino)"
+            f" WHERE {_OWN_BYTES} AND nlink > 0"
         ):
             path = self.places.origins[ino]
-            if not blind and not self._has_one_name(path):
+            if not blind and not (links == 1 and self._has_one_name(path)):
                 continue
             at = ino
             while at != ROOT and at not in self.places.names:

@@ -427,6 +427,8 @@ class Content:
             raise FsError(errno.EFBIG, f"truncate {row.ino}")
         if size:
             row = self.before_part(row, path)
+            if path is not None and row.bound and self._is_lost(row, path):
+                row = row._replace(mapped=1)  # cut to the size it had in the base it is not the base's all the same
         number, bound, mapped = row.object, row.bound, row.mapped
         if size == 0:
             self.release(row)

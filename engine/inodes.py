@@ -450,15 +450,15 @@ class Inodes:
         """
         ino = self.drift.superseded.pop(path)
         self._db.on_failure(partial(self.drift.superseded.__setitem__, path, ino))
-        self.let_go_in(ino, path)
+        row = self.row(ino)
+        if row is None or stat.S_ISDIR(row.mode):
+            self.let_go_in(ino, path)  # below any other there is only what this base has
         for sql in _DROP_NAMES_OF:
             self._db.change(sql, (ino,))
         self.discard(ino)
 
     def let_go_in(self, ino: Ino, path: bytes | None) -> None:
-        """With a directory goes what is in it and is gone from the base, and so does not show.
-
-        What has another name in the overlay stays, and so does what has another one in the base.
+        """With a directory goes what is held in it and does not show.
 
         Args:
             ino: the directory.
@@ -466,19 +466,24 @@ class Inodes:
         """
         names = "SELECT ino FROM created WHERE parent = ?1 UNION SELECT ino FROM renamed WHERE parent = ?1"
         inside = [Ino(child) for (child,) in self._db.rows(names, (ino,))]
+        if path is not None:
+            hidden = {name for (name,) in self._db.rows("SELECT name FROM deleted WHERE parent = ?", (ino,))}
+            for name, child in self.drift.origins_in(path).items():
+                if name not in hidden or self.row(child) is None or child in self.drift.gone:
+                    inside.append(child)  # what was hidden before, and is here still, has another name in the base
         for sql in _DROP_NAMES_IN:
             self._db.change(sql, (ino,))
-        if path is not None:
-            inside += self.drift.origins_in(path).values()
         for child in inside:
-            row = self.row(child)  # tells whether it is gone
-            if row is not None and (child not in self.drift.gone or row.nlink == 0):
-                continue  # an orphan goes when it is forgotten
-            self.let_go(child)
+            self.lose_place(child)
 
-    def let_go(self, ino: Ino) -> None:
-        """Delete all rows of what is gone from the base and does not show, unless a name in the overlay leads to it."""
-        if self._db.value(_NAMED, (ino,)) is None:
+    def lose_place(self, ino: Ino) -> None:
+        """A base object does not show at its place, and will not any more: with that goes what has no other name."""
+        row = self.row(ino)  # tells whether it is gone
+        if row is not None and row.nlink == 0:
+            return  # an orphan goes when it is forgotten
+        if row is not None and row.nlink > 1 and ino not in self.drift.gone and not stat.S_ISDIR(row.mode):
+            self.set_links(row, row.nlink - 1)
+        elif self._db.value(_NAMED, (ino,)) is None:
             self.let_go_in(ino, self._path(ino))
             self.discard(ino)
 

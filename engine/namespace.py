@@ -174,7 +174,7 @@ class Namespace:
                 row = self._inodes.row(Ino(ino))
                 if row is not None and stat.S_ISDIR(row.mode):
                     self._inodes.touch_directory(parent, -1)
-                self._inodes.let_go(Ino(ino))
+                self._inodes.lose_place(Ino(ino))
 
     # -- taking away
 
@@ -356,15 +356,20 @@ class Namespace:
     # -- the two moves
 
     def _unbind(self, parent: Node, name: bytes, ref: Ref) -> None:
-        if ref.kind == "base":
-            if parent.path is not None and (place := join(parent.path, name)) in self._inodes.drift.superseded:
-                self._inodes.settle(place)
-        else:
+        place = join(parent.path, name) if parent.path is not None else None
+        if ref.kind != "base":
             self._db.change(_DROP[ref.kind], (parent.ino, name))
             if not self._covers_base(parent, name, ref.node):
                 return
+        assert place is not None
+        if place in self._inodes.drift.superseded:
+            self._inodes.settle(place)
         self._inodes.adopt(parent)  # whoever hides a name has a mark in origin
         self._db.change(_HIDE, (parent.ino, name))
+        if ref.kind != "base":
+            held = self._db.value("SELECT ino FROM origin WHERE path = ?", (place,))
+            if held is not None and held != ref.node.ino:
+                self._inodes.lose_place(Ino(held))
 
     def _covers_base(self, parent: Node, name: bytes, node: Node) -> bool:
         """True where a name of the overlay hid an object that a replaced base brought, which would show now.

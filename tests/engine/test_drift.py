@@ -716,3 +716,52 @@ def test_taking_the_name_of_a_gone_directory(lab: Lab) -> None:
     lab.mkdir("ours/name")
     assert lab.attr("ours").nlink == 3
     assert lab.ov.check() == []
+
+
+def test_cutting_to_the_old_size(lab: Lab) -> None:
+    """A file that was lengthened, and is cut to what it had in a base that is gone, is still there."""
+    lab.put("f", b"o" * BIG)
+    lab.set("f", size=BIG + 10)
+    swap(lab, lambda base: (base / "f").unlink())
+    lab.set("f", size=BIG)
+    for _ in range(2):
+        assert lab.attr("f").size == BIG
+        with pytest.raises(OSError, match="Input/output error"):
+            lab.read("f")
+        lab.reopen()
+    swap_back(lab)
+    assert lab.read("f") == b"o" * BIG
+
+
+def test_removing_what_covers_the_base(lab: Lab) -> None:
+    """With a name that hid a base object, which came back with a base, goes what is held of that object."""
+    lab.put("f")
+    lab.put("d/x")
+    lab.set("f", mode=0o640)
+    lab.set("d/x", mode=0o640)
+    swap(lab, lambda base: [(base / "f").unlink(), shutil.rmtree(base / "d")])
+    lab.create("f")
+    lab.create("d")
+    swap_back(lab)
+    lab.unlink("f")
+    lab.unlink("d")
+    assert lab.names() == []
+    assert lab.rows("origin") == 1  # the root's
+    assert lab.ov.check() == []
+
+
+def test_changing_what_is_below_a_new_directory(lab: Lab) -> None:
+    """A file in a directory that took a file's place keeps what is held of it; what was held of that file goes."""
+    lab.put("d", b"file")
+    lab.set("d", mode=0o640)
+
+    def change(base: Path) -> None:
+        (base / "d").unlink()
+        (base / "d").mkdir()
+        (base / "d" / "x").write_bytes(b"x")
+
+    swap(lab, change)
+    lab.set("d/x", mode=0o600)
+    lab.reopen()
+    assert stat.S_IMODE(lab.attr("d/x").mode) == 0o600
+    assert lab.ov.check() == []
