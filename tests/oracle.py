@@ -315,22 +315,28 @@ class Oracle:
         """Nobody waits any more for what is held of an object in whose place another one is changed now."""
         old = self.held.pop(place, None)
         if old is not None:
-            self._empty(old)
+            if old.kind == "dir":
+                self._empty(old)  # below any other there is only what this base has
             for directory, name in [(d, n) for d, h in self._all_names() for n in d.names if h is old is d.names[n]]:
                 directory.names.pop(name, None)
 
     def _empty(self, directory: Held) -> None:
         """With a directory goes what is held in it and did not show."""
         names, directory.names = directory.names, {}
-        directory.hidden.clear()
+        hidden, directory.hidden = directory.hidden, set()
         for h in names.values():
             self._drop(h)
         if directory.origin is not None:
             for place in [p for p in self.held if p != b"/" and parent_of(p) == directory.origin]:
-                self._drop(self.held[place])
+                h = self.held[place]
+                if place.rpartition(b"/")[2] not in hidden or h.kind == "dir" or self.is_gone(h):
+                    self._drop(h)  # what was hidden before, and is here still, has another name in the base
 
     def _drop(self, h: Held) -> None:
-        if not self._is_named(h) and (self.is_gone(h) or h.kind == "dir"):
+        """A place in the base, or a name, does not lead to an object any more."""
+        if h.kind != "dir" and not self.is_gone(h) and h.links + len(h.seen) > 1:
+            self.hold(h).links -= 1
+        elif not self._is_named(h):
             if h.origin is not None and self._is_held(h):
                 del self.held[h.origin]
             self._empty(h)
@@ -377,7 +383,7 @@ class Oracle:
         shown = self.child(directory, name)
         if directory.names.get(name) is shown:
             del directory.names[name]
-            if directory.origin is None or join(directory.origin, name) not in self.tree:
+            if directory.origin is None or name in directory.hidden or join(directory.origin, name) not in self.tree:
                 return
         elif directory.origin is not None:
             place = join(directory.origin, name)
@@ -385,6 +391,9 @@ class Oracle:
                 self._settle(place)  # another object shows in the place of what is held
         self.hold(directory)
         directory.hidden.add(name)
+        other = self.held.get(join(directory.origin, name)) if directory.origin is not None else None
+        if other is not None and other is not shown:
+            self._drop(other)
 
     def _bind(self, h: Held, directory: Held, name: bytes) -> None:
         if directory.origin is not None and name in directory.hidden:
@@ -392,6 +401,9 @@ class Oracle:
             thing = self.thing(h)
             if h.origin == place or (thing is not None and h.kind != "dir" and self.tree.get(place) is thing):
                 directory.hidden.discard(name)
+                nothing = h.owner is h.mtime is h.xattrs is h.bytes is None and h.links == 0
+                if h.kind != "dir" and nothing and h.origin is not None and not self._is_named(h):
+                    self.held.pop(h.origin, None)  # and it may be known by another of its names later
                 return
         directory.names[name] = h
 
@@ -534,7 +546,11 @@ class Oracle:
     def truncate(self, h: Held, size: int) -> None:
         before = h.bytes or Bytes(self.thing(h))
         if size != len(before.data):
-            self._content(h).resize(size)
+            content = self._content(h)
+            content.resize(size)
+            as_before = content.version is not None and size == len(content.version.data) and not any(content.ours)
+            if as_before and not content.in_parts and self.is_readable(h):
+                h.bytes = None  # all its bytes are the base's again
 
     def punch(self, h: Held, offset: int, size: int) -> None:
         before = h.bytes or Bytes(self.thing(h))
