@@ -104,7 +104,7 @@ def rebase(
             stack.callback(old.close)
         check = BaseCheck.IGNORE if any_base or not apply else BaseCheck.WARN
         if apply:
-            _finish_killed(doors, base, storage, check)
+            _finish_killed(doors, base, storage, check, "name that one, or give --any-base if this one is meant")
         overlay = doors.overlay(base, storage, read_only=not apply, base_check=check)
         stack.callback(overlay.close)
         known = OldBase(overlay, old)
@@ -125,7 +125,7 @@ def _check_storage(storage: str) -> None:
         raise NotMinifo(f"storage {storage} holds no overlay", "check the path")
 
 
-def _finish_killed(doors: Doors, base: str, storage: str, check: BaseCheck) -> None:
+def _finish_killed(doors: Doors, base: str, storage: str, check: BaseCheck, hint: str) -> None:
     """Let what a killed daemon had acknowledged become durable; a rebase itself keeps no log that is replayed.
 
     Raises:
@@ -134,7 +134,7 @@ def _finish_killed(doors: Doors, base: str, storage: str, check: BaseCheck) -> N
     try:
         doors.finish_killed(base, storage, check)
     except WrongBase as error:
-        raise WrongBase(error.message, "name that one, or give --any-base if this one is meant") from error
+        raise WrongBase(error.message, hint) from error
 
 
 def _make_room(overlay: Overlay, report: RebaseReport) -> None:
@@ -303,7 +303,7 @@ class Preparation:
 
     def __init__(self, storage: str, base: str, *, doors: Doors = DOORS) -> None:
         _check_storage(storage)
-        _finish_killed(doors, base, storage, BaseCheck.WARN)
+        _finish_killed(doors, base, storage, BaseCheck.WARN, "name that one: its bytes are what is wanted")
         self._ov = doors.overlay(base, storage)
         try:
             self._lacking = list(self._look())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 
 import click
@@ -76,7 +75,6 @@ def command(
     Lists what the overlay holds of the base wherever the new one differs, and what would be done about it.
     """
     _common.log_to_stderr("minifo")
-    logging.getLogger("minifo").setLevel(logging.ERROR)  # that the base is another one is what this is about
     if prepare:
         if apply or any_base or old_base is not None or policies:
             raise UsageError("--prepare goes with --base only", "give the other options after the update")

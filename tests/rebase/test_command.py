@@ -128,6 +128,8 @@ def test_a_wrong_base(room: Room, tmp_path: Path, capfd: pytest.CaptureFixture[s
     err = capfd.readouterr().err
     assert "is likely the wrong one" in err
     assert err.endswith("name that one, or give --any-base if this one is meant\n")
+    assert run(room, "--prepare") == 2
+    assert "any-base" not in capfd.readouterr().err
     assert run(room, "--apply", "--any-base") == 3
 
 

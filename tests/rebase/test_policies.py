@@ -347,6 +347,21 @@ def test_links_become_links(room: Room) -> None:
     assert room.read("c") == b"OURS"
 
 
+def test_links_that_are_files_of_their_own_now(room: Room) -> None:
+    """What was written by one of two links, and lost the name that the overlay knows it by, shows nowhere: it waits."""
+    room.put("f", b"base")
+    os.link(room.base / "f", room.base / "g")
+    room.write("f", b"ours")
+    room.unlink("f")
+    assert room.read("g") == b"ours"
+    room.replace(lambda base: [remove(base, name) for name in "fg"] + [(base / n).write_bytes(b"new") for n in "fg"])
+    room.check()
+    assert (room.names(), room.read("g")) == (["g"], b"new")
+    assert actions(room.rebase()) == {"/f": "wait"}
+    assert actions(room.rebase("theirs")) == {"/f": "drop"}
+    assert (room.names(), room.rows("modified")) == (["g"], 0)
+
+
 # -- another kind of object
 
 
