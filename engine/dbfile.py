@@ -12,11 +12,13 @@ import os
 import shutil
 import string
 import tempfile
+from collections.abc import Callable
 from functools import partial
 
 import apsw
 
 from minifo.engine.db import DB_NAME, PATIENCE, Database
+from minifo.engine.door import open_file
 from minifo.engine.errors import Corrupt, NewerFormat, NotMinifo, OlderFormat, StateError
 
 log = logging.getLogger(__name__)
@@ -80,23 +82,36 @@ def connect(
     return con
 
 
-def open_database(path: str, *, read_only: bool, vfs: str | None = None) -> Database:
+def open_database(
+    path: str, *, read_only: bool, vfs: str | None = None, fetch: Callable[[str, str], object] | None = None
+) -> Database:
     """Open an existing minifo database and check that it is one, of this version.
 
     Storage without shared memory (some network and FUSE file systems) is served by exclusive locking; who only reads
     gets a copy in memory, for SQLite cannot read a log there without writing.
 
+    Args:
+        path: path of minifo.db.
+        read_only: open for reading only.
+        vfs: as for ``connect``.
+        fetch: copies a file beside it, by its name, to a path; where given, the database is read from a copy in memory
+            that is made by it, and never by its path.
+
     Raises:
         NotMinifo, NewerFormat, Corrupt, StateError: it is not one we can use; nothing was changed.
     """
     try:
+        if fetch is not None:
+            return Database(_copy(path, fetch), read_only=True)
         try:
             con = _open(path, read_only=read_only, immutable=read_only and _needs_immutable(path), vfs=vfs)
         except (apsw.IOError, apsw.CantOpenError) as error:
             if not _lacks_shared_memory(error):
                 raise
             log.debug("%s: no shared memory here (%s)", path, error)
-            con = _copy(path) if read_only else _open(path, read_only=False, exclusive=True, vfs=vfs)
+            con = (
+                _copy(path, _fetch_beside(path)) if read_only else _open(path, read_only=False, exclusive=True, vfs=vfs)
+            )
     except apsw.NotADBError as error:
         raise NotMinifo(f"{path} is not an SQLite database", "move it away, or run minifo-fsck on it") from error
     except (apsw.CorruptError, UnicodeDecodeError) as error:
@@ -132,14 +147,24 @@ def _lacks_shared_memory(error: Exception) -> bool:
     return isinstance(error, apsw.CantOpenError) or getattr(error, "extendedresult", 0) in _SHARED_MEMORY
 
 
-def _copy(path: str) -> apsw.Connection:
+def _fetch_beside(path: str) -> Callable[[str, str], object]:
+    """What copies a file from beside the database."""
+
+    def fetch(name: str, copy: str) -> None:
+        source = os.path.join(os.path.dirname(path), name)
+        if os.path.exists(source):
+            shutil.copyfile(source, copy)
+
+    return fetch
+
+
+def _copy(path: str, fetch: Callable[[str, str], object]) -> apsw.Connection:
     """The database with its log, in memory.  Nobody may write to it meanwhile."""
     con = apsw.Connection(":memory:")
     with tempfile.TemporaryDirectory(prefix="minifo-", dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as place:
         copy = os.path.join(place, DB_NAME)
         for suffix in ("", "-wal"):
-            if os.path.exists(path + suffix):
-                shutil.copyfile(path + suffix, copy + suffix)
+            fetch(os.path.basename(path) + suffix, copy + suffix)
         source = _open(copy, read_only=False)
         try:
             with con.backup("main", source, "main") as backup:
@@ -163,8 +188,11 @@ def check_header(path: str) -> None:
         NotMinifo, NewerFormat, Corrupt, StateError: it is not, or cannot be read.
     """
     try:
-        with open(path, "rb") as file:
-            header = file.read(100)
+        fd = open_file(path)
+        try:
+            header = os.pread(fd, 100, 0)
+        finally:
+            os.close(fd)
     except OSError as error:
         raise StateError(f"{path} cannot be read ({error.strerror})", "check its permissions") from error
     if header and not header.startswith(b"SQLite format 3\0"):

@@ -13,6 +13,8 @@ import os
 import shutil
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 
 import apsw
@@ -46,38 +48,32 @@ _WAL = DB_NAME + "-wal"
 _SAID = 5  # lines of SQLite's own report that are passed on
 
 
-class _Kept(Storage):
-    """A storage directory in which all that is made belongs to its owner, not to the root who mends it."""
+@contextmanager
+def acting_as_owner(path: str) -> Iterator[None]:
+    """Let root be the owner of a storage while its own rights are not needed.
 
-    def create(self, name: str) -> int:
-        """Make a new file and return a descriptor for reading and writing."""
-        fd = super().create(name)
-        self._give(fd)
-        return fd
-
-    def mkdir(self, name: str) -> None:
-        """Make a directory."""
-        super().mkdir(name)
-        self._give_name(name)
-
-    def lock(self, *, exclusive: bool) -> None:
-        """Take the storage, as its owner could."""
-        there = self.exists("lock")
-        super().lock(exclusive=exclusive)
-        if not there and self.exists("lock"):
-            self._give_name("lock")
-
-    def _give_name(self, name: str) -> None:
-        fd = os.open(os.path.join(self.path, name), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        try:
-            self._give(fd)
-        finally:
-            os.close(fd)
-
-    def _give(self, fd: int) -> None:
-        owner, made = os.stat(self.path), os.fstat(fd)
-        if os.geteuid() == 0 and (owner.st_uid, owner.st_gid) != (made.st_uid, made.st_gid):
-            os.fchown(fd, owner.st_uid, owner.st_gid)
+    Whatever somebody does to their storage meanwhile, no more becomes of it than what they could do themselves, and
+    what is made in it is theirs.
+    """
+    try:
+        owner = os.stat(path)
+    except OSError:
+        owner = None
+    if owner is None or os.geteuid() != 0 or owner.st_uid == 0:
+        yield
+        return
+    groups, gid = os.getgroups(), os.getegid()
+    os.setgroups([owner.st_gid])
+    os.setegid(owner.st_gid)
+    os.seteuid(owner.st_uid)
+    try:
+        if not os.access(path, os.R_OK | os.X_OK, effective_ids=True):
+            raise StateError(f"the owner of storage {path} cannot enter it", "chown it, or let its owner in")
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(gid)
+        os.setgroups(groups)
 
 
 class Examination:
@@ -87,6 +83,7 @@ class Examination:
         path: the storage directory.
         base: the base directory, to compare with; None to leave it out.
         write: take the storage for repairs; where a mount holds it, or it cannot be written, it is only read.
+        untrusted: take it although others may write to it; it is only read.
 
     Attributes:
         holder: process id of the mount that holds the storage, 0 if it is not known, None if there is none.
@@ -97,10 +94,10 @@ class Examination:
         StateError: it is not a storage, or cannot be read.
     """
 
-    def __init__(self, path: str, base: str | None = None, *, write: bool) -> None:
+    def __init__(self, path: str, base: str | None = None, *, write: bool, untrusted: bool = False) -> None:
         if not os.path.isdir(path):
             raise StateError(f"{path} is not a directory", "name the directory given as sto=")
-        self.storage = _Kept(path)
+        self.storage = Storage(path, untrusted=untrusted)
         self.holder: int | None = None
         self.writable = write
         self.obstacle = ""
@@ -141,7 +138,9 @@ class Examination:
         self.storage.close()
 
     def _hold(self, write: bool) -> None:
-        if write:
+        if write and not self.storage.is_trusted:
+            self.writable, self.obstacle = False, "it is not trusted"
+        elif write:
             try:
                 self.storage.lock(exclusive=True)
             except StorageBusy as error:
@@ -150,7 +149,7 @@ class Examination:
                 self.writable, self.obstacle = False, error.message
             return
         try:
-            self._lock = os.open(os.path.join(self.storage.path, "lock"), os.O_RDONLY | os.O_CLOEXEC)
+            self._lock = self.storage.open("lock", write=False)
         except FileNotFoundError:
             return  # never mounted, or a copy: nobody writes
         try:
@@ -183,7 +182,7 @@ class Examination:
     def _refuse_newer(self) -> None:
         """A salvage would make our tables of a newer minifo's, so none is offered where the header tells it is one."""
         path = self.storage.database
-        first = Pages(*(read_past_errors(path + part) for part in ("", "-wal"))).page(1)
+        first = Pages(*(read_past_errors(self.storage, name) for name in (DB_NAME, _WAL))).page(1)
         application, version = (int.from_bytes(first[at : at + 4], "big") for at in (68, 60))
         if application == APPLICATION_ID and version in POSSIBLE_VERSIONS:
             check_version(path, version)
@@ -229,6 +228,8 @@ class Examination:
         """A connection to the state the database is in, that changes nothing in storage."""
         path = self.storage.database
         if self.holder is not None:
+            if not self.storage.is_trusted:
+                raise StorageBusy(f"storage {self.storage.path} is mounted", "unmount it first", self.holder)
             memory = apsw.Connection(":memory:")
             source = connect(path, read_only=True)
             try:
@@ -237,12 +238,13 @@ class Examination:
             finally:
                 source.close()
             return memory
-        if not self.storage.exists(_WAL) or self.storage.stat(_WAL).st_size == 0:
+        has_log = self.storage.exists(_WAL) and self.storage.stat(_WAL).st_size > 0
+        if self.storage.is_trusted and not has_log:
             return connect(path, read_only=True, immutable=True)
         if self._copy is None:
             self._copy = tempfile.mkdtemp(prefix="minifo-fsck-", dir="/dev/shm" if os.path.isdir("/dev/shm") else None)
         for name in (DB_NAME, _WAL):
-            shutil.copyfile(os.path.join(self.storage.path, name), os.path.join(self._copy, name))
+            self.storage.fetch(name, os.path.join(self._copy, name))
         return connect(os.path.join(self._copy, DB_NAME), read_only=False)
 
     def _redo(self, uuid: object) -> RedoLog | None:
@@ -376,17 +378,17 @@ class Examination:
         """Copy the database, and its log, beside it; the copy's name."""
         name = self.backup_name()
         for part in ("", "-wal"):
-            source = self.storage.database + part
-            if os.path.exists(source) and (not part or os.path.getsize(source)):
+            source = DB_NAME + part
+            if self.storage.exists(source) and (not part or self.storage.stat(source).st_size):
                 self._save(source, name + part)
         self.storage.sync_dir(".")
         return name
 
     def _save(self, source: str, name: str) -> None:
-        """Copy a file to a new name in storage, as readable as the database: it says what the files hold."""
+        """Copy a file of storage to a new name there, as readable as the database: it says what the files hold."""
         fd = self.storage.create(name)
         try:
-            self.storage.write(fd, read_past_errors(source), 0)
+            self.storage.write(fd, read_past_errors(self.storage, source), 0)
             self.storage.sync_fd(fd)
         finally:
             os.close(fd)

@@ -129,7 +129,9 @@ class Overlay:
                 store.format(first_facts(view), vfs)
             elif not read_only:
                 store.sync_dir(".")  # who made the files here may have been killed before their names were durable
-            db = open_database(store.database, read_only=read_only, vfs=vfs)
+            # of what others may write to, a state is read that they cannot change meanwhile
+            fetch = None if store.is_trusted else store.fetch
+            db = open_database(store.database, read_only=read_only, vfs=vfs, fetch=fetch)
             overlay = cls(view, store, db)
             overlay.content.whole = copy_whole
             recovery = Recovery(overlay.inodes, db, view, store, overlay.objects, overlay.commits)

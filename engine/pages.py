@@ -12,6 +12,8 @@ import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from minifo.engine.storage import Storage
+
 _PAGE = 4096  # ours always are
 _HEADER = b"SQLite format 3\0"
 _WAL_MAGIC = (0x377F0682, 0x377F0683)
@@ -171,11 +173,11 @@ class Pages:
         return b"".join(parts)
 
 
-def read_past_errors(path: str) -> bytes:
-    """A file's bytes; of one that cannot be read to its end, those that can."""
+def read_past_errors(storage: Storage, name: str) -> bytes:
+    """The bytes of a file in storage; of one that cannot be read to its end, those that can."""
     parts: list[bytes] = []
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        fd = storage.open(name, write=False)
     except OSError:
         return b""
     try:

@@ -2,18 +2,21 @@
 
 Everything that was created, modified or renamed is written to its merged path below a directory of the user's; what
 cannot be reached goes to ``lost+found`` there.  Reads rows and content objects only, and the base where it is known;
-never writes to storage.  A name from a damaged database cannot lead out of the directory.
+never writes to storage.  Nothing that a damaged or a hostile database says leads out of the directory: all that is made
+there goes through a door of its own (engine/door.py).
 """
 
 from __future__ import annotations
 
 import os
 import stat
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from minifo.engine.base import BaseView
 from minifo.engine.check import Progress
 from minifo.engine.db import Database
+from minifo.engine.door import Door
 from minifo.engine.errors import StateError
 from minifo.engine.extents import HOLE
 from minifo.engine.places import Places
@@ -37,12 +40,14 @@ class Rescue:
         db: its tables; only read.
         shelf: its content objects.
         base: the base, where it is known; without it what only the base holds is not written.
+        harmless: leave out devices, and what makes programs privileged: set-id bits, capabilities.
     """
 
-    def __init__(self, db: Database, shelf: Shelf, base: BaseView | None) -> None:
+    def __init__(self, db: Database, shelf: Shelf, base: BaseView | None, *, harmless: bool = False) -> None:
         self._db = db
         self._shelf = shelf
         self._base = base
+        self._harmless = harmless
         self._places = Places(db)
 
     def run(self, target: str, progress: Progress = lambda what, done, total: None) -> Rescued:
@@ -51,13 +56,19 @@ class Rescue:
         Raises:
             StateError: it cannot be used.
         """
-        top = os.fsencode(target)
         try:
-            os.makedirs(top, exist_ok=True)
-            if os.listdir(top):
-                raise StateError(f"{target} is not empty", "name an empty directory")
+            os.makedirs(target, exist_ok=True)
+            self._door = Door(os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
         except OSError as error:
             raise StateError(f"{target} cannot be used ({error.strerror})", "name an empty directory") from error
+        try:
+            if self._door.names("."):
+                raise StateError(f"{target} is not empty", "name an empty directory")
+            return self._run(progress)
+        finally:
+            self._door.close()
+
+    def _run(self, progress: Progress) -> Rescued:
         names = self._db.rows("SELECT ino, parent, name FROM created UNION ALL SELECT ino, parent, name FROM renamed")
         placed: dict[int, list[bytes]] = {}
         for ino, parent, name in names:
@@ -66,18 +77,18 @@ class Rescue:
                 placed.setdefault(ino, []).append(holder.rstrip(b"/") + b"/" + name)
         damaged: list[tuple[bytes, str]] = []
         written = 0
-        later: list[tuple[bytes, tuple[int, int]]] = []
+        later: list[tuple[str, tuple[int, int]]] = []
         rows = self._db.rows(f"SELECT {_COLUMNS} FROM inode ORDER BY ino")
         for index, values in enumerate(rows):
             row = dict(zip(_COLUMNS.split(", "), values, strict=True))
             row["mode"] &= 0xFFFF  # what is beyond is damage
             where = placed.get(row["ino"]) or [self._places.reached(row["ino"]) or b"/lost+found/#%d" % row["ino"]]
-            path = _below(top, where[0])
+            path = _below(where[0])
             try:
                 lack = self._write(path, row)
-                for other in where[1:]:
-                    os.makedirs(os.path.dirname(_below(top, other)), exist_ok=True)
-                    os.link(path, _below(top, other), follow_symlinks=False)
+                for other in map(_below, where[1:]):
+                    self._door.make_directories(other.rpartition("/")[0])
+                    self._door.link(path, other)
                 self._dress(path, row)
             except (OSError, OverflowError, ValueError) as error:
                 lack = str(error)
@@ -87,21 +98,19 @@ class Rescue:
             if lack:
                 damaged.append((where[0], lack))
             progress("writing files", index + 1, len(rows))
-        self._unclaimed(top, damaged)
+        self._unclaimed(damaged)
         for path, times in reversed(later):
-            try:
-                os.utime(path, ns=times)
-            except (OSError, OverflowError):
-                continue  # its time is the least of it
+            with suppress(OSError, OverflowError):  # its time is the least of it
+                self._door.utime(path, *times)
         return Rescued(written, damaged)
 
-    def _write(self, path: bytes, row: dict[str, Any]) -> str:
+    def _write(self, path: str, row: dict[str, Any]) -> str:
         """Write one object; what it lacks, or an empty string."""
         mode = row["mode"]
         if stat.S_ISDIR(mode):
-            os.makedirs(path, exist_ok=True)
+            self._door.make_directories(path)
             return ""
-        os.makedirs(os.path.dirname(path), exist_ok=True)
+        self._door.make_directories(path.rpartition("/")[0])
         base = self._places.origins.get(row["ino"])
         if stat.S_ISLNK(mode):
             target = row["target"]
@@ -109,16 +118,18 @@ class Rescue:
                 target = self._base.readlink(base)
             if target is None:
                 return "its target is not known"
-            os.symlink(target, path)
+            self._door.symlink(target, path)
         elif stat.S_ISREG(mode):
             return self._write_file(path, row, base)
         else:
-            os.mknod(path, mode, row["rdev"])
+            if self._harmless and stat.S_IFMT(mode) in (stat.S_IFCHR, stat.S_IFBLK):
+                return "it is a device, and the storage is not trusted"
+            self._door.mknod(path, mode, row["rdev"])
         return ""
 
-    def _write_file(self, path: bytes, row: dict[str, Any], base: bytes | None) -> str:
+    def _write_file(self, path: str, row: dict[str, Any], base: bytes | None) -> str:
         lack = ""
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        fd = self._door.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
         try:
             os.ftruncate(fd, max(0, row["size"]))
             end = row["size"] if row["bound"] is None else min(row["bound"], row["size"])
@@ -169,21 +180,23 @@ class Rescue:
             done += len(data)
         return ""
 
-    def _dress(self, path: bytes, row: dict[str, Any]) -> None:
+    def _dress(self, path: str, row: dict[str, Any]) -> None:
         """Give a file its attributes, as far as the caller may."""
-        link = stat.S_ISLNK(row["mode"])
         if os.geteuid() == 0:
-            os.chown(path, row["uid"], row["gid"], follow_symlinks=False)
-        if not link:
-            os.chmod(path, stat.S_IMODE(row["mode"]))
+            self._door.chown(path, row["uid"], row["gid"])
+        mode = stat.S_IMODE(row["mode"])
+        if self._harmless and not stat.S_ISDIR(row["mode"]):
+            mode &= ~(stat.S_ISUID | stat.S_ISGID)
+        if not stat.S_ISLNK(row["mode"]):
+            self._door.chmod(path, mode)
         for name, value in self._db.rows("SELECT name, value FROM xattr WHERE ino = ?", (row["ino"],)):
-            try:
-                os.setxattr(path, name, value, follow_symlinks=False)
-            except (OSError, ValueError):
-                continue  # the file system there, or the caller's rights, do not allow this one
-        os.utime(path, ns=(row["atime"], row["mtime"]), follow_symlinks=False)
+            if self._harmless and not name.startswith((b"user.", b"system.posix_acl_")):
+                continue
+            with suppress(OSError, ValueError):  # the file system there, or the caller's rights, do not allow this one
+                self._door.setxattr(path, name, value)
+        self._door.utime(path, row["atime"], row["mtime"])
 
-    def _unclaimed(self, top: bytes, damaged: list[tuple[bytes, str]]) -> None:
+    def _unclaimed(self, damaged: list[tuple[bytes, str]]) -> None:
         """Content nobody names, by its object's id."""
         sql = (
             "SELECT object FROM inode WHERE object > 0 UNION SELECT object FROM extent UNION SELECT object FROM garbage"
@@ -191,10 +204,10 @@ class Rescue:
         named = {number for (number,) in self._db.rows(sql)}
         for number in sorted(self._shelf.sizes.keys() - named):
             name = b"/lost+found/object-%d" % number
-            path = _below(top, name)
-            os.makedirs(os.path.dirname(path), exist_ok=True)
+            path = _below(name)
             try:
-                fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+                self._door.make_directories(path.rpartition("/")[0])
+                fd = self._door.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
                 try:
                     os.ftruncate(fd, self._shelf.sizes[number])
                     self._copy(fd, number, 0, 0, self._shelf.sizes[number])
@@ -211,7 +224,7 @@ def _clear(fd: int, start: int, end: int) -> None:
             os.pwrite(fd, bytes(min(_STEP, end - at)), at)
 
 
-def _below(top: bytes, path: bytes) -> bytes:
-    """*path* below *top*, whatever a damaged database made of it."""
+def _below(path: bytes) -> str:
+    """*path* as a name beneath the directory, whatever a damaged database made of it; the root is ``.``."""
     parts = [part.replace(b"\0", b"_")[:255] for part in path.split(b"/") if part]
-    return b"/".join([top, *(b"_" + part if part in (b".", b"..") else part for part in parts)])
+    return os.fsdecode(b"/".join(b"_" + part if part in (b".", b"..") else part for part in parts)) or "."

@@ -27,6 +27,7 @@ from minifo.engine.pages import Pages, Record, read_past_errors
 from minifo.engine.places import Places
 from minifo.engine.repair import Repairer
 from minifo.engine.rescue import Rescue
+from minifo.engine.storage import Storage
 
 _FRESH = DB_NAME + ".new"
 _ROWID = {"modified": 5, "inode": 18, "origin": 5, "small": 2, "orphan": 1, "garbage": 1}  # columns
@@ -98,9 +99,9 @@ def template() -> bytes:
         con.close()
 
 
-def _read_pages(storage_path: str, sink: _Sink) -> tuple[int, set[str]]:
+def _read_pages(storage: Storage, sink: _Sink) -> tuple[int, set[str]]:
     """Read what is left of the old database; how many of its pages are bad, and whose tables' they are."""
-    data, wal = (read_past_errors(os.path.join(storage_path, name)) for name in (DB_NAME, DB_NAME + "-wal"))
+    data, wal = (read_past_errors(storage, name) for name in (DB_NAME, DB_NAME + "-wal"))
     pages = Pages(data, wal)
     if not data and not wal:
         return 0, set(_ALL)
@@ -166,7 +167,7 @@ def salvage(examination: Examination) -> Salvage:
     try:
         con.execute(schema())
         sink = _Sink(con)
-        bad, hurt = _read_pages(storage.path, sink)
+        bad, hurt = _read_pages(storage, sink)
         read = sink.count
         copied = _fill(con, sink, read_names(storage), hurt)
         con.execute("INSERT OR IGNORE INTO origin (ino, path) VALUES (1, x'2f')")
@@ -235,10 +236,9 @@ def _nameless(db: Database) -> list[bytes]:
 
 
 def _write(con: apsw.Connection, examination: Examination) -> None:
-    path = os.path.join(examination.storage.path, _FRESH)
     for part in ("", "-wal", "-shm"):
-        if os.path.exists(path + part):
-            os.unlink(path + part)
+        if examination.storage.exists(_FRESH + part):
+            examination.storage.unlink(_FRESH + part)
     fd = examination.storage.create(_FRESH)
     try:
         examination.storage.write(fd, con.serialize("main"), 0)
@@ -271,8 +271,9 @@ def readable(examination: Examination, found: list[Finding]) -> Rescue:
     sink = _Sink(con)
     hurt = set(_ALL)
     if examination.storage.exists(DB_NAME):
-        _, hurt = _read_pages(examination.storage.path, sink)
+        _, hurt = _read_pages(examination.storage, sink)
     if any(finding.code in SALVAGE for finding in found):
         _fill(con, sink, read_names(examination.storage), hurt)
         con.execute("INSERT OR IGNORE INTO origin (ino, path) VALUES (1, x'2f')")
-    return Rescue(Database(con, read_only=True), examination.shelf, examination.base)
+    harmless = not examination.storage.is_trusted
+    return Rescue(Database(con, read_only=True), examination.shelf, examination.base, harmless=harmless)

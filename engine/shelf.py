@@ -11,12 +11,13 @@ import os
 import re
 import stat
 
-from minifo.engine.objects import object_name
+from minifo.engine.door import objection
+from minifo.engine.errors import StateError
+from minifo.engine.objects import SLOT, object_name
 from minifo.engine.storage import Storage
 
 _STEP = 1 << 20
 _BLOCK = re.compile(r"0|[1-9a-f][0-9a-f]{0,12}")
-_SLOT = re.compile(r"0|[1-9a-f][0-9a-f]{0,2}")
 
 
 class Shelf:
@@ -33,7 +34,6 @@ class Shelf:
 
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
-        self._root = os.path.join(storage.path, "content")
         self.sizes: dict[int, int] = {}
         self.strays: list[str] = []
         self.passing: frozenset[int] = frozenset()
@@ -44,21 +44,28 @@ class Shelf:
         """Look at everything anew."""
         self.sizes.clear()
         self.strays.clear()
-        for block in self._entries(self._root):
-            name = f"content/{block.name}"
-            if not _BLOCK.fullmatch(block.name) or not block.is_dir(follow_symlinks=False):
+        for block in self._names("content"):
+            name = f"content/{block}"
+            if not _BLOCK.fullmatch(block) or not stat.S_ISDIR(self._mode(name)):
                 self.strays.append(name)
                 continue
-            first = int(block.name, 16) << 10
-            for entry in self._entries(block.path):
-                number = int(entry.name, 16) if _SLOT.fullmatch(entry.name) else 1024
-                if number < 1024 and entry.is_file(follow_symlinks=False) and (first + number) < 1 << 62:
-                    try:
-                        self.sizes[first + number] = entry.stat(follow_symlinks=False).st_size
-                    except FileNotFoundError:
-                        continue  # deleted by the mount that holds the storage
-                else:
-                    self.strays.append(f"{name}/{entry.name}")
+            first = int(block, 16) << 10
+            for entry in self._names(name):
+                number = int(entry, 16) if SLOT.fullmatch(entry) else 1024
+                if number >= 1024 or first + number >= 1 << 62:
+                    self.strays.append(f"{name}/{entry}")
+                    continue
+                try:
+                    st = self._storage.stat(f"{name}/{entry}")
+                except FileNotFoundError:
+                    continue  # deleted by the mount that holds the storage
+                if not stat.S_ISREG(st.st_mode):
+                    self.strays.append(f"{name}/{entry}")
+                    continue
+                if (found := objection(st)) is not None:
+                    path = os.path.join(self._storage.path, name, entry)
+                    raise StateError(f"{path} {found}", "copy the storage (cp -a), and check the copy")
+                self.sizes[first + number] = st.st_size
 
     def look_again(self) -> None:
         """Look once more, after the rows of a mounted storage were read.
@@ -72,13 +79,17 @@ class Shelf:
         for number, size in before.items():
             self.sizes[number] = max(size, self.sizes.get(number, 0))
 
-    @staticmethod
-    def _entries(path: str) -> list[os.DirEntry[str]]:
+    def _names(self, name: str) -> list[str]:
         try:
-            with os.scandir(path) as entries:
-                return list(entries)
-        except (FileNotFoundError, NotADirectoryError):
+            return self._storage.names(name)
+        except NotADirectoryError:
             return []
+
+    def _mode(self, name: str) -> int:
+        try:
+            return self._storage.stat(name).st_mode
+        except FileNotFoundError:
+            return 0
 
     def read(self, number: int, offset: int, size: int) -> bytes:
         """Bytes of an object.

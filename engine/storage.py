@@ -1,8 +1,8 @@
 """Storage I/O: the one module through which the engine touches files in the storage directory (the database aside).
 
 It knows the layout (``minifo.db``, ``content/``, ``lock``), takes the writer's lock, and offers the few primitives the
-content objects need, each one system call, so that a recorder or a fault injector can stand in for the class.
-Everything is relative to one directory descriptor.
+content objects need, so that a recorder or a fault injector can stand in for the class.  All of it goes through one
+door (engine/door.py).
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import shutil
 import stat
 import struct
 import time
@@ -18,6 +19,7 @@ from typing import NamedTuple
 from minifo.engine.abi import iow
 from minifo.engine.db import DB_NAME
 from minifo.engine.dbfile import format_database
+from minifo.engine.door import Door, check_layout, check_trust
 from minifo.engine.errors import SHORT, Corrupt, NotMinifo, Shortage, StateError, StorageBusy
 from minifo.engine.syscalls import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, fallocate, syncfs
 
@@ -27,8 +29,10 @@ IMPORTING = ".minifo-import"  # where a database is built from a mini_fo storage
 RESTORING = ".minifo-restore"  # what is about to make way for a mini_fo storage
 _UNFINISHED = {MERGING: ("a merge", "merge --apply"), IMPORTING: ("an import", "meta import")}
 _UNFINISHED |= {RESTORING: ("the way back of an import", "meta restore")}
-_OURS = {DB_NAME, DB_NAME + "-wal", DB_NAME + "-shm", DB_NAME + ".new"}
-_OURS |= {"content", "checkpoints", "lock", "control", "reserve", "minifo.names", "minifo.names.new"}
+_FILES = {DB_NAME, DB_NAME + "-wal", DB_NAME + "-shm", DB_NAME + ".new"}
+_FILES |= {"lock", "reserve", "minifo.names", "minifo.names.new"}
+_DIRECTORIES = {"content", "checkpoints"}
+_OURS = {*_FILES, *_DIRECTORIES, "control"}
 _BACKUP = DB_NAME + ".bak-"  # what minifo-fsck copies before it repairs
 _HOLDINGS = ("minifo.names", DB_NAME + "-wal", "content", "checkpoints")  # what only an overlay that was used has
 _HARMLESS = {"lost+found"}  # what mkfs leaves on a fresh file system
@@ -36,7 +40,9 @@ _CLONE_RANGE = "=qQQQ"  # struct file_clone_range
 FICLONE = iow(0x94, 9, struct.calcsize("i"))  # ioctl_ficlone(2)
 FICLONERANGE = iow(0x94, 13, struct.calcsize(_CLONE_RANGE))
 _UNKNOWN = 1 << 42  # bytes that are there where nobody tells
+_NO_FILE = (errno.ELOOP, errno.ENXIO, errno.EMLINK, errno.EISDIR)  # what the door says of what is none
 _LOCK_PATIENCE = 0.3  # seconds
+_FETCH_MOST = 2 << 30  # bytes of a database that are copied into memory
 _LEGACY_SEARCH = 10_000  # directories looked at before we stop looking for a META file
 
 
@@ -65,6 +71,16 @@ def _flock(fd: int, *, exclusive: bool) -> None:
             time.sleep(0.01)
 
 
+def _tell_shortage(error: OSError, name: str) -> None:
+    """Tell a shortage from what the storage itself answers, which is final."""
+    if error.errno in SHORT:
+        raise Shortage(error.errno, name) from error
+
+
+def _what(error: OSError) -> str:
+    return "is a symlink, not a file" if error.errno == errno.ELOOP else str(error.strerror)
+
+
 def write_all(fd: int, data: bytes | memoryview, offset: int) -> None:
     """Write all of *data* at *offset*, in as many calls as it takes (pwrite(2) may write less).
 
@@ -83,15 +99,18 @@ class Storage:
 
     Args:
         path: the directory.
+        untrusted: take it although others may write to it; it must only be read then.
 
     Raises:
-        StateError: it is missing, not a directory, or cannot be entered.
+        StateError: it is missing, not a directory, cannot be entered, or others may write to it.
+        Corrupt: one of its files or directories is something else.
     """
 
     has_holes: bool | None = None  # whether files here can have holes; None until somebody has tried
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, *, untrusted: bool = False) -> None:
         self.path = os.path.realpath(path)
+        self.is_trusted = not untrusted
         try:
             self._fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except FileNotFoundError as error:
@@ -100,7 +119,16 @@ class Storage:
             raise StateError(f"storage {path} is not a directory", "give an empty directory") from error
         except OSError as error:
             raise StateError(f"storage {path} cannot be opened ({error.strerror})", "check its permissions") from error
+        self._door = Door(self._fd)
         self._lock: int | None = None
+        try:
+            if not untrusted:
+                check_trust(self.path, self._fd)
+            if self._door.find(DB_NAME) is not None:
+                check_layout(self._door, self.path, _FILES, _DIRECTORIES, trusted=not untrusted)
+        except BaseException:
+            self._door.close()
+            raise
 
     # -- life cycle
 
@@ -129,7 +157,7 @@ class Storage:
     @property
     def is_formatted(self) -> bool:
         """True when there is a database."""
-        return os.path.exists(self.database)
+        return self.exists(DB_NAME)
 
     def check_empty(self) -> None:
         """Refuse to make a new overlay where there was one, or beside anything that is not ours (P8: never wiped).
@@ -153,10 +181,11 @@ class Storage:
         for name, (what, command) in _UNFINISHED.items():
             if name in foreign:
                 raise StateError(f"{what} of storage {self.path} was cut short", f"finish it: minifo {command}")
-        for count, (directory, _, files) in enumerate(os.walk(self.path)):
+        for count, (directory, _, files, _) in enumerate(os.fwalk(".", dir_fd=self._fd)):
             if LEGACY_META in files:
+                place = os.path.normpath(os.path.join(self.path, directory, LEGACY_META))
                 raise NotMinifo(
-                    f"storage {self.path} is a mini_fo storage ({os.path.join(directory, LEGACY_META)})",
+                    f"storage {self.path} is a mini_fo storage ({place})",
                     f"bring it over with: minifo meta import {self.path} --base BASE --sto NEW",
                 )
             if count >= _LEGACY_SEARCH:
@@ -170,7 +199,7 @@ class Storage:
         st = self.stat(name)
         if not stat.S_ISDIR(st.st_mode):
             return st.st_size > 0
-        return any(files for _, _, files in os.walk(os.path.join(self.path, name)))
+        return any(files for _, _, files, _ in os.fwalk(name, dir_fd=self._fd))
 
     def format(self, facts: dict[str, int | str | bytes], vfs: str | None = None) -> None:
         """Make an empty overlay here.  A power cut leaves none or a whole one.
@@ -193,17 +222,24 @@ class Storage:
 
         Raises:
             StorageBusy: somebody else holds it.
-            StateError: storage cannot be written.
+            StateError: storage cannot be written, or others may write to it.
+            Corrupt: the lock is no file.
         """
+        if exclusive and not self.is_trusted:
+            check_trust(self.path, self._fd)
         try:
-            fd = os.open("lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600, dir_fd=self._fd)
+            if not self.is_trusted:
+                raise PermissionError  # nothing is made in it
+            fd = self._door.open("lock", os.O_RDWR | os.O_CREAT)
         except OSError as error:
+            if error.errno in _NO_FILE:
+                raise Corrupt(f"the lock of storage {self.path} {_what(error)}", "put a file in its place") from error
             if exclusive:
                 raise StateError(
                     f"storage {self.path} cannot be written ({error.strerror})", "mount with -o ro"
                 ) from error
             try:
-                fd = os.open("lock", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._fd)
+                fd = self._door.open("lock", os.O_RDONLY)
             except OSError:
                 return  # a medium nobody can write: there can be no writer to be kept out
         try:
@@ -226,21 +262,35 @@ class Storage:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
-        os.close(self._fd)
+        self._door.close()
+
+    def fetch(self, name: str, copy: str) -> None:
+        """Copy a file to a path elsewhere, a place of our own; none where there is none.
+
+        Raises:
+            StateError: it is larger than what memory is kept for.
+        """
+        try:
+            fd = self.open(name, write=False)
+        except FileNotFoundError:
+            return
+        try:
+            if os.fstat(fd).st_size > _FETCH_MOST:
+                raise StateError(f"{os.path.join(self.path, name)} is too large to be copied", "copy the storage away")
+            with open(copy, "wb") as target, open(fd, "rb", closefd=False) as source:
+                shutil.copyfileobj(source, target, 1 << 20)
+        finally:
+            os.close(fd)
 
     # -- primitives; names are relative to the storage directory
 
     def exists(self, name: str) -> bool:
         """True if there is such a name."""
-        try:
-            os.stat(name, dir_fd=self._fd, follow_symlinks=False)
-        except FileNotFoundError:
-            return False
-        return True
+        return self._door.find(name) is not None
 
     def mkdir(self, name: str) -> None:
         """Make a directory."""
-        os.mkdir(name, 0o700, dir_fd=self._fd)
+        self._door.mkdir(name)
 
     def create(self, name: str) -> int:
         """Make a new file and return a descriptor for reading and writing."""
@@ -248,20 +298,27 @@ class Storage:
 
     def open(self, name: str, *, write: bool) -> int:
         """Open an existing file."""
-        return self._open(name, (os.O_RDWR if write else os.O_RDONLY) | os.O_NOFOLLOW)
+        return self._open(name, os.O_RDWR if write else os.O_RDONLY)
 
     def _open(self, name: str, flags: int) -> int:
-        """Open or make a file; a shortage is told from what the storage itself answers, which is final."""
+        """Open or make a file."""
         try:
-            return os.open(name, flags | os.O_CLOEXEC, 0o600, dir_fd=self._fd)
+            return self._door.open(name, flags)
         except OSError as error:
-            if error.errno in SHORT:
-                raise Shortage(error.errno, name) from error
+            _tell_shortage(error, name)
+            raise
+
+    def _open_aside(self, name: str, flags: int) -> int:
+        """Open a file or a directory, in any thread."""
+        try:
+            return self._door.open_aside(name, flags)
+        except OSError as error:
+            _tell_shortage(error, name)
             raise
 
     def stat(self, name: str) -> os.stat_result:
         """Attributes of a file."""
-        return os.stat(name, dir_fd=self._fd, follow_symlinks=False)
+        return self._door.stat(name)
 
     def write(self, fd: int, data: bytes | memoryview, offset: int) -> None:
         """Write all of *data* at *offset*.
@@ -313,7 +370,7 @@ class Storage:
 
     def sync_file(self, name: str) -> None:
         """Make a file's bytes and size durable.  May run in a worker thread."""
-        fd = self._open(name, os.O_RDONLY)
+        fd = self._open_aside(name, os.O_RDONLY)
         try:
             os.fdatasync(fd)
         finally:
@@ -321,7 +378,7 @@ class Storage:
 
     def sync_dir(self, name: str) -> None:
         """Make a directory's entries durable."""
-        fd = self._open(name, os.O_RDONLY | os.O_DIRECTORY)
+        fd = self._open_aside(name, os.O_RDONLY | os.O_DIRECTORY)
         try:
             os.fsync(fd)
         finally:
@@ -333,16 +390,16 @@ class Storage:
 
     def rename(self, name: str, new_name: str) -> None:
         """Rename a file, over what has the new name."""
-        os.rename(name, new_name, src_dir_fd=self._fd, dst_dir_fd=self._fd)
+        self._door.rename(name, new_name)
 
     def unlink(self, name: str) -> None:
         """Delete a file."""
-        os.unlink(name, dir_fd=self._fd)
+        self._door.unlink(name)
 
     def names(self, name: str) -> list[str]:
         """The names in a directory; none if it does not exist."""
         try:
-            fd = self._open(name, os.O_RDONLY | os.O_DIRECTORY)
+            fd = self._open_aside(name, os.O_RDONLY | os.O_DIRECTORY)
         except FileNotFoundError:
             return []
         try:

@@ -79,7 +79,7 @@ _IGNORED = frozenset({
 # fmt: on
 _IGNORED_WITH_VALUE = frozenset({"comment", "workdir", "helper", "uhelper"})
 _OWN_WITH_VALUE = frozenset({"commit", "max_size", "max_names", "redo", "base_check", "copy_up"})
-_FLAGS = frozenset({"plain", "debug", "allow_other", "noallow_other"})
+_FLAGS = frozenset({"plain", "debug", "untrusted_sto", "allow_other", "noallow_other"})
 # What mount(8) hands on for a remount from /proc/self/mountinfo, where the kernel shows it.
 _SHOWN_WITH_VALUE = frozenset({"user_id", "group_id", "max_read", "blksize"})
 
@@ -100,6 +100,7 @@ OPTIONS = (
     ("rootfs", "all three in one word, which mount(8) and fstab pass on"),
     ("noatime, relatime, strictatime", "whether reading a changed file sets its access time (default: no)"),
     ("allow_other, noallow_other", "whether other users may enter (default: root's mounts yes)"),
+    ("untrusted_sto", "a storage that others may change: read it only (ro,nosuid,nodev)"),
     ("plain", "do without the hook into libfuse: slower, for trouble"),
     ("debug", "log everything"),
     ("remount,ro  remount,rw", "let a mount take no more changes, or take them again"),
@@ -130,6 +131,7 @@ class MountOptions:
         redo_aside: go on without a redo log that cannot be replayed (``redo=aside``).
         base_check: what becomes of a mount over another base than last time: ``strict``, ``warn`` or ``ignore``.
         copy_whole: copy base files wholly at their first write (``copy_up=whole``).
+        untrusted: others may write to the storage; read-only, nosuid and nodev then, whatever else was asked for.
     """
 
     base: str
@@ -147,6 +149,7 @@ class MountOptions:
     redo_aside: bool = False
     base_check: str = BASE_CHECKS[1]
     copy_whole: bool = False
+    untrusted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -323,6 +326,8 @@ class _Parser:
             names = " and ".join(f"{key}=" for key in missing)
             verb = "are" if len(missing) > 1 else "is"
             raise UsageError(f"{names} {verb} missing", "mount with -o base=DIR,sto=DIR")
+        if "untrusted_sto" in self.flags:
+            self.kernel |= {"ro": "ro", "suid": "nosuid", "dev": "nodev"}
         words = tuple(word for word in self.kernel.values() if word not in _KERNEL_DEFAULTS)
         return MountOptions(
             base=self.places["base"],
@@ -340,6 +345,7 @@ class _Parser:
             redo_aside=self.redo_aside,
             base_check=self.base_check,
             copy_whole=self.copy_whole,
+            untrusted="untrusted_sto" in self.flags,
         )
 
 

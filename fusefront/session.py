@@ -16,6 +16,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from types import ModuleType
 
 import trio
@@ -23,6 +24,7 @@ import trio
 from minifo.engine import Overlay, StateError, StorageBusy
 from minifo.engine.recovery import BaseCheck
 from minifo.engine.redo import memory_directory
+from minifo.engine.storage import Storage
 from minifo.fusefront import bounds, conduct, descriptors, hook, mountinfo, privileges
 from minifo.fusefront.committer import Committer
 from minifo.fusefront.crowd import default_limit, keep_small
@@ -167,6 +169,7 @@ def _open(options: MountOptions) -> Overlay:
                 redo_aside=options.redo_aside,
                 base_check=BaseCheck(options.base_check),
                 copy_whole=options.copy_whole,
+                storage_io=partial(Storage, untrusted=options.untrusted),
                 max_size=options.max_size,
             )
         except StorageBusy:

@@ -6,6 +6,7 @@ The arguments and exit codes are those of fsck(8), so that fsck and systemd find
 
 from __future__ import annotations
 
+import contextlib
 import getopt
 import json
 import os
@@ -15,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, TextIO
 
 from minifo.engine.errors import MinifoError, StateError, UsageError
-from minifo.engine.examine import Examination
+from minifo.engine.examine import Examination, acting_as_owner
 from minifo.engine.findings import SALVAGE, Finding
 from minifo.tools import _common
 from minifo.tools._progress import Progress
@@ -23,9 +24,10 @@ from minifo.tools._progress import Progress
 # fsck(8); the sum of those that apply
 CLEAN, CORRECTED, LEFT, FAILED, USAGE, CANCELLED = 0, 1, 4, 8, 16, 32
 
-SYNOPSIS = "[-n | -y | -p | -a] [-f] [-v] [-V] [-C[fd]] [--base DIR] [--verify-data] [--json] [--rescue DIR] STO"
+SYNOPSIS = "[-n | -y | -p | -a] [-f] [-v] [-V] [-C[fd]] [--base DIR] [--verify-data] [--json] [--rescue DIR] \
+[--untrusted-sto] STO"
 _LETTERS = "nypafvVhC:lMPRrsTt:"
-_LONG = ["json", "base=", "verify-data", "rescue=", "help", "version"]
+_LONG = ["json", "base=", "verify-data", "rescue=", "untrusted-sto", "help", "version"]
 _IGNORED = {"-l", "-M", "-P", "-R", "-r", "-s", "-T", "-t"}  # words of fsck(8) itself, and of e2fsck's boot line
 _SHOWN = 20  # findings of one kind that are shown without -v
 
@@ -46,10 +48,13 @@ Checks the storage STO of an overlay, and repairs it.
   --verify-data  read every byte of every content object
   --json         print one JSON document
   --rescue DIR   write what the overlay holds to DIR as plain files; changes nothing in STO
+  --untrusted-sto  take a storage that others may change: it is only read, and a rescue leaves out devices,
+                 set-id bits and capabilities
 
 Exit code, the sum of: 0 clean, 1 repaired, 4 something is left, 8 it could not be checked, 16 wrong arguments,
 32 interrupted. A repair keeps a copy of the database beside it (minifo.db.bak-...) and discards nothing: what has lost
-its name goes to lost+found in the overlay. A storage that is mounted is only read.
+its name goes to lost+found in the overlay. A storage that is mounted is only read. Root checks and repairs a user's
+storage with that user's rights.
 """
 
 
@@ -66,6 +71,7 @@ class Request:
     base: str | None = None
     rescue: str | None = None
     progress: int | None = None
+    untrusted: bool = False
 
 
 @dataclass
@@ -161,6 +167,7 @@ def parse(arguments: list[str]) -> Request | str:
         flags.get("--base", base),
         flags.get("--rescue"),
         int(channel) if channel else None,
+        "--untrusted-sto" in flags,
     )
 
 
@@ -193,7 +200,12 @@ def examine(request: Request) -> Outcome:
     progress = Progress(request.progress, request.storage, quiet=request.json)
     asks = not request.mode and not request.json and sys.stdin.isatty() and sys.stdout.isatty()
     write = request.mode in ("p", "y") or asks
-    with Examination(request.storage, request.base, write=write) as examination:
+    with contextlib.ExitStack() as stack:
+        if request.rescue is None:
+            stack.enter_context(acting_as_owner(request.storage))
+        examination = stack.enter_context(
+            Examination(request.storage, request.base, write=write, untrusted=request.untrusted)
+        )
         outcome.holder = examination.holder
         outcome.found = outcome.left = examination.check(full=request.full, verify=request.verify, progress=progress)
         if request.rescue is not None:

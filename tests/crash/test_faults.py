@@ -427,6 +427,7 @@ def test_every_step_can_fail(ground: Ground) -> None:
         "is_formatted",
         "has_holes",
         "room",
+        "fetch",
         "check_empty",
         "lock",
         "close",
