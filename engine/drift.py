@@ -29,7 +29,8 @@ from minifo.engine.rows import Row
 
 log = logging.getLogger(__name__)
 
-_KNOWN_MAX = 50_000  # numbers of origins that are kept in memory; of more each one is asked for
+_KNOWN_MAX = 10_000  # numbers of origins that are kept in memory; of more each one is asked for
+_RELINKED = 1 << 40  # added to seen_links once a base had another count than the one before
 _SAMPLES = 16  # blocks of a file that its digest is taken of
 _BLOCK = 4096  # bytes
 _GHOST_MODE = stat.S_IFDIR | 0o700  # of a directory of which no more is known: it shows nobody more than before
@@ -114,13 +115,14 @@ class Drift:
 
     # -- rows
 
-    def meet(self, row: Row, path: bytes, st: os.stat_result | None) -> Row:
+    def meet(self, row: Row, path: bytes, st: os.stat_result | None, *, modified: bool) -> Row:
         """A row as it counts over this base.
 
         Args:
             row: as the database has it.
             path: the base object it stands for (base terms).
             st: what the base says of that object, where it has just been asked; None where it has not.
+            modified: True for what is on the list of modified ones.
         """
         if st is None:
             st = self._base.find(path)
@@ -134,15 +136,17 @@ class Drift:
             and (st.st_mode, st.st_uid, st.st_gid) == (row.mode, row.uid, row.gid)
         ):
             return row
-        followed = self._follow(row, path, st)
+        followed = self._follow(row, path, st, modified)
         if followed != row:
             self.followed.add(row.ino)
         return followed
 
-    def _follow(self, row: Row, path: bytes, st: os.stat_result) -> Row:
+    def _follow(self, row: Row, path: bytes, st: os.stat_result, modified: bool) -> Row:
         is_dir = stat.S_ISDIR(row.mode)
-        if row.seen_links != st.st_nlink:
-            row = row._replace(seen_links=st.st_nlink, nlink=self._links(row, path, st, is_dir))
+        if row.seen_links is None:
+            row = row._replace(seen_links=st.st_nlink)
+        elif row.seen_links % _RELINKED != st.st_nlink:
+            row = row._replace(seen_links=_RELINKED + st.st_nlink, nlink=self._links(row, path, st, is_dir))
         if not is_dir and not row.is_own and (row.seen_size, row.seen_mtime) != (st.st_size, st.st_mtime_ns):
             bound = st.st_size if stat.S_ISREG(row.mode) else None
             # an mtime that somebody set stays
@@ -152,19 +156,25 @@ class Drift:
             )
         if (row.mode, row.uid, row.gid, row.rdev) != (st.st_mode, st.st_uid, st.st_gid, st.st_rdev):
             row = row._replace(rdev=st.st_rdev)
-            if self._db.value("SELECT 1 FROM modified WHERE ino = ?", (row.ino,)) is None:
+            if not modified:
                 row = row._replace(mode=st.st_mode, uid=st.st_uid, gid=st.st_gid)
         return row
 
     def _links(self, row: Row, path: bytes, st: os.stat_result, is_dir: bool) -> int:
         """The link count of an object whose count in the base is another one now."""
-        if row.nlink == 0 or row.seen_links is None or (is_dir and min(row.nlink, row.seen_links, st.st_nlink) < 2):
+        seen = (row.seen_links or 0) % _RELINKED
+        if row.nlink == 0 or (is_dir and min(row.nlink, seen, st.st_nlink) < 2):
             return row.nlink
         if is_dir:
-            return max(2, row.nlink + st.st_nlink - row.seen_links)
+            return max(2, row.nlink + st.st_nlink - seen)
         known = self.known_links(row.ino, path)
         # which of the names in the base were hidden or renamed is known of one only
-        return max(1, known if st.st_nlink == 1 else max(known, row.nlink + st.st_nlink - row.seen_links))
+        return max(1, known if st.st_nlink == 1 else max(known, row.nlink + st.st_nlink - seen))
+
+    @staticmethod
+    def may_be_miscounted(row: Row) -> bool:
+        """True for an object that ever had several links in a base: which ones came and went, no base tells."""
+        return row.seen_links is not None and row.seen_links > 1
 
     def known_links(self, ino: int, path: bytes) -> int:
         """How many names surely lead to an object: those in the overlay, and its place in the base if that shows."""

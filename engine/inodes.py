@@ -12,6 +12,7 @@ import os
 import stat
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from minifo.engine.base import BaseView, join, split
 from minifo.engine.clock import Clock
@@ -25,10 +26,11 @@ from minifo.engine.statements import statement
 
 _COLUMNS = "ino, mode, nlink, uid, gid, rdev, size, atime, mtime, ctime, object, bound, mapped, xattrs"
 _COLUMNS += ", seen_links, seen_size, seen_mtime"
-_SELECT = f"SELECT {_COLUMNS} FROM inode WHERE ino = ?"
+# with each row the base object it stands for, and whether it is modified
+_FROM = f"SELECT {_COLUMNS}, path, content FROM inode LEFT JOIN origin USING (ino) LEFT JOIN modified USING (ino)"
+_SELECT = f"{_FROM} WHERE ino = ?"
 _FETCHED = 64  # rows in one query
-_SELECT_MANY = f"SELECT {_COLUMNS} FROM inode WHERE ino IN ({', '.join('?' * _FETCHED)})"
-_SELECT_PATHS = f"SELECT ino, path FROM origin WHERE ino IN ({', '.join('?' * _FETCHED)})"
+_SELECT_MANY = f"{_FROM} WHERE ino IN ({', '.join('?' * _FETCHED)})"
 _FIELDS = _COLUMNS.removeprefix("ino, ").split(", ")
 _UPDATE = statement(f"UPDATE inode SET {', '.join(f'{field} = ?' for field in _FIELDS)} WHERE ino = ?")
 _STAMP = statement("UPDATE inode SET nlink = ?, atime = ?, mtime = ?, ctime = ? WHERE ino = ?")
@@ -71,8 +73,7 @@ class Inodes:
         self._nodes: dict[Ino, Node] = {ROOT: Node(ROOT, (None, b"/"), ROOT, True, True)}
         self.drift = Drift(db, base, numbers)
         self._rows: dict[Ino, Row] = {}  # rows as they count; all are dropped when an operation fails
-        self._fetched: dict[Ino, Row] = {}  # rows as the database has them, to be met
-        self._paths: dict[Ino, bytes] = {}  # base paths that were read along with them
+        self._fetched: dict[Ino, tuple[Any, ...]] = {}  # what was read in advance
         self._adopted: Row | None = None  # the row that was adopted last, until its object is modified
         self.watcher = Watcher()  # hears of every change
         self.limit = 0  # nodes that are many
@@ -100,8 +101,9 @@ class Inodes:
         return node
 
     def _load(self, ino: Ino, parent: Ino | None = None) -> Node:
-        path = self._path(ino)
-        row = self.row(ino)
+        found = self._find(ino) if ino not in self._rows else None
+        row = self._meet(found, None) if found is not None else self._rows.get(ino)
+        path: bytes | None = found[-2] if found is not None else self._path(ino)
         if row is not None:
             is_dir = stat.S_ISDIR(row.mode)
         elif path is not None:
@@ -120,8 +122,8 @@ class Inodes:
         """The base object a number stands for (base terms), by the tables."""
         if self.numbers.is_created(ino):
             return None
-        path: bytes | None = self._paths.get(ino)
-        return path if path is not None else self._db.value("SELECT path FROM origin WHERE ino = ?", (ino,))
+        path: bytes | None = self._db.value("SELECT path FROM origin WHERE ino = ?", (ino,))
+        return path
 
     def _parent(self, ino: Ino, path: bytes | None) -> Ino:
         """The directory a directory is in, by the tables alone; they are read all through for it."""
@@ -192,41 +194,37 @@ class Inodes:
         """
         row = self._rows.get(ino)
         if row is None:
-            row = self._fetched.pop(ino, None)
-            if row is None:
-                found = self._db.row(_SELECT, (ino,))
-                if found is None:
-                    return None
-                row = Row._make(found)
-            if not self.numbers.is_created(ino):
-                node = self._nodes.get(ino)
-                path = node.path if node is not None else self._path(ino)
-                if path is not None:
-                    row = self.drift.meet(row, path, st)
-            self._keep(row)
+            found = self._find(ino)
+            row = self._meet(found, st) if found is not None else None
         return row
+
+    def _find(self, ino: Ino) -> tuple[Any, ...] | None:
+        """A row with what is read along with it, as the database has it."""
+        found = self._fetched.pop(ino, None)
+        return found if found is not None else self._db.row(_SELECT, (ino,))
+
+    def _meet(self, found: tuple[Any, ...], st: os.stat_result | None) -> Row:
+        """A row as it counts over this base, kept from now on."""
+        *values, path, content = found
+        row = Row._make(values)
+        if path is not None:
+            row = self.drift.meet(row, path, st, modified=content is not None)
+        return self._keep(row)
 
     def fetch(self, inos: list[Ino]) -> None:
         """Read the rows of many objects at once, for ``row`` to have them at hand."""
-        self._forget_fetched()
+        self._fetched.clear()
         wanted = [ino for ino in inos if ino not in self._rows]
         for start in range(0, len(wanted), _FETCHED):
             some = wanted[start : start + _FETCHED]
-            params = (*some, *[None] * (_FETCHED - len(some)))
-            for found in self._db.rows(_SELECT_MANY, params):
-                self._fetched[found[0]] = Row._make(found)
-            if not all(map(self.numbers.is_created, some)):
-                self._paths.update(self._db.rows(_SELECT_PATHS, params))
+            for found in self._db.rows(_SELECT_MANY, (*some, *[None] * (_FETCHED - len(some)))):
+                self._fetched[found[0]] = found
 
     def _keep(self, row: Row) -> Row:
         if len(self._rows) >= _KEPT_ROWS:
             self._rows.clear()
         self._rows[row.ino] = row
         return row
-
-    def _forget_fetched(self) -> None:
-        self._fetched.clear()
-        self._paths.clear()
 
     def _made(self, row: Row) -> Row:
         if self._fetched:
@@ -236,7 +234,7 @@ class Inodes:
 
     def _rolled_back(self) -> None:
         self._rows.clear()
-        self._forget_fetched()
+        self._fetched.clear()
         self._adopted = None
         self.watcher.lost()
 
@@ -436,7 +434,6 @@ class Inodes:
         self.drop_row(ino)
         self._db.change(_DROP_XATTRS, (ino,))
         if not self.numbers.is_created(ino):
-            self._paths.pop(ino, None)
             self._db.change(_DROP_ORIGIN, (ino,))
             self._db.change(_DROP_MODIFIED, (ino,))
 

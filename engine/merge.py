@@ -202,8 +202,7 @@ class Merge:
         assert directory.path is not None
         inodes, drift = self._inodes, self._inodes.drift
         place = directory.path, name
-        child = inodes.base_child(directory, name)
-        st = child[0] if child is not None else None
+        st = self._base.find(join(directory.path, name))
         row = inodes.row(ino, st)
         if row is None and (st is None or not stat.S_ISDIR(st.st_mode)):
             drift.gone.add(ino)  # a directory that leads to changes
@@ -212,10 +211,10 @@ class Merge:
             if self._stands(node):
                 return "base", node, inodes.attributes(node), None
             inodes.drop_node(ino)
-            if child is None:
+            if st is None:
                 return None
             drift.superseded[join(directory.path, name)] = ino
-            return self._base_node(directory, directory.path, name, *child)
+            return self._base_node(directory, *place, st, drift.number(st, *place))
         if st is None:
             return None
         node = inodes.found(ino, place, directory.ino, stat.S_ISDIR(st.st_mode), True)

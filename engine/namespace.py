@@ -223,8 +223,8 @@ class Namespace:
         if isinstance(held, Row) or held.st_nlink > 1:
             row = self._inodes.adopt(ref.node, held)
             left = row.nlink - 1
-            if left == 0 and ref.node.path is not None:
-                # base links that came and went with bases may have been counted wrongly
+            if left == 0 and ref.node.path is not None and self._inodes.drift.may_be_miscounted(row):
+                # base links that came and went with bases may have been counted wrongly; to look takes long
                 left = self._inodes.drift.known_links(row.ino, ref.node.path)
             self._inodes.set_links(row, left)
         else:

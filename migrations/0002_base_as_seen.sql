@@ -32,7 +32,8 @@ CREATE TABLE inode (
     target BLOB,                      -- of a created symlink; NULL: the base's own
     seen_links INTEGER,               -- of a base object: its own link count, size and mtime as this row last followed
     seen_size  INTEGER,               --   them; of a file with bytes of its own, size and mtime of the version that the
-    seen_mtime INTEGER                --   rest comes from.  NULL: a created object
+    seen_mtime INTEGER                --   rest comes from.  NULL: a created object.
+                                      --   2^40 is added to a link count that was another one in an earlier base
 ) STRICT;
 ALTER TABLE origin RENAME TO origin_1;
 CREATE TABLE origin (
