@@ -8,6 +8,7 @@ found is likely the wrong one (``Survey.is_likely_wrong``).
 
 from __future__ import annotations
 
+import os
 import stat
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ from minifo.engine.base import BaseView
 from minifo.engine.db import Database
 from minifo.engine.model import ROOT, Ino
 from minifo.engine.nodes import RESERVED, Numbers
+from minifo.engine.sound import is_place, path_of
 from minifo.engine.statements import statement
 
 #: Every column that holds an inode number.
@@ -48,7 +50,7 @@ _RENUMBER = [
 _RENUMBER += [statement(f"UPDATE {table} SET {column} = -{column} WHERE {column} < 0") for table, column in NUMBERED]
 _TELLING = 4  # objects that are gone, below which that says nothing about the base
 # of what is no directory there is a row
-_ORIGINS = "SELECT ino, path, coalesce(mode, ?) FROM origin LEFT JOIN inode USING (ino)"
+_ORIGINS = "SELECT ino, path, coalesce(mode, ?) & 61440 FROM origin LEFT JOIN inode USING (ino)"
 _SAMPLES = 64  # origins looked at at each mount
 _STABLE_IDS = (0xEF53, 0x9123683E)  # statfs(2), f_type: ext2 to ext4, btrfs, whose f_fsid comes from their UUID
 
@@ -100,6 +102,11 @@ def describe(mark: str | None) -> str:
     return text + (f", id {parts[4]}" if len(parts) > 4 and parts[4] else "")
 
 
+def _find(base: BaseView, path: object) -> os.stat_result | None:
+    """The base object at a path from a row, or None where there is none."""
+    return base.find(path_of(0, path)) if is_place(path) else None
+
+
 def is_replaced(db: Database, base: BaseView, numbers: Numbers) -> bool:
     """True where the base is another one, whatever its mark says: objects are at their paths under other numbers.
 
@@ -108,7 +115,7 @@ def is_replaced(db: Database, base: BaseView, numbers: Numbers) -> bool:
     sql = "SELECT ino, path FROM origin WHERE ino > ? AND ino < ? LIMIT ?"
     missing = present = 0
     for ino, path in db.rows(sql, (ROOT, RESERVED, _SAMPLES)):
-        st = base.find(path)
+        st = _find(base, path)
         if st is None:
             missing += 1
         elif numbers.of(st) != ino:
@@ -122,12 +129,12 @@ def keep_reserved(db: Database, base: BaseView, numbers: Numbers) -> None:
     """Make base objects that cannot keep their own number go by the one the overlay has given them."""
     kept: set[tuple[int, int]] = set()
     for ino, path, mode in db.rows(f"{_ORIGINS} WHERE ino >= ? ORDER BY path", (stat.S_IFDIR, RESERVED)):
-        st = base.find(path)
-        if st is None or stat.S_IFMT(st.st_mode) != stat.S_IFMT(mode):
+        st = _find(base, path)
+        if st is None or stat.S_IFMT(st.st_mode) != mode:
             continue
         identity = st.st_dev, st.st_ino
         owner = db.value("SELECT path FROM origin WHERE ino = ?", (numbers.of(st),))
-        other = base.find(owner) if owner not in (None, path) else None
+        other = _find(base, owner) if owner not in (None, path) else None
         # of two paths that have become links of one file, the first one gives all others its number
         if identity not in kept and (other is None or (other.st_dev, other.st_ino) != identity):
             kept.add(identity)
@@ -140,8 +147,8 @@ def survey(db: Database, base: BaseView, numbers: Numbers) -> Survey:
     taken: set[int] = set()
     found = gone = 0
     for ino, path, mode in db.rows(f"{_ORIGINS} WHERE ino <> ? ORDER BY path", (stat.S_IFDIR, ROOT)):
-        st = base.find(path)
-        same_kind = st is not None and stat.S_IFMT(st.st_mode) == stat.S_IFMT(mode)
+        st = _find(base, path)
+        same_kind = st is not None and stat.S_IFMT(st.st_mode) == mode
         number = numbers.of(st) if st is not None and same_kind else None
         if st is None:
             gone += 1

@@ -15,9 +15,10 @@ from minifo.engine.content import Content
 from minifo.engine.db import Database
 from minifo.engine.errors import FsError
 from minifo.engine.inodes import Inodes
-from minifo.engine.model import Ino, SetAttr
+from minifo.engine.model import XATTR_MAX, Ino, SetAttr
 from minifo.engine.nodes import Node
 from minifo.engine.rows import Row
+from minifo.engine.sound import bytes_of, is_xattr_name
 from minifo.engine.statements import statement
 
 _PUT_XATTR = statement(
@@ -28,8 +29,7 @@ _DROP_XATTR = statement("DELETE FROM xattr WHERE ino = ? AND name = ?")
 
 _XATTR_CREATE = 1
 _XATTR_REPLACE = 2
-_XATTR_NAME_MAX = 255  # limits.h of the kernel, as are the next two
-_XATTR_SIZE_MAX = 65536
+_XATTR_NAME_MAX = 255  # limits.h of the kernel, as is the next one
 _XATTR_LIST_MAX = 65536
 _PERMISSIONS = 0o7777
 
@@ -182,7 +182,7 @@ class Attributes:
                     return None
                 raise
         value = self._db.value("SELECT value FROM xattr WHERE ino = ? AND name = ?", (node.ino, name))
-        return None if value is None else bytes(value)
+        return None if value is None else bytes_of(node.ino, value)
 
     def listxattr(self, node: Node) -> list[bytes]:
         """The names of all extended attributes."""
@@ -191,7 +191,8 @@ class Attributes:
             if node.path is None:
                 raise FsError(errno.ESTALE, f"inode {node.ino}")
             return [] if self._is_gone(node) else self._base.listxattr(node.path)
-        return [found[0] for found in self._db.rows("SELECT name FROM xattr WHERE ino = ?", (node.ino,))]
+        found = self._db.rows("SELECT name FROM xattr WHERE ino = ?", (node.ino,))
+        return [name for (name,) in found if is_xattr_name(name)]
 
     def _is_gone(self, node: Node) -> bool:
         """True where the base object whose extended attributes count is not in this base."""
@@ -217,7 +218,7 @@ class Attributes:
             raise FsError(errno.EOPNOTSUPP)
         if len(name) > _XATTR_NAME_MAX or not name:
             raise FsError(errno.ERANGE)
-        if len(value) > _XATTR_SIZE_MAX:
+        if len(value) > XATTR_MAX:
             raise FsError(errno.E2BIG)
         if name == acl.DEFAULT and not node.is_dir:
             if acl.parse(value):

@@ -37,6 +37,7 @@ from minifo.engine.syscalls import (
 _CONFINED = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS
 # what says that there is nothing at a path: a name, or a directory above it, is missing or is something else
 NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+_NO_NAMES = (b".", b"..")
 _DIR_FDS = 256  # directories held open: a tree walk touches few at a time
 _FILE_FDS = 128
 
@@ -116,6 +117,8 @@ class BaseView:
         if path == self._hidden:
             raise FsError(errno.ENOENT)
         directory, name = split(path)
+        if name in _NO_NAMES or b"\0" in path:
+            raise FsError(errno.ENOENT)  # paths come from rows
         try:
             return self._dir(directory), name or b"."
         except OSError as error:

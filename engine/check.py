@@ -20,9 +20,10 @@ from minifo.engine.base import BaseView, join, split
 from minifo.engine.db import Database
 from minifo.engine.findings import Finding
 from minifo.engine.model import ROOT
-from minifo.engine.nodes import UNREACHED, WINDOW_32, WINDOW_64, Numbers
+from minifo.engine.nodes import UNREACHED, Numbers
 from minifo.engine.places import Places, is_base_path
 from minifo.engine.shelf import Shelf, kind_of
+from minifo.engine.sound import wrong_facts
 
 _BY_NAME = {1, 2, 3, 6}  # invariants whose rows begin with (parent, name); most others begin with an inode number
 _TYPES = "(4096, 8192, 16384, 24576, 32768, 40960, 49152)"
@@ -32,19 +33,6 @@ _NAMED = (
 )
 _TYPE = 0o170000  # bits of a mode
 _OWN_BYTES = "(i.object IS NOT NULL OR i.mapped = 1)"
-
-#: The facts each overlay has, and what their values are.
-FACTS: dict[str, type | tuple[type, ...]] = {
-    "uuid": str,
-    "window": int,
-    "window_end": int,
-    "next_ino": int,
-    "next_object": int,
-    "object_limit": int,
-    "commit_token": int,
-    "base": str,
-    "base_mark": (str, type(None)),
-}
 
 Progress = Callable[[str, int, int], object]
 
@@ -87,7 +75,7 @@ class Checker:
             FsError: the database cannot be read.
         """
         parts: list[Callable[[], Iterator[Finding]]] = [self._facts]
-        if not self._wrong_facts():
+        if not wrong_facts(self.facts):
             # the rules need the facts: without them every number looks wrong
             parts += [self._invariants, self._rows, self._directories, self._origins, self._counters]
             parts += [self._nameless, self._content, self._leftovers]
@@ -105,18 +93,8 @@ class Checker:
 
     # -- facts and counters
 
-    def _wrong_facts(self) -> list[str]:
-        wrong = [key for key, kind in FACTS.items() if key not in self.facts or not isinstance(self.facts[key], kind)]
-        if not wrong and (self.facts["window"], self.facts["window_end"]) not in (WINDOW_32, WINDOW_64):
-            wrong = ["window", "window_end"]
-        if not wrong and self.facts["next_ino"] > self.facts["window_end"] - UNREACHED:
-            wrong = ["next_ino"]
-        counters = ("next_ino", "next_object", "object_limit", "commit_token")
-        wrong += [key for key in counters if key not in wrong and not 0 <= self.facts[key] < 1 << 62]
-        return wrong
-
     def _facts(self) -> Iterator[Finding]:
-        for key in self._wrong_facts():
+        for key in wrong_facts(self.facts):
             yield Finding("E209", b"<overlay>", f"{key} is {self.facts.get(key, 'missing')!r}", (key,))
 
     def _counters(self) -> Iterator[Finding]:
@@ -163,7 +141,8 @@ class Checker:
 
     def _rows(self) -> Iterator[Finding]:
         for parent, name, ino, table in self._db.rows(
-            f"SELECT * FROM ({_NAMED}) WHERE length(name) NOT BETWEEN 1 AND 255 OR name IN (x'2e', x'2e2e')"
+            f"SELECT * FROM ({_NAMED} UNION ALL SELECT parent, name, NULL, 'deleted' FROM deleted)"
+            " WHERE length(name) NOT BETWEEN 1 AND 255 OR name IN (x'2e', x'2e2e')"
             " OR instr(name, x'2f') OR instr(name, x'00')"
         ):
             yield Finding("E203", self.places.of_name(parent, name), "", (parent, name, ino, table))
@@ -171,7 +150,8 @@ class Checker:
             f"SELECT ino, mode, nlink, uid, gid FROM inode WHERE (mode & 61440) NOT IN {_TYPES} OR mode < 0"
             " OR mode > 65535 OR nlink < 0 OR nlink > 4294967295 OR uid NOT BETWEEN 0 AND 4294967295"
             " OR gid NOT BETWEEN 0 AND 4294967295 OR ino < 1 OR (ino = 1 AND (mode & 61440) <> 16384)"
-            " OR (ino >= ?1 - ?2 AND ino < ?1)",
+            " OR (ino >= ?1 - ?2 AND ino < ?1) OR rdev NOT BETWEEN 0 AND 4294967295 OR mapped NOT IN (0, 1)"
+            " OR xattrs NOT IN (0, 1)",
             (self.facts["window_end"], UNREACHED),
         ):
             yield self._at("E204", ino, f"inode {ino}, mode {mode:o}, links {nlink}, owner {uid}:{gid}")
@@ -434,7 +414,7 @@ def _causes_only(found: list[Finding], places: Places) -> list[Finding]:
         if code == "E018":
             broken = ("E002", "E004", "E006", "E008", "E009", "E204")
             return "E201" in inos or any(among(ino, *broken) for ino in places.above(key[0]))
-        if code in ("E012", "E013", "E016"):
+        if code in ("E012", "E013", "E015", "E016", "E206"):
             return among(key[0], "E204")
         if code in ("N303", "E302"):
             return among(key[0], "E012")

@@ -26,6 +26,7 @@ from minifo.engine.inodes import Inodes
 from minifo.engine.model import FILE_MAX, Ino
 from minifo.engine.objects import ObjectStore, object_name
 from minifo.engine.rows import Backing, Row
+from minifo.engine.sound import bytes_of
 from minifo.engine.statements import statement
 from minifo.engine.syscalls import data_ranges
 
@@ -108,7 +109,7 @@ class Content:
 
     def small(self, ino: Ino) -> bytes:
         """The bytes of a small file; what it has beyond them is zeros."""
-        return bytes(self._db.value("SELECT data FROM small WHERE ino = ?", (ino,)))
+        return bytes_of(ino, self._db.value("SELECT data FROM small WHERE ino = ?", (ino,)))
 
     def _read_backing(self, row: Row, path: bytes | None, start: int, end: int) -> bytes:
         """Bytes of the backing; short where it ends, which reads as zeros."""

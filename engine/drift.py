@@ -26,6 +26,7 @@ from minifo.engine.db import Database
 from minifo.engine.model import ROOT, Ino
 from minifo.engine.nodes import Numbers
 from minifo.engine.rows import Row
+from minifo.engine.sound import is_id, is_place
 
 log = logging.getLogger(__name__)
 
@@ -96,16 +97,16 @@ class Drift:
         return self._identified(ino, st, join(directory, name) if name else directory)
 
     def _identified(self, ino: Ino, st: os.stat_result, path: bytes) -> Ino:
-        sql = "SELECT path, coalesce(mode, ?) FROM origin LEFT JOIN inode USING (ino) WHERE ino = ?"
+        sql = "SELECT path, coalesce(mode, ?) & 61440 FROM origin LEFT JOIN inode USING (ino) WHERE ino = ?"
         found = self._db.row(sql, (stat.S_IFDIR, ino))
         if found is None:
             return ino
         origin, mode = found
-        if stat.S_IFMT(st.st_mode) == stat.S_IFMT(mode):
+        if stat.S_IFMT(st.st_mode) == mode:
             if origin == path:
                 return ino
             if st.st_nlink > 1 and not stat.S_ISDIR(st.st_mode):
-                other = self._base.find(origin)
+                other = self._base.find(origin) if is_place(origin) else None
                 if other is not None and (other.st_dev, other.st_ino) == (st.st_dev, st.st_ino):
                     return ino  # another link of that very file
         return self._numbers.displace(st, self._is_free)
@@ -227,7 +228,8 @@ class Drift:
         found = self._db.row("SELECT dir_mode, dir_uid, dir_gid FROM origin WHERE ino = ?", (ino,))
         if found is None:
             return None
-        mode, uid, gid = found if found[0] is not None else (_GHOST_MODE, 0, 0)
+        mode, uid, gid = found if all(is_id(value) for value in found) else (_GHOST_MODE, 0, 0)
+        mode = stat.S_IFDIR | stat.S_IMODE(mode)
         zeros = {"st_atime_ns": 0, "st_mtime_ns": 0, "st_ctime_ns": 0, "st_blksize": 4096, "st_blocks": 0, "st_rdev": 0}
         return os.stat_result((mode, ino, 0, 2, uid, gid, _BLOCK, 0, 0, 0), zeros)
 

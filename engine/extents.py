@@ -7,10 +7,12 @@ owes the object, is decided by engine/content.py and engine/ranges.py.
 
 from __future__ import annotations
 
+import errno
 from typing import NamedTuple
 
 from minifo.engine.db import Database
-from minifo.engine.model import Ino
+from minifo.engine.errors import FsError
+from minifo.engine.model import FILE_MAX, OBJECTS_END, Ino
 from minifo.engine.statements import statement
 
 HOLE = 0  # in the column object of extent: the bytes are zeros, whatever the backing has there
@@ -45,13 +47,27 @@ class Extents:
         self._db = db
 
     def of(self, ino: int, start: int, end: int, limit: int = -1) -> list[Extent]:
-        """The extents that a range touches, in order; the first *limit* of them."""
+        """The extents that a range touches, in order; the first *limit* of them.
+
+        Raises:
+            FsError: EIO where they overlap, or say what cannot be.
+        """
         # they do not overlap, so the last one that begins at or before the range is the first to touch it
         sql = (
             'SELECT start, "end", object, at FROM extent WHERE ino = ?1 AND "end" > ?2 AND start < ?3 AND start >='
             " coalesce((SELECT max(start) FROM extent WHERE ino = ?1 AND start <= ?2), ?2) ORDER BY start LIMIT ?4"
         )
-        return [Extent._make(found) for found in self._db.rows(sql, (ino, start, end, limit))]
+        extents = [Extent._make(found) for found in self._db.rows(sql, (ino, start, end, limit))]
+        before = 0
+        for extent in extents:
+            if {*map(type, extent)} != {int} or not (
+                before <= extent.start < extent.end <= FILE_MAX
+                and 0 <= extent.object < OBJECTS_END
+                and 0 <= extent.at <= FILE_MAX
+            ):
+                raise FsError(errno.EIO, f"inode {ino}: its extents are damaged")
+            before = extent.end
+        return extents
 
     def join(self, ino: Ino, new: Extent) -> None:
         """Add an extent where none is, and merge it with its neighbours where they touch.  Inside an operation."""
@@ -98,4 +114,5 @@ class Extents:
     def objects_of(self, ino: Ino, beyond: int = 0) -> set[int]:
         """The content objects of extents that reach beyond an offset, in bytes."""
         sql = 'SELECT DISTINCT object FROM extent WHERE ino = ? AND "end" > ? AND object > 0'
-        return {number for (number,) in self._db.rows(sql, (ino, beyond))}
+        found = {number for (number,) in self._db.rows(sql, (ino, beyond))}
+        return {number for number in found if type(number) is int and number < OBJECTS_END}

@@ -22,6 +22,7 @@ from minifo.engine.errors import FsError
 from minifo.engine.model import ROOT, Attr, Ino
 from minifo.engine.nodes import Node, Numbers, Place
 from minifo.engine.rows import Row, Watcher
+from minifo.engine.sound import number_of, path_of, row_of
 from minifo.engine.statements import statement
 
 _COLUMNS = "ino, mode, nlink, uid, gid, rdev, size, atime, mtime, ctime, object, bound, mapped, xattrs"
@@ -122,8 +123,8 @@ class Inodes:
         """The base object a number stands for (base terms), by the tables."""
         if self.numbers.is_created(ino):
             return None
-        path: bytes | None = self._db.value("SELECT path FROM origin WHERE ino = ?", (ino,))
-        return path
+        found = self._db.row("SELECT path FROM origin WHERE ino = ?", (ino,))
+        return path_of(ino, found[0]) if found is not None else None
 
     def _parent(self, ino: Ino, path: bytes | None) -> Ino:
         """The directory a directory is in, by the tables alone; they are read all through for it."""
@@ -132,7 +133,7 @@ class Inodes:
         )
         if found is None and path is not None:
             found = self._db.value("SELECT ino FROM origin WHERE path = ?", (split(path)[0],))
-        return Ino(found) if found is not None else ROOT
+        return number_of(found) if found is not None else ROOT
 
     def directory(self, ino: Ino) -> Node:
         """The node of a directory.
@@ -200,13 +201,15 @@ class Inodes:
 
     def _find(self, ino: Ino) -> tuple[Any, ...] | None:
         """A row with what is read along with it, as the database has it."""
-        found = self._fetched.pop(ino, None)
-        return found if found is not None else self._db.row(_SELECT, (ino,))
+        found = self._fetched.pop(ino, None) or self._db.row(_SELECT, (ino,))
+        if found is not None and found[-2] is not None:
+            path_of(ino, found[-2])
+        return found
 
     def _meet(self, found: tuple[Any, ...], st: os.stat_result | None) -> Row:
         """A row as it counts over this base, kept from now on."""
         *values, path, content = found
-        row = Row._make(values)
+        row = row_of(tuple(values))
         if path is not None:
             row = self.drift.meet(row, path, st, modified=content is not None)
         return self._keep(row)

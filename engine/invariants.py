@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from minifo.engine.db import Database
+from minifo.engine.model import FILE_MAX, NAME_MAX, SYMLINK_MAX, XATTR_MAX
 
 
 class Invariant(NamedTuple):
@@ -101,6 +102,7 @@ INVARIANTS = (
         " a hole has its start for an offset",
         "SELECT e.ino, e.start FROM extent e LEFT JOIN inode i USING (ino)"
         ' WHERE e.start < 0 OR e."end" <= e.start OR e.at < 0 OR (e.object = 0 AND e.at <> e.start)'
+        f' OR e.at > {FILE_MAX} - (e."end" - e.start)'
         f' OR i.ino IS NULL OR i.mapped = 0 OR NOT {_REGULAR} OR e."end" > i.size'
         ' OR EXISTS (SELECT 1 FROM extent f WHERE f.ino = e.ino AND f.start > e.start AND f.start < e."end")',
     ),
@@ -108,7 +110,8 @@ INVARIANTS = (
         13,
         "content belongs to regular files; a bound limits a backing that is there",
         f"SELECT ino FROM inode WHERE NOT {_REGULAR} AND (object IS NOT NULL OR bound IS NOT NULL OR mapped <> 0)"
-        " UNION ALL SELECT ino FROM inode WHERE bound < 0 OR size < 0",
+        f" UNION ALL SELECT ino FROM inode WHERE bound NOT BETWEEN 0 AND {FILE_MAX}"
+        f" OR size NOT BETWEEN 0 AND {FILE_MAX}",
     ),
     Invariant(
         14,
@@ -121,14 +124,17 @@ INVARIANTS = (
     ),
     Invariant(
         15,
-        "extended attributes belong to an inode that owns them",
-        "SELECT ino, name FROM xattr x WHERE NOT EXISTS (SELECT 1 FROM inode i WHERE i.ino = x.ino AND i.xattrs = 1)",
+        "extended attributes have names, and belong to an inode that owns them",
+        "SELECT ino, name FROM xattr x WHERE NOT EXISTS (SELECT 1 FROM inode i WHERE i.ino = x.ino AND i.xattrs = 1)"
+        f" OR length(name) NOT BETWEEN 1 AND {NAME_MAX} OR instr(name, x'00') OR length(value) > {XATTR_MAX}",
     ),
     Invariant(
         16,
-        "a created symlink has a target, and nothing else has one",
+        "a created symlink has a target of a possible length, and nothing else has one",
         f"SELECT ino FROM inode WHERE {_CREATED} AND {_SYMLINK} <> (target IS NOT NULL)"
-        f" UNION ALL SELECT ino FROM inode WHERE NOT {_SYMLINK} AND target IS NOT NULL",
+        f" UNION ALL SELECT ino FROM inode WHERE NOT {_SYMLINK} AND target IS NOT NULL"
+        f" UNION ALL SELECT ino FROM inode WHERE {_SYMLINK}"
+        f" AND (length(target) NOT BETWEEN 1 AND {SYMLINK_MAX} OR instr(target, x'00'))",
     ),
     Invariant(
         19,

@@ -13,10 +13,11 @@ import uuid
 from minifo.engine.attic import LOST_TARGET, Attic
 from minifo.engine.base import split
 from minifo.engine.extents import HOLE
-from minifo.engine.model import FILE_MAX, ROOT
+from minifo.engine.model import FILE_MAX, ROOT, XATTR_MAX
 from minifo.engine.nodes import RESERVED, UNREACHED, WINDOW_32, WINDOW_64
 from minifo.engine.objects import ROOM
 from minifo.engine.places import is_base_path
+from minifo.engine.sound import is_xattr_name
 
 
 class Mender(Attic):
@@ -128,7 +129,7 @@ class Mender(Attic):
         for begin, stop, number, at in rows:
             end = min(stop, FILE_MAX)
             first = max(begin, last)  # where two overlap, what shows is what the earlier one says
-            if (at >= 0 or number == HOLE) and first < end:
+            if (0 <= at <= FILE_MAX - (stop - begin) or number == HOLE) and first < end:
                 where = first if number == HOLE else at + first - begin
                 self._do("INSERT INTO extent VALUES (?, ?, ?, ?, ?)", (ino, first, end, number, where))
                 last = end
@@ -148,7 +149,7 @@ class Mender(Attic):
             return  # an earlier repair of this round has taken it away
         if not stat.S_ISREG(row["mode"]):
             size = len(row["target"] or b"") if stat.S_ISLNK(row["mode"]) else 4096 if stat.S_ISDIR(row["mode"]) else 0
-            self._do("UPDATE inode SET size = ? WHERE ino = ? AND size < 0", (size, ino))
+            self._do("UPDATE inode SET size = ? WHERE ino = ? AND size NOT BETWEEN 0 AND ?", (size, ino, FILE_MAX))
             self._do("UPDATE inode SET object = NULL, bound = NULL, mapped = 0 WHERE ino = ?", (ino,))
             data = self._db.value("SELECT length(data) FROM small WHERE ino = ?", (ino,))
             if row["object"] == 0 and data is not None:
@@ -158,11 +159,12 @@ class Mender(Attic):
                 self._mend_e304(row["object"])
             return
         self._do("UPDATE inode SET bound = 0 WHERE ino = ? AND bound < 0", (ino,))
-        if row["size"] < 0:
+        self._do("UPDATE inode SET bound = NULL WHERE ino = ? AND bound > ?", (ino, FILE_MAX))
+        if not 0 <= row["size"] <= FILE_MAX:
             size = self._shelf.sizes.get(row["object"] or -1, 0)
             small = self._db.value("SELECT length(data) FROM small WHERE ino = ?", (ino,)) or 0
             mapped = self._db.value('SELECT max("end") FROM extent WHERE ino = ?', (ino,)) or 0
-            self._do("UPDATE inode SET size = ? WHERE ino = ?", (max(size, small, mapped), ino))
+            self._do("UPDATE inode SET size = ? WHERE ino = ?", (min(max(size, small, mapped), FILE_MAX), ino))
 
     def _mend_e014(self, number: int) -> None:
         self._do("DELETE FROM garbage WHERE object = ?", (number,))
@@ -177,7 +179,9 @@ class Mender(Attic):
             self._do("UPDATE extent SET object = ? WHERE ino = ? AND object = ?", (new, ino, number))
 
     def _mend_e015(self, ino: int, name: bytes) -> None:
-        if self._do("UPDATE inode SET xattrs = 1 WHERE ino = ?", (ino,)) == 0:
+        size = self._db.value("SELECT length(value) FROM xattr WHERE ino = ? AND name = ?", (ino, name)) or 0
+        possible = is_xattr_name(name) and size <= XATTR_MAX
+        if not possible or self._do("UPDATE inode SET xattrs = 1 WHERE ino = ?", (ino,)) == 0:
             self._do("DELETE FROM xattr WHERE ino = ? AND name = ?", (ino, name))
 
     def _mend_e016(self, ino: int) -> None:
@@ -234,8 +238,11 @@ class Mender(Attic):
     def _mend_e202(self, ino: int, nlink: int) -> None:
         self._do("UPDATE inode SET nlink = ? WHERE ino = ?", (nlink, ino))
 
-    def _mend_e203(self, parent: int, name: bytes, ino: int, table: str) -> None:
-        self._move_name(table, parent, name)
+    def _mend_e203(self, parent: int, name: bytes, ino: int | None, table: str) -> None:
+        if table == "deleted":
+            self._do("DELETE FROM deleted WHERE parent = ? AND name = ?", (parent, name))
+        else:
+            self._move_name(table, parent, name)
 
     def _mend_e204(self, ino: int) -> None:
         row = self._row(ino)
@@ -258,8 +265,11 @@ class Mender(Attic):
         names = len(self._names_of(ino))
         if not 0 <= row["nlink"] < 1 << 32:
             self._do("UPDATE inode SET nlink = ? WHERE ino = ?", (max(names, 1 + (kind == stat.S_IFDIR)), ino))
-        for column in ("uid", "gid"):
+        for column in ("uid", "gid", "rdev"):
             self._do(f"UPDATE inode SET {column} = 0 WHERE ino = ? AND {column} NOT BETWEEN 0 AND 4294967295", (ino,))
+        for column, table in (("mapped", "extent"), ("xattrs", "xattr")):
+            holds = f"EXISTS (SELECT 1 FROM {table} WHERE ino = ?1)"
+            self._do(f"UPDATE inode SET {column} = {holds} WHERE ino = ?1 AND {column} NOT IN (0, 1)", (ino,))
 
     def _mend_e205(self, ino: int) -> None:
         names = sorted(self._names_of(ino), key=lambda found: found[0] == "created")

@@ -35,6 +35,7 @@ from minifo.engine.inodes import Inodes
 from minifo.engine.model import NAME_MAX, Attr, DirEntry, Ino
 from minifo.engine.nodes import Node
 from minifo.engine.rows import Row
+from minifo.engine.sound import is_name, named, number_of
 
 log = logging.getLogger(__name__)
 
@@ -175,7 +176,7 @@ class Merge:
                 return None
             if kind == 3:
                 return self._at_own_place(directory, name, Ino(ino))
-            node = self._inodes.node_in(Ino(ino), directory)
+            node = self._inodes.node_in(number_of(ino), directory)
             held = self._inodes.attributes(node)
             if node.ino not in self._inodes.drift.gone or self._stands(node):
                 return ("created" if kind == 1 else "renamed"), node, held, None
@@ -253,11 +254,11 @@ class Merge:
         kept = self._kept_names(directory, names, hidden)
         if hidden:
             names = [name for name in names if name not in hidden]
-        made = self._db.rows(_MADE, (directory.ino,))
+        made = named(self._db.rows(_MADE, (directory.ino,)))
         if made or kept:
             self._inodes.fetch([ino for _, ino in made if not self._inodes.numbers.is_created(ino)])
             # a base that was changed underneath may show a name of ours as well: ours wins
-            shown = dict.fromkeys(name for name, ino in made if self._shows(Ino(ino), directory))
+            shown = dict.fromkeys(name for name, ino in made if self._shows(ino, directory))
             names = list(dict.fromkeys(names) | dict.fromkeys(kept) | shown)
         return names
 
@@ -278,15 +279,24 @@ class Merge:
         return [
             name
             for name, ino in origins.items()
-            if name not in hidden and self._at_own_place(directory, name, ino) is not None
+            if name not in hidden and is_name(name) and self._is_at_own_place(directory, name, ino)
         ]
+
+    def _is_at_own_place(self, directory: Node, name: bytes, ino: Ino) -> bool:
+        try:
+            return self._at_own_place(directory, name, ino) is not None
+        except FsError:
+            return True  # its row is damaged: it is listed, and to use it gives the error
 
     def _shows(self, ino: Ino, directory: Node) -> bool:
         """True for an object that has a name in a directory, unless it is gone from the base with all that showed."""
         if self._inodes.numbers.is_created(ino):
             return True
-        self._inodes.row(ino)  # tells whether it is gone
-        return ino not in self._inodes.drift.gone or self._stands(self._inodes.node_in(ino, directory))
+        try:
+            self._inodes.row(ino)  # tells whether it is gone
+            return ino not in self._inodes.drift.gone or self._stands(self._inodes.node_in(ino, directory))
+        except FsError:
+            return True  # its row is damaged: it is listed, and to use it gives the error
 
     def few_names(self, directory: Node, most: int) -> list[bytes] | None:
         """All names a directory shows, or None if there may be more than *most*."""

@@ -14,6 +14,8 @@ ROOT = Ino(1)
 
 NAME_MAX = 255  # bytes in one name (limits.h); the kernel's FUSE client would pass up to 1024
 SYMLINK_MAX = 4095  # bytes in a symlink target (path_resolution(7): PATH_MAX less the NUL)
+XATTR_MAX = 65536  # bytes of the value of an extended attribute (limits.h)
+OBJECTS_END = 1 << 62  # ids of content objects are below
 FILE_MAX = 2**63 - 4096  # bytes; what loff_t can address in whole pages
 
 

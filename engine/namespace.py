@@ -297,9 +297,13 @@ class Namespace:
             self._move(parent, name, source, new_parent, new_name, target)
 
     def _is_below(self, node: Node, ancestor: Node) -> bool:
+        met: set[Ino] = set()
         while node.ino != ancestor.ino:
             if node.ino == ROOT:
                 return False
+            if node.ino in met:
+                raise FsError(errno.EIO, f"inode {node.ino}: its directories are a circle")
+            met.add(node.ino)
             node = self._inodes.node(node.parent)
         return True
 

@@ -14,22 +14,23 @@ from minifo.engine.db import Database
 from minifo.engine.errors import Corrupt, StateError, UsageError
 from minifo.engine.nodes import choose_window
 from minifo.engine.objects import ROOM
+from minifo.engine.sound import wrong_facts
 from minifo.engine.storage import Storage
-
-_NUMBERS = ("window", "window_end", "next_ino", "next_object", "object_limit", "commit_token")
 
 
 def read_facts(db: Database, storage: Storage) -> dict[str, Any]:
     """The rows of the table ``overlay``.
 
     Raises:
-        Corrupt: one that is needed is missing, or is no number.
+        Corrupt: one that is needed is missing, or impossible.
     """
     facts: dict[str, Any] = dict(db.rows("SELECT key, value FROM overlay"))
-    wrong = [key for key in _NUMBERS if not isinstance(facts.get(key), int)]
-    wrong += [key for key in ("uuid", "base", "base_mark") if key not in facts]
+    wrong = wrong_facts(facts)
+    if not wrong and facts["next_ino"] < facts["window"]:
+        wrong = ["next_ino"]
     if wrong:
-        raise Corrupt(f"{storage.database} lacks the fact {wrong[0]}", f"run: minifo-fsck {storage.path}")
+        what = f"its {wrong[0]} is {facts[wrong[0]]!r:.100}" if wrong[0] in facts else f"it lacks the fact {wrong[0]}"
+        raise Corrupt(f"{storage.database} is damaged ({what})", f"run: minifo-fsck {storage.path}")
     return facts
 
 

@@ -35,6 +35,7 @@ from minifo.engine.ranges import Ranges
 from minifo.engine.recovery import BaseCheck, Recovery, commit_token
 from minifo.engine.redo import RedoLog
 from minifo.engine.rows import Row
+from minifo.engine.sound import target_of
 from minifo.engine.space import Space
 from minifo.engine.storage import Storage
 
@@ -246,9 +247,8 @@ class Overlay:
         if not stat.S_ISLNK(self.inodes.mode(node)):
             raise FsError(errno.EINVAL, f"readlink {ino}")
         target = self.db.value("SELECT target FROM inode WHERE ino = ?", (ino,)) if node.state else None
-        if target is not None:
-            return bytes(target)
-        assert node.path is not None
+        if target is not None or node.path is None:
+            return target_of(ino, target)
         return self.base.readlink(node.path)
 
     def read(self, ino: Ino, offset: int, size: int) -> bytes:

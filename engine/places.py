@@ -6,21 +6,19 @@ it is first asked.
 
 from __future__ import annotations
 
+import re
 from functools import cached_property
 
 from minifo.engine.base import join, split
 from minifo.engine.db import Database
 from minifo.engine.model import NAME_MAX, ROOT
 
+_BASE_PATH = re.compile(rb"/|(?:/(?!\.{1,2}(?:/|\Z))[^/\0]{1,%d})+" % NAME_MAX)
+
 
 def is_base_path(path: bytes) -> bool:
     """True for what can be a path in base terms: absolute, and made of names."""
-    parts = path.split(b"/")[1:]
-    return path == b"/" or (
-        path.startswith(b"/")
-        and b"\0" not in path
-        and all(part not in (b"", b".", b"..") and len(part) <= NAME_MAX for part in parts)
-    )
+    return _BASE_PATH.fullmatch(path) is not None
 
 
 class Places:

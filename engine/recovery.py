@@ -16,7 +16,7 @@ from minifo.engine.anchor import base_mark, describe, is_replaced, is_same_mark,
 from minifo.engine.base import BaseView
 from minifo.engine.commit import GroupCommit
 from minifo.engine.db import Database
-from minifo.engine.errors import StateError, WrongBase
+from minifo.engine.errors import FsError, StateError, WrongBase
 from minifo.engine.inodes import Inodes
 from minifo.engine.model import Ino
 from minifo.engine.namespace import Namespace
@@ -164,7 +164,8 @@ class Recovery:
         if orphans:
             with db.operation():
                 for (ino,) in orphans:
-                    namespace.reap(Ino(ino))
+                    if self._is_whole(Ino(ino)):
+                        namespace.reap(Ino(ino))
         # garbage goes after a commit of our own: the one that dropped it may be in the log, but not yet durable
         # a commit also gives new object ids, which a sweep may have used up
         if redo is not None and replayed:
@@ -173,6 +174,14 @@ class Recovery:
             commits.run()
         if redo is not None and not replayed:
             commits.keep_redo(redo, commit_token(db))
+
+    def _is_whole(self, ino: Ino) -> bool:
+        try:
+            self._inodes.row(ino)
+        except FsError as error:
+            log.warning("%s: an orphan stays (%s); run minifo-fsck", self._storage.path, error.filename)
+            return False
+        return True
 
     def _settle_numbers(self) -> None:
         keep_reserved(self._db, self._base, self._inodes.numbers)

@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 
 import apsw
 
-from minifo.engine.check import FACTS
 from minifo.engine.db import DB_NAME, Database
 from minifo.engine.dbfile import APPLICATION_ID, SCHEMA_VERSION, open_database, schema
 from minifo.engine.examine import Examination
@@ -27,6 +26,7 @@ from minifo.engine.pages import Pages, Record, read_past_errors
 from minifo.engine.places import Places
 from minifo.engine.repair import Repairer
 from minifo.engine.rescue import Rescue
+from minifo.engine.sound import FACTS
 from minifo.engine.storage import Storage
 
 _FRESH = DB_NAME + ".new"

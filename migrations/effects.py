@@ -14,6 +14,7 @@ from minifo.engine import Overlay
 from minifo.engine.dbfile import connect
 from minifo.engine.recovery import BaseCheck
 from minifo.engine.redo import memory_directory
+from minifo.engine.sound import examine
 from minifo.engine.storage import Storage, write_all
 from minifo.engine.syscalls import syncfs
 
@@ -168,10 +169,14 @@ class Doors(NamedTuple):
         redo_directory: str | None = None,
         base_check: BaseCheck = BaseCheck.WARN,
     ) -> Overlay:
-        """Open an overlay (see ``Overlay.open``)."""
+        """Open an overlay (see ``Overlay.open``), every row of which is sound: what it says is written elsewhere.
+
+        Raises:
+            Corrupt: there is one that is not.
+        """
         if read_only:
             redo_directory = memory_directory()  # to say that it is not all there is
-        return Overlay.open(
+        overlay = Overlay.open(
             base,
             storage,
             read_only=read_only,
@@ -180,6 +185,12 @@ class Doors(NamedTuple):
             redo_directory=redo_directory,
             base_check=base_check,
         )
+        try:
+            examine(overlay.db, overlay.storage.database)
+        except BaseException:
+            overlay.close()
+            raise
+        return overlay
 
     def fact(self, database: str, key: str) -> int | str | bytes | None:
         """One row of the table ``overlay`` of a database that nobody has open, or None."""

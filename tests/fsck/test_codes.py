@@ -119,6 +119,8 @@ DAMAGES = (
     Damage("E012", ("UPDATE extent SET at = 0 WHERE ino = {/holed} AND object = 0",)),
     Damage("E013", ("UPDATE inode SET size = -5 WHERE ino = {/large}",)),
     Damage("E013", ("UPDATE inode SET bound = -1 WHERE ino = {/empty}",)),
+    Damage("E013", ("UPDATE inode SET size = 9223372036854775807 WHERE ino = {/large}",)),
+    Damage("E013", ("UPDATE inode SET bound = 9223372036854775807 WHERE ino = {/large}",)),
     Damage("E014", ("INSERT INTO garbage SELECT object FROM inode WHERE ino = {/large}",)),
     Damage(
         "E014",
@@ -174,6 +176,13 @@ DAMAGES = (
         tuple(f"UPDATE {table} SET ino = 4294967295 WHERE ino = {{/large}}" for table in ("inode", "created")),
     ),
     Damage("E204", ("UPDATE inode SET uid = -1 WHERE ino = {/large}",)),
+    Damage("E204", ("UPDATE inode SET rdev = 1 << 40 WHERE ino = {/large}",)),
+    Damage("E204", ("UPDATE inode SET xattrs = 7 WHERE ino = {/made/one}",)),
+    Damage("E203", ("INSERT INTO deleted VALUES (1, CAST('a/b' AS BLOB))",)),
+    Damage("E015", ("INSERT INTO xattr VALUES ({/large}, x'', x'00')",)),
+    Damage("E016", ("UPDATE inode SET target = zeroblob(5) WHERE ino = {/made-link}",), ("/made-link",)),
+    Damage("E209", ("UPDATE overlay SET value = '../../x' WHERE key = 'uuid'",)),
+    Damage("E209", ("UPDATE overlay SET value = 1 << 60 WHERE key = 'object_limit'",)),
     Damage(
         "E205",
         (

@@ -1,0 +1,204 @@
+"""Rows that somebody has edited: each gives EIO by itself, and hides none of its neighbours."""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import apsw
+import pytest
+
+from minifo.engine import ROOT, Ino, Overlay, Process, RenameFlags
+from minifo.engine.errors import Corrupt, FsError
+from minifo.engine.places import is_base_path
+from minifo.engine.sound import examine
+
+_STRICT = ") STRICT"
+
+
+class Edited:
+    """An overlay of a few files that is closed, edited and opened again."""
+
+    def __init__(self, top: Path) -> None:
+        self.base, self.storage = str(top / "base"), str(top / "sto")
+        for path in (self.base, self.storage):
+            os.mkdir(path)
+        for name in ("old", "moved", "kept"):
+            Path(self.base, name).write_bytes(name.encode() * 100)
+        self.overlay, self.is_open = self._open(), True
+        self.inos: dict[str, int] = {}
+        for name in (b"bad", b"good"):
+            self.inos[name.decode()] = self.overlay.mknod(ROOT, name, 0o100644, 0, Process()).ino
+            self.overlay.write(Ino(self.inos[name.decode()]), 0, name)
+        self.inos["dir"] = self.overlay.mkdir(ROOT, b"dir", 0o755, Process()).ino
+        self.inos["sub"] = self.overlay.mkdir(Ino(self.inos["dir"]), b"sub", 0o755, Process()).ino
+        self.inos["link"] = self.overlay.symlink(ROOT, b"link", b"good", Process()).ino
+        self.overlay.rename(ROOT, b"moved", ROOT, b"renamed", RenameFlags.NONE)
+        attr = self.overlay.lookup(ROOT, b"renamed")
+        assert attr is not None
+        self.inos["renamed"] = attr.ino
+
+    def _open(self) -> Overlay:
+        return Overlay.open(self.base, self.storage, clone=False)
+
+    def edit(self, sql: str, *, loose: bool = False) -> Overlay:
+        """Change rows as somebody with the file at hand would; {NAME} is an inode number.
+
+        Args:
+            sql: one statement.
+            loose: let values of any type in, as a file that was written by other means may have.
+        """
+        self.overlay.close()
+        con = apsw.Connection(os.path.join(self.storage, "minifo.db"))
+        plain = con.execute("SELECT sql, rowid FROM sqlite_schema").fetchall()
+        if loose:
+            con.execute("PRAGMA writable_schema=ON").fetchall()
+            con.execute("UPDATE sqlite_schema SET sql = replace(replace(sql, 'STRICT, ', ''), ' STRICT', '')")
+            con.close()
+            con = apsw.Connection(os.path.join(self.storage, "minifo.db"))
+        con.execute(sql.format(**self.inos))
+        if loose:
+            con.execute("PRAGMA writable_schema=ON").fetchall()
+            con.executemany("UPDATE sqlite_schema SET sql = ? WHERE rowid = ?", plain)
+        con.close()
+        self.is_open = False
+        self.overlay = self._open()
+        self.is_open = True
+        return self.overlay
+
+
+@pytest.fixture
+def edited(tmp_path: Path) -> Iterator[Edited]:
+    """One, open."""
+    found = Edited(tmp_path)
+    yield found
+    if found.is_open:
+        found.overlay.close()
+
+
+def _names(overlay: Overlay, ino: int = ROOT) -> set[bytes]:
+    return {entry.name for entry in overlay.readdir(Ino(ino))} - {b".", b".."}
+
+
+_ALL = {b"old", b"kept", b"bad", b"good", b"dir", b"link", b"renamed"}
+_COLUMNS = {
+    "mode": (-1, 0, 0o100644 << 8), "nlink": (-1, 1 << 32), "uid": (-1, 1 << 40), "gid": (-1,), "rdev": (1 << 33,),
+    "size": (-1, 2**63 - 1), "object": (-1, 1 << 62), "bound": (-5, 2**63 - 1), "mapped": (2,), "xattrs": (-1,),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("column", "value"), [(c, v) for c, values in _COLUMNS.items() for v in values])
+@pytest.mark.parametrize("name", ["bad", "renamed"])
+def test_an_impossible_number_gives_eio_by_itself(edited: Edited, column: str, value: int, name: str) -> None:
+    """Looking the file up fails, its neighbours are there, and a tool that would write by rows names the row."""
+    overlay = edited.edit(f"UPDATE inode SET {column} = {value} WHERE ino = {{{name}}}")
+    with pytest.raises(FsError) as caught:
+        overlay.lookup(ROOT, name.encode())
+    assert caught.value.errno == errno.EIO
+    assert _names(overlay) == _ALL
+    good = overlay.lookup(ROOT, b"good")
+    assert good is not None
+    assert overlay.read(Ino(good.ino), 0, 10) == b"good"
+    with pytest.raises(Corrupt, match=str(edited.inos[name])):
+        examine(overlay.db, "minifo.db")
+
+
+@pytest.mark.parametrize("value", ["'text'", "x'00ff'", "1.5"])
+@pytest.mark.parametrize("column", ["mode", "size", "mtime"])
+def test_a_value_of_another_type_is_not_believed(edited: Edited, column: str, value: str) -> None:
+    """SQLite does not look at types where it reads a row."""
+    overlay = edited.edit(f"UPDATE inode SET {column} = {value} WHERE ino = {{bad}}", loose=True)
+    with pytest.raises(FsError):
+        overlay.lookup(ROOT, b"bad")
+    assert _names(overlay) == _ALL
+    with pytest.raises(Corrupt):
+        examine(overlay.db, "minifo.db")
+
+
+@pytest.mark.parametrize("name", ["x'61002f'", "'../../etc'", "'..'", "'.'", "''", f"'{'n' * 256}'"])
+def test_an_impossible_name_is_not_listed(edited: Edited, name: str) -> None:
+    """The kernel would take one for damage of the whole directory."""
+    overlay = edited.edit(f"UPDATE created SET name = CAST({name} AS BLOB) WHERE ino = {{bad}}")
+    assert _names(overlay) == _ALL - {b"bad"}
+    with pytest.raises(Corrupt, match="name"):
+        examine(overlay.db, "minifo.db")
+
+
+@pytest.mark.parametrize("path", ["x'2f6d00'", "'/../moved'", "'moved'", "'/a/../../etc/passwd'", "''"])
+def test_a_place_outside_of_the_base_leads_nowhere(edited: Edited, path: str) -> None:
+    """The object cannot be used, and all others can."""
+    overlay = edited.edit(f"UPDATE origin SET path = CAST({path} AS BLOB) WHERE ino = {{renamed}}")
+    assert _names(overlay) == _ALL
+    with pytest.raises(OSError, match=r".*"):
+        overlay.lookup(ROOT, b"renamed")
+    with pytest.raises(Corrupt):
+        examine(overlay.db, "minifo.db")
+
+
+@pytest.mark.parametrize("target", ["zeroblob(3)", "x''", f"CAST('{'t' * 5000}' AS BLOB)", "NULL"])
+def test_an_impossible_target_gives_eio(edited: Edited, target: str) -> None:
+    """Only to whoever reads the link."""
+    overlay = edited.edit(f"UPDATE inode SET target = {target} WHERE ino = {{link}}")
+    with pytest.raises(FsError) as caught:
+        overlay.readlink(Ino(edited.inos["link"]))
+    assert caught.value.errno == errno.EIO
+    with pytest.raises(Corrupt):
+        examine(overlay.db, "minifo.db")
+
+
+def test_a_circle_of_directories_ends(edited: Edited) -> None:
+    """A rename looks at all directories above."""
+    overlay = edited.edit("UPDATE created SET parent = {sub} WHERE ino = {dir}")
+    other = overlay.mkdir(ROOT, b"other", 0o755, Process())
+    assert other.ino
+    with pytest.raises(FsError) as caught:
+        overlay.rename(ROOT, b"other", Ino(edited.inos["sub"]), b"in", RenameFlags.NONE)
+    assert caught.value.errno == errno.EIO
+    with pytest.raises(Corrupt, match="reached"):
+        examine(overlay.db, "minifo.db")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("uuid", "'../../../tmp/x'"), ("uuid", "7"), ("object_limit", "1 << 60"), ("next_ino", "0"), ("next_ino", "'a'"),
+     ("window", "5"), ("commit_token", "-1"), ("base", "NULL")],
+)  # fmt: skip
+def test_an_impossible_fact_is_refused(edited: Edited, key: str, value: str) -> None:
+    """At each open, before anything else is asked."""
+    with pytest.raises(Corrupt, match=key.split("_")[0]):
+        edited.edit(f"UPDATE overlay SET value = {value} WHERE key = '{key}'")
+
+
+def test_opening_many_entries_takes_no_longer(tmp_path: Path) -> None:
+    """Rows are looked at where they are read: opening does not read them."""
+    few, many = Edited(tmp_path), Edited.__new__(Edited)
+    (tmp_path / "many").mkdir()
+    Edited.__init__(many, tmp_path / "many")
+    many.overlay.close()
+    con = apsw.Connection(os.path.join(many.storage, "minifo.db"))
+    with con:
+        numbers = "WITH RECURSIVE n(value) AS (SELECT 1 UNION ALL SELECT value + 1 FROM n LIMIT 100000) "
+        row = "SELECT 1 << 30 | value, mode, nlink, uid, gid, rdev, size, atime, mtime, ctime, object, bound, mapped"
+        row += ", xattrs, target, NULL, NULL, NULL FROM inode, n WHERE ino = ?"
+        con.execute(f"{numbers} INSERT INTO inode {row}", (many.inos["bad"],))
+    con.close()
+    few.overlay.close()
+    took: dict[str, float] = {}
+    for _ in range(7):
+        for name, one in (("few", few), ("many", many)):
+            start = time.perf_counter()
+            overlay = one._open()
+            took[name] = min(took.get(name, 9.0), time.perf_counter() - start)
+            overlay.close()
+    assert took["many"] < took["few"] + 0.01, took
+
+
+def test_paths_in_base_terms() -> None:
+    """What can be one, and what cannot."""
+    sound = (b"/", b"/a", b"/a/b", b"/...", b"/..a", b"/a.", b"/\xff", b"/a\nb", b"/" + b"n" * 255)
+    assert all(map(is_base_path, sound))
+    others = (b"", b"a", b"//", b"/a/", b"/a//b", b"/.", b"/..", b"/a/..", b"/../a", b"/a\0", b"/" + b"n" * 256)
+    assert not any(map(is_base_path, others))
