@@ -58,6 +58,7 @@ class Content:
         self._db = db
         self._base = base
         self._inodes = inodes
+        inodes.parting.give_up = self.discard
         self._objects = objects
         self.extents = Extents(db)
         self._can_clone = True

@@ -11,7 +11,6 @@ import errno
 import os
 import stat
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 from minifo.engine.base import BaseView, join, split
@@ -21,6 +20,7 @@ from minifo.engine.drift import Drift
 from minifo.engine.errors import FsError
 from minifo.engine.model import ROOT, Attr, Ino
 from minifo.engine.nodes import Node, Numbers, Place
+from minifo.engine.parting import Parting
 from minifo.engine.rows import Row, Watcher
 from minifo.engine.sound import number_of, path_of, row_of
 from minifo.engine.statements import statement
@@ -45,10 +45,7 @@ _DROP_MODIFIED = statement("DELETE FROM modified WHERE ino = ?")
 _ADD_ORPHAN = statement("INSERT INTO orphan VALUES (?)")
 _DROP_ORPHAN = statement("DELETE FROM orphan WHERE ino = ?")
 _DROP_XATTRS = statement("DELETE FROM xattr WHERE ino = ?")
-_DROP_NAMES_IN = [statement(f"DELETE FROM {table} WHERE parent = ?") for table in ("created", "renamed", "deleted")]
 
-_DROP_NAMES_OF = [statement(f"DELETE FROM {table} WHERE ino = ?") for table in ("created", "renamed")]
-_NAMED = "SELECT 1 FROM created WHERE ino = ?1 UNION ALL SELECT 1 FROM renamed WHERE ino = ?1"
 
 _KEPT_ROWS = 4096
 
@@ -73,6 +70,7 @@ class Inodes:
         self.unnamed: set[Ino] = set()  # files made without a name that may still be given one (O_TMPFILE)
         self._nodes: dict[Ino, Node] = {ROOT: Node(ROOT, (None, b"/"), ROOT, True, True)}
         self.drift = Drift(db, base, numbers)
+        self.parting = Parting(db, self)
         self._rows: dict[Ino, Row] = {}  # rows as they count; all are dropped when an operation fails
         self._fetched: dict[Ino, tuple[Any, ...]] = {}  # what was read in advance
         self._adopted: Row | None = None  # the row that was adopted last, until its object is modified
@@ -104,7 +102,7 @@ class Inodes:
     def _load(self, ino: Ino, parent: Ino | None = None) -> Node:
         found = self._find(ino) if ino not in self._rows else None
         row = self._meet(found, None) if found is not None else self._rows.get(ino)
-        path: bytes | None = found[-2] if found is not None else self._path(ino)
+        path: bytes | None = found[-2] if found is not None else self.path(ino)
         if row is not None:
             is_dir = stat.S_ISDIR(row.mode)
         elif path is not None:
@@ -119,7 +117,7 @@ class Inodes:
         node = self._nodes[ino] = Node(ino, (None, path) if path is not None else None, parent, is_dir, True)
         return node
 
-    def _path(self, ino: Ino) -> bytes | None:
+    def path(self, ino: Ino) -> bytes | None:
         """The base object a number stands for (base terms), by the tables."""
         if self.numbers.is_created(ino):
             return None
@@ -366,7 +364,7 @@ class Inodes:
     def _is_free(self, path: bytes) -> bool:
         """True where nothing is held of the base object at a path; what is in its way is let go of."""
         if path in self.drift.superseded:
-            self.settle(path)
+            self.parting.settle(path)
         return self._db.value("SELECT 1 FROM origin WHERE path = ?", (path,)) is None
 
     def _note_state(self, ino: Ino) -> None:
@@ -439,53 +437,6 @@ class Inodes:
         if not self.numbers.is_created(ino):
             self._db.change(_DROP_ORIGIN, (ino,))
             self._db.change(_DROP_MODIFIED, (ino,))
-
-    def settle(self, path: bytes) -> None:
-        """Let go of what the overlay holds of an object that is gone, for the one that shows in its place is changed.
-
-        Nobody waits for it to come back any more, under no name.
-
-        Args:
-            path: the place (base terms), one of ``Drift.superseded``.
-        """
-        ino = self.drift.superseded.pop(path)
-        self._db.on_failure(partial(self.drift.superseded.__setitem__, path, ino))
-        row = self.row(ino)
-        if row is None or stat.S_ISDIR(row.mode):
-            self.let_go_in(ino, path)  # below any other there is only what this base has
-        for sql in _DROP_NAMES_OF:
-            self._db.change(sql, (ino,))
-        self.discard(ino)
-
-    def let_go_in(self, ino: Ino, path: bytes | None) -> None:
-        """With a directory goes what is held in it and does not show.
-
-        Args:
-            ino: the directory.
-            path: its place (base terms), if it has one.
-        """
-        names = "SELECT ino FROM created WHERE parent = ?1 UNION SELECT ino FROM renamed WHERE parent = ?1"
-        inside = [Ino(child) for (child,) in self._db.rows(names, (ino,))]
-        if path is not None:
-            hidden = {name for (name,) in self._db.rows("SELECT name FROM deleted WHERE parent = ?", (ino,))}
-            for name, child in self.drift.origins_in(path).items():
-                if name not in hidden or self.row(child) is None or child in self.drift.gone:
-                    inside.append(child)  # what was hidden before, and is here still, has another name in the base
-        for sql in _DROP_NAMES_IN:
-            self._db.change(sql, (ino,))
-        for child in inside:
-            self.lose_place(child)
-
-    def lose_place(self, ino: Ino) -> None:
-        """A base object does not show at its place, and will not any more: with that goes what has no other name."""
-        row = self.row(ino)  # tells whether it is gone
-        if row is not None and row.nlink == 0:
-            return  # an orphan goes when it is forgotten
-        if row is not None and row.nlink > 1 and ino not in self.drift.gone and not stat.S_ISDIR(row.mode):
-            self.set_links(row, row.nlink - 1)
-        elif self._db.value(_NAMED, (ino,)) is None:
-            self.let_go_in(ino, self._path(ino))
-            self.discard(ino)
 
     # -- attributes as users see them
 

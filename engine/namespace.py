@@ -174,7 +174,7 @@ class Namespace:
                 row = self._inodes.row(Ino(ino))
                 if row is not None and stat.S_ISDIR(row.mode):
                     self._inodes.touch_directory(parent, -1)
-                self._inodes.lose_place(Ino(ino))
+                self._inodes.parting.lose_place(Ino(ino))
 
     # -- taking away
 
@@ -237,7 +237,7 @@ class Namespace:
         if node.path is not None:
             self._db.change(_SHOW_ALL, (node.ino,))
         if self._inodes.drift.gone:
-            self._inodes.let_go_in(node.ino, node.path)
+            self._inodes.parting.let_go_in(node.ino, node.path)
         row = self._inodes.row(node.ino)
         if row is not None:
             self._inodes.set_links(row, 0)
@@ -367,13 +367,13 @@ class Namespace:
                 return
         assert place is not None
         if place in self._inodes.drift.superseded:
-            self._inodes.settle(place)
+            self._inodes.parting.settle(place)
         self._inodes.adopt(parent)  # whoever hides a name has a mark in origin
         self._db.change(_HIDE, (parent.ino, name))
         if ref.kind != "base":
             held = self._db.value("SELECT ino FROM origin WHERE path = ?", (place,))
             if held is not None and held != ref.node.ino:
-                self._inodes.lose_place(Ino(held))
+                self._inodes.parting.lose_place(Ino(held))
 
     def _covers_base(self, parent: Node, name: bytes, node: Node) -> bool:
         """True where a name of the overlay hid an object that a replaced base brought, which would show now.

@@ -765,3 +765,21 @@ def test_changing_what_is_below_a_new_directory(lab: Lab) -> None:
     lab.reopen()
     assert stat.S_IMODE(lab.attr("d/x").mode) == 0o600
     assert lab.ov.check() == []
+
+
+def test_removing_a_directory_whose_file_had_other_links(lab: Lab) -> None:
+    """A file keeps its row for the other links it had in a base; with its directory goes that, and its content."""
+    lab.put("d/f", b"old")
+    os.link(lab.base / "d" / "f", lab.base / "g")
+    assert lab.ino("d/f") == lab.ino("g")
+    lab.write("d/f", b"o" * BIG)
+    swap(lab, lambda base: [shutil.rmtree(base / "d"), (base / "g").unlink()])
+    for path in ("d/f", "g"):
+        if lab.find(path):
+            lab.unlink(path)
+    if lab.find("d"):
+        lab.rmdir("d")
+    lab.reopen()
+    assert lab.names() == []
+    assert lab.ov.check() == []
+    assert lab.rows("inode") > 1 or lab.objects() == {}
