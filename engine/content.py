@@ -429,8 +429,6 @@ class Content:
             raise FsError(errno.EFBIG, f"truncate {row.ino}")
         if size:
             row = self.before_part(row, path)
-            if path is not None and row.bound and self._is_lost(row, path):
-                row = row._replace(mapped=1)  # cut to the size it had in the base it is not the base's all the same
         number, bound, mapped = row.object, row.bound, row.mapped
         if size == 0:
             self.release(row)
@@ -447,7 +445,10 @@ class Content:
         elif number is not None and bound is None:
             self.cut_stale(number, row.size)
             self.tell_hollow(row._replace(size=size))
-        self._inodes.save(row._replace(size=size, object=number, bound=bound, mapped=mapped))
+        cut = row._replace(size=size, object=number, bound=bound, mapped=mapped)
+        if path is not None and row.is_own and not cut.is_own and not self._inodes.drift.same_version(row, path):
+            cut = cut._replace(mapped=1)  # of the size it had in another base it is not this base's all the same
+        self._inodes.save(cut)
 
     def tell_hollow(self, row: Row) -> None:
         """Tell an object of which nothing was written yet, and that shows, from one that has lost its bytes.

@@ -230,9 +230,10 @@ class Oracle:
     def is_readable(self, h: Held) -> bool:
         """True where the base has the very version that bytes were written over, or none of its bytes are needed."""
         assert h.bytes is not None
-        thing, version = self.thing(h), h.bytes.version
-        if all(h.bytes.ours):
-            return True
+        return all(h.bytes.ours) or self._has_version(h)
+
+    def _has_version(self, h: Held) -> bool:
+        thing, version = self.thing(h), h.bytes.version if h.bytes is not None else None
         return thing is not None and version is not None and (thing.data, thing.mtime) == (version.data, version.mtime)
 
     def base_names(self, thing: Thing) -> frozenset[bytes]:
@@ -549,7 +550,7 @@ class Oracle:
             content = self._content(h)
             content.resize(size)
             as_before = content.version is not None and size == len(content.version.data) and not any(content.ours)
-            if as_before and not content.in_parts and self.is_readable(h):
+            if as_before and not content.in_parts and self._has_version(h):
                 h.bytes = None  # all its bytes are the base's again
 
     def punch(self, h: Held, offset: int, size: int) -> None:

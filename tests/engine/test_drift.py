@@ -721,10 +721,14 @@ def test_taking_the_name_of_a_gone_directory(lab: Lab) -> None:
 def test_cutting_to_the_old_size(lab: Lab) -> None:
     """A file that was lengthened, and is cut to what it had in a base that is gone, is still there."""
     lab.put("f", b"o" * BIG)
+    lab.put("none", b"")
+    lab.set("none", size=10)
     lab.set("f", size=BIG + 10)
-    swap(lab, lambda base: (base / "f").unlink())
+    swap(lab, lambda base: [(base / "f").unlink(), (base / "none").unlink()])
     lab.set("f", size=BIG)
+    lab.set("none", size=0)
     for _ in range(2):
+        assert lab.attr("none").size == 0
         assert lab.attr("f").size == BIG
         with pytest.raises(OSError, match="Input/output error"):
             lab.read("f")
