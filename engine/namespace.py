@@ -403,8 +403,11 @@ class Namespace:
             or self._db.value("SELECT 1 FROM deleted WHERE parent = ? AND name = ?", (parent.ino, name)) is None
         ):
             return False
-        if node.path == join(parent.path, name):
+        place = join(parent.path, name)
+        if node.path == place:
             return True
+        if self._db.value("SELECT 1 FROM origin WHERE path = ?", (place,)) is not None:
+            return False  # of another one, though they may have become links of one file
         child = self._inodes.base_child(parent, name)
         return child is not None and not node.is_dir and child[1] == node.ino and child[0].st_nlink > 1
 

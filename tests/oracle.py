@@ -400,7 +400,8 @@ class Oracle:
         if directory.origin is not None and name in directory.hidden:
             place = join(directory.origin, name)
             thing = self.thing(h)
-            if h.origin == place or (thing is not None and h.kind != "dir" and self.tree.get(place) is thing):
+            is_link = thing is not None and h.kind != "dir" and self.tree.get(place) is thing
+            if h.origin == place or (is_link and place not in self.held):
                 directory.hidden.discard(name)
                 nothing = h.owner is h.mtime is h.xattrs is h.bytes is None and h.links == 0
                 if h.kind != "dir" and nothing and h.origin is not None and not self._is_named(h):

@@ -787,3 +787,17 @@ def test_removing_a_directory_whose_file_had_other_links(lab: Lab) -> None:
     assert lab.names() == []
     assert lab.ov.check() == []
     assert lab.rows("inode") > 1 or lab.objects() == {}
+
+
+def test_exchanging_what_became_links(lab: Lab) -> None:
+    """Two files that a base made links of one change places all the same."""
+    lab.put("a", b"a")
+    lab.put("b", b"b")
+    lab.write("a", b"ours a")
+    lab.write("b", b"ours b")
+    swap(lab, lambda base: [(base / "b").unlink(), os.link(base / "a", base / "b")])
+    lab.rename("a", "b", RenameFlags.EXCHANGE)
+    for _ in range(2):
+        assert [lab.read(name) for name in "ab"] == [b"ours b", b"ours a"]
+        assert lab.ov.check() == []
+        lab.reopen()
