@@ -146,7 +146,9 @@ def survey(db: Database, base: BaseView, numbers: Numbers) -> Survey:
     moved: dict[int, int] = {}
     taken: set[int] = set()
     found = gone = 0
-    for ino, path, mode in db.rows(f"{_ORIGINS} WHERE ino <> ? ORDER BY path", (stat.S_IFDIR, ROOT)):
+    origins = db.rows(f"{_ORIGINS} WHERE ino <> ? ORDER BY path", (stat.S_IFDIR, ROOT))
+    known = {ino for ino, _, _ in origins}
+    for ino, path, mode in origins:
         st = _find(base, path)
         same_kind = st is not None and stat.S_IFMT(st.st_mode) == mode
         number = numbers.of(st) if st is not None and same_kind else None
@@ -156,7 +158,11 @@ def survey(db: Database, base: BaseView, numbers: Numbers) -> Survey:
             found += 1
         if number is None or number in taken:
             # gone, or two paths that have become links of one file: rows of both are kept apart
-            number = Ino(ino) if ino >= RESERVED and ino not in taken else numbers.unused(ino)
+            number = Ino(ino)
+            if ino < RESERVED or ino in taken:
+                number = numbers.unused(ino)
+                while number in taken or number in known:  # what went with an earlier base had the same one in that
+                    number = numbers.unused(number)
         taken.add(number)
         if number != ino:
             moved[ino] = number

@@ -801,3 +801,20 @@ def test_exchanging_what_became_links(lab: Lab) -> None:
         assert [lab.read(name) for name in "ab"] == [b"ours b", b"ours a"]
         assert lab.ov.check() == []
         lab.reopen()
+
+
+def test_two_gone_that_had_one_number(lab: Lab) -> None:
+    """Objects that went with different bases are told apart, though their inode numbers were the same."""
+    lab.put("a", b"old")
+    lab.set("a", mode=0o640)
+    lab.close()
+    (lab.base / "a").rename(lab.base / "b")
+    lab.set("b", mode=0o600)
+    lab.close()
+    (lab.base / "b").unlink()
+    assert lab.names() == []
+    assert lab.rows("origin") == 3
+    lab.close()
+    lab.put("a")
+    lab.put("b")
+    assert [stat.S_IMODE(lab.attr(name).mode) for name in "ab"] == [0o640, 0o600]
