@@ -291,7 +291,7 @@ class _Report:
         return Entry(self._place_of(name), place, held, became, True, ino, (name,))
 
     def replaced(self) -> Iterator[Entry]:
-        if self._old is None:
+        if self._old is None and not self._ov.inodes.ancestors.are_there():
             return
         after: tuple[Any, ...] = (0, b"")
         while found := self._db.rows(_REPLACED, (*after, _PIECE)):
@@ -306,11 +306,15 @@ class _Report:
                 yield Entry(self._place_of(made), place, Held.REPLACED, became, True, ino, (made,))
 
     def _is_same(self, place: bytes, st: os.stat_result) -> bool:
-        """True unless the old base is at hand and has something else there than the new one, as far as that matters."""
+        """True unless the old base, or what was kept of it, differs from the new one, as far as that matters."""
         old = self._old
         was = old.find(place) if old is not None else None
         if old is None or was is None:
-            return True
+            kept = self._ov.inodes.ancestors.of(place)
+            if kept is None:
+                return True
+            same_size = stat.S_ISREG(st.st_mode) and st.st_size == kept.size
+            return same_size and os.pread(self._base.file(place, st), st.st_size, 0) == kept.data
         if stat.S_IFMT(was.st_mode) != stat.S_IFMT(st.st_mode) or stat.S_ISDIR(st.st_mode):
             return stat.S_ISDIR(st.st_mode) and stat.S_ISDIR(was.st_mode)
         if stat.S_ISLNK(st.st_mode):

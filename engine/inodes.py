@@ -13,6 +13,7 @@ import stat
 from collections.abc import Callable
 from typing import Any
 
+from minifo.engine.ancestors import Ancestors
 from minifo.engine.base import BaseView, join, split
 from minifo.engine.clock import Clock
 from minifo.engine.db import Database
@@ -71,6 +72,7 @@ class Inodes:
         self._nodes: dict[Ino, Node] = {ROOT: Node(ROOT, (None, b"/"), ROOT, True, True)}
         self.drift = Drift(db, base, numbers)
         self.parting = Parting(db, self)
+        self.ancestors = Ancestors(db, base)
         self._rows: dict[Ino, Row] = {}  # rows as they count; all are dropped when an operation fails
         self._fetched: dict[Ino, tuple[Any, ...]] = {}  # what was read in advance
         self._adopted: Row | None = None  # the row that was adopted last, until its object is modified
@@ -382,6 +384,8 @@ class Inodes:
         """
         if self.numbers.is_created(row.ino):
             return
+        if content and self.ancestors.limit and not row.is_own:
+            self.ancestors.keep(self.node(row.ino).path or b"/")
         if row is self._adopted:
             # just copied from the base, and so on no list yet
             self._adopted = None

@@ -187,9 +187,16 @@ class Namespace:
         ref = self._existing(parent, name)
         if ref.node.is_dir:
             raise FsError(errno.EISDIR)
+        self._keep_ancestor(parent, name, ref)
         self._unbind(parent, name, ref)
         self._lose_link(ref)
         self._gone(parent, name, 0)
+
+    def _keep_ancestor(self, parent: Node, name: bytes, ref: Ref) -> None:
+        """Keep the base file at a name that is given up: what comes there next may be its new version."""
+        own = isinstance(ref.held, Row) and ref.held.is_own  # kept when it was written
+        if self._inodes.ancestors.limit and ref.kind == "base" and parent.path is not None and not own:
+            self._inodes.ancestors.keep(join(parent.path, name))
 
     def rmdir(self, parent: Node, name: bytes) -> None:
         """Remove a directory that shows no name.
@@ -318,6 +325,7 @@ class Namespace:
                 raise FsError(errno.ENOTDIR)
             if is_dir and not self._merge.is_empty(target.node):
                 raise FsError(errno.ENOTEMPTY)
+            self._keep_ancestor(new_parent, new_name, target)
             self._unbind(new_parent, new_name, target)
             if is_dir:
                 self._lose_directory(target.node)

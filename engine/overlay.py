@@ -89,6 +89,7 @@ class Overlay:
         redo_aside: bool = False,
         max_size: int | None = None,
         copy_whole: bool = False,
+        keep_origin: int = 0,
         base_check: BaseCheck = BaseCheck.WARN,
     ) -> Overlay:
         """Open an overlay, making an empty one in an empty storage directory.
@@ -103,6 +104,7 @@ class Overlay:
             redo_aside: go on without a redo log that cannot be replayed; it is kept under another name.
             max_size: most bytes the overlay may take in storage; None for as many as there are.
             copy_whole: copy base files wholly at their first write, so that none ever depends on two versions.
+            keep_origin: largest base file, in bytes, of which the version that is changed is kept for merges.
             base_check: what becomes of a mount over another base than last time.
             storage_io: stands in for storage I/O (recorders and fault injectors).
             vfs: stands in for SQLite's I/O, the name of a registered VFS.
@@ -135,6 +137,7 @@ class Overlay:
             db = open_database(store.database, read_only=read_only, vfs=vfs, fetch=fetch)
             overlay = cls(view, store, db)
             overlay.content.whole = copy_whole
+            overlay.inodes.ancestors.limit = keep_origin
             recovery = Recovery(overlay.inodes, db, view, store, overlay.objects, overlay.commits)
             recovery.meet_base(os.path.realpath(base), base_check)
             redo = RedoLog(redo_directory, overlay.uuid, store.database) if redo_directory is not None else None

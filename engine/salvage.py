@@ -31,8 +31,16 @@ from minifo.engine.storage import Storage
 
 _FRESH = DB_NAME + ".new"
 _ROWID = {"modified": 5, "inode": 18, "origin": 5, "small": 2, "orphan": 1, "garbage": 1}  # columns
-_PLAIN = {"created": 3, "deleted": 2, "renamed": 3, "extent": 5, "xattr": 3, "overlay": 2}  # WITHOUT ROWID
-_ALL = (*TABLES, "orphan", "garbage")
+_PLAIN = {
+    "created": 3,
+    "deleted": 2,
+    "renamed": 3,
+    "extent": 5,
+    "xattr": 3,
+    "ancestor": 4,
+    "overlay": 2,
+}  # WITHOUT ROWID
+_ALL = (*TABLES, "orphan", "garbage", "ancestor")
 
 
 class Salvage(NamedTuple):
@@ -118,7 +126,18 @@ def _read_pages(storage: Storage, sink: _Sink) -> tuple[int, set[str]]:
             hurt.add(table)
     if damaged or pages.bad:
         strays = list(pages.unreached())
-        for table in ("inode", "modified", "extent", "xattr", "overlay", "created", "origin", "small", "deleted"):
+        for table in (
+            "inode",
+            "modified",
+            "extent",
+            "xattr",
+            "overlay",
+            "created",
+            "origin",
+            "small",
+            "deleted",
+            "ancestor",
+        ):
             for index, record in strays:
                 if _guess(index, record) == table:
                     target, row = _place(sink, table, record)
@@ -135,7 +154,14 @@ def _guess(index: bool, record: Record) -> str:
     letters = {type(None): "n", int: "i", bytes: "b", str: "s"}
     kinds = "".join(letters.get(type(value), "?") for value in record.values)
     if index:
-        known = {"ibi": "created", "iiiii": "extent", "ibb": "xattr", "ib": "deleted", "bi": "origin"}
+        known = {
+            "ibi": "created",
+            "iiiii": "extent",
+            "ibb": "xattr",
+            "ib": "deleted",
+            "bi": "origin",
+            "biib": "ancestor",
+        }
         return "overlay" if kinds in ("si", "ss", "sn") and record.values[0] in FACTS else known.get(kinds, "")
     if len(kinds) == 18:
         return "inode"

@@ -101,6 +101,15 @@ CREATE TABLE xattr (
     PRIMARY KEY (ino, name)
 ) STRICT, WITHOUT ROWID;
 
+-- What base files were before they were changed here, where that is kept (-o keep_origin): for merges with later bases.
+CREATE TABLE ancestor (
+    path  BLOB    NOT NULL,           -- base terms
+    size  INTEGER NOT NULL,           -- of that version, as is mtime
+    mtime INTEGER NOT NULL,
+    data  BLOB    NOT NULL,           -- all its bytes
+    PRIMARY KEY (path)
+) STRICT, WITHOUT ROWID;
+
 -- Unlinked, but perhaps still open.  Removed with everything they own when the kernel forgets them or at the next mount.
 CREATE TABLE orphan (ino INTEGER PRIMARY KEY) STRICT;
 

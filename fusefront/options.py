@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from minifo.engine.ancestors import LONGEST as ORIGIN_MOST
 from minifo.engine.errors import UsageError
 
 log = logging.getLogger(__name__)
@@ -78,7 +79,7 @@ _IGNORED = frozenset({
 })
 # fmt: on
 _IGNORED_WITH_VALUE = frozenset({"comment", "workdir", "helper", "uhelper"})
-_OWN_WITH_VALUE = frozenset({"commit", "max_size", "max_names", "redo", "base_check", "copy_up"})
+_OWN_WITH_VALUE = frozenset({"commit", "max_size", "max_names", "redo", "base_check", "copy_up", "keep_origin"})
 _FLAGS = frozenset({"plain", "debug", "untrusted_sto", "allow_other", "noallow_other"})
 # What mount(8) hands on for a remount from /proc/self/mountinfo, where the kernel shows it.
 _SHOWN_WITH_VALUE = frozenset({"user_id", "group_id", "max_read", "blksize"})
@@ -93,6 +94,7 @@ OPTIONS = (
     ("max_size=SIZE", "most bytes the overlay may take in storage: 64m, 2g"),
     ("base_check=HOW", "another base: strict refuses it, warn (default) a wrong one"),
     ("copy_up=blocks, copy_up=whole", "how much of a large base file its first write copies"),
+    ("keep_origin=SIZE", "keep what base files up to SIZE were before a change, for merges"),
     ("redo=aside", "go on without a redo log that cannot be replayed, and keep it"),
     ("max_names=NUMBER", "most names kept in memory (default: by the size of memory)"),
     ("nodev, nosuid, noexec", "as for every mount; those of base and storage hold here too"),
@@ -130,6 +132,7 @@ class MountOptions:
             machine's memory.
         redo_aside: go on without a redo log that cannot be replayed (``redo=aside``).
         base_check: what becomes of a mount over another base than last time: ``strict``, ``warn`` or ``ignore``.
+        keep_origin: largest base file, in bytes, of which the version that is changed is kept; 0 for none.
         copy_whole: copy base files wholly at their first write (``copy_up=whole``).
         untrusted: others may write to the storage; read-only, nosuid and nodev then, whatever else was asked for.
     """
@@ -149,6 +152,7 @@ class MountOptions:
     redo_aside: bool = False
     base_check: str = BASE_CHECKS[1]
     copy_whole: bool = False
+    keep_origin: int = 0
     untrusted: bool = False
 
 
@@ -241,6 +245,7 @@ class _Parser:
         self.redo_aside = False
         self.base_check = BASE_CHECKS[1]
         self.copy_whole = False
+        self.keep_origin = 0
 
     def take(self, item: str) -> None:
         name, equals, value = item.partition("=")
@@ -275,6 +280,8 @@ class _Parser:
             self.redo_aside = True
         elif name == "base_check":
             self.base_check = _choice(name, value, BASE_CHECKS)
+        elif name == "keep_origin":
+            self.keep_origin = _small_size(name, value)
         elif name == "copy_up":
             self.copy_whole = _choice(name, value, COPY_UPS) == "whole"
         elif name == "user":
@@ -345,18 +352,30 @@ class _Parser:
             redo_aside=self.redo_aside,
             base_check=self.base_check,
             copy_whole=self.copy_whole,
+            keep_origin=self.keep_origin,
             untrusted="untrusted_sto" in self.flags,
         )
 
 
-def _bytes(value: str) -> int:
+def _number_of_bytes(name: str, value: str) -> int:
     """A size in bytes, with the suffixes of tmpfs(5): k, m, g for powers of 1,024."""
     number, power = (value[:-1], _SUFFIXES[value[-1].lower()]) if value[-1:].lower() in _SUFFIXES else (value, 0)
     if not number.isascii() or not number.isdigit():
-        raise UsageError(f"max_size={value} is not a size", "give bytes, or 64m, 2g")
-    size = int(number) << power
+        raise UsageError(f"{name}={value} is not a size", "give bytes, or 64m, 2g")
+    return int(number) << power
+
+
+def _bytes(value: str) -> int:
+    size = _number_of_bytes("max_size", value)
     if size < SIZE_LEAST:
         raise UsageError(f"max_size={value} is too small", f"give at least {SIZE_LEAST >> 20}m")
+    return size
+
+
+def _small_size(name: str, value: str) -> int:
+    size = _number_of_bytes(name, value)
+    if size > ORIGIN_MOST:
+        raise UsageError(f"{name}={value} is too large", f"give at most {ORIGIN_MOST >> 10}k")
     return size
 
 

@@ -169,6 +169,7 @@ def _open(options: MountOptions) -> Overlay:
                 redo_aside=options.redo_aside,
                 base_check=BaseCheck(options.base_check),
                 copy_whole=options.copy_whole,
+                keep_origin=options.keep_origin,
                 storage_io=partial(Storage, untrusted=options.untrusted),
                 max_size=options.max_size,
             )

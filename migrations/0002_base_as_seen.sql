@@ -43,6 +43,13 @@ CREATE TABLE origin (
     dir_uid  INTEGER,                 --   NULL where they are not known
     dir_gid  INTEGER
 ) STRICT;
+CREATE TABLE ancestor (
+    path  BLOB    NOT NULL,           -- base terms
+    size  INTEGER NOT NULL,           -- of that version, as is mtime
+    mtime INTEGER NOT NULL,
+    data  BLOB    NOT NULL,           -- all its bytes
+    PRIMARY KEY (path)
+) STRICT, WITHOUT ROWID;
 INSERT INTO modified SELECT ino, content, base_size, base_mtime, NULL FROM modified_1;
 INSERT INTO origin SELECT ino, path, NULL, NULL, NULL FROM origin_1;
 INSERT INTO inode

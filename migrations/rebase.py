@@ -185,6 +185,9 @@ class _Application:
         for index in later:
             self._name(decisions[index])
             self._step()
+        for decision in decisions:
+            if decision.action not in (Action.WAIT, Action.CONFLICT):
+                self._ov.inodes.ancestors.renew(decision.entry.base)  # what is settled was made from this version
 
     def _settle_gone(self, gone: list[int]) -> list[int]:
         """Settle what is gone: what is no directory, then directories, as what is in them lets go of them.

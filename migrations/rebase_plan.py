@@ -141,11 +141,15 @@ class OldBase:
 
     def ancestor(self, entry: Entry) -> bytes | None:
         """The bytes of the version that a file was made from."""
+        kept = self._ov.inodes.ancestors.of(entry.base)
         if entry.held is Held.REPLACED:
-            return self._replaced(entry.base)
+            found = self._replaced(entry.base)
+            return found if found is not None or kept is None else kept.data
         known = self._ov.db.row("SELECT base_size, base_mtime, digest FROM modified WHERE ino = ?", (entry.ino,))
         fd = self.file(entry.base, *known) if known is not None else None
-        return os.pread(fd, LONGEST + 1, 0) if fd is not None else None
+        if fd is not None:
+            return os.pread(fd, LONGEST + 1, 0)
+        return kept.data if kept is not None and known is not None and known[:2] == kept[:2] else None
 
     def _replaced(self, path: bytes) -> bytes | None:
         """The bytes of a file that was replaced: whatever the old base has there."""
