@@ -20,28 +20,6 @@ _HOLE = 64 << 10  # bytes; as many zeros in a row become a hole
 _SPACES = (b"user.", b"trusted.", b"security.", b"system.posix_acl_access", b"system.posix_acl_default")
 
 
-def data_ranges(fd: int, size: int) -> Iterator[tuple[int, int]]:
-    """The ranges of a file that hold data (lseek(2), SEEK_DATA); the whole file where its file system does not tell.
-
-    Args:
-        fd: the file, open for reading.
-        size: bytes to look at.
-    """
-    end = 0
-    while end < size:
-        try:
-            start = os.lseek(fd, end, os.SEEK_DATA)
-            end = os.lseek(fd, start, os.SEEK_HOLE)
-        except OSError as error:
-            if error.errno == errno.ENXIO:
-                return  # only a hole is left
-            if error.errno != errno.EINVAL:
-                raise
-            start, end = end, size
-        if start < size:
-            yield start, min(end, size)
-
-
 def data_of(fd: int, start: int, end: int) -> Iterator[bytes]:
     """The bytes of a range, in pieces.
 

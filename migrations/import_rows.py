@@ -18,7 +18,8 @@ from minifo.engine.model import ROOT, Ino
 from minifo.engine.nodes import Node
 from minifo.engine.rows import Row
 from minifo.engine.statements import SET_FACT, statement
-from minifo.migrations.copying import data_of, data_ranges, xattrs_of
+from minifo.engine.syscalls import data_ranges
+from minifo.migrations.copying import data_of, xattrs_of
 from minifo.migrations.import_plan import ImportPlan, Step
 
 _COMMIT_STEPS = 1000
@@ -276,9 +277,9 @@ class ImportRun:
                 self._can_clone = False  # another file system, or one without reflinks
             else:
                 return number
-        self._ov.space.need(sum(end - start for start, end in data_ranges(source, size)))
+        self._ov.space.need(sum(end - start for start, end in data_ranges(source, 0, size)))
         objects.truncate(number, size)
-        for start, end in data_ranges(source, size):
+        for start, end in data_ranges(source, 0, size):
             at = start
             for data in data_of(source, start, end):
                 objects.write(number, data, at)
