@@ -278,7 +278,8 @@ class Oracle:
         if not self._is_held(h):
             self._plain.pop(h.origin, None)
             if len(seen) > 1:
-                h.origin = self._choose(set(seen))
+                others = {path for path in seen if path in self.held and self.stands(self.held[path])}
+                h.origin = self._choose(set(seen) - others)
             self._settle(h.origin)
             self.held[h.origin] = h
         elif len(seen) != len(h.seen):
