@@ -151,11 +151,11 @@ struct stat stat_of(const struct attributes *from)
 	struct timespec *times[3] = {&attr.st_atim, &attr.st_mtim, &attr.st_ctim};
 
 	for (int i = 0; i < 3; i++) {
-		int64_t ns = from->times[i], seconds = ns / NS_PER_SECOND;
-		if (ns % NS_PER_SECOND < 0)
-			seconds--;
-		times[i]->tv_sec = seconds;
-		times[i]->tv_nsec = ns - seconds * NS_PER_SECOND;
+		int64_t seconds = from->times[i] / NS_PER_SECOND, ns = from->times[i] % NS_PER_SECOND;
+
+		/* before 1970 the division has rounded the wrong way */
+		times[i]->tv_sec = ns < 0 ? seconds - 1 : seconds;
+		times[i]->tv_nsec = ns < 0 ? ns + NS_PER_SECOND : ns;
 	}
 	return attr;
 }
