@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import math
 import os
 import secrets
 import time
@@ -77,6 +78,7 @@ class GroupCommit:
         self._wal: int | None = None
         self._redo: RedoLog | None = None
         self._presyncing: set[int] = set()
+        self._hardened = 0  # the last operation that is durable
         self._unfinished: list[Sealed] = []  # committed, but perhaps not durable yet
         self.volatile = False
         self._reserved = 0  # content object ids to reserve at least
@@ -295,15 +297,21 @@ class GroupCommit:
         except OSError as error:
             raise self._fail(error) from error
 
-    def finish(self, sealed: Sealed) -> None:
-        """Step 4: what only a durable commit allows."""
+    def finish(self, sealed: Sealed, seconds: float = math.inf) -> None:
+        """Step 4: what only a durable commit allows.
+
+        Args:
+            sealed: the commit.
+            seconds: how long blocks may be given back, about; ``give_back`` goes on with it.
+        """
         self._objects.limit = max(self._objects.limit, sealed.limit)
         self._objects.forget_cuts(sealed.cut)
         self.count += 1
         try:
             self._objects.collect(sealed.garbage)
             self._content.trim(sealed.trims)
-            self._ranges.hand_back(sealed.operation)
+            self._hardened = sealed.operation
+            self._ranges.hand_back(self._hardened, seconds)
             if self.space is not None:
                 self.space.after_commit()
         except Shortage as error:
@@ -316,6 +324,26 @@ class GroupCommit:
                 self._redo.drop(sealed.token)
             except OSError as error:
                 log.debug("%s stays as long as it is: %s", self._redo.path, error)
+
+    def give_back(self, seconds: float) -> bool:
+        """Go on giving back blocks that durable commits have freed.
+
+        Args:
+            seconds: how long that may take, about.
+
+        Returns:
+            False if there are more.
+
+        Raises:
+            StateError: storage failed; the overlay is read-only from now on.
+        """
+        try:
+            return self.failure is not None or self._ranges.hand_back(self._hardened, seconds)
+        except Shortage as error:
+            log.info("%s: space is given back later: %s", self._storage.path, error)
+            return True
+        except (OSError, apsw.Error) as error:
+            raise self._fail(error) from error
 
     def relieve(self) -> None:
         """Step 5: move the log into the database if it has become long, and copy names if much was committed.
@@ -339,6 +367,7 @@ class GroupCommit:
             self.harden()
             for sealed in list(self._unfinished):
                 self.finish(sealed)
+        self.give_back(math.inf)
 
     def run(self) -> None:
         """All steps in a row: durable when it returns."""

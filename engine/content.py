@@ -37,6 +37,7 @@ _COPY_WHOLE = 128 << 10  # base files up to this size (bytes) are copied whole: 
 SMALL_MAX = 2048  # bytes of a file that are kept in a row; above that a file of its own writes less
 SMALL = 0  # in the column object of inode: the bytes are a row of small
 _COPY_STEP = 1 << 20
+_COUNTED = 20_000  # extents of a file that are counted each time somebody asks for its blocks: 10 ms
 _BLOCK = 4096
 
 _PUT_SMALL = statement("INSERT INTO small VALUES (?, ?) ON CONFLICT (ino) DO UPDATE SET data = excluded.data")
@@ -155,11 +156,13 @@ class Content:
         if not row.mapped:
             return backing
         # a range may hide blocks of the backing: an upper bound, but one that leaves large holes out
-        sql = 'SELECT object <> 0, sum("end" - start) FROM extent WHERE ino = ? GROUP BY 1'
-        ranges: dict[int, int] = dict(self._db.rows(sql, (row.ino,)))
+        lengths = self.extents.lengths(row.ino, _COUNTED)
+        if lengths is None:
+            return _blocks_of(row.size)  # to count them would hold up everybody
+        holes, data = lengths
         if row.object is None:
-            backing = max(0, backing - _blocks_of(ranges.get(0, 0)))
-        return min(backing + _blocks_of(ranges.get(1, 0)), _blocks_of(row.size))
+            backing = max(0, backing - _blocks_of(holes))
+        return min(backing + _blocks_of(data), _blocks_of(row.size))
 
     # -- writing
 
@@ -461,10 +464,10 @@ class Content:
             self._objects.truncate(row.object, 1)
 
     def _cut_extents(self, row: Row, size: int) -> None:
-        before = self.objects_of(row)
-        self._objects.note_cut(self.extents.objects_of(row.ino, size))
+        beyond = self.extents.objects_of(row.ino, size)
+        self._objects.note_cut(beyond)
         self.extents.cut(row.ino, size)
-        for number in before - self.objects_of(row):
+        for number in self.extents.unused(row.ino, beyond - {row.object}):
             self._objects.drop(number)
 
     def objects_of(self, row: Row) -> set[int]:
@@ -482,6 +485,19 @@ class Content:
             self._db.change(_DROP_SMALL, (row.ino,))
         if row.mapped:
             self.extents.drop(row.ino)
+
+    def discard_some(self, row: Row, most: int) -> bool:
+        """Give up so many extents of a file that nobody will read again.  Inside an operation.
+
+        Returns:
+            False if it had fewer, and nothing was done.
+        """
+        objects = self.extents.shorten(row.ino, most) if row.mapped else None
+        if objects is None:
+            return False
+        for number in self.extents.unused(row.ino, objects - {row.object}):
+            self._objects.drop(number)
+        return True
 
     def discard(self, row: Row) -> None:
         """Give up a file's content, with the object's row.  Inside an operation."""

@@ -8,6 +8,7 @@ owes the object, is decided by engine/content.py and engine/ranges.py.
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from minifo.engine.db import Database
@@ -15,16 +16,25 @@ from minifo.engine.errors import FsError
 from minifo.engine.model import FILE_MAX, OBJECTS_END, Ino
 from minifo.engine.statements import statement
 
+MAX = (1 << 63) - 1
 HOLE = 0  # in the column object of extent: the bytes are zeros, whatever the backing has there
 
 _ADD_EXTENT = statement("INSERT INTO extent VALUES (?, ?, ?, ?, ?)")
 _PUT_EXTENT = statement(
     'INSERT INTO extent VALUES (?, ?, ?, ?, ?) ON CONFLICT (ino, start) DO UPDATE SET "end" = excluded."end"'
 )
-_CUT_EXTENTS = statement('UPDATE extent SET "end" = ? WHERE ino = ? AND "end" > ?')
+_CUT_EXTENT = statement('UPDATE extent SET "end" = ?1 WHERE ino = ?2 AND start = ?3 AND "end" > ?1')
 _DROP_EXTENT = statement("DELETE FROM extent WHERE ino = ? AND start = ?")
 _DROP_EXTENTS = statement("DELETE FROM extent WHERE ino = ?")
 _DROP_EXTENTS_FROM = statement("DELETE FROM extent WHERE ino = ? AND start >= ?")
+_DROP_EXTENTS_IN = statement('DELETE FROM extent WHERE ino = ? AND start >= ? AND start < ? AND "end" <= ?')
+
+# Which extents of a file (?1) a range (?2, ?3) touches.  They do not overlap, so the last one that begins at or before
+# the range is the first to touch it.
+_TOUCHED = (
+    'ino = ?1 AND "end" > ?2 AND start < ?3'
+    " AND start >= coalesce((SELECT max(start) FROM extent WHERE ino = ?1 AND start <= ?2), ?2)"
+)
 
 
 class Extent(NamedTuple):
@@ -52,11 +62,7 @@ class Extents:
         Raises:
             FsError: EIO where they overlap, or say what cannot be.
         """
-        # they do not overlap, so the last one that begins at or before the range is the first to touch it
-        sql = (
-            'SELECT start, "end", object, at FROM extent WHERE ino = ?1 AND "end" > ?2 AND start < ?3 AND start >='
-            " coalesce((SELECT max(start) FROM extent WHERE ino = ?1 AND start <= ?2), ?2) ORDER BY start LIMIT ?4"
-        )
+        sql = f'SELECT start, "end", object, at FROM extent WHERE {_TOUCHED} ORDER BY start LIMIT ?4'
         extents = [Extent._make(found) for found in self._db.rows(sql, (ino, start, end, limit))]
         before = 0
         for extent in extents:
@@ -83,36 +89,76 @@ class Extents:
             end = after[1]
         self._db.change(_PUT_EXTENT, (ino, start, end, number, at))
 
-    def carve(self, ino: Ino, start: int, end: int, *, holes_only: bool = False) -> list[Extent]:
+    def carve(self, ino: Ino, start: int, end: int, *, holes_only: bool = False) -> None:
         """Take a range out of the extents, or out of the holes among them.  Inside an operation.
 
-        Returns:
-            What was taken out.
+        There may be a million in it: those that lie inside wholly go by one statement.
         """
-        pieces = []
-        for extent in self.of(ino, start, end):
-            if holes_only and extent.object != HOLE:
-                continue
+        if holes_only:
+            touched = [extent for extent in self.of(ino, start, end) if extent.object == HOLE]
+        else:
+            self._db.change(_DROP_EXTENTS_IN, (ino, start, end, end))
+            touched = self.of(ino, start, end)  # two at most
+        for extent in touched:
             first, stop = max(start, extent.start), min(end, extent.end)
             self._db.change(_DROP_EXTENT, (ino, extent.start))
             for left, right in ((extent.start, first), (stop, extent.end)):
                 if left < right:
                     at = extent.at + left - extent.start
                     self._db.change(_ADD_EXTENT, (ino, left, right, extent.object, at))
-            pieces.append(Extent(first, stop, extent.object, extent.at + first - extent.start))
-        return pieces
 
     def cut(self, ino: Ino, size: int) -> None:
         """Let no extent reach beyond *size*, in bytes.  Inside an operation."""
         self._db.change(_DROP_EXTENTS_FROM, (ino, size))
-        self._db.change(_CUT_EXTENTS, (size, ino, size))
+        last = self._db.value("SELECT start FROM extent WHERE ino = ? ORDER BY start DESC LIMIT 1", (ino,))
+        if last is not None:
+            self._db.change(_CUT_EXTENT, (size, ino, last))
+
+    def shorten(self, ino: Ino, most: int) -> set[int] | None:
+        """Delete the last *most* extents of a file that has more.  Inside an operation.
+
+        Returns:
+            The objects they lay in, or None if there are no more, and nothing was deleted.
+        """
+        sql = "SELECT start FROM extent WHERE ino = ? ORDER BY start DESC LIMIT 1 OFFSET ?"
+        first = self._db.value(sql, (ino, most - 1))
+        if first is None:
+            return None
+        objects = self.objects_of(ino, first)
+        self._db.change(_DROP_EXTENTS_FROM, (ino, first))
+        return objects
 
     def drop(self, ino: Ino) -> None:
         """Delete all extents of a file.  Inside an operation."""
         self._db.change(_DROP_EXTENTS, (ino,))
 
-    def objects_of(self, ino: Ino, beyond: int = 0) -> set[int]:
-        """The content objects of extents that reach beyond an offset, in bytes."""
-        sql = 'SELECT DISTINCT object FROM extent WHERE ino = ? AND "end" > ? AND object > 0'
-        found = {number for (number,) in self._db.rows(sql, (ino, beyond))}
+    def objects_of(self, ino: Ino, start: int = 0, end: int = MAX) -> set[int]:
+        """The content objects of the extents that a range touches; HOLE is not among them."""
+        sql = f"SELECT DISTINCT object FROM extent WHERE {_TOUCHED} AND object > 0"
+        found = {number for (number,) in self._db.rows(sql, (ino, start, end))}
         return {number for number in found if type(number) is int and number < OBJECTS_END}
+
+    def unused(self, ino: Ino, objects: Iterable[int]) -> list[int]:
+        """Which of these objects no extent of a file is in.  Those in use are mostly found at once."""
+        sql = "SELECT 1 FROM extent WHERE ino = ? AND object = ? LIMIT 1"
+        return [number for number in objects if self._db.value(sql, (ino, number)) is None]
+
+    def is_packed(self, ino: Ino, number: int) -> bool:
+        """True if bytes lie at other offsets in an object than in the file; all of them do, or none (content.py)."""
+        return bool(
+            self._db.value("SELECT at <> start FROM extent WHERE ino = ? AND object = ? LIMIT 1", (ino, number))
+        )
+
+    def has_hole(self, ino: Ino, start: int, end: int) -> bool:
+        """True if a range touches an extent without an object."""
+        sql = f"SELECT 1 FROM extent WHERE {_TOUCHED} AND object = 0 LIMIT 1"
+        return self._db.value(sql, (ino, start, end)) is not None
+
+    def lengths(self, ino: Ino, most: int) -> tuple[int, int] | None:
+        """Bytes of a file that are holes, and that lie in objects; None if there are more than *most* extents."""
+        sql = (
+            'SELECT count(*), sum(iif(object, 0, "end" - start)), sum(iif(object, "end" - start, 0)) FROM'
+            ' (SELECT object, start, "end" FROM extent WHERE ino = ? LIMIT ?)'
+        )
+        count, holes, data = self._db.rows(sql, (ino, most + 1))[0]
+        return None if count > most else (holes or 0, data or 0)

@@ -259,12 +259,25 @@ class Namespace:
             self._inodes.watcher.changed(node.ino)
             self._db.on_failure(partial(setattr, node, "dead", False))
 
-    def reap(self, ino: Ino) -> None:
-        """Delete an orphan and everything it owns; a number that is no orphan is left alone."""
+    def reap(self, ino: Ino, most: int | None = None) -> bool:
+        """Delete an orphan and everything it owns; a number that is no orphan is left alone.
+
+        Args:
+            ino: the number.
+            most: extents that are deleted in one go.
+
+        Returns:
+            False if there were more, and it is still there, as an orphan.
+        """
         row = self._inodes.row(ino)
-        if row is not None and row.nlink == 0 and self._inodes.take_orphan(ino):
+        if row is None or row.nlink != 0:
+            return True
+        if most is not None and self._content.discard_some(row, most):
+            return False
+        if self._inodes.take_orphan(ino):
             self._content.discard(row)
             self._inodes.discard(ino)
+        return True
 
     # -- renaming
 

@@ -41,6 +41,7 @@ from minifo.engine.storage import Storage
 
 log = logging.getLogger(__name__)
 
+_AT_A_TIME = 20_000  # extents of an orphan that are deleted in one go: 20 ms
 _DAY = 86_400 * 10**9  # ns
 
 
@@ -71,6 +72,7 @@ class Overlay:
             make_room=self._make_room,
             give_back=self._give_back,
         )
+        self._reaping: list[Ino] = []
         self.commits = GroupCommit(db, storage, self.inodes, self.objects, self.content, self.ranges)
 
     # -- life cycle
@@ -183,6 +185,8 @@ class Overlay:
             StateError: the last commit failed; everything is closed all the same.
         """
         try:
+            while self.commits.failure is None and not self.reap_more():
+                pass
             self.commit()
             self.commits.settle()
             if self.objects.swept and not self.db.read_only:
@@ -395,10 +399,27 @@ class Overlay:
             node = self.inodes.known(ino)
             if node is not None and node.state and not self.db.read_only and self.inodes.is_orphan(ino):
                 self._give_back()
-                with self.db.operation():
-                    self.namespace.reap(ino)
+                self._reap(ino)
             self.inodes.drop_node(ino)
             self.attributes.forget(ino)
+
+    def _reap(self, ino: Ino) -> None:
+        with self.db.operation():
+            done = self.namespace.reap(ino, _AT_A_TIME)
+        if not done:
+            self._reaping.append(ino)
+
+    def reap_more(self) -> bool:
+        """Go on deleting orphans that have more extents than others can wait for.
+
+        What a crash leaves of one is an orphan still, and swept at the next mount.
+
+        Returns:
+            False if there are more.
+        """
+        if self._reaping:
+            self._reap(self._reaping.pop())
+        return not self._reaping
 
     def hold(self, ino: Ino) -> None:
         """Note that the kernel was told of a number that was just looked up or made."""

@@ -12,11 +12,14 @@ from __future__ import annotations
 
 import errno
 import logging
+import math
 import os
 import stat
+import time
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from itertools import islice
 
 from minifo.engine.base import BaseView
 from minifo.engine.content import SMALL, Content
@@ -40,6 +43,7 @@ _COPY_STEP = 1 << 19  # bytes; memory for more at a time is new memory each time
 _SPAN_MAX = 1 << 30  # bytes one copy passes over, holes included
 _BLOCK = 4096
 _AT_A_TIME = 64  # extents looked at
+_PARTS = 1000  # parts of a file that are told apart when their blocks are given back
 
 _CANNOT_SHARE = {errno.EOPNOTSUPP, errno.ENOTTY, errno.EXDEV, errno.ENOSYS, errno.EPERM}
 
@@ -204,27 +208,39 @@ class Ranges:
         if start == 0 and end == row.size and (free or number is None):
             self._content.release(row)
             return row._replace(object=None, bound=None if path is None else 0, mapped=0)
-        before = self._content.objects_of(row)
-        pieces = self._content.extents.carve(row.ino, start, end) if row.mapped else []
+        extents = self._content.extents
+        carved = extents.objects_of(row.ino, start, end) if row.mapped else set()
+        packed: list[int] = []
+        pieces: list[Extent] = []
+        hidden = False
+        if row.mapped:
+            # of packed objects each piece is given back, of others all of the range is at once
+            packed = [number for number in carved if extents.is_packed(row.ino, number)]
+            pieces = extents.of(row.ino, start, end) if packed else []
+            hidden = extents.has_hole(row.ino, start, end)
+            extents.carve(row.ino, start, end)
         below = end if bound is None else min(end, bound)
         data: list[tuple[int, int]] = []
         if start < below and (number is not None or path is not None):
-            data = list(self._backing_ranges(row, path, start, below))
-            if data or any(piece.object == HOLE for piece in pieces):
-                self._content.extents.join(row.ino, Extent(start, below, HOLE, start))
+            data = list(islice(self._backing_ranges(row, path, start, below), _PARTS + 1))
+            if len(data) > _PARTS:
+                data = [(start, below)]
+            if data or hidden:
+                extents.join(row.ino, Extent(start, below, HOLE, start))
         if free:
             if number and start < below:
                 self._leave(row.ino, number, data)
                 for first, stop in _between(data, start, below):
                     self._db.on_success(partial(self._punch, number, stop - first, first))
-            for piece in pieces:
-                if piece.object != HOLE:
-                    self._leave(row.ino, piece.object, [(piece.at, piece.at + piece.end - piece.start)])
-        mapped = self._db.value("SELECT 1 FROM extent WHERE ino = ?", (row.ino,)) is not None
-        row = row._replace(mapped=int(mapped))
-        for lost in before - self._content.objects_of(row):
+            for lost in carved:
+                parts = [(start, end)]
+                if lost in packed:
+                    parts = [_inside(piece, start, end) for piece in pieces if piece.object == lost]
+                self._leave(row.ino, lost, parts)
+        mapped = self._db.value("SELECT 1 FROM extent WHERE ino = ? LIMIT 1", (row.ino,)) is not None
+        for lost in extents.unused(row.ino, carved - {number}):
             self._objects.drop(lost)
-        return row
+        return row._replace(mapped=int(mapped))
 
     def _zero_small(self, ino: Ino, start: int, end: int) -> None:
         data = self._content.small(ino)
@@ -278,18 +294,34 @@ class Ranges:
         except OSError as error:
             log.warning("%s keeps blocks it does not need: %s", object_name(number), error)
 
-    def hand_back(self, operation: int) -> None:
-        """Give back blocks that operations up to that one gave up, now that their commit is durable."""
+    def hand_back(self, operation: int, seconds: float = math.inf) -> bool:
+        """Give back blocks that operations up to that one gave up, now that their commit is durable.
+
+        Args:
+            operation: the last one of the commit.
+            seconds: how long that may take, about.
+
+        Returns:
+            False if there are more.
+        """
+        deadline = time.monotonic() + seconds
         for number, holes in list(self._objects.holes.items()):
-            for ino, start, end, given_up in holes:
-                if given_up <= operation:
-                    for first, stop in self._unseen(Ino(ino), number, start, end):
-                        self._objects.punch(number, stop - first, first)
-                    self._inodes.watcher.changed(Ino(ino))
-            if kept := [hole for hole in holes if hole.operation > operation]:
+            kept = []
+            for place, hole in enumerate(holes):
+                if hole.operation > operation:
+                    kept.append(hole)
+                    continue
+                if time.monotonic() > deadline:
+                    self._objects.holes[number] = kept + holes[place:]
+                    return False
+                for first, stop in self._unseen(Ino(hole.ino), number, hole.start, hole.end):
+                    self._objects.punch(number, stop - first, first)
+                self._inodes.watcher.changed(Ino(hole.ino))
+            if kept:
                 self._objects.holes[number] = kept
             else:
                 del self._objects.holes[number]
+        return True
 
     def _unseen(self, ino: Ino, number: int, start: int, end: int) -> list[tuple[int, int]]:
         """The parts of a range of an object, in its own offsets, of which no row of the file shows any byte."""
@@ -299,6 +331,9 @@ class Ranges:
         if row.object == number:
             covers = self._content.extents.of(ino, start, end) if row.mapped else []
             return [(max(start, cover.start), min(end, cover.end)) for cover in covers]
+        if not self._content.extents.is_packed(ino, number):
+            shown = [extent[:2] for extent in self._content.extents.of(ino, start, end) if extent.object == number]
+            return _between(shown, start, end)
         sql = (
             'SELECT at, at + "end" - start FROM extent WHERE ino = ?1 AND object = ?2 AND at < ?4'
             ' AND at + "end" - start > ?3 ORDER BY at'
@@ -482,6 +517,12 @@ class Ranges:
             return self._content.read(row, node.path, start, end - start)
         assert node.path is not None
         return os.pread(self._base.file(node.path), end - start, start)
+
+
+def _inside(extent: Extent, start: int, end: int) -> tuple[int, int]:
+    """Where in its object the part of an extent lies that is in a range."""
+    shift = extent.at - extent.start
+    return max(start, extent.start) + shift, min(end, extent.end) + shift
 
 
 def _between(parts: Iterable[tuple[int, ...]], start: int, end: int) -> list[tuple[int, int]]:

@@ -28,6 +28,7 @@ _AGAIN = 0.05  # seconds between two tries meanwhile
 _ROUNDS = 4  # of syncing objects while requests go on, before the gate
 _FEW = 32  # objects after whose syncing not many more will have been written
 _FEW_AT_ONCE = 2  # objects that may be synced while nobody else is served
+_TURN = 0.02  # seconds that blocks are given back before others get a turn
 _QUICK = 0.002  # seconds others may have to wait
 _QUIET = 0.5  # seconds without a change after which a commit need not wait for its time
 
@@ -64,15 +65,25 @@ class Committer:
             await self._changed.wait()
             self._changed = trio.Event()
             await self._wait()
+            await self._reap()
             try:
                 await self.flush()
                 await trio.to_thread.run_sync(self._overlay.commits.relieve)
+                while not self._overlay.commits.give_back(_TURN):
+                    await trio.lowlevel.checkpoint()
             except CommitPostponed as error:
                 log.warning("%s", error)
                 await trio.sleep(_RETRY)
                 self._changed.set()
             except StateError as error:
                 log.error("%s", error)
+
+    async def _reap(self) -> None:
+        try:
+            while not self._overlay.reap_more():
+                await trio.lowlevel.checkpoint()
+        except (OSError, StateError) as error:
+            log.error("deleting: %s", error)  # what is left is swept at the next mount
 
     async def _wait(self) -> None:
         deadline = trio.current_time() + self._interval
@@ -145,7 +156,7 @@ class Committer:
         self._sealed += 1
         number = self._sealed
         await self._slow_step(commits.harden, few=True)
-        commits.finish(sealed)
+        commits.finish(sealed, _TURN)
         self._hardened = number
 
     async def _slow_step(self, step: Callable[[], None], *, few: bool) -> None:
