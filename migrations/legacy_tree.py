@@ -15,9 +15,11 @@ import stat
 from typing import NamedTuple
 
 from minifo.engine.base import BaseView, join
+from minifo.engine.errors import StateError
 from minifo.migrations import legacy_meta
 from minifo.migrations.legacy_meta import META_NAME, Record, Redirect, Whiteout
 
+META_MAX = 8 << 20  # bytes of one file, which is read at once: 30,000 of the longest names, or a million short ones
 _NAME_MAX = 255
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EXDEV, errno.ENAMETOOLONG, errno.EINVAL)
 
@@ -135,7 +137,13 @@ class LegacyTree:
             self.notes.append(Note("skipped", place, "what has the name of a META file is no file", path))
             return _NOTHING
         fd = self.storage.file(path)
-        meta = legacy_meta.parse(os.pread(fd, os.fstat(fd).st_size, 0))
+        size = os.fstat(fd).st_size
+        if size > META_MAX:
+            raise StateError(
+                f"META file {os.fsdecode(path)} has {size} bytes: no mini_fo wrote that",
+                "look at it, and cut it or move it away",
+            )
+        meta = legacy_meta.parse(os.pread(fd, size, 0))
         for skipped in meta.skipped:
             if skipped.raw:  # a blank line says nothing
                 self.notes.append(Note("skipped", place, skipped.reason, path, skipped.line, skipped.raw))

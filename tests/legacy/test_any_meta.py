@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 import views
 
+from minifo.engine import StateError
 from minifo.migrations.export_meta import export_storage
 from minifo.migrations.import_meta import import_storage
 from minifo.migrations.legacy_meta import META_NAME
+from minifo.migrations.legacy_tree import META_MAX
 
 REAL = [
     b"a",
@@ -96,3 +98,19 @@ def test_any_storage_comes_over_and_back(place: Path, seed: int, policy: str) ->
     lost = {loss.place for loss in report.losses if loss.kind == "meta-name"}
     different = {path for path in first.keys() | second.keys() if first.get(path) != second.get(path)}
     assert different <= lost
+
+
+@pytest.mark.parametrize("size", [META_MAX + 1, 1 << 42])
+def test_too_large(tmp_path: Path, size: int) -> None:
+    """A META file that would fill the memory is refused by name; without it the import goes on."""
+    for name in ("base", "old/dir", "new"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "base/dir").mkdir()
+    path = tmp_path / "old/dir" / os.fsdecode(META_NAME)
+    with path.open("wb") as file:
+        file.truncate(size)
+    with pytest.raises(StateError, match=f"META file .*{os.fsdecode(META_NAME)} has {size} bytes"):
+        import_storage(str(tmp_path / "old"), str(tmp_path / "base"), str(tmp_path / "new"))
+    assert not (tmp_path / "new/minifo.db").exists()
+    path.write_bytes(b"D gone\n")
+    import_storage(str(tmp_path / "old"), str(tmp_path / "base"), str(tmp_path / "new"))
