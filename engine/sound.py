@@ -179,19 +179,20 @@ def bytes_of(ino: int, value: object) -> bytes:
     raise _damaged(f"inode {ino}: its bytes are damaged")
 
 
-def examine(db: Database, path: str) -> None:
+def examine(db: Database, path: str, *, finished: bool = True) -> None:
     """Look at every row, before something is done outside of storage by what rows say.
 
     Args:
         db: the overlay's database; only read.
         path: of the database, for the message.
+        finished: False while rows are still being made, and do not keep the invariants yet.
 
     Raises:
         Corrupt: the first row that is impossible.
     """
     hint = f"run: minifo-fsck {path.rpartition('/')[0]}"
     try:
-        found = _first_wrong(db)
+        found = _first_wrong(db, finished)
     except FsError as error:
         raise Corrupt(f"{path} is damaged ({error.filename or error.strerror})", hint) from error
     if found:
@@ -204,7 +205,7 @@ _NAMES = (
 )
 
 
-def _first_wrong(db: Database) -> str:
+def _first_wrong(db: Database, finished: bool) -> str:
     """What is wrong with the first row that is, or an empty string."""
     # before anything else: rows of wrong types, pages that do not belong together
     for (said,) in db.rows("PRAGMA quick_check(1)"):
@@ -226,6 +227,6 @@ def _first_wrong(db: Database) -> str:
     for ino, end, at, number in db.each('SELECT ino, "end", at + "end" - start, object FROM extent'):
         if max(end, at) > FILE_MAX or not 0 <= number < OBJECTS_END:
             return f"inode {ino}: its extents are damaged"
-    for violation in invariants.check(db):
+    for violation in invariants.check(db) if finished else ():
         return f"{violation.rule}: not so of {violation.detail!r:.100}"
     return ""

@@ -168,8 +168,13 @@ class Doors(NamedTuple):
         read_only: bool = False,
         redo_directory: str | None = None,
         base_check: BaseCheck = BaseCheck.WARN,
+        finished: bool = True,
     ) -> Overlay:
         """Open an overlay (see ``Overlay.open``), every row of which is sound: what it says is written elsewhere.
+
+        Args:
+            base, storage, read_only, redo_directory, base_check: as there.
+            finished: False for one that is still being made.
 
         Raises:
             Corrupt: there is one that is not.
@@ -186,7 +191,7 @@ class Doors(NamedTuple):
             base_check=base_check,
         )
         try:
-            examine(overlay.db, overlay.storage.database)
+            examine(overlay.db, overlay.storage.database, finished=finished)
         except BaseException:
             overlay.close()
             raise

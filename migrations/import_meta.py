@@ -235,7 +235,7 @@ def _clear_away(effects: Effects, storage: str, aside: str) -> None:
 def _build(
     doors: Doors, base: str, storage: BaseView, work: str, options: _Options, progress: Progress
 ) -> ImportReport:
-    overlay = doors.overlay(base, work)
+    overlay = doors.overlay(base, work, finished=False)
     try:
         plan = ImportPlan(_tree(overlay.base, storage, options), options.d_over_r)
         report = ImportReport(plan.steps, plan.tree.notes)

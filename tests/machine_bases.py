@@ -19,10 +19,10 @@ from unittest import mock
 
 import hypothesis.strategies as st
 import support
-from bases import HOWS, WORDS, Changes, Tree, first_tree, put
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 from machine import COUNTS
 from oracle import NOW, Held, Oracle, Shown
+from replacing import HOWS, WORDS, Changes, Tree, first_tree, put
 
 from minifo.engine import ROOT, Attr, Ino, Overlay, Process, SetAttr
 from minifo.engine.examine import Examination

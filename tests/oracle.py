@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from bases import Thing, Tree, join, parent_of
+from replacing import Thing, Tree, join, parent_of
 
 NOW = -1  # a time at which the test ran
 
