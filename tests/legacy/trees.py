@@ -145,6 +145,9 @@ class Builder:
         self.fill(self.sto, b"/", 0)
         while self.floating:
             self.land(self.sto, 0)
+        # root takes no storage that others may change
+        os.chown(self.sto, 0, os.stat(self.sto).st_gid)
+        os.chmod(self.sto, os.stat(self.sto).st_mode & ~0o022)
         for directory, names, files in os.walk(self.top, topdown=False):
             links = [name for name in names if os.path.islink(directory + b"/" + name)]
             for path in [*(directory + b"/" + name for name in [*files, *links]), directory]:
