@@ -79,8 +79,8 @@ class Side(Protocol):
     def act(self, what: str, *arguments: Any) -> None:
         """Do one operation; OSError as the call of that name."""
 
-    def origins(self) -> set[bytes]:
-        """The base objects that something is held of, by path in base terms; not asked where bases have no links."""
+    def origins(self) -> set[tuple[bytes, int]]:
+        """Path (base terms) and number of what something is held of; empty will do where bases have no links."""
 
     def check(self) -> None:
         """Assert what must hold by itself."""
@@ -236,8 +236,8 @@ class Engine:
         """Make all durable."""
         self.ov.commit()
 
-    def origins(self) -> set[bytes]:
-        return {path for (path,) in self.ov.db.rows("SELECT path FROM origin")}
+    def origins(self) -> set[tuple[bytes, int]]:
+        return set(self.ov.db.rows("SELECT path, ino FROM origin"))
 
     def check(self) -> None:
         assert not (found := self.ov.check()), found
@@ -374,6 +374,7 @@ class Bases(RuleBasedStateMachine):
         """Do one operation on both, and compare the outcome and all that shows."""
         shown = ", ".join(repr(a) if len(repr(a)) < 50 else f"{len(a)} bytes" for a in arguments)
         self.log.append(f"{what}({shown})")
+        self.origins = self.overlay.origins()
         found = self._code(lambda: self.overlay.act(what, *arguments))
         self.log[-1] += f" -> {found or 'ok'}"
         expected = self._code(model)
@@ -382,7 +383,8 @@ class Bases(RuleBasedStateMachine):
 
     def known_by(self, paths: set[bytes]) -> bytes:
         """Of the names of a base file, the one that the overlay knows it by."""
-        return min(paths & self.overlay.origins() or paths)
+        new = {path for path, _ in self.overlay.origins() - self.origins}
+        return min(paths & new or paths)
 
     def _code(self, act: Callable[[], None]) -> str | None:
         try:

@@ -143,7 +143,7 @@ class Live:
     def setxattr(self, full: bytes, name: bytes, value: bytes) -> None:
         os.setxattr(full, name, value)
 
-    def origins(self) -> set[bytes]:
+    def origins(self) -> set[tuple[bytes, int]]:
         return set()
 
     def check(self) -> None:
