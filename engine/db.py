@@ -17,6 +17,7 @@ from typing import Any
 
 import apsw
 
+from minifo.engine.authority import authorize
 from minifo.engine.errors import FsError
 from minifo.engine.statements import NUMBERS
 
@@ -26,6 +27,7 @@ DB_NAME = "minifo.db"
 
 PATIENCE = 2000  # ms to wait for another process's lock on the database
 _PAGE = 4096  # bytes; SQLite's default
+_VALUE_MAX = 1 << 20  # bytes of one value or row; none of ours comes near it
 _WAL_HEADER = 32  # bytes; sqlite.org/fileformat2, as is the next
 _FRAME_HEADER = 24
 _PAGES_PER_CHANGE = 8  # pages one statement can touch: a path through two trees, and splits on the way
@@ -43,8 +45,8 @@ _ERRNOS: tuple[tuple[type[apsw.Error], int], ...] = (
 )
 
 
-#: What a query ends with that cannot be answered; text that is damaged is no text.
-_UNREADABLE = (apsw.Error, UnicodeDecodeError)
+#: What a query ends with that cannot be answered; text that is damaged is no text, and SQLite has no larger numbers.
+_UNREADABLE = (apsw.Error, UnicodeDecodeError, OverflowError)
 
 
 def errno_of(error: Exception) -> int:
@@ -109,6 +111,8 @@ class Database:
         self._again = again if con.pragma("locking_mode") == "normal" else None
         self._aside: apsw.Connection | None = None  # for checkpoints beside a transaction
         con.set_wal_hook(self._wal_grew)
+        con.authorizer = authorize
+        con.limit(apsw.SQLITE_LIMIT_LENGTH, _VALUE_MAX)
 
     def _wal_grew(self, con: apsw.Connection, name: str, pages: int) -> int:
         self.logged += (pages - self.wal_pages if pages > self.wal_pages else pages) * _PAGE
@@ -154,8 +158,16 @@ class Database:
             self.on_loss(error)
 
     def each(self, sql: str) -> Iterator[Row]:
-        """The rows of a query one by one, for what is too much for a list; nothing may change meanwhile."""
-        yield from self._con.execute(sql)
+        """The rows of a query one by one, for what is too much for a list; nothing may change meanwhile.
+
+        Raises:
+            FsError: as ``rows``.
+        """
+        try:
+            yield from self._con.execute(sql)
+        except _UNREADABLE as error:
+            self._look_for_loss(error)
+            raise FsError(errno_of(error), str(error)) from error
 
     @property
     def is_shared(self) -> bool:

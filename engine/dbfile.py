@@ -28,6 +28,7 @@ SCHEMA_VERSION = 2
 POSSIBLE_VERSIONS = range(1, 10_000)  # the number of a step has four digits (migrations/runner.py): others are damage
 
 _WAL_KEPT = 8 << 20  # bytes the log's file keeps when it starts over
+_JOURNAL_MAGIC = bytes.fromhex("d9d505f920a163d7")
 _SHARED_MEMORY = {
     apsw.SQLITE_IOERR_SHMOPEN, apsw.SQLITE_IOERR_SHMSIZE, apsw.SQLITE_IOERR_SHMLOCK, apsw.SQLITE_IOERR_SHMMAP,
 }  # fmt: skip
@@ -53,7 +54,9 @@ def connect(
 
     Raises:
         apsw.Error: as SQLite reports it.
+        Corrupt: it comes with a journal that names another database's.
     """
+    _check_journal(path)
     flags = apsw.SQLITE_OPEN_READONLY if read_only else apsw.SQLITE_OPEN_READWRITE
     con = apsw.Connection(
         _uri(path) + ("?immutable=1" if immutable else ""),
@@ -80,6 +83,31 @@ def connect(
         con.close()  # it may hold a lock on the database that the next one wants
         raise
     return con
+
+
+def _check_journal(path: str) -> None:
+    """Refuse a rollback journal that names a super-journal.
+
+    None of ours does: that is for transactions over more than one database.  SQLite would read that file, which may be
+    any one of the system; version 3.40 even deletes it afterwards (sqlite.org/fileformat2, "The Rollback Journal").  A
+    journal without one may be what a power cut has left of the very first open.
+
+    Raises:
+        Corrupt: there is one.
+    """
+    try:
+        fd = os.open(path + "-journal", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise Corrupt(f"{path}-journal cannot be read ({error.strerror})", "move it away") from error
+    try:
+        size = os.fstat(fd).st_size
+        foreign = size >= 8 and os.pread(fd, 8, size - 8) == _JOURNAL_MAGIC
+    finally:
+        os.close(fd)
+    if foreign:
+        raise Corrupt(f"{path}-journal is not ours: it names a journal elsewhere", "move it away")
 
 
 def open_database(

@@ -377,7 +377,7 @@ class Examination:
     def back_up(self) -> str:
         """Copy the database, and its log, beside it; the copy's name."""
         name = self.backup_name()
-        for part in ("", "-wal"):
+        for part in ("", "-wal", "-journal"):
             source = DB_NAME + part
             if self.storage.exists(source) and (not part or self.storage.stat(source).st_size):
                 self._save(source, name + part)

@@ -69,7 +69,7 @@ class Extents:
             if {*map(type, extent)} != {int} or not (
                 before <= extent.start < extent.end <= FILE_MAX
                 and 0 <= extent.object < OBJECTS_END
-                and 0 <= extent.at <= FILE_MAX
+                and 0 <= extent.at <= FILE_MAX - (extent.end - extent.start)
             ):
                 raise FsError(errno.EIO, f"inode {ino}: its extents are damaged")
             before = extent.end

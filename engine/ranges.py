@@ -41,6 +41,7 @@ COPY_MAX = 4 << 20  # bytes of data that one copy moves at most: requests wait f
 _SHARE_MAX = 16 << 20  # bytes that one copy shares at most: what is not on the medium yet is written first
 _COPY_STEP = 1 << 19  # bytes; memory for more at a time is new memory each time, which costs more than the copy
 _SPAN_MAX = 1 << 30  # bytes one copy passes over, holes included
+_LONG = 1 << 20  # bytes of an extent from which on it is worth while to ask what of it is data
 _BLOCK = 4096
 _AT_A_TIME = 64  # extents looked at
 _PARTS = 1000  # parts of a file that are told apart when their blocks are given back
@@ -382,11 +383,21 @@ class Ranges:
             for extent in found:
                 yield from self._backing_data(row, node.path, start, extent.start, coarse)
                 if extent.object != HOLE:
-                    yield max(start, extent.start), min(extent.end, end)
+                    yield from self._extent_data(extent, max(start, extent.start), min(extent.end, end))
                 start = extent.end
             if len(found) < _AT_A_TIME:
                 break
         yield from self._backing_data(row, node.path, start, end, coarse)
+
+    def _extent_data(self, extent: Extent, start: int, end: int) -> Iterator[tuple[int, int]]:
+        """The same of an extent: all of it, or of a long one what its object holds, which may be next to nothing."""
+        if end - start <= _LONG:
+            yield start, end
+            return
+        shift = extent.start - extent.at
+        # a list: the descriptor is valid until the next call
+        for first, stop in list(data_ranges(self._objects.fd(extent.object), start - shift, end - shift)):
+            yield first + shift, stop + shift
 
     def _backing_data(
         self, row: Row, path: bytes | None, start: int, end: int, coarse: bool

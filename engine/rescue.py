@@ -21,6 +21,7 @@ from minifo.engine.errors import StateError
 from minifo.engine.extents import HOLE
 from minifo.engine.places import Places
 from minifo.engine.shelf import Shelf
+from minifo.engine.syscalls import data_ranges
 
 _STEP = 1 << 20
 _COLUMNS = "ino, mode, uid, gid, rdev, size, atime, mtime, object, bound, mapped, target"
@@ -219,9 +220,9 @@ class Rescue:
 
 def _clear(fd: int, start: int, end: int) -> None:
     """Let a range of a file read as zeros."""
-    for at in range(start, end, _STEP):
-        if os.pread(fd, min(_STEP, end - at), at).strip(b"\0"):
-            os.pwrite(fd, bytes(min(_STEP, end - at)), at)
+    for first, stop in data_ranges(fd, start, end):
+        for at in range(first, stop, _STEP):
+            os.pwrite(fd, bytes(min(_STEP, stop - at)), at)
 
 
 def _below(path: bytes) -> str:

@@ -277,7 +277,7 @@ def _replace(examination: Examination) -> str:
     """Put the new database in the old one's place, of which a copy is kept; the copy's name."""
     storage = examination.storage
     backup = examination.back_up() if storage.exists(DB_NAME) else ""
-    for part in ("-wal", "-shm"):
+    for part in ("-wal", "-shm", "-journal"):
         if storage.exists(DB_NAME + part):
             storage.unlink(DB_NAME + part)  # beside the new database it would be taken for its own
     storage.rename(_FRESH, DB_NAME)

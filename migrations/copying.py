@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from minifo.engine import Overlay
 from minifo.engine.base import BaseView
@@ -34,6 +34,43 @@ def data_of(fd: int, start: int, end: int) -> Iterator[bytes]:
         start += len(data)
 
 
+def pieces(ranges: Iterable[tuple[int, int]], read: Callable[[int, int], bytes]) -> Iterator[tuple[int, bytes]]:
+    """The bytes of a file, in pieces that begin at the same offsets whatever its holes are; zeros alone are left out.
+
+    So two files of one size have the same pieces if, and only if, they hold the same bytes, and a file of any size
+    takes no longer than what it holds.
+
+    Args:
+        ranges: its data, in order.
+        read: gives bytes by their offset and number.
+    """
+    done = 0
+    for start, end in ranges:
+        for at in range(max(done, start // _HOLE * _HOLE), end, _HOLE):
+            data = read(at, _HOLE)
+            done = at + _HOLE
+            if data.count(0) != len(data):
+                yield at, data
+
+
+def bytes_in(overlay: Overlay, ino: Ino, size: int) -> Iterator[tuple[int, bytes]]:
+    """The same of a file in an overlay."""
+    return pieces(_ranges_in(overlay, ino, size), lambda at, count: overlay.read(ino, at, count))
+
+
+def _ranges_in(overlay: Overlay, ino: Ino, size: int) -> Iterator[tuple[int, int]]:
+    end = 0
+    while end < size:
+        try:
+            start = overlay.ranges.seek(ino, end, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                return  # only a hole is left
+            raise
+        end = overlay.ranges.seek(ino, start, os.SEEK_HOLE)
+        yield start, end
+
+
 def xattrs_of(view: BaseView, path: bytes) -> dict[bytes, bytes]:
     """All extended attributes of an object that an overlay can hold."""
     return {name: view.getxattr(path, name) for name in view.listxattr(path) if name.startswith(_SPACES)}
@@ -52,10 +89,8 @@ def write_out(effects: Effects, overlay: Overlay, attr: Attr, path: bytes) -> No
     elif stat.S_ISREG(attr.mode):
         fd = effects.create(path)
         try:
-            for at in range(0, attr.size, _HOLE):
-                data = overlay.read(ino, at, _HOLE)
-                if data.count(0) != len(data):
-                    effects.write(fd, data, at)
+            for at, data in bytes_in(overlay, ino, attr.size):
+                effects.write(fd, data, at)
             effects.truncate(fd, attr.size)
         finally:
             os.close(fd)

@@ -10,8 +10,11 @@ import os
 from collections.abc import Callable
 from typing import NamedTuple
 
+import apsw
+
 from minifo.engine import Overlay
-from minifo.engine.dbfile import connect
+from minifo.engine.dbfile import connect, strange_objects
+from minifo.engine.errors import Corrupt
 from minifo.engine.recovery import BaseCheck
 from minifo.engine.redo import memory_directory
 from minifo.engine.sound import examine
@@ -198,13 +201,23 @@ class Doors(NamedTuple):
         return overlay
 
     def fact(self, database: str, key: str) -> int | str | bytes | None:
-        """One row of the table ``overlay`` of a database that nobody has open, or None."""
+        """One row of the table ``overlay`` of a database that nobody has open, or None.
+
+        Raises:
+            Corrupt: it cannot be read, or is not one of ours.
+        """
         # immutable, so that nothing is made beside it, where there is no log
-        con = connect(database, read_only=True, immutable=not os.path.exists(database + "-wal"), vfs=self.vfs)
+        con: apsw.Connection | None = None
         try:
+            con = connect(database, read_only=True, immutable=not os.path.exists(database + "-wal"), vfs=self.vfs)
+            if strange_objects(con):
+                raise Corrupt(f"{database} is damaged", f"run: minifo-fsck {os.path.dirname(database)}")
             row = con.execute("SELECT value FROM overlay WHERE key = ?", (key,)).fetchone()
+        except (apsw.Error, UnicodeDecodeError) as error:
+            raise Corrupt(f"{database} cannot be read ({error})", "see what is there") from error
         finally:
-            con.close()
+            if con is not None:
+                con.close()
         found: int | str | bytes | None = row[0] if row is not None else None
         return found
 

@@ -16,11 +16,10 @@ from typing import NamedTuple
 from minifo.engine import Overlay
 from minifo.engine.base import BaseView, join
 from minifo.engine.model import ROOT, Attr, Ino, State
-from minifo.migrations.copying import data_of, xattrs_of
+from minifo.engine.syscalls import data_ranges
+from minifo.migrations.copying import bytes_in, pieces, xattrs_of
 from minifo.migrations.legacy_meta import Redirect, Whiteout, kernel_lists
 from minifo.migrations.legacy_tree import LegacyTree, is_directory, is_name
-
-_STEP = 1 << 20
 
 
 class Shown(NamedTuple):
@@ -190,25 +189,25 @@ def _object(view: LegacyView, shown: Shown, overlay: Overlay, attr: Attr, place:
         elif stat.S_ISREG(st.st_mode):
             pairs.append(("size", st.st_size, attr.size))
             if st.st_size == attr.size:
-                pairs.append(("content", _digest_of_file(tree, path), _digest_in_overlay(overlay, ino)))
+                pairs.append(("content", _digest_of_file(tree, path), _digest_in_overlay(overlay, ino, attr.size)))
     own = {name: overlay.getxattr(ino, name) for name in overlay.listxattr(ino)}
     pairs.append(("xattrs", xattrs_of(tree, path), own))
     return [Difference(place, what, legacy, ours) for what, legacy, ours in pairs if legacy != ours]
 
 
 def _digest_of_file(tree: BaseView, path: bytes) -> str:
-    digest = hashlib.blake2b()
     fd = tree.file(path)
     size = os.fstat(fd).st_size
-    for data in data_of(fd, 0, size):
-        digest.update(data)
-    return digest.hexdigest()
+    return _digest(pieces(data_ranges(fd, 0, size), lambda at, count: os.pread(fd, count, at)))
 
 
-def _digest_in_overlay(overlay: Overlay, ino: Ino) -> str:
+def _digest_in_overlay(overlay: Overlay, ino: Ino, size: int) -> str:
+    return _digest(bytes_in(overlay, ino, size))
+
+
+def _digest(found: Iterator[tuple[int, bytes]]) -> str:
     digest = hashlib.blake2b()
-    offset = 0
-    while data := overlay.read(ino, offset, _STEP):
+    for at, data in found:
+        digest.update(b"%d:%d:" % (at, len(data)))
         digest.update(data)
-        offset += len(data)
     return digest.hexdigest()

@@ -18,10 +18,11 @@ from typing import NamedTuple
 import apsw
 
 from minifo.engine.db import DB_NAME
-from minifo.engine.dbfile import APPLICATION_ID, SCHEMA_VERSION, connect
+from minifo.engine.dbfile import APPLICATION_ID, SCHEMA_VERSION, connect, schema_of, strange_objects
 from minifo.engine.errors import Corrupt, NewerFormat, NotMinifo, StateError
 from minifo.migrations.effects import DOORS, Doors
 
+_PLAIN_NAME = re.compile(r"[a-z_][a-z0-9_]*")
 _STEP_FILE = re.compile(r"(\d{4})_\w+\.sql")
 
 
@@ -74,6 +75,10 @@ def upgrade(
         return _upgrade(doors, store.database, steps, target, dry_run)
     except (apsw.CorruptError, apsw.NotADBError) as error:
         raise Corrupt(f"{store.database} is damaged ({error})", f"run: minifo-fsck {storage}") from error
+    except apsw.Error as error:
+        raise StateError(
+            f"{store.database} cannot be read or written ({error})", f"run: minifo-fsck {storage}"
+        ) from error
     finally:
         store.close()
 
@@ -89,6 +94,7 @@ def _upgrade(doors: Doors, path: str, steps: Mapping[int, str], target: int, dry
         missing = [number for number in range(before + 1, target + 1) if number not in steps]
         if missing:
             raise StateError(f"no step leads {path} to format {missing[0]}", "install a minifo between the two")
+        _check_plain(con, path)
         if dry_run or before == target:
             return Upgrade(before, target, None)
         backup = _keep(doors, con, path, before)
@@ -105,6 +111,17 @@ def _version(con: apsw.Connection, path: str) -> int:
         raise NotMinifo(f"{path} is not a minifo database", "check the path")
     (version,) = con.execute("PRAGMA user_version").fetchone() or (0,)
     return int(version)
+
+
+def _check_plain(con: apsw.Connection, path: str) -> None:
+    """Refuse a database with anything in it that would run, or whose name would, when a step is made.
+
+    Earlier formats had tables and indexes only, as this one has.
+    """
+    for kind, name, _, sql in schema_of(con):
+        virtual = (sql or "").upper().startswith("CREATE VIRTUAL")
+        if kind not in ("table", "index") or virtual or not _PLAIN_NAME.fullmatch(name):
+            raise Corrupt(f"{path} is damaged (its {kind} {name!r:.100} is not ours)", "it cannot be upgraded")
 
 
 def _keep(doors: Doors, con: apsw.Connection, path: str, version: int) -> str:
@@ -127,6 +144,11 @@ def _take(con: apsw.Connection, path: str, number: int, sql: str) -> None:
         if not con.in_transaction:
             raise StateError(f"step {number} ended its own transaction", "this is an error in minifo, please report it")
         con.execute(f"PRAGMA user_version={number}")
+        if number == SCHEMA_VERSION and (strange := strange_objects(con)):
+            raise Corrupt(
+                f"{path} is damaged: step {number} does not lead to our tables ({', '.join(strange)!r:.200})",
+                "it was rolled back, and cannot be upgraded",
+            )
         con.execute("COMMIT")
     except apsw.Error as error:
         if con.in_transaction:

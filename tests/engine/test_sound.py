@@ -202,3 +202,13 @@ def test_paths_in_base_terms() -> None:
     assert all(map(is_base_path, sound))
     others = (b"", b"a", b"//", b"/a/", b"/a//b", b"/.", b"/..", b"/a/..", b"/../a", b"/a\0", b"/" + b"n" * 256)
     assert not any(map(is_base_path, others))
+
+
+def test_a_huge_value_is_not_read(edited: Edited) -> None:
+    """What we put into rows is small: a value that is not takes no memory."""
+    overlay = edited.edit("UPDATE small SET data = zeroblob(30000000) WHERE ino = {bad}")
+    with pytest.raises(FsError):
+        overlay.read(Ino(edited.inos["bad"]), 0, 10)
+    assert overlay.read(Ino(edited.inos["good"]), 0, 10) == b"good"
+    with pytest.raises(Corrupt):
+        examine(overlay.db, "minifo.db")

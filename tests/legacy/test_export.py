@@ -255,3 +255,16 @@ def test_crash_leaves_no_destination(place: Path) -> None:
         if not tree.exists():
             export_storage(str(place / "new"), base, str(tree), lossy=True)
         assert views.compare_with_legacy(base, tree, place / "new").differences == []
+
+
+def test_a_file_takes_as_long_as_what_it_holds(base: Path) -> None:
+    """A hole of terabytes is no work, neither to write nor to compare."""
+    place = base.parent
+    with views.opened(base, place / "sto") as overlay:
+        attr = overlay.mknod(ROOT, b"hole", 0o100644, 0, Process())
+        overlay.write(Ino(attr.ino), 1 << 40, b"data")
+        overlay.setattr(Ino(attr.ino), SetAttr(size=1 << 43))
+    assert export_storage(str(place / "sto"), str(base), str(place / "out")).written
+    assert (place / "out" / "hole").stat().st_size == 1 << 43
+    with open(place / "out" / "hole", "rb") as file:
+        assert os.pread(file.fileno(), 8, 1 << 40) == b"data\0\0\0\0"

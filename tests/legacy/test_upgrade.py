@@ -85,3 +85,29 @@ def test_upgraded_tables_are_those_of_the_schema(lab: Lab) -> None:
     con = apsw.Connection(":memory:")
     con.execute(schema())
     assert upgraded == con.execute(sql).fetchall()
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "CREATE TRIGGER planted AFTER UPDATE ON inode BEGIN DELETE FROM created; END",
+        "CREATE VIEW planted AS SELECT 1",
+        'CREATE TABLE "x""; DROP TABLE created; --" (y)',
+        "CREATE TABLE planted (y)",
+        "DROP TABLE garbage",
+    ],
+)
+def test_a_foreign_schema_is_not_upgraded(lab: Lab, capsys: pytest.CaptureFixture[str], sql: str) -> None:
+    """A step is SQL: what others have put beside our tables would run with it, or stay."""
+    fill(lab)
+    lab.close()
+    write_as_format_1(lab.sto)
+    database = Path(lab.sto) / "minifo.db"
+    con = apsw.Connection(str(database))
+    con.execute(sql)
+    con.close()
+    assert cli.main(["upgrade", str(lab.sto)]) == 2
+    assert "is damaged" in capsys.readouterr().err
+    con = apsw.Connection(str(database))
+    assert con.execute("PRAGMA user_version").fetchone() == (1,)
+    con.close()
