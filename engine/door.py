@@ -28,6 +28,7 @@ from minifo.engine.syscalls import (
 )
 
 BENEATH = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_XDEV
+_PLAIN = RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW
 _NEVER = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _KEPT = 32  # descriptors of directories
@@ -236,6 +237,24 @@ def _open(dir_fd: int | None, last: str, name: str, flags: int, mode: int) -> in
     return fd
 
 
+def open_above(path: bytes) -> tuple[int, bytes]:
+    """Open the directory that an absolute path lies in, no symlink on the way; it, and the last part of the path.
+
+    So what is named below a directory whose own path is free of symlinks (realpath(3)) lies in it.
+
+    Raises:
+        OSError: ELOOP for a symlink, EINVAL for a path that leads up.
+    """
+    directory, _, last = path.rpartition(b"/")
+    if last in (b"", b".", b"..") or b".." in directory.split(b"/"):
+        raise OSError(errno.EINVAL, "not a plain path", path)
+    root = os.open("/", _DIRECTORY | os.O_CLOEXEC)
+    try:
+        return openat2(root, directory.strip(b"/") or b".", _DIRECTORY, _PLAIN), last
+    finally:
+        os.close(root)
+
+
 def open_file(path: str) -> int:
     """Open a regular file with one name for reading, wherever it lies; what else has its name is not touched.
 
@@ -316,7 +335,7 @@ def check_trust(path: str, fd: int) -> None:
 
 def untrusted(path: str, found: str) -> StateError:
     """The error of a storage, or a file in it, of which ``distrust`` has said *found*."""
-    hint = "take it for yours (chown, chmod go-w), or only read it with -o untrusted_sto (tools: --untrusted-sto)"
+    hint = "take it for yours (chown, chmod go-w), or only read it: mount -o untrusted_sto, minifo-fsck --untrusted-sto"
     return StateError(f"storage {path} {found}", hint)
 
 

@@ -7,6 +7,7 @@ through SQLite.  Before a repair changes the first byte, the database is copied 
 
 from __future__ import annotations
 
+import codecs
 import errno
 import fcntl
 import os
@@ -62,6 +63,9 @@ def acting_as_owner(path: str) -> Iterator[None]:
     if owner is None or os.geteuid() != 0 or owner.st_uid == 0:
         yield
         return
+    # read now, for our own files, and Python's, may be for root only
+    true_schema()
+    codecs.lookup("ascii")
     groups, gid = os.getgroups(), os.getegid()
     os.setgroups([owner.st_gid])
     os.setegid(owner.st_gid)

@@ -32,6 +32,9 @@ _UNFINISHED |= {RESTORING: ("the way back of an import", "meta restore")}
 _FILES = {DB_NAME, DB_NAME + "-wal", DB_NAME + "-shm", DB_NAME + ".new"}
 _FILES |= {"lock", "reserve", "minifo.names", "minifo.names.new"}
 _DIRECTORIES = {"content", "checkpoints"}
+# what migrations that were cut short go on from
+_JOURNALS = {MERGING, "merge-journal", "merge-phase", "merge-journal.new", "merge-phase.new"}
+_WORKS = {IMPORTING, RESTORING, "mini_fo-backup"}
 _OURS = {*_FILES, *_DIRECTORIES, "control"}
 _BACKUP = DB_NAME + ".bak-"  # what minifo-fsck copies before it repairs
 _HOLDINGS = ("minifo.names", DB_NAME + "-wal", "content", "checkpoints")  # what only an overlay that was used has
@@ -124,8 +127,10 @@ class Storage:
         try:
             if not untrusted:
                 check_trust(self.path, self._fd)
-            if self._door.find(DB_NAME) is not None:
-                check_layout(self._door, self.path, _FILES, _DIRECTORIES, trusted=not untrusted)
+            files, directories = _JOURNALS, _WORKS
+            if any(self._door.find(name) is not None for name in (DB_NAME, MERGING)):
+                files, directories = files | _FILES, directories | _DIRECTORIES
+            check_layout(self._door, self.path, files, directories, trusted=not untrusted)
         except BaseException:
             self._door.close()
             raise

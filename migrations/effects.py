@@ -1,19 +1,25 @@
 """Everything migrations do to a directory tree, one method for one system call, as ``Storage`` is for the engine's own.
 
 So a recorder or a fault injector can stand in for all that reaches a disk: ``Doors`` names the three ways there are.
-Paths are absolute, as text or bytes; symlinks are not followed.
+Paths are absolute, as text or bytes, and free of symlinks from the root down: who starts a migration resolves what the
+user has named, once, and whatever is met below it leads nowhere else (engine/door.py).
 """
 
 from __future__ import annotations
 
+import errno
+import json
 import os
-from collections.abc import Callable
-from typing import NamedTuple
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import apsw
 
 from minifo.engine import Overlay
 from minifo.engine.dbfile import connect, strange_objects
+from minifo.engine.door import open_above, open_file
 from minifo.engine.errors import Corrupt
 from minifo.engine.recovery import BaseCheck
 from minifo.engine.redo import memory_directory
@@ -24,6 +30,46 @@ from minifo.engine.syscalls import syncfs
 Path = str | bytes
 
 
+@contextmanager
+def _at(path: Path) -> Iterator[tuple[int, bytes]]:
+    """The directory that a path lies in, and its name there."""
+    plain = os.fsencode(path).rstrip(b"/")
+    fd, name = open_above(plain) if plain else (os.open("/", os.O_PATH | os.O_CLOEXEC), b".")
+    try:
+        yield fd, name
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def _held(fd: int, name: bytes) -> Iterator[str]:
+    """A path that leads to what has a name just now, which is no symlink: fchmodat(2) would follow one."""
+    found = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
+    try:
+        if stat.S_ISLNK(os.fstat(found).st_mode):
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), name)
+        yield f"/proc/self/fd/{found}"
+    finally:
+        os.close(found)
+
+
+_READ_MOST = 256 << 20  # bytes of a journal
+
+
+def read_json(path: str) -> Any:
+    """What a journal in a storage says; whoever reads it must look at each value.
+
+    Raises:
+        Corrupt: it is no regular file, or no JSON.
+    """
+    try:
+        fd = open_file(path)
+        with open(fd, "rb") as file:
+            return json.loads(file.read(_READ_MOST))
+    except (OSError, ValueError, RecursionError) as error:
+        raise Corrupt(f"{path} is damaged ({error})", "look at it by hand; nothing was changed") from error
+
+
 class Effects:
     """Effects on trees: as the system calls of their names, with their errors."""
 
@@ -31,41 +77,52 @@ class Effects:
 
     def mkdir(self, path: Path) -> None:
         """Make a directory."""
-        os.mkdir(path, 0o700)
+        with _at(path) as (fd, name):
+            os.mkdir(name, 0o700, dir_fd=fd)
 
     def create(self, path: Path) -> int:
         """Make a new file and return a descriptor for writing."""
-        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with _at(path) as (fd, name):
+            return os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=fd)
 
     def symlink(self, target: bytes, path: Path) -> None:
         """Make a symlink."""
-        os.symlink(target, path)
+        with _at(path) as (fd, name):
+            os.symlink(target, name, dir_fd=fd)
 
     def mknod(self, path: Path, mode: int, device: int) -> None:
         """Make a device node, a FIFO or a socket."""
-        os.mknod(path, mode, device)
+        with _at(path) as (fd, name):
+            os.mknod(name, mode, device, dir_fd=fd)
 
     def link(self, path: Path, new: Path) -> None:
         """Give a file one more name."""
-        os.link(path, new, follow_symlinks=False)
+        with _at(path) as (fd, name), _at(new) as (new_fd, new_name):
+            os.link(name, new_name, src_dir_fd=fd, dst_dir_fd=new_fd, follow_symlinks=False)
 
     def rename(self, path: Path, new: Path) -> None:
         """Rename, over what has the new name."""
-        os.rename(path, new)
+        with _at(path) as (fd, name), _at(new) as (new_fd, new_name):
+            os.rename(name, new_name, src_dir_fd=fd, dst_dir_fd=new_fd)
 
     def unlink(self, path: Path) -> None:
         """Remove a name."""
-        os.unlink(path)
+        with _at(path) as (fd, name):
+            os.unlink(name, dir_fd=fd)
 
     def rmdir(self, path: Path) -> None:
         """Remove an empty directory."""
-        os.rmdir(path)
+        with _at(path) as (fd, name):
+            os.rmdir(name, dir_fd=fd)
 
     # -- bytes
 
     def open(self, path: Path) -> int:
-        """Open a file that exists for writing."""
-        return os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        """Open a regular file that exists for writing."""
+        with _at(path) as (fd, name):
+            if not stat.S_ISREG(os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode):
+                raise OSError(errno.EINVAL, "not a file", path)
+            return os.open(name, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=fd)
 
     def write(self, fd: int, data: bytes, offset: int) -> None:
         """Write all of *data* at *offset*."""
@@ -79,29 +136,34 @@ class Effects:
 
     def chown(self, path: Path, uid: int, gid: int) -> None:
         """Set owner and group."""
-        os.chown(path, uid, gid, follow_symlinks=False)
+        with _at(path) as (fd, name):
+            os.chown(name, uid, gid, dir_fd=fd, follow_symlinks=False)
 
     def chmod(self, path: Path, mode: int) -> None:
         """Set the mode of what is no symlink."""
-        os.chmod(path, mode)
+        with _at(path) as (fd, name), _held(fd, name) as held:
+            os.chmod(held, mode)
 
     def utime(self, path: Path, atime: int, mtime: int) -> None:
         """Set both times, in ns."""
-        os.utime(path, ns=(atime, mtime), follow_symlinks=False)
+        with _at(path) as (fd, name):
+            os.utime(name, ns=(atime, mtime), dir_fd=fd, follow_symlinks=False)
 
     def setxattr(self, path: Path, name: bytes, value: bytes) -> None:
         """Set an extended attribute."""
-        os.setxattr(path, name, value, follow_symlinks=False)
+        with _at(path) as (fd, last):
+            os.setxattr(b"/proc/self/fd/%d/%b" % (fd, last), name, value, follow_symlinks=False)
 
     def removexattr(self, path: Path, name: bytes) -> None:
         """Remove an extended attribute."""
-        os.removexattr(path, name, follow_symlinks=False)
+        with _at(path) as (fd, last):
+            os.removexattr(b"/proc/self/fd/%d/%b" % (fd, last), name, follow_symlinks=False)
 
     # -- durability
 
     def sync(self, path: Path) -> None:
         """Make durable the bytes and attributes of a file, or the entries and attributes of a directory."""
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        fd = self._open(path, os.O_RDONLY)
         try:
             os.fsync(fd)
         finally:
@@ -109,11 +171,17 @@ class Effects:
 
     def sync_all(self, path: Path) -> None:
         """Make durable everything in the file system of a directory."""
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        fd = self._open(path, os.O_RDONLY | os.O_DIRECTORY)
         try:
             syncfs(fd)
         finally:
             os.close(fd)
+
+    @staticmethod
+    def _open(path: Path, flags: int) -> int:
+        flags |= os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+        with _at(path) as (fd, name):
+            return os.open(name, flags, dir_fd=fd)
 
     # -- composed of these
 
@@ -142,11 +210,18 @@ class Effects:
     def remove_tree(self, path: Path) -> None:
         """Remove a directory and all in it."""
         top = os.fsencode(path)
-        for entry in list(os.scandir(top)):
-            if entry.is_dir(follow_symlinks=False):
-                self.remove_tree(entry.path)
+        fd = self._open(top, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            with os.scandir(fd) as entries:
+                found = [(os.fsencode(entry.name), entry.is_dir(follow_symlinks=False)) for entry in entries]
+        finally:
+            os.close(fd)
+        for name, is_directory in found:
+            below = top + b"/" + name
+            if is_directory:
+                self.remove_tree(below)
             else:
-                self.unlink(entry.path)
+                self.unlink(below)
         self.rmdir(top)
 
 

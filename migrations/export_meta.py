@@ -66,6 +66,7 @@ def export_storage(
     Raises:
         StateError: something cannot be read or written.
     """
+    destination = os.path.realpath(destination)
     _check_destination(destination)
     effects = doors.effects
     overlay = doors.overlay(base, storage, read_only=True)

@@ -198,7 +198,7 @@ class Fleet:
             stopped (not begun, as another had failed).
         """
         if not self._dry_run:
-            self._doors.effects.make_directories(self._plan.reports)
+            self._doors.effects.make_directories(os.path.realpath(self._plan.reports))
         with ThreadPoolExecutor(self._plan.parallel) as pool:
             reports = list(pool.map(self._task, self._plan.tasks))
         if not self._dry_run:

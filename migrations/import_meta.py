@@ -16,16 +16,18 @@ import contextlib
 import fcntl
 import json
 import os
+import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from minifo.engine import NotMinifo, StateError, StorageBusy, UsageError
+from minifo.engine import Corrupt, NotMinifo, StateError, StorageBusy, UsageError
 from minifo.engine.base import BaseView
 from minifo.engine.db import DB_NAME
 from minifo.engine.dbfile import check_header
+from minifo.engine.door import Door, check_layout
 from minifo.engine.storage import IMPORTING, RESTORING
-from minifo.migrations.effects import DOORS, Doors, Effects
+from minifo.migrations.effects import DOORS, Doors, Effects, read_json
 from minifo.migrations.import_plan import DOverR, ImportPlan, Step
 from minifo.migrations.import_rows import IMPORTED, ImportRun, digest_of
 from minifo.migrations.legacy_meta import META_NAME
@@ -135,6 +137,8 @@ def import_storage(
 
     Given again after its end it changes nothing, and says so (``already``).
     """
+    source = os.path.realpath(source)
+    target = None if target is None else os.path.realpath(target)
     place = source if target is None else target
     with _view(source, "the mini_fo storage"), _view(base, "base"):
         _check_places(source, base, place)
@@ -158,6 +162,7 @@ def import_storage(
             report = _build(doors, base, storage, work, options, progress)
         if target is None:
             _set_aside(doors, place, work)
+            _take_over(doors.effects, place)
             report.backup = os.path.join(place, BACKUP)
         _move_up(doors.effects, place, work)
     return report
@@ -175,6 +180,7 @@ def restore(storage: str, *, discard: bool = False, doors: Doors = DOORS) -> Non
         StateError: there is no backup, or changes would be lost.
     """
     effects = doors.effects
+    storage = os.path.realpath(storage)
     backup, aside = os.path.join(storage, BACKUP), os.path.join(storage, _RESTORE)
     with _locked(storage):
         if not os.path.isdir(backup):
@@ -183,6 +189,7 @@ def restore(storage: str, *, discard: bool = False, doors: Doors = DOORS) -> Non
                 _clear_away(effects, storage, aside)  # an earlier run was cut short at its very end
                 return
             raise StateError(f"{storage} holds no {BACKUP}", "only an import in place can be undone")
+        doors.storage(storage).close()  # it is ours, and nothing in it leads elsewhere
         if os.path.isdir(aside):
             effects.sync_all(storage)  # as above
         else:
@@ -213,19 +220,22 @@ def restore(storage: str, *, discard: bool = False, doors: Doors = DOORS) -> Non
 
 def _clear_away(effects: Effects, storage: str, aside: str) -> None:
     """Delete what was minifo's, and give the storage back its own times."""
-    times: tuple[int, int] | None = None
+    facts: dict[str, int] = {}
     for name in sorted(os.listdir(aside), key=lambda name: name == _FACTS):
         path = os.path.join(aside, name)
         if name == _FACTS:
             facts = _facts(path)
-            times = facts["atime"], facts["mtime"]
+            if "uid" in facts:
+                effects.chown(storage, facts["uid"], facts["gid"])
+                effects.chmod(storage, facts["mode"])
+                effects.sync(storage)
         if os.path.isdir(path):
             effects.remove_tree(path)
         else:
             effects.unlink(path)
     effects.rmdir(aside)
-    if times is not None:
-        effects.utime(storage, *times)
+    if facts:
+        effects.utime(storage, facts["atime"], facts["mtime"])
     effects.sync(storage)
 
 
@@ -288,6 +298,7 @@ def _is_imported(doors: Doors, base: str, storage: BaseView, place: str, options
     database = os.path.join(place, DB_NAME)
     if os.path.exists(os.path.join(place, WORK)) or not os.path.exists(database):
         return False
+    doors.storage(place).close()  # it is ours, and nothing in it leads elsewhere
     if options.in_place:
         return os.path.exists(os.path.join(place, BACKUP, _FACTS))
     check_header(database)
@@ -326,6 +337,7 @@ def _set_aside(doors: Doors, place: str, work: str) -> None:
     if not os.path.exists(before):
         st = os.stat(place)
         known = {"token": _token(doors, os.path.join(work, DB_NAME)), "atime": st.st_atime_ns, "mtime": st.st_mtime_ns}
+        known |= {"uid": st.st_uid, "gid": st.st_gid, "mode": stat.S_IMODE(st.st_mode)}
         effects.write_durably(before, json.dumps(known))
     with contextlib.suppress(FileExistsError):
         effects.mkdir(backup)
@@ -337,6 +349,16 @@ def _set_aside(doors: Doors, place: str, work: str) -> None:
     effects.sync(backup)
     effects.rename(before, facts)
     effects.sync(backup)
+
+
+def _take_over(effects: Effects, place: str) -> None:
+    """Make a directory that had the owner and mode of an overlay's root the caller's, as a storage must be."""
+    st = os.stat(place)
+    if st.st_uid != os.geteuid() or stat.S_IMODE(st.st_mode) != 0o700:
+        effects.chown(place, os.geteuid(), os.getegid())
+        effects.chmod(place, 0o700)
+        effects.utime(place, st.st_atime_ns, st.st_mtime_ns)
+        effects.sync(place)
 
 
 def _move_up(effects: Effects, place: str, work: str) -> None:
@@ -383,6 +405,8 @@ def _locked(place: str) -> Iterator[None]:
         os.close(fd)
         raise StorageBusy(f"storage {place} is in use by another import", "wait for it") from error
     try:
+        with contextlib.closing(Door(os.dup(fd))) as door:
+            check_layout(door, place, (), (WORK, BACKUP, _RESTORE), trusted=False)
         yield
     finally:
         os.close(fd)
@@ -443,6 +467,18 @@ def _check_unchanged(doors: Doors, storage: str, backup: str, discard: bool) -> 
 
 
 def _facts(path: str) -> dict[str, int]:
-    with open(path, encoding="ascii") as file:
-        found: dict[str, int] = json.load(file)
-    return found
+    """What must be so for the way back.
+
+    Raises:
+        Corrupt: it is not what an import wrote.
+    """
+    found = read_json(path)
+    times = {"token", "atime", "mtime"}
+    limits = {"uid": 0xFFFF_FFFF, "gid": 0xFFFF_FFFF, "mode": 0o10000}
+    is_whole = isinstance(found, dict) and set(found) in (times, times | set(limits))  # the others came later
+    if not is_whole or not all(
+        type(value) is int and (0 <= value < limits[key] if key in limits else abs(value) < 1 << 63)
+        for key, value in found.items()
+    ):
+        raise Corrupt(f"{path} is damaged", "look at it by hand")
+    return dict(found)

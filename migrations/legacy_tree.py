@@ -16,11 +16,12 @@ from typing import NamedTuple
 
 from minifo.engine.base import BaseView, join
 from minifo.engine.errors import StateError
+from minifo.engine.places import is_base_path
+from minifo.engine.sound import is_name
 from minifo.migrations import legacy_meta
 from minifo.migrations.legacy_meta import META_NAME, Record, Redirect, Whiteout
 
 META_MAX = 8 << 20  # bytes of one file, which is read at once: 30,000 of the longest names, or a million short ones
-_NAME_MAX = 255
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EXDEV, errno.ENAMETOOLONG, errno.EINVAL)
 
 
@@ -54,16 +55,6 @@ class DirectoryMeta(NamedTuple):
 
 
 _NOTHING = DirectoryMeta(frozenset(), {}, [])
-
-
-def is_name(name: bytes) -> bool:
-    """True for what can be the name of an object."""
-    return 0 < len(name) <= _NAME_MAX and name not in (b".", b"..") and not set(name) & {0, 0x2F}
-
-
-def is_path(path: bytes) -> bool:
-    """True for what can be a path in base terms."""
-    return path == b"/" or (path[:1] == b"/" and all(map(is_name, path[1:].split(b"/"))))
 
 
 def stat_or_none(view: BaseView, path: bytes) -> os.stat_result | None:
@@ -117,7 +108,7 @@ class LegacyTree:
 
     def base_stat(self, path: bytes) -> os.stat_result | None:
         """The attributes of the base object at a path in base terms, or None."""
-        return stat_or_none(self.base, path) if is_path(path) else None
+        return stat_or_none(self.base, path) if is_base_path(path) else None
 
     # -- META
 
@@ -160,7 +151,7 @@ class LegacyTree:
             if chosen != record:
                 detail = f"read as {os.fsdecode(chosen.old)!r} renamed to {os.fsdecode(chosen.new)!r}"
                 self.notes.append(Note("reading", join(place, chosen.new), detail, *about))
-            if not is_name(chosen.new) or not is_path(chosen.old):
+            if not is_name(chosen.new) or not is_base_path(chosen.old):
                 self.notes.append(Note("impossible", place, "no directory can have been renamed like this", *about))
             if chosen.new in seen:
                 detail = f"line {line} for the same name counts instead"

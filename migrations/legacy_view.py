@@ -16,10 +16,11 @@ from typing import NamedTuple
 from minifo.engine import Overlay
 from minifo.engine.base import BaseView, join
 from minifo.engine.model import ROOT, Attr, Ino, State
+from minifo.engine.sound import is_name
 from minifo.engine.syscalls import data_ranges
 from minifo.migrations.copying import bytes_in, pieces, xattrs_of
 from minifo.migrations.legacy_meta import Redirect, Whiteout, kernel_lists
-from minifo.migrations.legacy_tree import LegacyTree, is_directory, is_name
+from minifo.migrations.legacy_tree import LegacyTree, is_directory
 
 
 class Shown(NamedTuple):

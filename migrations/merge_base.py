@@ -12,6 +12,7 @@ Each phase (see ``MergePlan``) can be done twice, and is durable before the next
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -22,11 +23,14 @@ from dataclasses import dataclass
 from minifo.engine import ROOT, Overlay, StateError, StorageBusy
 from minifo.engine.base import split
 from minifo.engine.db import DB_NAME
+from minifo.engine.door import BENEATH, open_file
+from minifo.engine.errors import Corrupt
 from minifo.engine.model import Ino
 from minifo.engine.storage import MERGING
+from minifo.engine.syscalls import openat2
 from minifo.migrations.copying import dress, own_xattrs, write_out
-from minifo.migrations.effects import DOORS, Doors, Effects
-from minifo.migrations.merge_plan import Change, MergePlan, Operation, decode
+from minifo.migrations.effects import DOORS, Doors, Effects, read_json
+from minifo.migrations.merge_plan import Change, MergePlan, Operation, decode_journal
 
 STAGE = b".minifo-merge"
 _JOURNAL = "merge-journal"
@@ -67,6 +71,7 @@ def merge(
         StateError: something cannot be read or written, or is in use.
     """
     storage, base = os.path.realpath(storage), os.path.realpath(base)
+    doors.storage(storage).close()  # it is ours, and nothing in it leads elsewhere
     with _locked(storage):
         if os.path.exists(os.path.join(storage, MERGING)):
             if not apply:
@@ -184,14 +189,15 @@ class _Application:
     def run(self) -> None:
         journal = self._at(_JOURNAL)
         if os.path.exists(journal):
-            with open(journal, encoding="utf-8") as file:
-                facts = json.load(file)
-            if os.fsencode(facts["base"]) != self._base:
-                raise StateError(f"the merge of {self._storage} is under way to {facts['base']}", "give that base")
-            self._apply([decode(operation) for operation in facts["operations"]])
+            base, times, operations = decode_journal(read_json(journal), journal)
+            if os.fsencode(base) != self._base:
+                raise StateError(f"the merge of {self._storage} is under way to {base}", "give that base")
+            for operation in operations:
+                self._stay(operation.path)
+            self._apply(operations)
             if os.path.isdir(self._stage):
                 self._effects.remove_tree(self._stage)
-            self._effects.utime(self._base, *facts["times"])
+            self._effects.utime(self._base, *times)
             self._effects.sync_all(self._base)
             self._effects.unlink(journal)
             self._effects.sync(self._storage)
@@ -201,8 +207,7 @@ class _Application:
         return os.path.join(self._storage, name)
 
     def _apply(self, operations: list[Operation]) -> None:
-        with open(self._at(_PHASE), encoding="ascii") as file:
-            phase = _PHASES.index(file.read())
+        phase = self._phase()
         steps = {"lift": 0, "mkdir": 1, "place": 1, "overwrite": 1, "dress": 2}
         for current in range(phase, len(_PHASES) - 1):
             for count, operation in enumerate(operations):
@@ -212,6 +217,34 @@ class _Application:
                     self._progress("merging", count + current * len(operations), 3 * len(operations))
             self._sync()
             self._effects.write_durably(self._at(_PHASE), _PHASES[current + 1])
+
+    def _phase(self) -> int:
+        path = self._at(_PHASE)
+        fd = open_file(path)
+        try:
+            text = os.pread(fd, 64, 0)
+        finally:
+            os.close(fd)
+        if text.decode("ascii", "replace") not in _PHASES:
+            raise Corrupt(f"{path} is damaged", "look at it by hand; nothing was changed")
+        return _PHASES.index(text.decode("ascii"))
+
+    def _stay(self, path: bytes) -> None:
+        """Refuse a path that leads into another file system; symlinks on the way are refused when it is used.
+
+        Raises:
+            StateError: it does; nothing was changed.
+        """
+        directory = split(path)[0]
+        top = os.open(self._base, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.close(openat2(top, directory[1:] or b".", os.O_PATH | os.O_DIRECTORY, BENEATH))
+        except OSError as error:
+            if error.errno == errno.EXDEV:  # anything else is what the merge will put there
+                where = os.fsdecode(self._base + path)
+                raise StateError(f"{where} leads out of the base", "unmount what is mounted there") from error
+        finally:
+            os.close(top)
 
     def _sync(self) -> None:
         self._effects.sync_all(self._base)
@@ -278,7 +311,7 @@ class _Application:
         """Give a file, all its links included, the bytes of another."""
         if not stat.S_ISREG(os.lstat(target).st_mode):
             return
-        with open(source, "rb", buffering=0) as old:
+        with open(open_file(os.fsdecode(source)), "rb", buffering=0) as old:
             fd = self._effects.open(target)
             try:
                 at = 0

@@ -12,12 +12,16 @@ Lifting before placing is what makes swaps and chains of renames come out right.
 
 from __future__ import annotations
 
+import os
+import re
 import stat
 from typing import Any, NamedTuple
 
 from minifo.engine import Overlay
 from minifo.engine.base import join
+from minifo.engine.errors import Corrupt
 from minifo.engine.model import ROOT, Attr, Ino
+from minifo.engine.places import is_base_path
 from minifo.engine.rows import Row
 from minifo.migrations.legacy_tree import stat_or_none
 
@@ -232,7 +236,65 @@ def encode(operation: Operation) -> dict[str, Any]:
     return found
 
 
-def decode(found: dict[str, Any]) -> Operation:
+_KINDS = frozenset({"lift", "mkdir", "place", "overwrite", "dress"})
+_STAGED = re.compile(r"(lifted|file|link)-\d{1,18}")
+_SPACES = (b"user.", b"trusted.", b"security.", b"system.posix_acl_")
+
+
+def decode_journal(found: Any, where: str) -> tuple[str, tuple[int, int], list[Operation]]:
+    """Base, times of the base's root, and operations of a journal; as one that we wrote could say, or not at all.
+
+    Args:
+        found: the JSON.
+        where: the journal's path, for messages.
+
+    Raises:
+        Corrupt: naming the operation.
+    """
+    hint = "look at it by hand; nothing was changed"
+    try:
+        base, (atime, mtime), operations = found["base"], found["times"], found["operations"]
+        os.fsencode(base)
+        is_sound = os.path.isabs(base) and all(type(time) is int and abs(time) < 1 << 63 for time in (atime, mtime))
+        count = len(operations) if isinstance(operations, list) else -1
+    except (KeyError, TypeError, ValueError):
+        is_sound, count = False, -1
+    if not is_sound or count < 0:
+        raise Corrupt(f"{where} is damaged", hint)
+    decoded = []
+    for number, operation in enumerate(operations):
+        try:
+            decoded.append(_decode(operation))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise Corrupt(f"{where} is damaged at operation {number}", hint) from error
+        if not _is_possible(decoded[-1]):
+            raise Corrupt(f"{where} says what cannot be, at operation {number}", hint)
+    return base, (atime, mtime), decoded
+
+
+def _is_possible(operation: Operation) -> bool:
+    """True for what ``MergePlan`` could ask for."""
+    kind, names = operation.kind, (operation.name, operation.source)
+    wanted = {"mkdir": (), "overwrite": names}.get(kind, names[:1])
+    if kind not in _KINDS or not is_base_path(operation.path) or (operation.path == b"/" and kind != "dress"):
+        return False
+    if kind == "dress" and operation.name == "":
+        wanted = ()
+    if not all(isinstance(name, str) and _STAGED.fullmatch(name) for name in wanted):
+        return False
+    if kind != "dress":
+        return True
+    if len(operation.attributes) != 5 or not all(type(value) is int for value in operation.attributes):
+        return False
+    mode, *ids, atime, mtime = operation.attributes
+    if not 0 <= mode <= 0xFFFF or not all(0 <= number < 0xFFFF_FFFF for number in ids):
+        return False
+    if not all(abs(time) < 1 << 63 for time in (atime, mtime)):
+        return False
+    return all(name.startswith(_SPACES) and b"\0" not in name for name in operation.xattrs or ())
+
+
+def _decode(found: dict[str, Any]) -> Operation:
     """What ``encode`` made, back again."""
     xattrs = found["xattrs"]
     if xattrs is not None:

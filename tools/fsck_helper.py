@@ -202,6 +202,8 @@ def examine(request: Request) -> Outcome:
     write = request.mode in ("p", "y") or asks
     with contextlib.ExitStack() as stack:
         if request.rescue is None:
+            import minifo.engine.salvage  # noqa: F401 (now: our own files may be for root only)
+
             stack.enter_context(acting_as_owner(request.storage))
         examination = stack.enter_context(
             Examination(request.storage, request.base, write=write, untrusted=request.untrusted)

@@ -6,9 +6,13 @@ import json
 import os
 import sys
 import time
+from functools import partial
 
 import click
 
+from minifo.engine.errors import UsageError
+from minifo.engine.storage import Storage
+from minifo.migrations.effects import DOORS
 from minifo.migrations.merge_base import merge
 from minifo.tools import _common
 
@@ -28,15 +32,19 @@ finished by giving the command again.""",
 @click.option("--base", metavar="DIR", required=True, help="The base of the overlay.")
 @click.option("--apply", is_flag=True, help="Change the base; without it the plan is printed.")
 @click.option("--json", "as_json", is_flag=True, help="Write one JSON object; bytes that are no UTF-8 as \\udcXX.")
+@click.option("--untrusted-sto", "untrusted", is_flag=True, help="Make the plan of a storage that others may change.")
 @click.argument("storage", metavar="STO")
-def command(storage: str, base: str, apply: bool, as_json: bool) -> int:
+def command(storage: str, base: str, apply: bool, as_json: bool, untrusted: bool) -> int:
     """Apply the changes in STO to the base, and empty STO.
 
     Afterwards the base itself shows what the mount showed: names, contents, owners, modes, times, links.
     """
+    if apply and untrusted:
+        raise UsageError("a storage that is not trusted is only read", "take it for yours: chown, chmod go-w")
+    doors = DOORS._replace(storage=partial(Storage, untrusted=True)) if untrusted else DOORS
     line = _Line()
     try:
-        report = merge(storage, base, apply=apply, progress=line.show)
+        report = merge(storage, base, apply=apply, progress=line.show, doors=doors)
     finally:
         line.end()
     if as_json:

@@ -12,12 +12,13 @@ import click
 
 from minifo.engine import StateError, UsageError
 from minifo.engine.base import split
+from minifo.engine.sound import is_name
 from minifo.migrations import legacy_meta
 from minifo.migrations.export_meta import export_storage
 from minifo.migrations.import_meta import ImportReport, import_storage, plan_import, restore
 from minifo.migrations.import_plan import DOverR
 from minifo.migrations.legacy_meta import Whiteout
-from minifo.migrations.legacy_tree import Note, is_name
+from minifo.migrations.legacy_tree import Note
 from minifo.tools import _common
 
 _NAME = legacy_meta.META_NAME.decode()
