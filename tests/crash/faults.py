@@ -16,7 +16,7 @@ from unittest.mock import patch
 
 import recorder
 
-from minifo.engine import commit, content, dbfile, namespace, objects, overlay, ranges, replay, storage
+from minifo.engine import commit, content, dbfile, namespace, objects, overlay, ranges, recovery, replay, storage
 
 Patch = tuple[Any, str, Callable[..., Any]]
 
@@ -205,12 +205,13 @@ def _trust_directories(true: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _trust_log(true: Callable[..., Any]) -> Callable[..., Any]:
-    def recover(self: overlay.Overlay, *args: Any) -> None:
-        harden = self.commits.harden
-        self.commits.harden = lambda: setattr(self.commits, "harden", harden)  # type: ignore[method-assign]
-        true(self, *args)
+    def tidy(self: recovery.Recovery, *args: Any, **keywords: Any) -> None:
+        commits = self._commits
+        harden = commits.harden
+        commits.harden = lambda: setattr(commits, "harden", harden)  # type: ignore[method-assign]
+        true(self, *args, **keywords)
 
-    return recover
+    return tidy
 
 
 def _trust_names(true: Callable[..., Any]) -> Callable[..., Any]:
@@ -329,6 +330,6 @@ FAULTS: dict[str, Fault] = {
         ((replay, "_sync", _nothing),),
     ),
     "log-trusted": Fault(
-        "the log of a killed daemon is taken for durable", "kills", ((overlay.Overlay, "_recover", _trust_log),)
+        "the log of a killed daemon is taken for durable", "kills", ((recovery.Recovery, "tidy", _trust_log),)
     ),
 }
