@@ -23,7 +23,7 @@ from minifo.engine.model import ROOT
 from minifo.engine.nodes import UNREACHED, Numbers
 from minifo.engine.places import Places, is_base_path
 from minifo.engine.shelf import Shelf, kind_of
-from minifo.engine.sound import wrong_facts
+from minifo.engine.sound import TWO_NAMED, wrong_facts
 
 _BY_NAME = {1, 2, 3, 6}  # invariants whose rows begin with (parent, name); most others begin with an inode number
 _TYPES = "(4096, 8192, 16384, 24576, 32768, 40960, 49152)"
@@ -155,12 +155,7 @@ class Checker:
             (self.facts["window_end"], UNREACHED),
         ):
             yield self._at("E204", ino, f"inode {ino}, mode {mode:o}, links {nlink}, owner {uid}:{gid}")
-        for ino, count in self._db.rows(
-            f"SELECT n.ino, count(*) FROM ({_NAMED}) n JOIN inode i USING (ino) JOIN origin USING (ino)"
-            " WHERE (i.mode & 61440) = 16384 GROUP BY n.ino"
-            # a link to a directory of the base would be its second name, and any name of the root
-            " HAVING count(*) > 1 OR max(n.list = 'created') OR n.ino = 1"
-        ):
+        for ino, count in self._db.rows(TWO_NAMED):
             yield self._at("E205", ino, f"{count} beside its own place" if count == 1 else f"{count} names")
         window = (self.facts["window"], self.facts["window_end"])
         for (ino,) in self._db.rows("SELECT ino FROM inode WHERE xattrs <> 1 AND ino >= ? AND ino < ?", window):

@@ -199,6 +199,13 @@ def examine(db: Database, path: str, *, finished: bool = True) -> None:
         raise Corrupt(f"{path} is damaged ({found})", hint)
 
 
+#: Directories of the base with a second name, and any name of the root: ways to go round in circles.
+TWO_NAMED = (
+    "SELECT n.ino, count(*) FROM (SELECT ino, 0 AS made FROM renamed UNION ALL SELECT ino, 1 FROM created) n"
+    " JOIN inode i USING (ino) JOIN origin USING (ino) WHERE (i.mode & 61440) = 16384 GROUP BY n.ino"
+    # a link to a directory of the base would be its second name
+    " HAVING count(*) > 1 OR max(made) OR n.ino = 1"
+)
 _NAMES = (
     "SELECT parent, name, ino FROM created UNION ALL SELECT parent, name, ino FROM renamed"
     " UNION ALL SELECT parent, name, 1 FROM deleted"
@@ -227,6 +234,8 @@ def _first_wrong(db: Database, finished: bool) -> str:
     for ino, end, at, number in db.each('SELECT ino, "end", at + "end" - start, object FROM extent'):
         if max(end, at) > FILE_MAX or not 0 <= number < OBJECTS_END:
             return f"inode {ino}: its extents are damaged"
+    for ino, _ in db.rows(TWO_NAMED) if finished else ():
+        return f"inode {ino}: a directory with two names"
     for violation in invariants.check(db) if finished else ():
         return f"{violation.rule}: not so of {violation.detail!r:.100}"
     return ""

@@ -204,6 +204,14 @@ def test_paths_in_base_terms() -> None:
     assert not any(map(is_base_path, others))
 
 
+@pytest.mark.parametrize("table", ["created", "renamed"])
+def test_a_name_of_the_root_is_refused(edited: Edited, table: str) -> None:
+    """Whoever walks the tree would never come to its end."""
+    overlay = edited.edit(f"INSERT INTO {table} VALUES ({{dir}}, CAST('round' AS BLOB), 1)")
+    with pytest.raises(Corrupt, match="inode 1: a directory with two names"):
+        examine(overlay.db, "minifo.db")
+
+
 def test_a_huge_value_is_not_read(edited: Edited) -> None:
     """What we put into rows is small: a value that is not takes no memory."""
     overlay = edited.edit("UPDATE small SET data = zeroblob(30000000) WHERE ino = {bad}")

@@ -456,9 +456,9 @@ class HotJournal(Edit):
 
 
 def _is_plain(path: str) -> bool:
-    """True for a file with one name: what an earlier edit linked to is outside, and not for us to touch either."""
+    """True for a file of some size with one name: others are what an earlier edit has put there."""
     st = os.lstat(path)
-    return stat.S_ISREG(st.st_mode) and st.st_nlink == 1
+    return stat.S_ISREG(st.st_mode) and st.st_nlink == 1 and st.st_size < 1 << 30
 
 
 def _write(path: str, data: bytes) -> None:
