@@ -1,7 +1,7 @@
 """Storages edited as an attacker would: root goes through every door, and nothing outside is touched.
 
-``MINIFO_HOSTILE`` is the number of storages (default: 150 in CI, half as many again as examples of the hypothesis profile elsewhere).  By
-hand, for many: ``MINIFO_HOSTILE=20000 pytest tests/hostile/test_generator.py``.
+``MINIFO_HOSTILE`` is the number of storages (default: 150 in CI, elsewhere by the hypothesis profile).  By hand, for
+many: ``MINIFO_HOSTILE=20000 pytest tests/hostile/test_generator.py``.
 """
 
 from __future__ import annotations
