@@ -174,7 +174,7 @@ def _forget_caches(overlay: Overlay) -> None:
     """Let rows and pages be read from storage again, so that reading can fail."""
     overlay.inodes._rows.clear()
     overlay.objects._fds.clear()
-    overlay.db.rows("PRAGMA shrink_memory")
+    overlay.db._con.release_memory()
 
 
 def _no_trace(overlay: Overlay) -> None:

@@ -33,7 +33,7 @@ def test_storage_made_by_the_engine(tmp_path: Path) -> None:
     """A database, its log and what else is there while it is open, and afterwards."""
     base, storage = tmp_path / "base", tmp_path / "sto"
     base.mkdir()
-    storage.mkdir()
+    storage.mkdir(0o700)
     overlay = Overlay.open(str(base), str(storage))
     made = overlay.mknod(ROOT, b"file", 0o100644, 0, Process(0, 0, 0))
     overlay.write(made.ino, 0, b"x" * 100_000)
@@ -57,7 +57,7 @@ def test_copy_made_by_a_repair(tmp_path: Path) -> None:
     """The copy of a database that is kept before a repair, and the repaired one."""
     base, storage = tmp_path / "base", tmp_path / "sto"
     base.mkdir()
-    storage.mkdir()
+    storage.mkdir(0o700)
     overlay = Overlay.open(str(base), str(storage))
     overlay.mknod(ROOT, b"file", 0o100644, 0, Process(0, 0, 0))
     overlay.close()
