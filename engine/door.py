@@ -335,7 +335,10 @@ def check_trust(path: str, fd: int) -> None:
 
 def untrusted(path: str, found: str) -> StateError:
     """The error of a storage, or a file in it, of which ``distrust`` has said *found*."""
-    hint = "take it for yours (chown, chmod go-w), or only read it: mount -o untrusted_sto, minifo-fsck --untrusted-sto"
+    hint = (
+        "take it for yours (chown, chmod go-w; vfat and exfat: mount it with umask=077),"
+        " or only read it: mount -o untrusted_sto, minifo-fsck --untrusted-sto"
+    )
     return StateError(f"storage {path} {found}", hint)
 
 

@@ -264,7 +264,7 @@ class Lab:
         if kind == "exfat":
             loop = run("losetup", "-f", "--show", image).stdout.strip()
             self.undo(lambda: run("losetup", "-d", loop, check=False))
-            run("mount.exfat-fuse", loop, where)
+            run("mount.exfat-fuse", "-o", "umask=077", loop, where)
             self.undo(lambda: run("umount", where, check=False))
         else:
             self.mount("-o", f"loop,{options}", image, where)
