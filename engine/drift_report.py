@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from minifo.engine.base import BaseView, join, split
 from minifo.engine.content import Content
 from minifo.engine.db import Database
+from minifo.engine.lists import IS_HIDDEN, NAMES
 from minifo.engine.model import ROOT, Ino
 from minifo.engine.overlay import Overlay
 from minifo.engine.rows import Row
@@ -38,12 +39,10 @@ _MADE = (
     " LEFT JOIN deleted d ON d.parent = t.parent AND d.name = t.name"
     " WHERE (t.parent, t.name) > (?, ?) AND d.parent IS NULL ORDER BY t.parent, t.name LIMIT ?"
 )
-_TABLES = ("created", "renamed")
 _REPLACED = (
     "SELECT c.parent, c.name, c.ino, o.path FROM created c JOIN deleted d ON d.parent = c.parent AND d.name = c.name"
     " JOIN origin o ON o.ino = c.parent WHERE (c.parent, c.name) > (?, ?) ORDER BY c.parent, c.name LIMIT ?"
 )
-_IS_HIDDEN = "SELECT 1 FROM deleted WHERE parent = ? AND name = ?"
 
 
 class Became(Enum):
@@ -174,7 +173,7 @@ class _Report:
         """The names that base objects have in the overlay."""
         found: dict[int, list[Name]] = defaultdict(list)
         marks = ", ".join("?" * len(inos))
-        for table in _TABLES:
+        for table in NAMES:
             sql = f"SELECT parent, name, ino FROM {table} WHERE ino IN ({marks})"
             for parent, name, ino in self._db.rows(sql, inos):
                 found[ino].append(Name(table, parent, name))
@@ -268,7 +267,7 @@ class _Report:
     # -- names and whiteouts
 
     def shadows(self) -> Iterator[Entry]:
-        for table in _TABLES:
+        for table in NAMES:
             after: tuple[Any, ...] = (0, b"")
             while found := self._db.rows(_MADE.format(table), (*after, _PIECE)):
                 after = found[-1][:2]
@@ -371,7 +370,7 @@ class _Report:
             is_reached = directory == b"/" or directory in self._moved or self._is_in_place(directory)
             known = self._directories[directory] = ino, is_reached
         ino, in_place = known
-        return in_place and (ino is None or self._db.value(_IS_HIDDEN, (ino, name)) is None)
+        return in_place and (ino is None or self._db.value(IS_HIDDEN, (ino, name)) is None)
 
     @cached_property
     def _moved(self) -> dict[bytes, tuple[int, bytes]]:

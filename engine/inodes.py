@@ -19,6 +19,7 @@ from minifo.engine.clock import Clock
 from minifo.engine.db import Database
 from minifo.engine.drift import Drift
 from minifo.engine.errors import FsError
+from minifo.engine.lists import DROP_MODIFIED, DROP_ORIGIN, DROP_XATTRS
 from minifo.engine.model import ROOT, Attr, Ino
 from minifo.engine.nodes import Node, Numbers, Place
 from minifo.engine.parting import Parting
@@ -39,13 +40,10 @@ _STAMP = statement("UPDATE inode SET nlink = ?, atime = ?, mtime = ?, ctime = ? 
 _INSERT = statement(f"INSERT INTO inode ({_COLUMNS}, target) VALUES ({', '.join('?' * (len(_FIELDS) + 2))})")
 _DROP = statement("DELETE FROM inode WHERE ino = ?")
 _MARK = statement("INSERT INTO origin VALUES (?, ?, ?, ?, ?) ON CONFLICT (path) DO NOTHING")
-_DROP_ORIGIN = statement("DELETE FROM origin WHERE ino = ?")
 _MODIFIED = statement("INSERT INTO modified (ino, content, base_size, base_mtime) VALUES (?, ?, ?, ?)")
 _MODIFIED_TOO = statement("UPDATE modified SET content = 1, base_size = ?, base_mtime = ? WHERE ino = ?")
-_DROP_MODIFIED = statement("DELETE FROM modified WHERE ino = ?")
 _ADD_ORPHAN = statement("INSERT INTO orphan VALUES (?)")
 _DROP_ORPHAN = statement("DELETE FROM orphan WHERE ino = ?")
-_DROP_XATTRS = statement("DELETE FROM xattr WHERE ino = ?")
 
 
 _KEPT_ROWS = 4096
@@ -437,10 +435,10 @@ class Inodes:
     def discard(self, ino: Ino) -> None:
         """Delete every row an object owns, its content aside; it is no orphan any more."""
         self.drop_row(ino)
-        self._db.change(_DROP_XATTRS, (ino,))
+        self._db.change(DROP_XATTRS, (ino,))
         if not self.numbers.is_created(ino):
-            self._db.change(_DROP_ORIGIN, (ino,))
-            self._db.change(_DROP_MODIFIED, (ino,))
+            self._db.change(DROP_ORIGIN, (ino,))
+            self._db.change(DROP_MODIFIED, (ino,))
 
     # -- attributes as users see them
 

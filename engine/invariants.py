@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from minifo.engine.db import Database
+from minifo.engine.lists import IS_HIDDEN
 from minifo.engine.model import FILE_MAX, NAME_MAX, SYMLINK_MAX, XATTR_MAX
 
 
@@ -176,7 +177,7 @@ def _shown_twice(db: Database) -> list[Violation]:
         parent = inos.get(directory or b"/")
         if parent is None or db.value("SELECT 1 FROM orphan WHERE ino = ?", (parent,)):
             continue
-        if db.value("SELECT 1 FROM deleted WHERE parent = ? AND name = ?", (parent, name)) is None:
+        if db.value(IS_HIDDEN, (parent, name)) is None:
             found.append(Violation(5, rule, (ino, path)))
     return found
 

@@ -32,6 +32,7 @@ from minifo.engine.content import Content
 from minifo.engine.db import Database
 from minifo.engine.errors import FsError
 from minifo.engine.inodes import Inodes
+from minifo.engine.lists import IS_HIDDEN
 from minifo.engine.model import NAME_MAX, Attr, DirEntry, Ino
 from minifo.engine.nodes import Node
 from minifo.engine.rows import Row
@@ -60,7 +61,6 @@ _PLACES = (
 )
 
 
-_IS_HIDDEN = "SELECT 1 FROM deleted WHERE parent = ? AND name = ?"
 _MADE = "SELECT name, ino FROM created WHERE parent = ?1 UNION ALL SELECT name, ino FROM renamed WHERE parent = ?1"
 
 
@@ -190,7 +190,7 @@ class Merge:
 
     def _beneath(self, directory: Node, name: bytes) -> _Found | None:
         """What stands at a name that was given to an object which does not show."""
-        if directory.path is None or self._db.value(_IS_HIDDEN, (directory.ino, name)) is not None:
+        if directory.path is None or self._db.value(IS_HIDDEN, (directory.ino, name)) is not None:
             return None
         ino = self._db.value("SELECT ino FROM origin WHERE path = ?", (join(directory.path, name),))
         return self._at(directory, name, (ino, 3) if ino is not None else None)

@@ -21,22 +21,14 @@ from minifo.engine.content import Content
 from minifo.engine.db import Database
 from minifo.engine.errors import FsError
 from minifo.engine.inodes import Inodes
+from minifo.engine.lists import ADD, DROP, DROP_IN, DROP_ORIGIN, HIDE, IS_HIDDEN, IS_NAMED, NAMES
 from minifo.engine.merge import Merge, Ref
 from minifo.engine.model import ROOT, SYMLINK_MAX, Caller, Ino, RenameFlags
 from minifo.engine.nodes import Node
 from minifo.engine.rows import Row
-from minifo.engine.statements import statement
 
-_TABLES = ("created", "renamed")
-_ADD = {table: statement(f"INSERT INTO {table} VALUES (?, ?, ?)") for table in _TABLES}
-_DROP = {table: statement(f"DELETE FROM {table} WHERE parent = ? AND name = ?") for table in _TABLES}
-_HIDE = statement("INSERT INTO deleted VALUES (?, ?)")
-_SHOW = statement("DELETE FROM deleted WHERE parent = ? AND name = ?")
-_SHOW_ALL = statement("DELETE FROM deleted WHERE parent = ?")
-_DROP_ORIGIN = statement("DELETE FROM origin WHERE ino = ?")
 _DIRECTORY_SIZE = 4096  # bytes; what most file systems report for a small directory
 _LINK_MAX = 2**31 - 1
-_NAMED = "SELECT 1 FROM created WHERE ino = ?1 UNION ALL SELECT 1 FROM renamed WHERE ino = ?1"
 
 
 class Namespace:
@@ -84,7 +76,7 @@ class Namespace:
         self._check_new(parent, name)
         is_dir = stat.S_ISDIR(mode)
         node = self._new(parent, mode, caller, rdev=rdev, target=target, nlink=2 if is_dir else 1)
-        self._db.change(_ADD["created"], (parent.ino, name, node.ino))
+        self._db.change(ADD["created"], (parent.ino, name, node.ino))
         self._changed(parent, name, +1 if is_dir else 0)
         return node
 
@@ -167,10 +159,10 @@ class Namespace:
         """Let go of an object that is gone from the base and does not show, whose name in the overlay is taken now."""
         if not self._inodes.drift.gone:
             return
-        for table in _TABLES:
+        for table in NAMES:
             ino = self._db.value(f"SELECT ino FROM {table} WHERE parent = ? AND name = ?", (parent.ino, name))
             if ino is not None:
-                self._db.change(_DROP[table], (parent.ino, name))
+                self._db.change(DROP[table], (parent.ino, name))
                 row = self._inodes.row(Ino(ino))
                 if row is not None and stat.S_ISDIR(row.mode):
                     self._inodes.touch_directory(parent, -1)
@@ -242,7 +234,7 @@ class Namespace:
     def _lose_directory(self, node: Node) -> None:
         """A directory's only name is gone; its whiteouts hide nothing any more."""
         if node.path is not None:
-            self._db.change(_SHOW_ALL, (node.ino,))
+            self._db.change(DROP_IN["deleted"], (node.ino,))
         if self._inodes.drift.gone:
             self._inodes.parting.let_go_in(node.ino, node.path)
         row = self._inodes.row(node.ino)
@@ -383,14 +375,14 @@ class Namespace:
     def _unbind(self, parent: Node, name: bytes, ref: Ref) -> None:
         place = join(parent.path, name) if parent.path is not None else None
         if ref.kind != "base":
-            self._db.change(_DROP[ref.kind], (parent.ino, name))
+            self._db.change(DROP[ref.kind], (parent.ino, name))
             if not self._covers_base(parent, name, ref.node):
                 return
         assert place is not None
         if place in self._inodes.drift.superseded:
             self._inodes.parting.settle(place)
         self._inodes.adopt(parent)  # whoever hides a name has a mark in origin
-        self._db.change(_HIDE, (parent.ino, name))
+        self._db.change(HIDE, (parent.ino, name))
         if ref.kind != "base":
             held = self._db.value("SELECT ino FROM origin WHERE path = ?", (place,))
             if held is not None and held != ref.node.ino:
@@ -403,26 +395,22 @@ class Namespace:
         """
         if self._inodes.numbers.is_created(node.ino) and node.ino >= self._inodes.first_ino:
             return False
-        hidden = "SELECT 1 FROM deleted WHERE parent = ? AND name = ?"
-        if parent.path is None or self._db.value(hidden, (parent.ino, name)) is not None:
+        if parent.path is None or self._db.value(IS_HIDDEN, (parent.ino, name)) is not None:
             return False
         return self._inodes.base_child(parent, name) is not None
 
     def _bind(self, parent: Node, name: bytes, node: Node, table: str) -> None:
         if node.path is not None and self._is_own_place(parent, name, node):
-            self._db.change(_SHOW, (parent.ino, name))
+            self._db.change(DROP["deleted"], (parent.ino, name))
             if table == "created" and not node.is_dir:
                 self._swap_kinds(node)
             self._settle(node)
         else:
-            self._db.change(_ADD[table], (parent.ino, name, node.ino))
+            self._db.change(ADD[table], (parent.ino, name, node.ino))
 
     def _is_own_place(self, parent: Node, name: bytes, node: Node) -> bool:
         """True where the base has this very object at that name."""
-        if (
-            parent.path is None
-            or self._db.value("SELECT 1 FROM deleted WHERE parent = ? AND name = ?", (parent.ino, name)) is None
-        ):
+        if parent.path is None or self._db.value(IS_HIDDEN, (parent.ino, name)) is None:
             return False
         place = join(parent.path, name)
         if node.path == place:
@@ -436,8 +424,8 @@ class Namespace:
         """A created link took a base name back: a name that was renamed away from there is the created link now."""
         place = self._db.row("SELECT parent, name FROM renamed WHERE ino = ? LIMIT 1", (node.ino,))
         if place is not None:
-            self._db.change(_DROP["renamed"], place)
-            self._db.change(_ADD["created"], (*place, node.ino))
+            self._db.change(DROP["renamed"], place)
+            self._db.change(ADD["created"], (*place, node.ino))
 
     def _settle(self, node: Node) -> None:
         """Delete the row of a base object that is back in its place, if nothing else of it was changed."""
@@ -450,12 +438,12 @@ class Namespace:
             return
         if row.nlink != st.st_nlink or row.mtime != st.st_mtime_ns:
             return
-        if not node.is_dir and st.st_nlink > 1 and self._db.value(_NAMED, (node.ino,)) is not None:
+        if not node.is_dir and st.st_nlink > 1 and self._db.value(IS_NAMED, (node.ino,)) is not None:
             return
         self._inodes.drop_row(node.ino)
         below = "SELECT 1 FROM origin WHERE path > ? AND path < ? LIMIT 1"
         if not node.is_dir or self._db.value(below, (node.path + b"/", node.path + b"0")) is None:
-            self._db.change(_DROP_ORIGIN, (node.ino,))
+            self._db.change(DROP_ORIGIN, (node.ino,))
 
     # -- what every change does to its directory
 

@@ -13,6 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from minifo.engine.db import Database
+from minifo.engine.lists import DROP_IN, IS_NAMED, NAMES
 from minifo.engine.model import Ino
 from minifo.engine.rows import Row
 from minifo.engine.statements import statement
@@ -20,9 +21,7 @@ from minifo.engine.statements import statement
 if TYPE_CHECKING:
     from minifo.engine.inodes import Inodes
 
-_DROP_NAMES_IN = [statement(f"DELETE FROM {table} WHERE parent = ?") for table in ("created", "renamed", "deleted")]
-_DROP_NAMES_OF = [statement(f"DELETE FROM {table} WHERE ino = ?") for table in ("created", "renamed")]
-_NAMED = "SELECT 1 FROM created WHERE ino = ?1 UNION ALL SELECT 1 FROM renamed WHERE ino = ?1"
+_DROP_NAMES_OF = [statement(f"DELETE FROM {table} WHERE ino = ?") for table in NAMES]
 
 
 class Parting:
@@ -72,7 +71,7 @@ class Parting:
             for name, child in self._inodes.drift.origins_in(path).items():
                 if name not in hidden or self._inodes.row(child) is None or child in self._inodes.drift.gone:
                     inside.append(child)  # what was hidden before, and is here still, has another name in the base
-        for sql in _DROP_NAMES_IN:
+        for sql in DROP_IN.values():
             self._db.change(sql, (ino,))
         for child in inside:
             self.lose_place(child)
@@ -84,7 +83,7 @@ class Parting:
             return  # an orphan goes when it is forgotten
         if row is not None and row.nlink > 1 and ino not in self._inodes.drift.gone and not stat.S_ISDIR(row.mode):
             self._inodes.set_links(row, row.nlink - 1)
-        elif self._db.value(_NAMED, (ino,)) is None:
+        elif self._db.value(IS_NAMED, (ino,)) is None:
             self.let_go_in(ino, self._inodes.path(ino))
             if row is not None:
                 self.give_up(row)

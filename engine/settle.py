@@ -14,6 +14,7 @@ from minifo.engine.base import join, split
 from minifo.engine.content import SMALL
 from minifo.engine.drift_report import Entry, Name, bytes_missing
 from minifo.engine.errors import FsError
+from minifo.engine.lists import ADD, DROP, DROP_IN, DROP_MODIFIED, DROP_XATTRS, HIDE, NAMES
 from minifo.engine.model import ROOT, Ino, Process, SetAttr
 from minifo.engine.overlay import Overlay
 from minifo.engine.rows import Row
@@ -21,16 +22,9 @@ from minifo.engine.statements import statement
 from minifo.engine.syscalls import data_ranges
 
 _NOTE = statement("UPDATE modified SET base_size = ?, base_mtime = ?, digest = NULL WHERE ino = ?")
-_DROP_MODIFIED = statement("DELETE FROM modified WHERE ino = ?")
-_DROP_XATTRS = statement("DELETE FROM xattr WHERE ino = ?")
 _EMPTY = statement("INSERT INTO small VALUES (?, x'')")
-_LISTS = ("created", "renamed", "deleted")
-_DROP_NAME = {table: statement(f"DELETE FROM {table} WHERE parent = ? AND name = ?") for table in _LISTS}
-_CREATE = statement("INSERT INTO created VALUES (?, ?, ?)")
-_HIDE = statement("INSERT INTO deleted VALUES (?, ?)")
-_SHOW_ALL = statement("DELETE FROM deleted WHERE parent = ?")
 _OWNED = [statement(f"UPDATE {table} SET ino = ? WHERE ino = ?") for table in ("extent", "small", "xattr")]
-_NAMES_IN = [statement(f"UPDATE {table} SET parent = ? WHERE parent = ?") for table in ("created", "renamed")]
+_NAMES_IN = [statement(f"UPDATE {table} SET parent = ? WHERE parent = ?") for table in NAMES]
 _HOLDS = "SELECT 1 FROM created WHERE parent = ?1 UNION ALL SELECT 1 FROM renamed WHERE parent = ?1 LIMIT 1"
 _SUBDIRECTORIES = (
     "SELECT count(*) FROM (SELECT ino FROM created WHERE parent = ?1 UNION ALL SELECT ino FROM renamed"
@@ -88,8 +82,8 @@ class Settler:
         if not entry.names and entry.in_place and row.nlink == st.st_nlink:
             self._inodes.discard(row.ino)
             return
-        self._db.change(_DROP_XATTRS, (row.ino,))
-        self._db.change(_DROP_MODIFIED, (row.ino,))
+        self._db.change(DROP_XATTRS, (row.ino,))
+        self._db.change(DROP_MODIFIED, (row.ino,))
         plain = (st.st_mode, row.nlink, st.st_uid, st.st_gid, st.st_rdev, st.st_size)
         times = (st.st_atime_ns, st.st_mtime_ns, st.st_ctime_ns)
         seen = (st.st_nlink, st.st_size, st.st_mtime_ns)
@@ -162,11 +156,11 @@ class Settler:
         self._moved[old] = row.ino
         for name in entry.names:
             self._drop_name(name)
-            self._db.change(_CREATE, (self._number(name.parent), name.name, row.ino))
+            self._db.change(ADD["created"], (self._number(name.parent), name.name, row.ino))
         if entry.in_place:
             self._keep_place(entry, row.ino, is_dir)
         self._show_place(entry)
-        self._db.change(_SHOW_ALL, (old,))
+        self._db.change(DROP_IN["deleted"], (old,))
         self._inodes.discard(Ino(old))
         return True
 
@@ -175,14 +169,14 @@ class Settler:
         if not entry.in_place and self._ov.base.find(entry.base) is None:
             directory, name = split(entry.base)
             parent = self._db.value("SELECT ino FROM origin WHERE path = ?", (directory,))
-            self._db.change(_DROP_NAME["deleted"], (parent, name))
+            self._db.change(DROP["deleted"], (parent, name))
 
     def _keep_place(self, entry: Entry, ino: int, is_dir: bool) -> None:
         directory, name = split(entry.base)
         parent = self._db.value("SELECT ino FROM origin WHERE path = ?", (directory,))
-        self._db.change(_CREATE, (parent, name, ino))
+        self._db.change(ADD["created"], (parent, name, ino))
         if self._ov.base.find(entry.base) is not None:
-            self._db.change(_HIDE, (parent, name))
+            self._db.change(HIDE, (parent, name))
         if is_dir:
             self._count(parent, +1)
 
@@ -203,7 +197,7 @@ class Settler:
         self._show_place(entry)
         if row is not None:
             self._ov.content.discard(row)
-        self._db.change(_SHOW_ALL, (entry.ino,))
+        self._db.change(DROP_IN["deleted"], (entry.ino,))
         self._inodes.discard(Ino(entry.ino))
         return True
 
@@ -222,7 +216,7 @@ class Settler:
     def cover(self, entry: Entry) -> None:
         """A name made here goes on hiding the one that the base has now."""
         (name,) = entry.names
-        self._db.change(_HIDE, (self._number(name.parent), name.name))
+        self._db.change(HIDE, (self._number(name.parent), name.name))
 
     def rewrite(self, entry: Entry, data: bytes) -> None:
         """Give a created file other bytes."""
@@ -251,4 +245,4 @@ class Settler:
         return self._moved.get(ino, ino)
 
     def _drop_name(self, name: Name) -> bool:
-        return self._db.change(_DROP_NAME[name.table], (self._number(name.parent), name.name)) > 0
+        return self._db.change(DROP[name.table], (self._number(name.parent), name.name)) > 0

@@ -14,6 +14,7 @@ from typing import Any
 
 from minifo.engine import Overlay, StateError
 from minifo.engine.base import BaseView, split
+from minifo.engine.lists import ADD, HIDE
 from minifo.engine.model import ROOT, Ino
 from minifo.engine.nodes import Node
 from minifo.engine.rows import Row
@@ -38,9 +39,6 @@ _SET_ALL = statement(
     "UPDATE inode SET mode = ?, uid = ?, gid = ?, atime = ?, mtime = ?, ctime = ?, xattrs = 1 WHERE ino = ?"
 )
 _SET_CONTENT = statement("UPDATE inode SET size = ?, object = ?, bound = ? WHERE ino = ?")
-_ADD_CREATED = statement("INSERT INTO created VALUES (?, ?, ?)")
-_ADD_RENAMED = statement("INSERT INTO renamed VALUES (?, ?, ?)")
-_HIDE = statement("INSERT INTO deleted VALUES (?, ?)")
 _DROP_ORIGIN = statement("DELETE FROM origin WHERE path = ?")
 _ADD_XATTR = statement("INSERT INTO xattr VALUES (?, ?, ?)")
 
@@ -139,7 +137,7 @@ class ImportRun:
             assert parent is not None
             assert parent.path is not None
             self._ov.inodes.mark(parent.path, parent.ino)
-            self._ov.db.change(_HIDE, (parent.ino, name))
+            self._ov.db.change(HIDE, (parent.ino, name))
         if step.kind == "modify":
             self._modify(step, parent)
         elif step.kind == "move":
@@ -153,7 +151,7 @@ class ImportRun:
             assert step.origin is not None
             ino = self._ino(step.origin)
             self._ov.db.change(_ADD_LINK, (ino,))
-            self._ov.db.change(_ADD_CREATED, (parent.ino, name, ino))
+            self._ov.db.change(ADD["created"], (parent.ino, name, ino))
 
     def _node(self, place: bytes) -> Node:
         return self._ov.inodes.directory(self._ino(place))
@@ -203,7 +201,7 @@ class ImportRun:
         assert step.origin is not None
         row = self._adopt(step.origin, parent.ino)
         self._inos[step.place] = row.ino
-        self._ov.db.change(_ADD_RENAMED, (parent.ino, name, row.ino))
+        self._ov.db.change(ADD["renamed"], (parent.ino, name, row.ino))
         self._directory(step, row)
 
     def _directory(self, step: Step, row: Row) -> None:
@@ -236,7 +234,7 @@ class ImportRun:
         size = len(target) if target is not None else st.st_size if is_dir or stat.S_ISREG(st.st_mode) else 0
         links = step.links if is_dir else 1
         row = ov.inodes.create(st.st_mode, st.st_uid, st.st_gid, rdev, links, size, target)
-        ov.db.change(_ADD_CREATED, (parent.ino, name, row.ino))
+        ov.db.change(ADD["created"], (parent.ino, name, row.ino))
         if is_dir:
             self._inos[step.place] = row.ino
         elif stat.S_ISREG(st.st_mode):
