@@ -133,9 +133,13 @@ class Content:
         Raises:
             OSError: EIO where the base has another version of it by now than the file was written over.
         """
-        if row.is_own and not self._inodes.drift.same_version(row, path):
+        if self.is_lost(row, path):
             raise FsError(errno.EIO, f"read {row.ino}")
         return self._base.file(path)
+
+    def is_lost(self, row: Row, path: bytes) -> bool:
+        """True where bytes that a file has from the base are those of a version that is not there: none can be read."""
+        return row.object is None and row.is_own and not self._inodes.drift.same_version(row, path)
 
     def blocks(self, row: Row, path: bytes | None, st: os.stat_result | None = None) -> int:
         """Allocated blocks of 512 bytes, as st_blocks tells them; *st* is the base file's, where it is known."""
@@ -181,14 +185,7 @@ class Content:
         number, bound, mapped = self.writable(row, path, end)
         if number == SMALL:
             self._write_small(row, path, offset, data)
-        elif (
-            number is not None
-            and not mapped
-            and (bound is None or end <= bound)
-            and self._write_backing(number, row, offset, data) == len(data)
-        ):
-            pass
-        else:
+        elif not self._write_backing(Backing(number, bound, mapped), row, offset, data):
             if number is not None and bound is None and offset > row.size:
                 self.cut_stale(number, row.size)
             if number is None:
@@ -219,7 +216,7 @@ class Content:
             return Backing(SMALL if end <= self.small_max else self._outgrow(row), None, 0)
         if number is None:
             based = bound if path is not None and bound else 0
-            if path is not None and based and self._is_lost(row, path):
+            if path is not None and based and self.is_lost(row, path):
                 return Backing(None, bound, 0)
             if max(based, end) <= self.small_max:
                 return Backing(SMALL, None, 0)
@@ -229,11 +226,14 @@ class Content:
             return Backing(number, based if number is None else None, 0)
         return Backing(number, bound, 0)
 
-    def _write_backing(self, number: int, row: Row, offset: int, data: bytes | memoryview) -> int:
-        """Write into the object that holds all of a file, as much as it can hold; the number of bytes."""
+    def _write_backing(self, backing: Backing, row: Row, offset: int, data: bytes | memoryview) -> bool:
+        """Write into the object that holds all of a file; False if there is none, or it cannot hold all of *data*."""
+        number, bound, mapped = backing
+        if number is None or mapped or (bound is not None and offset + len(data) > bound):
+            return False
         if offset > row.size:
             self.cut_stale(number, row.size)
-        return self._objects.write_most(number, data, offset)
+        return self._objects.write_most(number, data, offset) == len(data)
 
     def _write_small(self, row: Row, path: bytes | None, offset: int, data: bytes | memoryview) -> None:
         """Write into the row of a small file, made of what backs it so far."""
@@ -269,7 +269,7 @@ class Content:
         Returns:
             The row; where its backing is another now it is not saved yet.
         """
-        if path is None or row.object is not None or not row.bound or self._is_lost(row, path):
+        if path is None or row.object is not None or not row.bound or self.is_lost(row, path):
             return row
         if self.whole:
             return self.complete(row, path)
@@ -277,10 +277,6 @@ class Content:
             digest = sample(self._base.file(path), row.seen_size or 0)
             self._db.change(_SET_DIGEST, (digest, row.ino))
         return row
-
-    def _is_lost(self, row: Row, path: bytes) -> bool:
-        """True where bytes that a file has from the base are those of a version that is not there: none can be read."""
-        return row.object is None and row.is_own and not self._inodes.drift.same_version(row, path)
 
     def complete(self, row: Row, path: bytes, source: int | None = None) -> Row:
         """Copy what a file still has from the base, so that it depends on the base no more.  Inside an operation.

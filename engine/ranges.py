@@ -251,7 +251,7 @@ class Ranges:
 
     def _backing_ranges(self, row: Row, path: bytes | None, start: int, end: int) -> Iterator[tuple[int, int]]:
         """The parts of a range of a file's backing that hold data; all of it where the base has another version."""
-        if row.object is None and path is not None and row.is_own and not self._inodes.drift.same_version(row, path):
+        if path is not None and self._content.is_lost(row, path):
             return iter([(start, end)])
         return data_ranges(self._backing(row, row.object, path), start, end)
 
