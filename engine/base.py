@@ -57,9 +57,20 @@ def split(path: bytes) -> tuple[bytes, bytes]:
 
 def _empty_directory(path: bytes) -> os.stat_result:
     """What a mount point shows that we must not enter: an empty directory, owned by root, with a number of its own."""
-    number = int.from_bytes(blake2b(path, digest_size=7).digest(), "big")
+    return directory_stat(int.from_bytes(blake2b(path, digest_size=7).digest(), "big"), 0o755)
+
+
+def directory_stat(number: int, mode: int, uid: int = 0, gid: int = 0, size: int = 0) -> os.stat_result:
+    """The attributes of a directory that is nowhere: two links, no blocks, and times long ago.
+
+    Args:
+        number: st_ino.
+        mode: permission bits.
+        uid, gid: its owner.
+        size: bytes.
+    """
     zeros = {"st_atime_ns": 0, "st_mtime_ns": 0, "st_ctime_ns": 0, "st_blksize": 4096, "st_blocks": 0, "st_rdev": 0}
-    return os.stat_result((stat.S_IFDIR | 0o755, number, 0, 2, 0, 0, 0, 0, 0, 0), zeros)
+    return os.stat_result((stat.S_IFDIR | mode, number, 0, 2, uid, gid, size, 0, 0, 0), zeros)
 
 
 class BaseView:

@@ -21,7 +21,7 @@ import os
 import stat
 from hashlib import blake2b
 
-from minifo.engine.base import BaseView, join, split
+from minifo.engine.base import BaseView, directory_stat, join, split
 from minifo.engine.db import Database
 from minifo.engine.model import ROOT, Ino
 from minifo.engine.nodes import Numbers
@@ -34,7 +34,7 @@ _KNOWN_MAX = 10_000  # numbers of origins that are kept in memory; of more each 
 _RELINKED = 1 << 40  # added to seen_links once a base had another count than the one before
 _SAMPLES = 16  # blocks of a file that its digest is taken of
 _BLOCK = 4096  # bytes
-_GHOST_MODE = stat.S_IFDIR | 0o700  # of a directory of which no more is known: it shows nobody more than before
+_GHOST_MODE = 0o700  # of a directory of which no more is known: it shows nobody more than before
 _AT_A_TIME = 64
 
 
@@ -229,9 +229,7 @@ class Drift:
         if found is None:
             return None
         mode, uid, gid = found if all(is_id(value) for value in found) else (_GHOST_MODE, 0, 0)
-        mode = stat.S_IFDIR | stat.S_IMODE(mode)
-        zeros = {"st_atime_ns": 0, "st_mtime_ns": 0, "st_ctime_ns": 0, "st_blksize": 4096, "st_blocks": 0, "st_rdev": 0}
-        return os.stat_result((mode, ino, 0, 2, uid, gid, _BLOCK, 0, 0, 0), zeros)
+        return directory_stat(ino, stat.S_IMODE(mode), uid, gid, _BLOCK)
 
     def origins_in(self, path: bytes) -> dict[bytes, Ino]:
         """The names in a base directory whose objects have overlay state, and their numbers.
