@@ -12,7 +12,16 @@ import os
 from enum import Enum
 from typing import Any
 
-from minifo.engine.anchor import base_mark, describe, is_replaced, is_same_mark, keep_reserved, reanchor, survey
+from minifo.engine.anchor import (
+    Survey,
+    base_mark,
+    describe,
+    is_replaced,
+    is_same_mark,
+    keep_reserved,
+    reanchor,
+    survey,
+)
 from minifo.engine.base import BaseView
 from minifo.engine.commit import GroupCommit
 from minifo.engine.db import Database
@@ -69,7 +78,7 @@ class Recovery:
         self._storage = storage
         self._objects = objects
         self._commits = commits
-        self._replaced = False
+        self._survey: Survey | None = None  # of a base that is another one
         self._facts: dict[str, Any] = {}
 
     def meet_base(self, path: str, check: BaseCheck) -> None:
@@ -87,16 +96,14 @@ class Recovery:
         # text where it can be, for whoever looks into the database; a path may be any bytes
         place = os.fsencode(path) if has_odd_bytes(path) else path
         self._facts = {key: value for key, value in (("base", place), ("base_mark", mark)) if known[key] != value}
-        self._replaced = not is_same_mark(known["base_mark"], mark) or is_replaced(
-            self._db, self._base, self._inodes.numbers
-        )
-        if self._replaced:
-            self._judge(path, mark, known, check)
+        if not is_same_mark(known["base_mark"], mark) or is_replaced(self._db, self._base, self._inodes.numbers):
+            self._survey = survey(self._db, self._base, self._inodes.numbers)
+            self._judge(path, mark, known, check, self._survey)
         if self._db.read_only:
             self._settle_numbers()
 
-    def _judge(self, path: str, mark: str, known: dict[str, Any], check: BaseCheck) -> None:
-        found, gone, _ = view = survey(self._db, self._base, self._inodes.numbers)
+    def _judge(self, path: str, mark: str, known: dict[str, Any], check: BaseCheck, view: Survey) -> None:
+        found, gone, _ = view
         last = os.fsdecode(known["base"]) if isinstance(known["base"], bytes) else known["base"]
         was = f"{last} ({describe(known['base_mark'])})"
         message = f"base {path} ({describe(mark)}) is not the one of the last mount, {was}"
@@ -149,12 +156,12 @@ class Recovery:
         objects.sweep_uncommitted(replayed)
         # what the redo log names is deleted after a commit only: a mount that is killed now leaves it for the next one
         objects.committed_next = objects.next_object
-        # what was replayed may be all there is to tell the two bases apart
-        if self._replaced or (replayed and is_replaced(db, self._base, self._inodes.numbers)):
-            moved = survey(db, self._base, self._inodes.numbers).moved  # again, for what was replayed is new
-            if moved:
-                with db.operation():
-                    reanchor(db, moved)
+        # what was replayed is new, and may be all there is to tell the two bases apart
+        if replayed and (self._survey is not None or is_replaced(db, self._base, self._inodes.numbers)):
+            self._survey = survey(db, self._base, self._inodes.numbers)
+        if self._survey is not None and self._survey.moved:
+            with db.operation():
+                reanchor(db, self._survey.moved)
         self._settle_numbers()
         if self._facts:
             with db.operation():
