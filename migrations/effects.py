@@ -244,36 +244,40 @@ class Doors(NamedTuple):
         storage: str,
         *,
         read_only: bool = False,
-        redo_directory: str | None = None,
         base_check: BaseCheck = BaseCheck.WARN,
         finished: bool = True,
     ) -> Overlay:
         """Open an overlay (see ``Overlay.open``), every row of which is sound: what it says is written elsewhere.
 
         Args:
-            base, storage, read_only, redo_directory, base_check: as there.
+            base, storage, read_only, base_check: as there.
             finished: False for one that is still being made.
 
         Raises:
             Corrupt: there is one that is not.
         """
-        if read_only:
-            redo_directory = memory_directory()  # to say that it is not all there is
-        overlay = Overlay.open(
-            base,
-            storage,
-            read_only=read_only,
-            storage_io=self.storage,
-            vfs=self.vfs,
-            redo_directory=redo_directory,
-            base_check=base_check,
-        )
+        # who only looks is told of a redo log, for then that is not all there is
+        redo = memory_directory() if read_only else None
+        overlay = self._open(base, storage, base_check, redo, read_only=read_only)
         try:
             examine(overlay.db, overlay.storage.database, finished=finished)
         except BaseException:
             overlay.close()
             raise
         return overlay
+
+    def _open(
+        self, base: str, storage: str, base_check: BaseCheck, redo: str | None, *, read_only: bool = False
+    ) -> Overlay:
+        return Overlay.open(
+            base,
+            storage,
+            read_only=read_only,
+            storage_io=self.storage,
+            vfs=self.vfs,
+            redo_directory=redo,
+            base_check=base_check,
+        )
 
     def fact(self, database: str, key: str) -> int | str | bytes | None:
         """One row of the table ``overlay`` of a database that nobody has open, or None.
@@ -310,10 +314,12 @@ class Doors(NamedTuple):
     def finish_killed(self, base: str, storage: str, base_check: BaseCheck = BaseCheck.WARN) -> None:
         """Let what a killed daemon had acknowledged become durable, before an overlay is opened without a redo log.
 
+        What rows say is not looked at: that is for ``overlay``, which follows.
+
         Raises:
             StateError: it cannot be opened, or its redo log cannot be replayed.
         """
-        self.overlay(base, storage, redo_directory=memory_directory(), base_check=base_check).close()
+        self._open(base, storage, base_check, memory_directory()).close()
 
 
 DOORS = Doors()
