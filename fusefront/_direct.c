@@ -42,11 +42,7 @@ static bool take_attributes(PyObject *tuple, struct stat *attr)
 {
 	struct attributes found;
 
-	if (!PyTuple_Check(tuple)) {
-		PyErr_SetString(PyExc_TypeError, "attributes are a tuple");
-		return false;
-	}
-	if (!read_attributes(&PyTuple_GET_ITEM(tuple, 0), PyTuple_GET_SIZE(tuple), &found))
+	if (!take_attr(tuple, &found))
 		return false;
 	*attr = stat_of(&found);
 	return true;

@@ -135,6 +135,15 @@ bool read_attributes(PyObject *const *numbers, Py_ssize_t count, struct attribut
 	return true;
 }
 
+bool take_attr(PyObject *tuple, struct attributes *found)
+{
+	if (!PyTuple_Check(tuple)) {
+		PyErr_SetString(PyExc_TypeError, "attributes are a tuple");
+		return false;
+	}
+	return read_attributes(&PyTuple_GET_ITEM(tuple, 0), PyTuple_GET_SIZE(tuple), found);
+}
+
 struct stat stat_of(const struct attributes *from)
 {
 	struct stat attr = {

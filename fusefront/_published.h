@@ -31,6 +31,9 @@ struct attributes {
 /* Attributes from the numbers of an Attr; false, with an exception set, if they are none. */
 bool read_attributes(PyObject *const *numbers, Py_ssize_t count, struct attributes *found);
 
+/* The same from an Attr itself. */
+bool take_attr(PyObject *tuple, struct attributes *found);
+
 /* The kernel's form of attributes. */
 struct stat stat_of(const struct attributes *from);
 

@@ -48,11 +48,7 @@ static bool take_entry(PyObject *tuple, struct open_entry *entry)
 {
 	struct attributes found;
 
-	if (!PyTuple_Check(tuple)) {
-		PyErr_SetString(PyExc_TypeError, "attributes are a tuple");
-		return false;
-	}
-	if (!read_attributes(&PyTuple_GET_ITEM(tuple, 0), PyTuple_GET_SIZE(tuple), &found))
+	if (!take_attr(tuple, &found))
 		return false;
 	*entry = (struct open_entry){
 		.nodeid = found.ino,
