@@ -17,7 +17,10 @@ import struct
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+
+import apsw
 
 from minifo.engine.syscalls import clone_mount
 
@@ -96,6 +99,18 @@ def _file(path: bytes, data: bytes, mode: int = 0o644) -> None:
     with open(path, "wb") as file:
         file.write(data)
     os.chmod(path, mode)
+
+
+def change_rows(database: str, inos: Mapping[str, int], statements: Iterable[str]) -> None:
+    """Execute statements on a database; ``{path}`` stands for the inode number of a path."""
+    con = apsw.Connection(database)
+    try:
+        for statement in statements:
+            for path, ino in inos.items():
+                statement = statement.replace("{" + path + "}", str(ino))
+            con.execute(statement)
+    finally:
+        con.close()
 
 
 def build_base(root: Path) -> Path:

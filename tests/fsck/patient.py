@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import apsw
+from support import change_rows
 
 from minifo.engine import ROOT, Ino, Overlay, Process, RenameFlags
 from minifo.engine.examine import Examination
@@ -74,14 +75,7 @@ class Patient:
 
     def sql(self, *statements: str) -> None:
         """Damage rows; ``{path}`` stands for the inode number of a path."""
-        con = apsw.Connection(self.database)
-        try:
-            for statement in statements:
-                for path, ino in self.inos.items():
-                    statement = statement.replace("{" + path + "}", str(ino))
-                con.execute(statement)
-        finally:
-            con.close()
+        change_rows(self.database, self.inos, statements)
 
     def object_of(self, path: str) -> str:
         """The file of the content object of a file."""

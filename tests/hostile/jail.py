@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 import apsw
+from support import change_rows
 
 from minifo.engine import ROOT, Ino, Overlay, Process, RenameFlags
 from minifo.engine.objects import object_name
@@ -55,14 +56,7 @@ class Jail:
 
     def sql(self, *statements: str) -> None:
         """Change rows of the database; ``{path}`` stands for the inode number of a path."""
-        con = apsw.Connection(str(self.storage / "minifo.db"))
-        try:
-            for statement in statements:
-                for path, ino in self.inos.items():
-                    statement = statement.replace("{" + path + "}", str(ino))
-                con.execute(statement)
-        finally:
-            con.close()
+        change_rows(str(self.storage / "minifo.db"), self.inos, statements)
 
     @property
     def object(self) -> Path:
