@@ -16,7 +16,7 @@ from setuptools import Extension, setup
 COMPILING = {"bdist_wheel", "build", "build_ext", "dist_info", "editable_wheel", "install"}
 
 #: The C files of the extension; all but the first have a header.
-PARTS = ("hook", "ask", "clock", "direct", "init", "names", "patience", "published", "ranges", "tmpfile")
+PARTS = ("hook", "callbacks", "clock", "fast_path", "init", "names", "ranges", "reply_cache", "spin", "tmpfile")
 
 #: The oldest libfuse that has all handlers the extension sets (lseek).
 OLDEST_LIBFUSE = "3.8"
@@ -48,9 +48,9 @@ compiling = not COMPILING.isdisjoint(sys.argv)
 setup(
     ext_modules=[
         Extension(
-            "minifo.fusefront._hook",
-            [f"fusefront/_{part}.c" for part in PARTS],
-            depends=[f"fusefront/_{part}.h" for part in (*PARTS[1:], "protocol")],
+            "minifo.fusefront.extension._hook",
+            [f"fusefront/extension/{part}.c" for part in PARTS],
+            depends=[f"fusefront/extension/{part}.h" for part in (*PARTS[1:], "protocol")],
             extra_compile_args=[
                 "-std=gnu11",
                 "-Wall",

@@ -3,7 +3,7 @@
 Needs apsw and the standard library; knows nothing of FUSE, does not print, and is synchronous.  Start at ``Overlay``.
 """
 
-from minifo.engine.errors import (
+from .errors import (
     Corrupt,
     FsError,
     MinifoError,
@@ -13,8 +13,8 @@ from minifo.engine.errors import (
     StorageBusy,
     UsageError,
 )
-from minifo.engine.model import ROOT, Attr, Caller, DirEntry, Ino, Process, RenameFlags, SetAttr, State
-from minifo.engine.overlay import Overlay
+from .model import ROOT, Attr, Caller, DirEntry, Ino, Process, RenameFlags, SetAttr, State
+from .overlay import Overlay
 
 __all__ = [
     "ROOT",

@@ -28,17 +28,17 @@ from typing import NamedTuple
 
 import apsw
 
-from minifo.engine.content import Content
-from minifo.engine.db import DB_NAME, Database, Statement
-from minifo.engine.errors import SHORT, CommitPostponed, FsError, Shortage, StateError
-from minifo.engine.inodes import Inodes
-from minifo.engine.names import NamesCopy
-from minifo.engine.objects import ROOM, ObjectStore
-from minifo.engine.ranges import Ranges
-from minifo.engine.redo import RedoLog
-from minifo.engine.space import Space
-from minifo.engine.statements import SET_FACT
-from minifo.engine.storage import Storage
+from .errors import SHORT, CommitPostponed, FsError, Shortage, StateError
+from .free_space import FreeSpace
+from .store.content_objects import ROOM, ObjectStore
+from .store.database import DB_NAME, Database, Statement
+from .store.metadata_backup import MetadataBackup
+from .store.redo_log import RedoLog
+from .store.statements import SET_FACT
+from .store.storage import Storage
+from .tree.content import Content
+from .tree.inodes import Inodes
+from .tree.ranges import Ranges
 
 log = logging.getLogger(__name__)
 
@@ -83,8 +83,8 @@ class GroupCommit:
         self.volatile = False
         self._reserved = 0  # content object ids to reserve at least
         self.wal_limit = _log_pages(storage)
-        self.space: Space | None = None
-        self.names = NamesCopy(storage, db)
+        self.space: FreeSpace | None = None
+        self.names = MetadataBackup(storage, db)
         self.failure: BaseException | None = None
         db.on_loss = self._lose
         self.count = 0

@@ -2,7 +2,7 @@
 
 It opens storage, database and base in the right order, wires the parts together, and offers what a front end asks for:
 names and numbers in, attributes and bytes out, ``FsError`` for everything a caller did wrong.  It is synchronous and
-for one thread.  The invariants it keeps are numbered in engine/invariants.py.
+for one thread.  The invariants it keeps are numbered in store/invariants.py.
 """
 
 from __future__ import annotations
@@ -15,29 +15,29 @@ from collections.abc import Callable, Iterable, Iterator
 
 import apsw
 
-from minifo.engine.attributes import Attributes
-from minifo.engine.base import BaseView
-from minifo.engine.commit import GroupCommit
-from minifo.engine.content import Content
-from minifo.engine.db import Database
-from minifo.engine.dbfile import check_header, open_database
-from minifo.engine.errors import FsError, NotMinifo, StateError
-from minifo.engine.inodes import Inodes
-from minifo.engine.invariants import Violation, check
-from minifo.engine.merge import Merge
-from minifo.engine.model import Attr, Caller, DirEntry, Ino, RenameFlags, SetAttr
-from minifo.engine.namespace import Namespace
-from minifo.engine.nodes import Node, Numbers
-from minifo.engine.objects import LEAST_ROOM, ObjectStore, object_name
-from minifo.engine.opening import check_nesting, first_facts, hide_storage, open_base, read_facts
-from minifo.engine.places import Places
-from minifo.engine.ranges import Ranges
-from minifo.engine.recovery import BaseCheck, Recovery, commit_token
-from minifo.engine.redo import RedoLog
-from minifo.engine.rows import Row
-from minifo.engine.sound import target_of
-from minifo.engine.space import Space
-from minifo.engine.storage import Storage
+from .commit import GroupCommit
+from .errors import FsError, NotMinifo, StateError
+from .free_space import FreeSpace
+from .model import Attr, Caller, DirEntry, Ino, RenameFlags, SetAttr
+from .mount_checks import check_nesting, first_facts, hide_storage, open_base, read_facts
+from .recovery import BaseCheck, Recovery, commit_token
+from .store.base_view import BaseView
+from .store.content_objects import LEAST_ROOM, ObjectStore, object_name
+from .store.database import Database
+from .store.database_file import check_header, open_database
+from .store.invariants import Violation, check
+from .store.redo_log import RedoLog
+from .store.storage import Storage
+from .tree.attributes import Attributes
+from .tree.content import Content
+from .tree.inode_rows import Row
+from .tree.inodes import Inodes
+from .tree.merged_view import MergedView
+from .tree.namespace import Namespace
+from .tree.nodes import Node, Numbers
+from .tree.path_resolver import PathResolver
+from .tree.ranges import Ranges
+from .tree.row_checks import target_of
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ class Overlay:
         self.objects.on_lost = self._tell_lost
         self.content = Content(db, base, self.inodes, self.objects)
         self.attributes = Attributes(db, base, self.inodes, self.content)
-        self.merge = Merge(db, base, self.inodes, self.content)
+        self.merge = MergedView(db, base, self.inodes, self.content)
         self.namespace = Namespace(db, base, self.inodes, self.merge, self.content, self.attributes)
         self.ranges = Ranges(
             db,
@@ -100,9 +100,9 @@ class Overlay:
             base: the base directory; opened before anything is mounted, so it may become the mount point.
             storage: the storage directory.
             read_only: change nothing on disk.
-            clone: False to do without the private mount clone of the base (engine/base.py).
-            redo_directory: where the redo log is kept (engine/redo.py); None: operations since the last commit are lost
-                with the process.
+            clone: False to do without the private mount clone of the base (store/base_view.py).
+            redo_directory: where the redo log is kept (store/redo_log.py); None: operations since the last commit are
+                lost with the process.
             redo_aside: go on without a redo log that cannot be replayed; it is kept under another name.
             max_size: most bytes the overlay may take in storage; None for as many as there are.
             copy_whole: copy base files wholly at their first write, so that none ever depends on two versions.
@@ -164,7 +164,7 @@ class Overlay:
         return overlay
 
     def _limit(self, max_size: int | None) -> None:
-        self.space = Space(self.db, self.storage, self.objects, self.commit, max_size)
+        self.space = FreeSpace(self.db, self.storage, self.objects, self.commit, max_size)
         if not self.db.read_only:
             self.commits.space = self.space
             self.space.after_commit()
@@ -508,7 +508,7 @@ class Overlay:
     def _tell_lost(self, number: int) -> None:
         sql = "SELECT ino FROM inode WHERE object = ?1 UNION SELECT ino FROM extent WHERE object = ?1"
         ino = self.db.value(sql, (number,))
-        path = os.fsdecode(Places(self.db).of(ino)) if ino is not None else "a file without a name"
+        path = os.fsdecode(PathResolver(self.db).of(ino)) if ino is not None else "a file without a name"
         log.error(
             "%s: %s is lost, and with it bytes of %s; reading them fails; minifo-fsck says what can be done",
             self.storage.path,

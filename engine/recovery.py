@@ -12,7 +12,18 @@ import os
 from enum import Enum
 from typing import Any
 
-from minifo.engine.anchor import (
+from .commit import GroupCommit
+from .errors import FsError, StateError, WrongBase
+from .model import Ino
+from .mount_checks import has_odd_bytes
+from .store.base_view import BaseView
+from .store.content_objects import LEAST_ROOM, ObjectStore
+from .store.database import Database
+from .store.redo_log import RedoLog
+from .store.redo_replay import replay
+from .store.statements import SET_FACT
+from .store.storage import Storage
+from .tree.base_match import (
     Survey,
     base_mark,
     describe,
@@ -22,19 +33,8 @@ from minifo.engine.anchor import (
     reanchor,
     survey,
 )
-from minifo.engine.base import BaseView
-from minifo.engine.commit import GroupCommit
-from minifo.engine.db import Database
-from minifo.engine.errors import FsError, StateError, WrongBase
-from minifo.engine.inodes import Inodes
-from minifo.engine.model import Ino
-from minifo.engine.namespace import Namespace
-from minifo.engine.objects import LEAST_ROOM, ObjectStore
-from minifo.engine.opening import has_odd_bytes
-from minifo.engine.redo import RedoLog
-from minifo.engine.replay import replay
-from minifo.engine.statements import SET_FACT
-from minifo.engine.storage import Storage
+from .tree.inodes import Inodes
+from .tree.namespace import Namespace
 
 log = logging.getLogger(__name__)
 

@@ -18,14 +18,15 @@ import shutil
 import signal
 import stat
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import NoReturn
 
-from minifo.engine.errors import Corrupt, NewerFormat, NotMinifo, StateError, StorageBusy, UsageError
-from minifo.fusefront import conduct, lastwords, mountinfo, utab
-from minifo.fusefront.options import MountOptions, format_source
-from minifo.fusefront.systemlog import Outlet, SystemLog
+from ..engine.errors import Corrupt, NewerFormat, NotMinifo, StateError, StorageBusy, UsageError
+from .mount import mount_table, utab
+from .mount.options import MountOptions, format_source
+from .process import last_words, signals
+from .process.system_log import Outlet, SystemLog
 
 log = logging.getLogger(__name__)
 
@@ -85,14 +86,14 @@ def check(options: MountOptions, mountpoint: str) -> tuple[MountOptions, str]:
     mountpoint, entry = _mount_point(mountpoint)
     base = _directory(options.base, "base")
     storage = _directory(options.storage, "storage")
-    overlay = mountinfo.overlay_of(entry) if entry is not None else None
+    overlay = mount_table.overlay_of(entry) if entry is not None else None
     # An overlay may be stacked on an overlay in place; anything else at a mounted overlay is the same line run twice.
     if overlay is not None and (base != mountpoint or storage == overlay[1]):
         raise StateError(
             f"an overlay is already mounted at {mountpoint} (base {overlay[0]}, storage {overlay[1]})",
             f"unmount it first: minifo umount {mountpoint}",
         )
-    if len(os.fsencode(format_source(base, storage))) > mountinfo.SOURCE_LIMIT:
+    if len(os.fsencode(format_source(base, storage))) > mount_table.SOURCE_LIMIT:
         raise StateError("the paths of base and storage are too long together", "mount from shorter paths")
     _check_fuse()
     return replace(options, base=base, storage=storage), mountpoint
@@ -101,24 +102,24 @@ def check(options: MountOptions, mountpoint: str) -> tuple[MountOptions, str]:
 def is_mounted(options: MountOptions, mountpoint: str) -> bool:
     """Whether just this is mounted there already: the same base and storage, alike in taking changes."""
     try:
-        real, entry = mountinfo.locate(mountpoint)
+        real, entry = mount_table.locate(mountpoint)
     except OSError:
         return False  # check() says what is wrong
-    if entry is None or entry.mountpoint != real or mountinfo.is_dead(real):
+    if entry is None or entry.mountpoint != real or mount_table.is_dead(real):
         return False
     # base and storage may be out of sight, below the mount
     places = os.path.realpath(options.base), os.path.realpath(options.storage)
-    return mountinfo.overlay_of(entry) == places and ("ro" in entry.options) == options.read_only
+    return mount_table.overlay_of(entry) == places and ("ro" in entry.options) == options.read_only
 
 
-def _mount_point(path: str) -> tuple[str, mountinfo.MountEntry | None]:
+def _mount_point(path: str) -> tuple[str, mount_table.MountEntry | None]:
     """The true path of the mount point, and the mount that is already there."""
     try:
-        real, entry = mountinfo.locate(path)
+        real, entry = mount_table.locate(path)
         if entry is not None and entry.mountpoint != real:
             entry = None
         # Asked before stat, which would be answered from what the kernel remembers of a dead mount.
-        if entry is not None and entry.fstype.startswith("fuse") and mountinfo.is_dead(real):
+        if entry is not None and entry.fstype.startswith("fuse") and mount_table.is_dead(real):
             raise StateError(f"{real} holds a mount whose daemon is gone", f"clear it: {_clearing(real)}")
         if not stat.S_ISDIR(os.stat(real).st_mode):
             raise StateError(f"mount point {path} is not a directory", "give an existing directory")
@@ -207,11 +208,11 @@ def _serve(options: MountOptions, mountpoint: str, ready: Callable[[], None], *,
         foreground: in the process, and the terminal, of the command.
     """
     _set_up_logging(debug=options.debug)
-    conduct.stand_firm(foreground=foreground)
-    lastwords.prepare(foreground=foreground)
+    signals.stand_firm(foreground=foreground)
+    last_words.prepare(foreground=foreground)
     # Content objects hold bytes of files whose modes are rows of the database: nobody else may read them directly.
     os.umask(0o077)
-    from minifo.fusefront import session
+    from . import session
 
     session.run(options, mountpoint, ready=ready)
 
@@ -243,35 +244,6 @@ def _announce(options: MountOptions, mountpoint: str) -> None:
     line = f"minifo: {mountpoint} is mounted (base {options.base}, storage {options.storage}); Ctrl-C unmounts it\n"
     sys.stderr.write(line.encode("utf-8", "backslashreplace").decode())
     sys.stderr.flush()
-
-
-@contextlib.contextmanager
-def captured_stderr() -> Iterator[list[str]]:
-    """Collect what C code (libfuse, fusermount3) writes to stderr inside the block.
-
-    Yields:
-        A list that holds the lines once the block has ended.  If it ends without an exception they are passed on to
-        stderr; if it fails, they are the reason, for the caller to put into its message.
-    """
-    lines: list[str] = []
-    sys.stderr.flush()
-    saved = os.dup(2)
-    sink = os.memfd_create("stderr")
-    failed = True
-    try:
-        os.dup2(sink, 2)
-        yield lines
-        failed = False
-    finally:
-        sys.stderr.flush()
-        os.dup2(saved, 2)
-        os.close(saved)
-        size = os.fstat(sink).st_size
-        text = os.pread(sink, size, 0)
-        os.close(sink)
-        lines += text.decode("utf-8", "backslashreplace").splitlines()
-        if text and not failed:
-            os.write(2, text)
 
 
 # -- the pipe between them

@@ -1,7 +1,7 @@
 """The life of one mount: open, mount, serve, commit, unmount.
 
 The engine is opened before anything is mounted, so the base may become the mount point, and closed after the kernel has
-let go.  A mount ends by umount(8), or by a signal that asks for it (conduct.py), which commits and unmounts.  If
+let go.  A mount ends by umount(8), or by a signal that asks for it (signals.py), which commits and unmounts.  If
 serving fails the mount is left in place on purpose, dead: to take it away would show the bare base to programs that
 write.
 """
@@ -21,22 +21,24 @@ from types import ModuleType
 
 import trio
 
-from minifo.engine import Overlay, StateError, StorageBusy
-from minifo.engine.recovery import BaseCheck
-from minifo.engine.redo import memory_directory
-from minifo.engine.storage import Storage
-from minifo.fusefront import bounds, conduct, descriptors, hook, mountinfo, privileges
-from minifo.fusefront.committer import Committer
-from minifo.fusefront.crowd import default_limit, keep_small
-from minifo.fusefront.launch import captured_stderr
-from minifo.fusefront.options import MountOptions, format_source
-from minifo.fusefront.outsider import Outsider
-from minifo.fusefront.published import Published
-from minifo.fusefront.pump import EagerTrio
-from minifo.fusefront.ranges import RangeRequests
-from minifo.fusefront.report import Report
-from minifo.fusefront.slowbase import SlowBase, is_remote
-from minifo.fusefront.systemlog import relay_through
+from ..engine import Overlay, StateError, StorageBusy
+from ..engine.recovery import BaseCheck
+from ..engine.store.redo_log import memory_directory
+from ..engine.store.storage import Storage
+from .extension import loader
+from .mount import mount_flags, mount_table
+from .mount.end_report import EndReport
+from .mount.helper_process import MountHelper
+from .mount.options import MountOptions, format_source
+from .process import descriptor_limits, privileges, signals
+from .process.stderr_capture import captured_stderr
+from .process.system_log import relay_through
+from .serve.base_reader import BaseReader, is_remote
+from .serve.committer import Committer
+from .serve.eager_trio import EagerTrio
+from .serve.name_limit import default_limit, keep_small
+from .serve.range_handlers import RangeHandlers
+from .serve.reply_cache import ReplyCache
 
 log = logging.getLogger(__name__)
 
@@ -57,50 +59,50 @@ def run(options: MountOptions, mountpoint: str, *, ready: Callable[[], None]) ->
     Raises:
         StateError: the overlay cannot be opened or mounted, or its last commit failed.
     """
-    outsider = Outsider(mountpoint)  # forked first: it must hold nothing open
-    relay_through(outsider.relay)
-    extension = hook.load()
-    hook.activate(not options.plain)
+    mount_helper = MountHelper(mountpoint)  # forked first: it must hold nothing open
+    relay_through(mount_helper.relay)
+    extension = loader.load()
+    loader.activate(not options.plain)
     import pyfuse3  # after the hook: it must find the hook's symbols first
 
     pyfuse3.trio = EagerTrio(extension)  # type: ignore[attr-defined]
 
-    descriptors.raise_limit()
+    descriptor_limits.raise_limit()
     overlay = _open(options)
     if extension is not None:
         overlay.inodes.clock.source = extension.kernel_time
     # one that came between the mount and the loop that waits for it would leave a dead mount
-    signal.pthread_sigmask(signal.SIG_BLOCK, conduct.ending())
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals.ending())
     source = format_source(options.base, options.storage)
-    report = Report(source)
+    report = EndReport(source)
     try:
         with _closing(overlay):
-            committer = Committer(overlay, outsider, mountpoint, options.commit)
+            committer = Committer(overlay, mount_helper, mountpoint, options.commit)
             used = None if options.plain else extension
             # while the ways there do not lead through the mount
             rules = privileges.rules(place for place in (options.storage, memory_directory()) if place is not None)
             slow_base = _slow_base(overlay, options.base)
-            insist = _mount(overlay, committer, outsider, slow_base, used, options, mountpoint)
+            insist = _mount(overlay, committer, mount_helper, slow_base, used, options, mountpoint)
             _tune_memory()
             try:
-                report.serving(outsider.mounted())
+                report.serving(mount_helper.mounted())
                 privileges.of_process()
-                outsider.stay_unbound()
+                mount_helper.stay_unbound()
                 privileges.of_server(rules)
                 limit = options.max_names or default_limit()
-                trio.run(_serve, overlay, committer, outsider, mountpoint, limit, insist, ready)
+                trio.run(_serve, overlay, committer, mount_helper, mountpoint, limit, insist, ready)
             except BaseException:
                 pyfuse3.close(unmount=False)
                 raise
             report.ending()
-            outsider.unmark(source)
+            mount_helper.unmark(source)
             pyfuse3.close(unmount=True)
     except BaseException as error:
         report.failed(*_said(error))
         raise
     finally:
         relay_through(None)
-        outsider.close()
+        mount_helper.close()
     report.done()
 
 
@@ -174,23 +176,23 @@ def _open(options: MountOptions) -> Overlay:
                 max_size=options.max_size,
             )
         except StorageBusy:
-            overlays = [mountinfo.overlay_of(entry) for entry in mountinfo.minifo_mounts()]
+            overlays = [mount_table.overlay_of(entry) for entry in mount_table.minifo_mounts()]
             mounted = any(overlay is not None and overlay[1] == options.storage for overlay in overlays)
             if mounted or time.monotonic() > deadline:
                 raise
             time.sleep(0.05)
 
 
-def _slow_base(overlay: Overlay, base: str) -> SlowBase:
-    entry = mountinfo.locate(base)[1]
-    return SlowBase(overlay, remote=entry is not None and is_remote(entry.fstype))
+def _slow_base(overlay: Overlay, base: str) -> BaseReader:
+    entry = mount_table.locate(base)[1]
+    return BaseReader(overlay, remote=entry is not None and is_remote(entry.fstype))
 
 
 def _mount(
     overlay: Overlay,
     committer: Committer,
-    outsider: Outsider,
-    slow_base: SlowBase,
+    mount_helper: MountHelper,
+    slow_base: BaseReader,
     extension: ModuleType | None,
     options: MountOptions,
     mountpoint: str,
@@ -205,17 +207,17 @@ def _mount(
     """
     import pyfuse3
 
-    from minifo.fusefront.direct import Direct
-    from minifo.fusefront.operations import FuseOperations
-    from minifo.fusefront.requests import Requests
+    from .serve.fast_path import FastPath
+    from .serve.handlers import Handlers
+    from .serve.operations import FuseOperations
 
-    published = Published(overlay, extension) if extension is not None else None
-    ranges = RangeRequests(overlay, committer, extension) if extension is not None else None
+    published = ReplyCache(overlay, extension) if extension is not None else None
+    ranges = RangeHandlers(overlay, committer, extension) if extension is not None else None
     synchronous = options.sync or (not overlay.commits.keeps_redo and not options.read_only)
-    requests = Requests(overlay, slow_base, published, outsider.is_writing, options.access_times)
+    requests = Handlers(overlay, slow_base, published, mount_helper.is_writing, options.access_times)
     operations = FuseOperations(overlay, requests, committer, ranges, synchronous=synchronous)
     if extension is not None:
-        Direct(overlay, requests, synchronous=synchronous).serve(extension)
+        FastPath(overlay, requests, synchronous=synchronous).serve(extension)
     lines: list[str] = []
     try:
         with captured_stderr() as lines:
@@ -227,7 +229,7 @@ def _mount(
     def insist() -> None:
         operations.synchronous = True
         if extension is not None:
-            Direct(overlay, requests, synchronous=True).serve(extension)
+            FastPath(overlay, requests, synchronous=True).serve(extension)
 
     return insist
 
@@ -236,7 +238,7 @@ def _fuse_options(options: MountOptions) -> set[str]:
     words = {
         "default_permissions",
         "subtype=minifo",
-        mountinfo.fuse_option("fsname", format_source(options.base, options.storage)),
+        mount_table.fuse_option("fsname", format_source(options.base, options.storage)),
         *options.kernel,
     }
     if options.access_times is None:
@@ -244,13 +246,13 @@ def _fuse_options(options: MountOptions) -> set[str]:
     is_root = os.geteuid() == 0
     if options.allow_other or (options.allow_other is None and is_root):
         words.add("allow_other")
-    return words | bounds.words(options)
+    return words | mount_flags.words(options)
 
 
 async def _serve(
     overlay: Overlay,
     committer: Committer,
-    outsider: Outsider,
+    mount_helper: MountHelper,
     mountpoint: str,
     max_names: int,
     insist: Callable[[], None],
@@ -258,20 +260,20 @@ async def _serve(
 ) -> None:
     import pyfuse3
 
-    trio.to_thread.current_default_thread_limiter().total_tokens = descriptors.threads()
+    trio.to_thread.current_default_thread_limiter().total_tokens = descriptor_limits.threads()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(committer.run)
-        nursery.start_soon(_end_on_signal, committer, outsider, mountpoint, insist)
-        nursery.start_soon(_look_after, outsider)
-        nursery.start_soon(_say_ready, outsider, mountpoint, ready)
-        nursery.start_soon(keep_small, overlay, outsider, max_names)
+        nursery.start_soon(_end_on_signal, committer, mount_helper, mountpoint, insist)
+        nursery.start_soon(_look_after, mount_helper)
+        nursery.start_soon(_say_ready, mount_helper, mountpoint, ready)
+        nursery.start_soon(keep_small, overlay, mount_helper, max_names)
         await pyfuse3.main(min_tasks=2, max_tasks=_TASKS)
         nursery.cancel_scope.cancel()
 
 
-async def _say_ready(outsider: Outsider, mountpoint: str, ready: Callable[[], None]) -> None:
-    await trio.to_thread.run_sync(outsider.probe)
-    status = hook.verify()
+async def _say_ready(mount_helper: MountHelper, mountpoint: str, ready: Callable[[], None]) -> None:
+    await trio.to_thread.run_sync(mount_helper.probe)
+    status = loader.verify()
     if not status.active:
         log.warning("%s runs in plain mode, slower and without default ACLs: %s", mountpoint, status.reason)
     elif status.reason:
@@ -279,43 +281,45 @@ async def _say_ready(outsider: Outsider, mountpoint: str, ready: Callable[[], No
     ready()
 
 
-async def _look_after(outsider: Outsider) -> None:
+async def _look_after(mount_helper: MountHelper) -> None:
     with trio.open_signal_receiver(signal.SIGCHLD) as signals:
-        outsider.look_after()
+        mount_helper.look_after()
         async for _ in signals:
-            outsider.look_after()
+            mount_helper.look_after()
 
 
-async def _end_on_signal(committer: Committer, outsider: Outsider, mountpoint: str, insist: Callable[[], None]) -> None:
+async def _end_on_signal(
+    committer: Committer, mount_helper: MountHelper, mountpoint: str, insist: Callable[[], None]
+) -> None:
     import pyfuse3
 
-    ending = conduct.ending()
-    with trio.open_signal_receiver(*ending) as signals:
+    ending = signals.ending()
+    with trio.open_signal_receiver(*ending) as arriving:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, ending)
-        async for number in signals:
+        async for number in arriving:
             log.info("%s: %s, unmounting", mountpoint, signal.Signals(number).name)
             try:
                 await committer.flush()
             except StateError as error:
                 log.error("%s", error)
-            if number == signal.SIGTERM and await _carries_the_system(outsider):
+            if number == signal.SIGTERM and await _carries_the_system(mount_helper):
                 # at shutdown everybody is told to end, and needs files until then; SIGKILL is what comes next
                 log.warning("%s is the root directory: its daemon stays, and commits each change at once", mountpoint)
                 insist()
                 continue
             try:
-                await trio.to_thread.run_sync(lambda: outsider.detach(lazy=False))
+                await trio.to_thread.run_sync(lambda: mount_helper.detach(lazy=False))
             except StateError as error:
                 # we were told to end, and files are open: their owners get ENOTCONN, what they wrote is committed
                 log.warning("%s; ending all the same", error)
-                await trio.to_thread.run_sync(lambda: outsider.detach(lazy=True))
+                await trio.to_thread.run_sync(lambda: mount_helper.detach(lazy=True))
                 pyfuse3.terminate()
             return
 
 
-async def _carries_the_system(outsider: Outsider) -> bool:
+async def _carries_the_system(mount_helper: MountHelper) -> bool:
     try:
-        return await trio.to_thread.run_sync(outsider.is_root)
+        return await trio.to_thread.run_sync(mount_helper.is_root)
     except OSError as error:
         log.debug("process 1: %s", error)  # another user's
         return False

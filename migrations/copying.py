@@ -10,14 +10,25 @@ import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from minifo.engine import Overlay
-from minifo.engine.base import BaseView
-from minifo.engine.model import Attr, Ino
-from minifo.migrations.effects import Effects
+from ..engine import Overlay
+from ..engine.model import Attr, Ino
+from ..engine.store.base_view import BaseView
+from .effects import Effects
 
 _STEP = 1 << 20  # bytes read at once
 _HOLE = 64 << 10  # bytes; as many zeros in a row become a hole
+_ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EXDEV, errno.ENAMETOOLONG, errno.EINVAL)
 _SPACES = (b"user.", b"trusted.", b"security.", b"system.posix_acl_access", b"system.posix_acl_default")
+
+
+def stat_or_none(view: BaseView, path: bytes) -> os.stat_result | None:
+    """The attributes of what stands at *path*, or None if nothing can be there."""
+    try:
+        return view.stat(path)
+    except OSError as error:
+        if error.errno in _ABSENT:
+            return None
+        raise
 
 
 def data_of(fd: int, start: int, end: int) -> Iterator[bytes]:

@@ -2,7 +2,7 @@
 
 So a recorder or a fault injector can stand in for all that reaches a disk: ``Doors`` names the three ways there are.
 Paths are absolute, as text or bytes, and free of symlinks from the root down: who starts a migration resolves what the
-user has named, once, and whatever is met below it leads nowhere else (engine/door.py).
+user has named, once, and whatever is met below it leads nowhere else (engine/store/confined_dir.py).
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from typing import Any, NamedTuple
 
 import apsw
 
-from minifo.engine import Overlay
-from minifo.engine.dbfile import connect, strange_objects
-from minifo.engine.door import open_above, open_file
-from minifo.engine.errors import Corrupt
-from minifo.engine.recovery import BaseCheck
-from minifo.engine.redo import memory_directory
-from minifo.engine.sound import examine
-from minifo.engine.storage import Storage, write_all
-from minifo.engine.syscalls import syncfs
+from ..engine import Overlay
+from ..engine.errors import Corrupt
+from ..engine.recovery import BaseCheck
+from ..engine.store.confined_dir import open_above, open_file
+from ..engine.store.database_file import connect, strange_objects
+from ..engine.store.redo_log import memory_directory
+from ..engine.store.storage import Storage, write_all
+from ..engine.store.syscalls import syncfs
+from ..engine.tree.row_checks import examine
 
 Path = str | bytes
 

@@ -41,12 +41,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from minifo.engine import ROOT, Ino, MinifoError, Overlay, StateError, UsageError
-from minifo.engine.db import DB_NAME
-from minifo.migrations.effects import DOORS, Doors
-from minifo.migrations.import_meta import BACKUP, WORK, import_storage, plan_import
-from minifo.migrations.legacy_meta import META_NAME
-from minifo.migrations.runner import upgrade
+from ..engine import ROOT, Ino, MinifoError, Overlay, StateError, UsageError
+from ..engine.store.database import DB_NAME
+from .effects import DOORS, Doors
+from .meta.codec import META_NAME
+from .meta.importer import BACKUP, WORK, import_storage, plan_import
+from .schema.upgrade import upgrade
 
 _TEXTS = ("each", "source", "base", "action", "target", "name", "d_over_r", "meta_name", "before", "after")
 _LISTS = ("refuse", "expect")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import apsw
 
-from minifo.engine.dbfile import APPLICATION_ID
+from minifo.engine.store.database_file import APPLICATION_ID
 
 _SCHEMA_1 = Path(__file__).parent / "legacy" / "schema_1.sql"
 

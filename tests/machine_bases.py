@@ -25,9 +25,9 @@ from oracle import NOW, Held, Oracle, Shown
 from replacing import HOWS, WORDS, Changes, Tree, first_tree, put
 
 from minifo.engine import ROOT, Attr, Ino, Overlay, Process, SetAttr
-from minifo.engine.examine import Examination
+from minifo.engine.fsck.session import FsckSession
 from minifo.engine.recovery import BaseCheck
-from minifo.engine.syscalls import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE
+from minifo.engine.store.syscalls import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE
 
 NAMES = (b"a", b"b", b"c", b"d")
 PICK = st.integers(0, 60)
@@ -260,7 +260,7 @@ class Bases(RuleBasedStateMachine):
         self.writes = 0
         self.large = self.copied + 1000
         self.changes = Changes(NAMES, self.large, links=self.links)
-        self._patch = mock.patch("minifo.engine.content._COPY_WHOLE", self.copied)
+        self._patch = mock.patch("minifo.engine.tree.content._COPY_WHOLE", self.copied)
 
     @initialize(whole=st.booleans())
     def start(self, whole: bool) -> None:
@@ -351,7 +351,7 @@ class Bases(RuleBasedStateMachine):
 
     def examine(self) -> None:
         """What minifo-fsck says of the unmounted overlay: notes at most."""
-        with Examination(str(self.overlay.storage), str(self.base), write=False) as examination:
+        with FsckSession(str(self.overlay.storage), str(self.base), write=False) as examination:
             found = [finding for finding in examination.check(full=True) if not finding.is_note]
         assert not found, self.told(f"fsck: {found}")
 

@@ -10,7 +10,7 @@ from hypothesis.stateful import rule
 from machine import LENGTHS, OFFSETS, PICK, SIZES, ContentRules
 from twins import Handle
 
-from minifo.engine.syscalls import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, FALLOC_FL_ZERO_RANGE, fallocate
+from minifo.engine.store.syscalls import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, FALLOC_FL_ZERO_RANGE, fallocate
 
 KEEP, PUNCH, ZERO = FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, FALLOC_FL_ZERO_RANGE
 MODES = st.sampled_from([PUNCH, PUNCH, PUNCH, ZERO, ZERO | KEEP, 0, KEEP])

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import apsw
 
-from minifo.engine.syscalls import clone_mount
+from minifo.engine.store.syscalls import clone_mount
 
 ACCESS = "system.posix_acl_access"
 DEFAULT = "system.posix_acl_default"

@@ -25,6 +25,34 @@ ARROWS = {
     "migrations": {"migrations", "engine"},
     "tools": {"tools", "fusefront", "migrations", "engine"},
 }
+#: What a room (a folder within a package) may import of its own package; ``""`` is the files beside the rooms.  A name
+#: with a dot is one file.
+ROOMS = {
+    "engine": {
+        "errors": set(),
+        "model": set(),
+        "store": {"errors", "model"},
+        "tree": {"errors", "model", "store"},
+        "": {"errors", "model", "store", "tree"},
+        "fsck": {"errors", "model", "store", "tree", ""},
+        "rebase": {"errors", "model", "store", "tree", ""},
+    },
+    "fusefront": {
+        "process": set(),
+        "mount": {"process"},
+        "extension": set(),
+        "serve": {"process", "mount"},
+        "": {"process", "mount", "extension", "serve"},
+    },
+    "migrations": {
+        "": set(),
+        "schema": {""},
+        "meta": {""},
+        "merge": {""},
+        "rebase": {""},
+        "fleet": {"", "schema", "meta"},
+    },
+}
 MAX_LINES = 600
 FILES = sorted(path for package in ARROWS for path in (ROOT / package).rglob("*.py"))
 
@@ -48,13 +76,35 @@ class Import:
         parts = self.module.split(".")
         return parts[1] if parts[0] == "minifo" and len(parts) > 1 else ""
 
+    @property
+    def room(self) -> str:
+        """The room of that package that is imported."""
+        return room_of(tuple(self.module.split(".")[1:]))
+
     def __str__(self) -> str:
         return f"{self.path.relative_to(ROOT)}:{self.line} imports {self.module}"
+
+
+def is_module(package: str, name: str) -> bool:
+    """Return whether a name that is imported from a package of ours is a package or a file."""
+    top, *folders = package.split(".")
+    found = ROOT.joinpath(*folders, name)
+    return top == "minifo" and (found.is_dir() or found.with_suffix(".py").is_file())
 
 
 def package_of(path: Path) -> str:
     """Return the package of ours that a file belongs to."""
     return path.relative_to(ROOT).parts[0]
+
+
+def room_of(parts: tuple[str, ...]) -> str:
+    """Return the room of a module.
+
+    Args:
+        parts: its dotted name within minifo: a package, a folder or a file, a file.
+    """
+    rooms = ROOMS.get(parts[0], {})
+    return parts[1] if len(parts) > 1 and parts[1] in rooms else ""
 
 
 def imports_of(path: Path) -> Iterator[Import]:
@@ -67,9 +117,9 @@ def imports_of(path: Path) -> Iterator[Import]:
         elif isinstance(node, ast.ImportFrom):
             base = inside[: len(inside) - node.level + 1] if node.level else ()
             module = ".".join((*base, *filter(None, [node.module])))
-            # ``from minifo import engine`` names the package in its second half.
+            # ``from .tree import acl`` names a module in its second half.
             for alias in node.names:
-                yield Import(f"{module}.{alias.name}" if module == "minifo" else module, path, node.lineno)
+                yield Import(f"{module}.{alias.name}" if is_module(module, alias.name) else module, path, node.lineno)
 
 
 ALL_IMPORTS = [found for path in FILES for found in imports_of(path)]
@@ -89,6 +139,18 @@ def test_files_were_found() -> None:
 def test_packages_import_along_the_arrows_only() -> None:
     """An import of ours goes where an arrow goes; fusefront and migrations are strangers to each other."""
     wrong = [found for found in ALL_IMPORTS if found.package and found.package not in ARROWS[package_of(found.path)]]
+    assert not wrong, broken(wrong)
+
+
+@pytest.mark.parametrize("package", ROOMS)
+def test_rooms_import_in_order(package: str) -> None:
+    """A room imports itself and the rooms below it, so that it can be read without those above."""
+    wrong = []
+    for found in ALL_IMPORTS:
+        if found.package == package and package_of(found.path) == package:
+            room = room_of(found.path.relative_to(ROOT).with_suffix("").parts)
+            if found.room != room and found.room not in ROOMS[package][room]:
+                wrong.append(found)
     assert not wrong, broken(wrong)
 
 

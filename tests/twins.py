@@ -19,9 +19,9 @@ from typing import Any, NamedTuple
 import support
 
 from minifo.engine import ROOT, Ino, Overlay, Process, SetAttr
-from minifo.engine.clock import COARSE
 from minifo.engine.commit import Sealed
-from minifo.engine.storage import Storage
+from minifo.engine.store.storage import Storage
+from minifo.engine.tree.clock import COARSE
 
 
 class DenseStorage(Storage):

@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Callable
 
-from minifo.engine.errors import UsageError
+from ..engine.errors import UsageError
 
 # Exit codes of mount(8), used by every command.
 USAGE = 1

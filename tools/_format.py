@@ -9,9 +9,9 @@ from __future__ import annotations
 import logging
 import os
 
-from minifo.engine.db import DB_NAME
-from minifo.engine.dbfile import check_header
-from minifo.engine.errors import OlderFormat, StateError
+from ..engine.errors import OlderFormat, StateError
+from ..engine.store.database import DB_NAME
+from ..engine.store.database_file import check_header
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ def bring_up(storage: str, *, read_only: bool = False) -> None:
     try:
         check_header(path)
     except OlderFormat:
-        from minifo.migrations.runner import upgrade  # here, for it is seldom needed
+        from ..migrations.schema.upgrade import upgrade  # here, for it is seldom needed
 
         done = upgrade(storage)
         log.warning("%s: upgraded from format %d to %d; %s is the copy of before", storage, *done)

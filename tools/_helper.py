@@ -11,8 +11,8 @@ import os
 import sys
 from collections.abc import Callable
 
-from minifo.engine.errors import MinifoError, UsageError
-from minifo.tools import _common
+from ..engine.errors import MinifoError, UsageError
+from . import _common
 
 Given = list[tuple[str, str]]
 

@@ -11,8 +11,8 @@ import sys
 
 import click
 
-from minifo.engine.errors import MinifoError
-from minifo.tools import _common
+from ..engine.errors import MinifoError
+from . import _common
 
 # Name on the command line: the module in this package; its function ``command`` is the click command.
 _COMMANDS = {

@@ -16,8 +16,8 @@ from typing import NamedTuple
 
 import click
 
-from minifo.engine.errors import UsageError
-from minifo.tools import _common
+from ..engine.errors import UsageError
+from . import _common
 
 _MODES = {"r": os.R_OK, "w": os.W_OK, "x": os.X_OK}
 _WORDS = {"r": "read", "w": "written", "x": "executed or entered"}
@@ -89,21 +89,21 @@ def diagnose(path: str, user: _User, want: str) -> Cause | None:
         user: whose access.
         want: r, w or x.
     """
-    from minifo.fusefront import mountinfo
+    from ..fusefront.mount import mount_table
 
     place = "/"
     for name in ["", *path.strip("/").split("/")]:
         place = os.path.join(place, name)
         last = place.rstrip("/") == path.rstrip("/")
         try:
-            entry = mountinfo.find_mount(place) if not os.path.islink(place) else None
+            entry = mount_table.find_mount(place) if not os.path.islink(place) else None
         except OSError as error:
             if error.errno == errno.ENOTCONN:
                 return Cause(
                     f"the daemon of the mount at {place} is gone", f"minifo umount {place}, then mount it again"
                 )
             entry = None  # as far as this process can see
-        if entry is not None and mountinfo.overlay_of(entry) is not None:
+        if entry is not None and mount_table.overlay_of(entry) is not None:
             cause = _of_mount(entry.options, place, user, want)
             if cause is not None:
                 return cause

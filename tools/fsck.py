@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from minifo.tools import fsck_helper
+from . import fsck_helper
 
 
 @click.command(

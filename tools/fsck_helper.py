@@ -15,11 +15,11 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
-from minifo.engine.errors import MinifoError, StateError, UsageError
-from minifo.engine.examine import Examination, acting_as_owner
-from minifo.engine.findings import SALVAGE, Finding
-from minifo.tools import _common
-from minifo.tools._progress import Progress
+from ..engine.errors import MinifoError, StateError, UsageError
+from ..engine.fsck.problems import SALVAGE, Problem
+from ..engine.fsck.session import FsckSession, acting_as_owner
+from . import _common
+from ._progress import Progress
 
 # fsck(8); the sum of those that apply
 CLEAN, CORRECTED, LEFT, FAILED, USAGE, CANCELLED = 0, 1, 4, 8, 16, 32
@@ -79,9 +79,9 @@ class Outcome:
     """What came of it."""
 
     holder: int | None = None
-    found: list[Finding] = field(default_factory=list)
-    repaired: list[Finding] = field(default_factory=list)
-    left: list[Finding] = field(default_factory=list)
+    found: list[Problem] = field(default_factory=list)
+    repaired: list[Problem] = field(default_factory=list)
+    left: list[Problem] = field(default_factory=list)
     salvage: dict[str, Any] | None = None
     rescue: dict[str, Any] | None = None
     said: list[str] = field(default_factory=list)
@@ -182,7 +182,7 @@ def _is_open(number: int) -> bool:
 def _place(text: str) -> tuple[str, str | None]:
     """Storage and base of what fsck(8) calls a device: a directory, or the source text of a mount."""
     if not os.path.exists(text) and text.startswith("base="):
-        from minifo.fusefront.options import parse_source
+        from ..fusefront.mount.options import parse_source
 
         source = parse_source(text)
         if source is not None:
@@ -202,11 +202,11 @@ def examine(request: Request) -> Outcome:
     write = request.mode in ("p", "y") or asks
     with contextlib.ExitStack() as stack:
         if request.rescue is None:
-            import minifo.engine.salvage  # noqa: F401 (now: our own files may be for root only)
+            import minifo.engine.fsck.rebuild  # noqa: F401 (now: our own files may be for root only)
 
             stack.enter_context(acting_as_owner(request.storage))
         examination = stack.enter_context(
-            Examination(request.storage, request.base, write=write, untrusted=request.untrusted)
+            FsckSession(request.storage, request.base, write=write, untrusted=request.untrusted)
         )
         outcome.holder = examination.holder
         outcome.found = outcome.left = examination.check(full=request.full, verify=request.verify, progress=progress)
@@ -223,8 +223,8 @@ def examine(request: Request) -> Outcome:
     return outcome
 
 
-def _repair(request: Request, examination: Examination, outcome: Outcome, progress: Progress) -> None:
-    def choose(finding: Finding) -> bool:
+def _repair(request: Request, examination: FsckSession, outcome: Outcome, progress: Progress) -> None:
+    def choose(finding: Problem) -> bool:
         if request.mode == "y":
             return True
         if request.mode == "p":
@@ -238,7 +238,7 @@ def _repair(request: Request, examination: Examination, outcome: Outcome, progre
         outcome.repaired, outcome.left = examination.repair(outcome.found, choose, progress=progress)
         return
     if all(choose(finding) for finding in broken[:1]):
-        from minifo.engine.salvage import salvage
+        from ..engine.fsck.rebuild import salvage
 
         result = salvage(examination)
         outcome.repaired, outcome.left = broken + result.repaired, result.left
@@ -253,8 +253,8 @@ def _repair(request: Request, examination: Examination, outcome: Outcome, progre
         }
 
 
-def _rescue(request: Request, examination: Examination, outcome: Outcome, progress: Progress) -> None:
-    from minifo.engine.salvage import readable
+def _rescue(request: Request, examination: FsckSession, outcome: Outcome, progress: Progress) -> None:
+    from ..engine.fsck.rebuild import readable
 
     assert request.rescue is not None
     result = readable(examination, outcome.found).run(request.rescue, progress)
@@ -327,7 +327,7 @@ def _count(number: int, what: str) -> str:
     return f"{number} {what}" + ("s" if number != 1 else "")
 
 
-def _print_finding(finding: Finding, verbose: bool, out: TextIO, state: str = "") -> None:
+def _print_finding(finding: Problem, verbose: bool, out: TextIO, state: str = "") -> None:
     kind = finding.kind
     text = f"{finding.code} {kind.severity}: {os.fsdecode(finding.path)}: {kind.meaning}"
     text += (f" ({finding.detail})" if finding.detail else "") + (f" [{state}]" if state else "")
@@ -339,7 +339,7 @@ def _print_finding(finding: Finding, verbose: bool, out: TextIO, state: str = ""
 def _document(request: Request, outcome: Outcome) -> dict[str, Any]:
     left = {(finding.code, *finding.key) for finding in outcome.left}
 
-    def told(finding: Finding, *, repaired: bool) -> dict[str, Any]:
+    def told(finding: Problem, *, repaired: bool) -> dict[str, Any]:
         kind = finding.kind
         return {
             "code": finding.code,

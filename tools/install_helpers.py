@@ -13,9 +13,9 @@ import sysconfig
 
 import click
 
-from minifo.engine.errors import MinifoError, StateError
-from minifo.tools import _common
-from minifo.tools.trust import changeable, what_runs
+from ..engine.errors import MinifoError, StateError
+from . import _common
+from .trust import changeable, what_runs
 
 HELPERS = (
     "mount.mini_fo",

@@ -10,11 +10,11 @@ from functools import partial
 
 import click
 
-from minifo.engine.errors import UsageError
-from minifo.engine.storage import Storage
-from minifo.migrations.effects import DOORS
-from minifo.migrations.merge_base import merge
-from minifo.tools import _common
+from ..engine.errors import UsageError
+from ..engine.store.storage import Storage
+from ..migrations.effects import DOORS
+from ..migrations.merge.apply import merge
+from . import _common
 
 
 @click.command(

@@ -10,18 +10,18 @@ from collections.abc import Callable
 
 import click
 
-from minifo.engine import StateError, UsageError
-from minifo.engine.base import split
-from minifo.engine.sound import is_name
-from minifo.migrations import legacy_meta
-from minifo.migrations.export_meta import export_storage
-from minifo.migrations.import_meta import ImportReport, import_storage, plan_import, restore
-from minifo.migrations.import_plan import DOverR
-from minifo.migrations.legacy_meta import Whiteout
-from minifo.migrations.legacy_tree import Note
-from minifo.tools import _common
+from ..engine import StateError, UsageError
+from ..engine.store.base_view import split
+from ..engine.tree.row_checks import is_name
+from ..migrations.meta import codec
+from ..migrations.meta.codec import Whiteout
+from ..migrations.meta.exporter import export_storage
+from ..migrations.meta.import_plan import DOverR
+from ..migrations.meta.importer import ImportReport, import_storage, plan_import, restore
+from ..migrations.meta.storage_tree import Note
+from . import _common
 
-_NAME = legacy_meta.META_NAME.decode()
+_NAME = codec.META_NAME.decode()
 _JSON = click.option(
     "--json", "as_json", is_flag=True, help="Write one JSON object; bytes that are no UTF-8 as \\udcXX."
 )
@@ -103,7 +103,7 @@ def show(path: str, meta_name: str, as_json: bool) -> int:
         if not os.path.lexists(path):
             raise StateError(f"{directory} holds no {meta_name}", "nothing was deleted or renamed there")
     with open(path, "rb") as file:
-        meta = legacy_meta.parse(file.read())
+        meta = codec.parse(file.read())
     if as_json:
         records = [
             {"line": line, "type": "D", "name": os.fsdecode(record.name)}

@@ -6,8 +6,8 @@ import json
 
 import click
 
-from minifo.migrations.fleet import Fleet, read_plan
-from minifo.tools import _common
+from ..migrations.fleet import Fleet, read_plan
+from . import _common
 
 
 @click.command(

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import click
 
-from minifo.engine.errors import MinifoError
-from minifo.fusefront.options import describe
-from minifo.tools import _common
-from minifo.tools._format import bring_up
+from ..engine.errors import MinifoError
+from ..fusefront.mount.options import describe
+from . import _common
+from ._format import bring_up
 
 
 @click.command(
@@ -39,9 +39,9 @@ def command(
 
     Returns when the mount answers; a daemon serves it until it is unmounted.
     """
-    from minifo.fusefront.launch import launch
-    from minifo.fusefront.options import parse, parse_remount
-    from minifo.fusefront.remount import remount
+    from ..fusefront.launch import launch
+    from ..fusefront.mount.options import parse, parse_remount
+    from ..fusefront.mount.remount import remount
 
     _common.log_to_stderr("minifo", verbose=verbose)
     try:

@@ -9,11 +9,11 @@ from __future__ import annotations
 import importlib
 import sys
 
-from minifo.fusefront.launch import check, is_mounted, launch
-from minifo.fusefront.options import describe, format_source, parse, parse_remount
-from minifo.fusefront.remount import remount
-from minifo.tools import _common, _helper
-from minifo.tools._format import bring_up
+from ..fusefront.launch import check, is_mounted, launch
+from ..fusefront.mount.options import describe, format_source, parse, parse_remount
+from ..fusefront.mount.remount import remount
+from . import _common, _helper
+from ._format import bring_up
 
 _SYNOPSIS = "SOURCE TARGET [-sfnvrwVh] [-N namespace] [-o options] [-t type]"
 

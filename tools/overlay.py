@@ -7,9 +7,9 @@ import os
 
 import click
 
-from minifo.engine.errors import MinifoError, UsageError
-from minifo.tools import _common
-from minifo.tools._format import bring_up
+from ..engine.errors import MinifoError, UsageError
+from . import _common
+from ._format import bring_up
 
 
 @click.command(
@@ -30,8 +30,8 @@ def command(directory: str, suffix: str | None, sto_parent: str, mnt_parent: str
 
     A storage that was made for another directory of the same name is refused.
     """
-    from minifo.fusefront.launch import launch
-    from minifo.fusefront.options import MountOptions
+    from ..fusefront.launch import launch
+    from ..fusefront.mount.options import MountOptions
 
     _common.log_to_stderr("minifo")
     try:
@@ -90,8 +90,8 @@ def _base_of(storage: str) -> str | None:
     """The base a storage was last mounted with, or None if it is new."""
     import apsw
 
-    from minifo.engine.db import DB_NAME
-    from minifo.engine.dbfile import connect
+    from ..engine.store.database import DB_NAME
+    from ..engine.store.database_file import connect
 
     path = os.path.join(storage, DB_NAME)
     if not os.path.exists(path):

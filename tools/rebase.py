@@ -7,12 +7,12 @@ import os
 
 import click
 
-from minifo.engine import UsageError
-from minifo.engine.drift_report import Became, Entry
-from minifo.migrations.rebase import Preparation, RebaseReport, rebase
-from minifo.migrations.rebase_plan import Action, Decision
-from minifo.tools import _common
-from minifo.tools._progress import Progress
+from ..engine import UsageError
+from ..engine.rebase.drift_report import Became, Entry
+from ..migrations.rebase.apply import Preparation, RebaseReport, rebase
+from ..migrations.rebase.plan import Action, Decision
+from . import _common
+from ._progress import Progress
 
 CONFLICTS = 3  # exit code where something needs a decision
 

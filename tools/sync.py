@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
-from minifo.engine.errors import MinifoError
-from minifo.tools import _common
+from ..engine.errors import MinifoError
+from . import _common
 
 
 @click.command(
@@ -22,8 +22,8 @@ def command(paths: tuple[str, ...]) -> int:
     PATH is a mount point, or anything in it; without one, all overlays are meant. sync(1) does not reach the daemon of
     an overlay before Linux 7.3: it returns when files are written back, and names may still be lost by a power cut.
     """
-    from minifo.fusefront.mountinfo import minifo_mounts
-    from minifo.fusefront.settle import settle
+    from ..fusefront.mount.mount_table import minifo_mounts
+    from ..fusefront.mount.sync import settle
 
     code = 0
     for path in paths or dict.fromkeys(entry.mountpoint for entry in minifo_mounts()):

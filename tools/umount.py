@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
-from minifo.engine.errors import MinifoError
-from minifo.tools import _common
+from ..engine.errors import MinifoError
+from . import _common
 
 
 @click.command(
@@ -32,7 +32,7 @@ def command(lazy: bool, timeout: float | None, mountpoint: str) -> int:
     daemon has died is cleared. If something is not durable, or other processes keep the mount alive, it says so and
     ends with 32.
     """
-    from minifo.fusefront.unmount import unmount
+    from ..fusefront.mount.unmount import unmount
 
     _common.log_to_stderr("minifo")
     try:

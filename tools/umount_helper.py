@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import sys
 
-from minifo.fusefront.options import Remount
-from minifo.fusefront.remount import remount
-from minifo.fusefront.unmount import MountBusy, unmount
-from minifo.tools import _common, _helper
+from ..fusefront.mount.options import Remount
+from ..fusefront.mount.remount import remount
+from ..fusefront.mount.unmount import MountBusy, unmount
+from . import _common, _helper
 
 _SYNOPSIS = "TARGET [-flnrvVh] [-N namespace] [-t type]"
 

@@ -6,8 +6,8 @@ import json
 
 import click
 
-from minifo.migrations.runner import upgrade
-from minifo.tools import _common
+from ..migrations.schema.upgrade import upgrade
+from . import _common
 
 
 @click.command(

@@ -14,7 +14,7 @@ import struct
 import subprocess
 from pathlib import Path
 
-from minifo.engine.abi import iow
+from minifo.engine.store.syscall_numbers import iow
 
 _CHECKPOINT = iow(ord("f"), 43, 4)  # EXT4_IOC_CHECKPOINT: write what the journal holds to its place
 _MEBI = 1 << 20

@@ -27,7 +27,7 @@ from mount.support import Lab, Overlay, run
 
 from minifo.engine import Overlay as Engine
 from minifo.engine.model import ROOT, Process, RenameFlags
-from minifo.engine.redo import memory_directory
+from minifo.engine.store.redo_log import memory_directory
 
 _CONTENT = b"x" * 100
 _PER_SECOND = 1000  # creates; all systems keep up with that

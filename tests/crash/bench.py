@@ -15,8 +15,8 @@ from workloads import fill
 from world import CALLER, Tree, tree_of
 
 from minifo.engine import ROOT, Ino, Overlay
-from minifo.engine.objects import object_name
-from minifo.engine.storage import Storage
+from minifo.engine.store.content_objects import object_name
+from minifo.engine.store.storage import Storage
 
 _KNOWN = {
     "minifo.db",

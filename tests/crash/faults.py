@@ -16,7 +16,9 @@ from unittest.mock import patch
 
 import recorder
 
-from minifo.engine import commit, content, dbfile, namespace, objects, overlay, ranges, recovery, replay, storage
+from minifo.engine import commit, overlay, recovery
+from minifo.engine.store import content_objects, database_file, redo_replay, storage
+from minifo.engine.tree import content, namespace, ranges
 
 Patch = tuple[Any, str, Callable[..., Any]]
 
@@ -49,10 +51,6 @@ def _nothing(true: Callable[..., Any]) -> Callable[..., Any]:
     return lambda self, *args, **kwargs: None
 
 
-def _as_if_done(true: Callable[..., Any]) -> Callable[..., Any]:
-    return lambda self, *args, **kwargs: True
-
-
 def _no_entries(true: Callable[..., Any]) -> Callable[..., Any]:
     return lambda self: self.changed_dirs.clear()
 
@@ -72,7 +70,7 @@ def _sealed_and(step: Callable[[Any, Any], None]) -> Callable[[Callable[..., Any
 def _late_sync(true: Callable[..., Any]) -> Callable[..., Any]:
     def seal(self: commit.GroupCommit) -> commit.Sealed:
         dirty = set(self._objects.dirty) | self._presyncing
-        with patch.object(objects.ObjectStore, "sync", lambda self, numbers: None):
+        with patch.object(content_objects.ObjectStore, "sync", lambda self, numbers: None):
             sealed: commit.Sealed = true(self)
         self._late = dirty  # type: ignore[attr-defined]
         return sealed
@@ -84,20 +82,20 @@ def _then_sync(true: Callable[..., Any]) -> Callable[..., Any]:
     def harden(self: commit.GroupCommit) -> None:
         true(self)
         late: set[int] = getattr(self, "_late", set())
-        self._objects.sync({n for n in late if self._storage.exists(objects.object_name(n))})
+        self._objects.sync({n for n in late if self._storage.exists(content_objects.object_name(n))})
 
     return harden
 
 
 def _unlink_now(true: Callable[..., Any]) -> Callable[..., Any]:
-    def drop(self: objects.ObjectStore, number: int) -> None:
+    def drop(self: content_objects.ObjectStore, number: int) -> None:
         self._db.on_success(lambda: self._delete(number))
 
     return drop
 
 
 def _use_again(true: Callable[..., Any]) -> Callable[..., Any]:
-    def unlink(self: objects.ObjectStore, number: int) -> None:
+    def unlink(self: content_objects.ObjectStore, number: int) -> None:
         true(self, number)
         self.next_object = min(self.next_object, number)
 
@@ -140,7 +138,7 @@ def _punch_now(true: Callable[..., Any]) -> Callable[..., Any]:
 
 def _format_in_place(true: Callable[..., Any]) -> Callable[..., Any]:
     def make(self: storage.Storage, facts: Any, vfs: str | None = None) -> None:
-        dbfile.format_database(self.database, facts, vfs)
+        database_file.format_database(self.database, facts, vfs)
         self.sync_dir(".")
 
     return make
@@ -161,10 +159,10 @@ def _no_reservation(true: Callable[..., Any]) -> Callable[..., Any]:
     times = count(2)
 
     def make_room(self: overlay.Overlay, size: int) -> None:
-        if self.objects.room() < 2 * objects.ROOM:
+        if self.objects.room() < 2 * content_objects.ROOM:
             # as if so many had been made and deleted; each time others, for no name may be taken
-            jump = 2 * next(times) * objects.ROOM
-            self.objects.limit += jump + 2 * objects.ROOM
+            jump = 2 * next(times) * content_objects.ROOM
+            self.objects.limit += jump + 2 * content_objects.ROOM
             self.objects.next_object += jump
         true(self, size)
 
@@ -176,7 +174,7 @@ def _swept_but_there(true: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _deletions_unsynced(true: Callable[..., Any]) -> Callable[..., Any]:
-    def unlink(self: objects.ObjectStore, number: int) -> None:
+    def unlink(self: content_objects.ObjectStore, number: int) -> None:
         before = set(self.changed_dirs)
         true(self, number)
         self.changed_dirs = before
@@ -185,7 +183,7 @@ def _deletions_unsynced(true: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _sweep_unsynced(true: Callable[..., Any]) -> Callable[..., Any]:
-    def sweep(self: objects.ObjectStore, replayed: bool) -> int:
+    def sweep(self: content_objects.ObjectStore, replayed: bool) -> int:
         before = set(self.changed_dirs)
         count: int = true(self, replayed)
         self.changed_dirs = before
@@ -195,15 +193,15 @@ def _sweep_unsynced(true: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _trust_directories(true: Callable[..., Any]) -> Callable[..., Any]:
-    def create(self: objects.ObjectStore) -> int:
+    def create(self: content_objects.ObjectStore) -> int:
         before = set(self.changed_dirs)
         there = {d for d in (".", "content") if self._storage.exists("content" if d == "." else self_dir(self))}
         number: int = true(self)
         self.changed_dirs -= there - before
         return number
 
-    def self_dir(store: objects.ObjectStore) -> str:
-        return os.path.dirname(objects.object_name(store.next_object))
+    def self_dir(store: content_objects.ObjectStore) -> str:
+        return os.path.dirname(content_objects.object_name(store.next_object))
 
     return create
 
@@ -234,7 +232,7 @@ def _forget_presync(true: Callable[..., Any]) -> Callable[..., Any]:
     return lambda self, numbers: self._presyncing.clear()
 
 
-_STORE = objects.ObjectStore
+_STORE = content_objects.ObjectStore
 _COMMIT = commit.GroupCommit
 
 FAULTS: dict[str, Fault] = {
@@ -311,9 +309,7 @@ FAULTS: dict[str, Fault] = {
     "sweep-unsynced": Fault(
         "swept objects' names are not synced", "kills", ((_STORE, "sweep_uncommitted", _sweep_unsynced),)
     ),
-    "orphans-kept": Fault(
-        "orphans are not deleted at mount", "open_files", ((namespace.Namespace, "reap", _as_if_done),)
-    ),
+    "orphans-kept": Fault("orphans are not deleted at mount", "open_files", ((namespace.Namespace, "reap", _nothing),)),
     "garbage-forgotten": Fault(
         "garbage is forgotten, not deleted", "upgrade", ((_STORE, "collect", _swept_but_there),)
     ),
@@ -333,7 +329,7 @@ FAULTS: dict[str, Fault] = {
     "replay-unsynced": Fault(
         "what a killed daemon wrote is not synced when its redo log is replayed",
         "kills_redo",
-        ((replay, "_sync", _nothing),),
+        ((redo_replay, "_sync", _nothing),),
     ),
     "log-trusted": Fault(
         "the log of a killed daemon is taken for durable", "kills", ((recovery.Recovery, "tidy", _trust_log),)

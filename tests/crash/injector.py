@@ -14,7 +14,7 @@ from typing import Any
 
 import apsw
 
-from minifo.engine.storage import Storage
+from minifo.engine.store.storage import Storage
 
 _TAKING_SPACE = {"create", "mkdir", "write", "truncate", "allocate", "sync", "syncdir", "syncfs", "rename"}
 _numbers = itertools.count()

@@ -1,9 +1,9 @@
 """Records everything that reaches the storage directory, in one order: the lowest thing a power cut can tear apart.
 
-Two doors lead to storage, SQLite's VFS and ``Storage`` (engine/storage.py); migrations have a third one, to any tree:
-``Effects`` (migrations/effects.py).  A subclass of each notes every effect after it took place, under names relative to
-one directory.  What SQLite's own VFS does by itself is noted too: it syncs the directory when it first syncs a journal
-or log that it has opened (``unixSync``, os_unix.c).
+Two doors lead to storage, SQLite's VFS and ``Storage`` (engine/store/storage.py); migrations have a third one, to any
+tree: ``Effects`` (migrations/effects.py).  A subclass of each notes every effect after it took place, under names
+relative to one directory.  What SQLite's own VFS does by itself is noted too: it syncs the directory when it first
+syncs a journal or log that it has opened (``unixSync``, os_unix.c).
 
 The shared-memory index (``-shm``) and the lock file are not recorded: neither means anything after a power cut.
 """
@@ -19,7 +19,7 @@ from typing import Any
 
 import apsw
 
-from minifo.engine.storage import Storage
+from minifo.engine.store.storage import Storage
 from minifo.migrations.effects import Effects
 from minifo.migrations.effects import Path as AnyPath
 

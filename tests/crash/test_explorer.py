@@ -18,7 +18,7 @@ from faults import FAULTS
 from recorder import Recorder
 from workloads import WORKLOADS
 
-from minifo.engine.storage import Storage
+from minifo.engine.store.storage import Storage
 
 _STATES = int(os.environ.get("CRASH_STATES", "100000" if os.environ.get("CI") else "20000"))
 _TO_FIND = 10_000  # states after which a seeded fault must have been found

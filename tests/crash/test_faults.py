@@ -22,9 +22,9 @@ from world import CALLER, Entry, Tree, make_base, tree_of
 
 from minifo.engine import ROOT, Ino, Overlay, SetAttr, StateError
 from minifo.engine.errors import CommitPostponed
-from minifo.engine.objects import object_name
-from minifo.engine.storage import Storage
-from minifo.engine.syscalls import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, FALLOC_FL_ZERO_RANGE
+from minifo.engine.store.content_objects import object_name
+from minifo.engine.store.storage import Storage
+from minifo.engine.store.syscalls import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, FALLOC_FL_ZERO_RANGE
 
 CODES = pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC], ids=["EIO", "ENOSPC"])
 WARM = pytest.mark.parametrize("warm", [True, False], ids=["warm", "cold"])

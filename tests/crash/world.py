@@ -25,8 +25,8 @@ from disk import State
 from recorder import Op, Recorder
 
 from minifo.engine import ROOT, Ino, Overlay, Process, SetAttr
-from minifo.engine.clock import Clock
-from minifo.engine.storage import Storage
+from minifo.engine.store.storage import Storage
+from minifo.engine.tree.clock import Clock
 
 CALLER = Process(uid=1000, gid=1000, umask=0o022)
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from minifo.engine import abi, syscalls
-from minifo.engine.storage import FICLONE, FICLONERANGE
+from minifo.engine.store import syscall_numbers, syscalls
+from minifo.engine.store.storage import FICLONE, FICLONERANGE
 
 # From the headers of Linux 6.1 as Debian packages them for each (linux-libc-dev-*-cross), asked of the preprocessor:
 # open_tree, fsconfig, fspick, openat2, mount_setattr; FICLONE, FICLONERANGE, FS_IOC_GETFLAGS.  Landlock's three calls
@@ -45,8 +45,12 @@ _BITS_64 = re.compile("aarch64|alpha|abi64|powerpc64|riscv64|s390x|sparc64|x86_6
 def test_other_machines(machine: str) -> None:
     """Each architecture has its own numbers for system calls, and its own bits for the direction of an ioctl."""
     word = 8 if _BITS_64.search(machine) else 4
-    found = [abi.syscall_number(name, machine, word) for name in abi.NUMBERS]
-    found += [abi.iow(0x94, 9, 4, machine), abi.iow(0x94, 13, 32, machine), abi.ior(ord("f"), 1, word, machine)]
+    found = [syscall_numbers.syscall_number(name, machine, word) for name in syscall_numbers.NUMBERS]
+    found += [
+        syscall_numbers.iow(0x94, 9, 4, machine),
+        syscall_numbers.iow(0x94, 13, 32, machine),
+        syscall_numbers.ior(ord("f"), 1, word, machine),
+    ]
     assert tuple(found) == HEADERS[machine]
 
 
@@ -54,7 +58,7 @@ def test_this_machine(tmp_path: Path) -> None:
     """What is used here is what a C program finds in this machine's headers."""
     compiler = shutil.which("cc") or shutil.which("gcc")
     assert compiler is not None, "a C compiler is needed, as for the extension"
-    names = [f"SYS_{name}" for name in abi.NUMBERS]
+    names = [f"SYS_{name}" for name in syscall_numbers.NUMBERS]
     names += ["FICLONE", "FICLONERANGE", "FS_IOC_GETFLAGS", "sizeof(((struct statfs *)0)->f_type)"]
     lines = "".join(f'printf("%lu\\n", (unsigned long)({name}));' for name in names)
     headers = "stdio.h", "sys/syscall.h", "sys/ioctl.h", "sys/vfs.h", "linux/fs.h"
@@ -62,6 +66,6 @@ def test_this_machine(tmp_path: Path) -> None:
     (tmp_path / "probe.c").write_text(source)
     subprocess.run([compiler, "-o", tmp_path / "probe", tmp_path / "probe.c"], check=True)
     said = subprocess.run([tmp_path / "probe"], capture_output=True, text=True, check=True).stdout
-    ours = [abi.syscall_number(name) for name in abi.NUMBERS]
+    ours = [syscall_numbers.syscall_number(name) for name in syscall_numbers.NUMBERS]
     ours += [FICLONE, FICLONERANGE, syscalls.FS_IOC_GETFLAGS, struct.calcsize(syscalls.F_TYPE)]
     assert [int(number) for number in said.split()] == ours

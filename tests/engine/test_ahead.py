@@ -19,7 +19,7 @@ import pytest
 from lab import Lab
 
 from minifo.engine import DirEntry, Ino
-from minifo.engine.syscalls import file_system_type
+from minifo.engine.store.syscalls import file_system_type
 
 PAGE = mmap.PAGESIZE
 SIZE = 3 * PAGE  # bytes of an ordinary file

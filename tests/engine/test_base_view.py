@@ -13,7 +13,7 @@ import pytest
 import support
 from lab import Lab
 
-from minifo.engine.base import BaseView
+from minifo.engine.store.base_view import BaseView
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount")
 CLONE = [pytest.param(True, marks=needs_root, id="clone"), pytest.param(False, id="confined")]

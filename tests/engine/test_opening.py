@@ -16,7 +16,7 @@ import support
 from lab import Lab
 
 from minifo.engine import Corrupt, NewerFormat, NotMinifo, Overlay, StateError, StorageBusy, UsageError
-from minifo.engine.storage import LEGACY_META
+from minifo.engine.store.storage import LEGACY_META
 
 _HOLDER = """
 import sys

@@ -12,8 +12,8 @@ from twins import DenseStorage
 
 from minifo.engine import FsError
 from minifo.engine.model import FILE_MAX
-from minifo.engine.storage import Storage
-from minifo.engine.syscalls import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, FALLOC_FL_ZERO_RANGE
+from minifo.engine.store.storage import Storage
+from minifo.engine.store.syscalls import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, FALLOC_FL_ZERO_RANGE
 
 KEEP = FALLOC_FL_KEEP_SIZE
 PUNCH = FALLOC_FL_PUNCH_HOLE | KEEP

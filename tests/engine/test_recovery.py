@@ -10,7 +10,7 @@ import pytest
 from lab import NOTHING, Lab
 
 from minifo.engine import Overlay
-from minifo.engine.objects import ROOM
+from minifo.engine.store.content_objects import ROOM
 
 BIG = b"x" * 10_000  # above what is kept in a row
 

@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from lab import Lab
 
 from minifo.engine import StateError
-from minifo.engine.db import Params
-from minifo.engine.dbfile import open_database
 from minifo.engine.errors import Corrupt
-from minifo.engine.records import FRAME, HEADER, BadRecord, Header, frame, pack_operation, parse_operation
-from minifo.engine.redo import RedoLog
-from minifo.engine.statements import NUMBERS, statement
+from minifo.engine.store.database import Params
+from minifo.engine.store.database_file import open_database
+from minifo.engine.store.redo_log import RedoLog
+from minifo.engine.store.redo_records import FRAME, HEADER, BadRecord, Header, frame, pack_operation, parse_operation
+from minifo.engine.store.statements import NUMBERS, statement
 
 BIG = b"x" * 10_000  # above what is kept in a row
 
@@ -302,7 +302,7 @@ def test_a_failed_replay_is_done_again(killed: Killed, monkeypatch: pytest.Monke
             raise OSError(errno.EIO, os.strerror(errno.EIO))
 
         # the first one is of the write-ahead log
-        patch.setattr("minifo.engine.storage.syncfs", broken)
+        patch.setattr("minifo.engine.store.storage.syncfs", broken)
         killed.refuses("storage failed")
     killed.open()
     assert lab.names() == ["base", "new", "old"]

@@ -13,8 +13,8 @@ import pytest
 
 from minifo.engine import ROOT, Ino, Overlay, Process, RenameFlags
 from minifo.engine.errors import Corrupt, FsError
-from minifo.engine.places import is_base_path
-from minifo.engine.sound import examine
+from minifo.engine.tree.path_resolver import is_base_path
+from minifo.engine.tree.row_checks import examine
 
 _STRICT = ") STRICT"
 

@@ -11,7 +11,7 @@ from lab import Lab
 
 from minifo.engine import ROOT, Ino, RenameFlags
 from minifo.engine.errors import FsError
-from minifo.engine.rows import Watcher
+from minifo.engine.tree.inode_rows import Watcher
 
 
 class Names(Watcher):

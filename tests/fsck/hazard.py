@@ -6,7 +6,7 @@ import os
 
 from patient import Patient
 
-from minifo.engine.pages import Pages
+from minifo.engine.fsck.sqlite_pages import SqlitePages
 
 _PAGE = 4096
 _FRAME = _PAGE + 24
@@ -17,7 +17,7 @@ _OWNERS = {"created": 2, "renamed": 2, "inode": 0, "origin": 0, "modified": 0, "
 _WITHOUT_ROWID = {"created", "renamed", "extent"}
 
 
-class _Watched(Pages):
+class _Watched(SqlitePages):
     """Pages that say which of them were looked at."""
 
     def __init__(self, data: bytes, wal: bytes) -> None:

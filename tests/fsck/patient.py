@@ -12,11 +12,11 @@ import apsw
 from support import change_rows
 
 from minifo.engine import ROOT, Ino, Overlay, Process, RenameFlags
-from minifo.engine.examine import Examination
-from minifo.engine.findings import SALVAGE, Finding
-from minifo.engine.objects import object_name
-from minifo.engine.salvage import Salvage, salvage
-from minifo.engine.syscalls import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE
+from minifo.engine.fsck.problems import SALVAGE, Problem
+from minifo.engine.fsck.rebuild import Rebuilt, salvage
+from minifo.engine.fsck.session import FsckSession
+from minifo.engine.store.content_objects import object_name
+from minifo.engine.store.syscalls import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE
 
 Tree = dict[str, tuple[str, bytes]]
 CALLER = Process()
@@ -89,17 +89,17 @@ class Patient:
         finally:
             con.close()
 
-    def examine(self, *, base: bool = False, full: bool = True, verify: bool = False) -> list[Finding]:
+    def examine(self, *, base: bool = False, full: bool = True, verify: bool = False) -> list[Problem]:
         """What fsck finds, changing nothing."""
         before = fingerprint(self.storage)
-        with Examination(self.storage, self.base if base else None, write=False) as examination:
+        with FsckSession(self.storage, self.base if base else None, write=False) as examination:
             found = examination.check(full=full, verify=verify)
         assert fingerprint(self.storage) == before
         return found
 
-    def repair(self, *, base: bool = False, safe: bool = False) -> tuple[list[Finding], Salvage | None]:
+    def repair(self, *, base: bool = False, safe: bool = False) -> tuple[list[Problem], Rebuilt | None]:
         """Repair everything (or what is safe), as ``minifo-fsck -y`` does; what is left, and the salvage's account."""
-        with Examination(self.storage, self.base if base else None, write=True) as examination:
+        with FsckSession(self.storage, self.base if base else None, write=True) as examination:
             found = examination.check(full=True)
             if any(finding.code in SALVAGE for finding in found):
                 if safe:
@@ -125,7 +125,7 @@ def unprivileged(top: str) -> Iterator[None]:
         os.seteuid(0)
 
 
-def wrong(found: list[Finding]) -> list[str]:
+def wrong(found: list[Problem]) -> list[str]:
     """The codes of what is more than a note."""
     return [finding.code for finding in found if not finding.is_note]
 

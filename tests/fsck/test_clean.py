@@ -26,7 +26,7 @@ from patient import Patient, kept, wrong
 from twins import caller
 
 from minifo.engine import ROOT, Ino, Overlay, SetAttr
-from minifo.engine.syscalls import FALLOC_FL_KEEP_SIZE
+from minifo.engine.store.syscalls import FALLOC_FL_KEEP_SIZE
 from minifo.tools.fsck_helper import Outcome, Request, examine
 
 pytestmark = [
@@ -37,7 +37,7 @@ pytestmark = [
 
 def look(mode: str, storage: Path, base: Path | None, redo: Path) -> Outcome:
     """What ``minifo-fsck`` does."""
-    with patch("minifo.engine.examine.memory_directory", lambda: str(redo)):
+    with patch("minifo.engine.fsck.session.memory_directory", lambda: str(redo)):
         return examine(Request(str(storage), mode, full=True, base=None if base is None else str(base)))
 
 

@@ -15,10 +15,10 @@ import pytest
 from patient import Patient, Tree, kept, unprivileged, wrong
 
 from minifo.engine import Process
-from minifo.engine.examine import Examination
-from minifo.engine.findings import KINDS, SALVAGE
-from minifo.engine.invariants import INVARIANTS
-from minifo.engine.redo import memory_directory
+from minifo.engine.fsck.problems import KINDS, SALVAGE
+from minifo.engine.fsck.session import FsckSession
+from minifo.engine.store.invariants import INVARIANTS
+from minifo.engine.store.redo_log import memory_directory
 from minifo.tools import fsck_helper
 
 _DOCS = Path(__file__).parents[2] / "docs" / "fsck.md"
@@ -334,7 +334,7 @@ def test_unreadable_object_is_found(patient: Patient) -> None:
     assert patient.examine(verify=True) == []
     patient.sql("UPDATE inode SET nlink = 7 WHERE ino = {/empty}")
     os.chmod(patient.object_of("/large"), 0)
-    with unprivileged(patient.top), Examination(patient.storage, write=True) as examination:
+    with unprivileged(patient.top), FsckSession(patient.storage, write=True) as examination:
         found = examination.check(verify=True)
         assert wrong(found) == ["E010", "E305"]
         done, left = examination.repair(found, lambda finding: True)

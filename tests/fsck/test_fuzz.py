@@ -22,8 +22,8 @@ from hazard import Hazard
 from patient import Patient, Tree, tree_of, wrong
 
 from minifo.engine import MinifoError, Overlay
-from minifo.engine.examine import Examination
-from minifo.engine.salvage import readable
+from minifo.engine.fsck.rebuild import readable
+from minifo.engine.fsck.session import FsckSession
 
 _SEEDS = int(os.environ.get("MINIFO_FUZZ", "240"))
 _FIRST = int(os.environ.get("MINIFO_FUZZ_FIRST", "0"))
@@ -137,7 +137,7 @@ def _outcome(seed: int, model: Model, directory: str) -> str:
     shutil.copytree(model.storage, storage)
     damaged = _damage(rng, storage)
     at_risk = model.hazard.of(storage)
-    with Examination(storage, model.base, write=False) as examination:
+    with FsckSession(storage, model.base, write=False) as examination:
         try:
             found = examination.check(full=True, verify=True)
         except MinifoError as error:

@@ -17,9 +17,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from patient import CALLER, Patient, text, tree_of, wrong
 
 from minifo.engine import ROOT, FsError, Ino, Overlay, SetAttr
-from minifo.engine.shelf import Shelf
-from minifo.engine.storage import Storage
-from minifo.engine.syscalls import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, FALLOC_FL_ZERO_RANGE
+from minifo.engine.fsck.object_inventory import ObjectInventory
+from minifo.engine.store.storage import Storage
+from minifo.engine.store.syscalls import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, FALLOC_FL_ZERO_RANGE
 
 _NAMES = st.sampled_from((b"a", b"b", b"c", b"plain", b"big", b"olddir", b"made", b"lost+found"))
 _PUNCH = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
@@ -269,7 +269,7 @@ class Ward(RuleBasedStateMachine):
         """A content object is gone or cut."""
         self._fall_ill()
         storage = Storage(self.patient.storage)
-        shelf = Shelf(storage)
+        shelf = ObjectInventory(storage)
         storage.close()
         if shelf.sizes:
             number = sorted(shelf.sizes)[which % len(shelf.sizes)]

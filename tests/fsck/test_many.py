@@ -10,7 +10,7 @@ import pytest
 from patient import CALLER, wrong
 
 from minifo.engine import ROOT, Ino, Overlay
-from minifo.engine.examine import Examination
+from minifo.engine.fsck.session import FsckSession
 
 _FEW, _MANY = 1000, 8000
 _SLACK = 3  # times what growing in proportion would take
@@ -39,7 +39,7 @@ def _repair(storage: str, damage: str) -> float:
     con.execute(damage)
     con.close()
     began = time.process_time()
-    with Examination(storage, write=True) as examination:
+    with FsckSession(storage, write=True) as examination:
         _, left = examination.repair(examination.check(), lambda finding: True)
     took = time.process_time() - began
     assert wrong(left) == []

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import pytest
 from patient import Patient, wrong
 
-from minifo.engine.examine import Examination
+from minifo.engine.fsck.session import FsckSession
 from minifo.tools import fsck_helper
 
 _BLOCK = 4096
@@ -77,7 +77,7 @@ def _on_bad_blocks(patient: Patient) -> Iterator[None]:
 def test_database_on_bad_blocks_is_salvaged(patient: Patient) -> None:
     """What those blocks held comes from the copy of names; the old database is kept as far as it can be read."""
     with _on_bad_blocks(patient):
-        with Examination(patient.storage, write=False) as examination:
+        with FsckSession(patient.storage, write=False) as examination:
             assert wrong(examination.check()) == ["E102"]
         assert fsck_helper.main(["-y", patient.storage]) == 1
         assert fsck_helper.main(["-f", patient.storage]) == 0

@@ -14,9 +14,9 @@ import pytest
 from patient import Patient, fingerprint, kept, unprivileged, wrong
 
 from minifo.engine import ROOT, Ino, Overlay, Process, StateError
-from minifo.engine.dbfile import SCHEMA_VERSION
-from minifo.engine.examine import Examination
-from minifo.engine.frames import pack
+from minifo.engine.fsck.session import FsckSession
+from minifo.engine.store.backup_format import pack
+from minifo.engine.store.database_file import SCHEMA_VERSION
 from minifo.tools import cli, fsck_helper
 
 _FILES = 1000
@@ -187,7 +187,7 @@ def test_what_a_mount_does_meanwhile_is_no_finding(patient: Patient) -> None:
     gone = patient.object_of("/large")
     overlay = patient.open()
     try:
-        with Examination(patient.storage, write=False) as examination:
+        with FsckSession(patient.storage, write=False) as examination:
             attr = overlay.mknod(ROOT, b"later", 0o100644, 0, Process())
             overlay.write(Ino(attr.ino), 0, bytes(range(250)) * 40)
             large = overlay.lookup(ROOT, b"large")
@@ -383,6 +383,6 @@ def test_copy_of_names_costs_nothing_when_nothing_changed(patient: Patient) -> N
 def test_missing_lock_file_is_no_obstacle(patient: Patient) -> None:
     """A storage that was copied without it can be looked at."""
     os.unlink(os.path.join(patient.storage, "lock"))
-    with Examination(patient.storage, write=False) as examination:
+    with FsckSession(patient.storage, write=False) as examination:
         assert examination.check() == []
     assert not os.path.exists(os.path.join(patient.storage, "lock"))

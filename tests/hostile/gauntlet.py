@@ -26,9 +26,9 @@ from functools import partial
 from attacks import Edit, Room, apply
 
 from minifo.engine import ROOT, Ino, MinifoError, Overlay, Process, RenameFlags, SetAttr
-from minifo.engine.redo import memory_directory
-from minifo.engine.storage import Storage
-from minifo.engine.syscalls import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, data_ranges
+from minifo.engine.store.redo_log import memory_directory
+from minifo.engine.store.storage import Storage
+from minifo.engine.store.syscalls import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, data_ranges
 from minifo.tools import _common, cli, diagnose, fsck_helper, merge, meta, rebase, upgrade  # noqa: F401
 
 SECRET = b"nobody is to see this: 5ecae2b1\n"
@@ -331,7 +331,7 @@ class Child:
             return
         import uuid
 
-        from minifo.engine.records import HEADER, Header
+        from minifo.engine.store.redo_records import HEADER, Header
 
         with open(os.path.join(self._world.models, "redo"), "rb") as file:
             data = file.read()

@@ -16,7 +16,7 @@ import apsw
 from support import change_rows
 
 from minifo.engine import ROOT, Ino, Overlay, Process, RenameFlags
-from minifo.engine.objects import object_name
+from minifo.engine.store.content_objects import object_name
 
 SECRET = b"nobody is to see this: 5ecae2b1\n"
 STEP = 60.0  # seconds one command may take on a busy machine

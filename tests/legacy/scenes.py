@@ -21,18 +21,18 @@ from support import fingerprint, walk
 from test_merge import prepare, trees_copy
 
 from minifo.engine import ROOT, Overlay, Process, SetAttr, StateError, UsageError
-from minifo.engine.db import DB_NAME
-from minifo.engine.dbfile import SCHEMA_VERSION
 from minifo.engine.model import Ino
-from minifo.migrations import import_rows
+from minifo.engine.store.database import DB_NAME
+from minifo.engine.store.database_file import SCHEMA_VERSION
 from minifo.migrations.effects import DOORS, Doors
-from minifo.migrations.export_meta import export_storage
 from minifo.migrations.fleet import Fleet, read_plan
-from minifo.migrations.import_meta import BACKUP, WORK, import_storage, restore
-from minifo.migrations.legacy_meta import META_NAME
-from minifo.migrations.merge_base import STAGE, merge
-from minifo.migrations.rebase import rebase
-from minifo.migrations.runner import upgrade
+from minifo.migrations.merge.apply import STAGE, merge
+from minifo.migrations.meta import import_rows
+from minifo.migrations.meta.codec import META_NAME
+from minifo.migrations.meta.exporter import export_storage
+from minifo.migrations.meta.importer import BACKUP, WORK, import_storage, restore
+from minifo.migrations.rebase.apply.apply import rebase
+from minifo.migrations.schema.upgrade import upgrade
 
 Shown = dict[bytes, tuple[object, ...]]
 

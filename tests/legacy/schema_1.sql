@@ -6,7 +6,7 @@
 -- changes one row.  "Base terms" means: an absolute path inside the base, `/` for its root.
 --
 -- created, deleted, renamed and modified are the four lists.  Each is the one source of truth for its fact.
--- The numbered invariants these tables keep are in engine/invariants.py.
+-- The numbered invariants these tables keep are in engine/store/invariants.py.
 
 -- Every name made in the overlay, hard links included.  It wins over a base name at the same place.
 CREATE TABLE created (

@@ -10,10 +10,10 @@ import pytest
 import views
 
 from minifo.engine import StateError
-from minifo.migrations.export_meta import export_storage
-from minifo.migrations.import_meta import import_storage
-from minifo.migrations.legacy_meta import META_NAME
-from minifo.migrations.legacy_tree import META_MAX
+from minifo.migrations.meta.codec import META_NAME
+from minifo.migrations.meta.exporter import export_storage
+from minifo.migrations.meta.importer import import_storage
+from minifo.migrations.meta.storage_tree import META_MAX
 
 REAL = [
     b"a",

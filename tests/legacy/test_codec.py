@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minifo.migrations import legacy_meta
-from minifo.migrations.legacy_meta import Record, Redirect, Whiteout
+from minifo.migrations.meta import codec
+from minifo.migrations.meta.codec import Record, Redirect, Whiteout
 
 GOLDENS: dict[str, Any] = json.loads((Path(__file__).parent / "goldens.json").read_text())
 
@@ -36,20 +36,20 @@ def record_of(parts: list[str]) -> Record:
 
 def test_name_of_the_file() -> None:
     """The name is part of the format."""
-    assert legacy_meta.META_NAME.decode() == GOLDENS["meta_name"]
+    assert codec.META_NAME.decode() == GOLDENS["meta_name"]
 
 
 @golden("parse")
 def test_golden_is_read_as_a_careful_importer_should(case: dict[str, Any]) -> None:
     """Records and their order agree with the goldens, for good and for damaged files."""
-    meta = legacy_meta.parse(bytes.fromhex(case["hex"]))
+    meta = codec.parse(bytes.fromhex(case["hex"]))
     assert meta.records == [record_of(parts) for parts in case["importer_records"]]
 
 
 @golden("parse", harmless=True)
 def test_golden_gives_the_lists_of_the_kernel_module(case: dict[str, Any]) -> None:
     """Where the module read the file without harm, its two lists are ours."""
-    hidden, moved = legacy_meta.kernel_lists(legacy_meta.parse(bytes.fromhex(case["hex"])).records)
+    hidden, moved = codec.kernel_lists(codec.parse(bytes.fromhex(case["hex"])).records)
     assert [record.name.hex() for record in hidden] == case["d"]
     assert [[record.old.hex(), record.new.hex()] for record in moved] == case["r"]
 
@@ -57,22 +57,22 @@ def test_golden_gives_the_lists_of_the_kernel_module(case: dict[str, Any]) -> No
 @golden("write")
 def test_golden_is_written_byte_by_byte(case: dict[str, Any]) -> None:
     """Records become the bytes the module wrote, blanks and all, and so does the file's mode."""
-    assert legacy_meta.emit(map(record_of, case["records"])).hex() == case["hex"]
-    assert oct(legacy_meta.META_MODE)[2:].zfill(4) == case["mode"]
+    assert codec.emit(map(record_of, case["records"])).hex() == case["hex"]
+    assert oct(codec.META_MODE)[2:].zfill(4) == case["mode"]
 
 
 @golden("sync")
 def test_golden_is_rewritten_byte_by_byte(case: dict[str, Any]) -> None:
     """Dropping an R line leaves what the module left."""
-    before = legacy_meta.parse(bytes.fromhex(case["before"])).records
-    after = legacy_meta.without_redirect(before, bytes.fromhex(case["remove_new_name"]))
-    assert legacy_meta.emit(after).hex() == case["after"]
+    before = codec.parse(bytes.fromhex(case["before"])).records
+    after = codec.without_redirect(before, bytes.fromhex(case["remove_new_name"]))
+    assert codec.emit(after).hex() == case["after"]
 
 
 def test_rewriting_turns_the_order_round() -> None:
     """All D lines first, then all R lines, each newest first."""
-    before = legacy_meta.parse(b"D a\nR /x y\nD b\nR /z w\n").records
-    assert legacy_meta.emit(legacy_meta.without_redirect(before, b"y")) == b"D b\nD a\nR /z w\n"
+    before = codec.parse(b"D a\nR /x y\nD b\nR /z w\n").records
+    assert codec.emit(codec.without_redirect(before, b"y")) == b"D b\nD a\nR /z w\n"
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_damage_is_reported_with_line_and_bytes(
     data: bytes, records: list[Record], skipped: list[tuple[int, bytes, str]]
 ) -> None:
     """What holds no record is named; the lines around it count."""
-    meta = legacy_meta.parse(data)
+    meta = codec.parse(data)
     assert meta.records == records
     assert [tuple(line) for line in meta.skipped] == skipped
 
@@ -118,8 +118,8 @@ sayable = st.one_of(
 @given(st.lists(sayable))
 def test_what_can_be_said_reads_back(records: list[Record]) -> None:
     """Records survive emit and parse, whatever bytes their names are made of."""
-    assert [legacy_meta.misread(record) for record in records] == [None] * len(records)
-    meta = legacy_meta.parse(legacy_meta.emit(records))
+    assert [codec.misread(record) for record in records] == [None] * len(records)
+    meta = codec.parse(codec.emit(records))
     assert meta.records == records
     assert meta.skipped == []
     assert meta.lines == list(range(1, len(records) + 1))
@@ -128,14 +128,14 @@ def test_what_can_be_said_reads_back(records: list[Record]) -> None:
 @given(st.one_of(st.builds(Whiteout, st.binary()), st.builds(Redirect, st.binary(), st.binary())))
 def test_misread_names_exactly_what_does_not_read_back(record: Record) -> None:
     """A record is called misread if and only if parsing its bytes gives something else (or the module would hang)."""
-    same = legacy_meta.parse(legacy_meta.emit([record])).records == [record]
-    assert (legacy_meta.misread(record) is None) == same
+    same = codec.parse(codec.emit([record])).records == [record]
+    assert (codec.misread(record) is None) == same
 
 
 @given(st.binary())
 def test_no_file_is_too_damaged(data: bytes) -> None:
     """Every line is either a record or reported, and none is both."""
-    meta = legacy_meta.parse(data)
+    meta = codec.parse(data)
     seen = sorted([*meta.lines, *(line.line for line in meta.skipped)])
     lines = data.split(b"\n")
     assert seen == list(range(1, len(lines) + bool(lines[-1])))
@@ -144,8 +144,8 @@ def test_no_file_is_too_damaged(data: bytes) -> None:
 @given(st.lists(sayable), names)
 def test_cutting_a_file_anywhere_loses_at_most_one_record(records: list[Record], name: bytes) -> None:
     """A power cut during an append leaves the records before it."""
-    data = legacy_meta.emit(records)
-    cut = data + legacy_meta.emit([Whiteout(name)])[:-1]
-    meta = legacy_meta.parse(cut)
+    data = codec.emit(records)
+    cut = data + codec.emit([Whiteout(name)])[:-1]
+    meta = codec.parse(cut)
     assert meta.records == records
     assert [line.raw for line in meta.skipped] == [b"D " + name]

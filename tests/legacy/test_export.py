@@ -16,9 +16,9 @@ from support import fingerprint
 
 from minifo.engine import ROOT, Overlay, Process, RenameFlags, SetAttr, UsageError
 from minifo.engine.model import Ino
-from minifo.migrations.export_meta import ExportReport, export_storage
-from minifo.migrations.import_meta import import_storage
-from minifo.migrations.legacy_meta import META_NAME, parse
+from minifo.migrations.meta.codec import META_NAME, parse
+from minifo.migrations.meta.exporter import ExportReport, export_storage
+from minifo.migrations.meta.importer import import_storage
 from minifo.tools.cli import main
 
 META = META_NAME.decode()

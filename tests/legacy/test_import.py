@@ -16,9 +16,9 @@ from crashing import every_crash
 from support import fingerprint
 
 from minifo.engine import ROOT, Overlay, Process, State, StateError, UsageError
-from minifo.migrations import import_rows
-from minifo.migrations.import_meta import BACKUP, ImportReport, import_storage, plan_import, restore
-from minifo.migrations.legacy_meta import META_NAME
+from minifo.migrations.meta import import_rows
+from minifo.migrations.meta.codec import META_NAME
+from minifo.migrations.meta.importer import BACKUP, ImportReport, import_storage, plan_import, restore
 
 META = META_NAME.decode()
 Tree = dict[str, str | None]

@@ -21,9 +21,9 @@ from support import fingerprint
 
 from minifo.engine import ROOT, FsError, Overlay, Process, RenameFlags, SetAttr, StateError, StorageBusy
 from minifo.engine.model import Ino
-from minifo.engine.redo import memory_directory
-from minifo.migrations.import_meta import import_storage
-from minifo.migrations.merge_base import merge
+from minifo.engine.store.redo_log import memory_directory
+from minifo.migrations.merge.apply import merge
+from minifo.migrations.meta.importer import import_storage
 from minifo.tools.cli import main
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from minifo.migrations.legacy_meta import META_NAME
+from minifo.migrations.meta.codec import META_NAME
 from minifo.tools.cli import main
 
 META = META_NAME.decode()

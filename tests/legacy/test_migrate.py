@@ -13,9 +13,9 @@ import views
 from crashing import every_crash
 
 from minifo.engine import NewerFormat, NotMinifo, StateError, StorageBusy, UsageError
-from minifo.engine.dbfile import SCHEMA_VERSION
+from minifo.engine.store.database_file import SCHEMA_VERSION
 from minifo.migrations.fleet import Fleet, read_plan
-from minifo.migrations.runner import shipped_steps, upgrade
+from minifo.migrations.schema.upgrade import shipped_steps, upgrade
 from minifo.tools.cli import main
 
 NEXT = SCHEMA_VERSION + 1

@@ -18,7 +18,7 @@ from recorder import RecordedEffects, _File
 from scenes import SCENES
 
 from minifo.migrations.effects import Effects
-from minifo.migrations.merge_base import _Application
+from minifo.migrations.merge.apply import _Application
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 

@@ -11,8 +11,8 @@ import pytest
 from formats import write_as_format_1
 from lab import Lab
 
-from minifo.engine.dbfile import SCHEMA_VERSION, schema
 from minifo.engine.errors import OlderFormat
+from minifo.engine.store.database_file import SCHEMA_VERSION, schema
 from minifo.tools import cli
 
 BIG = b"x" * 200_000

@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from minifo.migrations.legacy_meta import META_NAME, Record, Redirect, Whiteout, emit
+from minifo.migrations.meta.codec import META_NAME, Record, Redirect, Whiteout, emit
 
 HOSTILE = [
     b" lead",

@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from minifo.engine import ROOT, Overlay
-from minifo.engine.base import BaseView, join
 from minifo.engine.model import Ino
-from minifo.migrations.legacy_tree import LegacyTree
-from minifo.migrations.legacy_view import Comparison, LegacyView, compare
+from minifo.engine.store.base_view import BaseView, join
+from minifo.migrations.meta.storage_tree import LegacyTree
+from minifo.migrations.meta.view import Comparison, LegacyView, compare
 
 
 @contextmanager

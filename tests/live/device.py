@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mount.support import Lab, is_mounted, run
 
-from minifo.engine.abi import ior
+from minifo.engine.store.syscall_numbers import ior
 
 _SHUTDOWN = ior(ord("X"), 125, 4)  # EXT4_IOC_SHUTDOWN and XFS_IOC_GOINGDOWN alike
 _WITH_LOG, _WITHOUT_LOG = 1, 2

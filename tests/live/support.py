@@ -27,10 +27,10 @@ from live.history import (
 from live.load import prepare_sql
 from mount.support import Overlay, await_end, daemon_of, is_mounted, minifo_program, run
 
-from minifo.engine.db import DB_NAME
-from minifo.engine.dbfile import open_database
-from minifo.engine.invariants import check
-from minifo.engine.objects import object_name
+from minifo.engine.store.content_objects import object_name
+from minifo.engine.store.database import DB_NAME
+from minifo.engine.store.database_file import open_database
+from minifo.engine.store.invariants import check
 
 WORKERS = 3
 _PROGRAM = Path(__file__).with_name("load.py")

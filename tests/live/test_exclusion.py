@@ -16,7 +16,7 @@ from live.device import Device
 from live.support import check_storage, kill, storage_uuid, unmount_dead
 from mount.support import Lab, Overlay, await_end, daemon_of, is_mounted, minifo, run
 
-from minifo.engine.redo import memory_directory
+from minifo.engine.store.redo_log import memory_directory
 
 _STORE = """
 import itertools, sys

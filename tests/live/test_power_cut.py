@@ -11,7 +11,7 @@ from live.device import Device
 from live.support import Load, check_storage, kill, rounds, seed, storage_uuid, unmount_dead
 from mount.support import Lab
 
-from minifo.engine.redo import memory_directory
+from minifo.engine.store.redo_log import memory_directory
 
 _COMMIT = 0.3  # seconds
 _SLACK = 2.0  # seconds a commit may take, on a machine that has other things to do

@@ -9,7 +9,7 @@ import pytest
 from live.support import storage_uuid
 from mount.support import Lab, minifo_program, run
 
-from minifo.engine.redo import memory_directory
+from minifo.engine.store.redo_log import memory_directory
 
 _BOOT = """set -e
 mount -t tmpfs none /run/mount # what is noted about mounts concerns nobody else

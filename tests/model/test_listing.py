@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from lab import Lab
 from support import remove_tree, scratch
 
-from minifo.engine import ROOT, merge
+from minifo.engine import ROOT
+from minifo.engine.tree import merged_view
 
 NAMES = [f"n{index}" for index in range(40)]
 STEP = st.one_of(
@@ -68,7 +69,7 @@ def test_no_name_is_skipped_or_repeated(present: set[str], steps: list[tuple[str
 
 def test_kept_listings_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """When too many names are kept the oldest listings go, and reading goes on where it was."""
-    monkeypatch.setattr(merge, "_KEPT_NAMES", 20)
+    monkeypatch.setattr(merged_view, "_KEPT_NAMES", 20)
     lab = Lab(tmp_path)
     for directory in "abcd":
         for name in NAMES[:15]:

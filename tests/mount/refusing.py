@@ -7,7 +7,7 @@ import os
 import struct
 from collections.abc import Callable
 
-from minifo.engine.abi import NUMBERS, syscall_number
+from minifo.engine.store.syscall_numbers import NUMBERS, syscall_number
 
 _PR_SET_SECCOMP = 22
 _MODE_FILTER = 2
@@ -27,7 +27,7 @@ def refuse(code: int, names: tuple[str, ...]) -> Callable[[], None]:
 
     Args:
         code: the errno they fail with.
-        names: the calls, as abi.py names them.
+        names: the calls, as store/syscall_numbers.py names them.
     """
     lines = [struct.pack("HBBI", _LOAD, 0, 0, 0)]
     for left, name in zip(range(len(names), 0, -1), names, strict=True):

@@ -25,7 +25,7 @@ ROUND = 25  # steps between two looks at every name
 MISSES = 4  # more than it takes
 AT_CWD = -100
 NOREPLACE, EXCHANGE = 1, 2
-LARGE = 16_384  # names; a directory that has more is not kept (published.py)
+LARGE = 16_384  # names; a directory that has more is not kept (serve/reply_cache.py)
 NAMES = [
     *(b"n%d" % number for number in range(6)),
     b"with\nnewline",

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from mount.support import BIG, Lab, Overlay, run
 
-from minifo.fusefront.mountinfo import find_mount
+from minifo.fusefront.mount.mount_table import find_mount
 
 HOUR = 3600 * 10**9
 

@@ -14,7 +14,7 @@ from hypothesis.stateful import run_state_machine_as_test
 from machine_bases import Bases, Fact
 from mount.support import Lab, Overlay, watchdog
 
-from minifo.engine.syscalls import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, fallocate
+from minifo.engine.store.syscalls import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, fallocate
 
 EXAMPLES = max(3, settings().max_examples // 12)  # of up to 25 steps each
 _COMMIT = "commit", "forget_all"

@@ -16,7 +16,7 @@ from mount.support import ACCESS, DEFAULT, USER, Lab, Overlay, acl, attempt, dae
 from mount.unprivileged import as_user
 from support import renameat2
 
-from minifo.engine.redo import memory_directory
+from minifo.engine.store.redo_log import memory_directory
 
 AT_CWD, EXCHANGE = -100, 2
 

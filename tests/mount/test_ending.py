@@ -16,7 +16,7 @@ import pytest
 from mount.support import USER, Lab, Overlay, await_end, daemon_of, is_alive, is_mounted, minifo, run
 from mount.unprivileged import as_user
 
-from minifo.engine.redo import memory_directory
+from minifo.engine.store.redo_log import memory_directory
 
 _ROUNDS = 5
 

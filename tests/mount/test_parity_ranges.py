@@ -18,8 +18,8 @@ import pytest
 from mount.arena import Arena, Pair
 from mount.support import USER, Lab, attempt, run
 
-from minifo.engine.redo import memory_directory
-from minifo.engine.syscalls import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, FALLOC_FL_ZERO_RANGE, fallocate
+from minifo.engine.store.redo_log import memory_directory
+from minifo.engine.store.syscalls import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, FALLOC_FL_ZERO_RANGE, fallocate
 
 KEEP = FALLOC_FL_KEEP_SIZE
 PUNCH = FALLOC_FL_PUNCH_HOLE | KEEP

@@ -12,7 +12,7 @@ from mount.support import USER, Lab, Overlay, attempt, await_end, daemon_of, is_
 from mount.test_outliving import helper_of, use_everything_that_waits
 from mount.unprivileged import as_user
 
-from minifo.fusefront import privileges
+from minifo.fusefront.process import privileges
 
 
 def facts(pid: int, thread: int = 0) -> dict[str, str]:

@@ -11,8 +11,8 @@ import pytest
 from mount.refusing import NEWER, refuse
 from mount.support import Lab, attempt, daemon_of, differences, fingerprint, in_child, minifo_program, tree
 
-from minifo.engine.base import BaseView
-from minifo.engine.syscalls import RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS, RESOLVE_NO_XDEV, has_openat2, openat2
+from minifo.engine.store.base_view import BaseView
+from minifo.engine.store.syscalls import RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS, RESOLVE_NO_XDEV, has_openat2, openat2
 
 CODES = [errno.ENOSYS, errno.EPERM]
 CALLS = {

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from mount.support import Lab, Overlay, attempt, daemon_of, minifo, minifo_program, mount_lines, run
 
-from minifo.fusefront.mountinfo import find_mount
+from minifo.fusefront.mount.mount_table import find_mount
 
 
 def by_mount(overlay: Overlay, words: str) -> None:

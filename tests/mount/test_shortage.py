@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from mount.support import Lab, Overlay, daemon_of, minifo_program, run
 
-from minifo.fusefront.descriptors import raise_limit
+from minifo.fusefront.process.descriptor_limits import raise_limit
 
 _FEW = 64
 _FILES = 300

@@ -136,7 +136,7 @@ def test_a_base_is_read_aside_after_it_was_slow_once(lab: Lab, base: Path) -> No
 
     from minifo.engine import Overlay as Engine
     from minifo.engine.model import ROOT, Ino
-    from minifo.fusefront.slowbase import SlowBase, is_remote
+    from minifo.fusefront.serve.base_reader import BaseReader, is_remote
 
     assert is_remote("fuse.sshfs")
     assert not is_remote("ext4")
@@ -151,7 +151,7 @@ def test_a_base_is_read_aside_after_it_was_slow_once(lab: Lab, base: Path) -> No
 
     async def reads() -> list[int]:
         seen = []
-        slow_base = SlowBase(engine, remote=False)
+        slow_base = BaseReader(engine, remote=False)
         late = engine.lookup(ROOT, b"late")
         assert late is not None
         async with trio.open_nursery() as nursery:
@@ -178,7 +178,7 @@ def test_a_base_that_answers_from_memory_is_quick_again(lab: Lab, monkeypatch: p
 
     from minifo.engine import Overlay as Engine
     from minifo.engine.model import ROOT, Ino
-    from minifo.fusefront import slowbase
+    from minifo.fusefront.serve import base_reader
 
     where = lab.directory()
     data = bytes(range(256)) * 1024
@@ -187,11 +187,11 @@ def test_a_base_that_answers_from_memory_is_quick_again(lab: Lab, monkeypatch: p
     seen = []
 
     async def reads() -> None:
-        slow_base = slowbase.SlowBase(engine, remote=False)
+        slow_base = base_reader.BaseReader(engine, remote=False)
         file = engine.lookup(ROOT, b"file")
         assert file is not None
         with monkeypatch.context() as patch:
-            patch.setattr(slowbase, "_LONG", 0.0)  # whatever it takes is too long
+            patch.setattr(base_reader, "_LONG", 0.0)  # whatever it takes is too long
             await slow_base.read(Ino(file.ino), 0, 4096)
         for offset in range(0, 100 * 1000, 1000):
             seen.append(slow_base.is_quick)

@@ -12,8 +12,8 @@ from types import MappingProxyType
 from mount.support import USER, in_child
 
 from minifo import fusefront
-from minifo.engine import dbfile
-from minifo.fusefront import hook
+from minifo.engine.store import database_file
+from minifo.fusefront.extension import loader
 
 # fmt: off
 PRELOADED = [
@@ -27,10 +27,10 @@ def _preload() -> None:
     # the python and the checkout may lie where only root can read: everything is read before
     for name in PRELOADED:
         importlib.import_module(name)
-    hook.load()  # before what imports pyfuse3
+    loader.load()  # before what imports pyfuse3
     for module in pkgutil.iter_modules(fusefront.__path__, "minifo.fusefront."):
         importlib.import_module(module.name)
-    dbfile.schema()
+    database_file.schema()
 
 
 def as_user(*arguments: str | Path, environment: Mapping[str, str] = MappingProxyType({})) -> int:

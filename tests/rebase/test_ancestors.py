@@ -5,7 +5,7 @@ from __future__ import annotations
 from room import Room, rewrite
 
 from minifo.engine import Overlay
-from minifo.engine.ancestors import LONGEST
+from minifo.engine.tree.ancestors import LONGEST
 from minifo.tools.cli import main
 
 OLD, OURS = b"a\nb\nc\nd\ne\n", b"A\nb\nc\nd\ne\n"

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from room import BIG, Room, remove, rewrite
 
-from minifo.engine.redo import memory_directory
+from minifo.engine.store.redo_log import memory_directory
 from minifo.tools.cli import main
 
 

@@ -13,7 +13,7 @@ import pytest
 from minifo.engine import Overlay
 from minifo.engine.errors import StateError
 from minifo.fusefront import launch
-from minifo.migrations.runner import upgrade
+from minifo.migrations.schema.upgrade import upgrade
 from minifo.tools import cli, install_helpers
 from minifo.tools.cli import main
 from minifo.tools.install_helpers import HELPERS

@@ -170,15 +170,15 @@ def serve(mountpoint: str, report: str) -> None:
         mountpoint: where.
         report: path of a JSON file, written whenever that is ordered.
     """
-    from minifo.fusefront import hook
+    from minifo.fusefront.extension import loader
 
-    extension = hook.load()
+    extension = loader.load()
     assert extension is not None
     module = extension
     import pyfuse3
     import trio
 
-    from minifo.fusefront.pump import EagerTrio
+    from minifo.fusefront.serve.eager_trio import EagerTrio
 
     tree = Tree()
     log: list[list[Any]] = []

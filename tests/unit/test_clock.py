@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from minifo.engine.clock import COARSE, Clock
-from minifo.fusefront import _hook
+from minifo.engine.tree.clock import COARSE, Clock
+from minifo.fusefront.extension import _hook
 
 SECOND = 10**9
 

@@ -496,7 +496,7 @@ def test_nobody_is_asked_any_more(served: Served) -> None:
 def test_serve_takes_a_dict_only() -> None:
     """Anything else, what cannot be called and what is no request is refused."""
     code = (
-        "from minifo.fusefront import hook\nmodule = hook.load()\n"
+        "from minifo.fusefront.extension import loader\nmodule = loader.load()\n"
         "for wrong in ([], {'lookup': 5}, {'no such request': len}):\n"
         "    try: module.serve(wrong); print('taken')\n"
         "    except TypeError as error: print(type(error).__name__)\n"

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minifo.engine import frames
-from minifo.engine.frames import COLUMNS, PLAIN_MAX, ROWS, Frame, Value, pack
+from minifo.engine.store import backup_format
+from minifo.engine.store.backup_format import COLUMNS, PLAIN_MAX, ROWS, Frame, Value, pack
 
 VALUES = st.one_of(st.none(), st.integers(-(1 << 63), (1 << 63) - 1), st.binary(max_size=50), st.text(max_size=20))
 
@@ -32,7 +32,7 @@ def read(fd: int, data: bytes) -> list[Frame]:
     """What is read of a file that holds these bytes."""
     os.ftruncate(fd, 0)
     os.pwrite(fd, data, 0)
-    return list(frames.read(fd))
+    return list(backup_format.read(fd))
 
 
 def frame(plain: bytes, payload: bytes | None = None) -> bytes:
@@ -121,4 +121,4 @@ def test_a_hole_is_searched_quickly(file: int) -> None:
     """A file of nothing takes no memory."""
     os.ftruncate(file, 1 << 28)
     os.pwrite(file, pack(1, "small", [(1, b"x")]), (1 << 28) - 100)
-    assert [found.table for found in frames.read(file)] == ["small"]
+    assert [found.table for found in backup_format.read(file)] == ["small"]

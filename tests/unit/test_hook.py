@@ -46,11 +46,11 @@ def serve(mode: str, mountpoint: str, report: str, spurious: bool, publishing: b
         spurious: once, tell the event loop that a request waits where none does.
         publishing: there is a file ``known``, about which the hook is told what Python was asked once.
     """
-    from minifo.fusefront import hook
+    from minifo.fusefront.extension import loader
 
-    module = hook.load()
+    module = loader.load()
     assert module is not None
-    hook.activate(mode == "hooked")
+    loader.activate(mode == "hooked")
 
     import pyfuse3
     import trio
@@ -233,7 +233,7 @@ def serve(mode: str, mountpoint: str, report: str, spurious: bool, publishing: b
         trio.run(run)
     finally:
         pyfuse3.close(unmount=True)
-    verdict = hook.verify()
+    verdict = loader.verify()
     text = json.dumps(
         {
             "log": log,
@@ -393,7 +393,7 @@ def test_hooked_write_by_another_user_sends_an_empty_setattr(fuse_required: None
 
 def test_hooked_range_requests_reach_python(fuse_required: None, tmp_path: Path) -> None:
     """fallocate, lseek and copy_file_range come as a getxattr of an empty name, and the bytes it returns answer."""
-    from minifo.engine.syscalls import fallocate
+    from minifo.engine.store.syscalls import fallocate
 
     with mounted(tmp_path, "hooked") as mount:
         file = os.open(mount.path / "file", os.O_RDWR)
@@ -418,7 +418,7 @@ def test_hooked_range_requests_reach_python(fuse_required: None, tmp_path: Path)
 
 def test_plain_range_requests_are_left_to_the_kernel(fuse_required: None, tmp_path: Path) -> None:
     """Without the hook fallocate is not served, and the end of the file is the only hole."""
-    from minifo.engine.syscalls import fallocate
+    from minifo.engine.store.syscalls import fallocate
 
     with mounted(tmp_path, "plain") as mount:
         file = os.open(mount.path / "file", os.O_RDWR)
@@ -551,16 +551,16 @@ def test_plain_session_is_left_alone(fuse_required: None, tmp_path: Path) -> Non
 
 def test_load_after_pyfuse3_is_refused() -> None:
     """Too late is an error, not a mount that is silently plain."""
-    done = run_python("import pyfuse3; from minifo.fusefront import hook; hook.load()")
+    done = run_python("import pyfuse3; from minifo.fusefront.extension import loader; loader.load()")
     assert done.returncode != 0
-    assert "RuntimeError: minifo.fusefront.hook.load() must be called before pyfuse3" in done.stderr
+    assert "RuntimeError: minifo.fusefront.extension.loader.load() must be called before pyfuse3" in done.stderr
 
 
 def test_load_twice_returns_the_same_module() -> None:
     """A second call finds the first one's work, even after pyfuse3 was imported."""
     done = run_python(
-        "from minifo.fusefront import hook\n"
-        "first = hook.load(); import pyfuse3; assert hook.load() is first is not None"
+        "from minifo.fusefront.extension import loader\n"
+        "first = loader.load(); import pyfuse3; assert loader.load() is first is not None"
     )
     assert done.returncode == 0, done.stderr
 
@@ -568,9 +568,9 @@ def test_load_twice_returns_the_same_module() -> None:
 def test_load_without_extension_returns_none_and_says_so() -> None:
     """An installation without the extension works on, logs it once per call, and reports why it is not active."""
     done = run_python(
-        "import sys, logging; logging.basicConfig(); sys.modules['minifo.fusefront._hook'] = None\n"
-        "from minifo.fusefront import hook\n"
-        "assert hook.load() is None; hook.activate(True); print(hook.verify().reason)"
+        "import sys, logging; logging.basicConfig(); sys.modules['minifo.fusefront.extension._hook'] = None\n"
+        "from minifo.fusefront.extension import loader\n"
+        "assert loader.load() is None; loader.activate(True); print(loader.verify().reason)"
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout == "the C extension is not installed\n"
@@ -580,7 +580,8 @@ def test_load_without_extension_returns_none_and_says_so() -> None:
 def test_switching_off_before_loading_is_not_forgotten() -> None:
     """activate(False) holds whether it is called before or after load()."""
     done = run_python(
-        "from minifo.fusefront import hook\nhook.activate(False); hook.load(); print(hook.verify().reason)"
+        "from minifo.fusefront.extension import loader\n"
+        "loader.activate(False); loader.load(); print(loader.verify().reason)"
     )
     assert done.stdout == "plain mode was asked for\n", done.stderr
 
@@ -588,8 +589,8 @@ def test_switching_off_before_loading_is_not_forgotten() -> None:
 def test_unused_hook_reports_that_nothing_was_hooked() -> None:
     """Before any session every answer is no."""
     done = run_python(
-        "from minifo.fusefront import hook\n"
-        "status = hook.load().status(); print(any(status.values()), sorted(status), hook.verify().active)"
+        "from minifo.fusefront.extension import loader\n"
+        "status = loader.load().status(); print(any(status.values()), sorted(status), loader.verify().active)"
     )
     names = ["init_seen", "kernel_flags", "raised", "reply_flags", "session_hooked", "stateless"]
     assert done.stdout == f"False {names} False\n", done.stderr
@@ -598,7 +599,8 @@ def test_unused_hook_reports_that_nothing_was_hooked() -> None:
 def test_waiting_a_moment_tells_whether_something_is_there() -> None:
     """What is there is seen at once, and waiting in vain ends, however often."""
     done = run_python(
-        "import os; from minifo.fusefront import hook; soon = hook.load().comes_soon; reader, writer = os.pipe()\n"
+        "import os; from minifo.fusefront.extension import loader\n"
+        "soon = loader.load().comes_soon; reader, writer = os.pipe()\n"
         "print([soon(reader) for _ in range(20)].count(True), end=' ')\n"
         "os.write(writer, b'x'); print(soon(reader), end=' '); os.read(reader, 1); print(soon(reader))\n"
     )

@@ -20,7 +20,7 @@ import minifo.fusefront
 from minifo.engine.errors import *
 from minifo.fusefront import launch as module
 from minifo.fusefront.launch import launch
-from minifo.fusefront.options import parse
+from minifo.fusefront.mount.options import parse
 
 def run(options, mountpoint, *, ready):
     {body}
@@ -115,10 +115,11 @@ def test_foreground_serves_in_the_same_process(tmp_path: Path) -> None:
 def test_captured_stderr_is_kept_on_failure_and_passed_on_otherwise(tmp_path: Path) -> None:
     """What C code writes to descriptor 2 becomes part of the message, or reaches the user after all."""
     body = """
-        with module.captured_stderr() as said:
+        from minifo.fusefront.process.stderr_capture import captured_stderr
+        with captured_stderr() as said:
             os.write(2, b"all is well\\n")
         try:
-            with module.captured_stderr() as said:
+            with captured_stderr() as said:
                 os.write(2, b"fuse: no\\nfuse: \\xff\\n")
                 raise OSError
         except OSError:

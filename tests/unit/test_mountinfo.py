@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from minifo.fusefront.mountinfo import (
+from minifo.fusefront.mount.mount_table import (
     find_mount,
     fuse_option,
     is_dead,
@@ -21,7 +21,7 @@ from minifo.fusefront.mountinfo import (
     parse_mountinfo,
     read_mounts,
 )
-from minifo.fusefront.options import format_source
+from minifo.fusefront.mount.options import format_source
 
 # Lines as Linux 6.18 showed them for real mounts made through pyfuse3.
 ROOT_LINE = (

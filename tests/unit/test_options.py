@@ -9,8 +9,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from minifo.engine.errors import UsageError
-from minifo.fusefront import options as words
-from minifo.fusefront.options import (
+from minifo.fusefront.mount import options as words
+from minifo.fusefront.mount.options import (
     MountOptions,
     Remount,
     describe,

@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 from mount.support import USER, attempt, in_child
 
-from minifo.engine.abi import HERE
-from minifo.fusefront import privileges
-from minifo.fusefront.privileges import FORBIDDEN, program
+from minifo.engine.store.syscall_numbers import HERE
+from minifo.fusefront.process import privileges
+from minifo.fusefront.process.privileges import FORBIDDEN, program
 
 _GENERIC = Path("/usr/include/asm-generic/unistd.h")
 _ALLOW, _REFUSE = 0x7FFF_0000, 0x0005_0000 | errno.EPERM

@@ -6,7 +6,7 @@ import os
 
 import trio
 
-from minifo.fusefront.pump import EagerLowlevel
+from minifo.fusefront.serve.eager_trio import EagerLowlevel
 
 
 def test_others_get_a_turn_where_there_is_always_a_request() -> None:

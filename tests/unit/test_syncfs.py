@@ -22,10 +22,10 @@ _READDIRPLUS = 1 << 13
 
 def serve(channel: str, outcome: str) -> None:
     """Be the file system, and print how often a directory was synced."""
-    from minifo.fusefront import hook
+    from minifo.fusefront.extension import loader
 
-    assert hook.load() is not None
-    hook.activate(True)
+    assert loader.load() is not None
+    loader.activate(True)
 
     import pyfuse3
     import trio

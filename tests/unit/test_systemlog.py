@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from minifo.fusefront import conduct
-from minifo.fusefront.systemlog import Outlet, SystemLog
+from minifo.fusefront.process import signals
+from minifo.fusefront.process.system_log import Outlet, SystemLog
 
 
 class Logs:
@@ -104,11 +104,11 @@ def test_oom_score(before: str, after: str, tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     file = tmp_path / "oom_score_adj"
     file.write_text(before)
-    conduct._spare_from_oom(str(file))
+    signals._spare_from_oom(str(file))
     assert file.read_text() == after
 
 
 def test_oom_score_that_may_not_be_lowered(tmp_path: Path) -> None:
     """Where it is not to be had nothing is said."""
-    conduct._spare_from_oom(str(tmp_path / "missing"))
+    signals._spare_from_oom(str(tmp_path / "missing"))
     assert os.listdir(tmp_path) == []

@@ -1,0 +1,418 @@
+"""The checks of minifo-fsck: read-only queries over one state of the tables, the content objects, and the base.
+
+Each yields findings with the row that shows the damage.  One damage often breaks several rules; what only follows from
+another finding is left out, so that the list says what happened.  The tables must be readable: a damaged database is
+salvaged first (fsck/rebuild.py).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import os
+import stat
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from typing import Any
+
+from ..model import ROOT
+from ..store import invariants
+from ..store.base_view import BaseView, join, split
+from ..store.database import Database
+from ..tree.nodes import UNREACHED, Numbers
+from ..tree.path_resolver import PathResolver, is_base_path
+from ..tree.row_checks import TWO_NAMED, wrong_facts
+from .object_inventory import ObjectInventory, kind_of
+from .problems import Problem
+
+_BY_NAME = {1, 2, 3, 6}  # invariants whose rows begin with (parent, name); most others begin with an inode number
+_TYPES = "(4096, 8192, 16384, 24576, 32768, 40960, 49152)"
+_NAMED = (
+    "SELECT parent, name, ino, 'created' AS list FROM created"
+    " UNION ALL SELECT parent, name, ino, 'renamed' FROM renamed"
+)
+_TYPE = 0o170000  # bits of a mode
+_OWN_BYTES = "(i.object IS NOT NULL OR i.mapped = 1)"
+
+Progress = Callable[[str, int, int], object]
+
+
+class Checks:
+    """All checks of one overlay.
+
+    Args:
+        db: its tables; only read.
+        shelf: its content objects.
+        base: the base, where it is known.
+        verify: read every byte of every object.
+        live: a mount is changing storage meanwhile: what no commit has named is left alone.
+        progress: called with what is being done, how much of it is done, and how much there is.
+    """
+
+    def __init__(
+        self,
+        db: Database,
+        shelf: ObjectInventory,
+        base: BaseView | None = None,
+        *,
+        verify: bool = False,
+        live: bool = False,
+        progress: Progress = lambda what, done, total: None,
+    ) -> None:
+        self._db = db
+        self._shelf = shelf
+        self._base = base
+        self._verify = verify
+        self._live = live
+        self._progress = progress
+        self.places = PathResolver(db)
+        self.facts: dict[str, Any] = dict(db.rows("SELECT key, value FROM overlay"))
+
+    def run(self) -> list[Problem]:
+        """Everything that is wrong, and notes.
+
+        Raises:
+            FsError: the database cannot be read.
+        """
+        parts: list[Callable[[], Iterator[Problem]]] = [self._facts]
+        if not wrong_facts(self.facts):
+            # the rules need the facts: without them every number looks wrong
+            parts += [self._invariants, self._rows, self._directories, self._origins, self._counters]
+            parts += [self._nameless, self._content, self._leftovers]
+            parts += [self._verified] if self._verify else []
+            parts += [self._against_base] if self._base is not None else []
+        found: list[Problem] = []
+        for index, part in enumerate(parts):
+            self._progress("checking", index, len(parts))
+            found += part()
+        self._progress("checking", len(parts), len(parts))
+        return _causes_only(found, self.places)
+
+    def _at(self, code: str, ino: int, detail: str = "", key: tuple[object, ...] | None = None) -> Problem:
+        return Problem(code, self.places.of(ino), detail, (ino,) if key is None else key)
+
+    # -- facts and counters
+
+    def _facts(self) -> Iterator[Problem]:
+        for key in wrong_facts(self.facts):
+            yield Problem("E209", b"<overlay>", f"{key} is {self.facts.get(key, 'missing')!r}", (key,))
+
+    def _counters(self) -> Iterator[Problem]:
+        window, end = self.facts["window"], self.facts["window_end"]
+        created = (window, end - UNREACHED)
+        highest = self._db.value("SELECT max(ino) FROM inode WHERE ino >= ? AND ino < ?", created) or 0
+        used = "SELECT max(o) FROM (SELECT max(object) AS o FROM inode UNION SELECT max(object) FROM extent)"
+        highest_object = self._db.value(used) or 0
+        least = {
+            "next_ino": max(window, highest + 1),
+            "next_object": max(1, highest_object + 1),
+            "object_limit": max(self.facts["next_object"], highest_object + 1),
+        }
+        for key, value in least.items():
+            if self.facts[key] < value:
+                yield Problem("E208", b"<overlay>", f"{key} is {self.facts[key]} instead of {value}", (key, value))
+
+    # -- rows
+
+    def _invariants(self) -> Iterator[Problem]:
+        for number, _, row in invariants.check(self._db):
+            code = f"E{number:03d}"
+            if number in _BY_NAME:
+                place = self.places.of_name(row[0], row[1])  # type: ignore[arg-type]
+                yield Problem(code, place, "" if len(row) < 3 else f"inode {row[2]}", row)
+            elif number == 14:
+                yield Problem(code, self._owner(row[0]), f"object {row[0]}", row)  # type: ignore[arg-type]
+            elif number == 17:
+                yield Problem(code, b"/", "", ())
+            else:
+                ino: int = row[0]  # type: ignore[assignment]
+                rest = ", ".join(os.fsdecode(value) if isinstance(value, bytes) else str(value) for value in row[1:])
+                yield self._at(code, ino, f"inode {ino}" + (f": {rest}" if rest else ""), row)
+
+    def _owner(self, number: int) -> bytes:
+        ino = self._owners.get(number)
+        return self.places.of(ino) if ino is not None else b"<object %d>" % number
+
+    @cached_property
+    def _owners(self) -> dict[int, int]:
+        """The inode that each content object belongs to; of two, the one with the lower number."""
+        sql = "SELECT object, ino FROM inode WHERE object IS NOT NULL UNION SELECT object, ino FROM extent"
+        return dict(self._db.rows(sql + " ORDER BY ino DESC"))
+
+    def _rows(self) -> Iterator[Problem]:
+        for parent, name, ino, table in self._db.rows(
+            f"SELECT * FROM ({_NAMED} UNION ALL SELECT parent, name, NULL, 'deleted' FROM deleted)"
+            " WHERE length(name) NOT BETWEEN 1 AND 255 OR name IN (x'2e', x'2e2e')"
+            " OR instr(name, x'2f') OR instr(name, x'00')"
+        ):
+            yield Problem("E203", self.places.of_name(parent, name), "", (parent, name, ino, table))
+        for ino, mode, nlink, uid, gid in self._db.rows(
+            f"SELECT ino, mode, nlink, uid, gid FROM inode WHERE (mode & 61440) NOT IN {_TYPES} OR mode < 0"
+            " OR mode > 65535 OR nlink < 0 OR nlink > 4294967295 OR uid NOT BETWEEN 0 AND 4294967295"
+            " OR gid NOT BETWEEN 0 AND 4294967295 OR ino < 1 OR (ino = 1 AND (mode & 61440) <> 16384)"
+            " OR (ino >= ?1 - ?2 AND ino < ?1) OR rdev NOT BETWEEN 0 AND 4294967295 OR mapped NOT IN (0, 1)"
+            " OR xattrs NOT IN (0, 1)",
+            (self.facts["window_end"], UNREACHED),
+        ):
+            yield self._at("E204", ino, f"inode {ino}, mode {mode:o}, links {nlink}, owner {uid}:{gid}")
+        for ino, count in self._db.rows(TWO_NAMED):
+            yield self._at("E205", ino, f"{count} beside its own place" if count == 1 else f"{count} names")
+        window = (self.facts["window"], self.facts["window_end"])
+        for (ino,) in self._db.rows("SELECT ino FROM inode WHERE xattrs <> 1 AND ino >= ? AND ino < ?", window):
+            yield self._at("E206", ino)
+        for (ino,) in self._db.rows(
+            f"SELECT i.ino FROM inode i JOIN origin USING (ino) LEFT JOIN modified m USING (ino)"
+            f" WHERE {_OWN_BYTES} AND m.content IS NOT 1"
+        ):
+            yield self._at("E207", ino)
+
+    def _directories(self) -> Iterator[Problem]:
+        subdirectories = f"(SELECT parent, count(*) AS n FROM ({_NAMED}) JOIN inode USING (ino)"
+        sql = (
+            f"SELECT i.ino, nlink, 2 + coalesce(n, 0) FROM inode i LEFT JOIN {subdirectories}"
+            " WHERE (mode & 61440) = 16384 GROUP BY parent) s"
+            " ON s.parent = i.ino WHERE i.ino >= ? AND i.ino < ? AND (mode & 61440) = 16384 AND nlink > 0"
+            " AND nlink <> 2 + coalesce(n, 0)"
+        )
+        for ino, nlink, due in self._db.rows(sql, (self.facts["window"], self.facts["window_end"])):
+            yield self._at("E202", ino, f"{nlink} instead of {due}", (ino, due))
+
+    def _origins(self) -> Iterator[Problem]:
+        paths = self.places.by_path
+        below_gone: list[tuple[bytes, int]] = []
+        for path, ino in paths.items():
+            directory = split(path)[0]
+            if not is_base_path(path):
+                yield Problem("E201", b"<base>" + path, "not a path", (ino, path), safe=False)
+            elif directory in paths or ino == ROOT:
+                continue
+            elif self._is_gone(directory):
+                below_gone.append((path, ino))
+            else:
+                yield self._no_mark(ino, path)
+        lost = self._tops_of_lost() if below_gone else set()
+        for path, ino in below_gone:
+            if path in lost:
+                # to mark its directory is to bring that back
+                yield dataclasses.replace(self._no_mark(ino, path), safe=False)
+
+    def _no_mark(self, ino: int, path: bytes) -> Problem:
+        return self._at("E201", ino, f"{os.fsdecode(split(path)[0])} has no mark", (ino, path))
+
+    @cached_property
+    def _hidden(self) -> set[tuple[int, bytes]]:
+        """Every whiteout: directory and name."""
+        return set(self._db.rows("SELECT parent, name FROM deleted"))
+
+    @cached_property
+    def _orphans(self) -> set[int]:
+        return {ino for (ino,) in self._db.rows("SELECT ino FROM orphan")}
+
+    def _is_gone(self, directory: bytes) -> bool:
+        """True where a base directory without a mark was deleted, itself or with one above it.
+
+        What was moved or linked out of it before has its place in the base there still.
+        """
+        paths = self.places.by_path
+        while directory != b"/":
+            directory, name = split(directory)
+            holder = paths.get(directory)
+            if holder is not None:
+                return holder in self._orphans or (holder, name) in self._hidden
+        return False
+
+    def _tops_of_lost(self) -> set[bytes]:
+        """The uppermost marks below deleted directories that lead to bytes of storage which show nowhere.
+
+        A file may have another name in the base, and of a base that lacks it attributes may be kept: so only what the
+        base has under one name counts.  Where the base is not known, that a renamed object has lost its place tells.
+        """
+        found: set[bytes] = set()
+        blind = self._base is None and self._db.value("SELECT 1 FROM renamed WHERE ino NOT IN (SELECT ino FROM origin)")
+        for ino, links in self._db.rows(
+            f"SELECT i.ino, coalesce(seen_links, 1) FROM inode i JOIN origin USING (ino)"
+            f" WHERE {_OWN_BYTES} AND nlink > 0"
+        ):
+            path = self.places.origins[ino]
+            if not blind and not (links == 1 and self._has_one_name(path)):
+                continue
+            at = ino
+            while at != ROOT and at not in self.places.names:
+                above = self.places.by_path.get(split(path)[0])
+                if above is None:
+                    found.add(path)
+                    break
+                at, path = above, split(path)[0]
+        return found
+
+    def _nameless(self) -> Iterator[Problem]:
+        """Base objects that live nowhere: neither at a name of the overlay nor at their place in the base."""
+        places = self.places
+        holders = {split(path)[0] for path in places.by_path}
+        for ino, path in places.origins.items():
+            directory, name = split(path)
+            if ino == ROOT or (places.by_path.get(directory), name) not in self._hidden or ino in places.names:
+                continue
+            row = self._db.row("SELECT mode, nlink, coalesce(seen_links, 1) FROM inode WHERE ino = ?", (ino,))
+            mode, nlink, links = row or (stat.S_IFDIR if path in holders else 0, 1, 1)
+            # a file may have other names in the base, in this one or in that which it was met in
+            if nlink > 0 and (mode & _TYPE == stat.S_IFDIR or (links == 1 and self._has_one_name(path))):
+                yield self._at("E210", ino, f"its place was {os.fsdecode(path)}", (ino, path))
+
+    def _has_one_name(self, path: bytes) -> bool:
+        st = self._stat(path) if self._base is not None else None
+        return st is not None and st.st_nlink == 1
+
+    # -- content
+
+    def _content(self) -> Iterator[Problem]:
+        sizes = self._shelf.sizes
+        named: set[int] = set()
+        for ino, number, size, bound, mapped in self._db.rows(
+            "SELECT ino, object, size, bound, mapped FROM inode WHERE object > 0"
+        ):
+            named.add(number)
+            there = sizes.get(number)
+            needed = size if bound is None else min(bound, size)
+            if there is None:
+                yield self._at("E301", ino, f"object {number}", (ino, number))
+            elif there == 0 and needed > 0:
+                yield self._at("E302", ino, f"object {number} is empty", (ino, number, needed))
+            elif there < needed and not mapped:
+                yield self._at("N303", ino, f"object {number} has {there} of {needed} bytes", (ino, number))
+        ends: dict[tuple[int, int], int] = {}
+        for ino, number, end in self._db.rows(
+            'SELECT ino, object, max(at + "end" - start) FROM extent WHERE object > 0 GROUP BY ino, object'
+        ):
+            ends[ino, number] = end
+        for (ino, number), end in ends.items():
+            if number in named and number not in sizes:
+                continue
+            named.add(number)
+            there = sizes.get(number)
+            if there is None:
+                yield self._at("E301", ino, f"object {number}", (ino, number))
+            elif there < end:
+                yield self._at("E302", ino, f"object {number} has {there} of {end} bytes", (ino, number, end))
+        named |= {number for (number,) in self._db.rows("SELECT object FROM garbage")}
+        for number in sorted(sizes.keys() - named):
+            first, limit = self.facts["next_object"], self.facts["object_limit"]
+            if not (first <= number < limit or (self._live and number >= first) or number in self._shelf.passing):
+                yield Problem("E304", b"<object %d>" % number, f"{sizes[number]} bytes", (number,))
+        for name in sorted(self._shelf.strays):
+            yield Problem("W306", os.fsencode(name), "", (name,))
+
+    def _leftovers(self) -> Iterator[Problem]:
+        sizes, first = self._shelf.sizes, self.facts["next_object"]
+        count = self._db.value("SELECT count(*) FROM orphan JOIN inode USING (ino) WHERE nlink = 0")
+        if count:
+            yield Problem("N401", b"<overlay>", f"{count} files")
+        count = self._db.value("SELECT count(*) FROM garbage")
+        if count:
+            yield Problem("N402", b"<overlay>", f"{count} objects")
+        count = sum(first <= number < self.facts["object_limit"] for number in sizes)
+        if count and not self._live:
+            yield Problem("N403", b"<overlay>", f"{count} objects")
+
+    def _verified(self) -> Iterator[Problem]:
+        total = sum(self._shelf.sizes.values())
+        done = 0
+        for number, size in sorted(self._shelf.sizes.items()):
+            error = self._shelf.verify(number)
+            if error is not None and not (self._live and self._shelf.is_gone(error)):
+                yield Problem("E305", self._owner(number), f"object {number}: {error.strerror}", (number,))
+            done += size
+            self._progress("reading content", done, total)
+
+    # -- the base
+
+    def _stat(self, path: bytes) -> os.stat_result | None:
+        assert self._base is not None
+        if not is_base_path(path):
+            return None
+        try:
+            return self._base.stat(path)
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG):
+                return None
+            raise
+
+    def _against_base(self) -> Iterator[Problem]:
+        assert self._base is not None
+        from ..tree.base_match import base_mark
+
+        other = self.facts["base_mark"] not in (None, base_mark(self._base))
+        if other:
+            yield Problem("N505", b"/", f"last mounted with {self.facts['base']!r}")
+        numbers = Numbers(self._base.root_stat, (self.facts["window"], self.facts["window_end"]))
+        modes: dict[int, int] = dict(self._db.rows("SELECT ino, mode FROM inode"))
+        stats = {}
+        gone: set[bytes] = set()
+        for path, ino in sorted(self.places.by_path.items()):
+            st = self._stat(path)
+            mode = modes.get(ino)
+            if split(path)[0] in gone or not is_base_path(path):
+                gone.add(path)
+            elif st is None:
+                gone.add(path)
+                yield self._at("W501", ino, f"base {os.fsdecode(path)}", (ino, path))
+            elif mode is not None and ino != ROOT and mode & _TYPE != st.st_mode & _TYPE:
+                gone.add(path)
+                detail = f"a {kind_of(mode)} here, a {kind_of(st.st_mode)} in the base"
+                yield self._at("W502", ino, detail, (ino, path))
+            else:
+                stats[ino] = st
+                if not other and numbers.of(st) != ino and ino < 1 << 62:
+                    yield self._at("W506", ino, f"{numbers.of(st)} instead of {ino}")
+        for ino, content, size, mtime in self._db.rows("SELECT ino, content, base_size, base_mtime FROM modified"):
+            st = stats.get(ino) if content else None
+            if st is not None and stat.S_ISREG(st.st_mode) and (st.st_size, st.st_mtime_ns) != (size, mtime):
+                yield self._at("W503", ino, f"{size} bytes then, {st.st_size} now", (ino, st.st_size, st.st_mtime_ns))
+        for parent, name in self._db.rows("SELECT parent, name FROM deleted"):
+            holder = self.places.origins.get(parent)
+            if holder is None or holder in gone or join(holder, name) in gone:
+                continue
+            if self._stat(join(holder, name)) is None:
+                yield Problem("W504", self.places.of_name(parent, name), "", (parent, name))
+
+
+def _causes_only(found: list[Problem], places: PathResolver) -> list[Problem]:
+    """The findings without those that only follow from others."""
+    inos: dict[str, set[object]] = {}
+    for finding in found:
+        if finding.key:
+            inos.setdefault(finding.code, set()).add(finding.key[0])
+    # sets, and none of them made for each finding anew: there may be as many as there are files
+    rootless = any(finding.code == "E017" for finding in found)
+    linked = {finding.key[2] for finding in found if finding.code == "E003" and len(finding.key) > 2}
+
+    def among(value: object, *codes: str) -> bool:
+        return any(value in inos.get(code, ()) for code in codes)
+
+    def follows(finding: Problem) -> bool:
+        code, key = finding.code, finding.key
+        if rootless:
+            # without the root's place nothing in the root has one
+            return code in ("E018", "E201") or (code in ("E002", "E004", "E006", "E008") and key[0] == ROOT)
+        if code == "E002":
+            return key[0] in linked  # the directory has a name, and comes back by it
+        if code == "E003":
+            return among(key[2], "E009", "E010", "E204")
+        if code in ("E009", "E010"):
+            return among(key[0], "E008", "E204")
+        if code == "E011":
+            return among(key[0], "E009", "E010", "E204") or key[0] in linked
+        if code == "E202" and among(key[0], "E003"):
+            return True  # what is in it may be a directory
+        if code in ("E007", "E008", "E202"):
+            return among(key[0], "E004") or (code != "E008" and among(key[0], "E008"))
+        if code == "E018":
+            broken = ("E002", "E004", "E006", "E008", "E009", "E204")
+            return "E201" in inos or any(among(ino, *broken) for ino in places.above(key[0]))
+        if code in ("E012", "E013", "E015", "E016", "E206"):
+            return among(key[0], "E204")
+        if code in ("N303", "E302"):
+            return among(key[0], "E012")
+        return False
+
+    return [finding for finding in found if not follows(finding)]

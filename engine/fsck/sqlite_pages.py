@@ -1,0 +1,272 @@
+"""Rows read from the pages of a damaged SQLite database, without SQLite: what is left is read, what is not is skipped.
+
+Every tree is walked from its root; a page that is not what it should be is counted and passed over.  Then, if there
+were such pages, those that no tree reached are read as well, for their parent may be what is damaged: they are told
+apart by the shape of their rows.  The write-ahead log counts up to its last whole commit (sqlite.org/fileformat2).
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from ..store.storage import Storage
+
+_PAGE = 4096  # ours always are
+_HEADER = b"SQLite format 3\0"
+_WAL_MAGIC = (0x377F0682, 0x377F0683)
+_TABLE_LEAF, _TABLE_INNER, _INDEX_LEAF, _INDEX_INNER = 13, 5, 10, 2
+_NOTHING_LEFT = (IndexError, struct.error, ValueError, OverflowError)
+
+Value = int | bytes | str | float | None
+
+
+class Record(NamedTuple):
+    """One row: its rowid (None in an index, which our WITHOUT ROWID tables are) and its values."""
+
+    rowid: int | None
+    values: tuple[Value, ...]
+
+
+class SqlitePages:
+    """The pages of a database file and its log.
+
+    Args:
+        data: the bytes of minifo.db.
+        wal: the bytes of its log.
+
+    Attributes:
+        bad: pages that were not what they should be.
+    """
+
+    def __init__(self, data: bytes, wal: bytes) -> None:
+        self._data = data
+        self._log = _log_pages(wal)
+        self.count = max([-(-len(data) // _PAGE), *self._log])
+        self.bad: set[int] = set()
+        self.reached: set[int] = set()
+
+    def page(self, number: int) -> bytes:
+        """A page by its number; short or empty where there is none."""
+        found = self._log.get(number)
+        return found if found is not None else self._data[(number - 1) * _PAGE : number * _PAGE]
+
+    def roots(self) -> dict[str, int]:
+        """The root page of each table, as far as the schema can be read."""
+        found: dict[str, int] = {}
+        for record in self.tree(1, index=False):
+            if len(record.values) == 5 and record.values[0] == "table" and isinstance(record.values[3], int):
+                found[str(record.values[1])] = record.values[3]
+        return found
+
+    def tree(self, root: int, *, index: bool) -> Iterator[Record]:
+        """The rows of a tree, as far as its pages can be read."""
+        inner, leaf = (_INDEX_INNER, _INDEX_LEAF) if index else (_TABLE_INNER, _TABLE_LEAF)
+        waiting = [root]
+        while waiting:
+            number = waiting.pop()
+            if number in self.reached or not 1 <= number <= self.count:
+                self.bad.add(number)
+                continue
+            page = self.page(number)
+            start = 100 if number == 1 else 0
+            kind = page[start] if len(page) == _PAGE else None
+            if kind not in (inner, leaf):
+                self.bad.add(number)
+                continue
+            self.reached.add(number)
+            if kind == inner:
+                waiting += self._children(number, page, start)
+            if kind != _TABLE_INNER:
+                yield from self.records(number)
+
+    def _children(self, number: int, page: bytes, start: int) -> list[int]:
+        children = [int.from_bytes(page[start + 8 : start + 12], "big")]
+        for at in self._cells(number, page, start):
+            children.append(int.from_bytes(page[at : at + 4], "big"))  # noqa: PERF401
+        return children
+
+    def _cells(self, number: int, page: bytes, start: int) -> list[int]:
+        count = int.from_bytes(page[start + 3 : start + 5], "big")
+        first = start + (12 if page[start] in (_TABLE_INNER, _INDEX_INNER) else 8)
+        if first + 2 * count > _PAGE:
+            self.bad.add(number)
+            count = (_PAGE - first) // 2
+        cells = [int.from_bytes(page[at : at + 2], "big") for at in range(first, first + 2 * count, 2)]
+        good = [at for at in cells if first <= at < _PAGE - 3]
+        if len(good) < len(cells):
+            self.bad.add(number)
+        return good
+
+    def records(self, number: int) -> Iterator[Record]:
+        """The rows in one page."""
+        page = self.page(number)
+        start = 100 if number == 1 else 0
+        kind = page[start] if len(page) == _PAGE else 0
+        if kind not in (_TABLE_LEAF, _INDEX_LEAF, _INDEX_INNER):
+            return
+        for at in self._cells(number, page, start):
+            try:
+                yield self._record(page, at, kind)
+            except _NOTHING_LEFT:
+                self.bad.add(number)
+
+    def unreached(self) -> Iterator[tuple[bool, Record]]:
+        """The rows of pages that no tree has led to: whether the page is an index's, and the row."""
+        spare = self._spare()
+        for number in range(2, self.count + 1):
+            if number not in self.reached and number not in spare:
+                page = self.page(number)
+                if len(page) == _PAGE and page[0] in (_TABLE_LEAF, _INDEX_LEAF, _INDEX_INNER):
+                    for record in self.records(number):
+                        yield page[0] != _TABLE_LEAF, record
+
+    def _spare(self) -> set[int]:
+        """Pages on the list of free ones: what they hold was deleted."""
+        spare: set[int] = set()
+        head = self.page(1)
+        trunk = int.from_bytes(head[32:36], "big") if head.startswith(_HEADER) else 0
+        while 1 < trunk <= self.count and trunk not in spare:
+            spare.add(trunk)
+            page = self.page(trunk)
+            count = min(int.from_bytes(page[4:8], "big"), _PAGE // 4 - 2)
+            spare.update(int.from_bytes(page[8 + 4 * i : 12 + 4 * i], "big") for i in range(count))
+            trunk = int.from_bytes(page[:4], "big")
+        return spare
+
+    def _record(self, page: bytes, at: int, kind: int) -> Record:
+        if kind == _INDEX_INNER:
+            at += 4
+        size, at = _varint(page, at)
+        rowid: int | None = None
+        largest = _PAGE - 35
+        if kind == _TABLE_LEAF:
+            rowid, at = _varint(page, at)
+            rowid = rowid - (1 << 64) if rowid >= 1 << 63 else rowid
+        else:
+            largest = (_PAGE - 12) * 64 // 255 - 23
+        if size > 1 << 20:
+            raise ValueError(size)
+        local = size
+        if size > largest:
+            least = (_PAGE - 12) * 32 // 255 - 23
+            local = least + (size - least) % (_PAGE - 4)
+            local = local if local <= largest else least
+        payload = page[at : at + local]
+        if len(payload) < local:
+            raise ValueError(local)
+        if local < size:
+            payload += self._overflow(int.from_bytes(page[at + local : at + local + 4], "big"), size - local)
+        return Record(rowid, _values(payload))
+
+    def _overflow(self, number: int, size: int) -> bytes:
+        parts = []
+        while size > 0:
+            page = self.page(number)
+            if not 1 < number <= self.count or len(page) < _PAGE:
+                raise ValueError(number)
+            parts.append(page[4 : 4 + min(size, _PAGE - 4)])
+            size -= len(parts[-1])
+            number = int.from_bytes(page[:4], "big")
+        return b"".join(parts)
+
+
+def read_past_errors(storage: Storage, name: str) -> bytes:
+    """The bytes of a file in storage; of one that cannot be read to its end, those that can."""
+    parts: list[bytes] = []
+    try:
+        fd = storage.open(name, write=False)
+    except OSError:
+        return b""
+    try:
+        size = os.fstat(fd).st_size
+        for at in range(0, size, _PAGE):
+            want = min(_PAGE, size - at)
+            try:
+                parts.append(os.pread(fd, want, at).ljust(want, b"\0"))
+            except OSError:
+                parts.append(bytes(want))  # a bad block of the medium: the page it holds is lost, not those behind it
+    finally:
+        os.close(fd)
+    return b"".join(parts)
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    value = 0
+    for count in range(8):
+        byte = data[at + count]
+        value = value << 7 | byte & 0x7F
+        if byte < 0x80:
+            return value, at + count + 1
+    return value << 8 | data[at + 8], at + 9
+
+
+_SIZES = (0, 1, 2, 3, 4, 6, 8, 8, 0, 0)
+
+
+def _values(payload: bytes) -> tuple[Value, ...]:
+    head, at = _varint(payload, 0)
+    if head > len(payload):
+        raise ValueError(head)
+    body = head
+    values: list[Value] = []
+    while at < head:
+        kind, at = _varint(payload, at)
+        if kind in (10, 11):
+            raise ValueError(kind)
+        size = _SIZES[kind] if kind < 10 else (kind - 12) // 2
+        raw = payload[body : body + size]
+        if len(raw) < size:
+            raise ValueError(size)
+        body += size
+        if kind == 0:
+            values.append(None)
+        elif kind < 7:
+            values.append(int.from_bytes(raw, "big", signed=True))
+        elif kind == 7:
+            values.append(struct.unpack(">d", raw)[0])
+        elif kind < 10:
+            values.append(kind - 8)
+        else:
+            values.append(raw if kind % 2 == 0 else raw.decode())
+    if body != len(payload):
+        raise ValueError(body)
+    return tuple(values)
+
+
+def _log_pages(wal: bytes) -> dict[int, bytes]:
+    """The pages of the log, up to its last whole commit."""
+    if len(wal) < 32 or int.from_bytes(wal[:4], "big") not in _WAL_MAGIC:
+        return {}
+    order = ">" if wal[3] & 1 else "<"
+    if int.from_bytes(wal[8:12], "big") != _PAGE:
+        return {}
+    sums = _sums(wal[:24], order, (0, 0))
+    if sums != struct.unpack(">II", wal[24:32]):
+        return {}
+    committed: dict[int, bytes] = {}
+    running: dict[int, bytes] = {}
+    for at in range(32, len(wal) - _PAGE - 23, _PAGE + 24):
+        number, commit = struct.unpack_from(">II", wal, at)
+        if wal[at + 8 : at + 16] != wal[16:24]:
+            break
+        page = wal[at + 24 : at + 24 + _PAGE]
+        sums = _sums(page, order, _sums(wal[at : at + 8], order, sums))
+        if sums != struct.unpack_from(">II", wal, at + 16):
+            break
+        running[number] = page
+        if commit:
+            committed.update(running)
+            running.clear()
+    return committed
+
+
+def _sums(data: bytes, order: str, sums: tuple[int, int]) -> tuple[int, int]:
+    first, second = sums
+    words = struct.unpack(f"{order}{len(data) // 4}I", data)
+    for one, two in zip(words[::2], words[1::2], strict=True):
+        first = (first + one + second) & 0xFFFFFFFF
+        second = (second + two + first) & 0xFFFFFFFF
+    return first, second

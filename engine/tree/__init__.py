@@ -1,0 +1,1 @@
+"""What a file system is: inodes, names, attributes and bytes, as rows of the database over objects of the base."""

@@ -1,0 +1,1 @@
+"""The C extension, between pyfuse3 and libfuse, and the module that loads it."""

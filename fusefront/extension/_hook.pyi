@@ -1,0 +1,37 @@
+"""Types of the C extension; what it does is told in hook.c."""
+
+from typing import TypedDict
+
+class Status(TypedDict):
+    session_hooked: bool
+    init_seen: bool
+    stateless: bool
+    kernel_flags: int
+    reply_flags: int
+    raised: int
+
+def status() -> Status: ...
+def set_active(on: bool, /) -> None: ...
+def publish(
+    what: int,
+    ino: int,
+    mode: int,
+    nlink: int,
+    uid: int,
+    gid: int,
+    rdev: int,
+    size: int,
+    blocks: int,
+    atime: int,
+    mtime: int,
+    ctime: int,
+    /,
+) -> None: ...
+def asked() -> tuple[int, int, int, int, int, int, int]: ...
+def publish_bare(ino: int, /) -> None: ...
+def publish_file(ino: int, fd: int, size: int, /) -> None: ...
+def withdraw(ino: int, /) -> None: ...
+def withdraw_bare(ino: int, /) -> None: ...
+def withdraw_all() -> None: ...
+def kernel_time() -> int: ...
+def comes_soon(fd: int, /) -> bool: ...

@@ -1,0 +1,122 @@
+/* INIT flags that libfuse has no way to ask for, asked for all the same.
+ *
+ * libfuse knows only flags that are no newer than itself, so its reply is caught on the way: while it processes the
+ * request, the session's descriptor number means one end of a socket pair.  The kernel sends nothing else before it has
+ * the reply, and nobody can have a notification to send, so nothing else can get into the socket.
+ */
+#include "init.h"
+
+#include "protocol.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+enum {
+	INIT_FLAGS = sizeof(struct request_header) + 12, /* fuse_init_in.flags */
+	INIT_FLAGS2 = INIT_FLAGS + 4,                    /* fuse_init_in.flags2, protocol 7.36 */
+
+	REPLY_MAJOR = sizeof(struct reply_header),       /* fuse_init_out.major */
+	REPLY_FLAGS = sizeof(struct reply_header) + 12,  /* fuse_init_out.flags */
+	REPLY_FLAGS2 = sizeof(struct reply_header) + 32, /* fuse_init_out.flags2 */
+	REPLY_MIN = sizeof(struct reply_header) + 24,    /* shortest INIT reply whose flags have this meaning */
+	REPLY_ROOM = 4096,                               /* more than any reply to INIT; it is 80 bytes today */
+
+	PROTOCOL_MAJOR = 7,
+};
+
+#define INIT_DONT_MASK (UINT32_C(1) << 6)
+#define INIT_NO_OPEN_SUPPORT (UINT32_C(1) << 17)
+#define INIT_CACHE_SYMLINKS (UINT32_C(1) << 23)
+#define INIT_NO_OPENDIR_SUPPORT (UINT32_C(1) << 24)
+#define INIT_HANDLE_KILLPRIV_V2 (UINT32_C(1) << 28)
+#define INIT_INIT_EXT (UINT32_C(1) << 30)
+
+#define INIT_WANTED (INIT_DONT_MASK | INIT_CACHE_SYMLINKS | INIT_HANDLE_KILLPRIV_V2)
+#define INIT_STATELESS (INIT_NO_OPEN_SUPPORT | INIT_NO_OPENDIR_SUPPORT)
+
+struct handshake handshake;
+
+static uint64_t request; /* the number of the INIT request */
+
+void note_init(const unsigned char *bytes, size_t size)
+{
+	struct request_header header;
+
+	if (size < INIT_FLAGS + 4)
+		return;
+	memcpy(&header, bytes, sizeof header);
+	request = header.unique;
+	handshake.offered = get32(bytes, INIT_FLAGS);
+	if (handshake.offered & INIT_INIT_EXT && size >= INIT_FLAGS2 + 4)
+		handshake.offered |= (uint64_t)get32(bytes, INIT_FLAGS2) << 32;
+}
+
+bool may_be_stateless(void)
+{
+	return handshake.answering && (handshake.offered & INIT_STATELESS) == INIT_STATELESS;
+}
+
+/* Raise our flags in the reply bytes[0:size].  False: not the successful reply to our INIT in a layout we know. */
+static bool raise_flags(unsigned char *bytes, size_t size)
+{
+	struct reply_header header;
+
+	if (size < REPLY_MIN)
+		return false;
+	memcpy(&header, bytes, sizeof header);
+	if (header.len != size || header.error != 0 || header.unique != request ||
+	    get32(bytes, REPLY_MAJOR) != PROTOCOL_MAJOR)
+		return false;
+	uint32_t flags = get32(bytes, REPLY_FLAGS);
+	handshake.raised = (uint32_t)handshake.offered & INIT_WANTED & ~flags;
+	flags |= handshake.raised;
+	handshake.replied = flags;
+	if (flags & INIT_INIT_EXT && size >= REPLY_FLAGS2 + 4)
+		handshake.replied |= (uint64_t)get32(bytes, REPLY_FLAGS2) << 32;
+	memcpy(bytes + REPLY_FLAGS, &flags, sizeof flags);
+	return true;
+}
+
+/* Let the descriptor number `to` mean what `from` means. */
+static void redirect(int from, int to)
+{
+	while (dup3(from, to, O_CLOEXEC) < 0 && (errno == EBUSY || errno == EINTR))
+		;
+}
+
+void answer_init(struct fuse_session *se, const struct fuse_buf *buf, process_function *process)
+{
+	int fd = fuse_session_fd(se);
+	int ends[2], kernel = -1;
+	unsigned char reply[REPLY_ROOM];
+
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) == 0) {
+		kernel = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+		if (kernel < 0) {
+			close(ends[0]);
+			close(ends[1]);
+		}
+	}
+	if (kernel < 0) { /* out of descriptors: answer as libfuse would */
+		process(se, buf);
+		return;
+	}
+	int flags = fcntl(kernel, F_GETFL);
+	if (flags >= 0)
+		(void)fcntl(kernel, F_SETFL, flags | O_NONBLOCK); /* refused: reads block, as they would without us */
+	redirect(ends[1], fd);
+	handshake.answering = true;
+	process(se, buf);
+	handshake.answering = false;
+	redirect(kernel, fd);
+	close(kernel);
+	ssize_t size = recv(ends[0], reply, sizeof reply, MSG_DONTWAIT);
+	close(ends[0]);
+	close(ends[1]);
+	if (size <= 0)
+		return;
+	bool understood = raise_flags(reply, (size_t)size);
+	handshake.answered = write(fd, reply, (size_t)size) == size && understood;
+}

@@ -1,0 +1,1 @@
+"""Merging: the plan that makes a base show what its overlay shows, and its execution."""

@@ -1,0 +1,323 @@
+"""Merging: an overlay is applied to its base, and its storage is empty afterwards.
+
+A journal in storage makes it restartable after a crash at any step.  What is where tells how far it is:
+
+    minifo.db                 nothing of the base was changed (a staging directory in it may be left; it is made anew)
+    merge.db, merge-journal   the base is being changed; storage cannot be mounted; ``merge-phase`` says what comes next
+    merge.db alone            the base is done; storage is being emptied
+
+Each phase (see ``MergePlan``) can be done twice, and is durable before the next one is noted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from ...engine import ROOT, Overlay, StateError, StorageBusy
+from ...engine.errors import Corrupt
+from ...engine.model import Ino
+from ...engine.store.base_view import split
+from ...engine.store.confined_dir import BENEATH, open_file
+from ...engine.store.database import DB_NAME
+from ...engine.store.storage import MERGING
+from ...engine.store.syscalls import openat2
+from ..copying import dress, own_xattrs, write_out
+from ..effects import DOORS, Doors, Effects, read_json
+from .plan import Change, MergePlan, Operation, decode_journal
+
+STAGE = b".minifo-merge"
+_JOURNAL = "merge-journal"
+_PHASE = "merge-phase"
+_PHASES = ("lift", "place", "dress", "done")
+_STEP = 1 << 20
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass
+class MergeReport:
+    """What a merge did or would do; *changes* is empty where one that was cut short was finished."""
+
+    changes: list[Change]
+    applied: bool
+    resumed: bool
+
+
+def merge(
+    storage: str,
+    base: str,
+    *,
+    apply: bool = False,
+    progress: Progress = lambda what, done, total: None,
+    doors: Doors = DOORS,
+) -> MergeReport:
+    """Apply an overlay to its base, or finish an application that was cut short.
+
+    Args:
+        storage: the overlay's storage, not mounted.
+        base: its base, which must be writable and used by nobody else.
+        apply: False to make the plan only.
+        progress: called now and then.
+        doors: the ways to the disk.
+
+    Raises:
+        StateError: something cannot be read or written, or is in use.
+    """
+    storage, base = os.path.realpath(storage), os.path.realpath(base)
+    doors.storage(storage).close()  # it is ours, and nothing in it leads elsewhere
+    with _locked(storage):
+        if os.path.exists(os.path.join(storage, MERGING)):
+            if not apply:
+                raise StateError(f"a merge of {storage} was cut short", "finish it with --apply")
+            for place in (storage, base):
+                doors.effects.sync_all(place)  # what a killed run has left may be in memory only
+            _Application(doors, storage, base, progress).run()
+            return MergeReport([], True, True)
+        if apply:
+            doors.finish_killed(base, storage)
+        overlay = doors.overlay(base, storage, read_only=not apply)
+        try:
+            plan = MergePlan(overlay)
+            if not apply:
+                return MergeReport(plan.changes, False, False)
+            if not plan.changes and overlay.db.value("SELECT 1 FROM inode") is None:
+                return MergeReport([], True, False)  # merged before: the base is not touched again
+            _check(overlay, plan, base, storage)
+            facts = _stage(doors.effects, overlay, plan, os.fsencode(base), progress)
+        finally:
+            overlay.close()
+        _begin(doors, storage, base, plan, facts)
+        _Application(doors, storage, base, progress).run()
+        return MergeReport(plan.changes, True, False)
+
+
+@contextlib.contextmanager
+def _locked(storage: str) -> Iterator[None]:
+    try:
+        fd = os.open(storage, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise StateError(f"storage {storage} cannot be opened ({error.strerror})", "check the path") from error
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(fd)
+        raise StorageBusy(f"storage {storage} is being merged", "wait for it") from error
+    try:
+        yield
+    finally:
+        os.close(fd)
+
+
+def _check(overlay: Overlay, plan: MergePlan, base: str, storage: str) -> None:
+    if os.statvfs(base).f_flag & os.ST_RDONLY or not os.access(base, os.W_OK):
+        raise StateError(f"base {base} cannot be written", f"make it writable: mount -o remount,rw {base}")
+    if os.path.isdir(os.path.join(storage, "checkpoints")) and os.listdir(os.path.join(storage, "checkpoints")):
+        raise StateError(f"storage {storage} has checkpoints, which a merge would make worthless", "delete them first")
+    for path in {*plan.directories, *(split(s.link)[0] for s in plan.staged if s.link is not None)}:
+        here, there = os.lstat(os.fsencode(base) + path), overlay.base.stat(path)
+        if (here.st_dev, here.st_ino) != (there.st_dev, there.st_ino) and path != b"/":
+            name = os.path.join(base, os.fsdecode(path)[1:])
+            raise StateError(f"something is mounted at or above {name}", "unmount it first")
+
+
+# -- staging
+
+
+def _stage(effects: Effects, overlay: Overlay, plan: MergePlan, base: bytes, progress: Progress) -> list[int]:
+    """Make everything that is new, durably.  Returns the times the base's root is to have at the end."""
+    root = overlay.getattr(ROOT)
+    stage = base + b"/" + STAGE
+    if os.path.isdir(stage):
+        effects.remove_tree(stage)
+    effects.mkdir(stage)
+    effects.utime(base, root.atime, root.mtime)  # should this be cut short, nobody sees that it was tried
+    effects.sync(base)
+    for count, staged in enumerate(plan.staged):
+        path = stage + b"/" + staged.name.encode()
+        if staged.link is not None:
+            effects.link(base + staged.link, path)
+        elif staged.same is not None:
+            effects.link(stage + b"/" + staged.same.encode(), path)
+        else:
+            attr = overlay.getattr(Ino(staged.ino))
+            write_out(effects, overlay, attr, path)
+            values = (attr.mode, attr.uid, attr.gid, attr.atime, attr.mtime)
+            dress(effects, path, values, own_xattrs(overlay, Ino(staged.ino)))
+        if not count % 64:
+            progress("staging", count, len(plan.staged))
+    effects.sync_all(base)
+    return [root.atime, root.mtime]
+
+
+def _begin(doors: Doors, storage: str, base: str, plan: MergePlan, times: list[int]) -> None:
+    """Put the journal in force: from now on the merge is finished, not undone."""
+    database = os.path.join(storage, DB_NAME)
+    effects = doors.effects
+    doors.fold_log(database)
+    effects.write_durably(os.path.join(storage, _PHASE), _PHASES[0])
+    operations = plan.journal()
+    effects.write_durably(
+        os.path.join(storage, _JOURNAL), json.dumps({"base": base, "times": times, "operations": operations})
+    )
+    effects.rename(database, os.path.join(storage, MERGING))
+    effects.sync(storage)
+
+
+# -- applying
+
+
+class _Application:
+    """Carries out the journal of one storage, from wherever it is."""
+
+    def __init__(self, doors: Doors, storage: str, base: str, progress: Progress) -> None:
+        self._doors = doors
+        self._effects = doors.effects
+        self._storage = storage
+        self._base = os.fsencode(base)
+        self._stage = self._base + b"/" + STAGE
+        self._progress = progress
+        self._emptied: set[bytes] = set()  # directories out of which something was lifted since the last sync
+        self._made: set[bytes] = set()  # directories made since then
+
+    def run(self) -> None:
+        journal = self._at(_JOURNAL)
+        if os.path.exists(journal):
+            base, times, operations = decode_journal(read_json(journal), journal)
+            if os.fsencode(base) != self._base:
+                raise StateError(f"the merge of {self._storage} is under way to {base}", "give that base")
+            for operation in operations:
+                self._stay(operation.path)
+            self._apply(operations)
+            if os.path.isdir(self._stage):
+                self._effects.remove_tree(self._stage)
+            self._effects.utime(self._base, *times)
+            self._effects.sync_all(self._base)
+            self._effects.unlink(journal)
+            self._effects.sync(self._storage)
+        self._empty()
+
+    def _at(self, name: str) -> str:
+        return os.path.join(self._storage, name)
+
+    def _apply(self, operations: list[Operation]) -> None:
+        phase = self._phase()
+        steps = {"lift": 0, "mkdir": 1, "place": 1, "overwrite": 1, "dress": 2}
+        for current in range(phase, len(_PHASES) - 1):
+            for count, operation in enumerate(operations):
+                if steps[operation.kind] == current:
+                    self._do(operation)
+                if not count % 64:
+                    self._progress("merging", count + current * len(operations), 3 * len(operations))
+            self._sync()
+            self._effects.write_durably(self._at(_PHASE), _PHASES[current + 1])
+
+    def _phase(self) -> int:
+        path = self._at(_PHASE)
+        fd = open_file(path)
+        try:
+            text = os.pread(fd, 64, 0)
+        finally:
+            os.close(fd)
+        if text.decode("ascii", "replace") not in _PHASES:
+            raise Corrupt(f"{path} is damaged", "look at it by hand; nothing was changed")
+        return _PHASES.index(text.decode("ascii"))
+
+    def _stay(self, path: bytes) -> None:
+        """Refuse a path that leads into another file system; symlinks on the way are refused when it is used.
+
+        Raises:
+            StateError: it does; nothing was changed.
+        """
+        directory = split(path)[0]
+        top = os.open(self._base, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.close(openat2(top, directory[1:] or b".", os.O_PATH | os.O_DIRECTORY, BENEATH))
+        except OSError as error:
+            if error.errno == errno.EXDEV:  # anything else is what the merge will put there
+                where = os.fsdecode(self._base + path)
+                raise StateError(f"{where} leads out of the base", "unmount what is mounted there") from error
+        finally:
+            os.close(top)
+
+    def _sync(self) -> None:
+        self._effects.sync_all(self._base)
+        self._emptied.clear()
+        self._made.clear()
+
+    def _keep_order(self, operation: Operation) -> None:
+        """Sync where a later operation must not become durable without an earlier one.
+
+        A directory that is lifted takes along what should have been lifted out of it; one that is lost, what was put
+        into it.  Operations are sorted by depth, so this happens once for each level of the tree at most.
+        """
+        above = split(operation.path)[0]
+        if operation.kind == "lift":
+            if operation.path in self._emptied:
+                self._sync()
+            while above not in self._emptied and above != b"/":
+                self._emptied.add(above)
+                above = split(above)[0]
+        elif operation.kind in ("mkdir", "place"):
+            if above in self._made:
+                self._sync()
+            if operation.kind == "mkdir":
+                self._made.add(operation.path)
+
+    def _do(self, operation: Operation) -> None:
+        self._keep_order(operation)
+        path = self._base + operation.path
+        staged = self._stage + b"/" + operation.name.encode()
+        if operation.kind == "lift":
+            if not os.path.lexists(staged):
+                self._effects.rename(path, staged)
+        elif operation.kind == "mkdir":
+            with contextlib.suppress(FileExistsError):
+                self._effects.mkdir(path)
+        elif operation.kind == "place":
+            if os.path.lexists(staged):
+                self._place(staged, path)
+        elif operation.kind == "overwrite":
+            self._overwrite(staged, self._stage + b"/" + operation.source.encode())
+        elif operation.kind == "dress":
+            dress(self._effects, staged if operation.name else path, operation.attributes, operation.xattrs)
+
+    def _place(self, staged: bytes, path: bytes) -> None:
+        self._effects.rename(staged, path)
+        if os.path.lexists(staged):
+            self._effects.unlink(staged)  # rename(2) does nothing where both names are links of one file
+
+    def _empty(self) -> None:
+        """Leave storage as an empty overlay; its old database goes last."""
+        for name in ("content", "checkpoints"):
+            if os.path.isdir(self._at(name)):
+                self._effects.remove_tree(self._at(name))
+        for name in (_PHASE, "reserve", "control", "minifo.names", DB_NAME + "-wal", DB_NAME + "-shm"):
+            with contextlib.suppress(FileNotFoundError):
+                self._effects.unlink(self._at(name))
+        self._effects.sync(self._storage)
+        with contextlib.suppress(FileNotFoundError):
+            self._effects.unlink(self._at(MERGING))
+        self._effects.sync(self._storage)
+        self._doors.overlay(os.fsdecode(self._base), self._storage).close()
+
+    def _overwrite(self, target: bytes, source: bytes) -> None:
+        """Give a file, all its links included, the bytes of another."""
+        if not stat.S_ISREG(os.lstat(target).st_mode):
+            return
+        with open(open_file(os.fsdecode(source)), "rb", buffering=0) as old:
+            fd = self._effects.open(target)
+            try:
+                at = 0
+                while data := old.read(_STEP):
+                    self._effects.write(fd, data, at)
+                    at += len(data)
+                self._effects.truncate(fd, at)
+            finally:
+                os.close(fd)

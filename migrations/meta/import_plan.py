@@ -1,0 +1,326 @@
+"""The plan of an import: what each place of a mini_fo storage tree becomes, as steps in the order to take them.
+
+The states are mini_fo's (b: the base has an object, s: storage has one, d: there is a D line):
+
+    b s -  MODIFIED        the base object, changed         - s -  CREATED   a new object
+    b s d  DEL_REWRITTEN   a new object over a hidden one   b - d  DELETED   hidden
+    - s d  mini_fo listed it and could not open it: it is kept as CREATED, with a note
+
+An R line makes another base directory the base side of a name.  Two things mini_fo showed cannot be said by renaming,
+and are copied instead: a base directory seen at two places, and what lies below the second one.  Base files with
+several links were separate files to mini_fo, so a changed one becomes a new file.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from ...engine.model import State
+from ...engine.store.base_view import join, split
+from .storage_tree import LegacyTree, Note, is_directory
+
+DOverR = Literal["kernel", "intent"]
+Kind = Literal["hide", "modify", "move", "make", "link", "unlink"]
+
+
+class Step(NamedTuple):
+    """One change of the new overlay.
+
+    Attributes:
+        kind: ``hide`` a base name; ``modify`` a base object in its own place; ``move`` a base directory here; ``make``
+            a new object; ``link`` one more name for an object made before; ``unlink``: a base file has lost names.
+        place: where; for ``unlink`` the base path.
+        state: what mini_fo called it.
+        stored: True where attributes and content come from storage, False where from the base at ``origin``.
+        origin: the base path of what is modified, moved or copied; of a link, the place of the first name.
+        over: True where a base name is hidden beneath it.
+        links: the link count of a directory, or of the file of ``unlink``.
+    """
+
+    kind: Kind
+    place: bytes
+    state: State
+    stored: bool = True
+    origin: bytes | None = None
+    over: bool = False
+    links: int = 0
+
+
+@dataclass(slots=True)
+class _Entry:
+    """A place that is not as the base has it, on its way to become a step.
+
+    Attributes:
+        base: the base directory that shows through a directory, or None.
+        owned: True where that base directory is shown as itself, False where it is copied.
+    """
+
+    step: Step
+    is_dir: bool
+    base: bytes | None = None
+    owned: bool = False
+
+
+class ImportPlan:
+    """The steps that turn a mini_fo storage into an overlay.
+
+    Args:
+        tree: the storage over its base; its notes grow while the plan is made.
+        d_over_r: what counts where one name has a D and an R line.  ``kernel``: D, as mini_fo showed it after a mount;
+            ``intent``: R, what the user had done.
+    """
+
+    def __init__(self, tree: LegacyTree, d_over_r: DOverR = "kernel") -> None:
+        self.tree = tree
+        self._intent = d_over_r == "intent"
+        self._moved_to: dict[bytes, list[bytes]] = {}
+        self._homes: dict[bytes, bytes | None] = {b"/": b"/"}
+        self._first_links: dict[tuple[int, int], bytes] = {}
+        self._lost: list[bytes] = []  # base paths that do not show at their own place
+        self._find_moves()
+        self.steps = [*self._walk(), *self._unlinked()]
+
+    def _note(self, kind: str, place: bytes, detail: str) -> None:
+        self.tree.notes.append(Note(kind, place, detail))
+
+    # -- where base directories show
+
+    def _find_moves(self) -> None:
+        pending = [b"/"]
+        while pending:
+            place = pending.pop()
+            below = [join(place, name) for name in self.tree.names(place)]
+            pending += [path for path in reversed(below) if is_directory(self.tree.stat(path))]
+            for name in sorted(self.tree.meta(place).moved):
+                old = self._redirect(place, name)
+                st = self.tree.stat(join(place, name))
+                if old is not None and is_directory(self.tree.base_stat(old)) and (st is None or is_directory(st)):
+                    self._moved_to.setdefault(old, []).append(join(place, name))
+
+    def _redirect(self, place: bytes, name: bytes) -> bytes | None:
+        """The old path of the R line that counts for a name, or None."""
+        meta = self.tree.meta(place)
+        old = meta.moved.get(name)
+        if old is None or (name in meta.hidden and not self._intent):
+            return None
+        if self.tree.stat(join(place, name)) is None and not is_directory(self.tree.base_stat(old)):
+            return None  # neither side is there
+        return old
+
+    def _is_hidden(self, place: bytes, name: bytes) -> bool:
+        return name in self.tree.meta(place).hidden and self._redirect(place, name) is None
+
+    def home(self, path: bytes) -> bytes | None:
+        """The place where a base directory shows as itself, or None: its own one first, then where it was moved."""
+        if path in self._homes:
+            return self._homes[path]
+        parent, name = split(path)
+        at = self.home(parent)
+        if at is not None and self._shows_own(at, name, path):
+            found: bytes | None = join(at, name)
+        else:
+            found = self._moved_to.get(path, [None])[0]
+        self._homes[path] = found
+        return found
+
+    def _shows_own(self, at: bytes, name: bytes, path: bytes) -> bool:
+        if self._is_hidden(at, name):
+            return False
+        old = self._redirect(at, name)
+        if old is not None and old != path:
+            return False
+        st = self.tree.stat(join(at, name))
+        return st is None or is_directory(st)
+
+    # -- the walk
+
+    def _walk(self) -> Iterator[Step]:
+        root = Step("modify", b"/", State.MODIFIED, origin=b"/")
+        pending = [_Entry(root, True, b"/", True)]
+        while pending:
+            entry = pending.pop()
+            below, subdirectories = self._children(entry)
+            links = 2 + subdirectories
+            if entry.owned:
+                assert entry.base is not None
+                before = self.tree.base.stat(entry.base).st_nlink
+                links = before + subdirectories if before > 1 else before  # btrfs: 1 says nothing and stays
+            yield entry.step._replace(links=links)
+            # files first: a link comes after the first name of its file, which was met first
+            yield from (child.step for child in below if not child.is_dir)
+            pending += [child for child in reversed(below) if child.is_dir]
+
+    def _children(self, entry: _Entry) -> tuple[list[_Entry], int]:
+        """The places below a directory that need a step; and its subdirectories, as a difference to the base's if it is
+        a base directory."""
+        place, base, owned = entry.step.place, entry.base, entry.owned
+        meta = self.tree.meta(place)
+        stored = set(self.tree.names(place)) if is_directory(self.tree.stat(place)) else set()
+        names = stored | meta.hidden | set(meta.moved)
+        if base is not None and not owned:
+            names |= set(self.tree.base.names(base)) - {self.tree.meta_name}
+        found = []
+        subdirectories = 0
+        for name in sorted(names - {self.tree.meta_name}):
+            under = self.tree.base_stat(join(base, name)) if base is not None else None
+            child = self._child(entry, name, under)
+            if child is not None:
+                found.append(child)
+            if owned:
+                after = child.is_dir if child is not None else is_directory(under)
+                subdirectories += after - is_directory(under)
+            elif child is not None:
+                subdirectories += child.is_dir
+        found += self._hide_meta(entry)
+        return found, subdirectories
+
+    def _hide_meta(self, entry: _Entry) -> list[_Entry]:
+        """mini_fo never showed the name of its own files, wherever it lay."""
+        if entry.base is None or not entry.owned:
+            return []
+        path = join(entry.base, self.tree.meta_name)
+        if self.tree.base_stat(path) is None:
+            return []
+        place = join(entry.step.place, self.tree.meta_name)
+        self._note("meta-name", place, "the base has an object of this name; mini_fo hid it, and so does the overlay")
+        self._lost.append(path)
+        return [_Entry(Step("hide", place, State.DELETED), False)]
+
+    def _child(self, parent: _Entry, name: bytes, under: os.stat_result | None) -> _Entry | None:
+        """What becomes of one name; None if the base shows it unchanged, or nothing shows.
+
+        Args:
+            parent: the directory.
+            name: the name.
+            under: attributes of what its base side has at the name.
+        """
+        place = join(parent.step.place, name)
+        meta = self.tree.meta(parent.step.place)
+        if name in meta.hidden and name in meta.moved:
+            detail = "R counts, as the user had it" if self._intent else "D counts, as mini_fo showed it after a mount"
+            self._note("d-over-r", place, f"both a D and an R line ({os.fsdecode(meta.moved[name])!r}); {detail}")
+        stored = self.tree.stat(place)
+        old = self._redirect(parent.step.place, name)
+        if name in meta.moved and stored is None and not is_directory(self.tree.base_stat(meta.moved[name])):
+            self._note("broken", place, "an R line for what neither the base nor storage has; it is left out")
+        if old is not None:
+            return self._moved(parent, name, under, stored, old)
+        over = parent.owned and under is not None
+        if self._is_hidden(parent.step.place, name):
+            return self._hidden(parent, name, under, stored, over)
+        if stored is None:
+            return self._copy(parent, name, under) if not parent.owned and under is not None else None
+        if under is None:
+            return self._make(place, stored, State.CREATED, over=False)
+        return self._modified(parent, name, under, stored)
+
+    def _moved(
+        self, parent: _Entry, name: bytes, under: os.stat_result | None, stored: os.stat_result | None, old: bytes
+    ) -> _Entry | None:
+        place = join(parent.step.place, name)
+        over = parent.owned and under is not None
+        if stored is not None and not is_directory(self.tree.base_stat(old)):
+            self._note("broken", place, f"renamed from {os.fsdecode(old)!r}, which is no directory of the base")
+            return self._over(self._make(place, stored, State.CREATED, over=over), parent, name)
+        if stored is not None and not is_directory(stored):
+            self._note("clash", place, "an R line for what is no directory in storage; storage counts")
+            return self._over(self._make(place, stored, State.MODIFIED, over=over), parent, name)
+        state = State.MODIFIED
+        if stored is None:
+            state = State.UNMODIFIED
+            self._note("unlisted", place, "renamed to here, but mini_fo did not list it; now it shows")
+        if self.home(old) != place:
+            self._note("twice", place, f"{os.fsdecode(old)!r} shows at another place as well; this one is a copy")
+            step = Step("make", place, state, stored is not None, old, over)
+            return self._over(_Entry(step, True, old, False), parent, name)
+        if parent.owned and parent.base is not None and old == join(parent.base, name):
+            if stored is None:
+                return None
+            return _Entry(Step("modify", place, state, origin=old), True, old, True)
+        return self._over(
+            _Entry(Step("move", place, state, stored is not None, old, over), True, old, True), parent, name
+        )
+
+    def _over(self, entry: _Entry, parent: _Entry, name: bytes) -> _Entry:
+        """Remember the base object that *entry* hides."""
+        if entry.step.over:
+            assert parent.base is not None
+            self._lost.append(join(parent.base, name))
+        return entry
+
+    def _hidden(
+        self, parent: _Entry, name: bytes, under: os.stat_result | None, stored: os.stat_result | None, over: bool
+    ) -> _Entry | None:
+        place = join(parent.step.place, name)
+        old = self.tree.meta(parent.step.place).moved.get(name)
+        known = under is not None if old is None else self.tree.base_stat(old) is not None
+        if stored is not None:
+            state = State.DEL_REWRITTEN if known else State.CREATED
+            if not known:
+                self._note("broken", place, "a D line for what the base does not have; mini_fo could not open it")
+            return self._over(self._make(place, stored, state, over=over), parent, name)
+        if over:
+            return self._over(_Entry(Step("hide", place, State.DELETED, over=True), False), parent, name)
+        if under is None:
+            self._note("hides-nothing", place, "a D line for what the base does not have")
+        return None
+
+    def _modified(self, parent: _Entry, name: bytes, under: os.stat_result, stored: os.stat_result) -> _Entry:
+        """Base and storage both have the name."""
+        assert parent.base is not None
+        place, path = join(parent.step.place, name), join(parent.base, name)
+        if is_directory(under) and is_directory(stored):
+            kind: Kind = "modify" if parent.owned else "make"
+            return _Entry(Step(kind, place, State.MODIFIED, origin=path), True, path, parent.owned)
+        if stat.S_IFMT(under.st_mode) != stat.S_IFMT(stored.st_mode):
+            self._note("clash", place, "another type in storage than in the base; storage counts")
+        elif parent.owned and under.st_nlink == 1 == stored.st_nlink and self._is_same_kind(place, path, under, stored):
+            return _Entry(Step("modify", place, State.MODIFIED, origin=path), False)
+        return self._over(self._make(place, stored, State.MODIFIED, over=parent.owned), parent, name)
+
+    def _is_same_kind(self, place: bytes, path: bytes, under: os.stat_result, stored: os.stat_result) -> bool:
+        """True if a base object can become the stored one by changing attributes and bytes."""
+        if stat.S_ISLNK(under.st_mode):
+            return self.tree.base.readlink(path) == self.tree.storage.readlink(place)
+        return under.st_rdev == stored.st_rdev
+
+    def _make(self, place: bytes, stored: os.stat_result, state: State, *, over: bool) -> _Entry:
+        """A new object from storage."""
+        if is_directory(stored):
+            return _Entry(Step("make", place, state, over=over), True)
+        if stored.st_nlink > 1:
+            first = self._first_links.setdefault((stored.st_dev, stored.st_ino), place)
+            if first != place:
+                return _Entry(Step("link", place, state, origin=first, over=over), False)
+        return _Entry(Step("make", place, state, over=over), False)
+
+    def _copy(self, parent: _Entry, name: bytes, under: os.stat_result) -> _Entry:
+        """A new object from the base, below a base directory that shows twice."""
+        assert parent.base is not None
+        path = join(parent.base, name)
+        step = Step("make", join(parent.step.place, name), State.UNMODIFIED, False, path)
+        return _Entry(step, is_directory(under), path if is_directory(under) else None, False)
+
+    # -- link counts of base files
+
+    def _unlinked(self) -> Iterator[Step]:
+        """Base files with several links of which some do not show any more."""
+        lost: dict[tuple[int, int], tuple[bytes, int, int]] = {}
+        pending = list(self._lost)
+        while pending:
+            path = pending.pop()
+            st = self.tree.base.stat(path)
+            if is_directory(st):
+                if self.home(path) is None:
+                    pending += [join(path, name) for name in self.tree.base.names(path)]
+            elif st.st_nlink > 1:
+                key = (st.st_dev, st.st_ino)
+                _, count, _ = lost.get(key, (path, 0, 0))
+                lost[key] = (path, count + 1, st.st_nlink)
+        for path, count, links in lost.values():
+            if links > count:
+                yield Step("unlink", path, State.UNMODIFIED, False, path, links=links - count)

@@ -1,0 +1,214 @@
+"""What mini_fo would have shown: its look-up and its directory listing, over a storage tree as it lies there.
+
+A model of the kernel module's rules, made to be compared with and independent of the importer: it decides one name at a
+time from what base, storage and META say, knows no steps and no rows.  It departs from the module only where the module
+listed a name it could not open, or opened one it did not list: those count as shown.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from ...engine import Overlay
+from ...engine.model import ROOT, Attr, Ino, State
+from ...engine.store.base_view import BaseView, join
+from ...engine.store.syscalls import data_ranges
+from ...engine.tree.row_checks import is_name
+from ..copying import bytes_in, pieces, xattrs_of
+from .codec import Redirect, Whiteout, kernel_lists
+from .storage_tree import LegacyTree, is_directory
+
+
+class Shown(NamedTuple):
+    """One object of the merged view.
+
+    Attributes:
+        state: mini_fo's word for it.
+        base: its base side (base terms), or None.
+        stored: its storage side, or None; if there is one, attributes and bytes are the storage object's.
+    """
+
+    state: State
+    base: bytes | None
+    stored: bytes | None
+
+
+class LegacyView:
+    """The merged view of a mini_fo mount.
+
+    Args:
+        tree: the storage over its base.
+        intent: where one name has a D and an R line, True to let R count.
+    """
+
+    root = Shown(State.MODIFIED, b"/", b"/")
+
+    def __init__(self, tree: LegacyTree, *, intent: bool = False) -> None:
+        self._tree = tree
+        self._intent = intent
+
+    def lookup(self, directory: Shown, name: bytes) -> Shown | None:
+        """What mini_fo showed at a name; None for nothing."""
+        if name == self._tree.meta_name:
+            return None
+        stored: bytes | None = None
+        whiteout = False
+        redirect: bytes | None = None
+        if directory.stored is not None:
+            hidden, moved = kernel_lists(self._tree.meta(directory.stored).records)
+            whiteout = Whiteout(name) in hidden
+            redirect = next((record.old for record in moved if record.new == name), None)
+            place = join(directory.stored, name)
+            stored = place if self._tree.stat(place) is not None else None
+        if redirect is not None and not is_directory(self._tree.base_stat(redirect)):
+            if stored is not None:
+                return Shown(State.CREATED, None, stored)
+            redirect = None
+        if redirect is not None and whiteout and self._intent:
+            whiteout = False
+        base = redirect
+        if base is None and directory.base is not None:
+            base = join(directory.base, name)
+            base = base if self._tree.base_stat(base) is not None else None
+        return self._decide(base, stored, whiteout)
+
+    def _decide(self, base: bytes | None, stored: bytes | None, whiteout: bool) -> Shown | None:
+        if stored is None:
+            return None if whiteout or base is None else Shown(State.UNMODIFIED, base, None)
+        if base is None:
+            return Shown(State.CREATED, None, stored)
+        if whiteout:
+            return Shown(State.DEL_REWRITTEN, None, stored)
+        # a directory over something else has no base side to read
+        both = is_directory(self._tree.base_stat(base)) and is_directory(self._tree.stat(stored))
+        return Shown(State.MODIFIED, base if both else None, stored)
+
+    def entries(self, directory: Shown) -> Iterator[tuple[bytes, Shown]]:
+        """The names of a directory and what is shown there."""
+        names: dict[bytes, None] = {}
+        if directory.stored is not None:
+            names.update(dict.fromkeys(self._tree.names(directory.stored)))
+            records = self._tree.meta(directory.stored).records
+            names.update(dict.fromkeys(record.new for record in records if isinstance(record, Redirect)))
+        if directory.base is not None:
+            names.update(dict.fromkeys(self._tree.base.names(directory.base)))
+        for name in names:
+            shown = self.lookup(directory, name) if is_name(name) else None
+            if shown is not None:
+                yield name, shown
+
+    def side(self, shown: Shown) -> tuple[BaseView, bytes]:
+        """The tree and the path whose attributes and bytes an object has."""
+        if shown.stored is not None:
+            return self._tree.storage, shown.stored
+        assert shown.base is not None
+        return self._tree.base, shown.base
+
+
+class Difference(NamedTuple):
+    """One thing two views do not agree on."""
+
+    place: bytes
+    what: str
+    legacy: object
+    overlay: object
+
+
+class Comparison(NamedTuple):
+    """The outcome: how many entries were looked at, how many of them no side had touched, and the differences."""
+
+    entries: int
+    untouched: int
+    differences: list[Difference]
+
+
+def compare(view: LegacyView, overlay: Overlay, progress: Callable[[int], None] = lambda count: None) -> Comparison:
+    """Compare mini_fo's view with an overlay's, entry by entry: names, types, attributes, xattrs and every byte.
+
+    What is unmodified on both sides, and stands for the same base object, is the same by construction and not read.
+
+    Args:
+        view: what mini_fo showed.
+        overlay: freshly opened.
+        progress: called now and then with the number of entries looked at.
+    """
+    differences: list[Difference] = []
+    entries = untouched = 0
+    differences += _object(view, view.root, overlay, overlay.getattr(ROOT), b"/")
+    pending = [(view.root, ROOT, b"/")]
+    while pending:
+        directory, ino, place = pending.pop()
+        expected = dict(view.entries(directory))
+        found = {entry.name: entry.attr for entry in overlay.readdir(ino) if entry.name not in (b".", b"..")}
+        for name in sorted(expected.keys() | found.keys()):
+            entries += 1
+            if not entries % 256:
+                progress(entries)
+            path = join(place, name)
+            if name not in found or name not in expected:
+                shown = expected.get(name)
+                differences.append(
+                    Difference(path, "presence", shown.state.value if shown else None, name in found or None)
+                )
+                continue
+            shown, attr = expected[name], found[name]
+            node = overlay.inodes.node(Ino(attr.ino))
+            if shown.stored is None and not node.state and node.path == shown.base:
+                untouched += 1
+                continue
+            differences += _object(view, shown, overlay, attr, path)
+            if stat.S_ISDIR(attr.mode) and is_directory(_stat(view, shown)):
+                pending.append((shown, Ino(attr.ino), path))
+    progress(entries)
+    return Comparison(entries, untouched, differences)
+
+
+def _stat(view: LegacyView, shown: Shown) -> os.stat_result:
+    tree, path = view.side(shown)
+    return tree.stat(path)
+
+
+def _object(view: LegacyView, shown: Shown, overlay: Overlay, attr: Attr, place: bytes) -> list[Difference]:
+    tree, path = view.side(shown)
+    st = tree.stat(path)
+    pairs: list[tuple[str, object, object]] = [
+        ("mode", oct(st.st_mode), oct(attr.mode)),
+        ("uid", st.st_uid, attr.uid),
+        ("gid", st.st_gid, attr.gid),
+        ("mtime", st.st_mtime_ns, attr.mtime),
+    ]
+    ino = Ino(attr.ino)
+    if stat.S_ISCHR(st.st_mode) or stat.S_ISBLK(st.st_mode):
+        pairs.append(("rdev", st.st_rdev, attr.rdev))
+    if st.st_mode == attr.mode:
+        if stat.S_ISLNK(st.st_mode):
+            pairs.append(("target", tree.readlink(path), overlay.readlink(ino)))
+        elif stat.S_ISREG(st.st_mode):
+            pairs.append(("size", st.st_size, attr.size))
+            if st.st_size == attr.size:
+                pairs.append(("content", _digest_of_file(tree, path), _digest_in_overlay(overlay, ino, attr.size)))
+    own = {name: overlay.getxattr(ino, name) for name in overlay.listxattr(ino)}
+    pairs.append(("xattrs", xattrs_of(tree, path), own))
+    return [Difference(place, what, legacy, ours) for what, legacy, ours in pairs if legacy != ours]
+
+
+def _digest_of_file(tree: BaseView, path: bytes) -> str:
+    fd = tree.file(path)
+    size = os.fstat(fd).st_size
+    return _digest(pieces(data_ranges(fd, 0, size), lambda at, count: os.pread(fd, count, at)))
+
+
+def _digest_in_overlay(overlay: Overlay, ino: Ino, size: int) -> str:
+    return _digest(bytes_in(overlay, ino, size))
+
+
+def _digest(found: Iterator[tuple[int, bytes]]) -> str:
+    digest = hashlib.blake2b()
+    for at, data in found:
+        digest.update(b"%d:%d:" % (at, len(data)))
+        digest.update(data)
+    return digest.hexdigest()

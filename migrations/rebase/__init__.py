@@ -1,0 +1,1 @@
+"""Rebasing: the plan for an overlay over a replaced base, and its execution."""

@@ -1,0 +1,1 @@
+"""Storage formats: numbered SQL scripts, and the upgrade that runs them."""
