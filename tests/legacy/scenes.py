@@ -31,7 +31,7 @@ from minifo.migrations.meta import import_rows
 from minifo.migrations.meta.codec import META_NAME
 from minifo.migrations.meta.exporter import export_storage
 from minifo.migrations.meta.importer import BACKUP, WORK, import_storage, restore
-from minifo.migrations.rebase.apply.apply import rebase
+from minifo.migrations.rebase.apply import rebase
 from minifo.migrations.schema.upgrade import upgrade
 
 Shown = dict[bytes, tuple[object, ...]]

@@ -15,7 +15,7 @@ from typing import Any
 from lab import Lab
 
 from minifo.engine.recovery import BaseCheck
-from minifo.migrations.rebase.apply.apply import RebaseReport, rebase
+from minifo.migrations.rebase.apply import RebaseReport, rebase
 from minifo.tools.cli import main
 
 BIG = 200_000  # bytes; more than is copied whole

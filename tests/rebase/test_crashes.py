@@ -13,7 +13,7 @@ from room import BIG, Room, rewrite
 from test_prepare import fill, names_of, small_disk
 
 from minifo.engine import StateError
-from minifo.migrations.rebase.apply.apply import rebase
+from minifo.migrations.rebase.apply import rebase
 
 POLICIES = ["merge:/*text*", "keep-both:/both*", "theirs:/theirs*"]
 

@@ -12,7 +12,7 @@ import pytest
 from room import BIG, Room, remove, rewrite
 
 from minifo.engine import UsageError
-from minifo.migrations.rebase.apply.plan import Action, Policies, Policy
+from minifo.migrations.rebase.plan import Action, Policies, Policy
 
 LINES = [b"line %d\n" % number for number in range(30)]
 TEXT = b"".join(LINES)

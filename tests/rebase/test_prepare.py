@@ -14,8 +14,8 @@ import pytest
 from crashing import every_crash
 from room import BIG, Room, rewrite
 
-from minifo.migrations.rebase.apply import apply as rebasing
-from minifo.migrations.rebase.apply.apply import Preparation
+from minifo.migrations.rebase import apply as rebasing
+from minifo.migrations.rebase.apply import Preparation
 from minifo.tools.cli import main
 
 FILES = 5

@@ -19,7 +19,7 @@ from room import BIG, Room, Shown, remove, rewrite
 
 from minifo.engine import FsError
 from minifo.engine.rebase.drift_report import Held
-from minifo.migrations.rebase.apply.plan import Action
+from minifo.migrations.rebase.plan import Action
 
 _SEEDS = range(int(os.environ.get("REBASE_SEEDS", "12")))
 _OPERATIONS = 40
