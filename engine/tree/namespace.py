@@ -415,7 +415,7 @@ class Namespace:
         place = join(parent.path, name)
         if node.path == place:
             return True
-        if self._db.value("SELECT 1 FROM origin WHERE path = ?", (place,)) is not None:
+        if self._db.value("SELECT ino FROM origin WHERE path = ?", (place,)) not in (None, node.ino):
             return False  # of another one, though they may have become links of one file
         child = self._inodes.base_child(parent, name)
         return child is not None and not node.is_dir and child[1] == node.ino and child[0].st_nlink > 1

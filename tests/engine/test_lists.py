@@ -328,6 +328,21 @@ def test_unlink_one_base_link(lab: Lab) -> None:
     assert lab.attr("b").nlink == 2
 
 
+def test_rename_back_of_a_base_link_that_was_looked_up_by_the_other_name(lab: Lab) -> None:
+    """A base link that has a row, renamed and renamed back, leaves no row, by whichever name it was found."""
+    lab.put("a")
+    os.link(lab.base / "a", lab.base / "b")
+    lab.ino("b")
+    lab.link("b", "c")
+    lab.reopen()
+    for first in ("a", "b"):
+        lab.ino(first)
+        for name in ("a", "b"):
+            lab.rename(name, "x")
+            lab.rename("x", name)
+            assert lab.lists() == lists(created={"c"})
+
+
 def test_new_link_to_base(lab: Lab) -> None:
     """A link made to a base file is a created name; nothing is copied."""
     lab.put("f", b"x" * 9000)
