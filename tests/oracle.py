@@ -1,4 +1,4 @@
-"""The oracle: what an overlay shows over bases that are replaced, by the rules of docs/architecture.md and no SQL.
+"""The oracle: what an overlay shows over bases that are replaced, by the rules of docs/base-updates.md and no SQL.
 
 It knows no inode numbers, no rows and no content objects.  An object of which the overlay holds anything is a ``Held``:
 its place in the base, and what counts instead of the base's own.  What a name shows is then worked out from the tree of

@@ -1,0 +1,12 @@
+# The two commands of the README by name.  The work is done by the scripts in .ci, which run without make as well.
+
+.PHONY: help demo test
+
+help: ## list these targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST)
+
+demo: ## set up what is missing, mount /usr copy-on-write at demo/mnt and show what happens
+	@bash .ci/demo
+
+test: ## set up what is missing, then check everything: style, types, all tests
+	@bash .ci/test
