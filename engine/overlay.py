@@ -11,11 +11,14 @@ import errno
 import logging
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
+from contextlib import AbstractContextManager
+from functools import partial
 
 import apsw
 
 from .commit import GroupCommit
+from .durability import Durability
 from .errors import FsError, NotMinifo, StateError
 from .free_space import FreeSpace
 from .model import Attr, Caller, DirEntry, Ino, RenameFlags, SetAttr
@@ -28,16 +31,18 @@ from .store.database_file import check_header, open_database
 from .store.invariants import Violation, check
 from .store.redo_log import RedoLog
 from .store.storage import Storage
+from .store.syscalls import ranges_by
 from .tree.attributes import Attributes
+from .tree.clock import Clock
 from .tree.content import Content
-from .tree.inode_rows import Row
+from .tree.inode_rows import Row, Watcher
 from .tree.inodes import Inodes
 from .tree.merged_view import MergedView
 from .tree.namespace import Namespace
 from .tree.nodes import Node, Numbers
 from .tree.path_resolver import PathResolver
 from .tree.ranges import Ranges
-from .tree.row_checks import target_of
+from .tree.row_checks import examine, target_of
 
 log = logging.getLogger(__name__)
 
@@ -48,14 +53,16 @@ _DAY = 86_400 * 10**9  # ns
 class Overlay:
     """An open overlay.  Made by ``Overlay.open``."""
 
-    def __init__(self, base: BaseView, storage: Storage, db: Database) -> None:
+    def __init__(
+        self, base: BaseView, storage: Storage, db: Database, *, clock: Callable[[], int] | None = None
+    ) -> None:
         facts = read_facts(db, storage)
         self.base = base
         self.storage = storage
         self.db = db
         self.uuid: str = facts["uuid"]
         numbers = Numbers(base.root_stat, (facts["window"], facts["window_end"]))
-        self.inodes = Inodes(db, base, numbers, facts["next_ino"])
+        self.inodes = Inodes(db, base, numbers, facts["next_ino"], Clock(clock))
         self.objects = ObjectStore(db, storage, facts["next_object"], facts["object_limit"])
         self.objects.on_lost = self._tell_lost
         self.content = Content(db, base, self.inodes, self.objects)
@@ -93,6 +100,7 @@ class Overlay:
         copy_whole: bool = False,
         keep_origin: int = 0,
         base_check: BaseCheck = BaseCheck.WARN,
+        clock: Callable[[], int] | None = None,
     ) -> Overlay:
         """Open an overlay, making an empty one in an empty storage directory.
 
@@ -108,6 +116,7 @@ class Overlay:
             copy_whole: copy base files wholly at their first write, so that none ever depends on two versions.
             keep_origin: largest base file, in bytes, of which the version that is changed is kept for merges.
             base_check: what becomes of a mount over another base than last time.
+            clock: the kernel's clock, in ns; None for the system's coarse one (tree/clock.py).
             storage_io: stands in for storage I/O (recorders and fault injectors).
             vfs: stands in for SQLite's I/O, the name of a registered VFS.
 
@@ -137,7 +146,7 @@ class Overlay:
             # of what others may write to, a state is read that they cannot change meanwhile
             fetch = None if store.is_trusted else store.fetch
             db = open_database(store.database, read_only=read_only, vfs=vfs, fetch=fetch)
-            overlay = cls(view, store, db)
+            overlay = cls(view, store, db, clock=clock)
             overlay.content.whole = copy_whole
             overlay.inodes.ancestors.limit = keep_origin
             recovery = Recovery(overlay.inodes, db, view, store, overlay.objects, overlay.commits)
@@ -205,6 +214,72 @@ class Overlay:
     def check(self) -> list[Violation]:
         """Everything that breaks an invariant; empty for a sound overlay."""
         return check(self.db)
+
+    def examine_rows(self, *, finished: bool = True) -> None:
+        """Look at every row of every table, before what it says is written elsewhere (tree/row_checks.py).
+
+        Args:
+            finished: False for an overlay that an import is still making.
+
+        Raises:
+            Corrupt: a row says what cannot be.
+        """
+        examine(self.db, self.storage.database, finished=finished)
+
+    # -- events and status
+
+    @property
+    def durability(self) -> Durability:
+        """The group commit: its status, and its steps one by one."""
+        return self.commits
+
+    @property
+    def operations(self) -> int:
+        """How many operations have succeeded since the overlay was opened."""
+        return self.db.operations
+
+    def free(self) -> int:
+        """Bytes that the overlay may still take in storage."""
+        return self.space.free()
+
+    def reserve(self, count: int) -> None:
+        """See that *count* content objects can be made in one transaction, by a commit if need be.
+
+        Raises:
+            StateError: that commit failed.
+        """
+        self.commits.reserve(count)
+
+    def transaction(self) -> AbstractContextManager[None]:
+        """A block in which several changes are one operation: all of them happen, or none if it raises."""
+        return self.db.operation()
+
+    def watch(self, watcher: Watcher) -> None:
+        """Tell *watcher*, and nothing else, of each change of rows and names from now on."""
+        self.inodes.watcher = watcher
+
+    def when_dirty(self, call: Callable[[], None]) -> None:
+        """Call *call* whenever the first change after a commit was made."""
+        self.db.on_dirty = call
+
+    def when_crowded(self, limit: int, call: Callable[[], None]) -> None:
+        """Call *call* whenever the number of known objects reaches *limit*."""
+        self.inodes.limit, self.inodes.on_limit = limit, call
+
+    @property
+    def known(self) -> int:
+        """How many objects are known: those that the kernel refers to, and a few more."""
+        return len(self.inodes)
+
+    @property
+    def linkable(self) -> Container[Ino]:
+        """The files that were made without a name and may still be given one (O_TMPFILE), as it is at any time."""
+        return self.inodes.unnamed
+
+    @property
+    def storage_path(self) -> str:
+        """True path of the storage directory, for messages."""
+        return self.storage.path
 
     # -- looking
 
@@ -482,6 +557,22 @@ class Overlay:
                 self.inodes.modify(row, content=True)
                 self.content.write(row, node.path, offset, data, times=times)
         return len(data)
+
+    def fallocate(self, ino: Ino, mode: int, offset: int, size: int, *, times: bool = True) -> None:
+        """Reserve a range of a file, zero it, or punch a hole (tree/ranges.py)."""
+        self.ranges.fallocate(ino, mode, offset, size, times=times)
+
+    def copy(self, source: Ino, offset: int, target: Ino, at: int, size: int, *, times: bool = True) -> int:
+        """Copy bytes from one file to another, or within one, and return how many (tree/ranges.py)."""
+        return self.ranges.copy(source, offset, target, at, size, times=times)
+
+    def seek(self, ino: Ino, offset: int, whence: int) -> int:
+        """The first offset from *offset* on where a file has data, or a hole (tree/ranges.py)."""
+        return self.ranges.seek(ino, offset, whence)
+
+    def data_ranges(self, ino: Ino, start: int, end: int) -> Iterator[tuple[int, int]]:
+        """The parts of a range of a file that hold data, in order, in whole blocks but for the end of the file."""
+        return ranges_by(partial(self.seek, ino), start, end)
 
     def getxattr(self, ino: Ino, name: bytes) -> bytes:
         """The value of one extended attribute; FsError ENODATA where there is none."""

@@ -68,9 +68,7 @@ def run(options: MountOptions, mountpoint: str, *, ready: Callable[[], None]) ->
     pyfuse3.trio = EagerTrio(extension)  # type: ignore[attr-defined]
 
     descriptor_limits.raise_limit()
-    overlay = _open(options)
-    if extension is not None:
-        overlay.inodes.clock.source = extension.kernel_time
+    overlay = _open(options, extension.kernel_time if extension is not None else None)
     # one that came between the mount and the loop that waits for it would leave a dead mount
     signal.pthread_sigmask(signal.SIG_BLOCK, signals.ending())
     source = format_source(options.base, options.storage)
@@ -116,13 +114,13 @@ def _closing(overlay: Overlay) -> Iterator[None]:
     try:
         yield
     finally:
-        redo = overlay.commits.redo_path
+        redo = overlay.durability.redo_path
         try:
             overlay.close()
         except StateError as error:
             raise _not_durable(error.message, redo) from error
-        if overlay.commits.failure is not None:
-            raise _not_durable(f"storage {overlay.storage.path} failed ({overlay.commits.failure})", redo)
+        if overlay.durability.failure is not None:
+            raise _not_durable(f"storage {overlay.storage_path} failed ({overlay.durability.failure})", redo)
 
 
 def _not_durable(why: str, redo: str | None) -> StateError:
@@ -155,8 +153,13 @@ def _tune_memory() -> None:
         mallopt(_M_TRIM_THRESHOLD, _KEPT_MEMORY)
 
 
-def _open(options: MountOptions) -> Overlay:
-    """Open the overlay; a daemon that is just ending is given time to finish its last commit."""
+def _open(options: MountOptions, clock: Callable[[], int] | None) -> Overlay:
+    """Open the overlay; a daemon that is just ending is given time to finish its last commit.
+
+    Args:
+        options: with true paths.
+        clock: the kernel's clock, or None where only the extension could read it.
+    """
     directory = memory_directory()
     if directory is None and not options.read_only:
         log.warning("no tmpfs for the redo log; every operation is committed by itself")
@@ -174,6 +177,7 @@ def _open(options: MountOptions) -> Overlay:
                 keep_origin=options.keep_origin,
                 storage_io=partial(Storage, untrusted=options.untrusted),
                 max_size=options.max_size,
+                clock=clock,
             )
         except StorageBusy:
             overlays = [mount_table.overlay_of(entry) for entry in mount_table.minifo_mounts()]
@@ -213,7 +217,7 @@ def _mount(
 
     published = ReplyCache(overlay, extension) if extension is not None else None
     ranges = RangeHandlers(overlay, committer, extension) if extension is not None else None
-    synchronous = options.sync or (not overlay.commits.keeps_redo and not options.read_only)
+    synchronous = options.sync or (not overlay.durability.keeps_redo and not options.read_only)
     requests = Handlers(overlay, slow_base, published, mount_helper.is_writing, options.access_times)
     operations = FuseOperations(overlay, requests, committer, ranges, synchronous=synchronous)
     if extension is not None:

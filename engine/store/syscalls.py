@@ -292,10 +292,15 @@ def forget_names(root: int) -> None:
 
 def data_ranges(fd: int, start: int, end: int) -> Iterator[tuple[int, int]]:
     """The parts of a range of a file that hold data, in order, holes left out (lseek(2), SEEK_DATA)."""
+    return ranges_by(partial(os.lseek, fd), start, end)
+
+
+def ranges_by(seek: Callable[[int, int], int], start: int, end: int) -> Iterator[tuple[int, int]]:
+    """The parts of a range that hold data, as *seek* tells them, which takes an offset and SEEK_DATA or SEEK_HOLE."""
     while start < end:
         try:
-            first = os.lseek(fd, start, os.SEEK_DATA)
-            stop = os.lseek(fd, first, os.SEEK_HOLE)
+            first = seek(start, os.SEEK_DATA)
+            stop = seek(first, os.SEEK_HOLE)
         except OSError as error:
             if error.errno == errno.ENXIO:
                 return  # only a hole is left

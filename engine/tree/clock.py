@@ -29,17 +29,17 @@ class Clock:
     A time never lies before one that was told or noted, with one exception: where that one lies in the future of the
     system's own clock, the clock was set back, and the overlay follows it, as other file systems do.
 
-    Attributes:
-        source: the kernel's clock, in ns.
+    Args:
+        source: the kernel's clock, in ns; None for the system's coarse one.
     """
 
-    def __init__(self) -> None:
-        self.source: Callable[[], int] = _coarse
+    def __init__(self, source: Callable[[], int] | None = None) -> None:
+        self._source = source or _coarse
         self._last = 0
 
     def now(self) -> int:
         """The time of a change that is made now, in ns."""
-        t = self.source()
+        t = self._source()
         # the fine clock is read only where the kernel's is behind: a moment after a noted time, or after a step back
         if t < self._last <= time.time_ns():
             return self._last

@@ -57,15 +57,16 @@ class Inodes:
         base: the base view.
         numbers: how base objects are numbered.
         next_ino: next number for a created object.
+        clock: tells the time of changes.
     """
 
-    def __init__(self, db: Database, base: BaseView, numbers: Numbers, next_ino: int) -> None:
+    def __init__(self, db: Database, base: BaseView, numbers: Numbers, next_ino: int, clock: Clock) -> None:
         self._db = db
         self._base = base
         self.numbers = numbers
         self.next_ino = next_ino
         self.first_ino = next_ino  # of those made since the overlay was opened
-        self.clock = Clock()
+        self.clock = clock
         self.unnamed: set[Ino] = set()  # files made without a name that may still be given one (O_TMPFILE)
         self._nodes: dict[Ino, Node] = {ROOT: Node(ROOT, (None, b"/"), ROOT, True, True)}
         self.drift = Drift(db, base, numbers)

@@ -45,6 +45,7 @@ class Committer:
 
     def __init__(self, overlay: Overlay, mount_helper: MountHelper, mountpoint: str, interval: float) -> None:
         self._overlay = overlay
+        self._durability = overlay.durability
         self._mount_helper = mount_helper
         self._mountpoint = mountpoint
         self._interval = interval
@@ -54,7 +55,7 @@ class Committer:
         self._sealed = 0
         self._hardened = 0
         self._quick = True  # the last step that waited for the medium did so for a moment only
-        overlay.db.on_dirty = self._note
+        overlay.when_dirty(self._note)
 
     def _note(self) -> None:
         self._changed.set()
@@ -68,8 +69,8 @@ class Committer:
             await self._reap()
             try:
                 await self.flush()
-                await trio.to_thread.run_sync(self._overlay.commits.relieve)
-                while not self._overlay.commits.give_back(_TURN):
+                await trio.to_thread.run_sync(self._durability.relieve)
+                while not self._durability.give_back(_TURN):
                     await trio.lowlevel.checkpoint()
             except CommitPostponed as error:
                 log.warning("%s", error)
@@ -88,9 +89,9 @@ class Committer:
     async def _wait(self) -> None:
         deadline = trio.current_time() + self._interval
         while (left := deadline - trio.current_time()) > 0:
-            seen = self._overlay.db.operations
+            seen = self._overlay.operations
             await trio.sleep(min(left, _QUIET))
-            if self._overlay.db.operations == seen or self._overlay.commits.redo_size > _REDO_MAX:
+            if self._overlay.operations == seen or self._durability.redo_size > _REDO_MAX:
                 return
 
     async def flush(self) -> None:
@@ -134,29 +135,29 @@ class Committer:
                 await trio.sleep(_AGAIN)
 
     async def _durable(self) -> None:
-        commits = self._overlay.commits
-        if commits.failure is not None:
-            raise StateError(f"{self._mountpoint} is read-only since a commit failed ({commits.failure})")
-        target = self._sealed + 1 if commits.is_needed else self._sealed
+        durability = self._durability
+        if durability.failure is not None:
+            raise StateError(f"{self._mountpoint} is read-only since a commit failed ({durability.failure})")
+        target = self._sealed + 1 if durability.is_needed else self._sealed
         while self._hardened < target:
             async with self._lock:
                 if self._hardened < target:
                     await self._commit()
 
     async def _commit(self) -> None:
-        commits = self._overlay.commits
+        durability = self._durability
         for _ in range(_ROUNDS):
             # while many are synced others are written: again, or the rest would be synced behind the gate
-            pending = commits.pending()
+            pending = durability.pending()
             if pending:
-                await self._slow_step(partial(commits.presync, pending), few=len(pending) <= _FEW_AT_ONCE)
+                await self._slow_step(partial(durability.presync, pending), few=len(pending) <= _FEW_AT_ONCE)
             if len(pending) <= _FEW:
                 break
-        sealed = commits.seal()
+        sealed = durability.seal()
         self._sealed += 1
         number = self._sealed
-        await self._slow_step(commits.harden, few=True)
-        commits.finish(sealed, _TURN)
+        await self._slow_step(durability.harden, few=True)
+        durability.finish(sealed, _TURN)
         self._hardened = number
 
     async def _slow_step(self, step: Callable[[], None], *, few: bool) -> None:

@@ -34,6 +34,7 @@ class FastPath:
 
     def __init__(self, overlay: Overlay, requests: Handlers, *, synchronous: bool) -> None:
         self._overlay = overlay
+        self._durability = overlay.durability
         self._requests = requests
         self._synchronous = synchronous
 
@@ -86,7 +87,7 @@ class FastPath:
         return change
 
     def _is_volatile(self) -> bool:
-        return self._overlay.commits.volatile
+        return self._durability.volatile
 
     def _rename(self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int) -> Any:
         source = self._requests.replacing(parent, name, new_parent, new_name, flags)

@@ -31,18 +31,17 @@ def default_limit() -> int:
 
 async def keep_small(overlay: Overlay, mount_helper: MountHelper, limit: int) -> None:
     """Have names forgotten whenever more than *limit* are known, until cancelled."""
-    inodes = overlay.inodes
     while True:
         crowded = trio.Event()
-        inodes.limit, inodes.on_limit = limit, crowded.set
-        if len(inodes) < limit:
+        overlay.when_crowded(limit, crowded.set)
+        if overlay.known < limit:
             await crowded.wait()
-        known = len(inodes)
+        known = overlay.known
         try:
             await trio.to_thread.run_sync(mount_helper.forget)
         except OSError as error:
             log.debug("names cannot be forgotten: %s", error)
             return
         await trio.sleep(_MOMENT)
-        log.debug("of %d names %d are left", known, len(inodes))
+        log.debug("of %d names %d are left", known, overlay.known)
         await trio.sleep(_PAUSE)

@@ -56,7 +56,7 @@ def _changes(handler: Handler[P, T]) -> Handler[P, T]:
     @functools.wraps(handler)
     async def change(self: FuseOperations, /, *args: P.args, **kwargs: P.kwargs) -> T:
         result = await handler(self, *args, **kwargs)
-        if self.synchronous or self.overlay.commits.volatile:
+        if self.synchronous or self._durability.volatile:
             await self.committer.durable()
         return result
 
@@ -89,6 +89,7 @@ class FuseOperations(pyfuse3.Operations):
     ) -> None:
         super().__init__()
         self.overlay = overlay
+        self._durability = overlay.durability
         self.committer = committer
         self.synchronous = synchronous
         self._requests = requests

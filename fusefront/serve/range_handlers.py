@@ -65,18 +65,18 @@ class RangeHandlers:
         Raises:
             OSError: what the caller gets.
         """
-        ranges = self._overlay.ranges
+        overlay = self._overlay
         ino, offset, size, mode = Ino(request.ino), request.offset, request.size, request.mode
         if request.opcode == _FALLOCATE:
-            ranges.fallocate(ino, mode, offset, size, times=False)
+            overlay.fallocate(ino, mode, offset, size, times=False)
             return b""
         if request.opcode == _LSEEK:
             await self._write_back(ino)
-            return _LSEEK_REPLY.pack(ranges.seek(ino, offset, mode))
+            return _LSEEK_REPLY.pack(overlay.seek(ino, offset, mode))
         if request.opcode == _COPY:
             if mode != 0:
                 raise FsError(errno.EINVAL, f"copy with flags {mode}")
-            done = ranges.copy(ino, offset, Ino(request.target), request.at, size, times=False)
+            done = overlay.copy(ino, offset, Ino(request.target), request.at, size, times=False)
             return _COPY_REPLY.pack(done, 0)
         raise FsError(errno.ENOSYS, f"request {request.opcode}")
 

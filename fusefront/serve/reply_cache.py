@@ -47,7 +47,8 @@ class ReplyCache(Watcher):
         self._name_vanished = hook.name_vanished
         self._missed: dict[Ino, int] = {}
         self._overlay = overlay
-        overlay.inodes.watcher = self
+        self._linkable = overlay.linkable
+        overlay.watch(self)
 
     def told(self, attr: Attr) -> None:
         """The kernel was told these attributes: the answer until something changes."""
@@ -83,7 +84,7 @@ class ReplyCache(Watcher):
             what = _ATTR
         else:
             self._withdraw(row.ino)  # how many blocks it takes is not known yet
-            if row.nlink > 0 or row.ino in self._overlay.inodes.unnamed:
+            if row.nlink > 0 or row.ino in self._linkable:
                 return
             what = _DEAD
         self._publish(what, *row.attr(row.size + 511 >> 9))

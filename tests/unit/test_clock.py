@@ -31,9 +31,8 @@ def test_what_the_kernel_has_shown_counts() -> None:
 
 def test_a_clock_that_is_set_back_is_followed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Times go back with the system's clock: they do not stand still until it is there again."""
-    clock = Clock()
     fine = time.time_ns()
-    clock.source = lambda: fine
+    clock = Clock(lambda: fine)
     monkeypatch.setattr(time, "time_ns", lambda: fine)
     last = clock.now()
     fine -= 3600 * SECOND
