@@ -15,7 +15,6 @@ from ..engine.model import Attr, Ino
 from ..engine.store.base_view import BaseView
 from .effects import Effects
 
-_STEP = 1 << 20  # bytes read at once
 _HOLE = 64 << 10  # bytes; as many zeros in a row become a hole
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EXDEV, errno.ENAMETOOLONG, errno.EINVAL)
 _SPACES = (b"user.", b"trusted.", b"security.", b"system.posix_acl_access", b"system.posix_acl_default")
@@ -29,20 +28,6 @@ def stat_or_none(view: BaseView, path: bytes) -> os.stat_result | None:
         if error.errno in _ABSENT:
             return None
         raise
-
-
-def data_of(fd: int, start: int, end: int) -> Iterator[bytes]:
-    """The bytes of a range, in pieces.
-
-    Raises:
-        OSError: EIO where the file is shorter than it was.
-    """
-    while start < end:
-        data = os.pread(fd, min(_STEP, end - start), start)
-        if not data:
-            raise OSError(errno.EIO, "the file became shorter while it was read")
-        yield data
-        start += len(data)
 
 
 def pieces(ranges: Iterable[tuple[int, int]], read: Callable[[int, int], bytes]) -> Iterator[tuple[int, bytes]]:
@@ -66,20 +51,7 @@ def pieces(ranges: Iterable[tuple[int, int]], read: Callable[[int, int], bytes])
 
 def bytes_in(overlay: Overlay, ino: Ino, size: int) -> Iterator[tuple[int, bytes]]:
     """The same of a file in an overlay."""
-    return pieces(_ranges_in(overlay, ino, size), lambda at, count: overlay.read(ino, at, count))
-
-
-def _ranges_in(overlay: Overlay, ino: Ino, size: int) -> Iterator[tuple[int, int]]:
-    end = 0
-    while end < size:
-        try:
-            start = overlay.ranges.seek(ino, end, os.SEEK_DATA)
-        except OSError as error:
-            if error.errno == errno.ENXIO:
-                return  # only a hole is left
-            raise
-        end = overlay.ranges.seek(ino, start, os.SEEK_HOLE)
-        yield start, end
+    return pieces(overlay.data_ranges(ino, 0, size), lambda at, count: overlay.read(ino, at, count))
 
 
 def xattrs_of(view: BaseView, path: bytes) -> dict[bytes, bytes]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Iterable
 
 from ..errors import FsError
 from ..model import XATTR_MAX, Ino, SetAttr
@@ -269,6 +270,11 @@ class Attributes:
         if name == acl.DEFAULT:
             self._defaults.pop(ino, None)
 
+    def add(self, ino: Ino, found: Iterable[tuple[bytes, bytes | None]]) -> None:
+        """Add extended attributes that an object does not have as rows yet.  Inside an operation."""
+        for name, value in found:
+            self._db.change(_ADD_XATTR, (ino, name, value))
+
     def own_xattrs(self, node: Node, held: Row | os.stat_result | None = None, *, save: bool = True) -> Row:
         """The row of an object whose extended attributes are all rows of ours.  Inside an operation.
 
@@ -283,8 +289,7 @@ class Attributes:
             return held
         found = [(name, self._find(node, name)) for name in self.listxattr(node)]
         row = self._inodes.adopt(node, held, xattrs=1)
-        for name, value in found:
-            self._db.change(_ADD_XATTR, (node.ino, name, value))
+        self.add(node.ino, found)
         if not row.xattrs:
             row = row._replace(xattrs=1)
             if save:

@@ -113,6 +113,10 @@ class Content:
         """The bytes of a small file; what it has beyond them is zeros."""
         return bytes_of(ino, self._db.value("SELECT data FROM small WHERE ino = ?", (ino,)))
 
+    def put_small(self, ino: Ino, data: bytes) -> None:
+        """Keep the bytes of a small file in a row.  Inside an operation."""
+        self._db.change(_PUT_SMALL, (ino, data))
+
     def _read_backing(self, row: Row, path: bytes | None, start: int, end: int) -> bytes:
         """Bytes of the backing; short where it ends, which reads as zeros."""
         if row.bound is not None:
@@ -239,7 +243,7 @@ class Content:
         """Write into the row of a small file, made of what backs it so far."""
         old = self._read_backing(row, path, 0, row.size)
         new = old[:offset].ljust(offset, b"\0") + bytes(data) + old[offset + len(data) :]
-        self._db.change(_PUT_SMALL, (row.ino, new))
+        self.put_small(row.ino, new)
 
     def _outgrow(self, row: Row) -> int:
         """Move the bytes of a small file to an object of their own."""
@@ -298,7 +302,7 @@ class Content:
         if source is None:
             source = self.base_fd(row, path)
         if size <= self.small_max and not row.mapped:
-            self._db.change(_PUT_SMALL, (row.ino, os.pread(source, size, 0)))
+            self.put_small(row.ino, os.pread(source, size, 0))
             return row._replace(object=SMALL, bound=None)
         covered = self.extents.of(row.ino, 0, size) if row.mapped else []
         number = self._copy(source, size, self._objects.create(), covered)

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from ...engine import Corrupt, NotMinifo, StateError, StorageBusy, UsageError
+from ...engine.bulk_import import IMPORTED
 from ...engine.store.base_view import BaseView
 from ...engine.store.confined_dir import ConfinedDir, check_layout
 from ...engine.store.database import DB_NAME
@@ -30,7 +31,7 @@ from ...engine.store.storage import IMPORTING, RESTORING
 from ..effects import DOORS, Doors, Effects, read_json
 from .codec import META_NAME
 from .import_plan import DOverR, ImportPlan, Step
-from .import_rows import IMPORTED, ImportRun, digest_of
+from .import_rows import ImportRun, digest_of
 from .storage_tree import LegacyTree, Note
 from .view import Comparison, LegacyView, compare
 
