@@ -25,7 +25,6 @@ from ..engine.store.database_file import connect, strange_objects
 from ..engine.store.redo_log import memory_directory
 from ..engine.store.storage import Storage, write_all
 from ..engine.store.syscalls import syncfs
-from ..engine.tree.row_checks import examine
 
 Path = str | bytes
 
@@ -260,7 +259,7 @@ class Doors(NamedTuple):
         redo = memory_directory() if read_only else None
         overlay = self._open(base, storage, base_check, redo, read_only=read_only)
         try:
-            examine(overlay.db, overlay.storage.database, finished=finished)
+            overlay.examine_rows(finished=finished)
         except BaseException:
             overlay.close()
             raise

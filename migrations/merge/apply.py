@@ -22,6 +22,7 @@ from dataclasses import dataclass
 
 from ...engine import ROOT, Overlay, StateError, StorageBusy
 from ...engine.errors import Corrupt
+from ...engine.lists import Lists
 from ...engine.model import Ino
 from ...engine.store.base_view import split
 from ...engine.store.confined_dir import BENEATH, open_file
@@ -87,7 +88,7 @@ def merge(
             plan = MergePlan(overlay)
             if not apply:
                 return MergeReport(plan.changes, False, False)
-            if not plan.changes and overlay.db.value("SELECT 1 FROM inode") is None:
+            if not plan.changes and Lists(overlay).is_empty():
                 return MergeReport([], True, False)  # merged before: the base is not touched again
             _check(overlay, plan, base, storage)
             facts = _stage(doors.effects, overlay, plan, os.fsencode(base), progress)

@@ -19,9 +19,9 @@ from typing import Any, NamedTuple
 
 from ...engine import Overlay
 from ...engine.errors import Corrupt
+from ...engine.lists import Lists
 from ...engine.model import ROOT, Attr, Ino
 from ...engine.store.base_view import join
-from ...engine.tree.inode_rows import Row
 from ...engine.tree.path_resolver import is_base_path
 from ..copying import stat_or_none
 
@@ -73,6 +73,7 @@ class MergePlan:
 
     def __init__(self, overlay: Overlay) -> None:
         self._ov = overlay
+        self._lists = Lists(overlay)
         self.staged: list[Staged] = []
         self.lifts: list[Operation] = []
         self.places: list[Operation] = []
@@ -100,17 +101,13 @@ class MergePlan:
 
     def _hide(self, ino: int, base: bytes, path: bytes) -> None:
         self.directories.append(base)
-        for (name,) in self._ov.db.rows("SELECT name FROM deleted WHERE parent = ? ORDER BY name", (ino,)):
+        for name in self._lists.deleted(ino):
             old = join(base, name)
             if stat_or_none(self._ov.base, old) is None:
                 continue
             self._lift(old)
-            if self._ov.lookup(Ino(ino), name) is None and not self._shows_elsewhere(old):
+            if self._ov.lookup(Ino(ino), name) is None and not self._lists.is_renamed(old):
                 self.changes.append(Change("D", join(path, name)))
-
-    def _shows_elsewhere(self, old: bytes) -> bool:
-        ino = self._ov.db.value("SELECT ino FROM origin WHERE path = ?", (old,))
-        return ino is not None and self._ov.db.value("SELECT 1 FROM renamed WHERE ino = ?", (ino,)) is not None
 
     def _lift(self, path: bytes) -> str:
         name = self._lifted.get(path)
@@ -120,29 +117,27 @@ class MergePlan:
         return name
 
     def _children(self, attr: Attr, path: bytes, base: bytes | None) -> list[tuple[Attr, bytes, bytes | None]]:
-        ov = self._ov
-        created = {name for (name,) in ov.db.rows("SELECT name FROM created WHERE parent = ?", (attr.ino,))}
-        renamed = {name for (name,) in ov.db.rows("SELECT name FROM renamed WHERE parent = ?", (attr.ino,))}
+        created, renamed = self._lists.created(attr.ino), self._lists.renamed(attr.ino)
         below: list[tuple[Attr, bytes, bytes | None]] = []
-        for entry in sorted(ov.readdir(Ino(attr.ino)), key=lambda entry: entry.name):
+        for entry in sorted(self._ov.readdir(Ino(attr.ino)), key=lambda entry: entry.name):
             if entry.name in (b".", b".."):
                 continue
             place, found = join(path, entry.name), entry.attr
-            node = ov.inodes.node(Ino(found.ino))
+            origin = self._lists.origin(found.ino)
             listed = entry.name in created or entry.name in renamed
             if not stat.S_ISDIR(found.mode):
-                self._file(found, place, listed, node.path, entry.name in renamed)
+                self._file(found, place, listed, origin, entry.name in renamed)
             elif entry.name in created:
                 self.places.append(Operation("mkdir", place))
                 self.changes.append(Change("A", place))
                 below.append((found, place, None))
             elif entry.name in renamed:
-                assert node.path is not None
-                self.places.append(Operation("place", place, self._lift(node.path)))
-                self.changes.append(Change("R", place, node.path))
-                below.append((found, place, node.path))
-            elif node.state:
-                below.append((found, place, node.path))
+                assert origin is not None
+                self.places.append(Operation("place", place, self._lift(origin)))
+                self.changes.append(Change("R", place, origin))
+                below.append((found, place, origin))
+            elif self._lists.may_differ(found.ino):
+                below.append((found, place, origin))
         return below
 
     # -- files
@@ -152,7 +147,7 @@ class MergePlan:
             self._stage_new(attr, place)
             return
         self._seen.add(attr.ino)
-        content = self._ov.db.value("SELECT content FROM modified WHERE ino = ?", (attr.ino,))
+        content = self._lists.modified(attr.ino)
         st = stat_or_none(self._ov.base, base)
         if st is None:
             return  # the base has lost it; there is nothing to show
@@ -179,14 +174,10 @@ class MergePlan:
 
     def _unseen(self) -> None:
         """Changed base files of which only names in untouched directories are left."""
-        sql = (
-            "SELECT ino, path, content FROM modified JOIN origin USING (ino) JOIN inode USING (ino)"
-            " WHERE mode & 61440 <> 16384 AND nlink > 0"
-        )
-        for ino, path, content in self._ov.db.rows(sql):
-            if ino in self._seen or stat_or_none(self._ov.base, path) is None:
+        for ino, path, content, nlink in self._lists.modified_files():
+            if nlink == 0 or ino in self._seen or stat_or_none(self._ov.base, path) is None:
                 continue
-            attr = self._ov.getattr(Ino(ino))
+            attr = self._ov.getattr(ino)
             target = self._stage(Staged(f"link-{len(self.staged)}", ino, link=path))
             if content:
                 source = self._stage(Staged(f"file-{len(self.staged)}", ino))
@@ -208,16 +199,14 @@ class MergePlan:
     # -- attributes
 
     def _dress(self, path: bytes, attr: Attr, base: bytes | None, name: str = "") -> None:
-        row: Row | None = self._ov.inodes.row(Ino(attr.ino))
         # a directory without a row has its own times, which placing a file in it moves
         xattrs = None
-        if row is not None and row.xattrs:
+        if self._lists.owns_xattrs(attr.ino):
             names = self._ov.listxattr(Ino(attr.ino))
             xattrs = {name: self._ov.getxattr(Ino(attr.ino), name) for name in names}
         values = (attr.mode, attr.uid, attr.gid, attr.atime, attr.mtime)
         self.dresses.append(Operation("dress", path, name, attributes=values, xattrs=xattrs))
-        modified = self._ov.db.value("SELECT 1 FROM modified WHERE ino = ?", (attr.ino,)) is not None
-        if base is not None and modified and stat.S_ISDIR(attr.mode):
+        if base is not None and self._lists.modified(attr.ino) is not None and stat.S_ISDIR(attr.mode):
             self.changes.append(Change("m", path))
 
     # -- as JSON, every byte of a path by one character

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from ...engine import Overlay
+from ...engine.lists import Lists
 from ...engine.model import ROOT, Attr, Ino
 from ...engine.store.base_view import join, split
 from ..copying import stat_or_none
@@ -68,6 +69,7 @@ class ExportPlan:
 
     def __init__(self, overlay: Overlay, meta_name: bytes) -> None:
         self._ov = overlay
+        self._lists = Lists(overlay)
         self._meta_name = meta_name
         self._first: dict[int, bytes] = {}
         self._aliases = self._changed_aliases()
@@ -90,8 +92,7 @@ class ExportPlan:
     def _children(self, directory: _Directory) -> tuple[list[Item], list[_Directory]]:
         item, base = directory.item, directory.base
         ov, ino = self._ov, item.attr.ino
-        created = {name for (name,) in ov.db.rows("SELECT name FROM created WHERE parent = ?", (ino,))}
-        renamed = {name for (name,) in ov.db.rows("SELECT name FROM renamed WHERE parent = ?", (ino,))}
+        created, renamed = self._lists.created(ino), self._lists.renamed(ino)
         files: list[Item] = []
         below: list[_Directory] = []
         redirects: dict[bytes, Redirect] = {}
@@ -108,7 +109,7 @@ class ExportPlan:
             if not stat.S_ISDIR(attr.mode):
                 self._add_file(child, files, listed)
                 continue
-            through = None if name in created or (base is None and not listed) else ov.inodes.node(Ino(attr.ino)).path
+            through = None if name in created or (base is None and not listed) else self._lists.origin(attr.ino)
             if name in renamed and through is not None:
                 redirect = Redirect(through, name)
                 why = misread(redirect)
@@ -127,8 +128,7 @@ class ExportPlan:
         if base is None:
             return []
         records: list[Record] = []
-        sql = "SELECT name FROM deleted WHERE parent = ? ORDER BY name"
-        for (name,) in self._ov.db.rows(sql, (item.attr.ino,)):
+        for name in self._lists.deleted(item.attr.ino):
             under = stat_or_none(self._ov.base, join(base, name))
             if name in redirects or name == self._meta_name or under is None:
                 continue
@@ -146,10 +146,8 @@ class ExportPlan:
             self._lose("hard-link", item.place, "its names are separate files to mini_fo")
         if first != item.place:
             item.same = first
-        elif stat.S_ISREG(attr.mode) and not listed:
-            content = self._ov.db.value("SELECT content FROM modified WHERE ino = ?", (attr.ino,))
-            if content == 0:
-                self._lose("metadata-only", item.place, "only attributes were changed; its content is copied as well")
+        elif stat.S_ISREG(attr.mode) and not listed and self._lists.modified(attr.ino) is False:
+            self._lose("metadata-only", item.place, "only attributes were changed; its content is copied as well")
         self._check_xattrs(item)
         files.append(item)
 
@@ -165,22 +163,19 @@ class ExportPlan:
 
     def _is_changed(self, path: bytes, attr: Attr) -> bool:
         """True if what shows at a base object's own place is not just the base's, or holds something that is not."""
-        node = self._ov.inodes.node(Ino(attr.ino))
+        may_differ = self._lists.may_differ(attr.ino)
         if stat.S_ISDIR(attr.mode):
-            return node.state or path in self._aliases
-        return node.state and self._ov.db.value("SELECT 1 FROM modified WHERE ino = ?", (attr.ino,)) is not None
+            return may_differ or path in self._aliases
+        return may_differ and self._lists.modified(attr.ino) is not None
 
     def _changed_aliases(self) -> set[bytes]:
         """Base directories, up to the root, that hold another link of a changed base file."""
         ov = self._ov
         changed = set()
-        sql = (
-            "SELECT ino, path FROM modified JOIN origin USING (ino) JOIN inode USING (ino) WHERE mode & 61440 <> 16384"
-        )
-        for ino, path in ov.db.rows(sql):
-            st = stat_or_none(ov.base, path)
+        for file in self._lists.modified_files():
+            st = stat_or_none(ov.base, file.path)
             if st is not None and st.st_nlink > 1:
-                changed.add(ino)
+                changed.add(file.ino)
         found: set[bytes] = set()
         pending = [b"/"] if changed else []
         while pending:
@@ -190,7 +185,7 @@ class ExportPlan:
                 st = ov.base.stat(path)
                 if is_directory(st):
                     pending.append(path)
-                elif st.st_nlink > 1 and ov.inodes.numbers.of(st) in changed:
+                elif st.st_nlink > 1 and self._lists.number_of(st) in changed:
                     while directory not in found:
                         found.add(directory)
                         directory = split(directory)[0]

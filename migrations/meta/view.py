@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from ...engine import Overlay
+from ...engine.lists import Lists
 from ...engine.model import ROOT, Attr, Ino, State
 from ...engine.store.base_view import BaseView, join
 from ...engine.store.syscalls import data_ranges
@@ -136,6 +137,7 @@ def compare(view: LegacyView, overlay: Overlay, progress: Callable[[int], None] 
         overlay: freshly opened.
         progress: called now and then with the number of entries looked at.
     """
+    lists = Lists(overlay)
     differences: list[Difference] = []
     entries = untouched = 0
     differences += _object(view, view.root, overlay, overlay.getattr(ROOT), b"/")
@@ -156,8 +158,7 @@ def compare(view: LegacyView, overlay: Overlay, progress: Callable[[int], None] 
                 )
                 continue
             shown, attr = expected[name], found[name]
-            node = overlay.inodes.node(Ino(attr.ino))
-            if shown.stored is None and not node.state and node.path == shown.base:
+            if shown.stored is None and not lists.may_differ(attr.ino) and lists.origin(attr.ino) == shown.base:
                 untouched += 1
                 continue
             differences += _object(view, shown, overlay, attr, path)
