@@ -89,9 +89,18 @@ class Resolutions:
         seen = (st.st_nlink, st.st_size, st.st_mtime_ns)
         self._inodes.save(Row(row.ino, *plain, *times, None, st.st_size if is_file else None, 0, 0, *seen))
 
-    def complete(self, entry: Entry, source: int) -> None:
-        """Copy what a file lacks from the version it was written over, a descriptor."""
+    def complete(self, entry: Entry, source: int | None = None) -> None:
+        """Copy what a file lacks from the version it was written over.
+
+        Args:
+            entry: the file.
+            source: a descriptor of that version; None where the base has it.
+        """
         self._inodes.save(self._ov.content.complete(self._row(entry), entry.base, source))
+
+    def renew_ancestor(self, entry: Entry) -> None:
+        """Let the base's version take the place of the older one that was kept for merges, if one was."""
+        self._inodes.ancestors.renew(entry.base)
 
     def replace(self, entry: Entry, data: bytes) -> None:
         """Give a file other bytes, which count as made over the base's version."""

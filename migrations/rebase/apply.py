@@ -17,17 +17,16 @@ from typing import NamedTuple
 
 from ...engine import Overlay, StateError
 from ...engine.errors import NotMinifo, WrongBase
-from ...engine.model import Ino
 from ...engine.mount_checks import open_base
-from ...engine.rebase.drift_report import Became, Entry, Held, bytes_missing, drift
+from ...engine.rebase.drift_report import Became, Entry, Held, drift
 from ...engine.rebase.resolutions import Resolutions
+from ...engine.rebase.versions import Versions
 from ...engine.recovery import BaseCheck
 from ..effects import DOORS, Doors
 from .plan import (
     BESIDE,
     Action,
     Decision,
-    OldBase,
     Planner,
     Policies,
     Policy,
@@ -107,14 +106,14 @@ def rebase(
             _finish_killed(doors, base, storage, check, "name that one, or give --any-base if this one is meant")
         overlay = doors.overlay(base, storage, read_only=not apply, base_check=check)
         stack.callback(overlay.close)
-        known = OldBase(overlay, old)
-        planner = Planner(overlay, known, rules)
+        versions = Versions(overlay, old)
+        planner = Planner(overlay, versions, rules)
         decisions, counts = planner.plan(progress)
         report = RebaseReport(decisions, counts, apply)
         if apply:
             _make_room(overlay, report)
-            with overlay.db.operation():
-                _Application(overlay, known, planner, report, progress).run()
+            with overlay.transaction():
+                _Application(overlay, versions, planner, report, progress).run()
             overlay.commit()
         return report
 
@@ -144,22 +143,21 @@ def _make_room(overlay: Overlay, report: RebaseReport) -> None:
         StateError: it does not fit.
     """
     needed = report.size + _PER_ENTRY * len(report.decisions)
-    free = overlay.space.free()
+    free = overlay.free()
     if needed > free:
         hint = "make room, or choose policies that copy less"
-        raise StateError(f"{needed} bytes are needed in {overlay.storage.path}, {free} are free", hint)
+        raise StateError(f"{needed} bytes are needed in {overlay.storage_path}, {free} are free", hint)
     copies = sum(decision.size > 0 or decision.action is Action.MERGE for decision in report.decisions)
-    overlay.commits.reserve(2 * copies)
+    overlay.reserve(2 * copies)
 
 
 class _Application:
     """Carries decisions out; inside an operation."""
 
     def __init__(
-        self, overlay: Overlay, old: OldBase, planner: Planner, report: RebaseReport, progress: Progress
+        self, overlay: Overlay, versions: Versions, planner: Planner, report: RebaseReport, progress: Progress
     ) -> None:
-        self._ov = overlay
-        self._old = old
+        self._versions = versions
         self._planner = planner
         self._settler = Resolutions(overlay)
         self._decisions = report.decisions
@@ -187,7 +185,7 @@ class _Application:
             self._step()
         for decision in decisions:
             if decision.action not in (Action.WAIT, Action.CONFLICT):
-                self._ov.inodes.ancestors.renew(decision.entry.base)  # what is settled was made from this version
+                self._settler.renew_ancestor(decision.entry)  # what is settled was made from this version
 
     def _settle_gone(self, gone: list[int]) -> list[int]:
         """Settle what is gone: what is no directory, then directories, as what is in them lets go of them.
@@ -216,9 +214,7 @@ class _Application:
         if decision.action is Action.CONFLICT:
             return
         if decision.completes:
-            row = self._ov.inodes.row(Ino(entry.ino))
-            assert row is not None
-            source = self._old.below(entry, row)
+            source = self._versions.below(entry)
             if source is None:
                 raise StateError(f"the old version of {os.fsdecode(entry.base)} is gone", "run it again")
             self._settler.complete(entry, source)
@@ -315,7 +311,7 @@ class Preparation:
             raise
         self.size = sum(file.size for file in self._lacking if file.is_version)
         self.count = sum(file.is_version for file in self._lacking)
-        self.free = self._ov.space.free()
+        self.free = self._ov.free()
 
     def __enter__(self) -> Preparation:
         return self
@@ -325,11 +321,10 @@ class Preparation:
 
     def _look(self) -> list[Lacking]:
         found = []
+        versions = Versions(self._ov, None)
         for entry in drift(self._ov):
             if entry.held is Held.PART:
-                row = self._ov.inodes.row(Ino(entry.ino))
-                assert row is not None
-                size = bytes_missing(self._ov.db, row)
+                size = versions.missing(entry)
                 st = self._ov.base.find(entry.base)
                 if st is not None:
                     size = min(size, st.st_blocks * 512 or size)
@@ -343,19 +338,18 @@ class Preparation:
             StateError: they do not fit; nothing was changed.  Or storage failed.
         """
         if self.size > self.free:
-            message = f"{self.size} bytes are needed in {self._ov.storage.path}, {self.free} are free"
+            message = f"{self.size} bytes are needed in {self._ov.storage_path}, {self.free} are free"
             raise StateError(message, "make room; nothing was copied")
         report = PrepareReport()
+        resolutions = Resolutions(self._ov)
         pending = files = 0
         for file in self._lacking:
             if not file.is_version:
                 report.conflicts.append(file.entry)
                 continue
-            row = self._ov.inodes.row(Ino(file.entry.ino))
-            assert row is not None
-            self._ov.commits.reserve(2)
-            with self._ov.db.operation():
-                self._ov.inodes.save(self._ov.content.complete(row, file.entry.base))
+            self._ov.reserve(2)
+            with self._ov.transaction():
+                resolutions.complete(file.entry)
             report.files.append(file.entry)
             report.size += file.size
             pending, files = pending + file.size, files + 1

@@ -22,14 +22,12 @@ from typing import NamedTuple
 
 from ...engine import Overlay, UsageError
 from ...engine.model import NAME_MAX, Ino
-from ...engine.rebase.drift_report import Became, Entry, Held, bytes_missing, drift, same_bytes
-from ...engine.store.base_view import BaseView, join, split
-from ...engine.tree.drift import sample
-from ...engine.tree.inode_rows import Row
+from ...engine.rebase.drift_report import Became, Entry, Held, drift
+from ...engine.rebase.versions import Versions
+from ...engine.store.base_view import join, split
 from .text_merge import LONGEST, is_text, merge_text
 
 BESIDE = b".minifo-new"
-_HOLDS = "SELECT 1 FROM created WHERE parent = ?1 UNION ALL SELECT 1 FROM renamed WHERE parent = ?1 LIMIT 1"
 
 Progress = Callable[[str, int, int], None]
 
@@ -107,84 +105,18 @@ class Policies:
         return Policy.OURS
 
 
-class OldBase:
-    """The base that the overlay was written over, if it is at hand.
-
-    Args:
-        overlay: open over the new base.
-        view: the old base; None where it is not known.
-    """
-
-    def __init__(self, overlay: Overlay, view: BaseView | None) -> None:
-        self._ov = overlay
-        self.view = view
-
-    @property
-    def is_known(self) -> bool:
-        """True where there is one."""
-        return self.view is not None
-
-    def file(self, path: bytes, size: int | None, mtime: int | None, digest: bytes | None = None) -> int | None:
-        """A descriptor of a file that has that size and mtime (and samples) there, valid until the next call."""
-        if self.view is None:
-            return None
-        st = self.view.find(path)
-        if st is None or not stat.S_ISREG(st.st_mode) or (st.st_size, st.st_mtime_ns) != (size, mtime):
-            return None
-        fd = self.view.file(path, st)
-        return fd if digest is None or sample(fd, st.st_size) == digest else None
-
-    def below(self, entry: Entry, row: Row) -> int | None:
-        """The version that a file was written over in part."""
-        digest = self._ov.db.value("SELECT digest FROM modified WHERE ino = ?", (entry.ino,))
-        return self.file(entry.base, row.seen_size, row.seen_mtime, digest)
-
-    def ancestor(self, entry: Entry) -> bytes | None:
-        """The bytes of the version that a file was made from."""
-        kept = self._ov.inodes.ancestors.of(entry.base)
-        if entry.held is Held.REPLACED:
-            found = self._replaced(entry.base)
-            return found if found is not None or kept is None else kept.data
-        known = self._ov.db.row("SELECT base_size, base_mtime, digest FROM modified WHERE ino = ?", (entry.ino,))
-        fd = self.file(entry.base, *known) if known is not None else None
-        if fd is not None:
-            return os.pread(fd, LONGEST + 1, 0)
-        return kept.data if kept is not None and known is not None and known[:2] == kept[:2] else None
-
-    def _replaced(self, path: bytes) -> bytes | None:
-        """The bytes of a file that was replaced: whatever the old base has there."""
-        st = self.view.find(path) if self.view is not None else None
-        if self.view is None or st is None or not stat.S_ISREG(st.st_mode):
-            return None
-        return os.pread(self.view.file(path, st), LONGEST + 1, 0)
-
-    def ours(self, entry: Entry, row: Row) -> bytes | None:
-        """All bytes of a file of ours, or None where some were those of an old base that is not at hand."""
-        content = self._ov.content
-        if not bytes_missing(self._ov.db, row):
-            return content.read(row, entry.base, 0, row.size)
-        fd = self.below(entry, row)
-        if fd is None:
-            return None
-        found = bytearray(os.pread(fd, min(row.bound or 0, row.size), 0).ljust(row.size, b"\0"))
-        for extent in content.extents.of(row.ino, 0, row.size):
-            # of bytes that an extent covers nothing comes from the base
-            found[extent.start : extent.end] = content.read(row, None, extent.start, extent.end - extent.start)
-        return bytes(found)
-
-
 class Planner:
     """Decides about entries.
 
     Args:
         overlay: open over the new base; only read.
-        old: the old base.
+        versions: of the files in it.
         policies: whose version counts.
     """
 
-    def __init__(self, overlay: Overlay, old: OldBase, policies: Policies) -> None:
+    def __init__(self, overlay: Overlay, versions: Versions, policies: Policies) -> None:
         self._ov = overlay
-        self._old = old
+        self._versions = versions
         self._policies = policies
         self._placed: set[bytes] = set()  # copies of the base's files beside ours
 
@@ -192,8 +124,8 @@ class Planner:
         """Decisions about all that the base's change concerns, and how many entries became what."""
         decisions: list[Decision] = []
         counts: Counter[str] = Counter()
-        total = self._ov.db.value("SELECT (SELECT count(*) FROM origin) + (SELECT count(*) FROM deleted)")
-        for number, entry in enumerate(drift(self._ov, self._old.view)):
+        total = self._versions.count()
+        for number, entry in enumerate(drift(self._ov, self._versions.old)):
             progress("comparing", number, total)
             counts[entry.became.value] += 1
             if entry.became is not Became.UNCHANGED:
@@ -209,7 +141,7 @@ class Planner:
             decision = decisions[index]
             entry = decision.entry
             if entry.held is Held.DIRECTORY and decision.action in (Action.CREATE, Action.DROP):
-                is_held = entry.base in holding or self._ov.db.value(_HOLDS, (entry.ino,)) is not None
+                is_held = entry.base in holding or self._versions.holds_names(entry)
                 if entry.base in waiting:
                     decision = decision._replace(action=Action.WAIT)
                 elif entry.shows and is_held:
@@ -239,9 +171,8 @@ class Planner:
 
     def _replaced(self, entry: Entry, policy: Policy) -> Decision:
         """About a file that was put in the place of the base's, which is another one now."""
-        mode = self._row(entry).mode
         if policy is Policy.THEIRS:
-            if stat.S_ISDIR(mode):
+            if self._versions.is_directory(entry):
                 return Decision(entry, policy, Action.CONFLICT, why="ours is a directory; remove it, or choose ours")
             return Decision(entry, policy, Action.DROP)
         if entry.became is Became.CHANGED and policy is Policy.BOTH:
@@ -255,11 +186,6 @@ class Planner:
             return False
         st = self._ov.base.find(entry.base)
         return st is None or not stat.S_ISREG(st.st_mode)
-
-    def _row(self, entry: Entry) -> Row:
-        row = self._ov.inodes.row(Ino(entry.ino))
-        assert row is not None
-        return row
 
     # -- what the base has
 
@@ -276,10 +202,9 @@ class Planner:
     def _partial(self, entry: Entry, policy: Policy) -> Decision:
         if policy is Policy.THEIRS:
             return Decision(entry, policy, Action.TAKE)
-        row = self._row(entry)
-        if self._old.below(entry, row) is None:
+        if self._versions.below(entry) is None:
             return Decision(entry, policy, Action.CONFLICT, why=self._lacking())
-        decision = Decision(entry, policy, Action.KEEP, True, bytes_missing(self._ov.db, row))
+        decision = Decision(entry, policy, Action.KEEP, True, self._versions.missing(entry))
         if policy is Policy.BOTH:
             return self._beside(decision._replace(action=Action.BOTH))
         if policy is Policy.MERGE:
@@ -287,7 +212,7 @@ class Planner:
         return decision
 
     def _lacking(self) -> str:
-        if self._old.is_known:
+        if self._versions.old is not None:
             return "the old base given has not the version that some blocks were written over"
         return "some blocks are those of the old version; give --old-base, or the policy theirs"
 
@@ -302,7 +227,7 @@ class Planner:
             return decision._replace(action=Action.CONFLICT, why="the name is too long to put another beside it")
         place = join(directory, beside)
         known = self._find(place)
-        if known is not None and self._is_copy(known, entry.base, st):
+        if known is not None and self._versions.is_copy(known, entry.base, st):
             return decision  # put there the last time
         if place in self._placed or known is not None:
             why = f"{os.fsdecode(beside)} is there already; settle and remove that one"
@@ -319,35 +244,26 @@ class Planner:
             ino = Ino(attr.ino)
         return ino
 
-    def _is_copy(self, ino: Ino, path: bytes, st: os.stat_result) -> bool:
-        row = self._ov.inodes.row(ino)
-        if row is None or not stat.S_ISREG(row.mode) or row.size != st.st_size:
-            return False
-        if not self._ov.inodes.numbers.is_created(ino):
-            return False
-        return same_bytes(self._ov.content, row, self._ov.base.file(path, st))
-
     def _merge(self, decision: Decision) -> Decision:
         found = self.merged(decision.entry)
         if isinstance(found, str):
             return decision._replace(action=Action.CONFLICT, why=found)
-        row = self._row(decision.entry)
-        if not decision.completes and self._ov.content.read(row, None, 0, row.size) == found:
+        if not decision.completes and self._versions.read(decision.entry) == found:
             return decision._replace(action=Action.KEEP)  # ours has it all, as after a merge
         # all of it is written anew
         return decision._replace(completes=False, size=decision.size + len(found))
 
     def merged(self, entry: Entry) -> bytes | str:
         """The bytes of a merged file, or why it cannot be merged."""
-        row, st = self._row(entry), self._ov.base.stat(entry.base)
-        if not (stat.S_ISREG(row.mode) and stat.S_ISREG(st.st_mode)):
+        st = self._ov.base.stat(entry.base)
+        if not (self._versions.is_file(entry) and stat.S_ISREG(st.st_mode)):
             return "it is no file"
-        if max(row.size, st.st_size) > LONGEST:
+        if max(self._versions.size(entry), st.st_size) > LONGEST:
             return "it is too large to be merged"
-        ancestor = self._old.ancestor(entry)
+        ancestor = self._versions.ancestor(entry, LONGEST + 1)
         if ancestor is None:
-            return "the old version is not known" + ("" if self._old.is_known else "; give --old-base")
-        ours = self._old.ours(entry, row)
+            return "the old version is not known" + ("" if self._versions.old is not None else "; give --old-base")
+        ours = self._versions.ours(entry)
         if ours is None:
             return self._lacking()
         theirs = os.pread(self._ov.base.file(entry.base, st), st.st_size, 0)
@@ -365,10 +281,9 @@ class Planner:
             return Decision(entry, policy, Action.DROP)
         decision = Decision(entry, policy, Action.CREATE)
         if entry.held is Held.PART:
-            row = self._row(entry)
-            if self._old.below(entry, row) is None:
+            if self._versions.below(entry) is None:
                 return decision._replace(action=Action.CONFLICT, why=self._lacking())
-            decision = decision._replace(completes=True, size=bytes_missing(self._ov.db, row))
+            decision = decision._replace(completes=True, size=self._versions.missing(entry))
         if policy is Policy.BOTH and entry.became is Became.KIND:
             return self._beside(decision)
         return decision
@@ -377,8 +292,7 @@ class Planner:
         if entry.became is Became.IDENTICAL and policy is not Policy.THEIRS:
             return Decision(entry, policy, Action.COVER)
         if policy is Policy.THEIRS:
-            row = self._ov.inodes.row(Ino(entry.ino))
-            if entry.held is Held.NAME or row is None or stat.S_ISDIR(row.mode):
+            if entry.held is Held.NAME or self._versions.is_directory(entry):
                 why = "ours is a directory, or was moved here; move it away, or choose ours"
                 return Decision(entry, policy, Action.CONFLICT, why=why)
             return Decision(entry, policy, Action.DROP)
