@@ -6,6 +6,7 @@ tools → fusefront → engine        tools → migrations → engine        nob
 from __future__ import annotations
 
 import ast
+import functools
 import subprocess
 import sys
 import tomllib
@@ -53,6 +54,12 @@ ROOMS = {
         "fleet": {"", "schema", "meta"},
     },
 }
+#: How an open overlay is called outside the engine, as a variable or an attribute.
+OVERLAY_NAMES = {"overlay", "_overlay", "ov", "_ov"}
+#: What may be asked of one beside its methods and properties: plain attributes.
+OVERLAY_ATTRIBUTES = {"base", "uuid"}
+#: Modules with statements that change rows.
+STATEMENTS = {"minifo.engine.store.statements", "minifo.engine.store.list_statements"}
 MAX_LINES = 600
 FILES = sorted(path for package in ARROWS for path in (ROOT / package).rglob("*.py"))
 
@@ -151,6 +158,50 @@ def test_rooms_import_in_order(package: str) -> None:
             room = room_of(found.path.relative_to(ROOT).with_suffix("").parts)
             if found.room != room and found.room not in ROOMS[package][room]:
                 wrong.append(found)
+    assert not wrong, broken(wrong)
+
+
+@functools.cache
+def overlay_api() -> set[str]:
+    """Return what ``Overlay`` offers: its public methods, its properties, and a few plain attributes."""
+    found = set(OVERLAY_ATTRIBUTES)
+    for name in ("overlay", "open_overlay"):
+        for node in ast.walk(ast.parse((ROOT / "engine" / f"{name}.py").read_bytes())):
+            if isinstance(node, ast.ClassDef):
+                found |= {method.name for method in node.body if isinstance(method, ast.FunctionDef)}
+    return {name for name in found if not name.startswith("_")}
+
+
+def reaches_into_overlays(source: bytes) -> Iterator[tuple[int, str]]:
+    """Yield line and name of each attribute of an overlay in *source* that is none of its public ones."""
+    api = overlay_api()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Attribute) and node.attr not in api:
+            name = getattr(node.value, "id", None) or getattr(node.value, "attr", None)
+            if name in OVERLAY_NAMES:
+                yield node.lineno, node.attr
+
+
+def test_only_the_engine_reaches_into_an_overlay() -> None:
+    """What others need of an overlay is a method of ``Overlay``, or of a class of the engine that takes one."""
+    outside = [path for path in FILES if package_of(path) != "engine"]
+    wrong = [
+        f"{path.relative_to(ROOT)}:{line} reaches .{name}"
+        for path in outside
+        for line, name in reaches_into_overlays(path.read_bytes())
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_reaching_into_an_overlay_is_seen() -> None:
+    """The test above sees an overlay's parts, however it is called, and lets its methods pass."""
+    source = b"overlay.db.rows()\nself._ov.inodes\nov.commits = 1\nself.overlay.read()\nov.base.stat()\n"
+    assert sorted(reaches_into_overlays(source)) == [(1, "db"), (2, "inodes"), (3, "commits")]
+
+
+def test_only_the_engine_changes_rows() -> None:
+    """Statements that change rows are written in the engine, beside the caches that must follow."""
+    wrong = [found for found in ALL_IMPORTS if found.module in STATEMENTS and package_of(found.path) != "engine"]
     assert not wrong, broken(wrong)
 
 
