@@ -21,8 +21,7 @@ from .store.base_view import split
 from .store.list_statements import ADD, HIDE
 from .store.statements import SET_FACT, statement
 from .store.syscalls import data_ranges
-from .tree.content import SMALL
-from .tree.inode_rows import Row
+from .tree.inode_rows import SMALL, Row
 
 _COMMIT_BYTES = 64 << 20
 _LEAST_ROOM = 16  # content object ids left before a commit must reserve more
@@ -195,7 +194,7 @@ class BulkImport:
             number = self._copy(source, size)
         elif size:
             number = SMALL
-            self._ov.content.put_small(ino, b"".join(_pieces(source, 0, size)))
+            self._ov.stored.put_small(ino, b"".join(_pieces(source, 0, size)))
         self._inodes.save(row._replace(size=size, object=number, bound=bound))
 
     def _copy(self, source: int, size: int) -> int:

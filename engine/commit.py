@@ -64,10 +64,18 @@ class GroupCommit:
         db: the overlay's database.
         storage: the storage directory.
         inodes, objects, content, ranges: what a commit takes along or tidies up after.
+        space: sees that there is room for a commit.
     """
 
     def __init__(
-        self, db: Database, storage: Storage, inodes: Inodes, objects: ObjectStore, content: Content, ranges: Ranges
+        self,
+        db: Database,
+        storage: Storage,
+        inodes: Inodes,
+        objects: ObjectStore,
+        content: Content,
+        ranges: Ranges,
+        space: FreeSpace,
     ) -> None:
         self._db = db
         self._storage = storage
@@ -83,10 +91,9 @@ class GroupCommit:
         self.volatile = False
         self._reserved = 0  # content object ids to reserve at least
         self.wal_limit = _log_pages(storage)
-        self.space: FreeSpace | None = None
+        self._space = space
         self.names = MetadataBackup(storage, db)
         self.failure: BaseException | None = None
-        db.on_loss = self._lose
         self.count = 0
         self.gate_ns = 0  # how long the last commit held changes, in ns
         self.gate_max_ns = 0  # the longest of all
@@ -118,8 +125,8 @@ class GroupCommit:
         self._log_operations()
 
     def _log_operations(self) -> None:
-        self._objects.notes = []
-        self._db.on_operation = self._log
+        self._objects.begin_notes()
+        self._db.log_operations(self._log)
 
     def _begin_redo(self, redo: RedoLog, token: int) -> None:
         try:
@@ -239,13 +246,13 @@ class GroupCommit:
         Raises:
             CommitPostponed: there is no room; everything stays as it is.
         """
-        if self.space is None:
+        if not self._space.is_watched:
             return
         try:
             if self._db.file is None:
                 self._db.file = self._storage.open(DB_NAME, write=True)
             files = (self._log_fd(), self._db.commit_bytes()), (self._db.file, self._db.moved_bytes())
-            self.space.make_room_for_commit(files)
+            self._space.make_room_for_commit(files)
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
@@ -312,8 +319,7 @@ class GroupCommit:
             self._content.trim(sealed.trims)
             self._hardened = sealed.operation
             self._ranges.hand_back(self._hardened, seconds)
-            if self.space is not None:
-                self.space.after_commit()
+            self._space.after_commit()
         except Shortage as error:
             log.info("%s: space is given back later: %s", self._storage.path, error)
         except (OSError, apsw.Error) as error:
@@ -414,7 +420,8 @@ class GroupCommit:
         except OSError as full:
             log.error("%s: %s", redo.path, full)
 
-    def _lose(self, error: BaseException) -> None:
+    def lose(self, error: BaseException) -> None:
+        """Turn read-only, for SQLite has rolled back what was acknowledged since the last commit."""
         log.error("%s", self._fail(error))
 
     def close(self) -> None:

@@ -49,8 +49,15 @@ class FreeSpace:
         self._credit = 0
         self._reserve = min(_RESERVE_MAX, storage.room().total >> 6)
         self.max_size = max_size
-        if max_size is not None:
-            objects.count_bytes()
+        self.is_watched = False  # whether commits see to it that there is room
+
+    def begin(self) -> None:
+        """Count what there is, and make the reserve; called when what a crash has left is tidied up."""
+        if self.max_size is not None:
+            self._objects.count_bytes()
+        if not self._db.read_only:
+            self.is_watched = True
+            self.after_commit()
 
     # -- asking
 
@@ -174,7 +181,7 @@ class FreeSpace:
 
     def after_commit(self) -> None:
         """Make the reserve if it is not there and there is plenty of room."""
-        if self._storage.exists(RESERVE):
+        if not self.is_watched or self._storage.exists(RESERVE):
             return
         if self._storage.room().available < 2 * (self._reserve + _MARGIN):
             return

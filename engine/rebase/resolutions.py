@@ -17,8 +17,7 @@ from ..store.base_view import join, split
 from ..store.list_statements import ADD, DROP, DROP_IN, DROP_MODIFIED, DROP_XATTRS, HIDE, NAMES
 from ..store.statements import statement
 from ..store.syscalls import data_ranges
-from ..tree.content import SMALL
-from ..tree.inode_rows import Row
+from ..tree.inode_rows import SMALL, Row
 from .drift_report import Entry, Name, bytes_missing
 
 _NOTE = statement("UPDATE modified SET base_size = ?, base_mtime = ?, digest = NULL WHERE ino = ?")
@@ -78,7 +77,7 @@ class Resolutions:
         st = self._ov.base.stat(entry.base)
         is_file = stat.S_ISREG(row.mode)
         if is_file:
-            self._ov.content.release(row)
+            self._ov.stored.release(row)
         if not entry.names and entry.in_place and row.nlink == st.st_nlink:
             self._inodes.discard(row.ino)
             return
@@ -205,7 +204,7 @@ class Resolutions:
                 self._count(self._number(name.parent), -1)
         self._show_place(entry)
         if row is not None:
-            self._ov.content.discard(row)
+            self._ov.stored.discard(row)
         self._db.change(DROP_IN["deleted"], (entry.ino,))
         self._inodes.discard(Ino(entry.ino))
         return True

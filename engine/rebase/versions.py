@@ -76,7 +76,7 @@ class Versions:
         if fd is None:
             return None
         found = bytearray(os.pread(fd, min(row.bound or 0, row.size), 0).ljust(row.size, b"\0"))
-        for extent in content.extents.of(row.ino, 0, row.size):
+        for extent in self._ov.stored.extents.of(row.ino, 0, row.size):
             # of bytes that an extent covers nothing comes from the base
             found[extent.start : extent.end] = content.read(row, None, extent.start, extent.end - extent.start)
         return bytes(found)

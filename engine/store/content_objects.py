@@ -60,16 +60,19 @@ class ObjectStore:
         storage: the storage directory.
         next_object: next id to hand out.
         limit: first id that is not reserved by a durable commit.
+        on_lost: called once for each object that is not there, with its id.
     """
 
-    def __init__(self, db: Database, storage: Storage, next_object: int, limit: int) -> None:
+    def __init__(
+        self, db: Database, storage: Storage, next_object: int, limit: int, on_lost: Callable[[int], object]
+    ) -> None:
         self._db = db
         self._storage = storage
         self._fds: FdCache[int] = FdCache(share(_FDS, 6))
         self._dirs: set[str] = set()
         self._can_punch = True
         self._lost: set[int] = set()
-        self.on_lost: Callable[[int], object] = lambda number: None  # called once for each object that is not there
+        self._on_lost = on_lost
         self.next_object = next_object
         self.limit = limit
         self.committed_next = next_object  # no id from here on is named by a durable commit
@@ -82,8 +85,8 @@ class ObjectStore:
         self.used: int | None = None  # bytes all objects take, where they are counted
         self.swept: set[int] = set()  # garbage whose files are gone; the rows go with the next commit
         self.undeleted: set[int] = set()  # nobody names them, but deleting failed; garbage with the next commit
-        # content that rows may rely on from now on, for the redo log (store/redo_records.py); None where nobody asks
-        self.notes: list[tuple[int, int]] | None = None
+        # content that rows may rely on, for the redo log (store/redo_records.py); None where there is no log
+        self._notes: list[tuple[int, int]] | None = None
 
     # -- objects
 
@@ -134,13 +137,17 @@ class ObjectStore:
         return number
 
     def _note(self, number: int, size: int) -> None:
-        if self.notes is not None:
-            self.notes.append((number, size))
+        if self._notes is not None:
+            self._notes.append((number, size))
+
+    def begin_notes(self) -> None:
+        """From now on note what content operations rely on."""
+        self._notes = []
 
     def take_notes(self) -> list[tuple[int, int]]:
         """The notes made since the last call."""
-        notes = self.notes or []
-        self.notes = []
+        notes = self._notes or []
+        self._notes = []
         return notes
 
     def fd(self, number: int) -> int:
@@ -160,7 +167,7 @@ class ObjectStore:
             return error
         if number not in self._lost:
             self._lost.add(number)
-            self.on_lost(number)
+            self._on_lost(number)
         return FsError(errno.EIO, object_name(number))
 
     def write(self, number: int, data: bytes | memoryview, offset: int) -> None:
@@ -175,8 +182,8 @@ class ObjectStore:
                 self._storage.write(fd, data, offset)
             finally:
                 self.used += (os.fstat(fd).st_blocks - before) * 512
-        if self.notes is not None:
-            self.notes.append((number, offset + len(data)))
+        if self._notes is not None:
+            self._notes.append((number, offset + len(data)))
 
     def write_most(self, number: int, data: bytes | memoryview, offset: int) -> int:
         """The same, but for what lies beyond the largest file that storage can hold.

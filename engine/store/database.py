@@ -99,10 +99,10 @@ class Database:
         self.dirty = False
         self._changes = 0  # statements since the last commit, but for those of the running operation
         self.operations = 0  # how many have succeeded
-        self.on_rollback: Callable[[], object] = lambda: None  # called when an operation was undone
-        self.on_loss: Callable[[BaseException], object] = lambda error: None  # called when a transaction was lost
-        self.on_dirty: Callable[[], None] | None = None  # called when the first change since a commit was made
-        self.on_operation: Callable[[list[Statement]], None] | None = None  # called with what each operation changed
+        self._rolled_back: Callable[[], object] = lambda: None
+        self._lost: Callable[[BaseException], object] = lambda error: None
+        self._dirtied: Callable[[], None] | None = None
+        self._log: Callable[[list[Statement]], None] | None = None
         # a descriptor of the file, where somebody needs one: to close it before the connection is closed would release
         # SQLite's locks (sqlite.org/howtocorrupt, 2.2)
         self.file: int | None = None
@@ -118,6 +118,25 @@ class Database:
         self.logged += (pages - self.wal_pages if pages > self.wal_pages else pages) * _PAGE
         self.wal_pages = pages
         return apsw.SQLITE_OK
+
+    # -- who is told
+
+    def report_to(self, *, rolled_back: Callable[[], object], lost: Callable[[BaseException], object]) -> None:
+        """Name those who follow what becomes of changes, once they are there.
+
+        Args:
+            rolled_back: called when an operation was undone.
+            lost: called when SQLite has rolled back the whole transaction, with the error.
+        """
+        self._rolled_back, self._lost = rolled_back, lost
+
+    def when_dirty(self, call: Callable[[], None]) -> None:
+        """Call *call* whenever the first change after a commit was made."""
+        self._dirtied = call
+
+    def log_operations(self, log: Callable[[list[Statement]], None]) -> None:
+        """Call *log* from now on with what each operation has changed."""
+        self._log = log
 
     # -- reading
 
@@ -154,8 +173,8 @@ class Database:
         """
         if self.dirty and not self._con.in_transaction and not self.read_only:
             self.read_only = True
-            self.on_rollback()
-            self.on_loss(error)
+            self._rolled_back()
+            self._lost(error)
 
     def each(self, sql: str) -> Iterator[Row]:
         """The rows of a query one by one, for what is too much for a list; nothing may change meanwhile.
@@ -205,7 +224,7 @@ class Database:
         Returns:
             The number of rows changed.
         """
-        assert self.on_operation is None, sql
+        assert self._log is None, sql
         self._cursor.execute(sql, params)
         return self._con.changes()
 
@@ -238,12 +257,12 @@ class Database:
         if error is None and self._con.in_transaction:
             self._cursor.execute("RELEASE operation")
             self.operations += 1
-            if self.on_operation is not None:
-                self.on_operation(statements)
+            if self._log is not None:
+                self._log(statements)
             if not self.dirty:
                 self.dirty = True
-                if self.on_dirty is not None:
-                    self.on_dirty()
+                if self._dirtied is not None:
+                    self._dirtied()
             for action in succeeded:
                 action()
             return
@@ -252,7 +271,7 @@ class Database:
             self._cursor.execute("ROLLBACK TO operation")
             self._cursor.execute("RELEASE operation")
         self._look_for_loss(lost)
-        self.on_rollback()
+        self._rolled_back()
         for action in reversed(undo):
             action()
         if error is None:

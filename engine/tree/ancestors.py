@@ -34,15 +34,13 @@ class Ancestors:
     Args:
         db: the overlay's database.
         base: the base view.
-
-    Attributes:
         limit: the largest file that is kept, in bytes; 0 for none.
     """
 
-    def __init__(self, db: Database, base: BaseView) -> None:
+    def __init__(self, db: Database, base: BaseView, limit: int) -> None:
         self._db = db
         self._base = base
-        self.limit = 0
+        self.limit = limit
 
     def keep(self, path: bytes) -> None:
         """Keep what the base has at a path (base terms), if it is a file that is not too large.  Inside an operation.

@@ -15,7 +15,6 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import stat
 
 from ..errors import FsError
 from ..model import FILE_MAX, Ino
@@ -25,24 +24,21 @@ from ..store.database import Database
 from ..store.statements import statement
 from ..store.syscalls import data_ranges
 from .drift import sample
-from .extents import HOLE, Extent, Extents
-from .inode_rows import Backing, Row
+from .extents import HOLE, Extent
+from .inode_rows import SMALL, Backing, Row
 from .inodes import Inodes
-from .row_checks import bytes_of
+from .stored_bytes import StoredBytes
 
 log = logging.getLogger(__name__)
 
 _SET_DIGEST = statement("UPDATE modified SET digest = ? WHERE ino = ?")
 _COPY_WHOLE = 128 << 10  # base files up to this size (bytes) are copied whole: cheaper than keeping extents
 SMALL_MAX = 2048  # bytes of a file that are kept in a row; above that a file of its own writes less
-SMALL = 0  # in the column object of inode: the bytes are a row of small
 _COPY_STEP = 1 << 20
 _COUNTED = 20_000  # extents of a file that are counted each time somebody asks for its blocks: 10 ms
 _BLOCK = 4096
 
-_PUT_SMALL = statement("INSERT INTO small VALUES (?, ?) ON CONFLICT (ino) DO UPDATE SET data = excluded.data")
 _CUT_SMALL = statement("UPDATE small SET data = substr(data, 1, ?) WHERE ino = ?")
-_DROP_SMALL = statement("DELETE FROM small WHERE ino = ?")
 
 
 class Content:
@@ -53,18 +49,29 @@ class Content:
         base: the base view.
         inodes: rows of files.
         objects: the content objects in storage.
+        stored: what storage holds of files.
+        whole: copy base files always whole, so that none depends on two versions of one.
     """
 
-    def __init__(self, db: Database, base: BaseView, inodes: Inodes, objects: ObjectStore) -> None:
+    def __init__(
+        self,
+        db: Database,
+        base: BaseView,
+        inodes: Inodes,
+        objects: ObjectStore,
+        stored: StoredBytes,
+        *,
+        whole: bool = False,
+    ) -> None:
         self._db = db
         self._base = base
         self._inodes = inodes
-        inodes.parting.give_up = self.discard
         self._objects = objects
-        self.extents = Extents(db)
+        self._stored = stored
+        self.extents = stored.extents
         self._can_clone = True
         self.small_max = SMALL_MAX
-        self.whole = False  # whether base files are always copied whole, so that none depends on two versions
+        self.whole = whole
 
     # -- reading
 
@@ -109,14 +116,6 @@ class Content:
     def _fill(out: bytearray, offset: int, at: int, data: bytes) -> None:
         out[at - offset : at - offset + len(data)] = data
 
-    def small(self, ino: Ino) -> bytes:
-        """The bytes of a small file; what it has beyond them is zeros."""
-        return bytes_of(ino, self._db.value("SELECT data FROM small WHERE ino = ?", (ino,)))
-
-    def put_small(self, ino: Ino, data: bytes) -> None:
-        """Keep the bytes of a small file in a row.  Inside an operation."""
-        self._db.change(_PUT_SMALL, (ino, data))
-
     def _read_backing(self, row: Row, path: bytes | None, start: int, end: int) -> bytes:
         """Bytes of the backing; short where it ends, which reads as zeros."""
         if row.bound is not None:
@@ -124,7 +123,7 @@ class Content:
         if end <= start:
             return b""
         if row.object == SMALL:
-            return self.small(row.ino)[start:end]
+            return self._stored.small(row.ino)[start:end]
         if row.object is not None:
             return os.pread(self._objects.fd(row.object), end - start, start)
         if path is not None:
@@ -243,13 +242,13 @@ class Content:
         """Write into the row of a small file, made of what backs it so far."""
         old = self._read_backing(row, path, 0, row.size)
         new = old[:offset].ljust(offset, b"\0") + bytes(data) + old[offset + len(data) :]
-        self.put_small(row.ino, new)
+        self._stored.put_small(row.ino, new)
 
     def _outgrow(self, row: Row) -> int:
         """Move the bytes of a small file to an object of their own."""
         number = self._objects.create()
-        self._objects.write(number, self.small(row.ino), 0)
-        self._db.change(_DROP_SMALL, (row.ino,))
+        self._objects.write(number, self._stored.small(row.ino), 0)
+        self._stored.drop_small(row.ino)
         return number
 
     def cut_stale(self, number: int, size: int) -> None:
@@ -302,7 +301,7 @@ class Content:
         if source is None:
             source = self.base_fd(row, path)
         if size <= self.small_max and not row.mapped:
-            self.put_small(row.ino, os.pread(source, size, 0))
+            self._stored.put_small(row.ino, os.pread(source, size, 0))
             return row._replace(object=SMALL, bound=None)
         covered = self.extents.of(row.ino, 0, size) if row.mapped else []
         number = self._copy(source, size, self._objects.create(), covered)
@@ -382,7 +381,7 @@ class Content:
                 self.extents.join(row.ino, Extent(start, start + done, number, at))
             elif at <= _BLOCK:
                 raise FsError(errno.EFBIG, f"write {row.ino}")  # not even a file of that size
-            elif number not in self.objects_of(row._replace(mapped=1)):
+            elif number not in self._stored.objects_of(row._replace(mapped=1)):
                 self._objects.drop(number)  # made for what it cannot hold
             start += done
             data = data[done:]
@@ -434,7 +433,7 @@ class Content:
             row = self.before_part(row, path)
         number, bound, mapped = row.object, row.bound, row.mapped
         if size == 0:
-            self.release(row)
+            self._stored.release(row)
             number, bound, mapped = None, (None if path is None else 0), 0
         elif number == SMALL:
             if size < row.size:
@@ -469,40 +468,6 @@ class Content:
         self.extents.cut(row.ino, size)
         for number in self.extents.unused(row.ino, beyond - {row.object}):
             self._objects.drop(number)
-
-    def objects_of(self, row: Row) -> set[int]:
-        """The content objects that hold bytes of a file."""
-        numbers = {row.object} if row.object else set()
-        if row.mapped:
-            numbers |= self.extents.objects_of(row.ino)
-        return numbers
-
-    def release(self, row: Row) -> None:
-        """Give up all bytes of a file that are in storage.  Inside an operation."""
-        for number in self.objects_of(row):
-            self._objects.drop(number)
-        if row.object == SMALL:
-            self._db.change(_DROP_SMALL, (row.ino,))
-        if row.mapped:
-            self.extents.drop(row.ino)
-
-    def discard_some(self, row: Row, most: int) -> bool:
-        """Give up so many extents of a file that nobody will read again.  Inside an operation.
-
-        Returns:
-            False if it had fewer, and nothing was done.
-        """
-        objects = self.extents.shorten(row.ino, most) if row.mapped else None
-        if objects is None:
-            return False
-        for number in self.extents.unused(row.ino, objects - {row.object}):
-            self._objects.drop(number)
-        return True
-
-    def discard(self, row: Row) -> None:
-        """Give up a file's content, with the object's row.  Inside an operation."""
-        if stat.S_ISREG(row.mode):
-            self.release(row)
 
     def trim(self, trims: dict[int, tuple[int, int]]) -> None:
         """Give back the space of shrunk files, now that the commit that dropped their ends is durable.

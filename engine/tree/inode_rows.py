@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 from ..model import Attr, Ino
 
+SMALL = 0  # in the column object: the bytes are a row of small
+
 
 class Row(NamedTuple):
     """One row of ``inode``, but for the symlink target."""

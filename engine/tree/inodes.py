@@ -25,6 +25,7 @@ from .drift import Drift
 from .inode_rows import Row, Watcher
 from .nodes import Node, Numbers, Place
 from .row_checks import number_of, path_of, row_of
+from .stored_bytes import StoredBytes
 from .unlisted_rows import UnlistedRows
 
 _COLUMNS = "ino, mode, nlink, uid, gid, rdev, size, atime, mtime, ctime, object, bound, mapped, xattrs"
@@ -58,9 +59,20 @@ class Inodes:
         numbers: how base objects are numbered.
         next_ino: next number for a created object.
         clock: tells the time of changes.
+        stored: what storage holds of files.
+        ancestors: keeps versions of base files.
     """
 
-    def __init__(self, db: Database, base: BaseView, numbers: Numbers, next_ino: int, clock: Clock) -> None:
+    def __init__(
+        self,
+        db: Database,
+        base: BaseView,
+        numbers: Numbers,
+        next_ino: int,
+        clock: Clock,
+        stored: StoredBytes,
+        ancestors: Ancestors,
+    ) -> None:
         self._db = db
         self._base = base
         self.numbers = numbers
@@ -70,15 +82,14 @@ class Inodes:
         self.unnamed: set[Ino] = set()  # files made without a name that may still be given one (O_TMPFILE)
         self._nodes: dict[Ino, Node] = {ROOT: Node(ROOT, (None, b"/"), ROOT, True, True)}
         self.drift = Drift(db, base, numbers)
-        self.parting = UnlistedRows(db, self)
-        self.ancestors = Ancestors(db, base)
+        self.parting = UnlistedRows(db, self, stored)
+        self.ancestors = ancestors
         self._rows: dict[Ino, Row] = {}  # rows as they count; all are dropped when an operation fails
         self._fetched: dict[Ino, tuple[Any, ...]] = {}  # what was read in advance
         self._adopted: Row | None = None  # the row that was adopted last, until its object is modified
         self.watcher = Watcher()  # hears of every change
-        self.limit = 0  # nodes that are many
-        self.on_limit: Callable[[], None] | None = None  # called when so many are known
-        db.on_rollback = self._rolled_back
+        self._limit = 0  # nodes that are many
+        self._crowded: Callable[[], None] | None = None  # called when so many are known
 
     # -- nodes
 
@@ -153,8 +164,8 @@ class Inodes:
         node = self._nodes.get(ino)
         if node is None:
             node = self._nodes[ino] = Node(ino, place, parent if is_dir else ROOT, is_dir, state)
-            if len(self._nodes) == self.limit and self.on_limit is not None:
-                self.on_limit()
+            if len(self._nodes) == self._limit and self._crowded is not None:
+                self._crowded()
         elif is_dir:
             node.parent = parent
         if state:
@@ -170,6 +181,10 @@ class Inodes:
         if ino != ROOT:
             self._nodes.pop(ino, None)
             self.unnamed.discard(ino)
+
+    def when_crowded(self, limit: int, call: Callable[[], None]) -> None:
+        """Call *call* whenever the number of nodes reaches *limit*."""
+        self._limit, self._crowded = limit, call
 
     def __len__(self) -> int:
         return len(self._nodes)
@@ -234,7 +249,8 @@ class Inodes:
         self.watcher.saved(row)
         return self._keep(row)
 
-    def _rolled_back(self) -> None:
+    def rolled_back(self) -> None:
+        """Forget what an operation that was undone has left in memory."""
         self._rows.clear()
         self._fetched.clear()
         self._adopted = None

@@ -21,11 +21,11 @@ from ..store.database import Database
 from ..store.list_statements import ADD, DROP, DROP_IN, DROP_ORIGIN, HIDE, IS_HIDDEN, IS_NAMED, NAMES
 from . import acl
 from .attributes import Attributes
-from .content import Content
 from .inode_rows import Row
 from .inodes import Inodes
 from .merged_view import MergedView, Ref
 from .nodes import Node
+from .stored_bytes import StoredBytes
 
 _DIRECTORY_SIZE = 4096  # bytes; what most file systems report for a small directory
 _LINK_MAX = 2**31 - 1
@@ -39,18 +39,24 @@ class Namespace:
         base: the base view.
         inodes: rows and nodes.
         merge: look-ups.
-        content: file bytes, given up with their last name.
+        stored: what storage holds of files, given up with their last name.
         attributes: default ACLs for new objects.
     """
 
     def __init__(
-        self, db: Database, base: BaseView, inodes: Inodes, merge: MergedView, content: Content, attributes: Attributes
+        self,
+        db: Database,
+        base: BaseView,
+        inodes: Inodes,
+        merge: MergedView,
+        stored: StoredBytes,
+        attributes: Attributes,
     ) -> None:
         self._db = db
         self._base = base
         self._inodes = inodes
         self._merge = merge
-        self._content = content
+        self._stored = stored
         self._attributes = attributes
 
     # -- making
@@ -264,10 +270,10 @@ class Namespace:
         row = self._inodes.row(ino)
         if row is None or row.nlink != 0:
             return True
-        if most is not None and self._content.discard_some(row, most):
+        if most is not None and self._stored.discard_some(row, most):
             return False
         if self._inodes.take_orphan(ino):
-            self._content.discard(row)
+            self._stored.discard(row)
             self._inodes.discard(ino)
         return True
 

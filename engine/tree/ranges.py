@@ -28,11 +28,12 @@ from ..store.content_objects import Hole, ObjectStore, object_name
 from ..store.database import Database
 from ..store.statements import statement
 from ..store.syscalls import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, FALLOC_FL_ZERO_RANGE, data_ranges
-from .content import SMALL, Content
+from .content import Content
 from .extents import HOLE, Extent
-from .inode_rows import Row
+from .inode_rows import SMALL, Row
 from .inodes import Inodes
 from .nodes import Node
+from .stored_bytes import StoredBytes
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +62,7 @@ class Ranges:
         inodes: rows and nodes.
         content: file bytes.
         objects: the content objects in storage.
+        stored: what storage holds of files.
         own_xattrs: gives a file extended attributes of its own.
         make_room: called before an operation that takes so many bytes.
         give_back: called before an operation that only gives space back.
@@ -73,6 +75,7 @@ class Ranges:
         inodes: Inodes,
         content: Content,
         objects: ObjectStore,
+        stored: StoredBytes,
         own_xattrs: Callable[[Node], Row],
         make_room: Callable[[int], None],
         give_back: Callable[[], None],
@@ -82,6 +85,7 @@ class Ranges:
         self._inodes = inodes
         self._content = content
         self._objects = objects
+        self._stored = stored
         self._own_xattrs = own_xattrs
         self._make_room = make_room
         self._give_back = give_back
@@ -163,7 +167,7 @@ class Ranges:
         if row.object:
             held = max(0, self._objects.stat(row.object).st_blocks * 512 - start)
         if row.mapped:
-            touched = self._content.extents.of(row.ino, start, end)
+            touched = self._stored.extents.of(row.ino, start, end)
             held += sum(min(e.end, end) - max(e.start, start) for e in touched if e.object != HOLE)
         return max(0, end - start - held)
 
@@ -207,9 +211,9 @@ class Ranges:
             self._zero_small(row.ino, start, end)
             return row
         if start == 0 and end == row.size and (free or number is None):
-            self._content.release(row)
+            self._stored.release(row)
             return row._replace(object=None, bound=None if path is None else 0, mapped=0)
-        extents = self._content.extents
+        extents = self._stored.extents
         carved = extents.objects_of(row.ino, start, end) if row.mapped else set()
         packed: list[int] = []
         pieces: list[Extent] = []
@@ -244,7 +248,7 @@ class Ranges:
         return row._replace(mapped=int(mapped))
 
     def _zero_small(self, ino: Ino, start: int, end: int) -> None:
-        data = self._content.small(ino)
+        data = self._stored.small(ino)
         if start < len(data):
             zeros = bytes(min(end, len(data)) - start)
             self._db.change(_SET_SMALL, (data[:start] + zeros + data[end:], ino))
@@ -330,10 +334,10 @@ class Ranges:
         if row is None:
             return []
         if row.object == number:
-            covers = self._content.extents.of(ino, start, end) if row.mapped else []
+            covers = self._stored.extents.of(ino, start, end) if row.mapped else []
             return [(max(start, cover.start), min(end, cover.end)) for cover in covers]
-        if not self._content.extents.is_packed(ino, number):
-            shown = [extent[:2] for extent in self._content.extents.of(ino, start, end) if extent.object == number]
+        if not self._stored.extents.is_packed(ino, number):
+            shown = [extent[:2] for extent in self._stored.extents.of(ino, start, end) if extent.object == number]
             return _between(shown, start, end)
         sql = (
             'SELECT at, at + "end" - start FROM extent WHERE ino = ?1 AND object = ?2 AND at < ?4'
@@ -379,7 +383,7 @@ class Ranges:
             yield from self._file_data(self._backing(None, None, node.path), start, end, coarse)
             return
         while row.mapped and start < end:
-            found = self._content.extents.of(row.ino, start, end, _AT_A_TIME)
+            found = self._stored.extents.of(row.ino, start, end, _AT_A_TIME)
             for extent in found:
                 yield from self._backing_data(row, node.path, start, extent.start, coarse)
                 if extent.object != HOLE:
@@ -405,7 +409,7 @@ class Ranges:
         if row.bound is not None:
             end = min(end, row.bound)
         if row.object == SMALL:
-            end = min(end, len(self._content.small(row.ino)))
+            end = min(end, len(self._stored.small(row.ino)))
             if start < end:
                 yield start, end
         elif start < end and (row.object is not None or path is not None):

@@ -8,7 +8,6 @@ or another object has it for good, they are let go of here, and so is what is be
 from __future__ import annotations
 
 import stat
-from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -16,7 +15,7 @@ from ..model import Ino
 from ..store.database import Database
 from ..store.list_statements import DROP_IN, IS_NAMED, NAMES
 from ..store.statements import statement
-from .inode_rows import Row
+from .stored_bytes import StoredBytes
 
 if TYPE_CHECKING:
     from .inodes import Inodes
@@ -30,15 +29,13 @@ class UnlistedRows:
     Args:
         db: the overlay's database.
         inodes: rows.
-
-    Attributes:
-        give_up: gives up a file's content.
+        stored: what storage holds of files.
     """
 
-    def __init__(self, db: Database, inodes: Inodes) -> None:
+    def __init__(self, db: Database, inodes: Inodes, stored: StoredBytes) -> None:
         self._db = db
         self._inodes = inodes
-        self.give_up: Callable[[Row], None] = lambda row: None
+        self._stored = stored
 
     def settle(self, path: bytes) -> None:
         """Let go of what the overlay holds of an object that is gone, for the one that shows in its place is changed.
@@ -86,5 +83,5 @@ class UnlistedRows:
         elif self._db.value(IS_NAMED, (ino,)) is None:
             self.let_go_in(ino, self._inodes.path(ino))
             if row is not None:
-                self.give_up(row)
+                self._stored.discard(row)
             self._inodes.discard(ino)

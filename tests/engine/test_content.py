@@ -285,7 +285,7 @@ def test_the_first_write_is_beyond_what_storage_holds(lab: Lab, base: int) -> No
     lab.reopen(storage_io=NarrowStorage)
     row = lab.ov.inodes.row(ino)
     assert row is not None
-    named = lab.ov.content.objects_of(row)
+    named = lab.ov.stored.objects_of(row)
     assert len(lab.objects()) == len(named)
     assert all(lab.objects().values())
     assert lab.read("f") == b"b" * base + bytes(500_000 - base) + b"x"

@@ -33,7 +33,7 @@ def watched(lab: Lab, *directories: str) -> tuple[Names, dict[str, Ino]]:
     numbers = {path: lab.ino(path) for path in directories}
     for path, ino in numbers.items():
         names.kept[ino] = Counter(name.encode() for name in lab.names(path))
-    lab.ov.inodes.watcher = names
+    lab.ov.watch(names)
     return names, numbers
 
 
@@ -97,7 +97,7 @@ def test_names_of_a_directory_nobody_has_listed_are_told(lab: Lab) -> None:
     ino = lab.ino("dir")
     names = Names()
     names.kept[ino] = Counter((b"old", b"file"))
-    lab.ov.inodes.watcher = names
+    lab.ov.watch(names)
     lab.create("dir/new")
     lab.unlink("dir/old")
     lab.rename("dir/file", "dir/moved")
