@@ -1,8 +1,8 @@
 """POSIX access control lists in their xattr form, and the three rules that tie them to permission bits.
 
 The form is the kernel's (uapi linux/posix_acl_xattr.h): a version word, then entries of tag, permissions and id, little
-endian.  The rules are those of acl(5) as the kernel's file systems keep them: a default ACL is inherited, chmod changes
-the ACL, setting an ACL changes the mode.
+endian.  The rules are those of acl(5): a new object inherits its directory's default ACL (``inherit``), chmod changes
+the access ACL (``chmod``), and setting an access ACL changes the mode (``apply``).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _TAGS = {_USER_OBJ, _USER, _GROUP_OBJ, _GROUP, _MASK, _OTHER}
 
 
 class Entry(NamedTuple):
-    """One entry: a tag, permission bits (rwx as 4, 2, 1) and the uid or gid of a named one."""
+    """One entry: a tag, permission bits (rwx as 4, 2, 1), and the uid or gid of a named user or group."""
 
     tag: int
     perm: int
@@ -33,10 +33,10 @@ class Entry(NamedTuple):
 
 
 def parse(value: bytes) -> list[Entry]:
-    """The entries of an ACL xattr.
+    """Return the entries of an ACL xattr; an ACL without entries is valid.
 
     Raises:
-        FsError: EINVAL where the bytes are not an ACL; EOPNOTSUPP for another version.
+        FsError: EINVAL if the bytes are not an ACL; EOPNOTSUPP for another version of the form.
     """
     if len(value) < _HEADER.size or (len(value) - _HEADER.size) % _ENTRY.size:
         raise FsError(errno.EINVAL, "acl")
@@ -54,24 +54,24 @@ def parse(value: bytes) -> list[Entry]:
 
 
 def pack(entries: list[Entry]) -> bytes:
-    """The xattr form of an ACL."""
+    """Return the xattr form of an ACL."""
     return _HEADER.pack(_VERSION) + b"".join(_ENTRY.pack(*entry) for entry in entries)
 
 
 def _is_minimal(entries: list[Entry]) -> bool:
-    """True where the permission bits alone say the same."""
+    """Return True if permission bits can express the whole ACL."""
     return all(entry.tag in (_USER_OBJ, _GROUP_OBJ, _OTHER) for entry in entries)
 
 
 def inherit(default: bytes, mode: int) -> tuple[int, bytes | None]:
-    """What a new object gets from its directory's default ACL.
+    """Return the mode and the access ACL of a new object in a directory with a default ACL.
 
     Args:
         default: the directory's default ACL.
-        mode: the mode the creating process asks for; its umask does not count (umask(2)).
+        mode: the mode that the creating process asks for; its umask is ignored (umask(2)).
 
     Returns:
-        The object's mode and its access ACL, None where the mode says it all.
+        The mode, and the access ACL, or None if the mode expresses all of it.
     """
     entries = parse(default)
     group = _MASK if any(entry.tag == _MASK for entry in entries) else _GROUP_OBJ
@@ -87,7 +87,7 @@ def inherit(default: bytes, mode: int) -> tuple[int, bytes | None]:
 
 
 def chmod(access: bytes, mode: int) -> bytes:
-    """The access ACL after a chmod to *mode*: the group bits are the mask's, where there is one."""
+    """Return the access ACL after a chmod to *mode*: its group bits go to the mask entry, if there is one (acl(5))."""
     entries = parse(access)
     group = _MASK if any(entry.tag == _MASK for entry in entries) else _GROUP_OBJ
     shifts = {_USER_OBJ: 6, group: 3, _OTHER: 0}
@@ -97,7 +97,15 @@ def chmod(access: bytes, mode: int) -> bytes:
 
 
 def apply(access: bytes, mode: int) -> tuple[int, bytes | None]:
-    """The mode after an access ACL is set, and the ACL to keep: None where the mode says it all."""
+    """Return the mode after an access ACL is set, and the ACL to store.
+
+    Args:
+        access: the access ACL that the caller sets.
+        mode: the object's mode before.
+
+    Returns:
+        The mode, and the ACL, or None if the mode expresses all of it.
+    """
     entries = parse(access)
     if not entries:
         return mode, None

@@ -1,7 +1,8 @@
-"""Ancestors: what base files were before the overlay changed them, so that a later merge knows both sides' changes.
+"""Ancestors: copies of base files as they were before the overlay changed them, for a later three-way merge.
 
-Kept with ``-o keep_origin=SIZE``, for files up to that size: when bytes of a base file are first changed, and when its
-name is given up, for that is how most editors save.  A row is of a path and a version; nothing depends on it.
+The mount keeps them with ``-o keep_origin=SIZE``, for files up to that size.  It copies a base file when its bytes are
+first changed, and when its name is removed or replaced, because most editors save by renaming a new file over the old
+one.  Each row belongs to a path in the base; no other table refers to it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from ..store.base_view import BaseView
 from ..store.database import Database
 from ..store.statements import statement
 
-LONGEST = 64 << 10  # bytes; what is larger is seldom a text that can be merged, and would not be a row
+LONGEST = 64 << 10  # bytes; a larger file is seldom a text that can be merged, and is too much for a row
 
 _KEEP = statement("INSERT OR REPLACE INTO ancestor VALUES (?, ?, ?, ?)")
 _DROP = statement("DELETE FROM ancestor WHERE path = ?")
@@ -29,12 +30,12 @@ class Ancestor(NamedTuple):
 
 
 class Ancestors:
-    """The versions that were kept.
+    """Keeps and finds ancestors.
 
     Args:
         db: the overlay's database.
         base: the base view.
-        limit: the largest file that is kept, in bytes; 0 for none.
+        limit: size of the largest file of which an ancestor is kept, in bytes; 0 to keep none.
     """
 
     def __init__(self, db: Database, base: BaseView, limit: int) -> None:
@@ -43,10 +44,12 @@ class Ancestors:
         self.limit = limit
 
     def keep(self, path: bytes) -> None:
-        """Keep what the base has at a path (base terms), if it is a file that is not too large.  Inside an operation.
+        """Keep a copy of the base file at *path* (base terms) if it is not larger than the limit.
+
+        Call it inside an operation.
 
         Raises:
-            OSError: it cannot be read.
+            OSError: the file cannot be read.
         """
         if self.limit:
             self._keep(path, self.limit)
@@ -60,15 +63,19 @@ class Ancestors:
         return True
 
     def of(self, path: bytes) -> Ancestor | None:
-        """The version that was kept for a path (base terms)."""
-        found = self._db.row("SELECT size, mtime, data FROM ancestor WHERE path = ?", (path,))
-        return Ancestor._make(found) if found is not None else None
+        """Return the ancestor of a path (base terms), or None."""
+        values = self._db.row("SELECT size, mtime, data FROM ancestor WHERE path = ?", (path,))
+        return Ancestor._make(values) if values is not None else None
 
     def are_there(self) -> bool:
-        """True where any was kept."""
+        """Return True if there is any ancestor."""
         return self._db.value("SELECT 1 FROM ancestor LIMIT 1") is not None
 
     def renew(self, path: bytes) -> None:
-        """Let the version that the base has now take the place of the one that was kept.  Inside an operation."""
+        """Replace the ancestor of a path, if there is one, by a copy of the file that the base has there now.
+
+        Call it inside an operation.  If the base has no file there any more, or a larger one than ``LONGEST``, the
+        ancestor is deleted.
+        """
         if self.of(path) is not None and not self._keep(path, LONGEST):
             self._db.change(_DROP, (path,))

@@ -1,4 +1,4 @@
-"""Rows of ``inode`` as values, and who must hear of their changes."""
+"""Rows of ``inode`` as values, and the interface through which a front end learns of changes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SMALL = 0  # in the column object: the bytes are a row of small
 
 
 class Row(NamedTuple):
-    """One row of ``inode``, but for the symlink target."""
+    """One row of ``inode``, without the symlink target; store/schema.sql explains the columns."""
 
     ino: Ino
     mode: int
@@ -33,19 +33,19 @@ class Row(NamedTuple):
 
     @property
     def is_own(self) -> bool:
-        """True for a base file with bytes of its own: written, cut or grown here, wholly or in part."""
+        """True for a file whose content is not simply its base file's: it was written, cut or grown in the overlay."""
         if not stat.S_ISREG(self.mode):
             return False
         return self.object is not None or bool(self.mapped) or not self.bound == self.size == self.seen_size
 
     def attr(self, blocks: int) -> Attr:
-        """The attributes users see; *blocks* are units of 512 bytes."""
+        """Return the attributes as stat(2) reports them; *blocks* is the count for ``st_blocks``, in 512 bytes."""
         # the first seven columns are st_ino to st_size, and three times follow
         return Attr._make((*self[:7], blocks, *self[7:10]))
 
 
 class Backing(NamedTuple):
-    """What a file's bytes rest on: the columns object, bound and mapped of its row."""
+    """Where a file's bytes come from if no extent covers them: three columns of its row (store/schema.sql)."""
 
     object: int | None
     bound: int | None
@@ -53,31 +53,31 @@ class Backing(NamedTuple):
 
 
 class Watcher:
-    """Hears of every change of rows, and does nothing; whoever keeps what rows say does more.
+    """Is called at every change of the tree, and does nothing; a front end with caches of its own overrides it.
 
-    A failed operation is followed by ``lost``.
+    The calls come while an operation runs.  If the operation fails, ``lost`` follows.
     """
 
     def saved(self, row: Row) -> None:
-        """A row is new or was changed."""
+        """Called when a row of ``inode`` was added or changed."""
 
     def bare(self, ino: Ino) -> None:
-        """An object was made without extended attributes."""
+        """Called when an object was created without extended attributes."""
 
     def died(self, attr: Attr) -> None:
-        """A base file without a row has lost its only name."""
+        """Called when a base file without a row has lost its only name; *attr* has a link count of 0."""
 
     def changed(self, ino: Ino) -> None:
-        """An object has other attributes than its row, or the base, last said."""
+        """Called when attributes changed that are in no row, such as the number of blocks."""
 
     def dropped(self, ino: Ino) -> None:
-        """A row was deleted, or an object's extended attributes changed."""
+        """Called when a row was deleted, or when extended attributes of an object changed."""
 
     def appeared(self, directory: Ino, name: bytes) -> None:
-        """A directory has a name that it may not have had."""
+        """Called when an operation that may have added *name* to a directory has succeeded."""
 
     def vanished(self, directory: Ino, name: bytes) -> None:
-        """A directory has lost a name."""
+        """Called when an operation that removed *name* from a directory has succeeded."""
 
     def lost(self) -> None:
-        """Rows are as they were before; which ones, nobody says."""
+        """Called when an operation failed: any row may have gone back to an earlier state."""

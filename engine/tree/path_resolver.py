@@ -1,7 +1,7 @@
-"""Where things are: the merged path of an inode number or a name, worked out from rows alone.
+"""Paths for messages and reports: the path in the merged tree of an inode number or a name, found by rows alone.
 
-For messages, so it always has an answer: what cannot be reached is called ``<inode N>``.  Reads the lists once, when
-it is first asked.
+The base is not read.  ``PathResolver.of`` always returns a text: an object that no path leads to is ``<inode N>``.
+The tables of names are read once, at the first call.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ _BASE_PATH = re.compile(rb"/|(?:/(?!\.{1,2}(?:/|\Z))[^/\0]{1,%d})+" % NAME_MAX)
 
 
 def is_base_path(path: bytes) -> bool:
-    """True for what can be a path in base terms: absolute, and made of names."""
+    """Return True if *path* can be a path in base terms: absolute, without ``.``, ``..``, NUL or an empty name."""
     return _BASE_PATH.fullmatch(path) is not None
 
 
 class PathResolver:
-    """Paths in one state of the tables.
+    """Finds paths by the rows as they are at the first call; later changes of rows are not seen.
 
     Args:
         db: the overlay's database; only read.
@@ -33,22 +33,22 @@ class PathResolver:
 
     @cached_property
     def names(self) -> dict[int, tuple[int, bytes]]:
-        """One name of each inode that has one in the overlay: its directory and the name."""
+        """One name of each inode that has names in ``created`` or ``renamed``: its directory's number and the name."""
         sql = "SELECT ino, parent, name FROM renamed UNION ALL SELECT ino, parent, name FROM created"
         return {ino: (parent, name) for ino, parent, name in self._db.rows(sql)}
 
     @cached_property
     def origins(self) -> dict[int, bytes]:
-        """The base path of each inode that has one."""
+        """The base path of each inode that has a row in ``origin``."""
         return dict(self._db.rows("SELECT ino, path FROM origin"))
 
     @cached_property
     def by_path(self) -> dict[bytes, int]:
-        """The inode of each base path."""
+        """The inode number of each path in ``origin``."""
         return {path: ino for ino, path in self.origins.items()}
 
     def reached(self, ino: int) -> bytes | None:
-        """The path of an inode, or None where it cannot be reached from the root."""
+        """Return the path of an inode, or None if no path leads from the root to it."""
         parts: list[bytes] = []
         seen: set[int] = set()
         at = ino
@@ -65,7 +65,7 @@ class PathResolver:
                 return None
             directory, name = split(path)
             parts.append(name)
-            # a directory without rows of its own stands where the base has it, below the next one that has some
+            # a directory without rows is where the base has it: go up to the next one that has rows
             while directory not in self.by_path and directory not in (b"", b"/"):
                 directory, name = split(directory)
                 parts.append(name)
@@ -73,15 +73,15 @@ class PathResolver:
         return b"/" + b"/".join(reversed(parts))
 
     def above(self, ino: object) -> list[int]:
-        """An inode and the directories above it that have names in the overlay, as far as that leads."""
-        found: list[int] = []
-        while isinstance(ino, int) and ino not in found:
-            found.append(ino)
+        """Return an inode, its directory, that one's directory and so on, up to the first without an overlay name."""
+        chain: list[int] = []
+        while isinstance(ino, int) and ino not in chain:
+            chain.append(ino)
             ino = self.names[ino][0] if ino in self.names else None
-        return found
+        return chain
 
     def of(self, ino: int) -> bytes:
-        """The path of an inode as a message calls it."""
+        """Return the path of an inode for a message; a text in angle brackets stands for the part that is unknown."""
         if ino == ROOT:
             return b"/"
         path = self.reached(ino)
@@ -94,5 +94,5 @@ class PathResolver:
         return b"<inode %d>" % ino
 
     def of_name(self, parent: int, name: bytes) -> bytes:
-        """The path of a name in a directory."""
+        """Return the path of a name in a directory, for a message."""
         return join(self.of(parent), name)
