@@ -129,7 +129,7 @@ class BulkImport:
         """
         st = self._ov.base.stat(path)
         is_dir = stat.S_ISDIR(st.st_mode)
-        node = self._inodes.found(self._inodes.numbers.of(st), (None, path), parent, is_dir, False)
+        node = self._inodes.add_node(self._inodes.numbers.of(st), (None, path), parent, is_dir, False)
         row = self._inodes.adopt(node)
         above = split(path)[0]
         while above != b"/":

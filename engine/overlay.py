@@ -121,7 +121,7 @@ class Overlay(OpenOverlay):
         """Ask the medium for base files that are likely to be read after this one."""
         node = self.inodes.node(ino)
         if not node.state and node.path is not None:
-            self.merge.ahead.reads(node.path)
+            self.merge.read_ahead.note_read(node.path)
 
     def base_file(self, ino: Ino) -> int | None:
         """A descriptor of the base file that is all there is to a file, for the caller to close; else None."""
@@ -221,7 +221,7 @@ class Overlay(OpenOverlay):
     def forget(self, inos: Iterable[Ino]) -> None:
         """Nobody refers to these numbers any more: memory lets go of them, and orphans among them are deleted."""
         for ino in inos:
-            node = self.inodes.known(ino)
+            node = self.inodes.node_in_memory(ino)
             if node is not None and node.state and not self.db.read_only and self.inodes.is_orphan(ino):
                 self._give_back()
                 self._reap(ino)
@@ -230,21 +230,21 @@ class Overlay(OpenOverlay):
 
     def hold(self, ino: Ino) -> None:
         """Note that the kernel was told of a number that was just looked up or made."""
-        self.inodes.node(ino).holds += 1
+        self.inodes.node(ino).nlookup += 1
 
     def is_held(self, ino: Ino) -> bool:
         """True if the kernel knows a number."""
-        node = self.inodes.known(ino)
-        return node is not None and node.holds > 0
+        node = self.inodes.node_in_memory(ino)
+        return node is not None and node.nlookup > 0
 
     def release(self, counts: Iterable[tuple[Ino, int]]) -> None:
         """The kernel has forgotten numbers, each as often as said; what it does not know any more is let go of."""
         gone = []
         for ino, count in counts:
-            node = self.inodes.known(ino)
+            node = self.inodes.node_in_memory(ino)
             if node is not None:
-                node.holds -= count
-                if node.holds <= 0:
+                node.nlookup -= count
+                if node.nlookup <= 0:
                     gone.append(ino)
         self.forget(gone)
 

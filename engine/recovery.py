@@ -192,7 +192,7 @@ class Recovery:
 
     def _settle_numbers(self) -> None:
         keep_reserved(self._db, self._base, self._inodes.numbers)
-        self._inodes.drift.learn()
+        self._inodes.drift.cache_numbers()
 
     def _replay(self, redo: RedoLog, *, aside: bool) -> bool:
         """Do again what a killed daemon had acknowledged but not committed; True if there was anything.

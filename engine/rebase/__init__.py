@@ -1,1 +1,1 @@
-"""What an overlay holds of a base that was replaced: listed, and brought to one version by row changes."""
+"""Rebase: lists what a replaced base changes for an overlay, and carries out the user's decisions as row changes."""

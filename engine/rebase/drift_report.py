@@ -1,7 +1,7 @@
-"""The drift of an overlay: each thing it holds of base objects, and what became of these in the base it is open over.
+"""Reports the drift of an overlay: what it holds of each base object, and what became of that object in this base.
 
-Sorted by the rules of tree/drift.py.  Only reads; works by pieces of a few thousand rows, so that the memory it takes
-grows with renamed directories and links of base files only, whatever the overlay holds.
+tree/drift.py has the rules.  The report only reads.  It reads a few thousand rows at a time, so its memory grows with
+the number of renamed and created directories, not with the size of the overlay.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ..store.list_statements import IS_HIDDEN, NAMES
 from ..tree.content import Content
 from ..tree.inode_rows import Row
 
-_PIECE = 4096  # rows in one query: for each piece the names of base objects are gone through
+_PIECE = 4096  # rows in one query; each piece costs a scan of the tables of names
 _STEP = 1 << 20  # bytes compared at a time
 
 _ROW = ", ".join(f"i.{field}" for field in Row._fields)
@@ -46,34 +46,34 @@ _REPLACED = (
 
 
 class Became(Enum):
-    """What became of a base object, and with it of what the overlay holds of it."""
+    """What became of a base object in the new base."""
 
     UNCHANGED = "unchanged"
-    CHANGED = "changed"  # another version; what the overlay overrides is still ours
-    IDENTICAL = "identical"  # the base has the very bytes that we have
-    PARTIAL = "partial"  # another version or none, and bytes are missing that only the old one had: EIO
-    KIND = "kind"  # another kind of object
-    KEPT = "gone-kept"  # gone, and what the overlay holds shows by itself
-    HIDDEN = "gone-hidden"  # gone, and what the overlay holds is too little to show it
+    CHANGED = "changed"  # the base has another version; what the overlay overrides stays overridden
+    IDENTICAL = "identical"  # the base now has the same bytes as the overlay
+    PARTIAL = "partial"  # the base lacks the version that holds the unwritten parts of the file: reading them gives EIO
+    KIND = "kind"  # the base has an object of another type at its path
+    KEPT = "gone-kept"  # gone from the base; the overlay holds enough to show it
+    HIDDEN = "gone-hidden"  # gone from the base; the overlay holds too little to show it
     UNHIDING = "nothing-to-hide"  # a whiteout of a name that the base does not have
-    SHADOW = "shadow"  # a name made here that the base has now as well
+    SHADOW = "shadow"  # a name of the overlay at which the new base has an object too
 
 
 class Held(Enum):
-    """What the overlay holds."""
+    """What the overlay holds of a base object."""
 
-    CONTENT = "content"
-    PART = "some blocks"
-    ATTRIBUTES = "attributes"
-    NAME = "name"
-    DIRECTORY = "directory"
+    CONTENT = "content"  # all bytes of a file
+    PART = "some blocks"  # some bytes of a file; the others are in the base
+    ATTRIBUTES = "attributes"  # attributes or extended attributes
+    NAME = "name"  # a new name, by a rename or a link
+    DIRECTORY = "directory"  # a directory with changes in it or below
     WHITEOUT = "whiteout"
-    CREATED = "created"
-    REPLACED = "replaced"
+    CREATED = "created"  # a created object at a name that the new base has too
+    REPLACED = "replaced"  # a created object in place of a deleted base object
 
 
 class Name(NamedTuple):
-    """A name in the overlay: the list it is in, the number of its directory, and the name."""
+    """A name in the overlay: the table that it is in, the inode number of its directory, and the name."""
 
     table: str
     parent: int
@@ -81,17 +81,18 @@ class Name(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """One thing an overlay holds.
+    """One line of the report: something that the overlay holds of a base object, or of a base path.
 
     Attributes:
-        path: where it shows, or would.
-        base: the base object it is about (base terms).
-        held: what the overlay holds.
-        became: what became of it.
-        shows: whether what the overlay holds shows.
-        ino: its number; 0 of a whiteout.
-        names: its names in the overlay; of a whiteout or a shadow that very one.
-        in_place: whether its own place in the base is not hidden.
+        path: its path in the merged tree; if it does not show, the path at which it would.
+        base: the base object (base terms).
+        held: what the overlay holds of it.
+        became: what became of the base object.
+        shows: True if the merged tree shows what the overlay holds.
+        ino: the object's inode number; 0 for a whiteout.
+        names: all names of the object in the overlay; for a whiteout, ``CREATED``, ``REPLACED`` and a shadow the one
+            name that the entry is about.
+        at_origin: True if no whiteout hides the base path, nor a directory above it that was not renamed.
     """
 
     path: bytes
@@ -101,20 +102,20 @@ class Entry(NamedTuple):
     shows: bool
     ino: int
     names: tuple[Name, ...] = ()
-    in_place: bool = True
+    at_origin: bool = True
 
 
 def drift(overlay: Overlay, old: BaseView | None = None) -> Iterator[Entry]:
-    """Everything an overlay holds of base objects: objects by their base paths, then names, then whiteouts.
+    """Yield an entry for all that an overlay holds of base objects: objects by base path, then names, then whiteouts.
 
-    Directories that only lead to changes are left out where the base has them, and so are created objects in whose
-    place the base has nothing.  Of directories times and sizes say nothing, so they are never changed ones.
+    There is no entry for a directory that the base still has and that only leads to changes, and none for a created
+    object at whose path the base has nothing.  A directory is never ``CHANGED``: its size and times say nothing.
 
     Args:
-        overlay: open over the base in question; nothing of it may change meanwhile.
-        old: the base it was made over, where that is at hand.  Only by it can be told whether the base changed below a
-            file that was replaced here, as editors do, by a new one that was renamed over it; and whether a version
-            with the size and mtime of the old one, as images may have it, is another one.
+        overlay: open over the new base; it must not change while the report runs.
+        old: the base over which the overlay was made, or None if the user does not have it.  Without it, two changes
+            are not seen: a change of a base file that the overlay has replaced by another file (as an editor does that
+            renames a new file over the old one), and a change that kept size and mtime (as image builders may).
 
     Raises:
         OSError: base or storage cannot be read.
@@ -127,7 +128,10 @@ def drift(overlay: Overlay, old: BaseView | None = None) -> Iterator[Entry]:
 
 
 def bytes_missing(db: Database, row: Row) -> int:
-    """How many bytes of a file with bytes of its own come from its base file (holes in that one included)."""
+    """Return how many bytes of a file come from its base file, holes included, if it also has bytes of its own.
+
+    Returns 0 for a file without bytes of its own.
+    """
     if row.object is not None or not row.bound or not row.is_own:
         return 0
     size = min(row.bound, row.size)
@@ -137,7 +141,13 @@ def bytes_missing(db: Database, row: Row) -> int:
 
 
 def same_bytes(content: Content, row: Row, other: int) -> bool:
-    """True where a file that needs nothing of the base has the bytes of the file *other*, a descriptor."""
+    """Return True if a file has the same bytes as another of the same size.
+
+    Args:
+        content: reads the file.
+        row: the file; none of its bytes may come from the base.
+        other: a descriptor of the other file.
+    """
     for at in range(0, row.size, _STEP):
         size = min(_STEP, row.size - at)
         if content.read(row, None, at, size) != os.pread(other, size, at):
@@ -151,11 +161,13 @@ class _Report:
         self._db = overlay.db
         self._base = overlay.base
         self._old = old
-        self._directories: dict[bytes, tuple[int | None, bool]] = {}  # numbers, and whether they are in place
+        # by base path of a directory: its inode number in origin, if any, and whether the path shows (_is_at_origin)
+        self._directories: dict[bytes, tuple[int | None, bool]] = {}
 
     # -- objects
 
     def objects(self) -> Iterator[Entry]:
+        """Yield the entries of the objects in ``origin``, in the order of their paths."""
         after = b"/"
         while found := self._db.rows(_OBJECTS, (after, _PIECE)):
             after = found[-1][1]
@@ -170,23 +182,25 @@ class _Report:
                     yield entry
 
     def _names(self, inos: list[int]) -> dict[int, list[Name]]:
-        """The names that base objects have in the overlay."""
-        found: dict[int, list[Name]] = defaultdict(list)
+        """Return the names that these objects have in the overlay, by inode number."""
+        names: dict[int, list[Name]] = defaultdict(list)
         marks = ", ".join("?" * len(inos))
         for table in NAMES:
             sql = f"SELECT parent, name, ino FROM {table} WHERE ino IN ({marks})"
             for parent, name, ino in self._db.rows(sql, inos):
-                found[ino].append(Name(table, parent, name))
-        return found
+                names[ino].append(Name(table, parent, name))
+        return names
 
     def _object(
         self, ino: int, path: bytes, row: Row | None, version: tuple[int, int] | None, names: tuple[Name, ...]
     ) -> Entry | None:
-        """What became of one base object.
+        """Return the entry of one object of ``origin``, or None for a directory that only leads to changes.
 
         Args:
-            ino, path, row, names: the object.
-            version: size and mtime of the base object when it was modified, if it was.
+            ino, path: the object and its base path.
+            row: its row in ``inode``, or None: then it is a directory.
+            version: size and mtime of the base object in ``modified``, or None if it is not in that list.
+            names: its names in the overlay.
         """
         st = self._base.find(path)
         is_dir = row is None or stat.S_ISDIR(row.mode)
@@ -198,11 +212,11 @@ class _Report:
             return self._gone(ino, path, row, st, names, version)
         else:
             became, shows = self._compare(row, path, st, version), True
-        in_place = self._is_in_place(path)
-        if not (names or in_place or is_dir) and st.st_nlink == 1:
-            became, shows = Became.HIDDEN, False  # it showed by another link in the base, which is none any more
-        place = self._shown(path) if in_place or not names else self._place_of(names[0])
-        return Entry(place, path, self._held(row, version), became, shows, ino, names, in_place)
+        at_origin = self._is_at_origin(path)
+        if not (names or at_origin or is_dir) and st.st_nlink == 1:
+            became, shows = Became.HIDDEN, False  # it showed by another link, which the new base does not have
+        shown = self._shown_path(path) if at_origin or not names else self._path_of(names[0])
+        return Entry(shown, path, self._held(row, version), became, shows, ino, names, at_origin)
 
     def _held(self, row: Row | None, version: tuple[int, int] | None) -> Held:
         if row is None or stat.S_ISDIR(row.mode):
@@ -223,9 +237,9 @@ class _Report:
         return Became.CHANGED
 
     def _is_that_version(self, path: bytes, st: os.stat_result) -> bool:
-        """True for a version with the size and mtime of the one before, unless the old base has that and it differs."""
-        was = self._old.find(path) if self._old is not None else None
-        if was is None or (was.st_size, was.st_mtime_ns) != (st.st_size, st.st_mtime_ns):
+        """Return False if the old base shows that a file has other bytes now, although size and mtime are the same."""
+        old_st = self._old.find(path) if self._old is not None else None
+        if old_st is None or (old_st.st_size, old_st.st_mtime_ns) != (st.st_size, st.st_mtime_ns):
             return True
         return self._is_same(path, st)
 
@@ -238,95 +252,106 @@ class _Report:
         names: tuple[Name, ...],
         version: tuple[int, int] | None,
     ) -> Entry:
-        in_place = self._is_in_place(path)
+        """Return the entry of an object that the base lacks, or has as another type: then *st* is that one's."""
+        at_origin = self._is_at_origin(path)
         held = self._held(row, version)
-        shows = bool(names or in_place)
+        shows = bool(names or at_origin)
         if row is None or stat.S_ISDIR(row.mode):
             shows = shows and self._directory_shows(Ino(ino))
         else:
             shows = shows and row.is_own
-        place = self._shown(path) if in_place or not names else self._place_of(names[0])
+        shown = self._shown_path(path) if at_origin or not names else self._path_of(names[0])
         if shows and held is Held.PART:
             became = Became.PARTIAL
-        elif st is not None and in_place:
+        elif st is not None and at_origin:
             became = Became.KIND
         else:
             became = Became.KEPT if shows else Became.HIDDEN
-        return Entry(place, path, held, became, shows, ino, names, in_place)
+        return Entry(shown, path, held, became, shows, ino, names, at_origin)
 
     def _directory_shows(self, ino: Ino) -> bool:
+        """Return True if the merged view shows a directory that is gone from the base."""
         inodes = self._ov.inodes
-        was_known = inodes.known(ino) is not None
+        was_in_memory = inodes.node_in_memory(ino) is not None
         node = inodes.node(ino)
-        inodes.attributes(node)  # tells that it is gone
-        shows = inodes.drift.stands(inodes.row(ino)) or not self._ov.merge.is_empty(node)
-        if not was_known:
+        inodes.attributes(node)  # fills drift.gone
+        shows = inodes.drift.shows_alone(inodes.row(ino)) or not self._ov.merge.is_empty(node)
+        if not was_in_memory:
             inodes.drop_node(ino)
         return shows
 
     # -- names and whiteouts
 
     def shadows(self) -> Iterator[Entry]:
+        """Yield the entries of overlay names that show, have no whiteout, and are names of the new base too."""
         for table in NAMES:
             after: tuple[Any, ...] = (0, b"")
             while found := self._db.rows(_MADE.format(table), (*after, _PIECE)):
                 after = found[-1][:2]
                 for parent, name, ino, directory in found:
-                    place = join(directory, name)
-                    st = self._base.find(place)
+                    path = join(directory, name)
+                    st = self._base.find(path)
                     if st is not None and self._name_shows(Ino(ino)):
-                        yield self._shadow(Name(table, parent, name), Ino(ino), place, st)
+                        yield self._shadow(Name(table, parent, name), Ino(ino), path, st)
 
     def _name_shows(self, ino: Ino) -> bool:
+        """Return True if the merged view shows an overlay name of this object."""
         inodes = self._ov.inodes
         row = inodes.row(ino)
-        if ino not in inodes.drift.gone or inodes.drift.stands(row):
+        if ino not in inodes.drift.gone or inodes.drift.shows_alone(row):
             return True
         return (row is None or stat.S_ISDIR(row.mode)) and self._directory_shows(ino)
 
-    def _shadow(self, name: Name, ino: Ino, place: bytes, st: os.stat_result) -> Entry:
-        became = Became.IDENTICAL if self._has_bytes(ino, place, st) else Became.SHADOW
+    def _shadow(self, name: Name, ino: Ino, path: bytes, st: os.stat_result) -> Entry:
+        became = Became.IDENTICAL if self._has_bytes(ino, path, st) else Became.SHADOW
         held = Held.CREATED if name.table == "created" else Held.NAME
-        return Entry(self._place_of(name), place, held, became, True, ino, (name,))
+        return Entry(self._path_of(name), path, held, became, True, ino, (name,))
 
     def replaced(self) -> Iterator[Entry]:
+        """Yield the entries of created objects in place of base objects that the new base has in another version.
+
+        The old version must be known, from the old base or as an ancestor; else there is no entry.
+        """
         if self._old is None and not self._ov.inodes.ancestors.are_there():
             return
         after: tuple[Any, ...] = (0, b"")
         while found := self._db.rows(_REPLACED, (*after, _PIECE)):
             after = found[-1][:2]
             for parent, name, ino, directory in found:
-                place = join(directory, name)
-                st = self._base.find(place)
-                if st is None or self._is_same(place, st):
+                path = join(directory, name)
+                st = self._base.find(path)
+                if st is None or self._is_same(path, st):
                     continue
-                became = Became.IDENTICAL if self._has_bytes(Ino(ino), place, st) else Became.CHANGED
-                made = Name("created", parent, name)
-                yield Entry(self._place_of(made), place, Held.REPLACED, became, True, ino, (made,))
+                became = Became.IDENTICAL if self._has_bytes(Ino(ino), path, st) else Became.CHANGED
+                created = Name("created", parent, name)
+                yield Entry(self._path_of(created), path, Held.REPLACED, became, True, ino, (created,))
 
-    def _is_same(self, place: bytes, st: os.stat_result) -> bool:
-        """True unless the old base, or what was kept of it, differs from the new one, as far as that matters."""
+    def _is_same(self, path: bytes, st: os.stat_result) -> bool:
+        """Return True if the old and the new base have the same type and content at *path*; owner and mode may differ.
+
+        An ancestor stands for the old base if that is not at hand.  If there is neither, nothing shows a change: True.
+        """
         old = self._old
-        was = old.find(place) if old is not None else None
-        if old is None or was is None:
-            kept = self._ov.inodes.ancestors.of(place)
-            if kept is None:
+        old_st = old.find(path) if old is not None else None
+        if old is None or old_st is None:
+            ancestor = self._ov.inodes.ancestors.of(path)
+            if ancestor is None:
                 return True
-            same_size = stat.S_ISREG(st.st_mode) and st.st_size == kept.size
-            return same_size and os.pread(self._base.file(place, st), st.st_size, 0) == kept.data
-        if stat.S_IFMT(was.st_mode) != stat.S_IFMT(st.st_mode) or stat.S_ISDIR(st.st_mode):
-            return stat.S_ISDIR(st.st_mode) and stat.S_ISDIR(was.st_mode)
+            same_size = stat.S_ISREG(st.st_mode) and st.st_size == ancestor.size
+            return same_size and os.pread(self._base.file(path, st), st.st_size, 0) == ancestor.data
+        if stat.S_IFMT(old_st.st_mode) != stat.S_IFMT(st.st_mode) or stat.S_ISDIR(st.st_mode):
+            return stat.S_ISDIR(st.st_mode) and stat.S_ISDIR(old_st.st_mode)
         if stat.S_ISLNK(st.st_mode):
-            return old.readlink(place) == self._base.readlink(place)
-        if not stat.S_ISREG(st.st_mode) or was.st_size != st.st_size:
-            return st.st_rdev == was.st_rdev and not stat.S_ISREG(st.st_mode)
-        if (was.st_dev, was.st_ino) == (st.st_dev, st.st_ino):
+            return old.readlink(path) == self._base.readlink(path)
+        if not stat.S_ISREG(st.st_mode) or old_st.st_size != st.st_size:
+            return st.st_rdev == old_st.st_rdev and not stat.S_ISREG(st.st_mode)
+        if (old_st.st_dev, old_st.st_ino) == (st.st_dev, st.st_ino):
             return True
-        a, b = old.file(place, was), self._base.file(place, st)
+        a, b = old.file(path, old_st), self._base.file(path, st)
         return all(os.pread(a, _STEP, at) == os.pread(b, _STEP, at) for at in range(0, st.st_size, _STEP))
 
-    def _has_bytes(self, ino: Ino, place: bytes, st: os.stat_result) -> bool:
-        """True where a created object is a file with the bytes of the base's at *place*."""
+    def _has_bytes(self, ino: Ino, path: bytes, st: os.stat_result) -> bool:
+        """Return True if a created object is a file with the same bytes as the base file at *path*."""
         row = self._ov.inodes.row(ino)
         return (
             row is not None
@@ -334,47 +359,48 @@ class _Report:
             and stat.S_ISREG(row.mode)
             and stat.S_ISREG(st.st_mode)
             and row.size == st.st_size
-            and same_bytes(self._ov.content, row, self._base.file(place, st))
+            and same_bytes(self._ov.content, row, self._base.file(path, st))
         )
 
     def whiteouts(self) -> Iterator[Entry]:
+        """Yield the entries of whiteouts; none for one that hides nothing but whose object the overlay has rows of."""
         after: tuple[Any, ...] = (0, b"")
         while found := self._db.rows(_WHITEOUTS, (*after, _PIECE)):
             after = found[-1][:2]
             for parent, name, directory in found:
-                place = join(directory, name)
-                if self._base.find(place) is not None:
+                path = join(directory, name)
+                if self._base.find(path) is not None:
                     became = Became.UNCHANGED
-                elif self._is_wanted(place):
+                elif self._has_rows(path):
                     continue
                 else:
                     became = Became.UNHIDING
-                path = self._place_of(Name("deleted", parent, name))
-                yield Entry(path, place, Held.WHITEOUT, became, False, 0, (Name("deleted", parent, name),))
+                deleted = Name("deleted", parent, name)
+                yield Entry(self._path_of(deleted), path, Held.WHITEOUT, became, False, 0, (deleted,))
 
-    def _is_wanted(self, place: bytes) -> bool:
-        """True where what stood there lives on in the overlay: by another name, or for the time that base is back."""
+    def _has_rows(self, path: bytes) -> bool:
+        """Return True if *path* is in ``origin``, for an object that is not an orphan: its whiteout is needed."""
         sql = "SELECT 1 FROM origin LEFT JOIN inode USING (ino) WHERE path = ? AND coalesce(nlink, 1) > 0"
-        return self._db.value(sql, (place,)) is not None
+        return self._db.value(sql, (path,)) is not None
 
-    # -- places
+    # -- paths
 
-    def _is_in_place(self, path: bytes) -> bool:
-        """True where a base object's own place is not hidden, nor a directory above it, unless that was moved."""
+    def _is_at_origin(self, path: bytes) -> bool:
+        """Return True if no whiteout hides a base path, nor a directory above it that was not renamed."""
         directory, name = split(path)
         known = self._directories.get(directory)
         if known is None:
             if len(self._directories) >= _PIECE:
                 self._directories.clear()
             ino = self._db.value("SELECT ino FROM origin WHERE path = ?", (directory,))
-            is_reached = directory == b"/" or directory in self._moved or self._is_in_place(directory)
+            is_reached = directory == b"/" or directory in self._renamed or self._is_at_origin(directory)
             known = self._directories[directory] = ino, is_reached
-        ino, in_place = known
-        return in_place and (ino is None or self._db.value(IS_HIDDEN, (ino, name)) is None)
+        ino, is_reached = known
+        return is_reached and (ino is None or self._db.value(IS_HIDDEN, (ino, name)) is None)
 
     @cached_property
-    def _moved(self) -> dict[bytes, tuple[int, bytes]]:
-        """The new places of renamed base directories, by their old paths."""
+    def _renamed(self) -> dict[bytes, tuple[int, bytes]]:
+        """The new names of renamed base directories, each with its directory's inode number, by base path."""
         sql = (
             "SELECT o.path, r.parent, r.name FROM renamed r JOIN origin o USING (ino) LEFT JOIN inode i USING (ino)"
             " WHERE i.ino IS NULL OR i.mode & 61440 = 16384"
@@ -382,32 +408,32 @@ class _Report:
         return {path: (parent, name) for path, parent, name in self._db.rows(sql)}
 
     @cached_property
-    def _made(self) -> dict[int, tuple[int, bytes]]:
-        """The places of created directories."""
+    def _created(self) -> dict[int, tuple[int, bytes]]:
+        """The names of created directories, each with its directory's inode number, by inode number."""
         sql = "SELECT ino, parent, name FROM created JOIN inode USING (ino) WHERE mode & 61440 = 16384"
         return {ino: (parent, name) for ino, parent, name in self._db.rows(sql)}
 
-    def _shown(self, path: bytes) -> bytes:
-        """Where a base path shows, now that directories above it may have been moved."""
+    def _shown_path(self, path: bytes) -> bytes:
+        """Return the path in the merged tree of a base path: another one if a directory above it was renamed."""
         below: list[bytes] = []
-        while path != b"/" and self._moved:
-            moved = self._moved.get(path)
-            if moved is not None:
-                return b"/".join([self._place_of(Name("renamed", *moved)), *reversed(below)])
+        while path != b"/" and self._renamed:
+            renamed = self._renamed.get(path)
+            if renamed is not None:
+                return b"/".join([self._path_of(Name("renamed", *renamed)), *reversed(below)])
             path, name = split(path)
             below.append(name)
         return join(path, b"/".join(reversed(below))) if below else path
 
-    def _place_of(self, name: Name) -> bytes:
-        """Where a name shows."""
+    def _path_of(self, name: Name) -> bytes:
+        """Return the path in the merged tree of a name; ``<inode N>`` stands for a directory without a path."""
         parts = [name.name]
         parent = name.parent
         while parent != ROOT:
             path = self._db.value("SELECT path FROM origin WHERE ino = ?", (parent,))
             if path is not None:
-                return b"/".join([self._shown(path), *reversed(parts)])
-            if parent not in self._made:
+                return b"/".join([self._shown_path(path), *reversed(parts)])
+            if parent not in self._created:
                 return b"/".join([b"<inode %d>" % parent, *reversed(parts)])
-            parent, part = self._made[parent]
+            parent, part = self._created[parent]
             parts.append(part)
         return b"/" + b"/".join(reversed(parts))

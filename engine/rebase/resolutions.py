@@ -1,8 +1,8 @@
-"""Settling what an overlay holds of a base that was replaced: the row changes of a rebase, one method for each.
+"""The row changes of a rebase: each method resolves one entry of the drift report in one way.
 
-Every method runs inside one operation, and by itself leaves the tables sound.  Numbers of objects change here, under
-what memory knows: whoever settles uses the overlay for nothing else afterwards, and closes it.  Objects that are gone
-are settled the deepest first, after those that the base still has.
+Call every method inside an operation; each leaves the tables sound.  Some give objects other inode numbers, which the
+caches in memory do not follow: after a rebase, close the overlay.  Resolve the objects that the base still has first,
+then the gone ones, the deepest paths first.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from .drift_report import Entry, Name, bytes_missing
 
 _NOTE = statement("UPDATE modified SET base_size = ?, base_mtime = ?, digest = NULL WHERE ino = ?")
 _EMPTY = statement("INSERT INTO small VALUES (?, x'')")
-_OWNED = [statement(f"UPDATE {table} SET ino = ? WHERE ino = ?") for table in ("extent", "small", "xattr")]
-_NAMES_IN = [statement(f"UPDATE {table} SET parent = ? WHERE parent = ?") for table in NAMES]
-_HOLDS = "SELECT 1 FROM created WHERE parent = ?1 UNION ALL SELECT 1 FROM renamed WHERE parent = ?1 LIMIT 1"
+_RENUMBER_OWNED = [statement(f"UPDATE {table} SET ino = ? WHERE ino = ?") for table in ("extent", "small", "xattr")]
+_RENUMBER_PARENT = [statement(f"UPDATE {table} SET parent = ? WHERE parent = ?") for table in NAMES]
+_HAS_NAMES_IN = "SELECT 1 FROM created WHERE parent = ?1 UNION ALL SELECT 1 FROM renamed WHERE parent = ?1 LIMIT 1"
 _SUBDIRECTORIES = (
     "SELECT count(*) FROM (SELECT ino FROM created WHERE parent = ?1 UNION ALL SELECT ino FROM renamed"
     " WHERE parent = ?1) JOIN inode USING (ino) WHERE mode & 61440 = 16384"
@@ -34,7 +34,7 @@ _STEP = 1 << 20  # bytes
 
 
 class Resolutions:
-    """Settles entries of a drift report.
+    """Resolves entries of a drift report.
 
     Args:
         overlay: open over the new base.
@@ -44,17 +44,17 @@ class Resolutions:
         self._ov = overlay
         self._db = overlay.db
         self._inodes = overlay.inodes
-        self._moved: dict[int, int] = {}  # numbers of what became a created object, by the old ones
+        self._renumbered: dict[int, int] = {}  # new numbers of base objects that became created ones, by the old ones
 
     def _row(self, entry: Entry) -> Row:
         row = self._inodes.row(Ino(entry.ino))
         assert row is not None, entry
         return row
 
-    # -- what the base has
+    # -- objects that the base has
 
     def accept(self, entry: Entry) -> None:
-        """What the overlay holds stays, and counts as made over the base's version."""
+        """Keep what the overlay holds, and record it as made over the version that the base has now."""
         row = self._row(entry)
         st = self._ov.base.stat(entry.base)
         if row.is_own:
@@ -65,35 +65,35 @@ class Resolutions:
         self._inodes.save(row)
 
     def _stand_alone(self, row: Row) -> Row:
-        """A file that shows nothing of its base file, made such that this does not depend on the base's size."""
+        """Return the row of a file without bytes from the base, changed so that the base file's size is irrelevant."""
         if row.mapped:
             return row._replace(bound=0)
         self._db.change(_EMPTY, (row.ino,))
         return row._replace(object=SMALL, bound=None)
 
     def restore(self, entry: Entry) -> None:
-        """What the overlay holds of the bytes and attributes of an object goes, and the base's show; names stay."""
+        """Discard the bytes and attributes that the overlay holds of an object, but keep its names."""
         row = self._row(entry)
         st = self._ov.base.stat(entry.base)
         is_file = stat.S_ISREG(row.mode)
         if is_file:
             self._ov.stored.release(row)
-        if not entry.names and entry.in_place and row.nlink == st.st_nlink:
+        if not entry.names and entry.at_origin and row.nlink == st.st_nlink:  # nothing is left to note
             self._inodes.discard(row.ino)
             return
         self._db.change(DROP_XATTRS, (row.ino,))
         self._db.change(DROP_MODIFIED, (row.ino,))
-        plain = (st.st_mode, row.nlink, st.st_uid, st.st_gid, st.st_rdev, st.st_size)
+        attributes = (st.st_mode, row.nlink, st.st_uid, st.st_gid, st.st_rdev, st.st_size)
         times = (st.st_atime_ns, st.st_mtime_ns, st.st_ctime_ns)
         seen = (st.st_nlink, st.st_size, st.st_mtime_ns)
-        self._inodes.save(Row(row.ino, *plain, *times, None, st.st_size if is_file else None, 0, 0, *seen))
+        self._inodes.save(Row(row.ino, *attributes, *times, None, st.st_size if is_file else None, 0, 0, *seen))
 
     def complete(self, entry: Entry, source: int | None = None) -> None:
-        """Copy what a file lacks from the version it was written over.
+        """Copy the bytes that a partly written file still has from the base.
 
         Args:
             entry: the file.
-            source: a descriptor of that version; None where the base has it.
+            source: a descriptor of the version of the base file over which it was written; None if the base has it.
         """
         self._inodes.save(self._ov.content.complete(self._row(entry), entry.base, source))
 
@@ -102,13 +102,18 @@ class Resolutions:
         self._inodes.ancestors.renew(entry.base)
 
     def replace(self, entry: Entry, data: bytes) -> None:
-        """Give a file other bytes, which count as made over the base's version."""
+        """Replace the bytes of a file by *data*, and record them as made over the version that the base has now."""
         self._ov.content.resize(self._row(entry), entry.base, 0)
         self._ov.content.write(self._row(entry), entry.base, 0, data)
         self.accept(entry)
 
     def beside(self, entry: Entry, name: bytes) -> None:
-        """Put a copy of the base's file beside ours, without set-id bits; one that is there already is the same."""
+        """Create a copy of the base's file in the directory of the overlay's file, without set-id bits.
+
+        Args:
+            entry: the file.
+            name: the name of the copy.  If it exists, nothing is done: an earlier rebase has made the same copy.
+        """
         ov, st = self._ov, self._ov.base.stat(entry.base)
         parent = self._inodes.directory(self._directory(split(entry.path)[0]))
         if ov.merge.lookup(parent, name) is not None:
@@ -134,123 +139,126 @@ class Resolutions:
             ino = Ino(attr.ino)
         return ino
 
-    # -- what is gone from the base
+    # -- objects that are gone from the base
 
     def keep(self, entry: Entry) -> bool:
-        """What shows without the base becomes a created object.
+        """Make a gone object that shows a created object, with a new inode number and all its names.
 
         Returns:
-            False for a directory in which something waits for the old base: it stays as it is.
+            False, without any change, for a directory below which other objects are still in ``origin``.
         """
         old = entry.ino
         row = self._inodes.row(Ino(old))
         is_dir = row is None or stat.S_ISDIR(row.mode)
-        if is_dir and self._leads_on(entry.base):
+        if is_dir and self._has_origins_below(entry.base):
             return False
-        nlink = len(entry.names) + entry.in_place
+        nlink = len(entry.names) + entry.at_origin
         if is_dir:
             nlink = 2 + self._db.value(_SUBDIRECTORIES, (old,))
         if row is None:
-            ghost = self._inodes.drift.ghost(old)
-            assert ghost is not None
-            row = self._inodes.create(ghost.st_mode, ghost.st_uid, ghost.st_gid, 0, nlink, ghost.st_size)
+            st = self._inodes.drift.gone_directory(old)
+            assert st is not None
+            row = self._inodes.create(st.st_mode, st.st_uid, st.st_gid, 0, nlink, st.st_size)
         else:
-            made = self._inodes.create(row.mode, row.uid, row.gid, 0, nlink, row.size)
+            created = self._inodes.create(row.mode, row.uid, row.gid, 0, nlink, row.size)
             bound = row.bound if row.object is not None else None
-            row = row._replace(ino=made.ino, nlink=nlink, bound=bound, xattrs=1)
+            row = row._replace(ino=created.ino, nlink=nlink, bound=bound, xattrs=1)
             self._inodes.save(row._replace(seen_links=None, seen_size=None, seen_mtime=None))
-        for sql in _OWNED + _NAMES_IN:
+        for sql in _RENUMBER_OWNED + _RENUMBER_PARENT:
             self._db.change(sql, (row.ino, old))
-        self._moved[old] = row.ino
+        self._renumbered[old] = row.ino
         for name in entry.names:
             self._drop_name(name)
             self._db.change(ADD["created"], (self._number(name.parent), name.name, row.ino))
-        if entry.in_place:
-            self._keep_place(entry, row.ino, is_dir)
-        self._show_place(entry)
+        if entry.at_origin:
+            self._create_base_name(entry, row.ino, is_dir)
+        self._drop_whiteout(entry)
         self._db.change(DROP_IN["deleted"], (old,))
         self._inodes.discard(Ino(old))
         return True
 
-    def _show_place(self, entry: Entry) -> None:
-        """The whiteout of an object that was moved away hides nothing any more, if the base has nothing there."""
-        if not entry.in_place and self._ov.base.find(entry.base) is None:
+    def _drop_whiteout(self, entry: Entry) -> None:
+        """Delete the whiteout at an entry's base path if it hides nothing, as the base has nothing there."""
+        if not entry.at_origin and self._ov.base.find(entry.base) is None:
             directory, name = split(entry.base)
             parent = self._db.value("SELECT ino FROM origin WHERE path = ?", (directory,))
             self._db.change(DROP["deleted"], (parent, name))
 
-    def _keep_place(self, entry: Entry, ino: int, is_dir: bool) -> None:
+    def _create_base_name(self, entry: Entry, ino: int, is_dir: bool) -> None:
+        """Add an entry's base name to ``created``, with a whiteout if the base has another object there."""
         directory, name = split(entry.base)
         parent = self._db.value("SELECT ino FROM origin WHERE path = ?", (directory,))
         self._db.change(ADD["created"], (parent, name, ino))
         if self._ov.base.find(entry.base) is not None:
             self._db.change(HIDE, (parent, name))
         if is_dir:
-            self._count(parent, +1)
+            self._count_subdirectory(parent, +1)
 
     def drop(self, entry: Entry) -> bool:
-        """What the overlay holds of an object that is gone goes, its names too.
+        """Delete the rows, names and content of a gone object.
 
         Returns:
-            False for a directory that holds other things: it stays as it is.
+            False, without any change, for a directory that still has names in it or objects in ``origin`` below it.
         """
         row = self._inodes.row(Ino(entry.ino))
         is_dir = row is None or stat.S_ISDIR(row.mode)
-        if is_dir and (self._leads_on(entry.base) or self._db.value(_HOLDS, (entry.ino,)) is not None):
+        if is_dir and (self._has_origins_below(entry.base) or self._db.value(_HAS_NAMES_IN, (entry.ino,)) is not None):
             return False
         for name in entry.names:
             self._drop_name(name)
             if is_dir:
-                self._count(self._number(name.parent), -1)
-        self._show_place(entry)
+                self._count_subdirectory(self._number(name.parent), -1)
+        self._drop_whiteout(entry)
         if row is not None:
             self._ov.stored.discard(row)
         self._db.change(DROP_IN["deleted"], (entry.ino,))
         self._inodes.discard(Ino(entry.ino))
         return True
 
-    def _leads_on(self, path: bytes) -> bool:
+    def _has_origins_below(self, path: bytes) -> bool:
         return self._db.value(_BELOW, (join(path, b""), path + b"0")) is not None
 
-    def _count(self, parent: int, more: int) -> None:
-        """A directory has more subdirectories, or fewer."""
+    def _count_subdirectory(self, parent: int, change: int) -> None:
+        """Add *change* to the link count of a directory, for a subdirectory that was added or removed."""
         row = self._inodes.row(Ino(parent))
-        # one that is gone has its count from before; it is counted anew when it becomes a created one
+        # not of a gone directory: its subdirectories are counted when it becomes a created one
         if row is not None and row.nlink > 1 and parent not in self._inodes.drift.gone:
-            self._inodes.save(row._replace(nlink=max(2, row.nlink + more)))
+            self._inodes.save(row._replace(nlink=max(2, row.nlink + change)))
 
     # -- names
 
     def cover(self, entry: Entry) -> None:
-        """A name made here goes on hiding the one that the base has now."""
+        """Hide the object that the base now has at an overlay name by a whiteout, so that the overlay's stays."""
         (name,) = entry.names
         self._db.change(HIDE, (self._number(name.parent), name.name))
 
     def rewrite(self, entry: Entry, data: bytes) -> None:
-        """Give a created file other bytes."""
+        """Replace the bytes of a created file by *data*."""
         row = self._row(entry)
         self._ov.content.resize(row, None, 0)
         self._ov.content.write(self._row(entry), None, 0, data)
 
     def uncover(self, entry: Entry) -> None:
-        """A created name, of no directory, makes way for the one that the base has now."""
+        """Delete an overlay name that is not a directory's, and its whiteout, so that the base's object shows there."""
         (name,) = entry.names
         ino = Ino(self._number(entry.ino))
         self._drop_name(name._replace(table="deleted"))
         if not self._drop_name(name):
-            return  # with an object that is gone went all of its names
+            return  # the object was gone, and its entry has deleted all its names
         row = self._inodes.row(ino)
         assert row is not None
         self._inodes.set_links(row, row.nlink - 1)
         self._ov.namespace.reap(ino)
 
     def unhide(self, entry: Entry) -> None:
-        """A whiteout that hides nothing goes."""
+        """Delete a whiteout that hides nothing."""
         (name,) = entry.names
         self._drop_name(name)
 
     def _number(self, ino: int) -> int:
-        return self._moved.get(ino, ino)
+        """Return the present inode number of an object that was number *ino* when the rebase began."""
+        return self._renumbered.get(ino, ino)
 
     def _drop_name(self, name: Name) -> bool:
+        """Delete the row of a name; return whether there was one."""
         return self._db.change(DROP[name.table], (self._number(name.parent), name.name)) > 0

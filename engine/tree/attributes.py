@@ -1,6 +1,7 @@
 """Attributes: setattr, extended attributes, ACLs, and the rules that drop set-id bits.
 
-Nothing here copies content, but for the size: chmod, chown, utimens and xattrs of a base file touch rows only.
+chmod, chown, utimens and setxattr of a base file change rows only.  A change of the size is the one change of
+attributes that may copy or write file bytes.
 """
 
 from __future__ import annotations
@@ -30,42 +31,45 @@ _DROP_XATTR = statement("DELETE FROM xattr WHERE ino = ? AND name = ?")
 
 _XATTR_CREATE = 1
 _XATTR_REPLACE = 2
-_XATTR_NAME_MAX = 255  # limits.h of the kernel, as is the next one
-_XATTR_LIST_MAX = 65536
+_XATTR_NAME_MAX = 255  # bytes in a name (uapi linux/limits.h)
+_XATTR_LIST_MAX = 65536  # bytes of all names of one object, each with a NUL (uapi linux/limits.h)
 _PERMISSIONS = 0o7777
 
 
-#: The namespaces of extended attributes that every Linux file system may hold (xattr(7)), and the two ACLs.
-_SPACES = (b"user.", b"trusted.", b"security.")
+# The namespaces of xattr(7), but for system., of which only the two ACLs are served.
+_NAMESPACES = (b"user.", b"trusted.", b"security.")
 
 
 def without_set_ids(mode: int, *, in_group: bool = True) -> int:
-    """The mode after a write or chown: set-user-ID goes, set-group-ID where it is not mandatory locking (chown(2)).
+    """Return the mode that a write or a chown leaves (chown(2)).
+
+    Set-user-ID is always cleared.  Set-group-ID is cleared if the file is executable by its group; without that bit it
+    means mandatory locking and stays.
 
     Args:
         mode: the mode before.
-        in_group: False where the caller is not in the file's group: then set-group-ID goes in any case.
+        in_group: False if the caller is not in the file's group: then set-group-ID is always cleared.
     """
     mode &= ~stat.S_ISUID
     return mode & ~stat.S_ISGID if mode & stat.S_IXGRP or not in_group else mode
 
 
-def _is_known(name: bytes) -> bool:
-    return name.startswith(_SPACES) or name in (acl.ACCESS, acl.DEFAULT)
+def _is_supported(name: bytes) -> bool:
+    return name.startswith(_NAMESPACES) or name in (acl.ACCESS, acl.DEFAULT)
 
 
-def _no_such(name: bytes) -> FsError:
-    return FsError(errno.ENODATA if _is_known(name) else errno.EOPNOTSUPP)
+def _missing(name: bytes) -> FsError:
+    return FsError(errno.ENODATA if _is_supported(name) else errno.EOPNOTSUPP)
 
 
 class Attributes:
-    """Changes of attributes and extended attributes.
+    """Reads and changes attributes, extended attributes and ACLs.
 
     Args:
         db: the overlay's database.
         base: the base view.
         inodes: rows and nodes.
-        content: file bytes (for the size).
+        content: file bytes, for changes of the size.
     """
 
     def __init__(self, db: Database, base: BaseView, inodes: Inodes, content: Content) -> None:
@@ -78,32 +82,32 @@ class Attributes:
     # -- setattr
 
     def setattr(self, node: Node, change: SetAttr, held: Row | os.stat_result) -> None:
-        """Change attributes of one object; inside an operation.
+        """Change attributes of one object.  Call it inside an operation.
 
         Args:
             node: the object.
-            change: what is to be set.
+            change: the attributes to set.
             held: its attributes now.
 
         Raises:
-            FsError: EISDIR or EINVAL for the size of what is no regular file.
+            FsError: EISDIR or EINVAL if *change* sets the size of an object that is not a regular file.
         """
         if change.ctime is not None:
-            self._inodes.clock.note(change.ctime)  # the kernel's own: nobody else can set one
+            self._inodes.clock.note(change.ctime)  # from the kernel: no system call sets a ctime
         if self._is_nothing(change, held):
             return
-        # a file with bytes of its own may outlive its base file, so its attributes must be its own as well
+        # a file with bytes of its own may outlive its base file, so it needs its own copy of the xattrs too
         row = self._inodes.adopt(node, held) if change.size is None else self.own_xattrs(node, held)
         atime = row.atime if change.atime is None else change.atime
         mtime = row.mtime if change.mtime is None else change.mtime
         ctime = self._inodes.now() if change.ctime is None else change.ctime
         if change.size is None:
-            owner = change.mode is not None or change.uid is not None or change.gid is not None or change.kill_priv
-            if owner or change.atime is not None or mtime != row.mtime:
-                # the kernel's ctime of a renamed file comes with an mtime that is none of anybody's doing
+            sets_mode = change.mode is not None or change.uid is not None or change.gid is not None or change.kill_priv
+            if sets_mode or change.atime is not None or mtime != row.mtime:
+                # an unchanged mtime is no modification: the kernel sends it along with the ctime of a rename
                 self._inodes.modify(row)
-            if not owner:
-                # what the kernel sends after each file it has written
+            if not sets_mode:
+                # the short way for the request that the kernel sends after each written file
                 self._inodes.stamp(row, row.nlink, atime, mtime, ctime)
                 return
         else:
@@ -113,18 +117,18 @@ class Attributes:
         mode = self._new_mode(row, change)
         if mode != row.mode:
             self._chmod_acl(row, node, mode)
-        row = self._inodes.adopt(node)  # its size, or whose extended attributes count, may be another now
+        row = self._inodes.adopt(node)  # read again: the resize and the ACL have saved another row
         uid = row.uid if change.uid is None else change.uid
         gid = row.gid if change.gid is None else change.gid
         self._inodes.save(row._replace(mode=mode, uid=uid, gid=gid, atime=atime, mtime=mtime, ctime=ctime))
 
     @staticmethod
     def _is_nothing(change: SetAttr, held: Row | os.stat_result) -> bool:
-        """True for what changes nothing worth a row.
+        """Return True if *change* needs no row.
 
-        The kernel writes back an inode's times after a rename or an unlink, and asks to drop set-id bits before each
-        write, whether there are any or not.  A base object without a row keeps its own ctime.  A size that is the old
-        one leaves the times alone (truncate(2)); where they must move, the kernel sends them along (ftruncate(2)).
+        The kernel writes back an inode's times after a rename or an unlink, and it asks to drop set-id bits before each
+        write, even if none are set.  A base object without a row keeps the base's ctime.  Setting the size that a file
+        already has does not change its times (truncate(2)); if it must (ftruncate(2)), the kernel sends the times too.
         """
         if not (change.mode is None and change.uid is None and change.gid is None and change.atime is None):
             return False
@@ -148,27 +152,30 @@ class Attributes:
 
     def _resize(self, row: Row, node: Node, size: int) -> None:
         if stat.S_ISDIR(row.mode):
-            raise FsError(errno.EISDIR, f"truncate {row.ino}")
+            raise FsError(errno.EISDIR, f"truncate inode {row.ino}")
         if not stat.S_ISREG(row.mode):
-            raise FsError(errno.EINVAL, f"truncate {row.ino}")
+            raise FsError(errno.EINVAL, f"truncate inode {row.ino}")
         self._inodes.modify(row, content=True)
         self._content.resize(row, node.path, size)
 
     # -- extended attributes
 
     def getxattr(self, node: Node, name: bytes) -> bytes:
-        """The value of one extended attribute.
+        """Return the value of one extended attribute.
 
         Raises:
-            FsError: ENODATA where there is none, EOPNOTSUPP outside the known namespaces.
+            FsError: ENODATA if the object does not have it, EOPNOTSUPP for a namespace that is not supported.
         """
         value = self._find(node, name)
         if value is None:
-            raise _no_such(name)
+            raise _missing(name)
         return value
 
     def _find(self, node: Node, name: bytes) -> bytes | None:
-        """The value of one extended attribute, or None: most objects have no ACL, and it is asked for often."""
+        """Return the value of one extended attribute, or None.
+
+        No exception for a missing one: the engine looks for ACLs often, and most objects have none.
+        """
         row = self._inodes.row(node.ino) if node.state else None
         if row is None or not row.xattrs:
             path = node.path
@@ -186,36 +193,38 @@ class Attributes:
         return None if value is None else bytes_of(node.ino, value)
 
     def listxattr(self, node: Node) -> list[bytes]:
-        """The names of all extended attributes."""
+        """Return the names of all extended attributes of an object, ACLs included."""
         row = self._inodes.row(node.ino) if node.state else None
         if row is None or not row.xattrs:
             if node.path is None:
                 raise FsError(errno.ESTALE, f"inode {node.ino}")
             return [] if self._is_gone(node) else self._base.listxattr(node.path)
-        found = self._db.rows("SELECT name FROM xattr WHERE ino = ?", (node.ino,))
-        return [name for (name,) in found if is_xattr_name(name)]
+        rows = self._db.rows("SELECT name FROM xattr WHERE ino = ?", (node.ino,))
+        return [name for (name,) in rows if is_xattr_name(name)]
 
     def _is_gone(self, node: Node) -> bool:
-        """True where the base object whose extended attributes count is not in this base."""
+        """Return True if the object's base object is not in this base, so that its xattrs cannot be read."""
         if node.state:
-            self._inodes.attributes(node)
+            self._inodes.attributes(node)  # fills drift.gone
         return node.ino in self._inodes.drift.gone
 
     def setxattr(self, node: Node, name: bytes, value: bytes, flags: int = 0, *, keep_sgid: bool = True) -> None:
-        """Set one extended attribute; inside an operation.
+        """Set one extended attribute.  Call it inside an operation.
 
         Args:
             node: the object.
-            name: with its namespace.
+            name: the name with its namespace.
             value: the new value.
             flags: XATTR_CREATE or XATTR_REPLACE (setxattr(2)).
-            keep_sgid: False where the caller is not in the file's group: setting an ACL then drops set-group-ID.
+            keep_sgid: False if the caller is not in the file's group: setting an access ACL then clears set-group-ID.
 
         Raises:
-            FsError: EEXIST or ENODATA as the flags ask, ERANGE, E2BIG, ENOSPC, EINVAL for a malformed ACL, and
-                EOPNOTSUPP outside the known namespaces.
+            FsError: EEXIST with XATTR_CREATE if it exists, ENODATA with XATTR_REPLACE if it does not; ERANGE for a name
+                longer than 255 bytes; E2BIG for a value longer than 64 KiB; ENOSPC if all names of the object would
+                take more than 64 KiB; EINVAL for a malformed ACL; EACCES for a default ACL of an object that is not a
+                directory; EOPNOTSUPP for a namespace that is not supported.
         """
-        if not _is_known(name):
+        if not _is_supported(name):
             raise FsError(errno.EOPNOTSUPP)
         if len(name) > _XATTR_NAME_MAX or not name:
             raise FsError(errno.ERANGE)
@@ -224,7 +233,7 @@ class Attributes:
         if name == acl.DEFAULT and not node.is_dir:
             if acl.parse(value):
                 raise FsError(errno.EACCES)
-            return  # to remove what cannot be there is no error
+            return  # an ACL without entries removes the ACL, and there is none to remove
         row = self.own_xattrs(node)
         mode = row.mode
         old = self._db.value("SELECT 1 FROM xattr WHERE ino = ? AND name = ?", (node.ino, name))
@@ -233,29 +242,30 @@ class Attributes:
         if old is not None and flags & _XATTR_CREATE:
             raise FsError(errno.EEXIST)
         self._inodes.modify(row)
-        kept: bytes | None = value
+        stored: bytes | None = value
         if name == acl.ACCESS:
-            mode, kept = acl.apply(value, row.mode)
+            mode, stored = acl.apply(value, row.mode)
             if not keep_sgid:
                 mode &= ~stat.S_ISGID
         elif name == acl.DEFAULT:
-            kept = value if acl.parse(value) else None
-        self._put(node.ino, name, kept)
-        used = self._db.value("SELECT sum(length(name) + 1) FROM xattr WHERE ino = ?", (node.ino,))
-        if used is not None and used > _XATTR_LIST_MAX:
+            stored = value if acl.parse(value) else None
+        self._put(node.ino, name, stored)
+        list_size = self._db.value("SELECT sum(length(name) + 1) FROM xattr WHERE ino = ?", (node.ino,))
+        if list_size is not None and list_size > _XATTR_LIST_MAX:
             raise FsError(errno.ENOSPC)
         self._inodes.save(row._replace(mode=mode, ctime=self._inodes.now()))
 
     def removexattr(self, node: Node, name: bytes) -> None:
-        """Remove one extended attribute; inside an operation.
+        """Remove one extended attribute.  Call it inside an operation.
 
         Raises:
-            FsError: as ``getxattr``; an ACL that is not there is as good as removed, as the kernel has it.
+            FsError: ENODATA if the object does not have it, EOPNOTSUPP for a namespace that is not supported.  Removing
+                an ACL that is not there succeeds, as on the kernel's file systems.
         """
         if self._find(node, name) is None:
             if name in (acl.ACCESS, acl.DEFAULT):
                 return
-            raise _no_such(name)
+            raise _missing(name)
         row = self.own_xattrs(node)
         self._inodes.modify(row)
         self._put(node.ino, name, None)
@@ -276,20 +286,22 @@ class Attributes:
             self._db.change(_ADD_XATTR, (ino, name, value))
 
     def own_xattrs(self, node: Node, held: Row | os.stat_result | None = None, *, save: bool = True) -> Row:
-        """The row of an object whose extended attributes are all rows of ours.  Inside an operation.
+        """Copy an object's extended attributes from the base to rows, if they are not rows yet; return its row.
+
+        From then on the base's extended attributes of this object are not read any more.  Call it inside an operation.
 
         Args:
             node: the object.
-            held: its attributes, where they have just been looked up.
-            save: False where the caller saves the row anyway.
+            held: its attributes, if the caller has just read them.
+            save: False if the caller saves the returned row itself.
         """
         if held is None:
             held = self._inodes.attributes(node)
         if isinstance(held, Row) and held.xattrs:
             return held
-        found = [(name, self._find(node, name)) for name in self.listxattr(node)]
+        from_base = [(name, self._find(node, name)) for name in self.listxattr(node)]
         row = self._inodes.adopt(node, held, xattrs=1)
-        self.add(node.ino, found)
+        self.add(node.ino, from_base)
         if not row.xattrs:
             row = row._replace(xattrs=1)
             if save:
@@ -305,7 +317,7 @@ class Attributes:
             self._put(row.ino, acl.ACCESS, acl.chmod(access, mode))
 
     def default_acl(self, node: Node) -> bytes | None:
-        """The default ACL of a directory, or None; remembered, as every creation asks."""
+        """Return the default ACL of a directory, or None; cached, because every creation of an object needs it."""
         if node.ino not in self._defaults:
             if len(self._defaults) > 1024:
                 self._defaults.clear()
@@ -313,12 +325,12 @@ class Attributes:
         return self._defaults[node.ino]
 
     def give_acls(self, ino: Ino, access: bytes | None, default: bytes | None) -> None:
-        """Set what a new object inherits."""
+        """Store the ACLs that a new object inherits from its directory; None for an ACL that it does not get."""
         if access is not None:
             self._put(ino, acl.ACCESS, access)
         if default is not None:
             self._put(ino, acl.DEFAULT, default)
 
     def forget(self, ino: Ino) -> None:
-        """Drop what is remembered about a number."""
+        """Remove a directory's default ACL from the cache."""
         self._defaults.pop(ino, None)

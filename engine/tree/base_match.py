@@ -1,9 +1,9 @@
-"""Re-anchoring: finding the base objects of an overlay again in a base that was replaced.
+"""Matching an overlay's rows with the objects of a base that was replaced.
 
-Base objects are known by inode number, and a new firmware image has new numbers.  ``origin.path`` says where each one
-was; at a mount that finds another base than last time, every origin is looked up by its path and renumbered, in one
-transaction.  What is gone keeps its rows under a number that no base object has.  A base in which most of them are not
-found is likely the wrong one (``Survey.is_likely_wrong``).
+Rows refer to base objects by inode number, and a new firmware image has new numbers.  ``origin.path`` is the path of
+each object.  When a mount finds another base than last time, it looks up every path of ``origin`` and gives the rows
+the numbers of the new base, in one transaction.  The rows of an object that is gone get a number that no base object
+has.  If most objects are gone, the user has probably named a wrong base (``Survey.is_likely_wrong``).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ..store.base_view import BaseView
 from ..store.database import Database
 from ..store.statements import statement
 from .nodes import RESERVED, Numbers
-from .row_checks import is_place, path_of
+from .row_checks import is_origin_path, path_of
 
 #: Every column that holds an inode number.
 NUMBERED = (
@@ -39,7 +39,7 @@ _MOVED = (
     statement("INSERT INTO moved VALUES (?, ?)"),
     statement("DROP TABLE moved"),
 )
-# by way of negative numbers, which nothing has: the new numbers may be others' old ones
+# In two steps, by way of negative numbers: the new number of one object may be the old number of another.
 _RENUMBER = [
     statement(
         f"UPDATE {table} SET {column} = -(SELECT new FROM moved WHERE old = {column})"
@@ -48,20 +48,21 @@ _RENUMBER = [
     for table, column in NUMBERED
 ]
 _RENUMBER += [statement(f"UPDATE {table} SET {column} = -{column} WHERE {column} < 0") for table, column in NUMBERED]
-_TELLING = 4  # objects that are gone, below which that says nothing about the base
-# of what is no directory there is a row
+_GONE_MIN = 4  # fewer missing objects than this say nothing about the base
+# Numbers, paths and types; only a directory has a row in origin without one in inode.
 _ORIGINS = "SELECT ino, path, coalesce(mode, ?) & 61440 FROM origin LEFT JOIN inode USING (ino)"
-_SAMPLES = 64  # origins looked at at each mount
-_STABLE_IDS = (0xEF53, 0x9123683E)  # statfs(2), f_type: ext2 to ext4, btrfs, whose f_fsid comes from their UUID
+_SAMPLES = 64  # rows of origin that are compared with the base at each mount
+# f_type (statfs(2)) of file systems whose f_fsid comes from their UUID: ext2 to ext4, and btrfs.
+_STABLE_IDS = (0xEF53, 0x9123683E)
 
 
 class Survey(NamedTuple):
-    """What a look for all base objects of an overlay has found.
+    """The result of looking up all paths of ``origin`` in a base.
 
     Attributes:
-        found: how many are at their paths.
+        found: how many objects are at their paths.
         gone: how many are not.
-        moved: the numbers that objects are to go by, by their present ones.
+        moved: the new inode number of each object whose number must change, by its present one.
     """
 
     found: int
@@ -70,17 +71,17 @@ class Survey(NamedTuple):
 
     @property
     def is_likely_wrong(self) -> bool:
-        """True where fewer than half of the objects are in the base; of very few objects nothing is concluded.
+        """True if the base lacks most of the objects, and at least four of them.
 
-        An update may drop the one file that was changed, and the device must boot all the same.
+        Fewer say nothing: an update may drop the one file that the overlay had changed, and the device must still boot.
         """
-        return self.found < self.gone and self.gone >= _TELLING
+        return self.found < self.gone and self.gone >= _GONE_MIN
 
 
 def base_mark(base: BaseView) -> str:
-    """What tells one base from another: the root's number, the size of its file system, its type and identity.
+    """Return a text that identifies a base: its root's inode number, and its file system's size, type and id.
 
-    Not how many inodes it may have: XFS calculates that from what is free.
+    The number of inodes is left out: XFS calculates it from the free space, so it changes.
     """
     figures, kind = base.statvfs(), base.file_system_type()
     identity = f"{figures.f_fsid & 0xFFFF_FFFF_FFFF_FFFF:x}" if kind in _STABLE_IDS else ""
@@ -88,12 +89,12 @@ def base_mark(base: BaseView) -> str:
 
 
 def is_same_mark(known: str | None, mark: str) -> bool:
-    """True where a mark, as far as it says anything, is that of another time."""
+    """Return True if *mark* agrees with *known*, the mark at the last mount, in all parts that both have."""
     return known is None or all(a == b for a, b in zip(known.split(":"), mark.split(":"), strict=False))
 
 
 def describe(mark: str | None) -> str:
-    """A base mark for people."""
+    """Return a base mark as a text for the user."""
     parts = (mark or "").split(":")
     if len(parts) < 3:
         return "an unknown file system"
@@ -103,14 +104,15 @@ def describe(mark: str | None) -> str:
 
 
 def _find(base: BaseView, path: object) -> os.stat_result | None:
-    """The base object at a path from a row, or None where there is none."""
-    return base.find(path_of(0, path)) if is_place(path) else None
+    """Return the attributes of the base object at a path from a row; None if there is none or the path is damaged."""
+    return base.find(path_of(0, path)) if is_origin_path(path) else None
 
 
 def is_replaced(db: Database, base: BaseView, numbers: Numbers) -> bool:
-    """True where the base is another one, whatever its mark says: objects are at their paths under other numbers.
+    """Return True if the base was replaced since the last mount, even if its mark is the same.
 
-    A few are looked at, so that a mount takes no longer for a large overlay; most of them missing says so, too.
+    It was if an object has another number than the overlay has noted, or if most objects are missing.  Only 64 objects
+    are looked up, so that a mount of a large overlay takes no longer.
     """
     sql = "SELECT ino, path FROM origin WHERE ino > ? AND ino < ? LIMIT ?"
     missing = present = 0
@@ -126,7 +128,7 @@ def is_replaced(db: Database, base: BaseView, numbers: Numbers) -> bool:
 
 
 def keep_reserved(db: Database, base: BaseView, numbers: Numbers) -> None:
-    """Make base objects that cannot keep their own number go by the one the overlay has given them."""
+    """Give base objects that cannot keep their own numbers the reserved numbers by which rows refer to them."""
     kept: set[tuple[int, int]] = set()
     for ino, path, mode in db.rows(f"{_ORIGINS} WHERE ino >= ? ORDER BY path", (stat.S_IFDIR, RESERVED)):
         st = _find(base, path)
@@ -135,14 +137,17 @@ def keep_reserved(db: Database, base: BaseView, numbers: Numbers) -> None:
         identity = st.st_dev, st.st_ino
         owner = db.value("SELECT path FROM origin WHERE ino = ?", (numbers.of(st),))
         other = _find(base, owner) if owner not in (None, path) else None
-        # of two paths that have become links of one file, the first one gives all others its number
+        # if two paths have become links of one file, the file gets the number of the first path
         if identity not in kept and (other is None or (other.st_dev, other.st_ino) != identity):
             kept.add(identity)
             numbers.keep(identity, Ino(ino))
 
 
 def survey(db: Database, base: BaseView, numbers: Numbers) -> Survey:
-    """Look for every origin at its path in this base, and say by which number it is to go; changes nothing."""
+    """Look up every path of ``origin`` in the base, and work out which rows must get other numbers.
+
+    Changes nothing.
+    """
     moved: dict[int, int] = {}
     taken: set[int] = set()
     found = gone = 0
@@ -157,11 +162,12 @@ def survey(db: Database, base: BaseView, numbers: Numbers) -> Survey:
         else:
             found += 1
         if number is None or number in taken:
-            # gone, or two paths that have become links of one file: rows of both are kept apart
+            # the object is gone, or its path has become a link of another object's file: its rows get a number of
+            # their own
             number = Ino(ino)
             if ino < RESERVED or ino in taken:
                 number = numbers.unused(ino)
-                while number in taken or number in known:  # what went with an earlier base had the same one in that
+                while number in taken or number in known:  # an object gone from an earlier base may have this number
                     number = numbers.unused(number)
         taken.add(number)
         if number != ino:
@@ -170,11 +176,11 @@ def survey(db: Database, base: BaseView, numbers: Numbers) -> Survey:
 
 
 def reanchor(db: Database, moved: dict[int, int]) -> None:
-    """Give objects other numbers; inside an operation.
+    """Change the inode numbers in all tables.  Call it inside an operation.
 
     Args:
         db: the overlay's database.
-        moved: the new numbers by the old ones.
+        moved: the new numbers, by the old ones.
     """
     if not moved:
         return

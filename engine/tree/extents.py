@@ -1,8 +1,10 @@
-"""Extents: which ranges of a file lie in content objects beside its backing, or are holes.
+"""Extents: the rows that say which ranges of a file lie in content objects other than its backing, or are holes.
 
-A hole is an extent without an object: it hides what the backing has there.  Extents of a file do not overlap, and those
-that touch and lie side by side in one object are one row.  What it means that a row comes or goes, and what a commit
-owes the object, is decided by tree/content.py and tree/ranges.py.
+A hole is an extent without an object: the range reads as zeros, whatever the backing has there.  The extents of a file
+do not overlap.  Two that touch in the file and in their object are merged into one row.
+
+Only rows change here.  tree/content.py and tree/ranges.py write the objects, and decide what becomes of an object after
+its rows are gone.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from ..store.database import Database
 from ..store.statements import statement
 
 MAX = (1 << 63) - 1
-HOLE = 0  # in the column object of extent: the bytes are zeros, whatever the backing has there
+HOLE = 0  # in the column object: the extent is a hole
 
 _ADD_EXTENT = statement("INSERT INTO extent VALUES (?, ?, ?, ?, ?)")
 _PUT_EXTENT = statement(
@@ -29,8 +31,8 @@ _DROP_EXTENTS = statement("DELETE FROM extent WHERE ino = ?")
 _DROP_EXTENTS_FROM = statement("DELETE FROM extent WHERE ino = ? AND start >= ?")
 _DROP_EXTENTS_IN = statement('DELETE FROM extent WHERE ino = ? AND start >= ? AND start < ? AND "end" <= ?')
 
-# Which extents of a file (?1) a range (?2, ?3) touches.  They do not overlap, so the last one that begins at or before
-# the range is the first to touch it.
+# True of the extents of file ?1 that touch the range [?2, ?3).  As they do not overlap, the search may begin at the
+# last one that starts at or before ?2.
 _TOUCHED = (
     'ino = ?1 AND "end" > ?2 AND start < ?3'
     " AND start >= coalesce((SELECT max(start) FROM extent WHERE ino = ?1 AND start <= ?2), ?2)"
@@ -38,7 +40,7 @@ _TOUCHED = (
 
 
 class Extent(NamedTuple):
-    """Bytes [start, end) of a file, at offset ``at`` of a content object; zeros where that is ``HOLE``."""
+    """Bytes [start, end) of a file: they lie at offset ``at`` of ``object``, or are zeros if that is ``HOLE``."""
 
     start: int
     end: int
@@ -47,7 +49,7 @@ class Extent(NamedTuple):
 
 
 class Extents:
-    """The extents of all files.
+    """Finds and changes extents, the rows of ``extent``.
 
     Args:
         db: the overlay's database.
@@ -57,26 +59,29 @@ class Extents:
         self._db = db
 
     def of(self, ino: int, start: int, end: int, limit: int = -1) -> list[Extent]:
-        """The extents that a range touches, in order; the first *limit* of them.
+        """Return the extents that a range touches, in order; at most *limit* of them, or all for -1.
 
         Raises:
-            FsError: EIO where they overlap, or say what cannot be.
+            FsError: EIO if they overlap, or a value is impossible.
         """
         sql = f'SELECT start, "end", object, at FROM extent WHERE {_TOUCHED} ORDER BY start LIMIT ?4'
-        extents = [Extent._make(found) for found in self._db.rows(sql, (ino, start, end, limit))]
-        before = 0
+        extents = [Extent._make(values) for values in self._db.rows(sql, (ino, start, end, limit))]
+        previous_end = 0
         for extent in extents:
             if {*map(type, extent)} != {int} or not (
-                before <= extent.start < extent.end <= FILE_MAX
+                previous_end <= extent.start < extent.end <= FILE_MAX
                 and 0 <= extent.object < OBJECTS_END
                 and 0 <= extent.at <= FILE_MAX - (extent.end - extent.start)
             ):
                 raise FsError(errno.EIO, f"inode {ino}: its extents are damaged")
-            before = extent.end
+            previous_end = extent.end
         return extents
 
     def join(self, ino: Ino, new: Extent) -> None:
-        """Add an extent where none is, and merge it with its neighbours where they touch.  Inside an operation."""
+        """Add an extent for a range that no other covers, and merge it with its neighbours if they continue it.
+
+        Call it inside an operation.
+        """
         start, end, number, at = new
         sql = 'SELECT start, "end", object, at FROM extent WHERE ino = ? AND start < ? ORDER BY start DESC LIMIT 1'
         before = self._db.row(sql, (ino, start))
@@ -90,13 +95,19 @@ class Extents:
         self._db.change(_PUT_EXTENT, (ino, start, end, number, at))
 
     def carve(self, ino: Ino, start: int, end: int, *, holes_only: bool = False) -> None:
-        """Take a range out of the extents, or out of the holes among them.  Inside an operation.
+        """Remove a range from the extents that touch it; an extent that reaches beyond the range keeps its other part.
 
-        There may be a million in it: those that lie inside wholly go by one statement.
+        Call it inside an operation.
+
+        Args:
+            ino: the file.
+            start, end: the range, in bytes.
+            holes_only: True to leave extents with an object alone.
         """
         if holes_only:
             touched = [extent for extent in self.of(ino, start, end) if extent.object == HOLE]
         else:
+            # one statement for all that lie inside: there may be a million
             self._db.change(_DROP_EXTENTS_IN, (ino, start, end, end))
             touched = self.of(ino, start, end)  # two at most
         for extent in touched:
@@ -108,20 +119,20 @@ class Extents:
                     self._db.change(_ADD_EXTENT, (ino, left, right, extent.object, at))
 
     def cut(self, ino: Ino, size: int) -> None:
-        """Let no extent reach beyond *size*, in bytes.  Inside an operation."""
+        """Remove all bytes at or beyond offset *size* from the extents of a file.  Call it inside an operation."""
         self._db.change(_DROP_EXTENTS_FROM, (ino, size))
         last = self._db.value("SELECT start FROM extent WHERE ino = ? ORDER BY start DESC LIMIT 1", (ino,))
         if last is not None:
             self._db.change(_CUT_EXTENT, (size, ino, last))
 
-    def shorten(self, ino: Ino, most: int) -> set[int] | None:
-        """Delete the last *most* extents of a file that has more.  Inside an operation.
+    def drop_last(self, ino: Ino, count: int) -> set[int] | None:
+        """Delete the last *count* extents of a file.  Call it inside an operation.
 
         Returns:
-            The objects they lay in, or None if there are no more, and nothing was deleted.
+            The objects that they were in; None if the file has fewer extents, and then nothing is deleted.
         """
         sql = "SELECT start FROM extent WHERE ino = ? ORDER BY start DESC LIMIT 1 OFFSET ?"
-        first = self._db.value(sql, (ino, most - 1))
+        first = self._db.value(sql, (ino, count - 1))
         if first is None:
             return None
         objects = self.objects_of(ino, first)
@@ -129,36 +140,43 @@ class Extents:
         return objects
 
     def drop(self, ino: Ino) -> None:
-        """Delete all extents of a file.  Inside an operation."""
+        """Delete all extents of a file.  Call it inside an operation."""
         self._db.change(_DROP_EXTENTS, (ino,))
 
     def objects_of(self, ino: Ino, start: int = 0, end: int = MAX) -> set[int]:
-        """The content objects of the extents that a range touches; HOLE is not among them."""
+        """Return the ids of the content objects of the extents that a range touches; holes have none."""
         sql = f"SELECT DISTINCT object FROM extent WHERE {_TOUCHED} AND object > 0"
-        found = {number for (number,) in self._db.rows(sql, (ino, start, end))}
-        return {number for number in found if type(number) is int and number < OBJECTS_END}
+        numbers = {number for (number,) in self._db.rows(sql, (ino, start, end))}
+        return {number for number in numbers if type(number) is int and number < OBJECTS_END}
 
     def unused(self, ino: Ino, objects: Iterable[int]) -> list[int]:
-        """Which of these objects no extent of a file is in.  Those in use are mostly found at once."""
+        """Return those of *objects* in which no extent of the file lies."""
+        # one query each: the first extents of a file mostly lie in the object asked for
         sql = "SELECT 1 FROM extent WHERE ino = ? AND object = ? LIMIT 1"
         return [number for number in objects if self._db.value(sql, (ino, number)) is None]
 
     def is_packed(self, ino: Ino, number: int) -> bool:
-        """True if bytes lie at other offsets in an object than in the file; all of them do, or none (content.py)."""
+        """Return True if an object is packed: its bytes lie at other offsets than in the file.
+
+        Either all extents of an object are packed, or none (``Content``).
+        """
         return bool(
             self._db.value("SELECT at <> start FROM extent WHERE ino = ? AND object = ? LIMIT 1", (ino, number))
         )
 
     def has_hole(self, ino: Ino, start: int, end: int) -> bool:
-        """True if a range touches an extent without an object."""
+        """Return True if a range touches a hole."""
         sql = f"SELECT 1 FROM extent WHERE {_TOUCHED} AND object = 0 LIMIT 1"
         return self._db.value(sql, (ino, start, end)) is not None
 
-    def lengths(self, ino: Ino, most: int) -> tuple[int, int] | None:
-        """Bytes of a file that are holes, and that lie in objects; None if there are more than *most* extents."""
+    def lengths(self, ino: Ino, limit: int) -> tuple[int, int] | None:
+        """Return how many bytes of a file are holes, and how many lie in the objects of extents.
+
+        Returns None if the file has more than *limit* extents: counting them would take too long.
+        """
         sql = (
             'SELECT count(*), sum(iif(object, 0, "end" - start)), sum(iif(object, "end" - start, 0)) FROM'
             ' (SELECT object, start, "end" FROM extent WHERE ino = ? LIMIT ?)'
         )
-        count, holes, data = self._db.rows(sql, (ino, most + 1))[0]
-        return None if count > most else (holes or 0, data or 0)
+        count, holes, data = self._db.rows(sql, (ino, limit + 1))[0]
+        return None if count > limit else (holes or 0, data or 0)

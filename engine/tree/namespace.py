@@ -1,11 +1,12 @@
 """The name space: create, link, unlink, rmdir and rename, as row changes in the four lists.
 
-Two moves make up every change of a name.  *Unbind* takes a name away: a row of ``created`` or ``renamed`` goes, a base
-name is hidden by a row of ``deleted``.  *Bind* puts an object at a name: a row of ``renamed`` for a base object,
-``created`` for any other; and where the object is the very one the base has there, its whiteout goes instead, so that
-a rename back leaves nothing behind.
+Every change of a name is made of two steps.  *Unbind* removes a name: it deletes the row of ``created`` or ``renamed``,
+or hides a base name by a row of ``deleted``.  *Bind* gives an object a name: it adds a row to ``renamed`` for a moved
+base object, or to ``created`` for any other object and for a new link.  If the base has the same object at that name,
+bind deletes the whiteout instead, so that a rename back leaves no rows.
 
-A removed object stays readable while the kernel holds it: rows as an ``orphan``, a base file as a dead node.
+A removed object stays readable until the kernel forgets it: its row is an ``orphan``, or, for a base file without a
+row, its node is dead.
 """
 
 from __future__ import annotations
@@ -32,14 +33,14 @@ _LINK_MAX = 2**31 - 1
 
 
 class Namespace:
-    """Changes of names.  Every method runs inside an operation.
+    """Changes names.  Call every method inside an operation.
 
     Args:
         db: the overlay's database.
         base: the base view.
         inodes: rows and nodes.
-        merge: look-ups.
-        stored: what storage holds of files, given up with their last name.
+        view: lookups.
+        stored: bytes in storage, deleted with an orphan.
         attributes: default ACLs for new objects.
     """
 
@@ -48,31 +49,32 @@ class Namespace:
         db: Database,
         base: BaseView,
         inodes: Inodes,
-        merge: MergedView,
+        view: MergedView,
         stored: StoredBytes,
         attributes: Attributes,
     ) -> None:
         self._db = db
         self._base = base
         self._inodes = inodes
-        self._merge = merge
+        self._view = view
         self._stored = stored
         self._attributes = attributes
 
-    # -- making
+    # -- creating
 
     def make(
         self, parent: Node, name: bytes, mode: int, caller: Caller, *, rdev: int = 0, target: bytes | None = None
     ) -> Node:
-        """Create an object of any type: what mknod, mkdir and symlink have in common.
+        """Create an object of any type, for mknod, mkdir and symlink; return its node.
 
         Args:
             parent: the directory.
             name: the new name.
-            mode: type and permission bits as the caller asks for them; its umask or the default ACL counts.
-            caller: becomes the owner; the group comes from a set-group-ID directory (inode(7)).
-            rdev: of device nodes.
-            target: of a symlink.
+            mode: type and permission bits as the caller asks for them; the default ACL of the directory, or else the
+                caller's umask, may clear some.
+            caller: its uid becomes the owner; so does its gid, unless the directory is set-group-ID (inode(7)).
+            rdev: device number, for device nodes.
+            target: target, for a symlink.
 
         Raises:
             FsError: EEXIST, ENOENT in a removed directory, ENAMETOOLONG.
@@ -83,33 +85,34 @@ class Namespace:
         is_dir = stat.S_ISDIR(mode)
         node = self._new(parent, mode, caller, rdev=rdev, target=target, nlink=2 if is_dir else 1)
         self._db.change(ADD["created"], (parent.ino, name, node.ino))
-        self._changed(parent, name, +1 if is_dir else 0)
+        self._note_added(parent, name, +1 if is_dir else 0)
         return node
 
     def make_unnamed(self, parent: Node, mode: int, caller: Caller, *, linkable: bool) -> Node:
-        """Create a regular file without a name (O_TMPFILE in open(2)).
+        """Create a regular file without a name (O_TMPFILE in open(2)); return its node.
 
         Args:
-            parent: the directory it would be in: its group, default ACL and umask count as if it were.
-            mode, caller: as in ``make``.
-            linkable: whether ``link`` may give it its first name (without O_EXCL).
+            parent: the directory whose group and default ACL the file gets as if it were created there.
+            mode: permission bits as the caller asks for them.
+            caller: the process that creates the file: owner, group and umask.
+            linkable: True if ``link`` may give the file its first name later (open(2): without O_EXCL).
         """
-        if linkable:  # noted before anybody hears of its row
+        if linkable:  # before the watcher is called for the row, as it asks for this
             self._inodes.unnamed.add(Ino(self._inodes.next_ino))
         return self._new(parent, stat.S_IFREG | stat.S_IMODE(mode), caller, nlink=0)
 
     def _new(
         self, parent: Node, mode: int, caller: Caller, *, nlink: int, rdev: int = 0, target: bytes | None = None
     ) -> Node:
-        """A new object that no name leads to yet."""
+        """Create an object without a name, and return its node."""
         is_dir = stat.S_ISDIR(mode)
-        holder = self._inodes.attributes(parent)
-        holder_mode, holder_gid = (
-            (holder.mode, holder.gid) if isinstance(holder, Row) else (holder.st_mode, holder.st_gid)
+        directory = self._inodes.attributes(parent)
+        directory_mode, directory_gid = (
+            (directory.mode, directory.gid) if isinstance(directory, Row) else (directory.st_mode, directory.st_gid)
         )
         gid = caller.gid
-        if holder_mode & stat.S_ISGID:
-            gid = holder_gid
+        if directory_mode & stat.S_ISGID:
+            gid = directory_gid
             if is_dir:
                 mode |= stat.S_ISGID
         access = default = None
@@ -125,7 +128,7 @@ class Namespace:
             self._inodes.watcher.bare(row.ino)
         else:
             self._attributes.give_acls(row.ino, access, default if is_dir else None)
-        node = self._inodes.found(row.ino, None, parent.ino, is_dir, True)
+        node = self._inodes.add_node(row.ino, None, parent.ino, is_dir, True)
         self._db.on_failure(partial(self._inodes.drop_node, row.ino))
         return node
 
@@ -133,8 +136,8 @@ class Namespace:
         """Give an object one more name.
 
         Raises:
-            FsError: EPERM for a directory, EEXIST, EMLINK; ENOENT for an object that has no name left, other than
-                one that was made without and has never had any.
+            FsError: EPERM for a directory, EEXIST, EMLINK; ENOENT for an object that has lost its last name, or was
+                made without a name and may not be given one (``make_unnamed``).
         """
         self._check_new(parent, name)
         if node.is_dir:
@@ -148,21 +151,24 @@ class Namespace:
             raise FsError(errno.EMLINK)
         self._inodes.set_links(row, row.nlink + 1)
         self._bind(parent, name, node, "created")
-        self._changed(parent, name, 0)
+        self._note_added(parent, name, 0)
 
     def _check_name(self, parent: Node, name: bytes) -> None:
         if parent.dead:
             raise FsError(errno.ENOENT, "removed directory")
-        self._merge.check_name(name)
+        self._view.check_name(name)
 
     def _check_new(self, parent: Node, name: bytes) -> None:
         self._check_name(parent, name)
-        if name in (b".", b"..") or self._merge.resolve(parent, name) is not None:
+        if name in (b".", b"..") or self._view.resolve(parent, name) is not None:
             raise FsError(errno.EEXIST)
-        self._vacate(parent, name)
+        self._drop_unlisted_name(parent, name)
 
-    def _vacate(self, parent: Node, name: bytes) -> None:
-        """Let go of an object that is gone from the base and does not show, whose name in the overlay is taken now."""
+    def _drop_unlisted_name(self, parent: Node, name: bytes) -> None:
+        """Delete the row of an overlay name that does not show, as its object is gone from the base.
+
+        The name is about to be given to another object.
+        """
         if not self._inodes.drift.gone:
             return
         for table in NAMES:
@@ -172,12 +178,12 @@ class Namespace:
                 row = self._inodes.row(Ino(ino))
                 if row is not None and stat.S_ISDIR(row.mode):
                     self._inodes.touch_directory(parent, -1)
-                self._inodes.parting.lose_place(Ino(ino))
+                self._inodes.unlisted_rows.lose_name(Ino(ino))
 
-    # -- taking away
+    # -- removing
 
     def unlink(self, parent: Node, name: bytes) -> None:
-        """Remove the name of what is no directory.
+        """Remove a name of an object that is not a directory.
 
         Raises:
             FsError: ENOENT, EISDIR.
@@ -187,17 +193,17 @@ class Namespace:
             raise FsError(errno.EISDIR)
         self._keep_ancestor(parent, name, ref)
         self._unbind(parent, name, ref)
-        self._lose_link(ref)
-        self._gone(parent, name, 0)
+        self._drop_link(ref)
+        self._note_removed(parent, name, 0)
 
     def _keep_ancestor(self, parent: Node, name: bytes, ref: Ref) -> None:
-        """Keep the base file at a name that is given up: what comes there next may be its new version."""
-        own = isinstance(ref.held, Row) and ref.held.is_own  # kept when it was written
-        if self._inodes.ancestors.limit and ref.kind == "base" and parent.path is not None and not own:
+        """Keep an ancestor of the base file at a name that is removed: the next file there may be its new version."""
+        is_own = isinstance(ref.held, Row) and ref.held.is_own  # then it was kept at the first write
+        if self._inodes.ancestors.limit and ref.kind == "base" and parent.path is not None and not is_own:
             self._inodes.ancestors.keep(join(parent.path, name))
 
     def rmdir(self, parent: Node, name: bytes) -> None:
-        """Remove a directory that shows no name.
+        """Remove an empty directory.
 
         Raises:
             FsError: ENOENT, ENOTDIR, ENOTEMPTY.
@@ -209,70 +215,71 @@ class Namespace:
         ref = self._existing(parent, name)
         if not ref.node.is_dir:
             raise FsError(errno.ENOTDIR)
-        if not self._merge.is_empty(ref.node):
+        if not self._view.is_empty(ref.node):
             raise FsError(errno.ENOTEMPTY)
         self._unbind(parent, name, ref)
-        self._lose_directory(ref.node)
-        self._gone(parent, name, -1)
+        self._drop_directory(ref.node)
+        self._note_removed(parent, name, -1)
 
     def _existing(self, parent: Node, name: bytes) -> Ref:
         self._check_name(parent, name)
-        ref = self._merge.resolve(parent, name)
+        ref = self._view.resolve(parent, name)
         if ref is None:
             raise FsError(errno.ENOENT)
         return ref
 
-    def _lose_link(self, ref: Ref) -> None:
-        """One name less for what is no directory."""
+    def _drop_link(self, ref: Ref) -> None:
+        """Lower the link count of an object that is not a directory, after a name of it was unbound."""
         held = ref.held
         if isinstance(held, Row) or held.st_nlink > 1:
             row = self._inodes.adopt(ref.node, held)
             left = row.nlink - 1
             if left == 0 and ref.node.path is not None and self._inodes.drift.may_be_miscounted(row):
-                # base links that came and went with bases may have been counted wrongly; to look takes long
+                # links in replaced bases may have been counted wrongly; counting names takes long, so only at 0
                 left = self._inodes.drift.known_links(row.ino, ref.node.path)
             self._inodes.set_links(row, left)
         else:
-            # a base file nobody changed: the whiteout says it all, and what has it open reads on from the base
+            # an unchanged base file: the whiteout is all that is needed, and open handles read on from the base
             self._die(ref.node)
             self._inodes.died(held, ref.node.ino)
 
-    def _lose_directory(self, node: Node) -> None:
-        """A directory's only name is gone; its whiteouts hide nothing any more."""
+    def _drop_directory(self, node: Node) -> None:
+        """Delete what belongs to a directory after its name was unbound: its whiteouts, and rows that do not show."""
         if node.path is not None:
             self._db.change(DROP_IN["deleted"], (node.ino,))
         if self._inodes.drift.gone:
-            self._inodes.parting.let_go_in(node.ino, node.path)
+            self._inodes.unlisted_rows.drop_in(node.ino, node.path)
         row = self._inodes.row(node.ino)
         if row is not None:
             self._inodes.set_links(row, 0)
         elif node.state:
             self._inodes.discard(node.ino)
         self._die(node)
-        self._db.on_success(partial(self._merge.drop_listing, node.ino))
+        self._db.on_success(partial(self._view.drop_listing, node.ino))
 
     def _die(self, node: Node) -> None:
+        """Mark a node as dead until the kernel forgets it; undone if the operation fails."""
         if not node.dead:
             node.dead = True
             self._inodes.watcher.changed(node.ino)
             self._db.on_failure(partial(setattr, node, "dead", False))
 
-    def reap(self, ino: Ino, most: int | None = None) -> bool:
-        """Delete an orphan and everything it owns; a number that is no orphan is left alone.
+    def reap(self, ino: Ino, limit: int | None = None) -> bool:
+        """Delete an orphan with all its rows and content; do nothing if *ino* is not an orphan.
 
         Args:
-            ino: the number.
-            most: extents that are deleted in one go.
+            ino: the object.
+            limit: how many extents to delete at most in this operation; None for all.
 
         Returns:
-            False if there were more, and it is still there, as an orphan.
+            False if there were at least *limit* extents: so many were deleted, and the orphan is still there.
         """
         row = self._inodes.row(ino)
         if row is None or row.nlink != 0:
             return True
-        if most is not None and self._stored.discard_some(row, most):
+        if limit is not None and self._stored.discard_some(row, limit):
             return False
-        if self._inodes.take_orphan(ino):
+        if self._inodes.drop_orphan(ino):
             self._stored.discard(row)
             self._inodes.discard(ino)
         return True
@@ -280,12 +287,12 @@ class Namespace:
     # -- renaming
 
     def rename(self, parent: Node, name: bytes, new_parent: Node, new_name: bytes, flags: int) -> None:
-        """Move an object to another name, over what stands there (rename(2)).
+        """Give an object another name, and replace the object that has this name, if any (rename(2)).
 
         Args:
-            parent, name: where it is.
-            new_parent, new_name: where it goes.
-            flags: RENAME_NOREPLACE or RENAME_EXCHANGE (renameat2(2)).
+            parent, name: the present name.
+            new_parent, new_name: the new name.
+            flags: 0, RENAME_NOREPLACE or RENAME_EXCHANGE (renameat2(2)).
 
         Raises:
             FsError: the errnos of rename(2); EINVAL for other flags.
@@ -296,7 +303,7 @@ class Namespace:
             raise FsError(errno.EBUSY)
         source = self._existing(parent, name)
         self._check_name(new_parent, new_name)
-        target = self._merge.resolve(new_parent, new_name)
+        target = self._view.resolve(new_parent, new_name)
         if flags == RenameFlags.NOREPLACE and target is not None:
             raise FsError(errno.EEXIST)
         if flags == RenameFlags.EXCHANGE and target is None:
@@ -307,7 +314,7 @@ class Namespace:
             code = errno.EINVAL if flags == RenameFlags.EXCHANGE else errno.ENOTEMPTY
             raise FsError(code, "rename over a directory above")
         if target is not None and target.node.ino == source.node.ino:
-            return  # two links of one file: rename(2) does nothing
+            return  # two links of one file: rename(2) says that nothing happens
         if flags == RenameFlags.EXCHANGE:
             assert target is not None
             self._exchange(parent, name, source, new_parent, new_name, target)
@@ -315,13 +322,13 @@ class Namespace:
             self._move(parent, name, source, new_parent, new_name, target)
 
     def _is_below(self, node: Node, ancestor: Node) -> bool:
-        met: set[Ino] = set()
+        passed: set[Ino] = set()
         while node.ino != ancestor.ino:
             if node.ino == ROOT:
                 return False
-            if node.ino in met:
-                raise FsError(errno.EIO, f"inode {node.ino}: its directories are a circle")
-            met.add(node.ino)
+            if node.ino in passed:
+                raise FsError(errno.EIO, f"inode {node.ino}: the directory lies inside itself")
+            passed.add(node.ino)
             node = self._inodes.node(node.parent)
         return True
 
@@ -334,40 +341,40 @@ class Namespace:
                 raise FsError(errno.EISDIR)
             if is_dir and not target.node.is_dir:
                 raise FsError(errno.ENOTDIR)
-            if is_dir and not self._merge.is_empty(target.node):
+            if is_dir and not self._view.is_empty(target.node):
                 raise FsError(errno.ENOTEMPTY)
             self._keep_ancestor(new_parent, new_name, target)
             self._unbind(new_parent, new_name, target)
             if is_dir:
-                self._lose_directory(target.node)
+                self._drop_directory(target.node)
             else:
-                self._lose_link(target)
-        self._vacate(new_parent, new_name)
+                self._drop_link(target)
+        self._drop_unlisted_name(new_parent, new_name)
         self._unbind(parent, name, source)
-        self._place(source, new_parent, new_name)
-        lost = int(is_dir)
-        gained = int(is_dir and not (target is not None and target.node.is_dir))
+        self._rebind(source, new_parent, new_name)
+        removed = int(is_dir)
+        added = int(is_dir and not (target is not None and target.node.is_dir))
         if parent is not new_parent:
-            self._inodes.touch_directory(parent, -lost)
-            lost = 0
-        self._inodes.touch_directory(new_parent, gained - lost)
-        self._merge.vanished(parent, name)
+            self._inodes.touch_directory(parent, -removed)
+            removed = 0
+        self._inodes.touch_directory(new_parent, added - removed)
+        self._view.vanished(parent, name)
         if target is None:
-            self._merge.appeared(new_parent, new_name)
+            self._view.appeared(new_parent, new_name)
 
     def _exchange(self, parent: Node, name: bytes, source: Ref, new_parent: Node, new_name: bytes, target: Ref) -> None:
         self._unbind(parent, name, source)
         self._unbind(new_parent, new_name, target)
-        for place in ((parent, name), (new_parent, new_name)):
-            self._vacate(*place)
-        self._place(source, new_parent, new_name)
-        self._place(target, parent, name)
-        gained = int(source.node.is_dir) - int(target.node.is_dir)
-        self._inodes.touch_directory(parent, -gained)
-        self._inodes.touch_directory(new_parent, gained)
+        self._drop_unlisted_name(parent, name)
+        self._drop_unlisted_name(new_parent, new_name)
+        self._rebind(source, new_parent, new_name)
+        self._rebind(target, parent, name)
+        moved = int(source.node.is_dir) - int(target.node.is_dir)
+        self._inodes.touch_directory(parent, -moved)
+        self._inodes.touch_directory(new_parent, moved)
 
-    def _place(self, ref: Ref, parent: Node, name: bytes) -> None:
-        """Put what was just unbound at another name."""
+    def _rebind(self, ref: Ref, parent: Node, name: bytes) -> None:
+        """Give an object that was just unbound another name, and change its ctime."""
         node = ref.node
         row = self._inodes.adopt(node, ref.held)
         self._inodes.stamp(row, row.nlink, row.atime, row.mtime, self._inodes.now())
@@ -376,28 +383,39 @@ class Namespace:
             node.parent = parent.ino
         self._bind(parent, name, node, "created" if ref.kind == "created" else "renamed")
 
-    # -- the two moves
+    # -- the two steps of every change
 
     def _unbind(self, parent: Node, name: bytes, ref: Ref) -> None:
-        place = join(parent.path, name) if parent.path is not None else None
+        """Remove a name: delete its row, or hide it by a whiteout.
+
+        Args:
+            parent, name: the name.
+            ref: the object at this name.
+        """
+        path = join(parent.path, name) if parent.path is not None else None
         if ref.kind != "base":
             self._db.change(DROP[ref.kind], (parent.ino, name))
             if not self._covers_base(parent, name, ref.node):
                 return
-        assert place is not None
-        if place in self._inodes.drift.superseded:
-            self._inodes.parting.settle(place)
-        self._inodes.adopt(parent)  # whoever hides a name has a mark in origin
+        assert path is not None
+        if path in self._inodes.drift.superseded:
+            self._inodes.unlisted_rows.drop_superseded(path)
+        self._inodes.adopt(parent)  # a directory with a whiteout is in origin
         self._db.change(HIDE, (parent.ino, name))
         if ref.kind != "base":
-            held = self._db.value("SELECT ino FROM origin WHERE path = ?", (place,))
-            if held is not None and held != ref.node.ino:
-                self._inodes.parting.lose_place(Ino(held))
+            covered = self._db.value("SELECT ino FROM origin WHERE path = ?", (path,))
+            if covered is not None and covered != ref.node.ino:
+                self._inodes.unlisted_rows.lose_name(Ino(covered))
 
     def _covers_base(self, parent: Node, name: bytes, node: Node) -> bool:
-        """True where a name of the overlay hid an object that a replaced base brought, which would show now.
+        """Return True if the base has an object at an overlay name, without a whiteout, that would show from now on.
 
-        A name that was made since the overlay was opened hides nothing.
+        Only a replaced base brings such an object.  An object made since the overlay was opened covers none, which
+        saves the queries.
+
+        Args:
+            parent, name: the overlay name, whose row is deleted.
+            node: the object that it stood for.
         """
         if self._inodes.numbers.is_created(node.ino) and node.ino >= self._inodes.first_ino:
             return False
@@ -406,35 +424,39 @@ class Namespace:
         return self._inodes.base_child(parent, name) is not None
 
     def _bind(self, parent: Node, name: bytes, node: Node, table: str) -> None:
-        if node.path is not None and self._is_own_place(parent, name, node):
+        """Give an object a name: add a row to *table*, or delete the whiteout if the base has the object there."""
+        if node.path is not None and self._is_its_base_name(parent, name, node):
             self._db.change(DROP["deleted"], (parent.ino, name))
             if table == "created" and not node.is_dir:
-                self._swap_kinds(node)
-            self._settle(node)
+                self._renamed_to_created(node)
+            self._drop_row_if_unchanged(node)
         else:
             self._db.change(ADD[table], (parent.ino, name, node.ino))
 
-    def _is_own_place(self, parent: Node, name: bytes, node: Node) -> bool:
-        """True where the base has this very object at that name."""
+    def _is_its_base_name(self, parent: Node, name: bytes, node: Node) -> bool:
+        """Return True if the base has the object of *node* at a name that a whiteout hides."""
         if parent.path is None or self._db.value(IS_HIDDEN, (parent.ino, name)) is None:
             return False
-        place = join(parent.path, name)
-        if node.path == place:
+        path = join(parent.path, name)
+        if node.path == path:
             return True
-        if self._db.value("SELECT ino FROM origin WHERE path = ?", (place,)) not in (None, node.ino):
-            return False  # of another one, though they may have become links of one file
+        if self._db.value("SELECT ino FROM origin WHERE path = ?", (path,)) not in (None, node.ino):
+            return False  # the path of another object, even if a replaced base has made the two links of one file
         child = self._inodes.base_child(parent, name)
         return child is not None and not node.is_dir and child[1] == node.ino and child[0].st_nlink > 1
 
-    def _swap_kinds(self, node: Node) -> None:
-        """A created link took a base name back: a name that was renamed away from there is the created link now."""
-        place = self._db.row("SELECT parent, name FROM renamed WHERE ino = ? LIMIT 1", (node.ino,))
-        if place is not None:
-            self._db.change(DROP["renamed"], place)
-            self._db.change(ADD["created"], (*place, node.ino))
+    def _renamed_to_created(self, node: Node) -> None:
+        """Move a name of *node* from ``renamed`` to ``created``, after a new link has taken back its base name.
 
-    def _settle(self, node: Node) -> None:
-        """Delete the row of a base object that is back in its place, if nothing else of it was changed."""
+        The object is at its base name again, so it is not renamed: the other name is an additional link.
+        """
+        renamed = self._db.row("SELECT parent, name FROM renamed WHERE ino = ? LIMIT 1", (node.ino,))
+        if renamed is not None:
+            self._db.change(DROP["renamed"], renamed)
+            self._db.change(ADD["created"], (*renamed, node.ino))
+
+    def _drop_row_if_unchanged(self, node: Node) -> None:
+        """Delete the row of a base object that has its base name again, if the overlay has not changed it otherwise."""
         row = self._inodes.row(node.ino)
         if row is None or self._db.value("SELECT 1 FROM modified WHERE ino = ?", (node.ino,)) is not None:
             return
@@ -451,12 +473,12 @@ class Namespace:
         if not node.is_dir or self._db.value(below, (node.path + b"/", node.path + b"0")) is None:
             self._db.change(DROP_ORIGIN, (node.ino,))
 
-    # -- what every change does to its directory
+    # -- the directory of a changed name
 
-    def _changed(self, parent: Node, name: bytes, subdirectories: int) -> None:
+    def _note_added(self, parent: Node, name: bytes, subdirectories: int) -> None:
         self._inodes.touch_directory(parent, subdirectories)
-        self._merge.appeared(parent, name)
+        self._view.appeared(parent, name)
 
-    def _gone(self, parent: Node, name: bytes, subdirectories: int) -> None:
+    def _note_removed(self, parent: Node, name: bytes, subdirectories: int) -> None:
         self._inodes.touch_directory(parent, subdirectories)
-        self._merge.vanished(parent, name)
+        self._view.vanished(parent, name)

@@ -1,9 +1,11 @@
-"""Nodes: what an inode number stands for, for every object somebody has looked up.
+"""Nodes: the objects in memory, by inode number; and the rule that gives base objects their inode numbers.
 
-A node says which base object backs a number and whether the tables can know anything about it, so that objects without
-overlay state are read from the base without asking SQL.  Numbers follow the design: a base object on the base root's
-own device keeps its number; what could collide with the window of created objects, or lies on another device (layers of
-an overlay or a btrfs subvolume below the base), gets one from a reserved range, the same one each time it is seen.
+A node says which base object an inode number stands for, and whether the database may hold rows of it.  So objects
+without overlay state are read from the base without SQL.
+
+A base object on the same device as the base's root keeps its own inode number.  An object whose number could collide
+with that of a created object, or that lies on another device (a layer of an overlay file system, or a btrfs subvolume
+below the base), gets a number from a reserved range: the same number each time it is looked up.
 """
 
 from __future__ import annotations
@@ -15,72 +17,73 @@ from hashlib import blake2b
 from ..model import ROOT, Ino
 from ..store.base_view import join
 
-# A place in the base: a directory (base terms) and a name in it; or None and a whole path.
-Place = tuple[bytes | None, bytes]
+# The path of a base object (base terms), in one of two forms: its directory and its name, or None and the whole path.
+# A node keeps the first form: the nodes of a directory's entries share one string for the directory.
+BaseLocation = tuple[bytes | None, bytes]
 
-WINDOW_32 = (
-    0x8000_0000,
-    0x1_0000_0000,
-)  # created objects where the base's numbers are small: 32-bit programs stay happy
+# Inode numbers of created objects: the first one, and the first one beyond.  The 32-bit window is for bases whose own
+# numbers are below it: a 32-bit program gets EOVERFLOW from stat(2) for a larger number.
+WINDOW_32 = (0x8000_0000, 0x1_0000_0000)
 WINDOW_64 = (1 << 61, 1 << 62)
-UNREACHED = 1 << 20  # numbers at the end of a window that no overlay lives to hand out; one in use there is damage
-RESERVED = 1 << 62  # from here on numbers are for base objects that cannot keep theirs
+UNREACHED = 1 << 20  # numbers at the end of a window that no overlay will ever reach: one in use there is damage
+RESERVED = 1 << 62  # the first number of those for base objects that cannot keep their own
 _RESERVED_SIZE = 1 << 62  # up to 2^63: SQLite integers are signed
 
 
 class Node:
-    """One known object.  Small, for the kernel may know a million of them.
+    """One object in memory.  Kept small, as there is a node for each inode that the kernel knows, up to a million.
 
     Attributes:
         ino: its inode number.
-        parent: number of the directory it was last found in; kept for directories only (``..``, ancestor checks).
+        parent: the inode number of the directory in which it was last found, for ``..`` and for checks whether one
+            directory lies below another.  Kept up to date for directories only; ``ROOT`` for any other object.
         is_dir: True for a directory.
-        state: False when the tables surely hold nothing about it; True when they may.
-        dead: True for a directory that was removed, or a base file without any name left.
-        holds: how often the kernel was told of it and has not yet forgotten.
+        state: False when the database surely holds no row of it; True when it may hold some.
+        dead: True for a removed directory, and for a base file without a row that has lost its only name.
+        nlookup: the kernel's count of lookups, less those it has forgotten (FUSE_FORGET).
     """
 
-    __slots__ = ("_directory", "_name", "dead", "holds", "ino", "is_dir", "parent", "state")
+    __slots__ = ("_directory", "_name", "dead", "ino", "is_dir", "nlookup", "parent", "state")
 
-    def __init__(self, ino: Ino, place: Place | None, parent: Ino, is_dir: bool, state: bool) -> None:
+    def __init__(self, ino: Ino, location: BaseLocation | None, parent: Ino, is_dir: bool, state: bool) -> None:
         self.ino = ino
-        self._directory: bytes | None = place[0] if place is not None else None
-        self._name: bytes | None = place[1] if place is not None else None
+        self._directory: bytes | None = location[0] if location is not None else None
+        self._name: bytes | None = location[1] if location is not None else None
         self.parent = parent
         self.is_dir = is_dir
         self.state = state
         self.dead = False
-        self.holds = 0
+        self.nlookup = 0
 
     @property
     def path(self) -> bytes | None:
-        """Its place in the base (base terms), or None for a created object."""
+        """The path of its base object (base terms), or None for a created object."""
         if self._directory is None or self._name is None:
             return self._name
         path = join(self._directory, self._name)
         if self.is_dir:
-            # kept, for what is in it shares this very string
+            # kept, so that the nodes of its entries share this one string
             self._directory, self._name = None, path
         return path
 
 
 def choose_window(root: os.stat_result, inodes: int) -> tuple[int, int]:
-    """Where created objects get their numbers, so that the base's own cannot collide.
+    """Return the window for the inode numbers of created objects: one that the base's own numbers do not reach.
 
     Args:
         root: attributes of the base's root.
-        inodes: how many inodes the base's file system can have (f_files), 0 if it does not say.
+        inodes: how many inodes the base's file system can have (f_files of statvfs(3)); 0 if it does not say.
     """
     small = root.st_ino < WINDOW_32[0] and inodes < WINDOW_32[0]
     return WINDOW_32 if small else WINDOW_64
 
 
 class Numbers:
-    """Inode numbers of base objects.
+    """Gives base objects their inode numbers.
 
     Args:
-        root: attributes of the base's root, which is always number 1.
-        window: first number, and the first one beyond, of created objects.
+        root: attributes of the base's root; its number is always 1.
+        window: the numbers of created objects: the first one, and the first one beyond.
     """
 
     def __init__(self, root: os.stat_result, window: tuple[int, int]) -> None:
@@ -92,11 +95,11 @@ class Numbers:
         self._displaced: dict[tuple[int, int], Ino] = {}
 
     def is_created(self, ino: int) -> bool:
-        """True for the number of a created object."""
+        """Return True if *ino* is the number of a created object."""
         return self._window[0] <= ino < self._window[1]
 
     def of(self, st: os.stat_result) -> Ino:
-        """The inode number of the base object with these attributes."""
+        """Return the inode number of the base object with these attributes."""
         number = st.st_ino
         if st.st_dev == self._dev:
             if number == self._root_ino:
@@ -108,11 +111,13 @@ class Numbers:
         return self._reserve((st.st_dev, number))
 
     def displace(self, st: os.stat_result, is_free: Callable[[int], bool]) -> Ino:
-        """A number for a base object whose own one stands for another object: the same one each time.
+        """Give a base object a reserved number, because its own number stands for another object; return the number.
+
+        From now on ``of`` returns this number for it.
 
         Args:
             st: its attributes.
-            is_free: tells whether a number stands for nothing yet.
+            is_free: returns whether a number is not in use.
         """
         identity = (st.st_dev, st.st_ino)
         digest = blake2b(b"%d:%d displaced" % identity, digest_size=8).digest()
@@ -134,10 +139,14 @@ class Numbers:
         return Ino(number)
 
     def unused(self, ino: int) -> Ino:
-        """A number no base object has, for one that is gone; *ino* is what it was."""
+        """Return a number that no base object has, for an object that is gone from the base.
+
+        Args:
+            ino: the object's present number: the same one always leads to the same result.
+        """
         return self._reserve((-1, ino))
 
     def keep(self, identity: tuple[int, int], ino: Ino) -> None:
-        """Remember that the base object of that (st_dev, st_ino) goes by *ino*."""
+        """Give the base object with this *identity*, (st_dev, st_ino), the number *ino* from now on."""
         self._reserved[identity] = self._displaced[identity] = ino
         self._taken[ino] = identity

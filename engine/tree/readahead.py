@@ -1,8 +1,9 @@
-"""Reading ahead of who reads the files of a directory one after the other, as tar, cp -r and grep -r do.
+"""Read-ahead across the files of a base directory, for programs that read them one after another (tar, cp -r, grep -r).
 
-The kernel reads ahead within a file only, and a tree of small files then costs the time of a first read for each of
-them.  So where files are read in the order of the listing, the next ones are opened and asked for before the one at
-hand is waited for.  A wrong guess costs a few system calls, never a wrong byte: only the base is touched.
+The kernel reads ahead only within one file, so a tree of small files costs one wait for the medium per file.  When a
+program reads files in the order of the directory's listing, the engine tells the kernel to load the next files of the
+listing (posix_fadvise(2), POSIX_FADV_WILLNEED) before it reads the current one.  A wrong guess costs a few system
+calls; it never changes what a program reads, as only the base's page cache is concerned.
 """
 
 from __future__ import annotations
@@ -15,73 +16,93 @@ from collections.abc import Callable, Sequence
 
 from ..store.base_view import BaseView, join, split
 
-_FILES = 4  # asked for at once; who goes on gets one fewer at each read, until _FILES * _NEAR names ahead
-_NEAR = 8  # names between two files that still are one after the other: directories, links, empty files
-_DIRECTORIES = 16  # whose order is remembered, the last ones listed
-_BYTES = 128 << 10  # of each file; the kernel's own reading ahead does the rest
+# The first read in listing order requests _FILES files; each further one requests _FILES - 1 more, so that the
+# distance grows, up to _MAX_DISTANCE names ahead of the file being read.
+_FILES = 4
+# A file at most so many names behind the one read last is read in listing order: between the two may lie names without
+# data to load, such as directories, symlinks and empty files.
+_MAX_STEP = 8
+_MAX_DISTANCE = _FILES * _MAX_STEP
+_DIRECTORIES = 16  # directories remembered: those listed last
+_BYTES = 128 << 10  # requested of each file; the kernel's own read-ahead loads the rest
 
 Listing = Sequence[tuple[int, bytes]]
 
 
-class _Order:
-    """How far somebody is in a directory: indices in its listing."""
+class _Progress:
+    """How far a directory has been read.
 
-    __slots__ = ("asked", "listing", "read")
+    Attributes:
+        listing: its names, each with its cookie, in the order of the listing.
+        read: index of the file that was read last; -1 before the first one.
+        requested: index of the last file that the kernel was told to load; -1 when the program left the order.
+    """
+
+    __slots__ = ("listing", "read", "requested")
 
     def __init__(self, listing: Listing) -> None:
         self.listing = listing
         self.read = -1
-        self.asked = -1
+        self.requested = -1
 
 
 class ReadAhead:
-    """Guesses which base file is read next.
+    """Guesses which base files a program will read next, and has the kernel load them.
 
     Args:
         base: the base view.
-        cookie_of: what listings are sorted by.
+        cookie_of: returns the cookie of a name; listings are sorted by it.
     """
 
     def __init__(self, base: BaseView, cookie_of: Callable[[bytes], int]) -> None:
         self._base = base
         self._cookie_of = cookie_of
-        self._orders: OrderedDict[bytes, _Order] = OrderedDict()
+        self._directories: OrderedDict[bytes, _Progress] = OrderedDict()
 
-    def listed(self, path: bytes, listing: Listing) -> None:
-        """Note that a base directory is being listed, in this order of (cookie, name)."""
-        self._orders[path] = _Order(listing)
-        self._orders.move_to_end(path)
-        if len(self._orders) > _DIRECTORIES:
-            self._orders.popitem(last=False)
+    def note_listing(self, path: bytes, listing: Listing) -> None:
+        """Note that a program lists a base directory, and in which order it gets the names.
 
-    def reads(self, path: bytes) -> None:
-        """Note that a base file is about to be read from its start, and ask for those that are likely to follow."""
+        Args:
+            path: the directory (base terms).
+            listing: its names, each with its cookie, in the order of the listing.
+        """
+        self._directories[path] = _Progress(listing)
+        self._directories.move_to_end(path)
+        if len(self._directories) > _DIRECTORIES:
+            self._directories.popitem(last=False)
+
+    def note_read(self, path: bytes) -> None:
+        """Note that a program starts to read a base file, and load the files that it will probably read next.
+
+        Args:
+            path: the file (base terms).
+        """
         directory, name = split(path)
-        order = self._orders.get(directory)
-        if order is None:
+        progress = self._directories.get(directory)
+        if progress is None:
             return
-        at = bisect_left(order.listing, (self._cookie_of(name), name))
-        is_next = order.read < at <= order.read + _NEAR
-        order.read = at
-        if not is_next:
-            order.asked = -1
+        current = bisect_left(progress.listing, (self._cookie_of(name), name))
+        is_in_order = progress.read < current <= progress.read + _MAX_STEP
+        progress.read = current
+        if not is_in_order:
+            progress.requested = -1
             return
-        last = max(at, order.asked)
-        files = 0 if last == at else 1
-        for index in range(last + 1, min(at + _FILES * _NEAR, len(order.listing))):
-            if files == _FILES:
+        last = max(current, progress.requested)
+        requests = _FILES if last == current else _FILES - 1
+        for index in range(last + 1, min(current + _MAX_DISTANCE, len(progress.listing))):
+            if requests == 0:
                 break
-            if self._ask(join(directory, order.listing[index][1])):
-                files += 1
-                order.asked = index
+            if self._load(join(directory, progress.listing[index][1])):
+                requests -= 1
+                progress.requested = index
 
-    def _ask(self, path: bytes) -> bool:
-        """Ask for a file's bytes; False if it has none, or is none."""
+    def _load(self, path: bytes) -> bool:
+        """Tell the kernel to load a file; return False if it is not a regular file, is empty or cannot be opened."""
         try:
             st = self._base.stat(path)
             if not stat.S_ISREG(st.st_mode) or st.st_size == 0:
                 return False
             os.posix_fadvise(self._base.file(path, st), 0, min(st.st_size, _BYTES), os.POSIX_FADV_WILLNEED)
         except OSError:
-            return False  # whoever reads it hears why
+            return False  # the program that reads the file gets the error
         return True

@@ -1,16 +1,17 @@
-"""What rows may hold.  Anybody may have edited a storage: no value of a row is believed before it was looked at.
+"""Checks of the values in rows.  A storage may come from an attacker: the engine checks a value before it uses it.
 
-Who looks, and when:
+What is checked when:
 
 * The schema, and the facts of ``overlay`` (``wrong_facts``), at each open, before any other query.
-* A row of ``inode``, a path of ``origin``, names, targets and small files where a mount *reads* them (``row_of``,
-  ``path_of``, ``named``, ``target_of``, ``bytes_of``; extents in tree/extents.py): opening 100,000 entries takes no
-  longer than opening ten, and one bad row gives EIO by itself and hides none of its neighbours.
-* Every row of every table (``examine``), of tools that read everything anyway and then write outside of storage: merge,
-  export and rebase.  What it finds is ``Corrupt``, and names the row.  minifo-fsck has the same rules, and repairs.
+* A row of ``inode``, a path of ``origin``, names, targets and small files when a mount *reads* them (``row_of``,
+  ``path_of``, ``named``, ``target_of``, ``bytes_of``; extents in tree/extents.py).  So opening an overlay of 100,000
+  entries takes no longer than opening one of ten, and a damaged row gives EIO for its own object only.
+* Every row of every table (``examine``) before a tool writes outside of the storage: merge, export and rebase.  They
+  read everything anyway.  A damaged row is reported as ``Corrupt``, with the row.  minifo-fsck checks by the same rules
+  and repairs.
 
-Types are looked at, too: SQLite keeps those of a STRICT table where it writes a row, and believes the file where it
-reads one (sqlite.org/stricttables.html).
+Types are checked too: SQLite enforces the types of a STRICT table when it writes a row, but not when it reads one from
+the file (sqlite.org/stricttables.html).
 """
 
 from __future__ import annotations
@@ -29,14 +30,14 @@ from .inode_rows import Row
 from .nodes import UNREACHED, WINDOW_32, WINDOW_64
 from .path_resolver import PathResolver, is_base_path
 
-RESERVED_AHEAD = 1 << 24  # most object ids between the next one and the limit: a mount looks into their directories
-_NUMBERS_END = 1 << 32  # modes aside, what stat(2) has in 32 bits: links, owners, devices
+RESERVED_AHEAD = 1 << 24  # largest object_limit - next_object: a mount searches the directories of all ids between
+_NUMBERS_END = 1 << 32  # st_nlink, st_uid, st_gid and st_rdev are below: 32 bits each
 _KINDS = {stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK, stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR, stat.S_IFBLK}
-_NUMBERS = {int, type(None)}
+_COLUMN_TYPES = {int, type(None)}
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-_NO_NAMES = (b"", b".", b"..")
+_NOT_NAMES = (b"", b".", b"..")
 
-#: The facts each overlay has, and what their values are.
+#: The keys that every overlay has in table ``overlay``, and the types of their values.
 FACTS: dict[str, type | tuple[type, ...]] = {
     "uuid": str,
     "window": int,
@@ -51,7 +52,11 @@ FACTS: dict[str, type | tuple[type, ...]] = {
 
 
 def wrong_facts(facts: dict[str, Any]) -> list[str]:
-    """The facts that are missing or impossible."""
+    """Return the keys of the facts that are missing or impossible.
+
+    Args:
+        facts: the rows of table ``overlay``.
+    """
     wrong = [key for key, kind in FACTS.items() if key not in facts or not isinstance(facts[key], kind)]
     if not wrong and (facts["window"], facts["window_end"]) not in (WINDOW_32, WINDOW_64):
         wrong = ["window", "window_end"]
@@ -67,24 +72,24 @@ def wrong_facts(facts: dict[str, Any]) -> list[str]:
 
 
 def is_name(value: object) -> bool:
-    """True for what can be a name in a directory."""
+    """Return True if *value* can be a name in a directory."""
     return (
         type(value) is bytes
         and len(value) <= NAME_MAX
-        and value not in _NO_NAMES
+        and value not in _NOT_NAMES
         and b"/" not in value
         and b"\0" not in value
     )
 
 
 def is_xattr_name(value: object) -> bool:
-    """True for what can be the name of an extended attribute (xattr(7))."""
+    """Return True if *value* can be the name of an extended attribute (xattr(7))."""
     return type(value) is bytes and 0 < len(value) <= NAME_MAX and b"\0" not in value
 
 
 def named(rows: Iterable[tuple[Any, Any]]) -> list[tuple[bytes, Ino]]:
-    """Of names and what they stand for those that can be; what else there is leads nowhere."""
-    return [found for found in rows if is_name(found[0]) and type(found[1]) is int]
+    """Return those rows of (name, inode number) whose values are possible; damaged ones are left out of listings."""
+    return [row for row in rows if is_name(row[0]) and type(row[1]) is int]
 
 
 def _damaged(what: str) -> FsError:
@@ -92,15 +97,15 @@ def _damaged(what: str) -> FsError:
 
 
 def row_of(values: tuple[Any, ...]) -> Row:
-    """A row of ``inode``.
+    """Return the columns of a row of ``inode`` as a ``Row``.
 
     Args:
-        values: its columns, in the order of ``Row``.
+        values: the columns, in the order of ``Row``.
 
     Raises:
-        FsError: EIO where one of them is impossible; it names the inode.
+        FsError: EIO if one of them is impossible; the message names the inode.
     """
-    if _NUMBERS.issuperset(map(type, values)):
+    if _COLUMN_TYPES.issuperset(map(type, values)):
         row = Row._make(values)
         number, bound = row.object, row.bound
         try:
@@ -120,59 +125,59 @@ def row_of(values: tuple[Any, ...]) -> Row:
             ):
                 return row
         except TypeError:
-            pass  # NULL where there must be a number
+            pass  # NULL in a column that must not be
     raise _damaged(f"inode {values[0]}: its row is damaged")
 
 
 def is_id(value: object) -> bool:
-    """True for what can be an owner, or a mode."""
+    """Return True if *value* can be a uid, a gid or a mode."""
     return type(value) is int and 0 <= value < _NUMBERS_END
 
 
-def is_place(value: object) -> bool:
-    """True for what can be a path of ``origin``."""
+def is_origin_path(value: object) -> bool:
+    """Return True if *value* can be a path of ``origin``: bytes, and a path in base terms."""
     return type(value) is bytes and is_base_path(value)
 
 
 def path_of(ino: int, value: object) -> bytes:
-    """A path of ``origin``.
+    """Return *value*, the path of *ino* in ``origin``, if it can be one.
 
     Raises:
-        FsError: EIO where it is none.
+        FsError: EIO if it cannot.
     """
-    if is_place(value):
+    if is_origin_path(value):
         assert isinstance(value, bytes)
         return value
-    raise _damaged(f"inode {ino}: its place in the base is damaged")
+    raise _damaged(f"inode {ino}: its path in the base is damaged")
 
 
 def target_of(ino: int, value: object) -> bytes:
-    """The target of a symlink.
+    """Return *value*, the target of symlink *ino*, if it can be one.
 
     Raises:
-        FsError: EIO where it is none.
+        FsError: EIO if it cannot.
     """
     if type(value) is bytes and 0 < len(value) <= SYMLINK_MAX and b"\0" not in value:
         return value
-    raise _damaged(f"inode {ino}: its target is damaged")
+    raise _damaged(f"inode {ino}: its symlink target is damaged")
 
 
 def number_of(value: object) -> Ino:
-    """The inode number that a name stands for.
+    """Return *value*, an inode number from a row, if it is an integer.
 
     Raises:
-        FsError: EIO where it is something else.
+        FsError: EIO if it is not.
     """
     if type(value) is int:
         return Ino(value)
-    raise _damaged(f"inode {value!r:.40}: it is no number")
+    raise _damaged(f"a row has {value!r:.40} as an inode number")
 
 
 def bytes_of(ino: int, value: object) -> bytes:
-    """A value that is bytes.
+    """Return *value*, content or an extended attribute of *ino* from a row, if it is bytes.
 
     Raises:
-        FsError: EIO where it is something else.
+        FsError: EIO if it is not.
     """
     if type(value) is bytes:
         return value
@@ -180,30 +185,30 @@ def bytes_of(ino: int, value: object) -> bytes:
 
 
 def examine(db: Database, path: str, *, finished: bool = True) -> None:
-    """Look at every row, before something is done outside of storage by what rows say.
+    """Check every row.  A tool calls it before it writes anything outside of the storage by what the rows say.
 
     Args:
         db: the overlay's database; only read.
-        path: of the database, for the message.
-        finished: False while rows are still being made, and do not keep the invariants yet.
+        path: the path of the database, for messages.
+        finished: False to skip the invariants, while the caller is still adding rows.
 
     Raises:
-        Corrupt: the first row that is impossible.
+        Corrupt: a row is impossible; the message names the first one.
     """
     hint = f"run: minifo-fsck {path.rpartition('/')[0]}"
     try:
-        found = _first_wrong(db, finished)
+        problem = _first_problem(db, finished)
     except FsError as error:
         raise Corrupt(f"{path} is damaged ({error.filename or error.strerror})", hint) from error
-    if found:
-        raise Corrupt(f"{path} is damaged ({found})", hint)
+    if problem:
+        raise Corrupt(f"{path} is damaged ({problem})", hint)
 
 
-#: Directories of the base with a second name, and any name of the root: ways to go round in circles.
+#: Base directories with a second name, and the root if it has any name: a walk of such a tree may never end.
 TWO_NAMED = (
     "SELECT n.ino, count(*) FROM (SELECT ino, 0 AS made FROM renamed UNION ALL SELECT ino, 1 FROM created) n"
     " JOIN inode i USING (ino) JOIN origin USING (ino) WHERE (i.mode & 61440) = 16384 GROUP BY n.ino"
-    # a link to a directory of the base would be its second name
+    # a row of created for a base directory would be a second name of it
     " HAVING count(*) > 1 OR max(made) OR n.ino = 1"
 )
 _NAMES = (
@@ -212,9 +217,9 @@ _NAMES = (
 )
 
 
-def _first_wrong(db: Database, finished: bool) -> str:
-    """What is wrong with the first row that is, or an empty string."""
-    # before anything else: rows of wrong types, pages that do not belong together
+def _first_problem(db: Database, finished: bool) -> str:
+    """Return what is wrong with the first damaged row, or an empty string."""
+    # SQLite's own check comes first: rows with wrong types, and pages that do not belong together
     for (said,) in db.rows("PRAGMA quick_check(1)"):
         if said != "ok":
             return " ".join(str(said).split())
@@ -237,5 +242,5 @@ def _first_wrong(db: Database, finished: bool) -> str:
     for ino, _ in db.rows(TWO_NAMED) if finished else ():
         return f"inode {ino}: a directory with two names"
     for violation in invariants.check(db) if finished else ():
-        return f"{violation.rule}: not so of {violation.detail!r:.100}"
+        return f"{violation.rule}: violated by {violation.detail!r:.100}"
     return ""

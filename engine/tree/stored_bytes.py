@@ -79,7 +79,7 @@ class StoredBytes:
         Returns:
             False if it had fewer, and nothing was done.
         """
-        objects = self.extents.shorten(row.ino, most) if row.mapped else None
+        objects = self.extents.drop_last(row.ino, most) if row.mapped else None
         if objects is None:
             return False
         for number in self.extents.unused(row.ino, objects - {row.object}):

@@ -152,7 +152,7 @@ class Planner:
                 while path != b"/" and path not in waiting:
                     path = split(path)[0]
                     waiting.add(path)
-            elif decision.action is Action.CREATE and entry.in_place:
+            elif decision.action is Action.CREATE and entry.at_origin:
                 holding.add(split(entry.base)[0])
 
     def _decide(self, entry: Entry) -> Decision:

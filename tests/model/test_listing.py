@@ -69,7 +69,7 @@ def test_no_name_is_skipped_or_repeated(present: set[str], steps: list[tuple[str
 
 def test_kept_listings_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """When too many names are kept the oldest listings go, and reading goes on where it was."""
-    monkeypatch.setattr(merged_view, "_KEPT_NAMES", 20)
+    monkeypatch.setattr(merged_view, "_CACHED_NAMES", 20)
     lab = Lab(tmp_path)
     for directory in "abcd":
         for name in NAMES[:15]:
