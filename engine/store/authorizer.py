@@ -1,9 +1,10 @@
-"""What our statements may do: an authorizer for every connection that an overlay is served from (sqlite.org/c3ref).
+"""What SQL statements may do: SQLite's authorizer for each connection that serves an overlay (c3ref/set_authorizer).
 
-Statements are our own, and the schema was compared with ours before the first one (store/database_file.py).  This is
-the fence behind that: whatever became of the schema since, nothing is attached, no file is reached by a function or a
-pragma, and nothing is written on behalf of a trigger, for we have none.  SQLite asks when a statement is prepared, not
-when it is executed: each of ours is prepared once, so creating or deleting a file costs the same as without.
+All statements are in minifo's source, and before the first one the schema of the database is compared with
+store/schema.sql (store/database_file.py).  The authorizer is a second line of defence, should another process change
+the schema later: no statement can attach a database, reach a file through a function or a pragma, or write through a
+trigger.  SQLite calls the authorizer when a statement is prepared, not when it is executed; each statement is prepared
+once, so operations cost no more with it.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ _ALWAYS = {
     apsw.SQLITE_SAVEPOINT,
 }
 _WRITES = {apsw.SQLITE_INSERT, apsw.SQLITE_UPDATE, apsw.SQLITE_DELETE}
-# what our queries call; of new ones nothing may reach a file, or take memory by a number in its arguments
+# The functions that minifo's queries call.  Add none that reaches a file, or that takes as much memory as an argument
+# says (zeroblob, printf): a row of a foreign storage may hold any number.
 _FUNCTIONS = {"abs", "coalesce", "count", "ifnull", "iif", "instr", "length", "max", "min", "substr", "sum", "typeof"}
-_PRAGMAS = {"page_count", "quick_check", "integrity_check", "application_id", "user_version"}  # to read
+_PRAGMAS = {"page_count", "quick_check", "integrity_check", "application_id", "user_version"}
 _TEMPORARY = {apsw.SQLITE_CREATE_TEMP_TABLE, apsw.SQLITE_DROP_TEMP_TABLE}  # tree/base_match.py
 _TEMPORARY_NAME = "moved"
 _INDEX = {apsw.SQLITE_CREATE_INDEX, apsw.SQLITE_DROP_INDEX, apsw.SQLITE_REINDEX}  # fsck/repair_loop.py
@@ -27,18 +29,18 @@ _INDEX_NAMES = "fsck_"
 
 
 def authorize(action: int, first: str | None, second: str | None, database: str | None, cause: str | None) -> int:
-    """Say whether a statement may do something.
+    """Return SQLITE_OK if a statement may do an action, else SQLITE_DENY.
 
     Args:
-        action: SQLITE_READ and its kin.
-        first, second: what it is done to, by action.
-        database: the schema it is in.
-        cause: the trigger or view on whose behalf it is done.
+        action: one of SQLite's action codes, such as SQLITE_READ (c3ref/c_alter_table).
+        first, second: the action's objects; their meaning depends on the action.
+        database: name of the database: main, temp.
+        cause: the innermost trigger or view that the action comes from, or None.
     """
     if action in _ALWAYS:
         return apsw.SQLITE_OK
     if (
-        # parts of our own queries that have a name count as views; only triggers write
+        # a WITH clause of a query counts as a view, so reading allows any cause; a write with a cause is a trigger's
         (action in _WRITES and cause is None)
         or (action == apsw.SQLITE_FUNCTION and second in _FUNCTIONS)
         or (action == apsw.SQLITE_PRAGMA and first in _PRAGMAS)

@@ -1,12 +1,13 @@
-"""The door: the one way to what lies beneath a directory that others may have filled.
+"""Access to the files beneath a directory whose content minifo does not trust, confined to that directory.
 
-A storage may come from anywhere: a stick, an image, an archive.  So nothing in it is reached by a path.  Each directory
-on the way is opened beneath the storage's own descriptor, without symlinks, magic links and other file systems
-(openat2(2)), and each file below the directory it lies in.  A file is a regular one with one name, or it is refused: it
-is looked at before it is opened, for to open a device or a FIFO is to use it, and again afterwards.  (Between the two
-somebody may put a device there.  Where his devices work he can use them himself.)
+A storage may come from anywhere: a USB stick, an image, an archive.  So minifo reaches nothing in it by an absolute
+path.  It opens each directory beneath the storage's own descriptor, without symlinks, magic links and other file
+systems (openat2(2)), and each file relative to its directory.  A file must be a regular file with a single name, else
+it is refused.  This is checked before the file is opened, because opening a device or a FIFO has effects, and again
+afterwards.  (Between the two checks an attacker may put a device there; but a device node that works for the daemon
+there is one that the attacker could have opened directly.)
 
-Who may write to a storage directory may do so while it is read.  ``distrust`` says who could.
+Other users who may write to a storage directory could change it while minifo reads it; ``distrust`` finds that out.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ from .syscalls import (
 BENEATH = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_XDEV
 _PLAIN = RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW
-_NEVER = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-_KEPT = 32  # descriptors of directories
+_ALWAYS = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+_CACHED_DIRECTORIES = 32
 _ACCESS_ACL = "system.posix_acl_access"
 
 KINDS = {
@@ -46,7 +47,7 @@ KINDS = {
 
 
 def objection(st: os.stat_result) -> str | None:
-    """What is wrong with a file of a storage, in words that follow its name; None for a regular file with one name."""
+    """Return why a file in storage is refused, as text that follows its name; None for a regular file with one link."""
     if not stat.S_ISREG(st.st_mode):
         return f"is {KINDS.get(stat.S_IFMT(st.st_mode), 'no file')}, not a file"
     if st.st_nlink > 1:
@@ -55,17 +56,17 @@ def objection(st: os.stat_result) -> str | None:
 
 
 class ConfinedDir:
-    """What lies beneath one directory.
+    """The files and directories beneath one directory, its top.
 
-    Names are relative to it, and parted by single slashes.
+    A "name" is a path relative to the top, with single slashes.
 
     Args:
-        top: a descriptor of the directory; closed with the door.
+        top: a descriptor of the directory; ``close`` closes it.
     """
 
     def __init__(self, top: int) -> None:
         self.top = top
-        self._dirs: FdCache[str] = FdCache(share(_KEPT, 12))
+        self._dirs: FdCache[str] = FdCache(share(_CACHED_DIRECTORIES, 12))
 
     def close(self) -> None:
         """Close all descriptors."""
@@ -73,7 +74,11 @@ class ConfinedDir:
         os.close(self.top)
 
     def at(self, name: str) -> tuple[int, str]:
-        """A descriptor of the directory that a name lies in, and its last part; valid until the next call but one."""
+        """Return a descriptor of the directory that *name* is in, and the last component of *name*.
+
+        The descriptor belongs to a cache.  It survives one further call of this method, so that an operation can hold
+        the directories of two names.
+        """
         directory, _, last = name.rpartition("/")
         if not directory:
             return self.top, last
@@ -83,65 +88,69 @@ class ConfinedDir:
         return fd, last
 
     def open(self, name: str, flags: int, mode: int = 0o600) -> int:
-        """Open or make a regular file with one name.
+        """Open or create a regular file with a single name.
 
         Args:
             name: the file.
-            flags: as for open(2); symlinks are not followed, and nothing is waited for.
-            mode: of a file that is made.
+            flags: as for open(2); O_NOFOLLOW, O_NONBLOCK, O_NOCTTY and O_CLOEXEC are added.
+            mode: permission bits of a file that is created.
 
         Raises:
-            OSError: as open(2); ENXIO for what is no file, EMLINK for a file with more names.
+            OSError: as open(2); ENXIO if it is not a regular file, EMLINK if it has more than one hard link.
         """
         dir_fd, last = self.at(name)
         return _open(dir_fd, last, name, flags, mode)
 
-    def open_aside(self, name: str, flags: int) -> int:
-        """The same for a file or, with O_DIRECTORY, a directory that is there; in any thread."""
+    def open_in_thread(self, name: str, flags: int) -> int:
+        """Open an existing file, or with O_DIRECTORY a directory, without the cache: safe in any thread.
+
+        Raises:
+            OSError: as open(2); ENXIO if a file is not a regular one, EMLINK if it has more than one hard link.
+        """
         directory, _, last = name.rpartition("/")
         dir_fd = openat2(self.top, os.fsencode(directory), _DIRECTORY, BENEATH) if directory else self.top
         try:
             if flags & os.O_DIRECTORY:
-                return os.open(last, flags | _NEVER, dir_fd=dir_fd)
+                return os.open(last, flags | _ALWAYS, dir_fd=dir_fd)
             return _open(dir_fd, last, name, flags, 0)
         finally:
             if directory:
                 os.close(dir_fd)
 
     def names(self, name: str) -> list[str]:
-        """The names in a directory.
+        """Return the names in a directory, without ``.`` and ``..``.
 
         Raises:
             OSError: as opendir(3); ELOOP or ENOTDIR for a symlink.
         """
-        fd = self.open_aside(name, os.O_RDONLY | os.O_DIRECTORY)
+        fd = self.open_in_thread(name, os.O_RDONLY | os.O_DIRECTORY)
         try:
             return os.listdir(fd)
         finally:
             os.close(fd)
 
     def stat(self, name: str) -> os.stat_result:
-        """Attributes of what has a name, whatever it is."""
+        """Return the attributes of *name*, of a symlink itself (lstat(2))."""
         dir_fd, last = self.at(name)
         return os.stat(last, dir_fd=dir_fd, follow_symlinks=False)
 
     def find(self, name: str) -> os.stat_result | None:
-        """The same, or None where there is no such name."""
+        """Return the attributes of *name*, of a symlink itself, or None if it does not exist."""
         try:
             return self.stat(name)
         except FileNotFoundError:
             return None
 
-    def look(self, name: str) -> int:
-        """An O_PATH descriptor of what has a name, a symlink itself."""
+    def open_path(self, name: str) -> int:
+        """Open *name*, a symlink itself, with O_PATH, which has no effect on a device or a FIFO."""
         dir_fd, last = self.at(name)
         return os.open(last, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dir_fd)
 
     def make_directories(self, name: str) -> None:
-        """Make a directory and those above it, where there are none.
+        """Make a directory and its parents, those that do not exist yet.
 
         Raises:
-            OSError: ENOTDIR or ELOOP where one of them is something else.
+            OSError: ENOTDIR or ELOOP if one of them exists and is not a directory.
         """
         if name in ("", "."):
             return
@@ -167,39 +176,45 @@ class ConfinedDir:
         os.mknod(last, mode, device, dir_fd=dir_fd)
 
     def link(self, name: str, new: str) -> None:
-        """Give a file one more name."""
+        """Make *new* a hard link to *name*; a symlink is not followed."""
         dir_fd, last = self.at(name)
         new_fd, new_last = self.at(new)
         os.link(last, new_last, src_dir_fd=dir_fd, dst_dir_fd=new_fd, follow_symlinks=False)
 
     def chown(self, name: str, uid: int, gid: int) -> None:
-        """Set owner and group."""
+        """Set owner and group, of a symlink itself."""
         dir_fd, last = self.at(name)
         os.chown(last, uid, gid, dir_fd=dir_fd, follow_symlinks=False)
 
     def chmod(self, name: str, mode: int) -> None:
-        """Set the mode of what is no symlink."""
-        with self.held(name) as path:
+        """Set the permission bits.
+
+        Raises:
+            OSError: ELOOP for a symlink, as chmod(2).
+        """
+        with self.proc_path(name) as path:
             os.chmod(path, mode)
 
     def utime(self, name: str, atime: int, mtime: int) -> None:
-        """Set both times, in ns."""
+        """Set access and modification time, in nanoseconds, of a symlink itself."""
         dir_fd, last = self.at(name)
         os.utime(last, ns=(atime, mtime), dir_fd=dir_fd, follow_symlinks=False)
 
     def setxattr(self, name: str, key: bytes, value: bytes) -> None:
-        """Set an extended attribute of the object itself."""
+        """Set an extended attribute, of a symlink itself."""
         dir_fd, last = self.at(name)
         os.setxattr(f"/proc/self/fd/{dir_fd}/{last}", key, value, follow_symlinks=False)
 
     @contextlib.contextmanager
-    def held(self, name: str) -> Iterator[str]:
-        """A path that leads to what has a name just now, whatever becomes of the name: by /proc, to be followed.
+    def proc_path(self, name: str) -> Iterator[str]:
+        """Yield a path below /proc/self/fd for system calls that take no descriptor; they must follow it.
+
+        The path leads to the object that *name* has now, even if the name is changed meanwhile.
 
         Raises:
             OSError: ELOOP for a symlink.
         """
-        fd = self.look(name)
+        fd = self.open_path(name)
         try:
             if stat.S_ISLNK(os.fstat(fd).st_mode):
                 raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), name)
@@ -208,29 +223,30 @@ class ConfinedDir:
             os.close(fd)
 
     def unlink(self, name: str) -> None:
-        """Remove the name of what is no directory."""
+        """Remove the name of a file or any other object that is not a directory."""
         dir_fd, last = self.at(name)
         os.unlink(last, dir_fd=dir_fd)
 
     def rename(self, name: str, new: str) -> None:
-        """Rename, over what has the new name."""
-        self._dirs.clear()  # the name may be that of a directory above one that is kept
+        """Rename *name* to *new*, replacing what has that name (rename(2))."""
+        self._dirs.clear()  # *name* may be a directory above one in the cache
         dir_fd, last = self.at(name)
         new_fd, new_last = self.at(new)
         os.rename(last, new_last, src_dir_fd=dir_fd, dst_dir_fd=new_fd)
 
 
 def _open(dir_fd: int | None, last: str, name: str, flags: int, mode: int) -> int:
+    """Open or create the file *last* in *dir_fd*, and check that it is a regular one with a single name."""
     if flags & os.O_EXCL:
-        return os.open(last, flags | _NEVER, mode, dir_fd=dir_fd)
+        return os.open(last, flags | _ALWAYS, mode, dir_fd=dir_fd)
     try:
-        _object_to(os.stat(last, dir_fd=dir_fd, follow_symlinks=False), name)
+        _check_file(os.stat(last, dir_fd=dir_fd, follow_symlinks=False), name)
     except FileNotFoundError:
         if not flags & os.O_CREAT:
             raise
-    fd = os.open(last, flags | _NEVER, mode, dir_fd=dir_fd)
+    fd = os.open(last, flags | _ALWAYS, mode, dir_fd=dir_fd)
     try:
-        _object_to(os.fstat(fd), name)
+        _check_file(os.fstat(fd), name)
     except OSError:
         os.close(fd)
         raise
@@ -238,12 +254,12 @@ def _open(dir_fd: int | None, last: str, name: str, flags: int, mode: int) -> in
 
 
 def open_above(path: bytes) -> tuple[int, bytes]:
-    """Open the directory that an absolute path lies in, no symlink on the way; it, and the last part of the path.
+    """Open the directory that an absolute path is in; return its descriptor and the last component of the path.
 
-    So what is named below a directory whose own path is free of symlinks (realpath(3)) lies in it.
+    No component may be a symlink.  So a path that starts with the realpath(3) of a directory cannot lead out of it.
 
     Raises:
-        OSError: ELOOP for a symlink, EINVAL for a path that leads up.
+        OSError: ELOOP for a symlink, EINVAL for a path with ``..`` or without a last component.
     """
     directory, _, last = path.rpartition(b"/")
     if last in (b"", b".", b"..") or b".." in directory.split(b"/"):
@@ -256,29 +272,30 @@ def open_above(path: bytes) -> tuple[int, bytes]:
 
 
 def open_file(path: str) -> int:
-    """Open a regular file with one name for reading, wherever it lies; what else has its name is not touched.
+    """Open for reading a regular file with a single name, at any path; a device or a FIFO is refused unopened.
 
     Raises:
-        OSError: as ``ConfinedDir.open``.
+        OSError: as open(2); ENXIO if it is not a regular file, EMLINK if it has more than one hard link.
     """
     return _open(None, path, path, os.O_RDONLY, 0)
 
 
-def _object_to(st: os.stat_result, name: str) -> None:
-    found = objection(st)
-    if found is not None:
-        raise OSError(errno.EMLINK if stat.S_ISREG(st.st_mode) else errno.ENXIO, found, name)
+def _check_file(st: os.stat_result, name: str) -> None:
+    """Raise EMLINK or ENXIO if *st* is not that of a regular file with a single name."""
+    reason = objection(st)
+    if reason is not None:
+        raise OSError(errno.EMLINK if stat.S_ISREG(st.st_mode) else errno.ENXIO, reason, name)
 
 
-# -- who could change it
+# -- which other users could change it
 
 
 def distrust(fd: int, st: os.stat_result | None = None) -> str | None:
-    """Who but root and the caller may write to a file or directory, in words that follow its name; None if nobody.
+    """Return why users other than root and the caller may write to an object, as text that follows its name, or None.
 
     Args:
-        fd: the file or directory; only asked for an access control list.
-        st: its attributes, where they are known.
+        fd: the file or directory; with *st* given, only its access control list is read.
+        st: its attributes, if the caller knows them.
     """
     st = os.fstat(fd) if st is None else st
     if st.st_uid not in (0, os.geteuid()):
@@ -291,10 +308,10 @@ def distrust(fd: int, st: os.stat_result | None = None) -> str | None:
 
 
 def _is_private(gid: int, uid: int) -> bool:
-    """True for a group of one: root's, or one that was made with its user and has the same number or name."""
+    """Return whether a group has one member: root's group, or a group of a user with the same number or name."""
     if gid in (0, uid):
         return True
-    import grp  # here, and so is the next one: it is seldom needed, and reads files
+    import grp  # both imported here, because they are seldom needed
     import pwd
 
     try:
@@ -306,15 +323,15 @@ def _is_private(gid: int, uid: int) -> bool:
 
 
 def _has_acl(fd: int) -> bool:
-    """True where the bits of the group are those of the mask, which others may have a share in (acl(5))."""
+    """Return whether there is an ACL: then the group's bits are its mask, and named users may have them (acl(5))."""
     try:
-        return bool(os.getxattr(f"/proc/self/fd/{fd}", _ACCESS_ACL))  # by the link, for the descriptor may be O_PATH
+        return bool(os.getxattr(f"/proc/self/fd/{fd}", _ACCESS_ACL))  # fgetxattr(2) fails on an O_PATH descriptor
     except OSError:
-        return False  # the file system knows none, or there is none
+        return False  # there is none, or the file system has no ACLs
 
 
 def _user(uid: int) -> str:
-    import pwd  # here, for it is seldom needed
+    import pwd  # imported here, because it is seldom needed
 
     try:
         return f"user {pwd.getpwuid(uid).pw_name}"
@@ -323,59 +340,68 @@ def _user(uid: int) -> str:
 
 
 def check_trust(path: str, fd: int) -> None:
-    """Refuse a storage directory that others could change.
+    """Refuse a storage directory that other users could change.
+
+    Args:
+        path: its path, for the message.
+        fd: a descriptor of it.
 
     Raises:
-        StateError: they could.
+        StateError: other users may write to it.
     """
-    found = distrust(fd)
-    if found is not None:
-        raise untrusted(path, found)
+    reason = distrust(fd)
+    if reason is not None:
+        raise untrusted(path, reason)
 
 
-def untrusted(path: str, found: str) -> StateError:
-    """The error of a storage, or a file in it, of which ``distrust`` has said *found*."""
+def untrusted(path: str, reason: str) -> StateError:
+    """Return the error for a storage, or a file in it, that other users may write to.
+
+    Args:
+        path: of the storage or the file.
+        reason: what ``distrust`` returned.
+    """
     hint = (
-        "take it for yours (chown, chmod go-w; vfat and exfat: mount it with umask=077),"
-        " or only read it: mount -o untrusted_sto, minifo-fsck --untrusted-sto"
+        "make it yours alone (chown, chmod go-w; vfat and exfat: mount it with umask=077),"
+        " or let minifo only read it: mount -o untrusted_sto, minifo-fsck --untrusted-sto"
     )
-    return StateError(f"storage {path} {found}", hint)
+    return StateError(f"storage {path} {reason}", hint)
 
 
 def check_layout(
-    door: ConfinedDir, path: str, files: Iterable[str], directories: Iterable[str], *, trusted: bool = True
+    storage: ConfinedDir, path: str, files: Iterable[str], directories: Iterable[str], *, trusted: bool = True
 ) -> None:
-    """Refuse a storage in which something stands in the place of its files or directories, or others may write to one.
+    """Refuse a storage if one of minifo's files or directories in it is of another type, or writable for other users.
 
     Args:
-        door: the storage.
+        storage: the storage directory.
         path: its path, for messages.
-        files, directories: names that these may have; those that are not there are skipped.
-        trusted: False where it is known that others may write to it.
+        files, directories: names that must have that type if they exist.
+        trusted: False skips the check for other users' write access.
 
     Raises:
-        Corrupt: one is something else.
-        StateError: others may write to one.
+        Corrupt: a name has another type, or a file has hard links.
+        StateError: other users may write to one of them.
     """
-    there = set(door.names("."))
-    wanted = [(name, stat.S_ISREG) for name in files] + [(name, stat.S_ISDIR) for name in directories]
-    for name, is_right in wanted:
-        if name not in there or (st := door.find(name)) is None:
+    existing = set(storage.names("."))
+    expected = [(name, stat.S_ISREG) for name in files] + [(name, stat.S_ISDIR) for name in directories]
+    for name, is_type in expected:
+        if name not in existing or (st := storage.find(name)) is None:
             continue
-        found = objection(st) if is_right is stat.S_ISREG else None
-        if is_right is stat.S_ISDIR and not stat.S_ISDIR(st.st_mode):
-            found = f"is {KINDS.get(stat.S_IFMT(st.st_mode), 'something else')}, not a directory"
-        if found is not None:
+        reason = objection(st) if is_type is stat.S_ISREG else None
+        if is_type is stat.S_ISDIR and not stat.S_ISDIR(st.st_mode):
+            reason = f"is {KINDS.get(stat.S_IFMT(st.st_mode), 'something else')}, not a directory"
+        if reason is not None:
             raise Corrupt(
-                f"{os.path.join(path, name)} {found}",
-                "nothing in a storage may lead out of it: if that is meant, put a copy in its place (cp -a)",
+                f"{os.path.join(path, name)} {reason}",
+                "nothing in a storage may lead out of it: if you made this link, put a copy in its place (cp -a)",
             )
         if not trusted:
             continue
-        fd = door.open_aside(name, os.O_PATH | (os.O_DIRECTORY if is_right is stat.S_ISDIR else 0))
+        fd = storage.open_in_thread(name, os.O_PATH | (os.O_DIRECTORY if is_type is stat.S_ISDIR else 0))
         try:
-            found = distrust(fd)
+            reason = distrust(fd)
         finally:
             os.close(fd)
-        if found is not None:
-            raise untrusted(os.path.join(path, name), found)
+        if reason is not None:
+            raise untrusted(os.path.join(path, name), reason)

@@ -1,6 +1,7 @@
-"""A bounded set of open file descriptors, the least recently used one closed first.
+"""Bounded caches of open file descriptors, which close the least recently used descriptor first.
 
-All sets together leave descriptors for everything else, whatever the limit of the process is (RLIMIT_NOFILE).
+All caches together stay below the limit of the process (RLIMIT_NOFILE, getrlimit(2)), so that other parts of the daemon
+can always open files.
 """
 
 from __future__ import annotations
@@ -14,21 +15,21 @@ from typing import Generic, TypeVar
 K = TypeVar("K", bound=Hashable)
 
 
-_OTHERS = 32  # descriptors that are not kept in a set: the database, the FUSE device, pipes and so on
+_RESERVED = 32  # descriptors outside the caches: the database, the FUSE device, pipes and so on
 _LEAST = 4
 
 
 def share(most: int, part: int) -> int:
-    """How many descriptors a set may keep.
+    """Return how many descriptors a cache may keep open.
 
     Args:
-        most: where there are plenty.
-        part: else one in *part* of those there may be.
+        most: the greatest result, whatever the limit of the process.
+        part: the cache may take 1/part of the descriptors that the limit leaves for caches.
     """
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     if limit == resource.RLIM_INFINITY:
         return most
-    return max(_LEAST, min(most, (limit - _OTHERS) // part))
+    return max(_LEAST, min(most, (limit - _RESERVED) // part))
 
 
 class FdCache(Generic[K]):
@@ -43,14 +44,14 @@ class FdCache(Generic[K]):
         self._fds: OrderedDict[K, int] = OrderedDict()
 
     def get(self, key: K) -> int | None:
-        """The descriptor of *key*, or None.  It stays valid until the next ``put``."""
+        """Return the descriptor of *key*, or None.  It stays valid until the next ``put``."""
         fd = self._fds.get(key)
         if fd is not None:
             self._fds.move_to_end(key)
         return fd
 
     def put(self, key: K, fd: int) -> int:
-        """Keep *fd* under *key* and return it."""
+        """Store *fd* under *key* and return it; close the previous descriptor of *key*, and the oldest if too many."""
         self.drop(key)
         self._fds[key] = fd
         if len(self._fds) > self._capacity:
@@ -64,6 +65,6 @@ class FdCache(Generic[K]):
             os.close(fd)
 
     def clear(self) -> None:
-        """Close all."""
+        """Close all descriptors."""
         while self._fds:
             os.close(self._fds.popitem()[1])

@@ -1,8 +1,8 @@
-"""The statements that change rows, each known by a number, so that no file holds SQL text that is executed.
+"""The SQL statements that change rows, each with a number, so that minifo never executes SQL text from a file.
 
-The redo log names a statement by its number (store/redo_log.py).  The number comes from the text alone: two versions of
-minifo that know the same statement agree on it, and a statement that this one does not know is refused.  Every module
-registers its own when it is imported:
+The redo log names a statement by its number (store/redo_log.py).  The number depends on the text alone: two versions of
+minifo that have the same statement give it the same number, and the replay refuses a number that it does not know.
+Every module registers its statements when it is imported:
 
     _DROP = statement("DELETE FROM small WHERE ino = ?")
     ...
@@ -16,34 +16,34 @@ import zlib
 
 class _Numbers(dict[str, int]):
     def __missing__(self, sql: str) -> int:
-        raise LookupError(f"a statement that is not registered (store/statements.py): {sql}")
+        raise LookupError(f"statement is not registered (see store/statements.py): {sql}")
 
 
-#: The number of each known statement; LookupError for any other.
+#: The number of each registered statement; raises LookupError for any other text.
 NUMBERS = _Numbers()
 _TEXTS: dict[int, str] = {}
 
 
 def statement(sql: str) -> str:
-    """Make a statement known, and return it.
+    """Register a statement, and return its text.
 
     Args:
         sql: one statement that changes rows, with ``?`` for every value.
 
     Raises:
-        ValueError: another statement has its number; write it a little differently.
+        ValueError: another registered statement has the same number; change the text slightly (a space, a case).
     """
     number = zlib.crc32(sql.encode())
     if _TEXTS.setdefault(number, sql) != sql:
-        raise ValueError(f"{sql!r} has the number of {_TEXTS[number]!r}")
+        raise ValueError(f"{sql!r} has the same number as {_TEXTS[number]!r}: change its text slightly")
     NUMBERS[sql] = number
     return sql
 
 
 def text_of(number: int) -> str | None:
-    """The statement of that number, or None for one that is not known."""
+    """Return the registered statement with *number*, or None."""
     return _TEXTS.get(number)
 
 
-#: Set a row of ``overlay``, of a key, to a value.
+#: Set the value of a key in ``overlay``: the key, the value.
 SET_FACT = statement("UPDATE overlay SET value = ?2 WHERE key = ?1 AND value IS NOT ?2")

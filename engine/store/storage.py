@@ -1,8 +1,8 @@
-"""Storage I/O: the one module through which the engine touches files in the storage directory (the database aside).
+"""Storage I/O: the only module that touches files in the storage directory, except the database's own files.
 
-It knows the layout (``minifo.db``, ``content/``, ``lock``), takes the writer's lock, and offers the few primitives the
-content objects need, so that a recorder or a fault injector can stand in for the class.  All of it goes through one
-door (store/confined_dir.py).
+It knows the layout (``minifo.db``, ``content/``, ``lock``), takes the lock, and offers the few primitives that content
+objects need, so that tests can put a recorder or a fault injector in place of the class.  It reaches the files through
+``ConfinedDir`` (store/confined_dir.py).
 """
 
 from __future__ import annotations
@@ -23,48 +23,52 @@ from .database_file import format_database
 from .syscall_numbers import iow
 from .syscalls import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, fallocate, syncfs
 
-LEGACY_META = "META_dAfFgHE39ktF3HD2sr"  # mini_fo's list files; never decoded here
-MERGING = "merge.db"  # the database while the base takes over what it says
-IMPORTING = ".minifo-import"  # where a database is built from a mini_fo storage
-RESTORING = ".minifo-restore"  # what is about to make way for a mini_fo storage
+LEGACY_META = "META_dAfFgHE39ktF3HD2sr"  # name of mini_fo's list files; migrations/meta decodes them
+MERGING = "merge.db"  # the database has this name while a merge applies it to the base
+IMPORTING = ".minifo-import"  # directory in which an import builds a database from a mini_fo storage
+RESTORING = ".minifo-restore"  # directory for the files that a restored mini_fo storage replaces
 _UNFINISHED = {MERGING: ("a merge", "merge --apply"), IMPORTING: ("an import", "meta import")}
-_UNFINISHED |= {RESTORING: ("the way back of an import", "meta restore")}
+_UNFINISHED |= {RESTORING: ("the undoing of an import", "meta restore")}
 _FILES = {DB_NAME, DB_NAME + "-wal", DB_NAME + "-shm", DB_NAME + ".new"}
 _FILES |= {"lock", "reserve", "minifo.names", "minifo.names.new"}
 _DIRECTORIES = {"content", "checkpoints"}
-# what migrations that were cut short go on from
+# files and directories from which an interrupted migration continues
 _JOURNALS = {MERGING, "merge-journal", "merge-phase", "merge-journal.new", "merge-phase.new"}
-_WORKS = {IMPORTING, RESTORING, "mini_fo-backup"}
+_WORK_DIRECTORIES = {IMPORTING, RESTORING, "mini_fo-backup"}
 _OURS = {*_FILES, *_DIRECTORIES, "control"}
-_BACKUP = DB_NAME + ".bak-"  # what minifo-fsck copies before it repairs
-_HOLDINGS = ("minifo.names", DB_NAME + "-wal", "content", "checkpoints")  # what only an overlay that was used has
-_HARMLESS = {"lost+found"}  # what mkfs leaves on a fresh file system
+_BACKUP = DB_NAME + ".bak-"  # prefix of the copies that minifo-fsck makes before it repairs
+_SIGNS_OF_USE = ("minifo.names", DB_NAME + "-wal", "content", "checkpoints")  # empty or missing before the first change
+_HARMLESS = {"lost+found"}  # mkfs makes it in a new file system
 _CLONE_RANGE = "=qQQQ"  # struct file_clone_range
 FICLONE = iow(0x94, 9, struct.calcsize("i"))  # ioctl_ficlone(2)
 FICLONERANGE = iow(0x94, 13, struct.calcsize(_CLONE_RANGE))
-_UNKNOWN = 1 << 42  # bytes that are there where nobody tells
-_NO_FILE = (errno.ELOOP, errno.ENXIO, errno.EMLINK, errno.EISDIR)  # what the door says of what is none
-_LOCK_PATIENCE = 0.3  # seconds
-_FETCH_MOST = 2 << 30  # bytes of a database that are copied into memory
-_LEGACY_SEARCH = 10_000  # directories looked at before we stop looking for a META file
+_ASSUMED_SPACE = 1 << 42  # bytes, where the file system does not report its size
+_NO_FILE = (errno.ELOOP, errno.ENXIO, errno.EMLINK, errno.EISDIR)  # ConfinedDir's answers for what is not a plain file
+_LOCK_TIMEOUT = 0.3  # seconds
+_FETCH_MAX = 2 << 30  # bytes of a database that may be copied into memory
+_LEGACY_SEARCH_MAX = 10_000  # directories that are searched for a META file
 
 
 class Room(NamedTuple):
-    """Bytes of the file system that storage lies on."""
+    """Space on the file system that storage is on, in bytes."""
 
     total: int
-    free: int  # with what is kept for root
+    free: int  # with the blocks that are reserved for root
     available: int
-    is_known: bool
+    is_known: bool  # False: the file system does not report it, and the other figures are assumed
 
 
 def _flock(fd: int, *, exclusive: bool) -> None:
-    """Take the lock, giving way to those who hold it for a moment only.
+    """Lock an open file, waiting up to _LOCK_TIMEOUT for a holder that has it only for a moment.
 
-    These are whoever asks whether it is free, and a child that another thread has forked and that has not yet closed
-    what it inherited (flock(2): the lock is the open file's, not the process's).
+    Such holders are: a process that asks whether the lock is free; and a child that another thread of the holder has
+    just forked, until its exec closes the inherited descriptor (flock(2): the lock belongs to the open file, not to
+    the process).
+
+    Raises:
+        BlockingIOError: it is still locked after that time.
     """
-    deadline = time.monotonic() + _LOCK_PATIENCE
+    deadline = time.monotonic() + _LOCK_TIMEOUT
     while True:
         try:
             return fcntl.flock(fd, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
@@ -74,21 +78,21 @@ def _flock(fd: int, *, exclusive: bool) -> None:
             time.sleep(0.01)
 
 
-def _tell_shortage(error: OSError, name: str) -> None:
-    """Tell a shortage from what the storage itself answers, which is final."""
+def _raise_if_short(error: OSError, name: str) -> None:
+    """Raise Shortage if *error* means that descriptors or memory ran out: that passes, unlike errors of the storage."""
     if error.errno in SHORT:
         raise Shortage(error.errno, name) from error
 
 
-def _what(error: OSError) -> str:
+def _reason(error: OSError) -> str:
     return "is a symlink, not a file" if error.errno == errno.ELOOP else str(error.strerror)
 
 
 def write_all(fd: int, data: bytes | memoryview, offset: int) -> None:
-    """Write all of *data* at *offset*, in as many calls as it takes (pwrite(2) may write less).
+    """Write all of *data* at *offset* in bytes, with as many calls as it takes: pwrite(2) may write less.
 
     Raises:
-        OSError: a part may have been written.
+        OSError: part of the data may have been written.
     """
     view = memoryview(data)
     while view:
@@ -102,14 +106,14 @@ class Storage:
 
     Args:
         path: the directory.
-        untrusted: take it although others may write to it; it must only be read then.
+        untrusted: accept it although other users may write to it; then it must only be read.
 
     Raises:
-        StateError: it is missing, not a directory, cannot be entered, or others may write to it.
-        Corrupt: one of its files or directories is something else.
+        StateError: it does not exist, is not a directory, cannot be opened, or other users may write to it.
+        Corrupt: one of minifo's files or directories in it is of another type.
     """
 
-    has_holes: bool | None = None  # whether files here can have holes; None until somebody has tried
+    has_holes: bool | None = None  # whether files here can have holes; None until content objects have tried it
 
     def __init__(self, path: str, *, untrusted: bool = False) -> None:
         self.path = os.path.realpath(path)
@@ -122,38 +126,38 @@ class Storage:
             raise StateError(f"storage {path} is not a directory", "give an empty directory") from error
         except OSError as error:
             raise StateError(f"storage {path} cannot be opened ({error.strerror})", "check its permissions") from error
-        self._door = ConfinedDir(self._fd)
+        self._dir = ConfinedDir(self._fd)
         self._lock: int | None = None
         try:
             if not untrusted:
                 check_trust(self.path, self._fd)
-            files, directories = _JOURNALS, _WORKS
-            if any(self._door.find(name) is not None for name in (DB_NAME, MERGING)):
+            files, directories = _JOURNALS, _WORK_DIRECTORIES
+            if any(self._dir.find(name) is not None for name in (DB_NAME, MERGING)):
                 files, directories = files | _FILES, directories | _DIRECTORIES
-            check_layout(self._door, self.path, files, directories, trusted=not untrusted)
+            check_layout(self._dir, self.path, files, directories, trusted=not untrusted)
         except BaseException:
-            self._door.close()
+            self._dir.close()
             raise
 
     # -- life cycle
 
     @property
     def database(self) -> str:
-        """Path of the database."""
+        """The path of the database."""
         return os.path.join(self.path, DB_NAME)
 
     @property
     def identity(self) -> tuple[int, int]:
-        """(st_dev, st_ino) of the directory."""
+        """The storage directory's (st_dev, st_ino)."""
         st = os.fstat(self._fd)
         return st.st_dev, st.st_ino
 
     def database_bytes(self) -> int:
-        """Bytes the database and its log take."""
+        """Return the bytes that the database and its write-ahead log take."""
         return self.stat(DB_NAME).st_size + self.log_bytes()
 
     def log_bytes(self) -> int:
-        """Bytes allocated to the database's log."""
+        """Return the bytes that are allocated to the database's write-ahead log."""
         try:
             return self.stat(DB_NAME + "-wal").st_blocks * 512
         except FileNotFoundError:
@@ -161,25 +165,26 @@ class Storage:
 
     @property
     def is_formatted(self) -> bool:
-        """True when there is a database."""
+        """Whether the storage has a database."""
         return self.exists(DB_NAME)
 
     def check_empty(self) -> None:
-        """Refuse to make a new overlay where there was one, or beside anything that is not ours (P8: never wiped).
+        """Check that a new overlay may be made here: there was none, and no foreign files (P8: never wiped).
 
-        What a first format leaves that was cut short is no overlay yet: the lock, half a database, empty directories.
+        It accepts the remains of an interrupted first ``format``: the lock, an unfinished database, empty directories.
 
         Raises:
-            Corrupt: the database is gone, but not what it named.
-            NotMinifo: with the first foreign name, or the way to import a legacy mini_fo storage.
+            Corrupt: the database is missing, but files of an overlay that was in use are there.
+            StateError: a merge or an import was interrupted.
+            NotMinifo: there are foreign files; if they are a legacy mini_fo storage, the hint says how to import it.
         """
         names = {name for name in os.listdir(self._fd) if not name.startswith(_BACKUP)}
         foreign = sorted(names - _OURS - _HARMLESS)
         if not foreign:
-            left = next((name for name in _HOLDINGS if name in names and self._holds_anything(name)), None)
+            left = next((name for name in _SIGNS_OF_USE if name in names and self._is_filled(name)), None)
             if left is not None:
                 raise Corrupt(
-                    f"storage {self.path} has lost its database ({DB_NAME}), but not {left}",
+                    f"storage {self.path} has lost its database ({DB_NAME}), but still has {left}",
                     f"put {DB_NAME} back, or rebuild it: minifo-fsck {self.path}",
                 )
             return
@@ -188,65 +193,68 @@ class Storage:
                 raise StateError(f"{what} of storage {self.path} was cut short", f"finish it: minifo {command}")
         for count, (directory, _, files, _) in enumerate(os.fwalk(".", dir_fd=self._fd)):
             if LEGACY_META in files:
-                place = os.path.normpath(os.path.join(self.path, directory, LEGACY_META))
+                meta = os.path.normpath(os.path.join(self.path, directory, LEGACY_META))
                 raise NotMinifo(
-                    f"storage {self.path} is a mini_fo storage ({place})",
-                    f"bring it over with: minifo meta import {self.path} --base BASE --sto NEW",
+                    f"storage {self.path} is a mini_fo storage ({meta})",
+                    f"import it: minifo meta import {self.path} --base BASE --sto NEW",
                 )
-            if count >= _LEGACY_SEARCH:
+            if count >= _LEGACY_SEARCH_MAX:
                 break
         raise NotMinifo(
-            f"storage {self.path} holds foreign files ({foreign[0]!r})", "give an empty directory, nothing was changed"
+            f"storage {self.path} holds foreign files ({foreign[0]!r})", "nothing was changed; give an empty directory"
         )
 
-    def _holds_anything(self, name: str) -> bool:
-        """True for a file with bytes, and for a directory with a file in it."""
+    def _is_filled(self, name: str) -> bool:
+        """Return whether *name* is a file that is not empty, or a directory with a file at any depth."""
         st = self.stat(name)
         if not stat.S_ISDIR(st.st_mode):
             return st.st_size > 0
         return any(files for _, _, files, _ in os.fwalk(name, dir_fd=self._fd))
 
     def format(self, facts: dict[str, int | str | bytes], vfs: str | None = None) -> None:
-        """Make an empty overlay here.  A power cut leaves none or a whole one.
+        """Make an empty overlay here.  After a power cut there is either no database or a complete one.
 
         Args:
-            facts: first rows of the table ``overlay``.
-            vfs: as for ``db.connect``.
+            facts: the first rows of the table ``overlay``: key and value.
+            vfs: name of the SQLite VFS to use; None for SQLite's own.
         """
-        fresh = DB_NAME + ".new"
-        if self.exists(fresh):
-            self.unlink(fresh)
-        # made by us, for SQLite would let others read it; its log and the log's index get the mode of the database
-        os.close(self.create(fresh))
-        format_database(os.path.join(self.path, fresh), facts, vfs)
-        self.rename(fresh, DB_NAME)
+        new = DB_NAME + ".new"
+        if self.exists(new):
+            self.unlink(new)
+        # Created here because SQLite would make it readable for others; -wal and -shm get the mode of the database.
+        os.close(self.create(new))
+        format_database(os.path.join(self.path, new), facts, vfs)
+        self.rename(new, DB_NAME)
         self.sync_dir(".")
 
     def lock(self, *, exclusive: bool) -> None:
-        """Take the storage for writing, or for reading beside other readers.  The lock dies with its holder (P7).
+        """Lock the storage, until ``close`` or the end of the process (P7).
+
+        Args:
+            exclusive: for a writer; else shared, beside other readers.
 
         Raises:
-            StorageBusy: somebody else holds it.
-            StateError: storage cannot be written, or others may write to it.
-            Corrupt: the lock is no file.
+            StorageBusy: another process holds it; its pid is in the error, where that is a writer.
+            StateError: storage cannot be written, or other users may write to it.
+            Corrupt: the lock is not a regular file.
         """
         if exclusive and not self.is_trusted:
             check_trust(self.path, self._fd)
         try:
             if not self.is_trusted:
-                raise PermissionError  # nothing is made in it
-            fd = self._door.open("lock", os.O_RDWR | os.O_CREAT)
+                raise PermissionError  # an untrusted storage is only read: do not create the lock
+            fd = self._dir.open("lock", os.O_RDWR | os.O_CREAT)
         except OSError as error:
             if error.errno in _NO_FILE:
-                raise Corrupt(f"the lock of storage {self.path} {_what(error)}", "put a file in its place") from error
+                raise Corrupt(f"the lock of storage {self.path} {_reason(error)}", "put a file in its place") from error
             if exclusive:
                 raise StateError(
                     f"storage {self.path} cannot be written ({error.strerror})", "mount with -o ro"
                 ) from error
             try:
-                fd = self._door.open("lock", os.O_RDONLY)
+                fd = self._dir.open("lock", os.O_RDONLY)
             except OSError:
-                return  # a medium nobody can write: there can be no writer to be kept out
+                return  # a read-only medium without a lock: no process can write to it
         try:
             _flock(fd, exclusive=exclusive)
         except OSError as error:
@@ -263,148 +271,156 @@ class Storage:
         self._lock = fd
 
     def close(self) -> None:
-        """Release the lock and the directory."""
+        """Release the lock and close the directory."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
-        self._door.close()
+        self._dir.close()
 
     def fetch(self, name: str, copy: str) -> None:
-        """Copy a file to a path elsewhere, a place of our own; none where there is none.
+        """Copy a file of the storage to a path outside it; do nothing if the file does not exist.
+
+        Args:
+            name: the file.
+            copy: path of the copy, in a directory that only this user may write to, usually in memory.
 
         Raises:
-            StateError: it is larger than what memory is kept for.
+            StateError: the file has more than _FETCH_MAX bytes.
         """
         try:
             fd = self.open(name, write=False)
         except FileNotFoundError:
             return
         try:
-            if os.fstat(fd).st_size > _FETCH_MOST:
-                raise StateError(f"{os.path.join(self.path, name)} is too large to be copied", "copy the storage away")
+            if os.fstat(fd).st_size > _FETCH_MAX:
+                raise StateError(
+                    f"{self.path}/{name} is too large to be copied into memory (over {_FETCH_MAX >> 30} GiB)",
+                    "copy the whole storage to a disk (cp -a), and use the copy",
+                )
             with open(copy, "wb") as target, open(fd, "rb", closefd=False) as source:
                 shutil.copyfileobj(source, target, 1 << 20)
         finally:
             os.close(fd)
 
-    # -- primitives; names are relative to the storage directory
+    # -- primitives; a "name" is a path relative to the storage directory
 
     def exists(self, name: str) -> bool:
-        """True if there is such a name."""
-        return self._door.find(name) is not None
+        """Return whether *name* exists, as an object of any type."""
+        return self._dir.find(name) is not None
 
     def mkdir(self, name: str) -> None:
         """Make a directory."""
-        self._door.mkdir(name)
+        self._dir.mkdir(name)
 
     def create(self, name: str) -> int:
-        """Make a new file and return a descriptor for reading and writing."""
+        """Make a new file, and return a descriptor for reading and writing."""
         return self._open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL)
 
     def open(self, name: str, *, write: bool) -> int:
-        """Open an existing file."""
+        """Open an existing file for reading, or for reading and writing; return a descriptor."""
         return self._open(name, os.O_RDWR if write else os.O_RDONLY)
 
     def _open(self, name: str, flags: int) -> int:
-        """Open or make a file."""
+        """Open or create a file; raise Shortage if descriptors or memory ran out."""
         try:
-            return self._door.open(name, flags)
+            return self._dir.open(name, flags)
         except OSError as error:
-            _tell_shortage(error, name)
+            _raise_if_short(error, name)
             raise
 
-    def _open_aside(self, name: str, flags: int) -> int:
-        """Open a file or a directory, in any thread."""
+    def _open_in_thread(self, name: str, flags: int) -> int:
+        """Open a file or a directory, in any thread; raise Shortage if descriptors or memory ran out."""
         try:
-            return self._door.open_aside(name, flags)
+            return self._dir.open_in_thread(name, flags)
         except OSError as error:
-            _tell_shortage(error, name)
+            _raise_if_short(error, name)
             raise
 
     def stat(self, name: str) -> os.stat_result:
-        """Attributes of a file."""
-        return self._door.stat(name)
+        """Return the attributes of *name*, of a symlink itself."""
+        return self._dir.stat(name)
 
     def write(self, fd: int, data: bytes | memoryview, offset: int) -> None:
-        """Write all of *data* at *offset*.
+        """Write all of *data* at *offset*, in bytes.
 
         Raises:
-            OSError: ENOSPC and its kin; a part may have been written.
+            OSError: ENOSPC, EDQUOT, EFBIG, EIO; part of the data may have been written.
         """
         write_all(fd, data, offset)
 
     def truncate(self, fd: int, size: int) -> None:
-        """Cut or extend a file to *size* bytes."""
+        """Shorten or extend a file to *size* bytes."""
         os.ftruncate(fd, size)
 
     def clone(self, fd: int, source: int) -> None:
-        """Make a new file share all bytes of the file *source* (ioctl_ficlone(2)).
+        """Make an empty file share all blocks of the file *source* (ioctl_ficlone(2)).
 
         Raises:
-            OSError: the file systems cannot; nothing was changed.
+            OSError: the file systems do not support it, or are different ones; nothing was changed.
         """
         fcntl.ioctl(fd, FICLONE, source)
 
     def clone_range(self, fd: int, source: int, at: int, size: int, offset: int) -> None:
-        """Let *size* bytes of a file from *offset* on share the blocks of *source* at *at* (ioctl_ficlonerange(2)).
+        """Make *size* bytes of a file at *offset* share the blocks of *source* at *at* (ioctl_ficlonerange(2)).
 
         Raises:
-            OSError: EINVAL where these ranges cannot, others where the file systems cannot; nothing was changed.
+            OSError: EINVAL if the ranges are not aligned to blocks; another errno if the file systems do not support
+                it, or are different ones; nothing was changed.
         """
         fcntl.ioctl(fd, FICLONERANGE, struct.pack(_CLONE_RANGE, source, at, size, offset))
 
     def sync_fd(self, fd: int) -> None:
-        """Make an open file's bytes and size durable.  May run in a worker thread."""
+        """Make an open file's bytes and size durable (fdatasync(2)).  May run in a worker thread."""
         os.fdatasync(fd)
 
     def allocate(self, fd: int, size: int, offset: int = 0) -> None:
-        """Allocate blocks for *size* bytes of a file from *offset* on; its size stays.
+        """Allocate blocks for *size* bytes of a file from *offset* on, without changing the file's size.
 
         Raises:
-            OSError: ENOSPC; EOPNOTSUPP where the file system cannot.
+            OSError: ENOSPC; EOPNOTSUPP if the file system does not support it.
         """
         fallocate(fd, FALLOC_FL_KEEP_SIZE, offset, size)
 
     def punch(self, fd: int, size: int, offset: int) -> None:
-        """Give back the blocks of *size* bytes of a file from *offset* on: they read as zeros, and its size stays.
+        """Deallocate *size* bytes of a file from *offset* on; they read as zeros, and the file's size stays.
 
         Raises:
-            OSError: EOPNOTSUPP where the file system cannot.
+            OSError: EOPNOTSUPP if the file system does not support it.
         """
         fallocate(fd, FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE, offset, size)
 
     def sync_file(self, name: str) -> None:
         """Make a file's bytes and size durable.  May run in a worker thread."""
-        fd = self._open_aside(name, os.O_RDONLY)
+        fd = self._open_in_thread(name, os.O_RDONLY)
         try:
             os.fdatasync(fd)
         finally:
             os.close(fd)
 
     def sync_dir(self, name: str) -> None:
-        """Make a directory's entries durable."""
-        fd = self._open_aside(name, os.O_RDONLY | os.O_DIRECTORY)
+        """Make a directory's entries durable.  May run in a worker thread."""
+        fd = self._open_in_thread(name, os.O_RDONLY | os.O_DIRECTORY)
         try:
             os.fsync(fd)
         finally:
             os.close(fd)
 
     def sync_all(self) -> None:
-        """Make everything in the file system durable at once: cheaper than many single files."""
+        """Make everything on storage's file system durable (syncfs(2)): cheaper than syncing many files one by one."""
         syncfs(self._fd)
 
     def rename(self, name: str, new_name: str) -> None:
-        """Rename a file, over what has the new name."""
-        self._door.rename(name, new_name)
+        """Rename a file, replacing what has the new name (rename(2))."""
+        self._dir.rename(name, new_name)
 
     def unlink(self, name: str) -> None:
         """Delete a file."""
-        self._door.unlink(name)
+        self._dir.unlink(name)
 
     def names(self, name: str) -> list[str]:
-        """The names in a directory; none if it does not exist."""
+        """Return the names in a directory; none if it does not exist."""
         try:
-            fd = self._open_aside(name, os.O_RDONLY | os.O_DIRECTORY)
+            fd = self._open_in_thread(name, os.O_RDONLY | os.O_DIRECTORY)
         except FileNotFoundError:
             return []
         try:
@@ -413,16 +429,16 @@ class Storage:
             os.close(fd)
 
     def statvfs(self) -> os.statvfs_result:
-        """Figures of the file system storage lies on."""
+        """Return the kernel's figures of the file system that storage is on (statvfs(3))."""
         return os.statvfs(self._fd)
 
     def room(self) -> Room:
-        """What these figures say of room; where they say nothing there is taken to be plenty.
+        """Return the space on storage's file system; a large assumed one if the file system reports none.
 
-        Some FUSE and network file systems, and ramfs, have 0 blocks.
+        Some FUSE and network file systems, and ramfs, report 0 blocks.
         """
         figures = self.statvfs()
         block = figures.f_frsize or figures.f_bsize or 1
         if not figures.f_blocks:
-            return Room(_UNKNOWN, _UNKNOWN, _UNKNOWN, False)
+            return Room(_ASSUMED_SPACE, _ASSUMED_SPACE, _ASSUMED_SPACE, False)
         return Room(figures.f_blocks * block, figures.f_bfree * block, figures.f_bavail * block, True)

@@ -1,7 +1,7 @@
 """Numbers of system calls and ioctls, which are not the same on every architecture.
 
-What the C library offers by name needs none of these.  The rules are those of the kernel's headers, asm/unistd.h and
-asm/ioctl.h of each architecture; tests/engine/test_abi.py compares them with the headers' own values.
+They are needed only for calls that the C library does not offer by name.  The rules are those of the kernel's headers,
+asm/unistd.h and asm/ioctl.h of each architecture; tests/engine/test_abi.py compares the results with the headers.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ import struct
 import sys
 from typing import Final
 
-#: What this python was built for, as compilers name it: ``x86_64-linux-gnu``, ``mips64el-linux-gnuabin32``.  A python
-#: that does not say has the kernel's word for the machine.
+#: The ABI this Python was built for, as compilers name it: ``x86_64-linux-gnu``, ``mips64el-linux-gnuabin32``.  Where
+#: Python does not say, the kernel's name of the machine (uname(2)).
 HERE: Final = str(getattr(sys.implementation, "_multiarch", "")) or os.uname().machine
 
-#: System calls since Linux 5.1 have one number everywhere, but for what some architectures count from.
+#: System calls since Linux 5.1 have one number on all architectures; some add a fixed offset (``_first``).
 NUMBERS: Final = {
     "open_tree": 428,
     "fsconfig": 431,
@@ -31,17 +31,18 @@ _SIZE_OF_LONG: Final = struct.calcsize("l")
 
 
 def syscall_number(name: str, abi: str = HERE, word: int = _SIZE_OF_LONG) -> int:
-    """The number of a system call.
+    """Return the number of a system call.
 
     Args:
-        name: one of NUMBERS.
-        abi: the architecture.
-        word: bytes of a ``long`` there, which tells two ABIs of MIPS apart.
+        name: a key of NUMBERS.
+        abi: the ABI, in the form of HERE.
+        word: size of a ``long`` in that ABI, in bytes; it tells the o32 and n64 ABIs of MIPS apart.
     """
     return NUMBERS[name] + _first(abi, word)
 
 
 def _first(abi: str, word: int) -> int:
+    """Return the number that an ABI counts its system calls from."""
     if abi.startswith("alpha"):
         return 110
     if abi.startswith("mips"):
@@ -54,17 +55,17 @@ def _first(abi: str, word: int) -> int:
 
 
 def ior(kind: int, number: int, size: int, abi: str = HERE) -> int:
-    """An ioctl that reads *size* bytes from the kernel: ``_IOR`` of asm/ioctl.h."""
+    """Return the number of an ioctl in which the kernel writes *size* bytes for the caller: ``_IOR`` of asm/ioctl.h."""
     return _ioc(_directions(abi)[0], kind, number, size)
 
 
 def iow(kind: int, number: int, size: int, abi: str = HERE) -> int:
-    """An ioctl that hands *size* bytes to the kernel: ``_IOW`` of asm/ioctl.h."""
+    """Return the number of an ioctl in which the kernel reads *size* bytes of the caller: ``_IOW`` of asm/ioctl.h."""
     return _ioc(_directions(abi)[1], kind, number, size)
 
 
 def _directions(abi: str) -> tuple[int, int]:
-    """The highest bits of an ioctl that reads, and of one that writes."""
+    """Return the direction bits, the highest ones, of ``_IOR`` and of ``_IOW``."""
     if abi.startswith(("alpha", "mips", "powerpc", "ppc", "sparc")):
         return 2 << 29, 4 << 29
     if abi.startswith(("hppa", "parisc")):

@@ -25,15 +25,15 @@ _libc.syscall.restype = ctypes.c_long
 
 
 def _call(name: str) -> Callable[..., int]:
-    """A system call as a function: the C library's own, if it has one."""
+    """Return a system call as a function: the C library's wrapper if there is one, else syscall(2) with its number."""
     try:
         return getattr(_libc, name)  # type: ignore[no-any-return]
     except AttributeError:
         return partial(_libc.syscall, ctypes.c_long(syscall_number(name)))
 
 
-def _wide(name: str) -> Callable[..., int]:
-    """A function of the C library that takes 64-bit offsets; musl knows no other, and no other name for it."""
+def _with_64_bit_offsets(name: str) -> Callable[..., int]:
+    """Return the C library's function that takes 64-bit offsets: *name* + "64" in glibc, plain *name* in musl."""
     return getattr(_libc, name + "64", None) or getattr(_libc, name)  # type: ignore[no-any-return]
 
 
@@ -42,8 +42,8 @@ _fsconfig = _call("fsconfig")
 _fspick = _call("fspick")
 _openat2 = _call("openat2")
 _mount_setattr = _call("mount_setattr")
-_fallocate = _wide("fallocate")
-_fstatfs = _wide("fstatfs")
+_fallocate = _with_64_bit_offsets("fallocate")
+_fstatfs = _with_64_bit_offsets("fstatfs")
 
 RESOLVE_NO_XDEV = 0x01
 RESOLVE_NO_MAGICLINKS = 0x02
@@ -54,16 +54,17 @@ FALLOC_FL_KEEP_SIZE = 0x01
 FALLOC_FL_PUNCH_HOLE = 0x02
 FALLOC_FL_ZERO_RANGE = 0x10
 
-# Magic numbers of file systems that look names up as they list them (linux/magic.h, and their own sources): ext2 to
-# ext4, xfs, btrfs, f2fs, bcachefs, tmpfs, ramfs, overlayfs, squashfs, erofs, cramfs, romfs, ubifs, jffs2.
-_EXACT = {
+# Magic numbers of file systems in which a name exists exactly if a listing shows it (linux/magic.h, and their own
+# sources): ext2 to ext4, xfs, btrfs, f2fs, bcachefs, tmpfs, ramfs, overlayfs, squashfs, erofs, cramfs, romfs, ubifs,
+# jffs2.
+_NAMES_AS_LISTED = {
     0xEF53, 0x58465342, 0x9123683E, 0xF2F52010, 0xCA451A4E, 0x01021994, 0x858458F6, 0x794C7630, 0x73717368, 0xE0F5E1E2,
     0x28CD3D45, 0x7275, 0x24051905, 0x72B6,
 }  # fmt: skip
 FS_IOC_GETFLAGS = ior(ord("f"), 1, struct.calcsize("l"))  # linux/fs.h
 _FS_CASEFOLD_FL = 0x40000000
 
-#: The kind of the first field of struct statfs, f_type, in the words of ``struct``.
+#: Format character (module ``struct``) of f_type, the first field of struct statfs.
 F_TYPE = "I" if HERE.startswith("s390") else "l"
 
 _OPEN_TREE_CLONE = 1
@@ -77,7 +78,7 @@ _MOUNT_ATTR_NOSUID = 0x02
 _MOUNT_ATTR_NODEV = 0x04
 _MOUNT_ATTR_NOEXEC = 0x08
 _MOUNT_ATTR_NOATIME = 0x10
-_MOUNT_ATTR_ATIME = 0x70  # the field that NOATIME and its siblings live in: it must be cleared to be set
+_MOUNT_ATTR_ATIME = 0x70  # the field of all atime flags: mount_setattr(2) wants it cleared where one is set
 
 
 class _OpenHow(ctypes.Structure):
@@ -93,28 +94,28 @@ class _MountAttr(ctypes.Structure):
     )
 
 
-def _checked(result: int, what: bytes) -> int:
+def _checked(result: int, call: bytes) -> int:
     if result < 0:
         code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code), what)
+        raise OSError(code, os.strerror(code), call)
     return result
 
 
 def openat2(dir_fd: int, path: bytes, flags: int, resolve: int) -> int:
-    """Open *path* below *dir_fd*, the whole walk confined by the *resolve* flags (openat2(2)).
+    """Open *path* below *dir_fd*; the *resolve* flags confine the whole path walk (openat2(2)).
 
     Args:
-        dir_fd: directory the walk starts at.
+        dir_fd: the directory that the walk starts at.
         path: relative path.
-        flags: O_* flags; O_CLOEXEC is added, O_CREAT is not served.
+        flags: O_* flags; O_CLOEXEC is added, O_CREAT is not supported.
         resolve: RESOLVE_* flags.
 
     Returns:
         A file descriptor.
 
     Raises:
-        OSError: EXDEV where the walk would leave the tree or cross a mount, ELOOP for a refused symlink, and those
-            of open(2).
+        OSError: EXDEV where the walk would leave the tree or cross a mount, ELOOP for a refused symlink, and the
+            errors of open(2).
     """
     flags |= os.O_CLOEXEC if flags & os.O_PATH else os.O_CLOEXEC | os.O_LARGEFILE
     how = _OpenHow(flags, 0, resolve)
@@ -125,13 +126,13 @@ def openat2(dir_fd: int, path: bytes, flags: int, resolve: int) -> int:
         code = ctypes.get_errno()
         if code in (errno.ENOSYS, errno.EPERM) and not has_openat2():
             return _walk(dir_fd, path, flags, resolve)
-        if code != errno.EAGAIN:  # a rename elsewhere raced with a confined walk; openat2(2) says to try again
+        if code != errno.EAGAIN:  # another process renamed something during the walk; openat2(2) says to try again
             raise OSError(code, os.strerror(code), path)
 
 
 @functools.cache
 def has_openat2() -> bool:
-    """False before Linux 5.6, and under a filter that knows no such call (seccomp(2), of older container engines)."""
+    """Return whether openat2(2) works: not before Linux 5.6, nor under seccomp filters of older container engines."""
     how = _OpenHow(os.O_PATH | os.O_CLOEXEC, 0, 0)
     fd = _openat2(_AT_FDCWD, ctypes.c_char_p(b"/"), ctypes.byref(how), ctypes.c_size_t(ctypes.sizeof(how)))
     if fd < 0:
@@ -141,10 +142,10 @@ def has_openat2() -> bool:
 
 
 def _walk(dir_fd: int, path: bytes, flags: int, resolve: int) -> int:
-    """What openat2 does, step by step: each name is opened by itself, and looked at before the next one.
+    """Open *path* as openat2(2) would, by opening and checking one name of it after the other.
 
-    No step follows a symlink or goes up, so the walk stays beneath where it began.  Which mount an object lies on is
-    asked of /proc, which asks no file system: one that waits for us would not answer.
+    No step follows a symlink or goes up, so the walk stays beneath *dir_fd*.  The number of an object's mount is read
+    in /proc, and not by stat(2): a file system that this daemon serves could not answer a stat call of the daemon.
     """
     *parents, last = [name for name in path.split(b"/") if name not in (b"", b".")] or [b"."]
     if b".." in (*parents, last):
@@ -157,29 +158,30 @@ def _walk(dir_fd: int, path: bytes, flags: int, resolve: int) -> int:
             if at != dir_fd:
                 os.close(at)
             at = below
-            _stay(at, mount)
+            _check_mount(at, mount)
             if stat.S_ISLNK(os.fstat(at).st_mode):
                 raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
         if mount and last != b".":
-            # a look at where it leads: to open a device or a pipe is not the same twice
-            seen = os.open(last, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at)
+            # checked through O_PATH before the real open, because opening a device or a FIFO has effects
+            probe = os.open(last, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at)
             try:
-                _stay(seen, mount)
+                _check_mount(probe, mount)
             finally:
-                os.close(seen)
+                os.close(probe)
         return os.open(last, flags | os.O_NOFOLLOW, dir_fd=at)
     finally:
         if at != dir_fd:
             os.close(at)
 
 
-def _stay(fd: int, mount: int) -> None:
+def _check_mount(fd: int, mount: int) -> None:
+    """Raise EXDEV if *fd* does not lie on the mount with number *mount*; 0 allows every mount."""
     if mount and _mount_of(fd) != mount:
         raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
 
 
 def _mount_of(fd: int) -> int:
-    """The number of the mount a descriptor lies on (proc(5), fdinfo)."""
+    """Return the number of the mount that a descriptor lies on (proc(5), fdinfo)."""
     with open(f"/proc/self/fdinfo/{fd}", encoding="ascii") as file:
         return next(int(line.split()[1]) for line in file if line.startswith("mnt_id:"))
 
@@ -187,8 +189,8 @@ def _mount_of(fd: int) -> int:
 def clone_mount(fd: int) -> int:
     """Make a private, detached, read-only clone of the mount that *fd* lies in, rooted at *fd*, without submounts.
 
-    The clone is read-only, noatime, nodev, nosuid and noexec: what is read through it is not touched at all, whatever
-    the calling process may do elsewhere.  It goes away with the descriptor.
+    The clone is read-only, noatime, nodev, nosuid and noexec, so that reading through it changes nothing, not even
+    access times.  It goes away with the descriptor.
 
     Returns:
         An O_PATH descriptor of the clone's root.
@@ -238,7 +240,7 @@ def fallocate(fd: int, mode: int, offset: int, size: int) -> None:
 
 
 def syncfs(fd: int) -> None:
-    """Write everything dirty of the file system *fd* lies in to its medium, and wait (syncfs(2)).
+    """Write all dirty data of the file system that *fd* lies in to its medium, and wait for that (syncfs(2)).
 
     Raises:
         OSError: EIO where a write has failed since the descriptor was opened.
@@ -247,38 +249,38 @@ def syncfs(fd: int) -> None:
 
 
 def file_system_type(fd: int) -> int:
-    """The magic number of the file system *fd* lies in (statfs(2), f_type)."""
+    """Return the magic number of the file system that *fd* lies in (statfs(2), f_type)."""
     buffer = ctypes.create_string_buffer(256)  # struct statfs is 120 bytes with 64-bit words; f_type comes first
     _checked(_fstatfs(fd, buffer), b"fstatfs")
     return int(struct.unpack_from(F_TYPE, buffer)[0]) & 0xFFFF_FFFF
 
 
 def shows_every_name(fd: int) -> bool:
-    """True if a directory has no names but those it lists: no other spelling leads there, and none is hidden.
+    """Return whether a name exists in a directory exactly if a listing of the directory shows it, byte by byte.
 
-    Some file systems find a name in upper or lower case, or have names that no listing shows (``.snapshot``, ``.zfs``).
+    Some file systems ignore the case of a name, or have names that no listing shows (``.snapshot``, ``.zfs``).
 
     Args:
         fd: the directory, open for reading.
     """
-    if file_system_type(fd) not in _EXACT:
+    if file_system_type(fd) not in _NAMES_AS_LISTED:
         return False
-    flags = array("i", [0, 0])  # the kernel writes an int, whatever the number says
+    flags = array("i", [0, 0])  # the kernel writes an int, though the ioctl's number says long
     try:
         fcntl.ioctl(fd, FS_IOC_GETFLAGS, flags)
     except OSError:
-        return True  # it has no flags, so no directory of it is an exception
+        return True  # a file system without such flags ignores case in no directory
     return not flags[0] & _FS_CASEFOLD_FL
 
 
 def forget_names(root: int) -> None:
-    """Make the kernel forget every name of a file system that nobody uses just now, and what it holds of those files.
+    """Make the kernel drop the cached names of a file system that are not in use, with the inodes behind them.
 
-    That is a by-effect of reconfiguring it (fspick(2), fsconfig(2), without any parameter): what ``mount -o remount``
-    does, but for the flags of the mount.
+    This is a side effect of reconfiguring the file system without any parameter (fspick(2), fsconfig(2)), which
+    ``mount -o remount`` does as well; the flags of the mount stay as they are.
 
     Args:
-        root: a descriptor of the root of a mount of it.
+        root: a descriptor of the root of any mount of the file system.
 
     Raises:
         OSError: EPERM without CAP_SYS_ADMIN, ENOSYS before Linux 5.2.
@@ -291,12 +293,20 @@ def forget_names(root: int) -> None:
 
 
 def data_ranges(fd: int, start: int, end: int) -> Iterator[tuple[int, int]]:
-    """The parts of a range of a file that hold data, in order, holes left out (lseek(2), SEEK_DATA)."""
+    """Yield the parts (first, end) of a range of a file that hold data, in order, without its holes (lseek(2)).
+
+    The range, as each part, is from *start* up to and without *end*, in bytes.
+    """
     return ranges_by(partial(os.lseek, fd), start, end)
 
 
 def ranges_by(seek: Callable[[int, int], int], start: int, end: int) -> Iterator[tuple[int, int]]:
-    """The parts of a range that hold data, as *seek* tells them, which takes an offset and SEEK_DATA or SEEK_HOLE."""
+    """Yield the parts (first, end) of a range that hold data, in order, with a function that works like lseek(2).
+
+    Args:
+        seek: seek(offset, SEEK_DATA) and seek(offset, SEEK_HOLE) return the next data or hole; ENXIO: no more data.
+        start, end: the range, in bytes.
+    """
     while start < end:
         try:
             first = seek(start, os.SEEK_DATA)
@@ -306,7 +316,7 @@ def ranges_by(seek: Callable[[int, int], int], start: int, end: int) -> Iterator
                 return  # only a hole is left
             if error.errno != errno.EINVAL:
                 raise
-            first, stop = start, end  # the file system does not tell
+            first, stop = start, end  # the file system cannot tell holes, so all of it counts as data
         if first >= end:
             return
         yield first, min(stop, end)
