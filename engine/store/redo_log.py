@@ -1,13 +1,13 @@
 """The redo log: a killed daemon loses nothing acknowledged, and flash still sees one commit a second (promise P4).
 
-Between two commits the changed rows live in this process only.  So every operation is also appended, as the numbers of
-its statements and their values (store/redo_records.py), to a file in memory (tmpfs), which outlives the process but not
-the machine.  At the next mount it is replayed (store/redo_replay.py), before anything is swept, if it belongs to this
-storage, this boot and the very commit the database stands at.
+Between two commits the changed rows are in the memory of this process only.  So each operation is also appended, as the
+numbers of its statements and their values (store/redo_records.py), to a file on tmpfs, which survives the process but
+not a reboot.  The next mount replays the file (store/redo_replay.py) before it deletes orphans and garbage, if the file
+is of this storage, this boot, and the commit that the database holds.
 
-A commit marks its place in the log.  What precedes the mark is dropped when the commit is durable, not before: storage
-that fails may come back with the commit before.  The log also notes what content the operations rely on, and that
-storage failed: then nothing is known of the content that was written since the mark.
+Each commit appends a mark to the log.  The records before the mark are dropped only when that commit is durable: a
+storage that fails may come back with the state of the commit before.  The log also notes which content the rows rely
+on, and whether storage failed; content written between the last mark and a failure may not have reached the medium.
 """
 
 from __future__ import annotations
@@ -50,10 +50,12 @@ _MEMORY = (0x01021994, 0x858458F6)  # statfs(2): TMPFS_MAGIC, RAMFS_MAGIC
 
 
 def memory_directory() -> str | None:
-    """A directory of ours in memory, made if need be: /run/minifo for root, else the user's runtime directory.
+    """Return a directory on tmpfs or ramfs that only this user may write to; make it if needed.
+
+    Root's is /run/minifo, another user's is ``minifo`` in $XDG_RUNTIME_DIR; the second choice is in /dev/shm.
 
     Returns:
-        None where there is none; then every operation is committed by itself.
+        Its path; None if there is no such directory, and each operation must be committed by itself.
     """
     uid = os.geteuid()
     candidates = ["/run/minifo"] if uid == 0 else []
@@ -83,13 +85,13 @@ def _boot_id() -> bytes:
 
 
 class Recording(list[Operation]):
-    """The operations of a log that follow a commit, in order.
+    """The operations in a log that follow a commit, in order.
 
     Attributes:
-        stale: there is a log, but of another commit.
-        failure: what storage answered when something could not be made durable, or None.
-        least: by content object, the bytes that the rows may rely on.
-        unsynced: the objects among them that no commit has synced yet.
+        stale: there is a log, but it does not follow that commit.
+        failure: the error that storage answered when something could not be made durable, or None.
+        least: for each content object, the least size in bytes that the rows rely on.
+        unsynced: the content objects that were written since the last commit, and may not be durable.
     """
 
     def __init__(self) -> None:
@@ -100,14 +102,14 @@ class Recording(list[Operation]):
         self.unsynced: set[int] = set()
 
     def add(self, operation: Operation) -> None:
-        """Take one more operation."""
+        """Append an operation, and take over its notes of written content."""
         self.append(operation)
         for number, size in operation.notes:
             self.least[number] = ~size if size < 0 else max(size, self.least.get(number, 0))
             self.unsynced.add(number)
 
     def seal(self) -> None:
-        """Note that a commit synced all content."""
+        """Note that a commit has made all content so far durable."""
         self.unsynced.clear()
         self.failure = None
 
@@ -116,12 +118,12 @@ class RedoLog:
     """The log of one storage.
 
     Args:
-        directory: where it is kept; on tmpfs.
-        uuid: of the storage.
+        directory: the directory that the log is in, on tmpfs.
+        uuid: the storage's identity.
         database: path of the database; its device and inode number tell a copied storage from the original.
 
     Raises:
-        Corrupt: the uuid is none: it must not become part of a path.
+        Corrupt: *uuid* is not a UUID; as it came from the storage, it must not become part of a path.
     """
 
     def __init__(self, directory: str, uuid: object, database: str) -> None:
@@ -129,23 +131,23 @@ class RedoLog:
             identity = uuids.UUID(str(uuid))
         except ValueError as error:
             hint = f"run: minifo-fsck {os.path.dirname(database)}"
-            raise Corrupt(f"{database} has an identity that is no UUID ({uuid!r})", hint) from error
+            raise Corrupt(f"{database} has an identity that is not a UUID ({uuid!r})", hint) from error
         st = os.stat(database)
         self.path = os.path.join(directory, f"{identity}-{st.st_dev:x}-{st.st_ino:x}.redo")
-        self._there = self.path  # where it is now
+        self._found = self.path  # path of the existing log, see find()
         self._identity = (identity.bytes, _boot_id(), st.st_dev, st.st_ino)
-        self._lock = threading.RLock()  # a failure is noted by whichever thread meets it
+        self._lock = threading.RLock()  # any thread may note a failure
         self._fd: int | None = None
-        self._marks: dict[int, int] = {}  # token of a commit: where the log goes on after it
+        self._marks: dict[int, int] = {}  # commit token -> offset in bytes of the first record after that commit
         self.size = 0
 
     # -- writing
 
     def begin(self, token: int) -> None:
-        """Start anew: what follows comes after the commit of that *token*.
+        """Empty the log, or create it, for the operations that follow the commit with *token*.
 
         Raises:
-            OSError: there is no room even for this.
+            OSError: ENOSPC and others; the log is not usable.
         """
         if self._fd is None:
             self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
@@ -155,23 +157,23 @@ class RedoLog:
         self._write(Header(*self._identity, token).pack())
 
     def resume(self) -> None:
-        """Go on with the log that was just read."""
-        if self._there != self.path:
-            os.rename(self._there, self.path)
-            self._there = self.path
+        """Open the log that ``read`` has read, to append to it."""
+        if self._found != self.path:
+            os.rename(self._found, self.path)
+            self._found = self.path
         self._fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
         os.ftruncate(self._fd, self.size)
 
     def append(self, statements: list[Statement], next_ino: int, next_object: int, notes: list[Note]) -> None:
-        """Add one operation.
+        """Append one operation.
 
         Args:
-            statements: its statements.
+            statements: the statements it executed, in order.
             next_ino, next_object: the counters after it.
-            notes: content written since the operation before (store/redo_records.py).
+            notes: content written since the previous operation (store/redo_records.py).
 
         Raises:
-            OSError: ENOSPC where the memory for it is used up, EFBIG for an operation that is too large.
+            OSError: ENOSPC if tmpfs is full, EFBIG for an operation of more than FRAME_MAX bytes; the log is unchanged.
         """
         try:
             self._write(pack_operation(statements, next_ino, next_object, notes))
@@ -179,27 +181,33 @@ class RedoLog:
             raise OSError(errno.EFBIG, str(error), self.path) from error
 
     def seal(self, token: int) -> None:
-        """Mark a commit: it is made and not durable yet, but all content written before it is.
+        """Append the mark of a commit, which has been made but need not be durable yet; the content before it is.
 
         Raises:
-            OSError: as for ``append``.
+            OSError: ENOSPC if tmpfs is full.
         """
         self._write(pack_sealed(token))
         self._marks[token] = self.size
 
     def fail(self, reason: str) -> None:
-        """Note that storage failed: of the content written since the last commit nothing is known.
+        """Append a note that storage failed, so that content written since the last commit may be lost.
+
+        Args:
+            reason: what storage answered.
 
         Raises:
-            OSError: as for ``append``.
+            OSError: ENOSPC if tmpfs is full.
         """
         self._write(pack_failed(reason))
 
     def drop(self, token: int) -> None:
-        """Drop everything before a commit, which is durable.
+        """Drop the records that precede the mark of a commit; that commit must be durable.
+
+        Args:
+            token: of the commit.
 
         Raises:
-            OSError: there is no room to do so; the log is as it was.
+            OSError: ENOSPC if tmpfs is full; the log still holds the records.
         """
         with self._lock:
             mark = self._marks.get(token)
@@ -225,7 +233,7 @@ class RedoLog:
         os.close(self._fd)
         self._fd = fd
         shift = mark - len(header)
-        self._marks = {other: place - shift for other, place in self._marks.items() if place >= mark}
+        self._marks = {other: offset - shift for other, offset in self._marks.items() if offset >= mark}
         self.size = size
 
     def _write(self, data: bytes) -> None:
@@ -239,19 +247,19 @@ class RedoLog:
     # -- reading
 
     def read(self, token: int) -> Recording:
-        """The operations that follow the commit of that *token*; none if the log is not of it.
+        """Return the operations that follow the commit with *token*; none if the log does not follow that commit.
 
-        Changes nothing.
+        Changes nothing on disk.
 
         Raises:
-            StateError: there is a log that cannot be read, or is of an unknown kind; it is left alone.
+            StateError: the log cannot be read, or has an unknown format.
         """
-        found = Recording()
+        recording = Recording()
         self.find()
         try:
-            fd = os.open(self._there, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+            fd = os.open(self._found, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         except FileNotFoundError:
-            return found
+            return recording
         except OSError as error:
             raise self.refused(str(error)) from error
         with open(fd, "rb") as file:
@@ -259,37 +267,41 @@ class RedoLog:
             if not stat.S_ISREG(st.st_mode) or st.st_uid != os.geteuid():
                 raise self.refused("it is not a file of ours")
             if not st.st_size:
-                return found  # killed when it began anew: everything was durable
+                return recording  # the daemon was killed within begin(): everything was durable
             try:
-                known = self._follow(file, token, found)
+                follows = self._parse(file, token, recording)
             except BadRecord as error:
                 raise self.refused(str(error)) from error
-        if not known:
-            found = Recording()
-            found.stale = True
-        return found
+        if not follows:
+            recording = Recording()
+            recording.stale = True
+        return recording
 
     def find(self) -> None:
-        """Look for the log: under its name, or that of a device that has come back with another number."""
-        self._there = self.path
+        """Find the file of the log, also when the device of the storage has another number than before.
+
+        A device that was unplugged and came back may get a new number, while the log's name has the old one.
+        """
+        self._found = self.path
         if os.path.lexists(self.path):
             return
         directory, name = os.path.split(self.path)
         uuid, _, ino = name.rpartition(".")[0].rsplit("-", 2)
         for other in sorted(os.listdir(directory)):
-            there, _, rest = other.removeprefix(uuid + "-").partition("-")
-            if other.startswith(uuid) and rest == f"{ino}.redo" and _is_gone(int(there, 16)):
-                self._there = os.path.join(directory, other)
+            device, _, rest = other.removeprefix(uuid + "-").partition("-")
+            if other.startswith(uuid) and rest == f"{ino}.redo" and _is_gone(int(device, 16)):
+                self._found = os.path.join(directory, other)
                 return
 
-    def _follow(self, file: BinaryIO, token: int, found: Recording) -> bool:
+    def _parse(self, file: BinaryIO, token: int, recording: Recording) -> bool:
+        """Fill *recording* with the operations after the commit with *token*; return whether the log follows it."""
         header = Header.parse(file.read(HEADER.size))
         ours = (*self._identity[:2], self._identity[3])
         if (header.uuid, header.boot, header.ino) != ours or (
-            header.dev != self._identity[2] and self._there == self.path
+            header.dev != self._identity[2] and self._found == self.path
         ):
             return False
-        known = header.token == token
+        follows = header.token == token
         self.size = HEADER.size
         for body in _bodies(file):
             self.size += FRAME.size + len(body)
@@ -297,63 +309,69 @@ class RedoLog:
             if kind == SEALED:
                 sealed = parse_token(body)
                 self._marks[sealed] = self.size
-                if sealed == token:  # what precedes it is in the database
-                    known = True
-                    found.clear()
-                    found.least.clear()
-                found.seal()
+                if sealed == token:  # the database holds everything before this mark
+                    follows = True
+                    recording.clear()
+                    recording.least.clear()
+                recording.seal()
             elif kind == OPERATION:
-                found.add(parse_operation(body))
+                recording.add(parse_operation(body))
             elif kind == FAILED:
-                found.failure = body[1:].decode(errors="replace")
+                recording.failure = body[1:].decode(errors="replace")
             else:
                 raise BadRecord("it holds a record of an unknown kind")
-        return known
+        return follows
 
     def refused(self, why: str) -> StateError:
-        """What to say of a log that cannot be replayed; it is kept."""
+        """Return the error for a log that exists but cannot be replayed; the log stays where it is."""
         error = StateError(
-            f"what was acknowledged since the last commit is in {self._there}, which cannot be replayed: {why}",
-            "nothing was changed; to go on without it, and keep it under another name: mount with -o redo=aside",
+            f"the changes acknowledged since the last commit are in {self._found}, which cannot be replayed: {why}",
+            "nothing was changed; to mount without these changes, and keep the log under another name: -o redo=aside",
         )
-        error.redo = self._there
+        error.redo = self._found
         return error
 
     def set_aside(self) -> str | None:
-        """Give the log another name, under which it is kept but not looked at; that name, or None without a log."""
-        if not os.path.lexists(self._there):
+        """Rename the log, so that it is kept but no mount reads it; return the new path, or None if there is no log."""
+        if not os.path.lexists(self._found):
             return None
         count = 1
-        while os.path.lexists(kept := f"{self._there}.{count}"):
+        while os.path.lexists(kept := f"{self._found}.{count}"):
             count += 1
-        os.rename(self._there, kept)
-        self._there = self.path
+        os.rename(self._found, kept)
+        self._found = self.path
         return kept
 
     # -- ending
 
     def remove(self) -> None:
-        """Delete the log: everything in it is durable."""
+        """Delete the log; everything in it must be durable."""
         self.close()
         with suppress(FileNotFoundError):
-            os.unlink(self._there)
+            os.unlink(self._found)
 
     def close(self) -> None:
-        """Let go of the log and leave it where it is."""
+        """Close the log's file, and keep it for the next mount."""
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None
 
 
 def _is_gone(dev: int) -> bool:
-    """True for a device from which nothing is mounted any more; what has no device of its own cannot be told."""
+    """Return whether no file system on device number *dev* is mounted.
+
+    False for device numbers with major 0 (network file systems, tmpfs): they name no device that could have gone.
+    """
     with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
         mounted = {line.split(" ", 3)[2] for line in file}
     return os.major(dev) != 0 and f"{os.major(dev)}:{os.minor(dev)}" not in mounted
 
 
 def _bodies(file: BinaryIO) -> Iterator[bytes]:
-    """The bodies of whole frames; a daemon that is killed leaves the last one cut short: it was not acknowledged."""
+    """Yield the bodies of all frames up to the first that is incomplete or damaged.
+
+    A daemon that is killed while it appends leaves an incomplete last frame; its operation was not acknowledged.
+    """
     while len(head := file.read(FRAME.size)) == FRAME.size:
         length, crc = FRAME.unpack(head)
         if not 0 < length <= FRAME_MAX:

@@ -1,18 +1,20 @@
-"""The bytes of the redo log: a bounded format of ours that can say rows and nothing else.
+"""The format of the redo log: a bounded encoding of row changes, which cannot hold SQL or other program text.
 
     file      = header, frames
     header    = magic, version, uuid, boot id, st_dev and st_ino of the database, token of the commit it follows, crc
-    frame     = length (4 bytes), crc32 (4 bytes), body; a frame that is cut short or damaged ends the log
+    frame     = length of the body (4 bytes), crc32 of the body (4 bytes), body; an incomplete or damaged frame ends
+                the log
     body      = kind (1 byte), and by kind
-        OPERATION  next inode number, next object, number of statements, number of notes; of each statement its number
-                   (store/statements.py), of each how many values it has, of each value its type; the integers (8
-                   bytes), the lengths of the others (4 bytes), these others; the notes
-        SEALED     token of a commit that was made, and may be durable; all content noted so far is
-        FAILED     what the storage answered when something could not be made durable, as text
-    note      = object, bytes of it that rows may rely on from now on; below zero: ~bytes, it was cut to them
+        OPERATION  next inode number, next object id, count of statements, count of notes; for each statement its number
+                   (store/statements.py); for each statement its count of values; for each value its type (1 byte);
+                   the integers (8 bytes each); the lengths of the other values (4 bytes each); their bytes; the notes
+        SEALED     token of a commit that was made, and may be durable; all content noted before it is durable
+        FAILED     the storage's answer when something could not be made durable, as text
+    note      = object id, least size of the object in bytes that rows rely on from here on; below zero: ~size, the
+                object was truncated to that size
 
-All numbers are little-endian.  Nothing read is believed before the header, then the frame's crc, then each length has
-been looked at; reading takes no more memory than the largest frame.
+All numbers are little-endian.  The reader checks the header, then the crc of each frame, then each length before it
+uses a value, and takes no more memory than the largest frame.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from .database import Params, Statement
 
 MAGIC = b"minifo redo\0"
 VERSION = 2  # 1 was another format, without a magic
-FRAME_MAX = 64 << 20  # bytes; an operation that takes more is not logged, but committed by itself
+FRAME_MAX = 64 << 20  # bytes; an operation that takes more is not logged, but committed at once
 
 HEADER = struct.Struct("<12sI16s16sQQqI")
 FRAME = struct.Struct("<II")
@@ -45,11 +47,11 @@ _Getter = Callable[[tuple[Any, ...]], tuple[Any, ...]]
 
 
 class BadRecord(ValueError):
-    """Bytes that no log of ours has."""
+    """The bytes read are not a redo log, or not one that this version can read; the message says why."""
 
 
 class Header(NamedTuple):
-    """What a log is of: storage, boot, database file, and the commit it follows."""
+    """What a log belongs to: the storage, the boot, the database file, and the commit it follows."""
 
     uuid: bytes
     boot: bytes
@@ -58,16 +60,16 @@ class Header(NamedTuple):
     token: int
 
     def pack(self) -> bytes:
-        """Its bytes."""
+        """Return the header's bytes, with their crc."""
         fields = HEADER.pack(MAGIC, VERSION, *self, 0)[:-4]
         return fields + struct.pack("<I", zlib.crc32(fields))
 
     @classmethod
     def parse(cls, data: bytes) -> Header:
-        """The header in the first bytes of a log.
+        """Return the header at the start of *data*.
 
         Raises:
-            BadRecord: it is none of this version.
+            BadRecord: there is no header, or one of another version, or a damaged one.
         """
         if not data.startswith(MAGIC) or len(data) < HEADER.size:
             raise BadRecord("it is of an unknown kind")
@@ -80,7 +82,7 @@ class Header(NamedTuple):
 
 
 class Operation(NamedTuple):
-    """One operation: its statements, the counters after it, and the content written since the one before."""
+    """One operation: its statements, the counters after it, and notes of content written since the previous one."""
 
     statements: list[Statement]
     next_ino: int
@@ -89,50 +91,56 @@ class Operation(NamedTuple):
 
 
 class _Shape(NamedTuple):
-    """How operations of certain statements, with values of certain types, are written."""
+    """How to encode operations that have the same statements, and the same types of values."""
 
     pack: Callable[..., bytes]
-    head: bytes  # numbers, counts and types
-    integers: _Getter
-    others: _Getter | None
+    head: bytes  # the statements' numbers and counts of values, and the types of values
+    integers: _Getter  # picks the integers out of all values
+    others: _Getter | None  # picks bytes and text; None if there are none
     has_text: bool
 
 
 _shapes: dict[tuple[tuple[int, ...], tuple[type, ...]], _Shape] = {}
-_SHAPES = 4096  # kept; there are some hundreds
+_SHAPES_MAX = 4096  # real use makes some hundreds
 
 
-def _getter(places: list[int]) -> _Getter:
-    if len(places) > 1:
-        return itemgetter(*places)
-    return lambda values: tuple([values[place] for place in places])
+def _getter(positions: list[int]) -> _Getter:
+    """Return a function that picks the values at *positions* out of a tuple, always as a tuple."""
+    if len(positions) > 1:
+        return itemgetter(*positions)
+    return lambda values: tuple([values[position] for position in positions])
 
 
 def _shape(numbers: tuple[int, ...], types: tuple[type, ...], counts: bytes) -> _Shape:
-    integers = [place for place, kind in enumerate(types) if kind is int]
-    others = [place for place, kind in enumerate(types) if kind is bytes or kind is str]
+    integers = [position for position, kind in enumerate(types) if kind is int]
+    others = [position for position, kind in enumerate(types) if kind is bytes or kind is str]
     head = struct.pack(f"<{len(numbers)}I", *numbers) + counts + bytes([_TYPES[kind] for kind in types])
-    made = _Shape(
+    shape = _Shape(
         struct.Struct(f"<BqqII{len(head)}s{len(integers)}q{len(others)}I").pack,
         head,
         _getter(integers),
         _getter(others) if others else None,
         str in types,
     )
-    if len(_shapes) >= _SHAPES:
+    if len(_shapes) >= _SHAPES_MAX:
         _shapes.clear()
-    _shapes[numbers, types] = made
-    return made
+    _shapes[numbers, types] = shape
+    return shape
 
 
 def pack_operation(statements: Sequence[Statement], next_ino: int, next_object: int, notes: list[Note]) -> bytes:
-    """The frame of one operation.
+    """Return the frame of one operation.
 
-    It is called for each operation, so all values of all its statements are written by one call, in a form that is
-    worked out once.
+    This runs for each operation, so a single ``struct`` call packs all values of all statements; its format is
+    computed once for each shape and kept.
+
+    Args:
+        statements: the statements the operation executed, in order.
+        next_ino, next_object: the counters after it.
+        notes: content written since the previous operation.
 
     Raises:
-        OverflowError: it is too large for the log.
+        OverflowError: the operation takes more than FRAME_MAX bytes.
     """
     numbers: tuple[int, ...]
     params: tuple[Params, ...]
@@ -141,91 +149,91 @@ def pack_operation(statements: Sequence[Statement], next_ino: int, next_object: 
     types = tuple(map(type, values))
     shape = _shapes.get((numbers, types))
     if shape is None:
-        values = tuple(map(_plain, values))
+        values = tuple(map(_to_storable, values))
         types = tuple(map(type, values))
         shape = _shape(numbers, types, bytes(map(len, params)))
     pack, head, integers, others, has_text = shape
     if others is None:
         body = pack(OPERATION, next_ino, next_object, len(numbers), len(notes), head, *integers(values))
     else:
-        found = others(values)
+        strings = others(values)
         if has_text:
-            found = tuple([value.encode() if isinstance(value, str) else value for value in found])
-        lengths = map(len, found)
+            strings = tuple([value.encode() if isinstance(value, str) else value for value in strings])
+        lengths = map(len, strings)
         fixed = pack(OPERATION, next_ino, next_object, len(numbers), len(notes), head, *integers(values), *lengths)
-        body = b"".join((fixed, *found))
+        body = b"".join((fixed, *strings))
     if notes:
         body += b"".join([_NOTE.pack(*note) for note in notes])
     return frame(body)
 
 
-def _plain(value: int | bytes | str | None) -> int | bytes | str | None:
-    """A value of exactly one of the types that are written."""
+def _to_storable(value: int | bytes | str | None) -> int | bytes | str | None:
+    """Return *value* as exactly int, bytes, str or None, where it is a subclass or another buffer (memoryview)."""
     if value is None or type(value) in _TYPES:
         return value
     return int(value) if isinstance(value, int) else bytes(value)  # type: ignore[arg-type]
 
 
 def pack_sealed(token: int) -> bytes:
-    """The frame that says that a commit was made."""
+    """Return the frame that marks the commit with *token*."""
     return frame(_TOKEN.pack(SEALED, token))
 
 
 def pack_failed(reason: str) -> bytes:
-    """The frame that says that storage failed."""
+    """Return the frame that says that storage failed, and why."""
     return frame(bytes([FAILED]) + reason.encode(errors="replace")[:1000])
 
 
 def frame(body: bytes) -> bytes:
-    """A body with its length and checksum before it.
+    """Return *body* with its length and checksum before it.
 
     Raises:
-        OverflowError: it is too large.
+        OverflowError: the body has more than FRAME_MAX bytes.
     """
     if len(body) > FRAME_MAX:
-        raise OverflowError(f"{len(body)} bytes in one operation")
+        raise OverflowError(f"an operation of {len(body)} bytes is too large for the redo log (at most {FRAME_MAX})")
     return FRAME.pack(len(body), zlib.crc32(body)) + body
 
 
 def parse_token(body: bytes) -> int:
-    """The token of a SEALED body.
+    """Return the commit token in a SEALED body.
 
     Raises:
-        BadRecord: it has none.
+        BadRecord: the body has another length.
     """
     if len(body) != _TOKEN.size:
-        raise BadRecord("a record of it is damaged")
+        raise BadRecord("one of its records is damaged")
     return int(_TOKEN.unpack(body)[1])
 
 
 def parse_operation(body: bytes) -> Operation:
-    """An OPERATION body.
+    """Return the operation in an OPERATION body.
 
     Raises:
-        BadRecord: it is not whole, or holds what no operation has.
+        BadRecord: a length or a type in it is wrong.
     """
     try:
         return _parse_operation(body)
     except (struct.error, UnicodeDecodeError, ValueError) as error:
-        raise BadRecord("a record of it is damaged") from error
+        raise BadRecord("one of its records is damaged") from error
 
 
 def _parse_operation(body: bytes) -> Operation:
-    """The same; raises whatever comes of bytes that are no operation."""
+    """Decode an OPERATION body; raise struct.error, UnicodeDecodeError or ValueError (BadRecord) if it is damaged."""
     _, next_ino, next_object, count, noted = _OPERATION.unpack_from(body)
     if count * 5 + noted * _NOTE.size > len(body):
-        raise BadRecord("it says that it is longer than it is")
+        raise BadRecord("its counts exceed its length")
     at = _OPERATION.size
     numbers = struct.unpack_from(f"<{count}I", body, at)
     counts = body[at + 4 * count : at + 5 * count]
     at += 5 * count
     types = body[at : at + sum(counts)]
     if len(types) != sum(counts) or any(kind > _TEXT for kind in types):
-        raise BadRecord("types that there are not")
+        raise BadRecord("it has an unknown type of value")
     fields = struct.Struct(f"<{types.count(_INT)}q{len(types) - types.count(_INT) - types.count(_NULL)}I")
-    found = fields.unpack_from(body, at + len(types))
+    unpacked = fields.unpack_from(body, at + len(types))
     at += len(types) + fields.size
-    integers, lengths = iter(found[: types.count(_INT)]), iter(found[types.count(_INT) :])
+    integers, lengths = iter(unpacked[: types.count(_INT)]), iter(unpacked[types.count(_INT) :])
     values: list[int | bytes | str | None] = []
     for kind in types:
         if kind in (_NULL, _INT):
@@ -234,12 +242,12 @@ def _parse_operation(body: bytes) -> Operation:
         length = next(lengths)
         value = body[at : at + length]
         if len(value) != length:
-            raise BadRecord("it is cut short")
+            raise BadRecord("a value exceeds its length")
         at += length
         values.append(value.decode() if kind == _TEXT else value)
     notes = [(number, size) for number, size in _NOTE.iter_unpack(body[at:])]
     if len(notes) != noted:
-        raise BadRecord("it is longer than it says")
+        raise BadRecord("it has bytes after its last note")
     rest = iter(values)
     statements: list[Statement] = [
         (number, tuple(islice(rest, size))) for number, size in zip(numbers, counts, strict=True)

@@ -1,8 +1,9 @@
-"""Doing again what a killed daemon had acknowledged but not committed: all of it, or nothing.
+"""Replay of a redo log: do all operations that a killed daemon acknowledged but did not commit, or none of them.
 
-A redo log holds rows; the content they rely on was written to storage, and where storage failed it may never have
-arrived, though the kernel once took it.  So after the rows are changed, and before their operation ends, everything
-that they rely on is looked at and synced.  What is not there undoes the whole: the log is kept, and somebody decides.
+A redo log holds row changes only; the content they rely on was written to storage.  Where storage failed, that content
+may have been lost between the kernel's page cache and the medium.  So within the same operation, after the rows are
+changed, the content is checked and synced.  If some of it is missing, all changes are undone, the log is kept, and the
+error tells the user how to decide.
 """
 
 from __future__ import annotations
@@ -16,52 +17,55 @@ from .redo_log import Recording, RedoLog
 from .statements import text_of
 from .storage import Storage
 
-_NAMED = "SELECT object FROM inode WHERE object > 0 UNION SELECT object FROM extent WHERE object > 0"
+_IN_USE = "SELECT object FROM inode WHERE object > 0 UNION SELECT object FROM extent WHERE object > 0"
 
 
-def replay(db: Database, storage: Storage, redo: RedoLog, found: Recording) -> None:
-    """Do the operations of a log again; inside an operation, which undoes them if this fails.
+def replay(db: Database, storage: Storage, redo: RedoLog, recording: Recording) -> None:
+    """Execute the operations of a redo log.  Call it inside an operation, which undoes everything if this raises.
 
     Args:
         db: the overlay's database.
         storage: its storage directory.
-        redo: the log.
-        found: what was read from it.
+        redo: the log, for error messages.
+        recording: what was read from the log.
 
     Raises:
-        StateError: it cannot be done wholly; says where the log is, and how to go on without it.
+        StateError: not all of it can be done; the message says where the log is, and how to mount without it.
     """
     deleted: list[int] = []
     try:
-        for operation in found:
+        for operation in recording:
             for number, params in operation.statements:
                 sql = text_of(number)
                 if sql is None:
-                    raise redo.refused(f"this minifo does not know its statement {number:08x}")
+                    raise redo.refused(f"this version of minifo does not know its statement {number:08x}")
                 db.change(sql, params)
                 if sql == DROP_GARBAGE and isinstance(params[0], int):
                     deleted.append(params[0])
         for number in deleted:
             known = db.value("SELECT 1 FROM garbage WHERE object = ?", (number,)) is not None
             if not known and storage.exists(object_name(number)):
-                db.change(ADD_GARBAGE, (number,))  # storage has come back with a file that was deleted
+                db.change(ADD_GARBAGE, (number,))  # the failed storage did not keep the deletion of this file
     except (FsError, apsw.Error) as error:
         raise redo.refused(f"it does not fit the database ({error})") from error
-    doubtful = lacking(storage, found)
+    doubtful = lacking(storage, recording)
     if doubtful:
-        named = {number for (number,) in db.rows(_NAMED)}
-        lost = [(object_name(number), why) for number, why in sorted(doubtful.items()) if number in named]
+        in_use = {number for (number,) in db.rows(_IN_USE)}
+        lost = [(object_name(number), why) for number, why in sorted(doubtful.items()) if number in in_use]
         if lost:
             name, why = lost[0]
             more = f", and {len(lost) - 1} more" if len(lost) > 1 else ""
             raise redo.refused(f"storage failed, and content did not arrive ({name} {why}{more})")
-    _sync(storage, redo, found)
+    _sync(storage, redo, recording)
 
 
-def lacking(storage: Storage, found: Recording) -> dict[int, str]:
-    """The content objects of a log that are not what was written, and why; the rows may not need them any more."""
+def lacking(storage: Storage, recording: Recording) -> dict[int, str]:
+    """Return the content objects in a log whose content may be lost, each with the reason.
+
+    Objects that no row uses after the replay are among them.  The reason is text that follows the object's name.
+    """
     doubtful = {}
-    for number, least in found.least.items():
+    for number, least in recording.least.items():
         try:
             size = storage.stat(object_name(number)).st_size
         except FileNotFoundError:
@@ -69,16 +73,19 @@ def lacking(storage: Storage, found: Recording) -> dict[int, str]:
             continue
         if size < least:
             doubtful[number] = f"has {size} of {least} bytes"
-        elif found.failure is not None and number in found.unsynced:
-            doubtful[number] = f"was being written when it failed: {found.failure}"
+        elif recording.failure is not None and number in recording.unsynced:
+            doubtful[number] = f"was being written when it failed: {recording.failure}"
     return doubtful
 
 
-def _sync(storage: Storage, redo: RedoLog, found: Recording) -> None:
-    """Make durable what the log relies on, and hear of errors nobody was told of yet (fsync(2))."""
+def _sync(storage: Storage, redo: RedoLog, recording: Recording) -> None:
+    """Make the content that the log relies on durable.
+
+    The fsync of each object also reports an earlier write error that the kernel has not reported yet (fsync(2)).
+    """
     try:
         storage.sync_all()
-        for number in sorted(found.unsynced):
+        for number in sorted(recording.unsynced):
             if storage.exists(object_name(number)):
                 storage.sync_file(object_name(number))
     except OSError as error:
