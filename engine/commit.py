@@ -1,19 +1,20 @@
 """The group commit: how gathered operations become durable, in the one order that is safe.
 
 Order is the whole point: objects durable, then rows committed, then the write-ahead log durable, then old objects
-deleted.  The steps are separate so that a front end can run the slow ones in a worker thread while requests go on:
+deleted.  The steps are separate so that a front end can run the slow ones in a worker thread while it answers requests:
 
-    1. ``pending``, ``presync``  objects written so far are synced early       (presync: any thread)
-    2. ``seal``                  the gate: sync the rest, COMMIT                (engine's thread, nothing in between)
+    1. ``pending``, ``presync``  sync the objects written so far early          (presync: any thread)
+    2. ``seal``                  the gate: sync the rest, COMMIT                (engine's thread, no other step between)
     3. ``harden``                fdatasync of the write-ahead log               (any thread)
     4. ``finish``                delete garbage, trim shrunk files, punch holes (engine's thread)
-    5. ``relieve``               move a long log into the database; copy names  (one worker thread at a time)
+    5. ``relieve``               checkpoint a long log; back up the metadata    (one worker thread at a time)
 
-A log starts over only if all of it is in the database when a transaction begins.  Under load one begins right after the
-gate, so what ``relieve`` has not moved yet is moved in the gate, between two transactions; that is little.
+SQLite resets the write-ahead log only if all of it is in the database file when a transaction begins.  Under load the
+next transaction begins right after the gate, so the gate itself checkpoints the few pages that ``relieve`` has not
+moved yet, between the two transactions.
 
-``run`` does the first four in a row.  A failure at any step is final: the overlay turns read-only and says why, for
-what the medium holds is not known any more, and it does not guess.
+``run`` does steps 2 to 4.  A failure at any step is final: the overlay becomes read-only and the error says why,
+because minifo cannot know any more what the medium holds.
 """
 
 from __future__ import annotations
@@ -42,19 +43,19 @@ from .tree.ranges import Ranges
 
 log = logging.getLogger(__name__)
 
-_LONG_GATE = 0.5  # seconds; a gate that was closed for longer is worth a line in the log
-_WAL_PAGES = (64, 1000)  # least and most pages, up to 4 MB, above which the log is moved into the database
+_LONG_GATE = 0.5  # seconds; a gate that is closed for longer is logged
+_WAL_PAGES = (64, 1000)  # bounds of the pages (up to 4 MB) above which the gate checkpoints the write-ahead log
 
 
 class Sealed(NamedTuple):
-    """A commit whose rows are in the log: what is to be done once the log is durable."""
+    """A commit whose rows are in the write-ahead log, and the work that waits until that log is durable."""
 
-    limit: int
+    limit: int  # the first content object id that it has not reserved
     token: int
-    garbage: list[int]
-    trims: dict[int, tuple[int, int]]
-    cut: dict[int, int]
-    operation: int  # the last one in it
+    garbage: list[int]  # objects whose files are to be deleted
+    trims: dict[int, tuple[int, int]]  # as ObjectStore.trims
+    cut: dict[int, int]  # as ObjectStore.cut
+    operation: int  # Database.operations of the last operation in it
 
 
 class GroupCommit:
@@ -63,8 +64,9 @@ class GroupCommit:
     Args:
         db: the overlay's database.
         storage: the storage directory.
-        inodes, objects, content, ranges: what a commit takes along or tidies up after.
-        space: sees that there is room for a commit.
+        inodes, objects: whose counters and files a commit makes durable.
+        content, ranges: which trim files and punch holes after a commit.
+        space: keeps space free for a commit.
     """
 
     def __init__(
@@ -86,39 +88,43 @@ class GroupCommit:
         self._wal: int | None = None
         self._redo: RedoLog | None = None
         self._presyncing: set[int] = set()
-        self._hardened = 0  # the last operation that is durable
-        self._unfinished: list[Sealed] = []  # committed, but perhaps not durable yet
-        self.volatile = False
-        self._reserved = 0  # content object ids to reserve at least
+        self._hardened = 0  # Database.operations of the last durable operation
+        self._unfinished: list[Sealed] = []  # sealed, but not finished yet
+        self.volatile = False  # True: operations since the last commit are in no redo log
+        self._reserved = 0  # least count of content object ids to reserve
         self.wal_limit = _log_pages(storage)
         self._space = space
         self.names = MetadataBackup(storage, db)
         self.failure: BaseException | None = None
         self.count = 0
-        self.gate_ns = 0  # how long the last commit held changes, in ns
-        self.gate_max_ns = 0  # the longest of all
+        self.gate_ns = 0  # how long the last commit stopped changes, in ns
+        self.gate_max_ns = 0  # the longest time of all commits, in ns
 
     @property
     def is_needed(self) -> bool:
-        """True while changes wait for a commit."""
+        """Whether there are changes that need a commit."""
         return self._db.dirty and not self._db.read_only
 
     # -- the redo log
 
     def keep_redo(self, redo: RedoLog, token: int) -> None:
-        """From now on log every operation; the last commit was that of *token*.
+        """Write all operations from now on to an empty redo log.
 
-        Where the log's memory is used up, ``volatile`` turns true: then each operation needs a commit of its own.
+        If its tmpfs becomes full, ``volatile`` becomes True: the front end must then commit each operation at once.
+
+        Args:
+            redo: the log.
+            token: of the last commit.
         """
         self._redo = redo
         self._begin_redo(redo, token)
         self._log_operations()
 
     def resume_redo(self, redo: RedoLog) -> None:
-        """The same for a log that was just replayed: it is needed until that is committed.
+        """Append all operations from now on to a redo log that was replayed, and is needed until the next commit.
 
         Raises:
-            OSError: the log cannot be opened any more.
+            OSError: the log cannot be opened.
         """
         redo.resume()
         self._redo = redo
@@ -147,7 +153,7 @@ class GroupCommit:
         if self._redo is None:
             return
         if self.volatile:
-            self._begin_redo(self._redo, token)  # operations are missing in it: it cannot lead to this commit
+            self._begin_redo(self._redo, token)  # the log lacks operations: it must start after this commit
             return
         try:
             self._redo.seal(token)
@@ -156,36 +162,36 @@ class GroupCommit:
 
     def _lose_redo(self, redo: RedoLog, error: OSError) -> None:
         if not self.volatile:
-            log.warning("%s: %s; every operation is committed by itself until there is room", redo.path, error)
+            log.warning("%s: %s; every operation is committed at once until tmpfs has space", redo.path, error)
         self.volatile = True
 
     @property
     def keeps_redo(self) -> bool:
-        """True if there is a redo log."""
+        """Whether there is a redo log."""
         return self._redo is not None
 
     @property
     def redo_path(self) -> str | None:
-        """Where the redo log is, if there is one."""
+        """The path of the redo log, or None."""
         return self._redo.path if self._redo is not None else None
 
     @property
     def redo_size(self) -> int:
-        """Bytes the redo log takes now."""
+        """The bytes that the redo log takes now."""
         return self._redo.size if self._redo is not None else 0
 
     # -- the steps
 
     def pending(self) -> set[int]:
-        """Step 1, first half: take the objects written so far."""
+        """Step 1, first half: return the objects that were written since the last commit, for ``presync``."""
         self._presyncing = self._presyncing | self._objects.take_dirty()
         return self._presyncing
 
     def presync(self, numbers: set[int]) -> None:
-        """Step 1, second half: make them durable; in any thread.
+        """Step 1, second half: make the objects from ``pending`` durable.  May run in any thread.
 
         Raises:
-            CommitPostponed: there is too little of something just now.
+            CommitPostponed: descriptors or memory ran out.
             StateError: a sync failed; the overlay is read-only from now on.
         """
         try:
@@ -197,14 +203,16 @@ class GroupCommit:
         self._presyncing = set()
 
     def seal(self) -> Sealed:
-        """Step 2: sync what was written meanwhile, and commit the rows.  Nothing may come in between.
+        """Step 2, the gate: sync the objects written since ``pending``, and commit the rows; return the commit.
+
+        The caller lets no operation run meanwhile.
 
         Raises:
-            CommitPostponed: there is no room for it now, or too little of something else.
+            CommitPostponed: storage lacks space for it, or descriptors or memory ran out.
             StateError: the commit failed; the overlay is read-only from now on.
         """
         begin = time.monotonic_ns()
-        # a commit may overtake another whose early syncs are still under way
+        # _presyncing again: another task may have called presync, which is still running
         written = self._objects.take_dirty() | self._presyncing
         try:
             self._objects.sync(written)
@@ -215,7 +223,7 @@ class GroupCommit:
             raise self._fail(error, synced=False) from error
         try:
             self._objects.sync_entries()
-            self._make_room()
+            self._allocate_log()
             token = secrets.randbits(62)
             limit = self._record(token)
             garbage = self._objects.garbage()
@@ -238,13 +246,13 @@ class GroupCommit:
         self.gate_ns = gate
         self.gate_max_ns = max(self.gate_max_ns, gate)
         if gate > _LONG_GATE * 1e9:
-            log.warning("%s: a commit held all changes for %.1f s", self._storage.path, gate / 1e9)
+            log.warning("%s: a commit stopped all changes for %.1f s", self._storage.path, gate / 1e9)
 
-    def _make_room(self) -> None:
-        """See that the log can take the commit: on a full disk SQLite would roll everything back.
+    def _allocate_log(self) -> None:
+        """Allocate the write-ahead log's space for the commit: on a full disk SQLite would roll back everything.
 
         Raises:
-            CommitPostponed: there is no room; everything stays as it is.
+            CommitPostponed: there is not enough space; nothing was changed.
         """
         if not self._space.is_watched:
             return
@@ -256,8 +264,8 @@ class GroupCommit:
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
-            message = f"storage {self._storage.path} is full; what was done since the last commit is not durable"
-            raise CommitPostponed(message, "delete something, there or in the overlay") from error
+            message = f"storage {self._storage.path} is full; the changes since the last commit are not durable"
+            raise CommitPostponed(message, "delete files in the overlay, or elsewhere on that file system") from error
 
     def _log_fd(self) -> int:
         if self._wal is None:
@@ -265,7 +273,10 @@ class GroupCommit:
         return self._wal
 
     def _record(self, token: int) -> int:
-        """Write the counters into ``overlay``, and reserve object ids well ahead of what was used since last time."""
+        """Write the counters and *token* into ``overlay``, and reserve object ids; return the first id not reserved.
+
+        It reserves four times as many ids as were used since the last commit, so that the next ones find enough.
+        """
         objects = self._objects
         used = objects.next_object - objects.committed_next
         limit = objects.limit
@@ -284,17 +295,17 @@ class GroupCommit:
         return limit
 
     def reserve(self, count: int) -> None:
-        """See that *count* content objects can be made in one transaction, by a commit where too few ids are left.
+        """Reserve ids so that *count* content objects can be made in one transaction; commit if too few are left.
 
         Raises:
-            StateError: that commit failed.
+            StateError: the commit failed; the overlay is read-only from now on.
         """
         self._reserved = count + ROOM
         if self._objects.room() < self._reserved:
             self.run()
 
     def harden(self) -> None:
-        """Step 3: make the log durable; in any thread.
+        """Step 3: make the write-ahead log durable.  May run in any thread.
 
         Raises:
             StateError: the sync failed; the overlay is read-only from now on.
@@ -305,11 +316,14 @@ class GroupCommit:
             raise self._fail(error) from error
 
     def finish(self, sealed: Sealed, seconds: float = math.inf) -> None:
-        """Step 4: what only a durable commit allows.
+        """Step 4: delete garbage, trim shrunk files and punch holes, which must wait until the commit is durable.
 
         Args:
-            sealed: the commit.
-            seconds: how long blocks may be given back, about; ``give_back`` goes on with it.
+            sealed: the commit, after ``harden``.
+            seconds: about how long to punch holes; ``give_back`` punches the rest.
+
+        Raises:
+            StateError: storage failed; the overlay is read-only from now on.
         """
         self._objects.limit = max(self._objects.limit, sealed.limit)
         self._objects.forget_cuts(sealed.cut)
@@ -321,7 +335,7 @@ class GroupCommit:
             self._ranges.hand_back(self._hardened, seconds)
             self._space.after_commit()
         except Shortage as error:
-            log.info("%s: space is given back later: %s", self._storage.path, error)
+            log.info("%s: space is freed later: %s", self._storage.path, error)
         except (OSError, apsw.Error) as error:
             raise self._fail(error) from error
         self._unfinished.remove(sealed)
@@ -329,16 +343,16 @@ class GroupCommit:
             try:
                 self._redo.drop(sealed.token)
             except OSError as error:
-                log.debug("%s stays as long as it is: %s", self._redo.path, error)
+                log.debug("%s cannot be shortened: %s", self._redo.path, error)
 
     def give_back(self, seconds: float) -> bool:
-        """Go on giving back blocks that durable commits have freed.
+        """Punch the holes that ``finish`` has left.
 
         Args:
-            seconds: how long that may take, about.
+            seconds: about how long that may take.
 
         Returns:
-            False if there are more.
+            Whether all are punched, or cannot be for now.
 
         Raises:
             StateError: storage failed; the overlay is read-only from now on.
@@ -346,29 +360,33 @@ class GroupCommit:
         try:
             return self.failure is not None or self._ranges.hand_back(self._hardened, seconds)
         except Shortage as error:
-            log.info("%s: space is given back later: %s", self._storage.path, error)
+            log.info("%s: space is freed later: %s", self._storage.path, error)
             return True
         except (OSError, apsw.Error) as error:
             raise self._fail(error) from error
 
     def relieve(self) -> None:
-        """Step 5: move the log into the database if it has become long, and copy names if much was committed.
+        """Step 5: checkpoint the write-ahead log if it is long, and write a metadata backup if one is due.
 
-        In any thread, but in one at a time.
+        May run in any thread, but in one at a time.
 
         Raises:
             StateError: the database could not be written; the overlay is read-only from now on.
         """
         if self._db.wal_pages > self.wal_limit // 2:
             try:
-                self._db.checkpoint_aside()
+                self._db.checkpoint_in_thread()
             except apsw.Error as error:
                 raise self._fail(error) from error
         if self.names.is_due():
-            self.names.write(aside=True)
+            self.names.write(in_thread=True)
 
     def settle(self) -> None:
-        """See that every commit is durable, those included whose later steps were never done."""
+        """Do the remaining steps of all commits, also of those whose task was cancelled after ``seal``.
+
+        Raises:
+            StateError: storage failed; the overlay is read-only from now on.
+        """
         if self._unfinished and self.failure is None:
             self.harden()
             for sealed in list(self._unfinished):
@@ -376,32 +394,37 @@ class GroupCommit:
         self.give_back(math.inf)
 
     def run(self) -> None:
-        """All steps in a row: durable when it returns."""
+        """Do steps 2 to 4: all changes are durable when this returns.
+
+        Raises:
+            CommitPostponed: storage lacks space for it, or descriptors or memory ran out.
+            StateError: the commit failed; the overlay is read-only from now on.
+        """
         sealed = self.seal()
         self.harden()
         self.finish(sealed)
 
     def _postpone(self, error: BaseException) -> CommitPostponed:
-        """Put a commit off that met a shortage before anything was done that cannot be done again."""
+        """Return the error for a commit that lacked descriptors or memory, before any step that cannot be repeated."""
         code = error.errno if isinstance(error, OSError) and error.errno else errno.ENOMEM
         message = (
-            f"storage {self._storage.path}: {os.strerror(code)}; what was done since the last commit is not durable"
+            f"storage {self._storage.path}: {os.strerror(code)}; the changes since the last commit are not durable"
         )
-        return CommitPostponed(message, "it is tried again; see ulimit -n and free memory", code)
+        return CommitPostponed(message, "the daemon tries again; check ulimit -n and free memory", code)
 
     def _fail(self, error: BaseException, *, synced: bool = True) -> StateError:
-        """Turn read-only.
+        """Make the overlay read-only, note the failure in the redo log, and return the error to raise.
 
         Args:
-            error: what the storage answered.
-            synced: False where that was the answer to syncing content: the kernel may have dropped what it could not
-                write, and says so once only.
+            error: what storage answered.
+            synced: False if the sync of content failed: the kernel may have dropped the pages it could not write, and
+                reports that only once (fsync(2)), so a second sync would prove nothing.
         """
         self.failure = error
         self._db.read_only = True
         hint = "free or repair the storage, then unmount and mount again"
         if self._redo is not None:
-            hint += f"; until then do not restart this machine: what is not durable is in {self._redo.path}"
+            hint += f"; do not reboot before that: the changes that are not durable are in {self._redo.path}"
         failed = StateError(f"storage {self._storage.path} failed ({error}); the overlay is read-only now", hint)
         if self._redo is not None:
             failed.redo = self._redo.path
@@ -412,20 +435,20 @@ class GroupCommit:
         if synced:
             try:
                 self._storage.sync_all()
-                return  # what the log relies on is there
-            except OSError as again:
-                error = again
+                return  # the content that the redo log relies on is durable
+            except OSError as sync_error:
+                error = sync_error
         try:
             redo.fail(str(error))
-        except OSError as full:
-            log.error("%s: %s", redo.path, full)
+        except OSError as log_error:
+            log.error("%s: %s", redo.path, log_error)
 
     def lose(self, error: BaseException) -> None:
-        """Turn read-only, for SQLite has rolled back what was acknowledged since the last commit."""
+        """Make the overlay read-only, because SQLite has rolled back the changes acknowledged since the last commit."""
         log.error("%s", self._fail(error))
 
     def close(self) -> None:
-        """Give up descriptors; the redo log goes too, if everything in it is durable."""
+        """Close all descriptors, and delete the redo log if everything in it is durable."""
         if self._redo is not None:
             if self.is_needed or self.failure is not None:
                 self._redo.close()
@@ -438,11 +461,11 @@ class GroupCommit:
 
 
 def _is_short(error: BaseException) -> bool:
-    """True if memory or descriptors ran out, which passes."""
+    """Return whether *error* means that memory or descriptors ran out."""
     return isinstance(error, MemoryError | apsw.NoMemError) or (isinstance(error, FsError) and error.errno in SHORT)
 
 
 def _log_pages(storage: Storage) -> int:
-    """How many pages the log may have: fewer where storage is small."""
-    share = storage.room().total >> 20  # a 256th of it, in pages
+    """Return the pages of the write-ahead log above which it is checkpointed: fewer on a small file system."""
+    share = storage.room().total >> 20  # a 256th of it, in pages of 4 KiB
     return min(max(share, _WAL_PAGES[0]), _WAL_PAGES[1])

@@ -210,7 +210,7 @@ class OpenOverlay:
                     self.objects.forget_swept()
                 self.commit()
             if not self.db.read_only and self.commits.names.is_stale(commit_token(self.db)):
-                self.commits.names.write(aside=False)
+                self.commits.names.write(in_thread=False)
         finally:
             self.objects.close()
             self.commits.close()

@@ -1,12 +1,14 @@
-"""Frames of rows: the format of the copy of names.  Nothing but numbers, bytes and text, of bounded size, is read.
+"""The format of the metadata backup: frames of rows, which hold integers, bytes and text of bounded size only.
 
     file    = frame ...
-    frame   = magic, format of the database, length of payload, crc32 of payload, payload
-    payload = zlib(table, columns, rows, column ...)
-    column  = a tag for each row, all integers (8 bytes), all lengths (4 bytes), all bytes and texts in one piece
+    frame   = magic, schema version of the database, length of payload, crc32 of payload, payload
+    payload = zlib(length of the table's name, count of columns, count of rows, the name, column ...)
+    column  = a type tag for each row, all integers (8 bytes each), the lengths of all bytes and texts (4 bytes each),
+              these bytes and texts
 
-Frames are checked one by one, so that what is damaged costs no more than itself; whoever made a file, reading it takes
-time in proportion to its size, and the memory of one frame beside the rows.  All numbers are little-endian.
+Each frame has its own checksum, so that damage to one frame loses only the rows in it.  Reading any file, also one that
+an attacker made, takes time in proportion to its size, and the memory of one frame beside the rows.  All numbers are
+little-endian.
 """
 
 from __future__ import annotations
@@ -19,23 +21,23 @@ from typing import NamedTuple
 
 Value = int | bytes | str | None
 
-ROWS = 500  # rows in one frame: what one damaged byte can cost
-COLUMNS = 32  # more than any table has
-PLAIN_MAX = 1 << 20  # bytes of a payload before it is compressed; the largest row is a tenth of it
-_PAYLOAD_MAX = PLAIN_MAX + 4096  # zlib makes what cannot be compressed a little larger
+ROWS = 500  # most rows in one frame, which one damaged byte can lose
+COLUMNS = 32  # most columns of a table that are read; every table has fewer
+PLAIN_MAX = 1 << 20  # bytes of a payload before compression; minifo's largest row has a tenth of it
+_PAYLOAD_MAX = PLAIN_MAX + 4096  # zlib makes incompressible data a little larger
 _MAGIC = b"mfoF"
 _FRAME = struct.Struct("<4sIII")
 _HEAD = struct.Struct("<BBH")  # length of the table's name, columns, rows
-_LEVEL = 1  # of zlib: twice as fast as the default, a tenth larger
-_WINDOW = 1 << 20  # bytes searched at a time for the next frame
-_SIZE_MOST = 1 << 32  # bytes of a file that are looked at
-_SEARCHED = 4  # times its own size that may be read of a file
+_ZLIB_LEVEL = 1  # twice as fast as zlib's default, and the result is a tenth larger
+_WINDOW = 1 << 20  # bytes that are searched at a time for the next frame
+_SIZE_MAX = 1 << 32  # bytes of a file that are read at most
+_READ_RATIO = 4  # times its own size that may be read of a file
 _NULL, _INT, _BYTES, _TEXT = range(4)
 _TAGS: dict[type, int] = {type(None): _NULL, int: _INT, bytes: _BYTES, str: _TEXT}
 
 
 class Frame(NamedTuple):
-    """Rows of one table, and the format number of the database they are of."""
+    """Rows of one table, and the schema version of the database that they were read from."""
 
     version: int
     table: str
@@ -43,42 +45,47 @@ class Frame(NamedTuple):
 
 
 def pack(version: int, table: str, rows: Sequence[tuple[Value, ...]]) -> bytes:
-    """Frames that hold these rows of a table, at most ``ROWS`` of them.
+    """Return the frames that hold rows of a table: more than one if the rows exceed PLAIN_MAX bytes.
+
+    Args:
+        version: the schema version of the database.
+        table: the table's name.
+        rows: at most ``ROWS`` rows.
 
     Raises:
-        ValueError: a row is too large, or holds something else than integers of 64 bits, bytes and texts.
+        ValueError: a row exceeds PLAIN_MAX bytes, or has a value other than a 64-bit integer, bytes, text or None.
     """
     try:
         name = table.encode()
         columns = [_pack_column(column) for column in zip(*rows, strict=True)]
         plain = b"".join([_HEAD.pack(len(name), len(columns), len(rows)), name, *columns])
     except (KeyError, struct.error) as error:
-        raise ValueError(f"a row of {table} is of no known kind ({error})") from error
+        raise ValueError(f"a row of {table} has a value of an unknown type ({error})") from error
     if len(plain) > PLAIN_MAX:
         if len(rows) == 1:
-            raise ValueError(f"a row of {table} has {len(plain)} bytes")
+            raise ValueError(f"a row of {table} is too large ({len(plain)} bytes, at most {PLAIN_MAX})")
         half = len(rows) // 2
         return pack(version, table, rows[:half]) + pack(version, table, rows[half:])
-    payload = zlib.compress(plain, _LEVEL)
+    payload = zlib.compress(plain, _ZLIB_LEVEL)
     return _FRAME.pack(_MAGIC, version, len(payload), zlib.crc32(payload)) + payload
 
 
 def _pack_column(column: tuple[Value, ...]) -> bytes:
     tags = bytes([_TAGS[type(value)] for value in column])
     numbers = [value for value in column if type(value) is int]
-    pieces = [value.encode() if type(value) is str else value for value in column if type(value) in (bytes, str)]
-    lengths = struct.pack(f"<{len(pieces)}I", *map(len, pieces))  # type: ignore[arg-type]
-    return b"".join([tags, struct.pack(f"<{len(numbers)}q", *numbers), lengths, *pieces])  # type: ignore[list-item]
+    strings = [value.encode() if type(value) is str else value for value in column if type(value) in (bytes, str)]
+    lengths = struct.pack(f"<{len(strings)}I", *map(len, strings))  # type: ignore[arg-type]
+    return b"".join([tags, struct.pack(f"<{len(numbers)}q", *numbers), lengths, *strings])  # type: ignore[list-item]
 
 
 def read(fd: int) -> Iterator[Frame]:
-    """Every frame of an open file that is whole.
+    """Yield all undamaged frames of an open file.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: the file cannot be read.
     """
-    size = min(os.fstat(fd).st_size, _SIZE_MOST)
-    left = _SEARCHED * size + _WINDOW  # else many that only look like frames would take time without end
+    size = min(os.fstat(fd).st_size, _SIZE_MAX)
+    left = _READ_RATIO * size + _WINDOW  # bounds the time that a file with many false frames can take
     at = 0
     while at + _FRAME.size <= size and left > 0:
         header = os.pread(fd, _FRAME.size, at)
@@ -101,7 +108,7 @@ def read(fd: int) -> Iterator[Frame]:
 
 
 def _unpack(version: int, payload: bytes) -> Frame | None:
-    """The rows in a payload, or None where it holds none."""
+    """Return the frame with a payload's rows, or None if the payload is not valid."""
     try:
         inflate = zlib.decompressobj()
         plain = inflate.decompress(payload, PLAIN_MAX + 1)
@@ -119,24 +126,27 @@ def _unpack(version: int, payload: bytes) -> Frame | None:
 
 
 class _Cursor:
+    """Reads bytes one after the other from a position on."""
+
     def __init__(self, data: bytes, at: int) -> None:
         self._data = data
         self._at = at
 
     def take(self, size: int) -> bytes:
-        piece = self._data[self._at : self._at + size]
-        if len(piece) < size:
-            raise ValueError("it ends early")
+        """Return the next *size* bytes; raise ValueError if there are fewer."""
+        taken = self._data[self._at : self._at + size]
+        if len(taken) < size:
+            raise ValueError(f"{size} bytes expected, {len(taken)} left")
         self._at += size
-        return piece
+        return taken
 
 
 def _unpack_column(cursor: _Cursor, count: int) -> list[Value]:
     tags = cursor.take(count)
     numbers = tags.count(_INT)
-    pieces = tags.count(_BYTES) + tags.count(_TEXT)
+    strings = tags.count(_BYTES) + tags.count(_TEXT)
     ints = iter(struct.unpack(f"<{numbers}q", cursor.take(8 * numbers)))
-    lengths = iter(struct.unpack(f"<{pieces}I", cursor.take(4 * pieces)))
+    lengths = iter(struct.unpack(f"<{strings}I", cursor.take(4 * strings)))
     column: list[Value] = []
     for tag in tags:
         if tag == _INT:
@@ -144,8 +154,8 @@ def _unpack_column(cursor: _Cursor, count: int) -> list[Value]:
         elif tag == _NULL:
             column.append(None)
         elif tag in (_BYTES, _TEXT):
-            piece = cursor.take(next(lengths))
-            column.append(piece if tag == _BYTES else piece.decode())
+            string = cursor.take(next(lengths))
+            column.append(string if tag == _BYTES else string.decode())
         else:
-            raise ValueError(f"tag {tag}")
+            raise ValueError(f"unknown type tag {tag}")
     return column

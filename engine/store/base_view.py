@@ -1,13 +1,13 @@
-"""The base view: the one way the engine reads the base, and it has no way to write it (promise P5).
+"""The base view: the only way in which the engine reads the base; it has no function that writes (promise P5).
 
-The base is opened once, by descriptor, before anything is mounted, so the base and the mount point may be the same
-directory.  With the privilege for it, what is read is a private clone of the base's mount without submounts, read-only
-and noatime by the kernel's own word: it shows what lies under mount points, and with base=/ it can never walk into the
-overlay's own mount, which would wait for itself for ever.  Without it, every step is an openat2 that refuses to cross a
-mount or follow a symlink, and a mount point (the overlay's own among them) shows as an empty directory.
+The base is opened once, by descriptor, before the overlay is mounted, so the base and the mount point may be the same
+directory.  With CAP_SYS_ADMIN the engine reads a private clone of the base's mount without submounts, which the kernel
+keeps read-only and noatime: it shows the directories under mount points, and with base=/ no path leads into the
+overlay's own mount, where the daemon would wait for itself for ever.  Otherwise each access is an openat2 that refuses
+to cross a mount or to follow a symlink, and a mount point (also the overlay's own) shows as an empty directory.
 
-Paths are in base terms: absolute within the base, ``/`` for its root.  A storage directory that lies inside the base is
-hidden.  Nothing here knows of overlay state.
+Paths are in base terms: absolute within the base, ``/`` for its root.  A storage directory inside the base is hidden.
+This module knows nothing of the overlay's state.
 """
 
 from __future__ import annotations
@@ -35,39 +35,39 @@ from .syscalls import (
 )
 
 _CONFINED = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS
-# what says that there is nothing at a path: a name, or a directory above it, is missing or is something else
+# errnos that mean: no object has this path; the name or a directory above it is missing, or is not a directory
 NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 _NO_NAMES = (b".", b"..")
-_DIR_FDS = 256  # directories held open: a tree walk touches few at a time
+_DIR_FDS = 256  # directories kept open: a walk through a tree uses few at a time
 _FILE_FDS = 128
 
 T = TypeVar("T")
 
 
 def join(directory: bytes, name: bytes) -> bytes:
-    """The path of *name* in *directory*, both in base terms."""
+    """Return the path of *name* in *directory*, in base terms."""
     return b"/" + name if directory == b"/" else directory + b"/" + name
 
 
 def split(path: bytes) -> tuple[bytes, bytes]:
-    """The directory and the name of *path* in base terms; the root has no name."""
+    """Return the directory and the name of *path*, in base terms; the root's name is empty."""
     directory, _, name = path.rpartition(b"/")
     return directory or b"/", name
 
 
 def _empty_directory(path: bytes) -> os.stat_result:
-    """What a mount point shows that we must not enter: an empty directory, owned by root, with a number of its own."""
+    """Return the attributes that a mount point shows, which must not be entered; its number is a hash of its path."""
     return directory_stat(int.from_bytes(blake2b(path, digest_size=7).digest(), "big"), 0o755)
 
 
 def directory_stat(number: int, mode: int, uid: int = 0, gid: int = 0, size: int = 0) -> os.stat_result:
-    """The attributes of a directory that is nowhere: two links, no blocks, and times long ago.
+    """Return the attributes of a directory that exists on no disk: two links, no blocks, and all times 0.
 
     Args:
         number: st_ino.
         mode: permission bits.
-        uid, gid: its owner.
-        size: bytes.
+        uid, gid: owner and group.
+        size: in bytes.
     """
     zeros = {"st_atime_ns": 0, "st_mtime_ns": 0, "st_ctime_ns": 0, "st_blksize": 4096, "st_blocks": 0, "st_rdev": 0}
     return os.stat_result((stat.S_IFDIR | mode, number, 0, 2, uid, gid, size, 0, 0, 0), zeros)
@@ -78,7 +78,7 @@ class BaseView:
 
     Args:
         path: the base directory.
-        clone: False to do without the private mount clone even where it is possible (for tests).
+        clone: False to use no private mount clone although it is possible (for tests).
 
     Raises:
         OSError: the directory cannot be opened.
@@ -91,7 +91,7 @@ class BaseView:
             try:
                 tree = clone_mount(self._root)
             except OSError as error:
-                # the kernel says no (not root, a user namespace, before 5.12): the confined walk serves instead
+                # not root, a user namespace, or a kernel before 5.12: openat2 confines the access instead
                 if error.errno not in (errno.EPERM, errno.EINVAL, errno.ENOSYS):
                     raise
             else:
@@ -106,11 +106,11 @@ class BaseView:
         self.root_stat = os.fstat(self._root)
 
     def hide(self, path: bytes, identity: tuple[int, int]) -> None:
-        """Make *path* (base terms) invisible if it really is the object of that (st_dev, st_ino)."""
+        """Hide *path* (base terms) if it leads to the object with *identity*, (st_dev, st_ino); else do nothing."""
         try:
             st = self.stat(path)
         except OSError:
-            return  # not part of this view: it lies on another mount
+            return  # it is on another mount, which this view does not show
         if (st.st_dev, st.st_ino) == identity:
             self._hidden = path
 
@@ -124,24 +124,28 @@ class BaseView:
         return fd
 
     def _at(self, path: bytes) -> tuple[int, bytes]:
-        """A directory descriptor and the name in it that stand for *path*."""
+        """Return a descriptor of the directory of *path*, and the name in it, for the ``...at`` system calls.
+
+        Raises:
+            OSError: ENOENT for a hidden path and for one that no file system allows; others as open(2).
+        """
         if path == self._hidden:
             raise FsError(errno.ENOENT)
         directory, name = split(path)
         if name in _NO_NAMES or b"\0" in path:
-            raise FsError(errno.ENOENT)  # paths come from rows
+            raise FsError(errno.ENOENT)  # paths come from rows, which a damaged or foreign storage may hold
         try:
             return self._dir(directory), name or b"."
         except OSError as error:
             if error.errno == errno.EXDEV:
-                raise FsError(errno.ENOENT) from error  # a mount point that must not be entered has no names
+                raise FsError(errno.ENOENT) from error  # a mount point shows as an empty directory
             raise
 
     def names(self, path: bytes) -> list[bytes]:
-        """The names in a directory, without ``.`` and ``..``, in the order the base gives them.
+        """Return the names in a directory, without ``.`` and ``..``, in the base's order; none for a mount point.
 
         Raises:
-            OSError: as opendir(3); a mount point that must not be entered has no names.
+            OSError: as opendir(3).
         """
         try:
             fd = self._open(path, os.O_RDONLY | os.O_DIRECTORY)
@@ -158,10 +162,12 @@ class BaseView:
         return names
 
     def may_have_more(self, path: bytes, most: int) -> bool:
-        """True if a directory has more than *most* names, or some that it does not list; without reading them all.
+        """Return whether a directory has more than *most* names, or may have names that a listing does not show.
+
+        Reads no more than the first *most* + 1 names.
 
         Raises:
-            OSError: as ``names``.
+            OSError: as opendir(3).
         """
         try:
             fd = self._open(path, os.O_RDONLY | os.O_DIRECTORY)
@@ -180,10 +186,10 @@ class BaseView:
     # -- objects
 
     def stat(self, path: bytes) -> os.stat_result:
-        """The attributes of the object itself, symlinks not followed.
+        """Return the attributes of the object at *path*, of a symlink itself.
 
         Raises:
-            OSError: ENOENT and its kin.
+            OSError: one of NOT_THERE if there is none; EIO, EACCES and others of stat(2).
         """
         dir_fd, name = self._at(path)
         if self.cloned:
@@ -200,10 +206,10 @@ class BaseView:
             os.close(fd)
 
     def find(self, path: bytes) -> os.stat_result | None:
-        """The same as ``stat``, or None where there is no such object.
+        """Return the attributes of the object at *path*, of a symlink itself, or None if there is no such object.
 
         Raises:
-            OSError: EIO and its kin.
+            OSError: EIO, EACCES and others of stat(2).
         """
         try:
             return self.stat(path)
@@ -213,22 +219,20 @@ class BaseView:
             raise
 
     def children(self, path: bytes, names: Iterable[bytes]) -> Iterator[tuple[bytes, os.stat_result | OSError]]:
-        """The attributes of names in a directory, one by one, or why they cannot be read.
-
-        A name that is not there is left out.
+        """Yield each of *names* that exists in a directory, with its attributes or the error of reading them.
 
         Raises:
             OSError: the directory cannot be opened.
         """
-        # a descriptor of its own: one of the kept ones may be closed while this waits for its next turn
+        # a copy of the descriptor, because the cache may close the original while the caller handles a name
         fd = os.dup(self._dir(path))
-        look: Callable[[bytes], os.stat_result] = partial(os.stat, dir_fd=fd, follow_symlinks=False)
+        stat_name: Callable[[bytes], os.stat_result] = partial(os.stat, dir_fd=fd, follow_symlinks=False)
         if not self.cloned or (self._hidden is not None and split(self._hidden)[0] == path):
-            look = lambda name: self.stat(join(path, name))  # noqa: E731
+            stat_name = lambda name: self.stat(join(path, name))  # noqa: E731
         try:
             for name in names:
                 try:
-                    st = look(name)
+                    st = stat_name(name)
                 except FileNotFoundError:
                     continue
                 except OSError as error:
@@ -239,7 +243,11 @@ class BaseView:
             os.close(fd)
 
     def readlink(self, path: bytes) -> bytes:
-        """The target of a symlink."""
+        """Return the target of a symlink.
+
+        Raises:
+            OSError: EINVAL if it is not one; others as readlink(2).
+        """
         dir_fd, name = self._at(path)
         return os.readlink(name, dir_fd=dir_fd)
 
@@ -250,18 +258,18 @@ class BaseView:
             try:
                 return openat2(dir_fd, name, flags | self._noatime, self._resolve)
             except PermissionError:
-                pass  # O_NOATIME is for the owner only (open(2)); what we may read we read without it
+                pass  # O_NOATIME is for the owner and root only (open(2))
         return openat2(dir_fd, name, flags, self._resolve)
 
     def file(self, path: bytes, st: os.stat_result | None = None) -> int:
-        """A descriptor for reading a regular file; valid until the next call.
+        """Return a descriptor for reading a regular file; valid until the next call.
 
         Args:
             path: the file.
-            st: its attributes, where they have just been looked up.
+            st: its attributes, if the caller has just read them.
 
         Raises:
-            OSError: as open(2); FsError EISDIR or EINVAL for what is no regular file, which is never opened.
+            OSError: as open(2); FsError EISDIR or EINVAL for anything but a regular file, which is not opened.
         """
         fd = self._files.get(path)
         if fd is None:
@@ -272,42 +280,44 @@ class BaseView:
         return fd
 
     def statvfs(self) -> os.statvfs_result:
-        """Figures of the file system the base lies on."""
+        """Return the kernel's figures of the file system that the base is on (statvfs(3))."""
         return os.statvfs(self._root)
 
     def file_system_type(self) -> int:
-        """The magic number of the file system the base lies on (statfs(2), f_type)."""
+        """Return the magic number of the file system that the base is on (statfs(2), f_type)."""
         return file_system_type(self._root)
 
     # -- extended attributes
 
     def listxattr(self, path: bytes) -> list[bytes]:
-        """Names of all extended attributes this process may see; none where the file system has none."""
+        """Return the names of all extended attributes that this process may see; none where they are not supported."""
         try:
-            names = self._by_proc(path, lambda place: os.listxattr(place, follow_symlinks=not self.cloned))
+            names = self._by_proc_path(path, lambda link: os.listxattr(link, follow_symlinks=not self.cloned))
         except OSError as error:
-            if error.errno in (errno.EOPNOTSUPP, errno.ENODATA):  # no such thing there, or a mount point not entered
+            if error.errno in (errno.EOPNOTSUPP, errno.ENODATA):  # not supported, or a mount point
                 return []
             raise
         return [os.fsencode(name) for name in names]
 
     def getxattr(self, path: bytes, name: bytes) -> bytes:
-        """The value of one extended attribute.
+        """Return the value of an extended attribute.
 
         Raises:
-            OSError: ENODATA where there is none.
+            OSError: ENODATA if there is none, or the file system does not support it.
         """
         try:
-            return self._by_proc(path, lambda place: os.getxattr(place, name, follow_symlinks=not self.cloned))
+            return self._by_proc_path(path, lambda link: os.getxattr(link, name, follow_symlinks=not self.cloned))
         except OSError as error:
             if error.errno == errno.EOPNOTSUPP:
                 raise FsError(errno.ENODATA) from error
             raise
 
-    def _by_proc(self, path: bytes, call: Callable[[bytes], T]) -> T:
-        """Call something with a path to an object through /proc: there is no getxattrat, and no fgetxattr for O_PATH.
+    def _by_proc_path(self, path: bytes, call: Callable[[bytes], T]) -> T:
+        """Return ``call(link)``, where *link* is a path below /proc/self/fd that leads to the object at *path*.
 
-        In the clone that is the name below its directory, not followed; elsewhere the magic link of the object itself.
+        It is needed because fgetxattr(2) refuses O_PATH descriptors, and getxattrat(2) came only with Linux 6.13.  In
+        the clone the link is the name below its directory, and *call* must not follow a symlink; elsewhere it is the
+        magic link of the object itself, and *call* must follow it.
         """
         dir_fd, name = self._at(path)
         if self.cloned:

@@ -1,10 +1,10 @@
 """Content objects: plain files in storage that hold bytes, named by ids that are never used twice.
 
 The store hands out ids, keeps a few descriptors open, and remembers what a commit must make durable first: objects that
-were written (``dirty``) and directories whose entries changed.  Ids are reserved ahead by a committed upper bound
-(``limit``), so that objects made after the last durable commit are found by id and swept at the next mount, without
-walking the store.  An object that no commit has ever named is deleted at once; any other becomes a row of ``garbage``
-and is deleted when the commit that dropped it is durable.
+were written (``dirty``) and directories whose entries changed (``changed_dirs``).  A committed upper bound (``limit``)
+reserves ids, so that the next mount finds the objects made after the last durable commit by their ids and deletes them,
+without walking all directories.  An object that no row of a commit has used is deleted at once; any other becomes a row
+of ``garbage``, and is deleted when the commit that no longer uses it is durable.
 """
 
 from __future__ import annotations
@@ -26,30 +26,30 @@ from .storage import Storage
 
 log = logging.getLogger(__name__)
 
-LEAST_ROOM = 8  # ids one operation may need, with room to spare
-ROOM = 1024  # ids in one directory, and the least that is reserved ahead
+LEAST_ROOM = 8  # more ids than any single operation takes
+ROOM = 1024  # ids in one directory, and the least that a commit reserves
 _FDS = 128
 _PROBE_SIZE = 1 << 20  # bytes
-# no object, or what is none
+# errnos that mean: there is no object, or something in its place that is not a regular file with a single name
 _LOST = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENXIO, errno.EMLINK, errno.EXDEV)
 ADD_GARBAGE = statement("INSERT INTO garbage VALUES (?)")
 DROP_GARBAGE = statement("DELETE FROM garbage WHERE object = ?")
-SLOT = re.compile(r"0|[1-9a-f][0-9a-f]{0,2}")  # the name of an object in its directory
-_SYNC_SINGLY = 32  # above this many files one syncfs is cheaper (26 against 1,284 ms for 1,000 on ext4)
+SLOT = re.compile(r"0|[1-9a-f][0-9a-f]{0,2}")  # the name of an object within its directory
+_FDATASYNC_MAX = 32  # above this many files one syncfs is cheaper (26 against 1,284 ms for 1,000 on ext4)
 
 
 def object_name(number: int) -> str:
-    """The path of an object in storage: a directory for each 1,024 ids."""
+    """Return the path of an object in storage; each directory holds 1,024 ids."""
     return f"content/{number >> 10:x}/{number & 1023:x}"
 
 
 class Hole(NamedTuple):
-    """A range [start, end) of an object that its file gave up, and the operation that did."""
+    """A range of an object that its file no longer shows, and the operation that removed it from the file."""
 
     ino: int
-    start: int
-    end: int
-    operation: int
+    start: int  # in the object, in bytes
+    end: int  # the first byte after the range
+    operation: int  # Database.operations at that time
 
 
 class ObjectStore:
@@ -58,9 +58,9 @@ class ObjectStore:
     Args:
         db: the overlay's database, for garbage rows.
         storage: the storage directory.
-        next_object: next id to hand out.
-        limit: first id that is not reserved by a durable commit.
-        on_lost: called once for each object that is not there, with its id.
+        next_object: the next id to hand out.
+        limit: the first id that no durable commit has reserved.
+        on_lost: called with the id of each object that is missing, once for each.
     """
 
     def __init__(
@@ -75,26 +75,27 @@ class ObjectStore:
         self._on_lost = on_lost
         self.next_object = next_object
         self.limit = limit
-        self.committed_next = next_object  # no id from here on is named by a durable commit
+        self.committed_next = next_object  # no row of a durable commit uses this id or a greater one
         self.dirty: set[int] = set()
         self.changed_dirs: set[str] = set()
-        self.trims: dict[int, tuple[int, int]] = {}  # object: (inode, bytes that stay), when the next commit is durable
-        self.holes: dict[int, list[Hole]] = {}  # to give back when the commit that gave them up is durable; in order
-        self.cut: dict[int, int] = {}  # object: operation that gave up ranges of it, perhaps ones a commit has named
-        self.largest = FILE_MAX  # bytes that one object may have; found out where storage refuses a longer one
-        self.used: int | None = None  # bytes all objects take, where they are counted
-        self.swept: set[int] = set()  # garbage whose files are gone; the rows go with the next commit
-        self.undeleted: set[int] = set()  # nobody names them, but deleting failed; garbage with the next commit
-        # content that rows may rely on, for the redo log (store/redo_records.py); None where there is no log
+        self.trims: dict[int, tuple[int, int]] = {}  # object -> (inode, bytes to keep), after the next durable commit
+        self.holes: dict[int, list[Hole]] = {}  # object -> ranges to punch after their commit is durable, oldest first
+        self.cut: dict[int, int] = {}  # object -> last operation that removed ranges of it which a commit may still use
+        self.largest = FILE_MAX  # most bytes of one object; lowered when storage refuses a larger file (EFBIG)
+        self.used: int | None = None  # bytes that all objects take; None unless ``count_bytes`` was called
+        self.swept: set[int] = set()  # garbage whose files are deleted; the next commit deletes the rows
+        self.undeleted: set[int] = set()  # unused objects whose deletion failed; the next commit makes them garbage
+        # content that rows may rely on, for the redo log (store/redo_records.py); None without a redo log
         self._notes: list[tuple[int, int]] | None = None
 
     # -- objects
 
     @property
     def has_holes(self) -> bool:
-        """True if files in this storage can have holes (exFAT's cannot); tried once, inside an operation.
+        """Whether files in this storage can have holes (those of exFAT cannot).
 
-        Tried on an object, so that a crash leaves nothing that is not swept.
+        The first call finds out with a new object, so that the next mount deletes the file after a crash; make that
+        call inside an operation.
         """
         if self._storage.has_holes is None:
             number = self.create()
@@ -104,27 +105,27 @@ class ObjectStore:
         return self._storage.has_holes
 
     def room(self) -> int:
-        """How many ids may be handed out before the next commit must reserve more."""
+        """Return how many ids can be handed out before a commit must reserve more."""
         return self.limit - self.next_object
 
     def create(self) -> int:
-        """Make a new, empty object.  If the running operation fails it is gone again.
+        """Make a new, empty object; it is deleted again if the running operation fails.
 
         Returns:
             Its id.
 
         Raises:
-            OSError: storage is full or cannot be written.
+            OSError: storage is full or cannot be written; ENOSPC also if no reserved id is left.
         """
         number = self.next_object
         if number >= self.limit:
-            raise OSError(errno.ENOSPC, "no content object ids reserved")
+            raise OSError(errno.ENOSPC, "no reserved id of a content object is left")
         directory = f"content/{number >> 10:x}"
         if directory not in self._dirs:
             for parent, name in ((".", "content"), ("content", directory)):
                 if not self._storage.exists(name):
                     self._storage.mkdir(name)
-                # also where it exists: who made it may have been killed before it was synced
+                # also if it exists: a daemon may have made it, and been killed before it synced the parent
                 self.changed_dirs.add(parent)
             self._dirs = {directory}
         self.changed_dirs.add(directory)
@@ -137,32 +138,41 @@ class ObjectStore:
         return number
 
     def _note(self, number: int, size: int) -> None:
+        """Add a note for the redo log, in the form of store/redo_records.py."""
         if self._notes is not None:
             self._notes.append((number, size))
 
     def begin_notes(self) -> None:
-        """From now on note what content operations rely on."""
+        """Make notes for the redo log from now on."""
         self._notes = []
 
     def take_notes(self) -> list[tuple[int, int]]:
-        """The notes made since the last call."""
+        """Return the notes for the redo log that were made since the last call."""
         notes = self._notes or []
         self._notes = []
         return notes
 
     def fd(self, number: int) -> int:
-        """A descriptor of an object, for reading and (where storage allows it) writing; valid until the next call."""
+        """Return a descriptor of an object, for reading and, unless read-only, writing; valid until the next call.
+
+        Raises:
+            FsError: EIO if the object is missing.
+            OSError: it cannot be opened.
+        """
         fd = self._fds.get(number)
         if fd is None:
             try:
                 fd = self._storage.open(object_name(number), write=not self._db.read_only)
             except OSError as error:
-                raise self._failed(number, error) from error
+                raise self._access_error(number, error) from error
             self._fds.put(number, fd)
         return fd
 
-    def _failed(self, number: int, error: OSError) -> OSError:
-        """What a caller sees where an object cannot be reached: EIO where it is lost, and it is said once."""
+    def _access_error(self, number: int, error: OSError) -> OSError:
+        """Return the error to raise for an object that cannot be opened: EIO if it is missing, else *error*.
+
+        Calls ``on_lost`` at the first time for each missing object.
+        """
         if error.errno not in _LOST:
             return error
         if number not in self._lost:
@@ -171,7 +181,11 @@ class ObjectStore:
         return FsError(errno.EIO, object_name(number))
 
     def write(self, number: int, data: bytes | memoryview, offset: int) -> None:
-        """Write bytes into an object; durable with the next commit."""
+        """Write all of *data* into an object at *offset*, in bytes; the next commit makes it durable.
+
+        Raises:
+            OSError: part of the data may have been written.
+        """
         self.dirty.add(number)
         fd = self.fd(number)
         if self.used is None:
@@ -186,17 +200,21 @@ class ObjectStore:
             self._notes.append((number, offset + len(data)))
 
     def write_most(self, number: int, data: bytes | memoryview, offset: int) -> int:
-        """The same, but for what lies beyond the largest file that storage can hold.
+        """Write *data* into an object at *offset*, as far as storage allows files to grow.
 
         Returns:
-            How many bytes were written: fewer than there are where the rest needs another object.
+            How many bytes were written; the rest would exceed the largest file of the file system, and must go to
+            another object.
+
+        Raises:
+            OSError: for any errno but EFBIG; part of the data may have been written.
         """
         try:
             self.write(number, data, offset)
         except OSError as error:
             if error.errno != errno.EFBIG:
                 raise
-            # what fits was written, if any does (write(2)): it is written once more, to be sure
+            # the bytes that fit were written (write(2)); they are written once more, to be sure
             done = min(len(data) - 1, max(0, self.stat(number).st_size - offset))
             self.largest = min(self.largest, offset + done)
             if done:
@@ -205,18 +223,29 @@ class ObjectStore:
         return len(data)
 
     def clone(self, number: int, source: int) -> None:
-        """Make a new object share all bytes of the file *source*, a descriptor.
+        """Make an empty object share all blocks of a file (ioctl_ficlone(2)).
+
+        Args:
+            number: the object.
+            source: a descriptor of the file.
 
         Raises:
-            OSError: the file systems cannot; nothing was changed.
+            OSError: the file systems do not support it; nothing was changed.
         """
         self._storage.clone(self.fd(number), source)
 
     def clone_range(self, number: int, source: int, at: int, size: int, offset: int) -> None:
-        """Let a range of an object share the blocks of a range of the file *source*, a descriptor.
+        """Make a range of an object share blocks with a range of a file (ioctl_ficlonerange(2)).
+
+        Args:
+            number: the object.
+            source: a descriptor of the file.
+            at: start of the range in the file, in bytes.
+            size: bytes.
+            offset: start of the range in the object.
 
         Raises:
-            OSError: the ranges or the file systems cannot; nothing was changed.
+            OSError: the ranges are not aligned to blocks, or the file systems do not support it; nothing was changed.
         """
         fd = self.fd(number)
         before = os.fstat(fd).st_blocks
@@ -227,7 +256,10 @@ class ObjectStore:
             self.used += (os.fstat(fd).st_blocks - before) * 512
 
     def truncate(self, number: int, size: int) -> None:
-        """Cut or extend an object's file; never to fewer bytes than a commit has named (see ``trims``)."""
+        """Shorten or extend an object's file to *size* bytes.
+
+        Never remove bytes that a durable commit shows: ``trims`` does that after the next commit.
+        """
         self.dirty.add(number)
         fd = self.fd(number)
         before = os.fstat(fd).st_blocks if self.used is not None else 0
@@ -237,41 +269,42 @@ class ObjectStore:
         self._note(number, ~size)
 
     def allocate(self, number: int, size: int, offset: int) -> None:
-        """Reserve blocks of an object; if the running operation fails none are kept beyond its end.
+        """Allocate blocks for *size* bytes of an object from *offset* on.
 
-        Where storage cannot reserve blocks nothing happens: whoever calls has seen that there is room.
+        If the running operation fails, the blocks beyond the object's end are freed again.  Does nothing on a file
+        system that cannot allocate blocks (EOPNOTSUPP); the caller has checked the free space.
 
         Raises:
-            OSError: ENOSPC and its kin.
+            OSError: ENOSPC, EDQUOT, EIO.
         """
         self.dirty.add(number)
         fd = self.fd(number)
         before = os.fstat(fd)
-        self._db.on_failure(partial(self._shed, number, before.st_size))
-        # what was given up here before, and is not gone yet, is wanted again
-        self._db.on_success(partial(self._keep, number))
+        self._db.on_failure(partial(self._free_beyond, number, before.st_size))
+        # pending holes of the object may lie in the range, and must not be punched any more
+        self._db.on_success(partial(self._cancel_holes, number))
         try:
             self._storage.allocate(fd, size, offset)
         except OSError as error:
             if error.errno != errno.EOPNOTSUPP:
                 raise
-            log.debug("%s: blocks cannot be reserved here", self._storage.path)
+            log.debug("storage %s cannot allocate blocks ahead", self._storage.path)
         finally:
             if self.used is not None:
                 self.used += (os.fstat(fd).st_blocks - before.st_blocks) * 512
 
-    def _keep(self, number: int) -> None:
+    def _cancel_holes(self, number: int) -> None:
         self.holes.pop(number, None)
 
-    def _shed(self, number: int, size: int) -> None:
-        """Let go of blocks beyond the end of an object, reserved by an operation that failed."""
+    def _free_beyond(self, number: int, size: int) -> None:
+        """Free the blocks beyond *size* bytes of an object, which a failed operation has allocated."""
         try:
             self.truncate(number, size)
         except OSError as error:
             log.warning("%s keeps blocks it does not need: %s", object_name(number), error)
 
     def punch(self, number: int, size: int, offset: int) -> None:
-        """Give back the blocks of a range that no row shows, where storage can do that."""
+        """Deallocate *size* unused bytes of an object from *offset* on, if the file system supports that."""
         if not self._can_punch:
             return
         self.dirty.add(number)
@@ -284,27 +317,34 @@ class ObjectStore:
                 raise
             self._can_punch = False
             log.info(
-                "storage %s does not take ranges of files back: space comes free with whole files only",
+                "storage %s cannot punch holes into files: only the deletion of whole files frees space",
                 self._storage.path,
             )
         if self.used is not None:
             self.used += (os.fstat(fd).st_blocks - before) * 512
 
     def leaving(self, number: int) -> int:
-        """Bytes of an object that are given up, but whose blocks are still there."""
+        """Return how many bytes of an object are in pending holes: unused, but still allocated."""
         holes = self.holes.get(number)
         return sum(hole.end - hole.start for hole in holes) if holes else 0
 
     def stat(self, number: int) -> os.stat_result:
-        """Attributes of an object's file."""
+        """Return the attributes of an object's file.
+
+        Raises:
+            FsError: EIO if the object is missing.
+        """
         fd = self._fds.get(number)
         try:
             return os.fstat(fd) if fd is not None else self._storage.stat(object_name(number))
         except OSError as error:
-            raise self._failed(number, error) from error
+            raise self._access_error(number, error) from error
 
     def drop(self, number: int) -> None:
-        """Nobody names this object any more, if the running operation succeeds."""
+        """Delete an object that no row uses after the running operation, if that succeeds.
+
+        An object that a commit may use becomes garbage, and is deleted when the next commit is durable.
+        """
         if number >= self.committed_next:
             self._db.on_success(partial(self._delete, number))
         else:
@@ -312,7 +352,7 @@ class ObjectStore:
             self._db.on_success(partial(self.dirty.discard, number))
 
     def _delete(self, number: int) -> None:
-        """Delete an object that no commit has named: after its operation, which has succeeded or failed already."""
+        """Delete the file of an object that no commit uses, after the end of the operation that made or dropped it."""
         self.dirty.discard(number)
         try:
             self._unlink(number)
@@ -331,21 +371,24 @@ class ObjectStore:
             self.used -= taken
 
     def count_bytes(self) -> None:
-        """Count the bytes objects take, from now on; walks them all once."""
+        """Set ``used`` to the bytes that all objects take, and keep it up to date from now on; walks all objects."""
         self.used = sum(
             self._storage.stat(f"content/{block}/{name}").st_blocks * 512
             for block in self._storage.names("content")
             for name in self._storage.names(f"content/{block}")
         )
 
-    # -- the commit's view
+    # -- for commits (engine/commit.py) and recovery (engine/recovery.py)
 
     def sync(self, numbers: set[int]) -> None:
-        """Make objects durable.  Runs in a worker thread too, so it touches nothing but storage.
+        """Make objects durable.  It may run in a worker thread, so it changes no state of the store.
 
-        An object may be deleted meanwhile, with the file it belonged to: then there is nothing left to sync.
+        An object may be deleted meanwhile, together with its file; then nothing is left to sync.
+
+        Raises:
+            OSError: EIO, ENOSPC; ENOENT if a dirty object is missing.
         """
-        if len(numbers) > _SYNC_SINGLY:
+        if len(numbers) > _FDATASYNC_MAX:
             self._storage.sync_all()
             return
         for number in sorted(numbers):
@@ -356,81 +399,89 @@ class ObjectStore:
                     raise
 
     def take_dirty(self) -> set[int]:
-        """The objects written since the last call; they count as clean from now on."""
+        """Return the objects that were written since the last call, and count them as clean."""
         dirty, self.dirty = self.dirty, set()
         return dirty
 
     def sync_entries(self) -> None:
-        """Make the names of new objects durable, and the absence of deleted ones.
+        """Make the creation and the deletion of objects' files durable.
 
-        The latter before the commit that forgets them: a file that comes back afterwards would never be found.
+        A deletion must be durable before the commit that deletes its garbage row: a file that came back after a power
+        cut would never be found again.
         """
         for directory in sorted(self.changed_dirs):
             self._storage.sync_dir(directory)
         self.changed_dirs.clear()
 
     def sweep_uncommitted(self, replayed: bool) -> None:
-        """Delete objects that no commit names: exactly the range between the last id it knows and the limit.
+        """Delete the objects that no durable commit uses: those with an id from ``committed_next`` up to ``limit``.
 
-        If there were any, the rest of the range is given up: ids are not used twice.  It does not count as used, or
-        each crash would make the next range, and the next sweep, longer.
+        If there were any, no id of this range is used any more, because ids are never used twice.  These ids do not
+        count as used in the size of the next range, else each crash would make the range, and the next sweep, longer.
 
         Args:
-            replayed: rows of the redo log may name some of them.
+            replayed: True if rows of the redo log were replayed, which may use some of these objects.
         """
         first = self.committed_next
-        named: set[int] = set()
+        in_use: set[int] = set()
         if replayed:
             sql = "SELECT object FROM inode WHERE object >= ?1 UNION SELECT object FROM extent WHERE object >= ?1"
-            named = {number for (number,) in self._db.rows(sql, (first,))}
+            in_use = {number for (number,) in self._db.rows(sql, (first,))}
         count = 0
         directories = [f"content/{block:x}" for block in range(first >> 10, (self.limit >> 10) + 1)]
         for directory in directories:
             for name in self._storage.names(directory):
                 if not SLOT.fullmatch(name) or int(name, 16) >= ROOM:
-                    continue  # no object of ours: minifo-fsck says so
+                    continue  # not a content object; minifo-fsck reports it
                 number = int(directory.rpartition("/")[2], 16) << 10 | int(name, 16)
-                if number >= first and number not in named:
+                if number >= first and number not in in_use:
                     self._storage.unlink(object_name(number))
                     count += 1
         if count:
-            # a killed daemon may have deleted others of them: no id of the range is looked at again
+            # also the deletions by a killed daemon must be durable, because no later sweep looks at these ids
             self.changed_dirs.update(directory for directory in directories if self._storage.exists(directory))
             self.next_object = self.committed_next = self.limit
 
     def note_cut(self, numbers: Iterable[int]) -> None:
-        """Note that the running operation gives up ranges of objects: they must stay until that is durable."""
+        """Note that the running operation removes ranges of objects from a file.
+
+        The bytes must stay until that operation is durable, because the last durable commit may show them.
+        """
         self.cut.update({number: self._db.operations for number in numbers if number < self.committed_next})
 
     def forget_cuts(self, durable: dict[int, int]) -> None:
-        """Note that cuts are durable, as a commit had them; an object that was cut again since is kept."""
+        """Remove cuts that are durable.
+
+        Args:
+            durable: a copy of ``cut`` at the durable commit; a later cut of the same object is kept.
+        """
         for number, operation in durable.items():
             if self.cut.get(number) == operation:
                 del self.cut[number]
 
     def take_trims(self) -> dict[int, tuple[int, int]]:
-        """The trims that the commit being made drops bytes for."""
+        """Return the trims that are to be done when the commit that is being made is durable, and clear them."""
         trims, self.trims = self.trims, {}
         return trims
 
     def garbage(self) -> list[int]:
-        """The objects that are garbage now, but for those whose files are gone already."""
+        """Return the objects in ``garbage`` whose files are not deleted yet."""
         return [number for (number,) in self._db.rows("SELECT object FROM garbage") if number not in self.swept]
 
     def collect(self, numbers: list[int]) -> None:
-        """Delete the files of objects that a durable commit has dropped."""
+        """Delete the files of garbage objects; the commit that made them garbage must be durable."""
         for number in numbers:
             if self._storage.exists(object_name(number)):
                 self._unlink(number)
             elif self._storage.exists(directory := f"content/{number >> 10:x}"):
-                # who deleted it may have been killed before that was durable
+                # a daemon may have deleted it, and been killed before it synced the directory
                 self.changed_dirs.add(directory)
             self.swept.add(number)
 
     def forget_swept(self) -> None:
-        """Delete the garbage rows whose files are gone; inside an operation that precedes a commit.
+        """Delete the rows of ``garbage`` whose files are deleted; call it inside an operation before a commit.
 
-        What could not be deleted becomes garbage, or nobody would find it again.
+        Objects whose deletion failed become garbage, so that a later commit tries again.
         """
         for number in self.swept:
             self._db.change(DROP_GARBAGE, (number,))

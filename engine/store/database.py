@@ -1,9 +1,9 @@
-"""The database: one connection with the agreed settings, operations as savepoints, and errors as errnos.
+"""The database: one connection, operations as savepoints, and database errors as errnos.
 
 Every row change goes through ``Database.change``; every file-system operation is one ``with db.operation():`` block,
-which happens wholly or not at all.  Operations gather in one running transaction that ``commit`` ends (group commit,
-see engine/commit.py).  The transaction begins with the first change, so that an idle overlay holds no lock that would
-keep the write-ahead log from being reset.
+which is done completely or not at all.  Operations gather in one running transaction, which ``commit`` ends (group
+commit, see engine/commit.py).  The transaction begins with the first change, so that an idle overlay holds no lock that
+would keep SQLite from resetting the write-ahead log.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ log = logging.getLogger(__name__)
 
 DB_NAME = "minifo.db"
 
-PATIENCE = 2000  # ms to wait for another process's lock on the database
+BUSY_TIMEOUT = 2000  # ms to wait for another process's lock on the database
 _PAGE = 4096  # bytes; SQLite's default
-_VALUE_MAX = 1 << 20  # bytes of one value or row; none of ours comes near it
-_WAL_HEADER = 32  # bytes; sqlite.org/fileformat2, as is the next
+_VALUE_MAX = 1 << 20  # bytes of one value or row; minifo's largest has about a tenth of it
+_WAL_HEADER = 32  # bytes; sqlite.org/fileformat2, like the next one
 _FRAME_HEADER = 24
-_PAGES_PER_CHANGE = 8  # pages one statement can touch: a path through two trees, and splits on the way
+_PAGES_PER_CHANGE = 8  # pages that one statement can change at most: a path through two B-trees, with page splits
 
 Params = Sequence[int | bytes | str | None]
 Row = tuple[Any, ...]
@@ -45,12 +45,13 @@ _ERRNOS: tuple[tuple[type[apsw.Error], int], ...] = (
 )
 
 
-#: What a query ends with that cannot be answered; text that is damaged is no text, and SQLite has no larger numbers.
-_UNREADABLE = (apsw.Error, UnicodeDecodeError, OverflowError)
+#: The errors of a query on a damaged database: apsw raises UnicodeDecodeError for damaged text, and OverflowError for a
+#: parameter that exceeds SQLite's 64 bits.
+_QUERY_ERRORS = (apsw.Error, UnicodeDecodeError, OverflowError)
 
 
 def errno_of(error: Exception) -> int:
-    """The errno a caller of the file system sees for a database error; what has no better one is EIO."""
+    """Return the errno that a caller of the file system sees for a database error: EIO unless a better one exists."""
     return next((code for kind, code in _ERRNOS if isinstance(error, kind)), errno.EIO)
 
 
@@ -80,36 +81,36 @@ class Database:
     """One open minifo.db.
 
     Args:
-        con: a connection as ``connect`` makes it.
-        read_only: changes are refused with EROFS.
-        again: opens one more connection to it.
+        con: a connection from ``connect``.
+        read_only: refuse changes with EROFS.
+        reopen: opens a second connection to the same file; None if there can be none.
     """
 
     def __init__(
-        self, con: apsw.Connection, *, read_only: bool, again: Callable[[], apsw.Connection] | None = None
+        self, con: apsw.Connection, *, read_only: bool, reopen: Callable[[], apsw.Connection] | None = None
     ) -> None:
         self._con = con
         self._cursor = con.cursor()
         self._operation = _Operation(self)
         self._succeeded: list[Callable[[], None]] = []
         self._failed: list[Callable[[], None]] = []
-        self.time: int | None = None  # of the running operation, in ns, once it was asked for
+        self.time: int | None = None  # the time of the running operation in ns; None until tree/clock.py reads it
         self._statements: list[Statement] = []
         self.read_only = read_only
         self.dirty = False
-        self._changes = 0  # statements since the last commit, but for those of the running operation
-        self.operations = 0  # how many have succeeded
+        self._changes = 0  # statements since the last commit, without those of the running operation
+        self.operations = 0  # count of operations that succeeded
         self._rolled_back: Callable[[], object] = lambda: None
         self._lost: Callable[[BaseException], object] = lambda error: None
         self._dirtied: Callable[[], None] | None = None
         self._log: Callable[[list[Statement]], None] | None = None
-        # a descriptor of the file, where somebody needs one: to close it before the connection is closed would release
-        # SQLite's locks (sqlite.org/howtocorrupt, 2.2)
+        # A descriptor of the database file, for callers that need one.  It is closed after the connection: closing any
+        # descriptor of the file releases all locks of SQLite in this process (sqlite.org/howtocorrupt, 2.2).
         self.file: int | None = None
-        self.wal_pages = 0
-        self.logged = 0  # bytes commits have written to the log
-        self._again = again if con.pragma("locking_mode") == "normal" else None
-        self._aside: apsw.Connection | None = None  # for checkpoints beside a transaction
+        self.wal_pages = 0  # pages in the write-ahead log
+        self.logged = 0  # bytes that all commits have written to the write-ahead log
+        self._reopen = reopen if con.pragma("locking_mode") == "normal" else None
+        self._checkpointer: apsw.Connection | None = None  # second connection, for checkpoints during a transaction
         con.set_wal_hook(self._wal_grew)
         con.authorizer = authorize
         con.limit(apsw.SQLITE_LIMIT_LENGTH, _VALUE_MAX)
@@ -119,57 +120,66 @@ class Database:
         self.wal_pages = pages
         return apsw.SQLITE_OK
 
-    # -- who is told
+    # -- callbacks
 
     def report_to(self, *, rolled_back: Callable[[], object], lost: Callable[[BaseException], object]) -> None:
-        """Name those who follow what becomes of changes, once they are there.
+        """Set the functions to call when changes are undone.
 
         Args:
-            rolled_back: called when an operation was undone.
-            lost: called when SQLite has rolled back the whole transaction, with the error.
+            rolled_back: called after an operation was undone.
+            lost: called with the error after SQLite has rolled back a whole transaction.
         """
         self._rolled_back, self._lost = rolled_back, lost
 
     def when_dirty(self, call: Callable[[], None]) -> None:
-        """Call *call* whenever the first change after a commit was made."""
+        """Set the function to call after the first operation that follows a commit."""
         self._dirtied = call
 
     def log_operations(self, log: Callable[[list[Statement]], None]) -> None:
-        """Call *log* from now on with what each operation has changed."""
+        """Set the function to call with the statements of each operation that succeeds."""
         self._log = log
 
     # -- reading
 
     def row(self, sql: str, params: Params = ()) -> Row | None:
-        """The first row of a query, or None.
+        """Return the first row of a query, or None.
 
         Raises:
-            FsError: EIO and its kin where the database cannot be read; so do its siblings.
+            FsError: EIO or another errno (``errno_of``) if the database cannot be read.
         """
         try:
             return self._con.execute(sql, params).fetchone()
-        except _UNREADABLE as error:
-            self._look_for_loss(error)
+        except _QUERY_ERRORS as error:
+            self._check_for_loss(error)
             raise FsError(errno_of(error), str(error)) from error
 
     def value(self, sql: str, params: Params = ()) -> Any:
-        """The first column of the first row, or None."""
+        """Return the first column of the first row of a query, or None if there is no row.
+
+        Raises:
+            FsError: EIO or another errno (``errno_of``) if the database cannot be read.
+        """
         row = self.row(sql, params)
         return row[0] if row is not None else None
 
     def rows(self, sql: str, params: Params = ()) -> list[Row]:
-        """All rows.  A list, so that no cursor stays open across a change."""
+        """Return all rows of a query, as a list, so that no cursor stays open during a change.
+
+        Raises:
+            FsError: EIO or another errno (``errno_of``) if the database cannot be read.
+        """
         try:
             return self._con.execute(sql, params).fetchall()
-        except _UNREADABLE as error:
-            self._look_for_loss(error)
+        except _QUERY_ERRORS as error:
+            self._check_for_loss(error)
             raise FsError(errno_of(error), str(error)) from error
 
-    def _look_for_loss(self, error: BaseException) -> None:
-        """See whether an error made SQLite roll back the whole transaction, and if so take no more changes.
+    def _check_for_loss(self, error: BaseException) -> None:
+        """Make the database read-only if *error* made SQLite roll back the whole transaction, and call ``on_loss``.
 
-        An I/O error does, even that of a query, and lack of memory may (sqlite.org/lang_transaction.html).  What was
-        acknowledged since the last commit is in the redo log only, and nothing may be built on what is left.
+        An I/O error does so, even that of a query, and lack of memory may (sqlite.org/lang_transaction.html).  The
+        changes acknowledged since the last commit are then in the redo log only, so no operation may change the older
+        rows.
         """
         if self.dirty and not self._con.in_transaction and not self.read_only:
             self.read_only = True
@@ -177,29 +187,31 @@ class Database:
             self._lost(error)
 
     def each(self, sql: str) -> Iterator[Row]:
-        """The rows of a query one by one, for what is too much for a list; nothing may change meanwhile.
+        """Yield the rows of a query one by one, where a list would take too much memory; change nothing meanwhile.
 
         Raises:
-            FsError: as ``rows``.
+            FsError: EIO or another errno (``errno_of``) if the database cannot be read.
         """
         try:
             yield from self._con.execute(sql)
-        except _UNREADABLE as error:
-            self._look_for_loss(error)
+        except _QUERY_ERRORS as error:
+            self._check_for_loss(error)
             raise FsError(errno_of(error), str(error)) from error
 
     @property
     def is_shared(self) -> bool:
-        """True where other connections may read beside this one."""
-        return self._again is not None
+        """Whether other connections may read the database while this one is open."""
+        return self._reopen is not None
 
     # -- changing
 
     def operation(self) -> _Operation:
-        """The block in which an operation makes its changes: all of them, or none if it raises.
+        """Return the context manager of an operation: its changes are all made, or all undone if the block raises.
+
+        Nested blocks belong to the outermost operation.
 
         Raises:
-            FsError: EROFS when the overlay is read-only; a database error as its errno.
+            FsError: on entry EROFS if the overlay is read-only; otherwise the errno of a database error.
         """
         return self._operation
 
@@ -207,11 +219,15 @@ class Database:
         """Execute one statement that changes rows, inside an operation.
 
         Args:
-            sql: a registered statement (store/statements.py); LookupError for any other.
+            sql: a registered statement (store/statements.py).
             params: its values.
 
         Returns:
             The number of rows changed.
+
+        Raises:
+            LookupError: the statement is not registered.
+            apsw.Error: it failed; the operation's block turns this into an FsError.
         """
         number = NUMBERS[sql]
         self._cursor.execute(sql, params)
@@ -219,7 +235,11 @@ class Database:
         return self._con.changes()
 
     def change_unlogged(self, sql: str, params: Params = ()) -> int:
-        """The same with any statement, for a repair: nobody keeps a redo log of it.
+        """Execute a statement that need not be registered, and is not logged for redo: for repairs by minifo-fsck.
+
+        Args:
+            sql: one statement that changes rows; call this inside an operation.
+            params: its values.
 
         Returns:
             The number of rows changed.
@@ -229,15 +249,19 @@ class Database:
         return self._con.changes()
 
     def on_success(self, action: Callable[[], None]) -> None:
-        """Run *action* when the running operation has succeeded; forget it if it fails."""
+        """Call *action* when the running operation has succeeded; never if it fails."""
         self._succeeded.append(action)
 
     def on_failure(self, action: Callable[[], None]) -> None:
-        """Run *action* after the running operation was rolled back: to undo what it did outside the database."""
+        """Call *action* if the running operation is rolled back, to undo what it did outside the database."""
         self._failed.append(action)
 
     def begin_operation(self) -> None:
-        """Start an operation (called by the block itself)."""
+        """Start an operation; called by the context manager that ``operation`` returns.
+
+        Raises:
+            FsError: EROFS if the overlay is read-only; the errno of a database error.
+        """
         if self.read_only:
             raise FsError(errno.EROFS)
         self.time = None
@@ -249,7 +273,14 @@ class Database:
             raise FsError(errno_of(error), str(error)) from error
 
     def end_operation(self, error: BaseException | None) -> None:
-        """End an operation (called by the block itself), by undoing it where there was an error."""
+        """End an operation, undoing it if there was an error; called by the context manager that ``operation`` returns.
+
+        Args:
+            error: the exception that ended the block, or None.
+
+        Raises:
+            FsError: EIO if SQLite rolled the transaction back and the block did not raise.
+        """
         statements, self._statements = self._statements, []
         self._changes += len(statements)
         succeeded, self._succeeded = self._succeeded, []
@@ -270,23 +301,23 @@ class Database:
         if self._con.in_transaction:
             self._cursor.execute("ROLLBACK TO operation")
             self._cursor.execute("RELEASE operation")
-        self._look_for_loss(lost)
+        self._check_for_loss(lost)
         self._rolled_back()
         for action in reversed(undo):
             action()
         if error is None:
-            raise lost  # an I/O error that somebody took for an answer
+            raise lost  # the block has caught an I/O error and went on
 
     @property
     def in_transaction(self) -> bool:
-        """True while changes wait for a commit."""
+        """Whether a transaction is running, with changes that ``commit`` has not ended yet."""
         return self._con.in_transaction
 
     def commit(self) -> None:
-        """End the running transaction: its rows are in the write-ahead log, not yet durable.
+        """Commit the running transaction: its rows are then in the write-ahead log, but not durable yet.
 
         Raises:
-            apsw.Error: the transaction could not be written.
+            apsw.Error: the transaction could not be written, or SQLite had rolled it back.
         """
         if self.dirty and not self._con.in_transaction:
             raise apsw.AbortError("the transaction was rolled back by SQLite")
@@ -296,20 +327,24 @@ class Database:
         self._changes = 0
 
     def commit_bytes(self) -> int:
-        """Bytes the write-ahead log may take at most once the running transaction is committed."""
+        """Return the most bytes that the write-ahead log can take when the running transaction is committed."""
         cached = self._con.status(apsw.SQLITE_DBSTATUS_CACHE_USED)[0] // _PAGE
         changes = self._changes + len(self._statements)
         pages = min(cached, changes * _PAGES_PER_CHANGE) + self.wal_pages
         return _WAL_HEADER + pages * (_PAGE + _FRAME_HEADER)
 
     def moved_bytes(self) -> int:
-        """Bytes the database takes once everything in the log, and in the running transaction, is moved into it."""
+        """Return the bytes of the database file after a full checkpoint, the running transaction included."""
         return int(self.value("PRAGMA page_count")) * _PAGE
 
     def checkpoint(self, mode: int = apsw.SQLITE_CHECKPOINT_PASSIVE) -> None:
-        """Move as much as possible of the write-ahead log into the database file; only between two transactions.
+        """Move as much as possible of the write-ahead log into the database file; call it between two transactions.
 
-        What somebody reads, or there is no room for, stays in the log: nothing is lost, and the next call tries again.
+        Pages that another connection is reading, or for which storage has no space, stay in the log; the next call
+        tries again.
+
+        Args:
+            mode: SQLITE_CHECKPOINT_PASSIVE or another of SQLite's modes (c3ref/wal_checkpoint_v2).
 
         Raises:
             apsw.Error: reading or writing failed.
@@ -319,7 +354,7 @@ class Database:
     def restart_log(self) -> None:
         """Move all of the write-ahead log into the database file, so that the next commit writes from its beginning.
 
-        Only between two transactions.  Where somebody reads, the log stays as it is.
+        Does nothing during a transaction, or while another connection is reading.
 
         Raises:
             FsError: reading or writing failed.
@@ -333,39 +368,44 @@ class Database:
         except apsw.Error as error:
             raise FsError(errno_of(error), str(error)) from error
         finally:
-            self._con.set_busy_timeout(PATIENCE)
+            self._con.set_busy_timeout(BUSY_TIMEOUT)
 
-    def checkpoint_aside(self) -> None:
-        """The same beside a running transaction, in any thread but one at a time.
+    def checkpoint_in_thread(self) -> None:
+        """Move as much as possible of the write-ahead log into the database file, also during a transaction.
 
-        Does nothing where the database is locked against other connections (see ``_enter_wal``).
+        Uses a second connection, so it may run in any thread, but in one at a time.  Does nothing where storage allows
+        only one connection (``is_shared``).
+
+        Raises:
+            apsw.Error: reading or writing failed.
         """
-        if self._again is None:
+        if self._reopen is None:
             return
-        if self._aside is None:
+        if self._checkpointer is None:
             try:
-                self._aside = self._again()
+                self._checkpointer = self._reopen()
             except apsw.CantOpenError as error:
-                # too few descriptors, perhaps: the next one tries again
-                log.info("the write-ahead log stays as it is: %s", error)
+                # this may be a passing lack of descriptors; the next call tries again
+                log.info("write-ahead log not checkpointed: %s", error)
                 return
-            self._aside.execute("PRAGMA wal_autocheckpoint=0").fetchall()
-        _checkpoint(self._aside, apsw.SQLITE_CHECKPOINT_PASSIVE)
+            self._checkpointer.execute("PRAGMA wal_autocheckpoint=0").fetchall()
+        _checkpoint(self._checkpointer, apsw.SQLITE_CHECKPOINT_PASSIVE)
 
     def close(self) -> None:
-        """Close the connection; what was not committed is lost."""
+        """Close the database; a transaction that was not committed is rolled back."""
         self._cursor.close()
-        if self._aside is not None:
-            self._aside.close()
+        if self._checkpointer is not None:
+            self._checkpointer.close()
         self._con.close()
         if self.file is not None:
             os.close(self.file)
 
 
 def _checkpoint(con: apsw.Connection, mode: int) -> bool:
+    """Run a checkpoint; return whether it was complete for *mode*, which a reader or a full storage can prevent."""
     try:
         con.wal_checkpoint(mode=mode)
     except (apsw.BusyError, apsw.LockedError, apsw.FullError) as error:
-        log.debug("the write-ahead log stays as it is: %s", error)
+        log.debug("write-ahead log not checkpointed: %s", error)
         return False
     return True

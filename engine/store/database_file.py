@@ -1,7 +1,7 @@
-"""The file minifo.db: opened with the agreed settings, known as ours before it is used, and made.
+"""The file minifo.db: how it is opened, checked to be minifo's before it is used, and created.
 
-Storage decides how it is opened: shared with whoever looks on where that can be, else for one process alone, on a
-medium nobody can write as a file that does not change.
+How it is opened depends on the storage: shared with other reading processes, where the file system supports SQLite's
+shared memory; else exclusively by one process; on a read-only medium as an immutable file.
 """
 
 from __future__ import annotations
@@ -19,17 +19,16 @@ import apsw
 
 from ..errors import Corrupt, NewerFormat, NotMinifo, OlderFormat, StateError
 from .confined_dir import open_file
-from .database import DB_NAME, PATIENCE, Database
+from .database import BUSY_TIMEOUT, DB_NAME, Database
 
 log = logging.getLogger(__name__)
 
 APPLICATION_ID = 0x6D66_6F31  # "mfo1"
 SCHEMA_VERSION = 2
-POSSIBLE_VERSIONS = range(
-    1, 10_000
-)  # the number of a step has four digits (migrations/schema/upgrade.py): others are damage
+#: The step that leads to a version has a number of four digits (migrations/schema/upgrade.py); others mean damage.
+POSSIBLE_VERSIONS = range(1, 10_000)
 
-_WAL_KEPT = 8 << 20  # bytes the log's file keeps when it starts over
+_WAL_SIZE_LIMIT = 8 << 20  # bytes to which SQLite truncates the write-ahead log when it resets it
 _JOURNAL_MAGIC = bytes.fromhex("d9d505f920a163d7")
 _SHARED_MEMORY = {
     apsw.SQLITE_IOERR_SHMOPEN, apsw.SQLITE_IOERR_SHMSIZE, apsw.SQLITE_IOERR_SHMLOCK, apsw.SQLITE_IOERR_SHMMAP,
@@ -37,7 +36,7 @@ _SHARED_MEMORY = {
 
 
 def _uri(path: str) -> str:
-    # SQLite takes names as UTF-8 text only, but undoes %xx in a URI to whatever bytes they are
+    """Return *path* as a file: URI; SQLite takes UTF-8 paths only, but decodes %xx in a URI to any bytes."""
     safe = set(string.ascii_letters + string.digits + "/._-")
     return "file:" + "".join(c if c in safe else "".join(f"%{b:02x}" for b in os.fsencode(c)) for c in path)
 
@@ -45,18 +44,18 @@ def _uri(path: str) -> str:
 def connect(
     path: str, *, read_only: bool, immutable: bool = False, exclusive: bool = False, vfs: str | None = None
 ) -> apsw.Connection:
-    """Open a database with the settings every minifo connection has.
+    """Open a database with the settings that every connection of minifo has.
 
     Args:
         path: path of minifo.db.
         read_only: open for reading only.
-        immutable: promise SQLite that nobody changes the file (a read-only medium, where no lock file can be made).
-        exclusive: keep everybody else out; for storage without shared memory.
-        vfs: name of the SQLite VFS to go through (recorders and fault injectors); None for the system's own.
+        immutable: tell SQLite that no process changes the file (a read-only medium, where no lock file can be made).
+        exclusive: keep all other connections out; for storage without shared memory.
+        vfs: name of the SQLite VFS to use, for recorders and fault injectors in tests; None for SQLite's own.
 
     Raises:
-        apsw.Error: as SQLite reports it.
-        Corrupt: it comes with a journal that names another database's.
+        apsw.Error: SQLite cannot open it.
+        Corrupt: there is a rollback journal beside it that names a super-journal.
     """
     _check_journal(path)
     flags = apsw.SQLITE_OPEN_READONLY if read_only else apsw.SQLITE_OPEN_READWRITE
@@ -67,35 +66,38 @@ def connect(
         statementcachesize=200,
     )
     try:
-        # without QPSG every bound-parameter range query is prepared anew at each execution (STAT4 is compiled in)
+        # without QPSG SQLite prepares a query with bound parameters in a range again at each execution (apsw has STAT4)
         con.config(apsw.SQLITE_DBCONFIG_ENABLE_QPSG, 1)
         con.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 1)
         con.config(apsw.SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0)
         con.config(apsw.SQLITE_DBCONFIG_DQS_DML, 0)
         con.config(apsw.SQLITE_DBCONFIG_DQS_DDL, 0)
-        con.set_busy_timeout(PATIENCE)
+        con.set_busy_timeout(BUSY_TIMEOUT)
         if exclusive:
-            # before the first look at a database that has a log: its index is kept on the heap then (sqlite.org/wal)
+            # before the first access to a WAL database: SQLite then keeps the log's index on the heap (sqlite.org/wal)
             con.execute("PRAGMA locking_mode=EXCLUSIVE").fetchall()
-        # cache_spill: a transaction that outgrows the cache must not write to a full disk in its middle, for SQLite
-        # would roll back operations that were acknowledged
+        # cache_spill: a transaction that outgrows the cache must not write to a full disk before its commit, because
+        # SQLite would then roll back operations that were acknowledged
         for pragma in ("cache_spill=OFF", "cell_size_check=ON", "temp_store=MEMORY", "cache_size=-4000", "mmap_size=0"):
             con.execute(f"PRAGMA {pragma}").fetchall()
     except BaseException:
-        con.close()  # it may hold a lock on the database that the next one wants
+        con.close()  # it may hold a lock that the next attempt needs
         raise
     return con
 
 
 def _check_journal(path: str) -> None:
-    """Refuse a rollback journal that names a super-journal.
+    """Refuse a database with a rollback journal that names a super-journal.
 
-    None of ours does: that is for transactions over more than one database.  SQLite would read that file, which may be
-    any one of the system; version 3.40 even deletes it afterwards (sqlite.org/fileformat2, "The Rollback Journal").  A
-    journal without one may be what a power cut has left of the very first open.
+    minifo writes no such journal: SQLite does so for transactions over several databases.  SQLite would read the named
+    file, which may be any file of the system; version 3.40 even deletes it afterwards (sqlite.org/fileformat2, "The
+    Rollback Journal").  A journal without that name is allowed: a power cut during the very first open may leave one.
+
+    Args:
+        path: path of the database.
 
     Raises:
-        Corrupt: there is one.
+        Corrupt: the journal names a super-journal, or cannot be read.
     """
     try:
         fd = os.open(path + "-journal", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -109,26 +111,26 @@ def _check_journal(path: str) -> None:
     finally:
         os.close(fd)
     if foreign:
-        raise Corrupt(f"{path}-journal is not ours: it names a journal elsewhere", "move it away")
+        raise Corrupt(f"{path}-journal is not minifo's: it names another journal", "move it away")
 
 
 def open_database(
     path: str, *, read_only: bool, vfs: str | None = None, fetch: Callable[[str, str], object] | None = None
 ) -> Database:
-    """Open an existing minifo database and check that it is one, of this version.
+    """Open an existing database, and check that it is minifo's, with this version of the schema.
 
-    Storage without shared memory (some network and FUSE file systems) is served by exclusive locking; who only reads
-    gets a copy in memory, for SQLite cannot read a log there without writing.
+    On storage without shared memory (some network and FUSE file systems) a writer locks the database exclusively; a
+    reader gets a copy in memory, because SQLite cannot read a write-ahead log there without writing.
 
     Args:
         path: path of minifo.db.
         read_only: open for reading only.
-        vfs: as for ``connect``.
-        fetch: copies a file beside it, by its name, to a path; where given, the database is read from a copy in memory
-            that is made by it, and never by its path.
+        vfs: name of the SQLite VFS to use; None for SQLite's own.
+        fetch: fetch(name, copy) copies a file of the storage, if it exists, to the path *copy*.  If given, the database
+            is read from a copy in memory that *fetch* makes, and *path* is not opened.
 
     Raises:
-        NotMinifo, NewerFormat, Corrupt, StateError: it is not one we can use; nothing was changed.
+        NotMinifo, NewerFormat, OlderFormat, Corrupt, StateError: it cannot be used; nothing was changed.
     """
     try:
         if fetch is not None:
@@ -138,7 +140,7 @@ def open_database(
         except (apsw.IOError, apsw.CantOpenError) as error:
             if not _lacks_shared_memory(error):
                 raise
-            log.debug("%s: no shared memory here (%s)", path, error)
+            log.debug("%s: storage has no shared memory (%s)", path, error)
             con = (
                 _copy(path, _fetch_beside(path)) if read_only else _open(path, read_only=False, exclusive=True, vfs=vfs)
             )
@@ -154,8 +156,8 @@ def open_database(
         raise StateError(
             f"{path} cannot be opened ({error})", "check the storage's permissions and its file system"
         ) from error
-    again = None if read_only else partial(connect, path, read_only=False, vfs=vfs)
-    return Database(con, read_only=read_only, again=again)
+    reopen = None if read_only else partial(connect, path, read_only=False, vfs=vfs)
+    return Database(con, read_only=read_only, reopen=reopen)
 
 
 def _open(
@@ -167,18 +169,18 @@ def _open(
         if not read_only:
             _enter_wal(con)
     except BaseException:
-        con.close()  # so that SQLite takes its lock files along
+        con.close()  # SQLite deletes its -shm and -wal files
         raise
     return con
 
 
 def _lacks_shared_memory(error: Exception) -> bool:
-    """True for the error of an SQLite that cannot share the index of a log with others."""
+    """Return whether *error* means that SQLite cannot share the index of the write-ahead log with other processes."""
     return isinstance(error, apsw.CantOpenError) or getattr(error, "extendedresult", 0) in _SHARED_MEMORY
 
 
 def _fetch_beside(path: str) -> Callable[[str, str], object]:
-    """What copies a file from beside the database."""
+    """Return a function that copies a file of the database's directory, if it exists, by its name."""
 
     def fetch(name: str, copy: str) -> None:
         source = os.path.join(os.path.dirname(path), name)
@@ -189,10 +191,11 @@ def _fetch_beside(path: str) -> Callable[[str, str], object]:
 
 
 def _copy(path: str, fetch: Callable[[str, str], object]) -> apsw.Connection:
-    """The database with its log, in memory.  Nobody may write to it meanwhile."""
+    """Return a connection to a copy of the database and its log in memory; no process may write to them meanwhile."""
     con = apsw.Connection(":memory:")
-    with tempfile.TemporaryDirectory(prefix="minifo-", dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as place:
-        copy = os.path.join(place, DB_NAME)
+    memory = "/dev/shm" if os.path.isdir("/dev/shm") else None
+    with tempfile.TemporaryDirectory(prefix="minifo-", dir=memory) as directory:
+        copy = os.path.join(directory, DB_NAME)
         for suffix in ("", "-wal"):
             fetch(os.path.basename(path) + suffix, copy + suffix)
         source = _open(copy, read_only=False)
@@ -205,17 +208,19 @@ def _copy(path: str, fetch: Callable[[str, str], object]) -> apsw.Connection:
 
 
 def _needs_immutable(path: str) -> bool:
-    """True when SQLite could not make its lock files beside the database and there is no log left to replay."""
+    """Return whether SQLite cannot make its lock files beside the database, and there is no log to replay."""
     wal = path + "-wal"
     pending = os.path.exists(wal) and os.path.getsize(wal) > 0
     return not pending and not os.access(os.path.dirname(path), os.W_OK)
 
 
 def check_header(path: str) -> None:
-    """Check, without touching anything, that a file is a database this minifo knows (sqlite.org/fileformat).
+    """Check the header of a file: that it is a database of minifo, with this version of the schema.
+
+    Reads 100 bytes, changes nothing (sqlite.org/fileformat).
 
     Raises:
-        NotMinifo, NewerFormat, Corrupt, StateError: it is not, or cannot be read.
+        NotMinifo, NewerFormat, OlderFormat, Corrupt, StateError: it is not, or it cannot be read.
     """
     try:
         fd = open_file(path)
@@ -235,16 +240,20 @@ def _check_identity(path: str, application: int, version: int) -> None:
         raise NotMinifo(f"{path} is not a minifo database", "give an empty directory as storage")
     if version not in POSSIBLE_VERSIONS:
         raise Corrupt(
-            f"{path} has format {version}, which there cannot be", f"run: minifo-fsck {os.path.dirname(path)}"
+            f"{path} has an impossible format number ({version})", f"run: minifo-fsck {os.path.dirname(path)}"
         )
     check_version(path, version)
 
 
 def check_version(path: str, version: int) -> None:
-    """Refuse a format, one of ``POSSIBLE_VERSIONS``, that is not this minifo's.
+    """Refuse a database of another schema version.
+
+    Args:
+        path: of the file, for the message.
+        version: its version, one of ``POSSIBLE_VERSIONS``.
 
     Raises:
-        NewerFormat, OlderFormat: it is a later or an earlier one.
+        NewerFormat, OlderFormat: its version is greater or less than SCHEMA_VERSION.
     """
     if version > SCHEMA_VERSION:
         raise NewerFormat(
@@ -254,19 +263,20 @@ def check_version(path: str, version: int) -> None:
     if version < SCHEMA_VERSION:
         raise OlderFormat(
             f"{path} has format {version}, this minifo works with {SCHEMA_VERSION}",
-            f"bring it over with: minifo upgrade {os.path.dirname(path)}",
+            f"upgrade it: minifo upgrade {os.path.dirname(path)}",
         )
 
 
 def _identify(con: apsw.Connection, path: str) -> None:
+    """Check that an open database is minifo's: its identity, its schema, and that its tables can be read."""
     application, version = (con.execute(f"PRAGMA {key}").fetchone() for key in ("application_id", "user_version"))
     _check_identity(path, application[0] if application else 0, version[0] if version else 0)
-    # before any name in it becomes part of a statement, and before a trigger or a view of somebody's can run
+    # before a name in the schema becomes part of a statement, and before a foreign trigger or view can run
     strange = strange_objects(con)
     if strange:
         hint = f"run: minifo-fsck {os.path.dirname(path)}"
-        raise Corrupt(f"{path} is damaged (its tables are not ours: {', '.join(strange)!r})", hint)
-    # a page or two of every table: damage there is found before anything is served
+        raise Corrupt(f"{path} is damaged (its tables are not minifo's: {', '.join(strange)!r})", hint)
+    # reads a page or two of every table, to find damage there before the mount answers
     for kind, name, _, _ in sorted(true_schema(), key=str):
         if kind == "table":
             con.execute(f'SELECT * FROM "{name}" LIMIT 1').fetchall()
@@ -276,7 +286,7 @@ SchemaObject = tuple[str, str, str, str | None]
 
 
 def schema_of(con: apsw.Connection) -> frozenset[SchemaObject]:
-    """Every table, index, trigger and view of a database: kind, name, table, and the SQL that made it."""
+    """Return all tables, indexes, triggers and views of a database: type, name, table, and the SQL that made it."""
     rows = con.execute("SELECT type, name, tbl_name, sql FROM sqlite_schema").fetchall()
     return frozenset(
         (str(kind), str(name), str(table), None if sql is None else str(sql)) for kind, name, table, sql in rows
@@ -285,7 +295,7 @@ def schema_of(con: apsw.Connection) -> frozenset[SchemaObject]:
 
 @functools.cache
 def true_schema() -> frozenset[SchemaObject]:
-    """The same of an overlay's database."""
+    """Return the tables and indexes that an overlay's database must have, in the form of ``schema_of``."""
     con = apsw.Connection(":memory:")
     try:
         con.execute(schema())
@@ -295,41 +305,52 @@ def true_schema() -> frozenset[SchemaObject]:
 
 
 def strange_objects(con: apsw.Connection) -> list[str]:
-    """The names in a database's schema that are there without being ours, are other than ours, or are missing."""
+    """Return the names of the objects in which a database's schema differs from store/schema.sql, sorted.
+
+    These are additional objects, objects with another definition, and missing ones.
+    """
     return sorted({name for _, name, _, _ in schema_of(con) ^ true_schema()})
 
 
 def _enter_wal(con: apsw.Connection) -> None:
+    """Switch a connection to a write-ahead log, with exclusive locking where the VFS has no shared memory."""
     if con.execute("PRAGMA journal_mode=WAL").fetchone() != ("wal",):
-        # a VFS that never has shared memory
         con.execute("PRAGMA locking_mode=EXCLUSIVE").fetchall()
         con.execute("PRAGMA journal_mode=WAL").fetchall()
-    con.execute("SELECT count(*) FROM sqlite_schema").fetchall()  # what a new log lacks shows at the first look only
+    con.execute("SELECT count(*) FROM sqlite_schema").fetchall()  # a new log's lack of shared memory shows only here
     # NORMAL: COMMIT writes the log without a sync; the group commit syncs it (engine/commit.py)
     con.execute("PRAGMA synchronous=NORMAL").fetchall()
     con.execute("PRAGMA wal_autocheckpoint=0").fetchall()
-    # what a long transaction or an outside reader has made of the log is given back when it starts over
-    con.execute(f"PRAGMA journal_size_limit={_WAL_KEPT}").fetchall()
+    # a long transaction or a reading process makes the log grow; SQLite truncates it when it resets it
+    con.execute(f"PRAGMA journal_size_limit={_WAL_SIZE_LIMIT}").fetchall()
 
 
 @functools.cache
 def schema() -> str:
-    """The SQL that makes the tables of an empty database (store/schema.sql), read once."""
-    # imported here: it brings much along, and most mounts find a database
+    """Return the SQL that makes the tables of an empty database (store/schema.sql), read once."""
+    # imported here: the import is slow, and most mounts need no schema
     from importlib import resources
 
     return resources.files("minifo.engine.store").joinpath("schema.sql").read_text("utf-8")
 
 
 def format_database(path: str, facts: dict[str, int | str | bytes], vfs: str | None = None) -> None:
-    """Create the database of a new, empty overlay at *path*, which must not exist or be empty.
+    """Create the database of a new, empty overlay.
 
-    The caller renames the finished file to its final name, so that a power cut leaves none or a whole one.
+    The caller renames the finished file to its final name, so that after a power cut it is missing or complete.
+
+    Args:
+        path: the file; it must be empty or not exist.
+        facts: the first rows of the table ``overlay``: key and value.
+        vfs: name of the SQLite VFS to use; None for SQLite's own.
+
+    Raises:
+        apsw.Error: it could not be written.
     """
     flags = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE | apsw.SQLITE_OPEN_URI
     con = apsw.Connection(_uri(path), flags=flags, vfs=vfs)
     try:
-        con.execute("PRAGMA journal_mode=MEMORY").fetchall()  # nothing to roll back to: the file is not there before
+        con.execute("PRAGMA journal_mode=MEMORY").fetchall()  # no rollback is ever needed: the file is new
         con.execute("PRAGMA synchronous=FULL").fetchall()
         con.execute("BEGIN")
         con.execute(schema())

@@ -1,8 +1,8 @@
 """The engine's invariants, numbered.  Tests and minifo-fsck check them by number; the code names them in comments.
 
-Most are queries whose rows are violations; the first column says where (an inode number or a directory's), the rest
-what.  Two need paths and are functions.
-They hold after every operation, and so in every committed state.
+Most are queries whose rows are violations: the first column is the inode number of the object or directory concerned,
+the others say what is wrong.  Two need paths and are functions.  All invariants hold after every operation, and so in
+every committed state.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from .list_statements import IS_HIDDEN
 
 
 class Invariant(NamedTuple):
-    """One rule: its number, what it says, and the query for what breaks it."""
+    """One rule: its number, its text, and the query for the rows that break it."""
 
     number: int
     rule: str
@@ -37,7 +37,7 @@ _WINDOW = "(SELECT value FROM overlay WHERE key = 'window')"
 _WINDOW_END = "(SELECT value FROM overlay WHERE key = 'window_end')"
 _CREATED = f"ino >= {_WINDOW} AND ino < {_WINDOW_END}"
 _NAMED = "(SELECT parent, name, ino FROM created UNION ALL SELECT parent, name, ino FROM renamed)"
-_COUNTED = "(SELECT ino, count(*) AS names FROM created GROUP BY ino)"  # created has no index by ino: counted in one go
+_COUNTED = "(SELECT ino, count(*) AS names FROM created GROUP BY ino)"  # one pass: created has no index by ino
 
 INVARIANTS = (
     Invariant(
@@ -47,7 +47,7 @@ INVARIANTS = (
     ),
     Invariant(
         2,
-        "whoever holds a name is a living directory with overlay state",
+        "a name is in a linked directory that has overlay state",
         f"SELECT parent, name FROM {_NAMED} AS n LEFT JOIN inode i ON i.ino = n.parent WHERE NOT {_DIRECTORY}"
         " OR coalesce(i.nlink, 0) = 0 AND NOT EXISTS (SELECT 1 FROM origin o WHERE o.ino = n.parent)",
     ),
@@ -153,7 +153,7 @@ INVARIANTS = (
 
 
 def check(db: Database) -> list[Violation]:
-    """Everything that breaks an invariant; an empty list for a sound overlay.
+    """Return all violations of invariants; an empty list for an undamaged overlay.
 
     Args:
         db: an open database; only read.
@@ -167,7 +167,7 @@ def check(db: Database) -> list[Violation]:
 
 
 def _shown_twice(db: Database) -> list[Violation]:
-    """Invariant 5: a renamed directory's old name is hidden, as long as the directory it was in is there."""
+    """Return the violations of invariant 5: a renamed directory's old name is hidden, if its old parent exists."""
     rule = "a renamed directory's old name is hidden"
     inos = {path: ino for ino, path in db.rows("SELECT ino, path FROM origin")}
     sql = f"SELECT ino, path FROM renamed JOIN origin USING (ino) JOIN inode USING (ino) WHERE {_DIRECTORY}"
@@ -183,7 +183,7 @@ def _shown_twice(db: Database) -> list[Violation]:
 
 
 def _unreachable(db: Database) -> list[Violation]:
-    """Invariant 18: a directory that holds names can be reached from the root, so there are no cycles."""
+    """Return the violations of invariant 18: the root reaches each directory that holds names, so there is no cycle."""
     rule = "a directory that holds names can be reached from the root"
     paths: dict[int, bytes] = dict(db.rows("SELECT ino, path FROM origin"))
     inos = {path: ino for ino, path in paths.items()}

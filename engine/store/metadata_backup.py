@@ -1,9 +1,10 @@
-"""The copy of names: what little redundancy brings names and attributes back when minifo.db is gone.
+"""The metadata backup ``STO/minifo.names``: a second copy of names and attributes, for when minifo.db is damaged.
 
-``STO/minifo.names`` holds the rows of every table but the leftovers, in frames that are checked one by one
-(store/backup_format.py), so that what is damaged costs no more than itself.  It is written at a clean end if anything
-was committed since the last one, and in between once four times its own size was committed: at most a quarter more
-wear. It is a new file that is renamed into place; nothing depends on it, and a copy that cannot be made is no failure.
+It holds the rows of all tables except ``orphan``, ``garbage`` and ``ancestor``, in frames with a checksum each
+(store/backup_format.py), so that damage to one frame loses only the rows in it.  It is written at a clean unmount if
+anything was committed since the last backup, and during the mount whenever commits have written four times its own
+size: at most a quarter more wear.  A new file is written and renamed over the old one.  Nothing depends on the backup,
+so a failure to write it is logged and not raised.
 """
 
 from __future__ import annotations
@@ -26,41 +27,41 @@ log = logging.getLogger(__name__)
 NAMES = "minifo.names"
 TABLES = ("overlay", "origin", "created", "renamed", "deleted", "modified", "inode", "extent", "small", "xattr")
 
-_ROWS_MOST = 1 << 24  # rows that are read: memory is not without end
-_SHARE = 4  # bytes committed for each byte of copy
-_LEAST = 64 << 10  # bytes committed before a copy is worth it
-_SPARE = 8 << 20  # bytes that stay free
+_ROWS_MAX = 1 << 24  # rows that are read at most, to bound the memory
+_WEAR_RATIO = 4  # bytes that commits have written for each byte of backup
+_COMMITTED_MIN = 64 << 10  # bytes that commits must have written before the next backup
+_SPARE = 8 << 20  # bytes of storage that a backup leaves free
 
 Rows = dict[str, list[tuple[Any, ...]]]
 
 
 class MetadataBackup:
-    """Keeps the copy of one storage.
+    """Writes the metadata backup of one storage.
 
     Args:
         storage: the storage directory.
-        db: the overlay's database, for the bytes its commits have written.
+        db: the overlay's database.
     """
 
     def __init__(self, storage: Storage, db: Database) -> None:
         self._storage = storage
         self._db = db
-        self._copied = 0
+        self._backed_up = 0  # db.logged at the last backup
         self._size = storage.stat(NAMES).st_size if storage.exists(NAMES) else 0
 
     def is_due(self) -> bool:
-        """True when enough was committed since the last copy, and others may read the database."""
-        return self._db.is_shared and self._db.logged - self._copied >= max(_LEAST, _SHARE * self._size)
+        """Return whether commits have written enough for the next backup, and a second connection can make it."""
+        return self._db.is_shared and self._db.logged - self._backed_up >= max(_COMMITTED_MIN, _WEAR_RATIO * self._size)
 
     def is_stale(self, token: int) -> bool:
-        """True when the copy is not of the commit of that *token*, the last one."""
+        """Return whether the backup is missing or was not made from the commit with *token*."""
         return self._token() != token
 
     def _token(self) -> int | None:
         try:
             fd = self._storage.open(NAMES, write=False)
             try:
-                first = next(backup_format.read(fd), None)  # the facts
+                first = next(backup_format.read(fd), None)  # the rows of ``overlay``
             finally:
                 os.close(fd)
         except OSError:
@@ -69,43 +70,45 @@ class MetadataBackup:
             return None
         return next((row[1] for row in first.rows if row[0] == "commit_token" and isinstance(row[1], int)), None)
 
-    def write(self, *, aside: bool) -> None:
-        """Make the copy, of the last commit.
+    def write(self, *, in_thread: bool) -> None:
+        """Write a backup of the last commit.
 
         Args:
-            aside: through a connection of its own, so in any thread; else through the overlay's, between transactions.
+            in_thread: use a new connection, so that any thread may call this; else use the overlay's, in the engine's
+                thread and between transactions.
         """
-        written = self._db.logged
-        fresh = NAMES + ".new"
+        logged = self._db.logged
+        new = NAMES + ".new"
         try:
             if self._storage.room().available < 2 * self._size + _SPARE:
-                return  # room is for the overlay's own changes
-            if self._storage.exists(fresh):
-                self._storage.unlink(fresh)
-            fd = self._storage.create(fresh)
+                return  # the free space is for the overlay's own changes
+            if self._storage.exists(new):
+                self._storage.unlink(new)
+            fd = self._storage.create(new)
             try:
-                self._size = self._fill_aside(fd) if aside else self._fill(fd, self._db.each)
+                self._size = self._write_in_thread(fd) if in_thread else self._write_rows(fd, self._db.each)
             finally:
                 os.close(fd)
-            self._storage.rename(fresh, NAMES)
-            self._copied = written
+            self._storage.rename(new, NAMES)
+            self._backed_up = logged
         except (OSError, ValueError, apsw.Error) as error:
-            log.info("%s: no copy of names was made: %s", self._storage.path, error)
-            self._copied = written  # not again at once
+            log.info("%s: metadata backup not written: %s", self._storage.path, error)
+            self._backed_up = logged  # so that the next attempt waits as long as after a success
 
-    def _fill_aside(self, fd: int) -> int:
+    def _write_in_thread(self, fd: int) -> int:
         con = connect(self._storage.database, read_only=True)
         try:
             con.execute("BEGIN")
-            return self._fill(fd, con.execute)
+            return self._write_rows(fd, con.execute)
         finally:
             con.close()
 
-    def _fill(self, fd: int, query: Callable[[str], Iterator[tuple[Any, ...]]]) -> int:
+    def _write_rows(self, fd: int, query: Callable[[str], Iterator[tuple[Any, ...]]]) -> int:
+        """Write all rows to *fd* and sync it; return the bytes written."""
         offset = 0
         for table in TABLES:
-            found = query(f"SELECT * FROM {table}")
-            while rows := list(islice(found, backup_format.ROWS)):
+            remaining = query(f"SELECT * FROM {table}")
+            while rows := list(islice(remaining, backup_format.ROWS)):
                 data = backup_format.pack(SCHEMA_VERSION, table, rows)
                 self._storage.write(fd, data, offset)
                 offset += len(data)
@@ -114,23 +117,23 @@ class MetadataBackup:
 
 
 def read_names(storage: Storage) -> Rows:
-    """Every row of the copy that is whole, by table; nothing where there is no copy.
+    """Return the rows of all undamaged frames of the backup, by table; no rows if there is no backup.
 
     Raises:
-        NewerFormat, StateError: it is of another format of the database: its rows mean something else.
+        NewerFormat, OlderFormat: it was made from another schema version, in which rows have another meaning.
     """
     rows: Rows = {table: [] for table in TABLES}
-    left = _ROWS_MOST
+    left = _ROWS_MAX
     try:
         fd = storage.open(NAMES, write=False)
     except OSError:
         return rows
     try:
-        for version, table, found in backup_format.read(fd):
+        for version, table, frame_rows in backup_format.read(fd):
             if table in rows and version in POSSIBLE_VERSIONS:
                 check_version(os.path.join(storage.path, NAMES), version)
-                rows[table] += found[:left]
-                left -= len(found[:left])
+                rows[table] += frame_rows[:left]
+                left -= len(frame_rows[:left])
     finally:
         os.close(fd)
     return rows

@@ -7,8 +7,12 @@
 --
 -- created, deleted, renamed and modified are the four lists.  Each is the one source of truth for its fact.
 -- The numbered invariants these tables keep are in store/invariants.py.
+--
+-- SQLite keeps the text of each CREATE statement, with the comments in it, and minifo refuses a database whose text
+-- differs (store/database_file.py).  So a change inside a statement, even of a comment, needs a new schema version;
+-- comments between statements are free.
 
--- Every name made in the overlay, hard links included.  It wins over a base name at the same place.
+-- Every name made in the overlay, hard links included.  It hides a base object of the same name.
 CREATE TABLE created (
     parent INTEGER NOT NULL,          -- inode number of the directory
     name   BLOB    NOT NULL,
@@ -16,14 +20,14 @@ CREATE TABLE created (
     PRIMARY KEY (parent, name)
 ) STRICT, WITHOUT ROWID;
 
--- Every base name that is hidden (a whiteout), whether or not something else stands at its place now.
+-- Every base name that is hidden (a whiteout), also if another object has this name now.
 CREATE TABLE deleted (
     parent INTEGER NOT NULL,          -- a directory with a base side
     name   BLOB    NOT NULL,
     PRIMARY KEY (parent, name)
 ) STRICT, WITHOUT ROWID;
 
--- Where a base object lives now.  Its place in the base is in origin; its old name is in deleted.
+-- The new name of a base object that was renamed.  Its path in the base is in origin; its old name is in deleted.
 CREATE TABLE renamed (
     parent INTEGER NOT NULL,
     name   BLOB    NOT NULL,
@@ -41,8 +45,8 @@ CREATE TABLE modified (
     digest     BLOB                   -- of samples of the base file below one that was written in part; NULL: none taken
 ) STRICT;
 
--- Attributes of every object with overlay state.  For a base object that is in no list of modifications (a renamed
--- file, a directory whose children changed) they are the base's own, but for link count, mtime and ctime.
+-- Attributes of every object with overlay state.  Those of a base object without a row in modified (a renamed file, a
+-- directory whose children changed) are the base's own, except link count, mtime and ctime.
 CREATE TABLE inode (
     ino    INTEGER PRIMARY KEY,
     mode   INTEGER NOT NULL,          -- st_mode: type and permission bits
@@ -66,8 +70,8 @@ CREATE TABLE inode (
                                       --   2^40 is added to a link count that was another one in an earlier base
 ) STRICT;
 
--- Which base object an inode number stands for.  Directories that hold changes, at any depth, are here too, up to the
--- root: a directory that is not has no overlay state below it, and is read without asking these tables.
+-- Which base object an inode number stands for.  Directories with changes in them, at any depth, are here too, up to the
+-- root: a directory that is not here has no overlay state below it, so it is read without a query.
 CREATE TABLE origin (
     ino  INTEGER PRIMARY KEY,
     path BLOB    NOT NULL UNIQUE,     -- base terms
@@ -76,8 +80,9 @@ CREATE TABLE origin (
     dir_gid  INTEGER
 ) STRICT;
 
--- Bytes [start, end) of a file are in content object `object` at offset `at`, or are a hole: zeros, whatever the backing
--- has there.  What no extent covers is read from the backing (inode.object, else the base file) up to inode.bound.
+-- Bytes [start, end) of a file are in content object `object` at offset `at`, or are a hole: zeros, whatever bytes the
+-- backing has there.  Bytes that no extent covers are read from the backing (inode.object, else the base file) up to
+-- inode.bound.
 CREATE TABLE extent (
     ino    INTEGER NOT NULL,
     start  INTEGER NOT NULL,
@@ -101,7 +106,7 @@ CREATE TABLE xattr (
     PRIMARY KEY (ino, name)
 ) STRICT, WITHOUT ROWID;
 
--- What base files were before they were changed here, where that is kept (-o keep_origin): for merges with later bases.
+-- The bytes of base files before they were changed in the overlay, for merges with later bases; with -o keep_origin.
 CREATE TABLE ancestor (
     path  BLOB    NOT NULL,           -- base terms
     size  INTEGER NOT NULL,           -- of that version, as is mtime
@@ -110,22 +115,23 @@ CREATE TABLE ancestor (
     PRIMARY KEY (path)
 ) STRICT, WITHOUT ROWID;
 
--- Unlinked, but perhaps still open.  Removed with everything they own when the kernel forgets them or at the next mount.
+-- Inodes that are unlinked, but may still be open.  Each is deleted with all its rows and content objects when the
+-- kernel forgets it, or at the next mount.
 CREATE TABLE orphan (ino INTEGER PRIMARY KEY) STRICT;
 
--- Content objects nobody names any more.  Their files are deleted once the commit that put them here is durable.
+-- Content objects that no row uses any more.  Their files are deleted once the commit that put them here is durable.
 CREATE TABLE garbage (object INTEGER PRIMARY KEY) STRICT;
 
 -- Facts about the overlay as a whole:
 --   uuid          identity of this storage
---   window        first inode number for created objects; window_end: first one beyond
---   next_ino      next number to hand out
+--   window        first inode number for created objects; window_end: the first number after the last one
+--   next_ino      next inode number to hand out
 --   next_object   next content object id; ids are never used twice
---   object_limit  content objects at or above this id do not exist, not even after a crash
---   commit_token  a random number, new with each commit: the redo log names the one it follows
+--   object_limit  no content object has this id or a greater one, not even after a crash
+--   commit_token  a random number, new with each commit; the redo log holds that of the commit it follows
 --   base          path of the base at the last mount
---   base_mark     what identifies that base's root, to notice another one
---   imported      where a mini_fo storage was brought over: which import it was (migrations/meta/import_rows.py)
+--   base_mark     identifies that base's root, to notice at a mount that the base was replaced
+--   imported      identifies the import, if the storage was imported from mini_fo (migrations/meta/import_rows.py)
 CREATE TABLE overlay (
     key   TEXT PRIMARY KEY,
     value ANY
