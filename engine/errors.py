@@ -1,21 +1,21 @@
-"""The error tree: what can go wrong, and what the person who sees it should do next.
+"""The errors that the engine raises.
 
-Nothing else leaves the package on purpose.  ``FsError`` is the outcome of one file-system operation and carries an
-errno, ``StateError`` says that storage, database or base cannot be used, ``UsageError`` that the request itself is
-wrong.  Every ``StateError`` and ``UsageError`` prints as one line; ``hint`` is the next step to take.
+``FsError`` is the result of one file-system operation and carries an errno; ``StateError`` says that storage, database
+or base cannot be used; ``UsageError`` says that the arguments are wrong.  A ``StateError`` or ``UsageError`` prints as
+one line; its ``hint`` is the next step for the user.  The engine raises no other error on purpose.
 
     MinifoError
-    ├── FsError (also an OSError)   a system call's outcome: errno
+    ├── FsError (also an OSError)   a system call's result: errno
     │   └── Shortage                descriptors or memory ran out before anything was done
-    ├── StateError                  storage, database or base cannot be used
-    │   ├── StorageBusy             another writer holds it; ``pid`` is the holder
-    │   ├── NotMinifo               a directory or database that is somebody else's
-    │   ├── NewerFormat             written by a newer minifo
-    │   ├── OlderFormat             written by an earlier minifo
-    │   ├── Corrupt                 damaged; minifo-fsck is the next step
-    │   ├── WrongBase               a base that lacks most of what the overlay refers to
-    │   └── CommitPostponed         no room for a commit just now; nothing is lost
-    └── UsageError                  wrong or missing arguments
+    └── StateError                  storage, database or base cannot be used
+        ├── StorageBusy             another process has locked the storage; ``pid`` is that process
+        ├── NotMinifo               a directory or database that is not minifo's
+        ├── NewerFormat             a database of a newer version of minifo
+        ├── OlderFormat             a database of an older version of minifo
+        ├── Corrupt                 damaged; minifo-fsck is the next step
+        ├── WrongBase               a base that lacks most of the objects that the overlay refers to
+        ├── CommitPostponed         no space or memory for a commit now; nothing is lost
+        └── UsageError              wrong or missing arguments
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ import os
 
 
 class MinifoError(Exception):
-    """Root of all errors raised on purpose by minifo."""
+    """Base class of all errors that minifo raises on purpose."""
 
 
 class FsError(MinifoError, OSError):
-    """The errno outcome of one file-system operation.
+    """The failure of one file-system operation, as an errno.
 
     Args:
-        code: the errno the caller of the system call sees.
-        what: the operation and object, for logs (``"rmdir 17/b'name'"``).
+        code: the errno that the caller of the system call gets.
+        what: the operation and the object, for logs (``"rmdir 17/b'name'"``).
     """
 
     def __init__(self, code: int, what: str = "") -> None:
@@ -41,10 +41,10 @@ class FsError(MinifoError, OSError):
 
 
 class Shortage(FsError):
-    """Descriptors or memory ran out before anything was done (EMFILE, ENFILE, ENOMEM): it may be tried again."""
+    """Descriptors or memory ran out before anything was done (EMFILE, ENFILE, ENOMEM); the caller may try again."""
 
 
-#: What the system answers in a shortage that passes.
+#: The errnos of a lack of descriptors or memory, which passes.
 SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
@@ -52,11 +52,11 @@ class StateError(MinifoError):
     """Storage, database or base cannot be used as they are.
 
     Args:
-        message: what is wrong, in one line, with the path it concerns.
-        hint: the next step to take, or an empty string.
+        message: what is wrong with which path, in one line.
+        hint: the next step for the user, or an empty string.
 
     Attributes:
-        redo: where the redo log is, if it has operations that are not durable and were not discarded.
+        redo: path of the redo log, if it holds operations that are not durable; else None.
     """
 
     redo: str | None = None
@@ -71,10 +71,11 @@ class StateError(MinifoError):
 
 
 class StorageBusy(StateError):
-    """Another process holds the storage for writing (promise P7).
+    """Another process has locked the storage (promise P7).
 
     Args:
-        pid: process id of the holder, 0 if it could not be read.
+        message, hint: as for StateError.
+        pid: process id of the holder; 0 if it is not known.
     """
 
     def __init__(self, message: str, hint: str = "", pid: int = 0) -> None:
@@ -83,7 +84,7 @@ class StorageBusy(StateError):
 
 
 class NotMinifo(StateError):
-    """The directory or database belongs to something else; it is left untouched."""
+    """The directory or database is not minifo's; nothing in it was changed."""
 
 
 class NewerFormat(StateError):
@@ -91,7 +92,7 @@ class NewerFormat(StateError):
 
 
 class OlderFormat(StateError):
-    """The database was written by an earlier version of minifo; ``minifo upgrade`` brings it over."""
+    """The database was written by an older version of minifo; ``minifo upgrade`` converts it."""
 
 
 class Corrupt(StateError):
@@ -99,14 +100,15 @@ class Corrupt(StateError):
 
 
 class WrongBase(StateError):
-    """The base lacks most of what the overlay refers to, and nobody has said that it is meant."""
+    """The base lacks most of the objects that the overlay refers to, and ``base_check=ignore`` was not given."""
 
 
 class CommitPostponed(StateError):
-    """There is no room for a commit just now, or a shortage.  Nothing is lost: it is tried again.
+    """A commit lacks space, memory or descriptors now.  Nothing is lost: the daemon tries again.
 
     Args:
-        code: what a caller that cannot wait gets: ENOSPC, or what there is too little of.
+        message, hint: as for StateError.
+        code: the errno for a caller that waits for the commit, such as fsync(2): ENOSPC or one of SHORT.
     """
 
     def __init__(self, message: str, hint: str = "", code: int = errno.ENOSPC) -> None:

@@ -1,9 +1,10 @@
-"""Room: a full storage refuses what would take more of it, and never what gives some back (promise P6).
+"""Free space: a full storage refuses operations that take space, but never those that free some (promise P6).
 
-Rows are written at commit, long after their operation was acknowledged, so room for them must be there before.  What
-takes space asks ``need`` first; below a margin it is refused with ENOSPC.  Removing, cutting and reverting do not ask:
-their commits may use the reserve, a small file of allocated blocks that is given up when the margin is gone and made
-again when there is room.  ``max_size`` bounds an overlay's bytes in the same way.
+Rows are written at the commit, long after their operation was acknowledged, so the space for them must be known to be
+free before.  An operation that takes space calls ``need`` first, which refuses it with ENOSPC if less than a margin
+would stay free.  Unlink, truncate and the like call ``give_back`` instead: their commits may use the reserve, a small
+file of allocated blocks, which is deleted when the margin is used up and made again when there is space.  ``max_size``
+limits the overlay's bytes in the same way.
 """
 
 from __future__ import annotations
@@ -22,21 +23,21 @@ log = logging.getLogger(__name__)
 
 RESERVE = "reserve"
 _RESERVE_MAX = 1 << 20  # bytes
-_PLENTY = 16 << 20  # bytes free above which nothing is looked at closely
-_MARGIN = 256 << 10  # bytes that stay free for the commit of what was acknowledged
-_PER_OPERATION = 16 << 10  # bytes of log one operation may add: four pages
-_LOG_STEP = 256 << 10  # bytes of log one operation may add at the very most
+_PLENTY = 16 << 20  # bytes free beyond a commit's needs, above which no blocks are allocated for it in advance
+_MARGIN = 256 << 10  # bytes that stay free for the commit of acknowledged operations
+_PER_OPERATION = 16 << 10  # bytes that an operation usually adds to the write-ahead log: four pages
+_LOG_STEP = 256 << 10  # most bytes that any operation can add to the write-ahead log
 
 
 class FreeSpace:
-    """The room left in one storage.
+    """The free space for one overlay.
 
     Args:
         db: the overlay's database.
         storage: the storage directory.
-        objects: the content objects, which count their bytes where there is a limit.
-        commit: makes what is pending durable, and so its garbage free.
-        max_size: most bytes the overlay may take; None for as many as there are.
+        objects: the content objects; with *max_size* they count their bytes.
+        commit: commits all pending operations, which frees the space of deleted objects.
+        max_size: most bytes that the overlay may take; None for no limit.
     """
 
     def __init__(
@@ -46,13 +47,13 @@ class FreeSpace:
         self._storage = storage
         self._objects = objects
         self._commit = commit
-        self._credit = 0
+        self._credit = 0  # bytes that operations may take before the free space is measured again
         self._reserve = min(_RESERVE_MAX, storage.room().total >> 6)
         self.max_size = max_size
-        self.is_watched = False  # whether commits see to it that there is room
+        self.is_watched = False  # whether commits check the space and keep the reserve
 
     def begin(self) -> None:
-        """Count what there is, and make the reserve; called when what a crash has left is tidied up."""
+        """Count the bytes of content objects if needed, and make the reserve.  Call it after recovery."""
         if self.max_size is not None:
             self._objects.count_bytes()
         if not self._db.read_only:
@@ -62,45 +63,45 @@ class FreeSpace:
     # -- asking
 
     def need(self, size: int = 0) -> None:
-        """Make sure that an operation which takes *size* bytes of content, and some rows, will fit.
+        """Check that there is space for an operation with *size* bytes of content and some rows.
 
         Raises:
-            FsError: ENOSPC.
+            FsError: ENOSPC if there is not, even after a commit.
         """
         cost = size + _PER_OPERATION
         self._credit -= cost
         if self._credit >= 0:
             return
-        room = self._room()
-        if room < cost:
+        usable = self._usable()
+        if usable < cost:
             self._commit_pending()
-            room = self._room()
-            if room < cost:
+            usable = self._usable()
+            if usable < cost:
                 self._credit = 0
                 raise FsError(errno.ENOSPC, f"storage {self._storage.path} is full")
-        # measured anew before a quarter of it is used: others fill the same file system
-        self._credit = room // 4 - cost
+        # measured again after a quarter of it, because other processes fill the same file system
+        self._credit = usable // 4 - cost
 
     def give_back(self) -> None:
-        """Before an operation that gives space back, which is never refused: see that it can be committed.
+        """Prepare for an operation that frees space: make sure that it can be committed.  Never refuses.
 
-        Where room is scarce what is pending is committed while its log still fits: many deletions in one commit would
-        need more log than the reserve has.
+        If space is scarce, commit the pending operations while the write-ahead log still fits: many deletions in one
+        commit could need more log than the reserve has.
         """
         self._credit -= _PER_OPERATION
         if self._credit >= 0:
             return
-        room = self._room()
-        if room > 0:
-            self._credit = room // 4
+        usable = self._usable()
+        if usable > 0:
+            self._credit = usable // 4
             return
         reserve = self._reserve if self._storage.exists(RESERVE) else 0
-        log_room = self._storage.log_bytes() + self._storage.room().available + reserve
-        if self._db.commit_bytes() + _LOG_STEP > log_room:
+        log_max = self._storage.log_bytes() + self._storage.room().available + reserve
+        if self._db.commit_bytes() + _LOG_STEP > log_max:
             self._commit_pending()
 
     def _commit_pending(self) -> None:
-        # what is pending has its log then, and what was deleted is free
+        """Commit the pending operations, which frees the space of deleted objects, and empty the write-ahead log."""
         try:
             self._commit()
         except CommitPostponed as error:
@@ -108,25 +109,26 @@ class FreeSpace:
         else:
             self._db.restart_log()
 
-    def _room(self) -> int:
-        # what the reserve gave up is for what gives space back
+    def _usable(self) -> int:
+        """Return the bytes that operations may take now, without those that the pending commit and the margin need."""
+        # a reserve that was deleted is kept free for operations that free space
         missing = 0 if self._storage.exists(RESERVE) else self._reserve
         growth = max(0, self._db.commit_bytes() - self._storage.log_bytes())
         growth += max(0, self._db.moved_bytes() - self._storage.stat(DB_NAME).st_blocks * 512)
         return self.free() - _MARGIN - missing - growth
 
     def free(self) -> int:
-        """Bytes that may still be used, the margin among them."""
+        """Return the bytes that are free for the overlay, the margin included."""
         room = self._storage.room()
         free = room.free if os.geteuid() == 0 else room.available
         return free if self.max_size is None else max(0, min(free, self.max_size - self.used()))
 
     def used(self) -> int:
-        """Bytes the overlay takes, where they are counted (``max_size``)."""
+        """Return the bytes that the overlay takes; only with ``max_size`` its content objects are counted."""
         return (self._objects.used or 0) + self._storage.database_bytes()
 
     def statfs(self) -> os.statvfs_result:
-        """Figures for statfs(2): storage's own, or those of the limit."""
+        """Return the figures for statfs(2): those of storage's file system, or of ``max_size``."""
         figures = self._storage.statvfs()
         if self.max_size is None:
             return figures
@@ -139,14 +141,14 @@ class FreeSpace:
     # -- the reserve
 
     def make_room_for_commit(self, files: Sequence[tuple[int, int]]) -> None:
-        """Make sure that files can grow as a commit may need, with the reserve if need be.
+        """Allocate the blocks that a commit may need, deleting the reserve if there is no other space.
 
         Args:
-            files: a descriptor of the write-ahead log and one of the database, and bytes each may take.  A log that
-                cannot be moved into the database could never start over, and there may be no other room for it.
+            files: for the write-ahead log and the database: a descriptor, and the most bytes that the file may take.
+                The database is included because a log that cannot be checkpointed into it could never be reset.
 
         Raises:
-            OSError: ENOSPC.
+            OSError: ENOSPC or EDQUOT: there is not enough space.
         """
         room = self._storage.room()
         if room.is_known and room.available > sum(map(_missing, files)) + _PLENTY:
@@ -157,7 +159,7 @@ class FreeSpace:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
             self._release()
-            # a journalling file system gives out blocks again only when it has committed that they were freed
+            # a journalling file system reuses freed blocks only after it has committed that they are free
             self._storage.sync_all()
             self._allocate(files)
 
@@ -169,18 +171,18 @@ class FreeSpace:
             except OSError as error:
                 if error.errno != errno.EOPNOTSUPP:
                     raise
-                # blocks cannot be had in advance here: that they are there must do
+                # this file system cannot allocate in advance; free space must suffice
                 if self._storage.room().free < _missing(file):
                     raise FsError(errno.ENOSPC) from error
 
     def _release(self) -> None:
-        """Give up the reserve, if there is one."""
+        """Delete the reserve, if it exists."""
         if self._storage.exists(RESERVE):
-            log.warning("storage %s is full; the reserve is given up until there is room", self._storage.path)
+            log.warning("storage %s is full; its reserve is used until there is space again", self._storage.path)
             self._storage.unlink(RESERVE)
 
     def after_commit(self) -> None:
-        """Make the reserve if it is not there and there is plenty of room."""
+        """Make the reserve, if it does not exist and at least twice its size and the margin is free."""
         if not self.is_watched or self._storage.exists(RESERVE):
             return
         if self._storage.room().available < 2 * (self._reserve + _MARGIN):
@@ -193,6 +195,6 @@ class FreeSpace:
 
 
 def _missing(file: tuple[int, int]) -> int:
-    """Bytes that a file would have to grow by."""
+    """Return how many bytes must be allocated so that a file, given by descriptor, can have a size, in bytes."""
     fd, size = file
     return max(0, size - os.fstat(fd).st_blocks * 512)

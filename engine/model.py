@@ -1,4 +1,4 @@
-"""The plain values that cross the engine's border: attributes, directory entries, changes, callers.
+"""The plain values that the engine takes and returns: attributes, directory entries, changes, callers.
 
 Times are nanoseconds since the epoch, sizes bytes, ``blocks`` units of 512 bytes (stat(2)), names and paths bytes.
 """
@@ -14,9 +14,9 @@ ROOT = Ino(1)
 
 NAME_MAX = 255  # bytes in one name (limits.h); the kernel's FUSE client would pass up to 1024
 SYMLINK_MAX = 4095  # bytes in a symlink target (path_resolution(7): PATH_MAX less the NUL)
-XATTR_MAX = 65536  # bytes of the value of an extended attribute (limits.h)
-OBJECTS_END = 1 << 62  # ids of content objects are below
-FILE_MAX = 2**63 - 4096  # bytes; what loff_t can address in whole pages
+XATTR_MAX = 65536  # bytes in the value of an extended attribute (limits.h)
+OBJECTS_END = 1 << 62  # all ids of content objects are less
+FILE_MAX = 2**63 - 4096  # bytes in a file; the most whole pages that loff_t can address
 
 
 class Attr(NamedTuple):
@@ -36,7 +36,7 @@ class Attr(NamedTuple):
 
 
 class DirEntry(NamedTuple):
-    """One entry of a directory listing; ``cookie`` resumes the listing after it."""
+    """One entry of a directory listing; a listing that starts at ``cookie`` goes on after this entry."""
 
     name: bytes
     attr: Attr
@@ -44,7 +44,7 @@ class DirEntry(NamedTuple):
 
 
 class Caller(Protocol):
-    """Who asks: the file-system ids and the umask of the process behind a request."""
+    """The file-system ids and the umask of the process that made a request."""
 
     @property
     def uid(self) -> int: ...
@@ -55,7 +55,7 @@ class Caller(Protocol):
 
 
 class Process(NamedTuple):
-    """A caller by its numbers."""
+    """A caller with given ids and umask."""
 
     uid: int = 0
     gid: int = 0
@@ -64,10 +64,10 @@ class Process(NamedTuple):
 
 @dataclass(slots=True)
 class SetAttr:
-    """The attributes one setattr changes; None leaves an attribute as it is.
+    """The changes of one setattr; None leaves an attribute unchanged.
 
-    ``kill_priv`` asks to drop set-id bits as a write or truncate by an unprivileged process does; ``in_group`` is False
-    where that process is not in the file's group.
+    ``kill_priv`` asks to clear the set-id bits, as a write or truncate by an unprivileged process does; ``in_group`` is
+    False if that process is not in the file's group: then set-group-ID is cleared without group execute permission too.
     """
 
     mode: int | None = None
@@ -82,7 +82,7 @@ class SetAttr:
 
 
 class RenameFlags(IntFlag):
-    """Flags of renameat2(2) that the engine serves."""
+    """The flags of renameat2(2) that the engine supports."""
 
     NONE = 0
     NOREPLACE = 1
@@ -90,7 +90,7 @@ class RenameFlags(IntFlag):
 
 
 class State(Enum):
-    """mini_fo's name for what happened to an object (its source spells it NON_EXISTANT)."""
+    """The state of an object, in mini_fo's names (its source spells NON_EXISTANT so)."""
 
     UNMODIFIED = "UNMODIFIED"
     MODIFIED = "MODIFIED"

@@ -1,6 +1,6 @@
-"""What opening an overlay takes before there is one: the base, the checks on both directories, the first facts.
+"""The checks and the data that ``Overlay.open`` needs before it makes an overlay: base, nesting, facts.
 
-Nothing here changes anything on disk.
+These functions change nothing on disk.
 """
 
 from __future__ import annotations
@@ -19,26 +19,35 @@ from .tree.row_checks import wrong_facts
 
 
 def read_facts(db: Database, storage: Storage) -> dict[str, Any]:
-    """The rows of the table ``overlay``.
+    """Return the rows of the table ``overlay`` by key.
+
+    Args:
+        db: the overlay's database.
+        storage: its storage directory, for the message.
 
     Raises:
-        Corrupt: one that is needed is missing, or impossible.
+        Corrupt: a required row is missing, or its value is impossible.
     """
     facts: dict[str, Any] = dict(db.rows("SELECT key, value FROM overlay"))
     wrong = wrong_facts(facts)
     if not wrong and facts["next_ino"] < facts["window"]:
         wrong = ["next_ino"]
     if wrong:
-        what = f"its {wrong[0]} is {facts[wrong[0]]!r:.100}" if wrong[0] in facts else f"it lacks the fact {wrong[0]}"
-        raise Corrupt(f"{storage.database} is damaged ({what})", f"run: minifo-fsck {storage.path}")
+        key = wrong[0]
+        reason = f"its {key} is {facts[key]!r:.100}" if key in facts else f"its table overlay has no {key}"
+        raise Corrupt(f"{storage.database} is damaged ({reason})", f"run: minifo-fsck {storage.path}")
     return facts
 
 
 def open_base(path: str, clone: bool) -> BaseView:
-    """Open the base view, and see that it can be read.
+    """Open the base view, and check that the base can be read.
+
+    Args:
+        path: the base directory.
+        clone: False to use no private mount clone (store/base_view.py).
 
     Raises:
-        StateError: it is missing, not a directory or unreadable.
+        StateError: the base does not exist, is not a directory, or cannot be read.
     """
     try:
         view = BaseView(path, clone=clone)
@@ -57,36 +66,36 @@ def open_base(path: str, clone: bool) -> BaseView:
 
 
 def check_nesting(base: str, storage: Storage) -> None:
-    """Refuse a base that lies inside storage.
+    """Refuse a base that is inside the storage directory, or is that directory.
 
     Raises:
-        UsageError: it does.
+        UsageError: it is.
     """
     directory = os.path.realpath(base)
     while True:
         st = os.stat(directory)
         if (st.st_dev, st.st_ino) == storage.identity:
-            raise UsageError(f"base {base} is inside storage {storage.path}", "give storage a directory of its own")
+            raise UsageError(f"base {base} is inside storage {storage.path}", "choose another storage directory")
         if directory == "/":
             return
         directory = os.path.dirname(directory)
 
 
 def has_odd_bytes(path: str) -> bool:
-    """True for a path with bytes that are not UTF-8."""
+    """Return whether a path has bytes that are not valid UTF-8 (surrogates, PEP 383)."""
     return any("\ud800" <= char <= "\udfff" for char in path)
 
 
 def hide_storage(base: str, view: BaseView, storage: Storage) -> None:
-    """Keep storage out of sight where it lies inside the base."""
+    """Hide the storage directory from the base view, if it is inside the base."""
     relative = os.path.relpath(storage.path, os.path.realpath(base))
     if relative != ".." and not relative.startswith("../"):
         view.hide(b"/" + os.fsencode(relative), storage.identity)
 
 
 def first_facts(view: BaseView) -> dict[str, int | str | bytes]:
-    """The first rows of the table ``overlay`` for a new storage over this base."""
-    import uuid  # here, for most mounts find an overlay
+    """Return the first rows of the table ``overlay``, key and value, for a new storage over this base."""
+    import uuid  # imported here, because most mounts find an existing overlay
 
     window = choose_window(view.root_stat, view.statvfs().f_files)
     return {

@@ -1,8 +1,8 @@
-"""What every open of an overlay does first: meet the base, and tidy up after a crash, without walking the store.
+"""Recovery: check the base and clean up after a crash, at each open of an overlay, without walking the content objects.
 
-The order is the rule.  Whether the base is the right one is seen before anything is changed.  What a killed daemon had
-acknowledged is replayed before anything is swept, and objects get the numbers of a new base after that; all of it is
-committed before the redo log is begun anew.
+The order matters.  The base is checked before anything is changed.  The redo log of a killed daemon is replayed before
+orphans and garbage are deleted; after the replay, objects get the inode numbers of a replaced base; all of this is
+committed before the redo log is emptied.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ log = logging.getLogger(__name__)
 
 
 class BaseCheck(Enum):
-    """What becomes of a mount over another base than last time.
+    """How to handle a base that is not the one of the last mount.
 
-    STRICT refuses it.  WARN says so in the log, and refuses a base in which fewer than half of the objects that the
-    overlay refers to are found by path, if they are more than a few.  IGNORE takes any base.
+    STRICT refuses it.  WARN logs it, and refuses a base in which fewer than half of the objects that the overlay refers
+    to are found by path, if the overlay refers to more than a few.  IGNORE logs it, and accepts any base.
     """
 
     STRICT = "strict"
@@ -52,15 +52,15 @@ class BaseCheck(Enum):
 
 
 def commit_token(db: Database) -> int:
-    """The number of the last commit."""
+    """Return the token of the last commit."""
     return int(db.value("SELECT value FROM overlay WHERE key = 'commit_token'"))
 
 
 class Recovery:
-    """The first steps of one open overlay.
+    """The steps between opening an overlay's parts and its first operation.
 
     Args:
-        inodes, db, base, storage, objects, commits: its parts.
+        inodes, db, base, storage, objects, commits: the parts of the overlay.
     """
 
     def __init__(
@@ -78,24 +78,24 @@ class Recovery:
         self._storage = storage
         self._objects = objects
         self._commits = commits
-        self._survey: Survey | None = None  # of a base that is another one
+        self._survey: Survey | None = None  # of a base that was replaced; else None
         self._facts: dict[str, Any] = {}
 
     def meet_base(self, path: str, check: BaseCheck) -> None:
-        """See whether the base is that of the last mount; changes nothing.
+        """Check whether the base is the one of the last mount.  Changes nothing on disk.
 
         Args:
-            path: true path of the base.
-            check: what is to become of another one.
+            path: the base's path, without symlinks (realpath(3)).
+            check: how to handle another base.
 
         Raises:
-            StateError: it is another one, and is refused.
+            StateError: it is another base, and *check* refuses it.
         """
         known: dict[str, Any] = dict(self._db.rows("SELECT key, value FROM overlay WHERE key IN ('base', 'base_mark')"))
         mark = base_mark(self._base)
-        # text where it can be, for whoever looks into the database; a path may be any bytes
-        place = os.fsencode(path) if has_odd_bytes(path) else path
-        self._facts = {key: value for key, value in (("base", place), ("base_mark", mark)) if known[key] != value}
+        # stored as text if it is UTF-8, to be readable for users of ``minifo sql``, else as bytes
+        stored = os.fsencode(path) if has_odd_bytes(path) else path
+        self._facts = {key: value for key, value in (("base", stored), ("base_mark", mark)) if known[key] != value}
         if not is_same_mark(known["base_mark"], mark) or is_replaced(self._db, self._base, self._inodes.numbers):
             self._survey = survey(self._db, self._base, self._inodes.numbers)
             self._judge(path, mark, known, check, self._survey)
@@ -108,15 +108,15 @@ class Recovery:
         was = f"{last} ({describe(known['base_mark'])})"
         message = f"base {path} ({describe(mark)}) is not the one of the last mount, {was}"
         if check is BaseCheck.STRICT:
-            raise StateError(message, "mount with -o base_check=warn if it is meant to take that one's place")
+            raise StateError(message, "to use this base from now on, mount with -o base_check=warn")
         if view.is_likely_wrong and check is BaseCheck.WARN:
             raise WrongBase(
                 f"base {path} is likely the wrong one: of {found + gone} objects that the overlay in"
-                f" {self._storage.path} refers to, {found} are in it; its base was {was}",
-                "mount that one, or mount with -o base_check=ignore if this one is meant",
+                f" {self._storage.path} refers to, it has {found}; at the last mount the base was {was}",
+                "mount with that base, or to use this one nevertheless, with -o base_check=ignore",
             )
         log.warning(
-            "%s: %s; %d objects are found again by their paths, %d are gone from it (minifo rebase shows them)",
+            "%s: %s; it has %d of the objects that the overlay refers to, %d are gone (minifo rebase shows them)",
             self._storage.path,
             message,
             found,
@@ -124,39 +124,40 @@ class Recovery:
         )
 
     def tell_waiting(self, redo: RedoLog | None) -> None:
-        """Say that a killed daemon's last operations do not show, for nothing may be changed.
+        """Log a warning if the last operations of a killed daemon are in the redo log: a read-only mount lacks them.
 
         Args:
             redo: the redo log, or None.
         """
-        if redo is not None and (found := redo.read(commit_token(self._db))):
+        if redo is not None and (recording := redo.read(commit_token(self._db))):
             log.warning(
-                "%s: the last %d operations of a killed daemon do not show yet: they are in %s, and a mount that may"
-                " write takes them up",
+                "%s: this read-only mount does not show the last %d operations of a killed daemon: they are in %s, and"
+                " the next writable mount replays them",
                 self._storage.path,
-                len(found),
+                len(recording),
                 redo.path,
             )
 
     def tidy(self, namespace: Namespace, redo: RedoLog | None, *, aside: bool) -> None:
-        """Make the overlay's state that of its last operation, over this base.
+        """Bring the overlay to the state of its last acknowledged operation, over this base, and clean up.
 
         Args:
-            namespace: reaps orphans.
-            redo: the redo log; None to do without one.
-            aside: go on without a redo log that cannot be replayed.
+            namespace: deletes orphans.
+            redo: the redo log; None to keep none.
+            aside: if the redo log cannot be replayed, rename it and go on without its operations.
 
         Raises:
-            StateError: the redo log cannot be replayed, or storage fails.
+            StateError: the redo log cannot be replayed and *aside* is False, or storage failed.
         """
         db, objects, commits = self._db, self._objects, self._commits
-        # the last commit of a killed daemon may not be durable yet, and is what everybody builds on from now on
+        # the last commit of a killed daemon may not be durable yet; all later changes depend on it
         commits.harden()
         replayed = redo is not None and self._replay(redo, aside=aside)
         objects.sweep_uncommitted(replayed)
-        # what the redo log names is deleted after a commit only: a mount that is killed now leaves it for the next one
+        # from here on the objects that the redo log uses are deleted after a commit only: if this process is killed
+        # before it, the next mount replays the log again and needs them
         objects.committed_next = objects.next_object
-        # what was replayed is new, and may be all there is to tell the two bases apart
+        # the replayed rows may be the only ones that show that the base was replaced
         if replayed and (self._survey is not None or is_replaced(db, self._base, self._inodes.numbers)):
             self._survey = survey(db, self._base, self._inodes.numbers)
         if self._survey is not None and self._survey.moved:
@@ -171,10 +172,10 @@ class Recovery:
         if orphans:
             with db.operation():
                 for (ino,) in orphans:
-                    if self._is_whole(Ino(ino)):
+                    if self._is_intact(Ino(ino)):
                         namespace.reap(Ino(ino))
-        # garbage goes after a commit of our own: the one that dropped it may be in the log, but not yet durable
-        # a commit also gives new object ids, which a sweep may have used up
+        # Garbage is deleted after a commit made here, which is durable.  A commit also reserves new object ids, because
+        # the sweep may have left none.
         if redo is not None and replayed:
             commits.resume_redo(redo)
         if db.dirty or objects.garbage() or objects.room() < LEAST_ROOM:
@@ -182,11 +183,12 @@ class Recovery:
         if redo is not None and not replayed:
             commits.keep_redo(redo, commit_token(db))
 
-    def _is_whole(self, ino: Ino) -> bool:
+    def _is_intact(self, ino: Ino) -> bool:
+        """Return whether an orphan's row can be read; if not, log that it stays."""
         try:
             self._inodes.row(ino)
         except FsError as error:
-            log.warning("%s: an orphan stays (%s); run minifo-fsck", self._storage.path, error.filename)
+            log.warning("%s: an orphan is damaged and stays (%s); run minifo-fsck", self._storage.path, error.filename)
             return False
         return True
 
@@ -195,25 +197,25 @@ class Recovery:
         self._inodes.drift.cache_numbers()
 
     def _replay(self, redo: RedoLog, *, aside: bool) -> bool:
-        """Do again what a killed daemon had acknowledged but not committed; True if there was anything.
+        """Replay the redo log of a killed daemon; return whether it held any operations.
 
         Raises:
-            StateError: it cannot be done wholly, and *aside* is False; nothing was changed.
+            StateError: the log cannot be replayed completely, and *aside* is False; nothing was changed.
         """
         try:
-            found = redo.read(commit_token(self._db))
-            if found:
+            recording = redo.read(commit_token(self._db))
+            if recording:
                 with self._db.operation():
-                    replay(self._db, self._storage, redo, found)
+                    replay(self._db, self._storage, redo, recording)
         except StateError as error:
             if not aside:
                 raise
             log.warning("%s; kept as %s", error.message, redo.set_aside())
             return False
-        if found.stale:
-            log.warning("%s follows another commit than the last one; kept as %s", redo.path, redo.set_aside())
-        if not found:
+        if recording.stale:
+            log.warning("%s does not follow the last commit; kept as %s", redo.path, redo.set_aside())
+        if not recording:
             return False
-        self._inodes.next_ino, self._objects.next_object = found[-1].next_ino, found[-1].next_object
-        log.warning("%s: %d operations of a killed daemon were replayed", self._storage.path, len(found))
+        self._inodes.next_ino, self._objects.next_object = recording[-1].next_ino, recording[-1].next_object
+        log.warning("%s: %d operations of a killed daemon were replayed", self._storage.path, len(recording))
         return True

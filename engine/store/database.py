@@ -175,7 +175,7 @@ class Database:
             raise FsError(errno_of(error), str(error)) from error
 
     def _check_for_loss(self, error: BaseException) -> None:
-        """Make the database read-only if *error* made SQLite roll back the whole transaction, and call ``on_loss``.
+        """Make the database read-only if *error* made SQLite roll back the whole transaction, and call ``lost``.
 
         An I/O error does so, even that of a query, and lack of memory may (sqlite.org/lang_transaction.html).  The
         changes acknowledged since the last commit are then in the redo log only, so no operation may change the older

@@ -124,7 +124,7 @@ def test_a_wrong_base_is_refused(lab: Lab) -> None:
     wrong_base(lab)
     before = (lab.sto / "minifo.db").read_bytes(), lab.objects()
     for read_only in (True, False):
-        with pytest.raises(StateError, match=r"likely the wrong one: of .* objects .*, 0 are in it") as raised:
+        with pytest.raises(StateError, match=r"likely the wrong one: of .* objects .*, it has 0;") as raised:
             lab.open(read_only=read_only)
         assert "base_check=ignore" in raised.value.hint
     assert ((lab.sto / "minifo.db").read_bytes(), lab.objects()) == before
