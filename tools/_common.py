@@ -1,6 +1,6 @@
 """What every command shares: one line per error, exit codes, text that is safe to print.
 
-The rule: a user never sees a traceback, and a file name never breaks a message, whatever bytes it is made of.
+The rule: a user never sees a traceback, and no file name breaks a message, whatever its bytes are.
 This module does not import click, so that the mount(8) helpers start fast.
 """
 
@@ -21,14 +21,13 @@ INTERRUPTED = 130
 
 
 def run_tool(work: Callable[[], int], failed: int) -> int:
-    """Do the work of a program: the one way all of ours begin and end, whatever the caller did to their streams.
+    """Run a program of minifo and return its exit code, even where its standard streams are closed or broken.
+
+    Every program starts here: it gets usable standard streams first, and its output is flushed at the end.
 
     Args:
-        work: returns the exit code.
-        failed: the exit code where all went well, but what was said about it could not be written.
-
-    Returns:
-        The exit code.
+        work: does the program's work and returns the exit code.
+        failed: the exit code if the work succeeded but its output could not be written.
     """
     _take_standard_streams()
     problem: OSError | None = None
@@ -37,14 +36,14 @@ def run_tool(work: Callable[[], int], failed: int) -> int:
         sys.stdout.flush()
         return code
     except BrokenPipeError:
-        pass  # the reader of our output went away (a pager, head)
+        pass  # the reader of the output has ended (a pager, head)
     except OSError as error:
-        problem = error  # of the flush: no work of ours ends with one
+        problem = error  # raised by the flush: *work* handles its own errors
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
         except OSError:
-            # what Python still holds must not raise again at its end
+            # Python flushes the rest of its buffer at exit; that must not raise again
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     if problem is not None:
         print(f"{os.path.basename(sys.argv[0])}: the output cannot be written: {problem.strerror}", file=sys.stderr)
@@ -52,16 +51,16 @@ def run_tool(work: Callable[[], int], failed: int) -> int:
 
 
 def _take_standard_streams() -> None:
-    """Open /dev/null in place of what the caller has closed of stdin, stdout and stderr.
+    """Open /dev/null in place of each of stdin, stdout and stderr that the caller has closed.
 
-    Else Python has no stream to write to, and a daemon's lock or content objects would get these numbers: to be closed
-    when it detaches, or written to by a message.
+    Without that, the next file that the program opens (the daemon's lock, a content object) would get descriptor 0, 1
+    or 2: the daemon would close it when it detaches, or write a message into it.
     """
     for number in (0, 1, 2):
         try:
             os.fstat(number)
         except OSError:
-            # the lowest that is free, and so this one; at boot there may be no /dev/null yet, nor need of one
+            # open(2) returns the lowest free number: this one.  Only here, for early at boot /dev/null may not exist.
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is None:
@@ -69,18 +68,18 @@ def _take_standard_streams() -> None:
 
 
 def printable(text: str) -> str:
-    """*text* as one line of valid UTF-8: control characters and bytes that are not UTF-8 as ``\\xNN``."""
+    """Return *text* as one line of valid UTF-8; control characters and bytes that are not UTF-8 become ``\\xNN``."""
     text = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def fail(program: str, error: Exception, code: int) -> int:
-    """Say on stderr what went wrong, as one line.
+    """Print an error as one line on stderr and return the exit code for it.
 
     Args:
-        program: the name the line begins with.
-        error: what happened; its text ends with the next step to take.
-        code: the exit code for anything but a wrong request.
+        program: the name that the line begins with.
+        error: the error; its text ends with the next step that the user can take.
+        code: the exit code for every error except a wrong request.
 
     Returns:
         The exit code: *code*, or ``USAGE`` if the request itself was wrong.
@@ -93,14 +92,14 @@ def fail(program: str, error: Exception, code: int) -> int:
 
 
 def log_to_stderr(program: str, *, verbose: bool = False) -> None:
-    """Send warnings (with *verbose*, everything) to stderr, one line each, beginning with *program*."""
+    """Send log records to stderr, one line each after the name *program*: warnings, or everything if *verbose*."""
     handler = logging.StreamHandler()
     handler.setFormatter(_OneLine(f"{program}: %(message)s"))
     logging.basicConfig(level=logging.DEBUG if verbose else logging.WARNING, handlers=[handler], force=True)
 
 
 class _OneLine(logging.Formatter):
-    """Formats a record as one printable line, but for a traceback."""
+    """Formats a log record as one printable line; only a traceback adds more lines."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         return printable(super().formatMessage(record))

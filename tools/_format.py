@@ -1,7 +1,7 @@
-"""The format of a storage that is about to be mounted: one of an earlier minifo is brought up to this one's.
+"""The upgrade of a storage from an earlier format, made when it is mounted.
 
-A device that boots a new version of minifo has nobody to do it by hand.  What it takes is one transaction, and a copy
-of the database from before stays beside it.
+A device that boots a new version of minifo has no user who could run ``minifo upgrade``.  The upgrade is one
+transaction, and a copy of the old database stays beside the new one.
 """
 
 from __future__ import annotations
@@ -17,14 +17,15 @@ log = logging.getLogger(__name__)
 
 
 def bring_up(storage: str, *, read_only: bool = False) -> None:
-    """Upgrade a storage of an earlier format; any other is left alone, whatever it is.
+    """Upgrade a storage that has an earlier format; change nothing in any other directory.
 
     Args:
         storage: the storage directory.
-        read_only: it is to be mounted read-only: change nothing, mounting says what is to be done.
+        read_only: True if the storage will be mounted read-only: it is not changed, and the mount reports the old
+            format.
 
     Raises:
-        StateError: the upgrade failed; the storage is as it was.
+        StateError: the upgrade failed and was rolled back.
     """
     path = os.path.join(storage, DB_NAME)
     if read_only or not os.path.isfile(path):
@@ -32,9 +33,9 @@ def bring_up(storage: str, *, read_only: bool = False) -> None:
     try:
         check_header(path)
     except OlderFormat:
-        from ..migrations.schema.upgrade import upgrade  # here, for it is seldom needed
+        from ..migrations.schema.upgrade import upgrade  # imported here because few mounts need it
 
         done = upgrade(storage)
-        log.warning("%s: upgraded from format %d to %d; %s is the copy of before", storage, *done)
+        log.warning("%s: upgraded from format %d to %d; the old database is kept as %s", storage, *done)
     except StateError:
-        return  # mounting says what is wrong
+        return  # the mount checks the header again and reports this error

@@ -1,6 +1,6 @@
 """What the helpers of mount(8) and umount(8) share: their argument syntax, exit codes and ``-N``.
 
-No click: helpers run at boot, and their protocol is not ours to shape.
+This module does not use click: helpers run at boot and must start fast, and mount(8) defines their arguments.
 """
 
 from __future__ import annotations
@@ -23,32 +23,33 @@ def run(
     arguments: list[str] | None,
     letters: str,
     synopsis: str,
-    places: int,
+    operands: int,
     act: Callable[[str, Given, list[str]], None],
     *,
     notes: str = "",
 ) -> int:
-    """Read a helper's arguments and do its work.
+    """Parse a helper's arguments, do its work and return its exit code.
 
     Args:
-        arguments: those after the program's name; None for the process's own.
-        letters: the options in the manner of getopt, without ``-h`` and ``-V``; they may stand before or after places.
+        arguments: the words after the program's name; None for those of the process.
+        letters: the option letters as for getopt(3), without ``-h`` and ``-V``.  Options may stand before or after
+            the operands.
         synopsis: the usage text after the program's name.
-        places: how many arguments there must be that are not options.
-        act: called with the program's name, the options given and the places.
-        notes: what the help says after the usage.
+        operands: how many arguments are required that are not options.
+        act: called with the program's name, the options given and the operands.
+        notes: printed by ``--help`` after the usage.
 
     Returns:
-        The exit code for mount(8): 0, 1 wrong arguments, 2 failure of the system, 32 mount or unmount failed.
+        The exit code for mount(8): 0 success, 1 wrong arguments, 2 failure of the system, 32 mount or unmount failed.
     """
-    return _common.run_tool(lambda: _run(arguments, letters, synopsis, places, act, notes), _common.SYSTEM)
+    return _common.run_tool(lambda: _run(arguments, letters, synopsis, operands, act, notes), _common.SYSTEM)
 
 
 def _run(
     arguments: list[str] | None,
     letters: str,
     synopsis: str,
-    places: int,
+    operands: int,
     act: Callable[[str, Given, list[str]], None],
     notes: str,
 ) -> int:
@@ -65,8 +66,8 @@ def _run(
             from importlib.metadata import version
 
             print(f"{program} (minifo {version('minifo')})")
-        elif len(named) != places:
-            raise UsageError(f"{len(named)} arguments instead of {places}", usage)
+        elif len(named) != operands:
+            raise UsageError(f"{len(named)} arguments instead of {operands}", usage)
         else:
             _common.log_to_stderr(program, verbose="-v" in flags)
             act(program, given, named)
@@ -84,10 +85,10 @@ def _run(
 
 
 def enter_mount_namespace(path: str) -> None:
-    """Go to the mount namespace that the file *path* stands for (``-N``).
+    """Move this process into the mount namespace that the file *path* refers to (option ``-N``; setns(2)).
 
     Raises:
-        OSError: it is not one, or only root may enter it.
+        OSError: *path* refers to no mount namespace, or this process may not enter it.
     """
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:

@@ -1,7 +1,7 @@
-"""``minifo``: the command that all others hang from.
+"""``minifo``: the command line program with all its subcommands.
 
-Subcommands live in one file each and are imported when they are called; this file knows their names, and turns every
-error into one line and an exit code.
+Each subcommand has a file of its own, which is imported when the user calls the subcommand.  This file maps names to
+those files and turns every error into one line on stderr and an exit code.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import click
 from ..engine.errors import MinifoError
 from . import _common
 
-# Name on the command line: the module in this package; its function ``command`` is the click command.
+# Subcommand: the module of this package whose function ``command`` is the click command.
 _COMMANDS = {
     "diagnose": "diagnose",
     "fsck": "fsck",
@@ -32,14 +32,14 @@ _COMMANDS = {
 
 
 class LazyGroup(click.Group):
-    """A group that imports a subcommand when it is needed."""
+    """A click group that imports the module of a subcommand only when the user calls it, to start fast."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """The names of all commands."""
+        """Return the names of all subcommands, sorted."""
         return sorted(_COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The command called *cmd_name*, None if there is none."""
+        """Return the subcommand *cmd_name*, or None if minifo has no such subcommand."""
         if cmd_name not in _COMMANDS:
             return None
         command = importlib.import_module(f"minifo.tools.{_COMMANDS[cmd_name]}").command
@@ -55,7 +55,7 @@ class LazyGroup(click.Group):
 Examples:
   minifo mount --base /usr --sto /var/lib/usr-changes /mnt/usr
   minifo umount /mnt/usr
-  sudo minifo install-helpers     # then, from fstab too:
+  sudo minifo install-helpers     # after this, mount(8) and /etc/fstab know minifo:
   mount -t mini_fo -o base=/usr,sto=/var/lib/usr-changes none /mnt/usr
 
 'minifo COMMAND --help' explains one command.""",
@@ -65,18 +65,22 @@ Examples:
 def cli(ctx: click.Context) -> None:
     """Make a read-only directory writable.
 
-    A base directory appears through a mount as a writable one. Every change lands in a storage directory; the base is
-    never written. After a power cut the next mount shows the tree of a commit, without repair.
+    A mount shows a base directory as if it were writable. Every change is stored in a storage directory; the base is
+    never written. After a power cut the next mount shows the tree as of a commit, without repair.
     """
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; *arguments* default to those of the process.
+    """Run the command line.
+
+    Args:
+        arguments: the words after the program's name; None for those of the process.
 
     Returns:
-        The exit code: 0, 1 for a wrong request, 32 for a mount or unmount that failed, 2 for any other failure.
+        The exit code: 0 for success, 1 for a wrong request, 32 for a mount or unmount that failed, 2 for any other
+        failure.
     """
     return _common.run_tool(lambda: _run(arguments), _common.SYSTEM)
 
@@ -94,8 +98,8 @@ def _run(arguments: list[str] | None) -> int:
     except BrokenPipeError:
         raise
     except SystemExit:
-        return _common.SYSTEM  # click's answer to the same
+        return _common.SYSTEM  # click exits by itself where output ends in a broken pipe
     except (MinifoError, OSError) as exc:
         return _common.fail("minifo", exc, _common.SYSTEM)
-    # click hands back what a command returned, and the code of --help and --version.
+    # an int: what the command returned, or click's exit code for --help and --version
     return result if isinstance(result, int) else 0

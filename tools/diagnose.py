@@ -1,7 +1,7 @@
 """``minifo diagnose``: why an access is refused although ``ls -l`` seems to allow it, and what to do about it.
 
-Every directory on the way is tried as the user in question, in a child process that takes the user's ids, so ACLs and
-mounts of others count as they do for that user.  The first thing that refuses is the answer.
+A child process takes the ids of the user in question and tries every directory on the path in turn.  So ACLs, and
+mounts that other users have made, count as they do for that user.  The first refusal is reported.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _WORDS = {"r": "read", "w": "written", "x": "executed or entered"}
 
 
 class Cause(NamedTuple):
-    """What refuses the access, and what to do about it."""
+    """The reason why an access is refused (``what``), and what the user can do about it (``remedy``)."""
 
     what: str
     remedy: str
@@ -45,12 +45,18 @@ Examples:
   sudo minifo diagnose --user www-data --for w /mnt/www/upload
 Exits with 0 if the access is allowed, with 1 if not.""",
 )
-@click.option("--user", metavar="NAME", help="Whose access; of another user only root can ask (default: your own).")
-@click.option("--for", "want", type=click.Choice(["r", "w", "x"]), default="r", help="Read, write or execute/enter.")
+@click.option("--user", metavar="NAME", help="The user whose access is tested (default: you; others: root only).")
+@click.option(
+    "--for",
+    "want",
+    type=click.Choice(["r", "w", "x"]),
+    default="r",
+    help="The access to test: read (default), write, or execute/enter.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Write one JSON object.")
 @click.argument("path")
 def command(path: str, user: str | None, want: str, as_json: bool) -> int:
-    """Tell why PATH may not be accessed, and what to do about it."""
+    """Tell why a user may not access PATH, and what to do about it."""
     cause = diagnose(os.path.abspath(path), _user(user), want)
     if as_json:
         facts = {"cause": None, "remedy": None} if cause is None else {"cause": cause.what, "remedy": cause.remedy}
@@ -75,19 +81,19 @@ def _user(name: str | None) -> _User:
     try:
         found = pwd.getpwnam(name)
     except KeyError as error:
-        raise UsageError(f"there is no user {name}", "see getent passwd") from error
+        raise UsageError(f"there is no user {name}", "list all users with: getent passwd") from error
     if os.geteuid() not in (0, found.pw_uid):
         raise UsageError(f"only root can ask about {name}", "use sudo")
     return _User(name, found.pw_uid, found.pw_gid, os.getgrouplist(name, found.pw_gid))
 
 
 def diagnose(path: str, user: _User, want: str) -> Cause | None:
-    """The first cause that refuses an access, or None.
+    """Return the first cause for which an access is refused, or None if it is allowed.
 
     Args:
-        path: absolute.
-        user: whose access.
-        want: r, w or x.
+        path: the absolute path to access.
+        user: the user who accesses it.
+        want: the access: ``r``, ``w`` or ``x``.
     """
     from ..fusefront.mount import mount_table
 
@@ -102,7 +108,7 @@ def diagnose(path: str, user: _User, want: str) -> Cause | None:
                 return Cause(
                     f"the daemon of the mount at {place} is gone", f"minifo umount {place}, then mount it again"
                 )
-            entry = None  # as far as this process can see
+            entry = None  # this process may not look there; the probe as the user below decides
         if entry is not None and mount_table.overlay_of(entry) is not None:
             cause = _of_mount(entry.options, place, user, want)
             if cause is not None:
@@ -115,8 +121,8 @@ def diagnose(path: str, user: _User, want: str) -> Cause | None:
         code = _as_user(user, lambda: _open(path))
         if code in (errno.EACCES, errno.EPERM):
             return Cause(
-                f"the daemon of the mount may not read what the base has at {path}",
-                "mount as root, or as a user who may read it",
+                f"the mount's daemon may not read the base's object of {path}",
+                "mount as root, or as a user who may read that object",
             )
     return None
 
@@ -125,12 +131,12 @@ def _of_mount(options: tuple[str, ...], place: str, user: _User, want: str) -> C
     owner = next((int(word[8:]) for word in options if word.startswith("user_id=")), 0)
     if "allow_other" not in options and user.uid != owner:
         return Cause(
-            f"the mount at {place} is for the user with the number {owner} alone, not even for root",
+            f"only the user with uid {owner}, not even root, may access the mount at {place}",
             "mount it with -o allow_other (see user_allow_other in /etc/fuse.conf), or as root",
         )
     for word, letter in (("ro", "w"), ("noexec", "x")):
         if word in options and want == letter:
-            return Cause(f"the mount at {place} is {word}", f"unmount it and mount it without {word}")
+            return Cause(f"{place} is mounted with the option {word}", f"unmount it and mount it without {word}")
     return None
 
 
@@ -138,25 +144,25 @@ def _refused(place: str, user: _User, want: str, code: int) -> Cause:
     if code in (errno.ENOENT, errno.ENOTDIR):
         return Cause(f"{place} does not exist", "check the path")
     if code == errno.EROFS:
-        return Cause(f"{place} lies on a read-only file system", "mount it writable")
+        return Cause(f"{place} is in a read-only file system", "mount that file system writable")
     if code != errno.EACCES:
-        return Cause(f"{place}: {os.strerror(code)}", "see the log of the mount")
+        return Cause(f"{place} cannot be accessed ({os.strerror(code)})", "read the log of the mount")
     try:
         st = os.stat(place)
         has_acl = "system.posix_acl_access" in os.listxattr(place)
     except OSError:
         return Cause(f"{user.name} may not enter a directory above {place}", "ask as root: sudo minifo diagnose --user")
-    who = f"{_name_of(st.st_uid)}, mode {stat.filemode(st.st_mode)}"
     if has_acl and _by_mode(st, user, _MODES[want]):
-        return Cause(f"an ACL of {place} refuses {user.name}", f"see getfacl {place}, change it by setfacl")
+        return Cause(f"an ACL of {place} refuses {user.name}", f"read it with getfacl {place}, change it with setfacl")
     is_dir = stat.S_ISDIR(st.st_mode)
     subject = f"the directory {place}" if is_dir else place
-    what = "entered" if is_dir and want == "x" else _WORDS[want]
-    return Cause(f"{subject} may not be {what} by {user.name} (it is of {who})", f"chmod or chown {place}")
+    verb = "entered" if is_dir and want == "x" else _WORDS[want]
+    owner = f"owner {_name_of(st.st_uid)}, mode {stat.filemode(st.st_mode)}"
+    return Cause(f"{subject} may not be {verb} by {user.name} ({owner})", f"chmod or chown {place}")
 
 
 def _name_of(uid: int) -> str:
-    """The name of a user, or the number where there is none."""
+    """Return the name of the user with the number *uid*, or the number as text if it has no name."""
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
@@ -164,7 +170,7 @@ def _name_of(uid: int) -> str:
 
 
 def _by_mode(st: os.stat_result, user: _User, needed: int) -> bool:
-    """What the mode bits alone say."""
+    """Return whether the mode bits alone, without an ACL, allow *needed* (``os.R_OK``, ``W_OK`` or ``X_OK``)."""
     if user.uid == 0:
         return True
     shift = 6 if st.st_uid == user.uid else 3 if st.st_gid in {user.gid, *user.groups} else 0
@@ -183,7 +189,10 @@ def _access(path: str, needed: int) -> int:
 
 
 def _open(path: str) -> int:
-    """Try what access(2) only promises; devices and fifos are left alone."""
+    """Open and read a file or list a directory, and return the errno or 0; devices and fifos are not opened.
+
+    access(2) asks the mount only; the read shows whether the daemon can read the base.
+    """
     mode = os.stat(path).st_mode
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         return 0
@@ -202,7 +211,7 @@ def _open(path: str) -> int:
 
 
 def _as_user(user: _User, probe: Callable[[], int]) -> int:
-    """Run *probe*, which returns an errno or 0, with a user's ids."""
+    """Run *probe* with the ids of *user*, in a child process if they differ from ours; return the errno or 0."""
     if os.geteuid() == user.uid:
         return probe()
     child = os.fork()

@@ -1,4 +1,4 @@
-"""``minifo fsck``: check an overlay's storage and repair it; the same as ``minifo-fsck``."""
+"""``minifo fsck``: another name of the program ``minifo-fsck`` (tools/fsck_helper.py)."""
 
 from __future__ import annotations
 
@@ -12,13 +12,17 @@ from . import fsck_helper
     context_settings={"ignore_unknown_options": True},
     add_help_option=True,
     epilog="""\b
-Options are those of minifo-fsck, see 'minifo-fsck --help':
-  -n, -p, -a, -y    change nothing; safe repairs; all repairs
-  -f -v -C          thorough check; say more; progress
-  --base DIR        compare with the base as well
-  --verify-data     read every byte
+'minifo-fsck --help' explains all options. The most important ones:
+  -n                only check, change nothing
+  -p, -a            make safe repairs only
+  -y                make all repairs
+  -f                check every page of the database
+  -v                show notes and explain every problem
+  -C                show progress
+  --base DIR        also compare the storage with its base
+  --verify-data     read every byte of every content object
   --json            print one JSON document
-  --rescue DIR      write what there is out as plain files
+  --rescue DIR      extract the content of the overlay to DIR as plain files
 
 \b
 Examples:
@@ -30,6 +34,7 @@ Examples:
 def command(arguments: tuple[str, ...]) -> int:
     """Check the storage of an overlay and repair it.
 
-    Exit code, the sum of: 0 clean, 1 repaired, 4 something is left, 8 it could not be checked, 16 wrong arguments.
+    The exit code is the sum of: 0 no problem, 1 problems were repaired, 4 problems are left, 8 the check failed,
+    16 wrong arguments, 32 interrupted.
     """
     return fsck_helper.run("minifo fsck", list(arguments))

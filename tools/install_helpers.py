@@ -1,8 +1,8 @@
-"""``minifo install-helpers``: links in /sbin to the helpers that mount(8) and umount(8) look for there.
+"""``minifo install-helpers``: links in /sbin to the helpers that mount(8), umount(8) and fsck(8) look for there.
 
-pip installs the helpers beside the python of its environment, where mount(8) does not look.  The rule: nothing that is
-not ours is touched, and nothing is changed until it is known that everything can be.  Ours is a symbolic link to a
-script with the name of one of our helpers.
+pip installs the helpers beside the python of its environment, where mount(8) does not look.  The rule: only links of
+minifo are replaced or removed, and nothing is changed unless every step is possible.  A link of minifo is a symbolic
+link to a file that has the name of one of our helpers.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ HELPERS = (
 
 @click.command(
     "install-helpers",
-    short_help="Let mount(8) and fstab find minifo.",
+    short_help="Make mount(8) and fstab find minifo.",
     epilog="""\b
 Examples:
   sudo minifo install-helpers --dry-run
@@ -39,19 +39,24 @@ Examples:
   sudo minifo install-helpers --remove
 
 \b
-Then a line in /etc/fstab works (base and storage with your paths):
+After that, a line like this in /etc/fstab works (with the paths of your base and storage):
   none /mnt/etc mini_fo base=/etc,sto=/var/lib/etc-changes 0 0""",
 )
 @click.option("--remove", is_flag=True, help="Remove the links of this installation.")
-@click.option("--dir", "directory", default="/sbin", show_default=True, metavar="DIR", help="Where the links go.")
-@click.option("-n", "--dry-run", is_flag=True, help="Only say what would be done.")
-@click.option("--anyway", is_flag=True, help="Link helpers that others than root can change, and thereby become root.")
+@click.option(
+    "--dir", "directory", default="/sbin", show_default=True, metavar="DIR", help="The directory for the links."
+)
+@click.option("-n", "--dry-run", is_flag=True, help="Print what would be done; change nothing.")
+@click.option(
+    "--anyway", is_flag=True, help="Link helpers even if users other than root can change them, and so become root."
+)
 def command(remove: bool, directory: str, dry_run: bool, anyway: bool) -> int:
-    """Let 'mount -t mini_fo', umount(8) and /etc/fstab find minifo.
+    """Make 'mount -t mini_fo', umount(8), fsck(8) and /etc/fstab find minifo.
 
-    Links the helpers mount.mini_fo, mount.minifo, mount.fuse.minifo and their umount siblings into /sbin. Calling it
-    again changes nothing; anything there that is not ours is left as it is. An installation that others than root can
-    change is refused, for mount(8) would run it as root.
+    Makes links in /sbin to the helpers: mount.TYPE and umount.TYPE for the types mini_fo, minifo and fuse.minifo,
+    fsck.TYPE for the last two. A second run changes nothing. Files in /sbin that are not links of minifo are never
+    changed. The command refuses an installation that users other than root can change, because mount(8) would run it
+    as root.
     """
     try:
         scripts = find_scripts()
@@ -72,12 +77,12 @@ def command(remove: bool, directory: str, dry_run: bool, anyway: bool) -> int:
 
 
 def find_scripts() -> str:
-    """The directory with the helpers of this installation.
+    """Return the directory with the helpers of this installation.
 
     Raises:
-        StateError: they are not installed.
+        StateError: the helpers are not installed.
     """
-    # The script of a virtual environment names its python, so a link to it finds the right one.
+    # a script in a virtual environment names its python in its first line, so a link to the script runs that python
     places = [sysconfig.get_path("scripts"), os.path.dirname(sys.executable), os.path.dirname(sys.argv[0])]
     for place in places:
         found = os.path.abspath(place)
@@ -89,24 +94,27 @@ def find_scripts() -> str:
 
 
 def check_trust(scripts: str) -> None:
-    """Let root's mount(8) run only what nobody else can change.
+    """Refuse helpers that a user other than root can change, because mount(8) runs them as root.
+
+    Args:
+        scripts: the directory with the helpers.
 
     Raises:
-        StateError: others than root can change the helpers, their python, or a module.
+        StateError: a user other than root can change a helper, its python, or a module.
     """
     place = changeable(what_runs([os.path.join(scripts, name) for name in HELPERS]))
     if place is not None:
         raise StateError(
-            f"others than root may change {place}, and mount(8) would run it as root",
-            "install minifo as root, say in /opt/minifo, or call it with --anyway",
+            f"users other than root may change {place}, and mount(8) would run it as root",
+            "install minifo as root, for example in /opt/minifo, or give --anyway",
         )
 
 
 def plan_links(directory: str, scripts: str) -> dict[str, str | None]:
-    """What must be linked in *directory* so that every helper leads to *scripts*: link name to target.
+    """Return the links to make in *directory* so that every helper leads to *scripts*, as target by link name.
 
     Raises:
-        StateError: a name is taken by something that is not ours, or *directory* is not one.
+        StateError: a file that is not a link of minifo has the name of a helper, or *directory* is not a directory.
     """
     _check_directory(directory)
     steps: dict[str, str | None] = {}
@@ -117,7 +125,7 @@ def plan_links(directory: str, scripts: str) -> dict[str, str | None]:
             there = _link_target(path)
             if there is None:
                 raise StateError(
-                    f"{path} is there and is not a link of minifo", "move it away, or choose another --dir"
+                    f"{path} exists and is not a link of minifo", "move it away, or choose another --dir"
                 )
             if there == target:
                 continue
@@ -126,10 +134,13 @@ def plan_links(directory: str, scripts: str) -> dict[str, str | None]:
 
 
 def plan_removal(directory: str, scripts: str) -> dict[str, str | None]:
-    """The links in *directory* to remove: those to *scripts*, and those to an installation that is gone.
+    """Return the links to remove from *directory*: those to *scripts*, and those to files that no longer exist.
+
+    Returns:
+        The name of each link, with None for its target.
 
     Raises:
-        StateError: *directory* is not one.
+        StateError: *directory* is not a directory.
     """
     _check_directory(directory)
     steps: dict[str, str | None] = {}
@@ -141,11 +152,15 @@ def plan_removal(directory: str, scripts: str) -> dict[str, str | None]:
 
 
 def apply(directory: str, steps: dict[str, str | None]) -> None:
-    """Make and remove links as planned.
+    """Make and remove links in *directory*.
+
+    Args:
+        directory: where the links are.
+        steps: for each link its target, or None to remove it.
 
     Raises:
-        StateError: *directory* may not be written.
-        OSError: it could not be.
+        StateError: the user may not write *directory*.
+        OSError: another system call failed.
     """
     try:
         for name, target in steps.items():
@@ -153,21 +168,21 @@ def apply(directory: str, steps: dict[str, str | None]) -> None:
             if target is None:
                 os.unlink(path)
                 continue
-            # Renamed into place, so that mount(8) finds the old or the new link at any time.
+            # renamed into place, so that mount(8) always finds the old or the new link
             fresh = f"{path}.{os.getpid()}"
             os.symlink(target, fresh)
             os.rename(fresh, path)
     except PermissionError as exc:
-        raise StateError(f"{directory} may not be written", "call it as root: sudo minifo install-helpers") from exc
+        raise StateError(f"you may not write {directory}", "run it as root: sudo minifo install-helpers") from exc
 
 
 def _check_directory(directory: str) -> None:
     if not os.path.isdir(directory):
-        raise StateError(f"{directory} is not a directory", "name an existing one with --dir")
+        raise StateError(f"{directory} is not a directory", "give an existing directory with --dir")
 
 
 def _link_target(path: str) -> str | None:
-    """Where the link of ours at *path* leads; None if there is none, or what is there is not ours."""
+    """Return the absolute target of the link of minifo at *path*, or None if *path* is not a link of minifo."""
     if not os.path.islink(path):
         return None
     target = os.path.join(os.path.dirname(os.path.abspath(path)), os.readlink(path))

@@ -1,4 +1,4 @@
-"""``minifo merge``: apply an overlay to its base (mini_fo-merge, without its defects)."""
+"""``minifo merge``: apply the changes in a storage to its base (the successor of mini_fo-merge)."""
 
 from __future__ import annotations
 
@@ -21,26 +21,30 @@ from . import _common
     "merge",
     epilog="""\b
 Examples:
-  minifo merge /var/lib/etc-changes --base /etc             # what would be done
+  minifo merge /var/lib/etc-changes --base /etc             # print the plan
   minifo merge /var/lib/etc-changes --base /etc --apply
 Letters: A added, D deleted, M content changed, m attributes changed, R renamed.
 
 \b
-Unmount first. The base must be writable, and no other overlay should be mounted over it. A merge that was cut short is
-finished by giving the command again.""",
+Unmount the overlay first. The base must be writable, and no other overlay may be mounted over it. To finish a merge
+that was interrupted, run the same command again.""",
 )
 @click.option("--base", metavar="DIR", required=True, help="The base of the overlay.")
-@click.option("--apply", is_flag=True, help="Change the base; without it the plan is printed.")
-@click.option("--json", "as_json", is_flag=True, help="Write one JSON object; bytes that are no UTF-8 as \\udcXX.")
-@click.option("--untrusted-sto", "untrusted", is_flag=True, help="Make the plan of a storage that others may change.")
+@click.option("--apply", is_flag=True, help="Change the base; without this option the plan is only printed.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object; bytes that are not UTF-8 as \\udcXX.")
+@click.option(
+    "--untrusted-sto", "untrusted", is_flag=True, help="Print the plan of a storage that other users may change."
+)
 @click.argument("storage", metavar="STO")
 def command(storage: str, base: str, apply: bool, as_json: bool, untrusted: bool) -> int:
-    """Apply the changes in STO to the base, and empty STO.
+    """Apply the changes in STO to the base, then empty STO.
 
-    Afterwards the base itself shows what the mount showed: names, contents, owners, modes, times, links.
+    After that the base itself has what the mount showed: names, contents, owners, modes, times and hard links.
     """
     if apply and untrusted:
-        raise UsageError("a storage that is not trusted is only read", "take it for yours: chown, chmod go-w")
+        raise UsageError(
+            "--apply does not go with --untrusted-sto", "make the storage yours (chown, chmod go-w), then merge it"
+        )
     doors = DOORS._replace(storage=partial(Storage, untrusted=True)) if untrusted else DOORS
     line = _Line()
     try:
@@ -58,7 +62,7 @@ def command(storage: str, base: str, apply: bool, as_json: bool, untrusted: bool
         source = f"  (from {_common.printable(os.fsdecode(change.old))})" if change.old is not None else ""
         click.echo(f"{change.letter} {_common.printable(os.fsdecode(change.path))}{source}")
     if report.resumed:
-        click.echo("the merge that was cut short is finished")
+        click.echo("the interrupted merge is finished")
     elif not report.changes:
         click.echo("nothing to merge")
     else:
@@ -67,7 +71,7 @@ def command(storage: str, base: str, apply: bool, as_json: bool, untrusted: bool
 
 
 class _Line:
-    """How far it is, on one line of a terminal."""
+    """Shows the progress of the merge on one line of the terminal; shows nothing if stderr is not a terminal."""
 
     def __init__(self) -> None:
         self._shows = sys.stderr.isatty()

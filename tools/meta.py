@@ -1,4 +1,4 @@
-"""``minifo meta``: mini_fo's storages and META files, in and out."""
+"""``minifo meta``: import, export and show mini_fo's storages and META files."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from . import _common
 
 _NAME = codec.META_NAME.decode()
 _JSON = click.option(
-    "--json", "as_json", is_flag=True, help="Write one JSON object; bytes that are no UTF-8 as \\udcXX."
+    "--json", "as_json", is_flag=True, help="Print one JSON object; bytes that are not UTF-8 as \\udcXX."
 )
 
 
 def _check_name(context: click.Context, parameter: click.Parameter, value: str) -> str:
     if not is_name(os.fsencode(value)):
-        raise click.BadParameter("it is no file name")
+        raise click.BadParameter("it is not a valid file name")
     return value
 
 
@@ -38,12 +38,12 @@ _META_NAME = click.option(
     metavar="NAME",
     default=_NAME,
     callback=_check_name,
-    help="The name of META files, where mini_fo was built with another.",
+    help="The name of META files, if your mini_fo was built with a name of its own.",
 )
 
 
 class _Progress:
-    """A line on the terminal that tells how far a long piece of work is; nothing where stderr is none."""
+    """Shows the progress of long work on one line of the terminal; shows nothing if stderr is not a terminal."""
 
     def __init__(self) -> None:
         self._shows = sys.stderr.isatty()
@@ -58,7 +58,7 @@ class _Progress:
             self._dirty = True
 
     def end(self) -> None:
-        """Clear the line."""
+        """Erase the line."""
         if self._dirty:
             print("\r\033[K", end="", file=sys.stderr, flush=True)
 
@@ -74,7 +74,7 @@ def _plain(value: bytes) -> str:
 @click.group("meta", invoke_without_command=True)
 @click.pass_context
 def command(context: click.Context) -> None:
-    """Bring mini_fo storages over, take them back, and look into META files."""
+    """Import mini_fo storages, export overlays to mini_fo's format, and show META files."""
     if context.invoked_subcommand is None:
         click.echo(context.get_help())
 
@@ -87,21 +87,23 @@ def command(context: click.Context) -> None:
     epilog=f"""\b
 Examples:
   minifo meta show /overlay/etc/{_NAME}
-  minifo meta show /overlay/etc         # the file in that directory
+  minifo meta show /overlay/etc         # the META file in that directory
   minifo meta show --json /overlay""",
 )
 @_JSON
 @_META_NAME
 @click.argument("path")
 def show(path: str, meta_name: str, as_json: bool) -> int:
-    """Print the records of a META file, and the lines that hold none.
+    """Print the records of a META file, and every line that is not a valid record.
 
-    Exits with 1 if there are such lines.
+    The exit code is 1 if the file has lines that are not valid.
     """
     if os.path.isdir(path):
         directory, path = path, os.path.join(path, meta_name)
         if not os.path.lexists(path):
-            raise StateError(f"{directory} holds no {meta_name}", "nothing was deleted or renamed there")
+            raise StateError(
+                f"{directory} holds no file {meta_name}", "in this directory mini_fo deleted and renamed nothing"
+            )
     with open(path, "rb") as file:
         meta = codec.parse(file.read())
     if as_json:
@@ -133,21 +135,23 @@ def show(path: str, meta_name: str, as_json: bool) -> int:
 Examples:
   minifo meta import /overlay --base /rom --sto /var/lib/new --dry-run
   minifo meta import /overlay --base /rom --sto /var/lib/new
-  minifo meta import /overlay --base /rom --in-place     # the old files go to /overlay/mini_fo-backup
-  minifo meta restore /overlay                           # and come back from there
+  minifo meta import /overlay --base /rom --in-place     # the old files are kept in /overlay/mini_fo-backup
+  minifo meta restore /overlay                           # undo an import in place
 
-A run that was cut short goes on when the same command is given again, and one that had come to its end says so.""",
+To finish an import that was interrupted, run the same command again. Run again after its end, it changes nothing.""",
 )
-@click.option("--base", metavar="DIR", required=True, help="The base mini_fo was mounted with.")
+@click.option("--base", metavar="DIR", required=True, help="The base that mini_fo was mounted with.")
 @click.option("--sto", metavar="DIR", help="The new storage: an empty directory, or one that does not exist yet.")
-@click.option("--in-place", is_flag=True, help="Turn the storage itself into the new one, keeping a backup in it.")
-@click.option("--dry-run", "-n", is_flag=True, help="Print what would be done, and change nothing.")
+@click.option(
+    "--in-place", is_flag=True, help="Convert LEGACY_STO itself; its old files are kept in a backup inside it."
+)
+@click.option("--dry-run", "-n", is_flag=True, help="Print what would be done; change nothing.")
 @click.option(
     "--d-over-r",
     type=click.Choice(["kernel", "intent"]),
     default="kernel",
-    help="Where a name has a D and an R line: D counts, as mini_fo showed it after a mount (kernel, the default), or"
-    " R, as the user had renamed it (intent).",
+    help="If a name has both a D and an R line: kernel (default) lets D count, as mini_fo showed it after a mount;"
+    " intent lets R count, as the user had renamed it.",
 )
 @_META_NAME
 @_JSON
@@ -162,13 +166,13 @@ def import_(
     meta_name: str,
     as_json: bool,
 ) -> int:
-    """Turn a mini_fo storage into one of minifo's.
+    """Convert a mini_fo storage to a storage of minifo.
 
-    Names, contents, owners, modes, times and extended attributes come over; LEGACY_STO itself is only read. The result
-    is compared with what mini_fo would have shown, entry by entry, before it counts.
+    Names, contents, owners, modes, times and extended attributes are kept. Without --in-place LEGACY_STO is only read.
+    The import succeeds only if the new overlay shows, entry by entry, what mini_fo would have shown.
     """
     if (sto is None) == (not in_place) and not (dry_run and sto is None):
-        raise UsageError("where the new storage goes is not said", "give either --sto DIR or --in-place")
+        raise UsageError("the place of the new storage is not given", "give either --sto DIR or --in-place")
     policy: DOverR = "intent" if d_over_r == "intent" else "kernel"
     name = os.fsencode(meta_name)
     progress = _Progress()
@@ -233,15 +237,15 @@ def _print_report(report: ImportReport, dry_run: bool, echo: Callable[[str], Non
         raw = f" [{_plain(note.raw)}]" if note.raw is not None else ""
         echo(f"{note.kind}: {where}: {_common.printable(note.detail)}{raw}")
     if report.already:
-        echo("imported already: nothing was left to do")
+        echo("this storage is already imported; nothing was changed")
         return
     total = ", ".join(f"{count} {state}" for state, count in sorted(report.counts.items()))
-    echo(f"{'would import' if dry_run else 'imported'}: {total or 'the rest of an import that was cut short'}")
+    echo(f"{'would import' if dry_run else 'imported'}: {total or 'the rest of an interrupted import'}")
     if report.compared is not None:
         echo(f"compared with what mini_fo showed: {report.compared.entries} entries, no difference")
     if report.backup is not None:
         name = split(os.fsencode(report.backup))
-        echo(f"the old files are in {_plain(name[0])}/{_plain(name[1])}; the way back: minifo meta restore")
+        echo(f"the old files are in {_plain(name[0])}/{_plain(name[1])}; to undo the import: minifo meta restore")
 
 
 # -- export
@@ -255,15 +259,16 @@ Examples:
   minifo meta export /var/lib/changes --base /rom --lossy /tmp/overlay""",
 )
 @click.option("--base", metavar="DIR", required=True, help="The base of the overlay.")
-@click.option("--lossy", is_flag=True, help="Write even if something cannot be said in the old format.")
+@click.option("--lossy", is_flag=True, help="Export even if the old format cannot express everything.")
 @_META_NAME
 @_JSON
 @click.argument("storage", metavar="STO")
 @click.argument("destination", metavar="DEST")
 def export(storage: str, destination: str, base: str, lossy: bool, meta_name: str, as_json: bool) -> int:
-    """Write an overlay as a mini_fo storage tree, which mini_fo would show the same.
+    """Write the overlay in STO to DEST as a mini_fo storage, over which mini_fo would show the same tree.
 
-    What the old format cannot say is listed, and without --lossy nothing is written then.
+    Everything that the old format cannot express is listed. If that list is not empty, nothing is written unless
+    --lossy is given.
     """
     progress = _Progress()
     try:
@@ -283,7 +288,10 @@ def export(storage: str, destination: str, base: str, lossy: bool, meta_name: st
         if report.written:
             click.echo(f"exported: {report.objects} objects, {report.metas} META files, {len(report.losses)} losses")
     if not report.written:
-        raise UsageError(f"{len(report.losses)} things cannot be said in the old format", "give --lossy to go on")
+        raise UsageError(
+            f"the old format cannot express {len(report.losses)} things; nothing was written",
+            "give --lossy to export without them",
+        )
     return 0
 
 
@@ -295,12 +303,12 @@ def export(storage: str, destination: str, base: str, lossy: bool, meta_name: st
     epilog="""\b
 Examples:
   minifo meta restore /overlay
-  minifo meta restore --discard /overlay     # although something was changed since the import""",
+  minifo meta restore --discard /overlay     # and lose all changes made since the import""",
 )
-@click.option("--discard", is_flag=True, help="Give up what was changed since the import.")
+@click.option("--discard", is_flag=True, help="Restore even if changes made since the import are lost.")
 @click.argument("storage", metavar="STO")
 def restore_(storage: str, discard: bool) -> int:
-    """Undo an import in place: bring the mini_fo storage back from its backup."""
+    """Undo an import in place: restore the mini_fo storage in STO from its backup."""
     restore(storage, discard=discard)
-    click.echo(f"the mini_fo storage is back in {_common.printable(storage)}")
+    click.echo(f"the mini_fo storage in {_common.printable(storage)} is restored")
     return 0

@@ -21,23 +21,23 @@ Examples:
   minifo mount --base /etc --sto /var/lib/etc-changes /mnt/etc
   minifo mount -o base=/etc,sto=/var/lib/etc-changes,ro /mnt/etc
   minifo mount --base /srv/www --sto /var/lib/www /srv/www     # over the base itself
-  minifo mount -f -v --base /etc --sto /tmp/changes /mnt/etc   # watch it work
-  minifo mount -o remount,ro /mnt/etc                          # no more changes, and all durable""",
+  minifo mount -f -v --base /etc --sto /tmp/changes /mnt/etc   # see the log
+  minifo mount -o remount,ro /mnt/etc                          # commit all changes and refuse new ones""",
 )
 @click.option("-f", "--foreground", is_flag=True, help="Stay in the foreground until unmounted (Ctrl-C unmounts).")
-@click.option("-v", "--verbose", is_flag=True, help="Log everything, like -o debug.")
+@click.option("-v", "--verbose", is_flag=True, help="Log everything, as with -o debug.")
 @click.option(
     "-o", "--options", "texts", multiple=True, metavar="OPTIONS", help="Mount options, see below; repeatable."
 )
-@click.option("--base", metavar="DIR", help="The directory to overlay; never written.")
-@click.option("--sto", metavar="DIR", help="The directory that receives every change; empty at first.")
+@click.option("--base", metavar="DIR", help="The directory to overlay; it is never written.")
+@click.option("--sto", metavar="DIR", help="The storage: a directory, empty at first, that receives every change.")
 @click.argument("mountpoint", metavar="MNT")
 def command(
     foreground: bool, verbose: bool, texts: tuple[str, ...], base: str | None, sto: str | None, mountpoint: str
 ) -> int:
     """Mount an overlay at MNT, an existing directory.
 
-    Returns when the mount answers; a daemon serves it until it is unmounted.
+    The command returns when the mount is ready. A daemon in the background serves the mount until it is unmounted.
     """
     from ..fusefront.launch import launch
     from ..fusefront.mount.options import parse, parse_remount

@@ -1,7 +1,7 @@
-"""``mount.mini_fo`` and its siblings: what mount(8) calls for ``mount -t mini_fo`` and for fstab.
+"""``mount.mini_fo``, ``mount.minifo`` and ``mount.fuse.minifo``: programs that mount(8) runs for these types.
 
-mount(8) fixes the protocol: ``mount.TYPE SOURCE TARGET [-sfnvrw] [-N namespace] [-o options] [-t type]``.  Here ``-f``
-means fake: everything but the mount itself.  SOURCE means nothing, as it did for mini_fo.
+mount(8) defines the arguments: ``mount.TYPE SOURCE TARGET [-sfnvrw] [-N namespace] [-o options] [-t type]``.  Here
+``-f`` means fake: do everything except the mount.  SOURCE is ignored, as mini_fo ignored it.
 """
 
 from __future__ import annotations
@@ -19,19 +19,23 @@ _SYNOPSIS = "SOURCE TARGET [-sfnvrwVh] [-N namespace] [-o options] [-t type]"
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Mount as mount(8) asks; *arguments* are those after the program's name.  Returns the exit code."""
+    """Mount as mount(8) asks and return the exit code.
+
+    Args:
+        arguments: the words after the program's name; None for those of the process.
+    """
     return _helper.run(arguments, "sfnvrwN:o:t:", _SYNOPSIS, 2, _mount, notes=describe())
 
 
-def _mount(program: str, given: _helper.Given, places: list[str]) -> None:
+def _mount(program: str, given: _helper.Given, operands: list[str]) -> None:
     flags = dict(given)
     words = {"-r": "ro", "-w": "rw"}
     texts = [value if flag == "-o" else words[flag] for flag, value in given if flag == "-o" or flag in words]
-    target = places[1]
+    target = operands[1]
     request = parse_remount(texts, sloppy="-s" in flags)
     options = parse(texts, sloppy="-s" in flags) if request is None else None
     if "-N" in flags:
-        # The program may be out of reach in there, so all of it is loaded first.
+        # in that namespace our modules may not be visible: load them now
         importlib.import_module("minifo.fusefront.session")
         _helper.enter_mount_namespace(flags["-N"])
     if request is not None:
@@ -40,7 +44,7 @@ def _mount(program: str, given: _helper.Given, places: list[str]) -> None:
         return
     assert options is not None
     if is_mounted(options, target):
-        # mount(8) cannot know: it compares the first field of a line in fstab with what the kernel shows
+        # mount(8) cannot see this: it compares the first field of the fstab line with the source that the kernel shows
         print(_common.printable(f"{program}: {target}: already mounted"), file=sys.stderr)
     elif "-f" in flags:
         check(options, target)

@@ -1,4 +1,4 @@
-"""``minifo overlay``: mount over a directory with everything defaulted (mini_fo-overlay, without its defects)."""
+"""``minifo overlay``: mount an overlay of a directory, with default places (the successor of mini_fo-overlay)."""
 
 from __future__ import annotations
 
@@ -19,16 +19,22 @@ Examples:
   minifo overlay /usr                      # storage /tmp/sto-usr, mounted at /mnt/mini_fo-usr
   minifo overlay -s test /usr              # /tmp/sto-usr-test, /mnt/mini_fo-usr-test
   minifo overlay -d /var/lib -m /srv /usr  # /var/lib/sto-usr, /srv/mini_fo-usr
-What is in /tmp is gone after a boot: give -d for changes that are to stay.""",
+A reboot empties /tmp on most systems: give -d to keep the changes.""",
 )
-@click.option("-s", "--suffix", metavar="SUFFIX", help="Added to both names, for a second overlay of one name.")
-@click.option("-d", "--sto-parent", metavar="DIR", default="/tmp", help="Where the storage is made (default /tmp).")
-@click.option("-m", "--mnt-parent", metavar="DIR", default="/mnt", help="Where the mount point is made (default /mnt).")
+@click.option(
+    "-s", "--suffix", metavar="SUFFIX", help="A suffix of both names, to make a second overlay of the same name."
+)
+@click.option(
+    "-d", "--sto-parent", metavar="DIR", default="/tmp", help="The directory to make the storage in (default /tmp)."
+)
+@click.option(
+    "-m", "--mnt-parent", metavar="DIR", default="/mnt", help="The directory to make the mount point in (default /mnt)."
+)
 @click.argument("directory", metavar="DIR")
 def command(directory: str, suffix: str | None, sto_parent: str, mnt_parent: str) -> int:
-    """Mount an overlay of DIR, making storage and mount point, and print where it is.
+    """Make a storage and a mount point for DIR, mount an overlay of DIR there, and print the mount point.
 
-    A storage that was made for another directory of the same name is refused.
+    A storage that was made for another directory with the same name is refused.
     """
     from ..fusefront.launch import launch
     from ..fusefront.mount.options import MountOptions
@@ -45,26 +51,27 @@ def command(directory: str, suffix: str | None, sto_parent: str, mnt_parent: str
 
 
 def places(directory: str, suffix: str | None, sto_parent: str, mnt_parent: str) -> tuple[str, str]:
-    """Make storage and mount point, as far as they are not there.
+    """Make the directories for storage and mount point where they do not exist, and return their paths.
 
     Args:
         directory: the base.
-        suffix: added to both names, or None.
-        sto_parent, mnt_parent: where they are made.
+        suffix: appended to the names of both; None for no suffix.
+        sto_parent: the directory to make the storage in.
+        mnt_parent: the directory to make the mount point in.
 
     Returns:
-        Both paths.
+        The paths of storage and mount point.
 
     Raises:
-        UsageError: the directory is none, or the storage belongs to another base.
-        OSError: they cannot be made.
+        UsageError: *directory* is not a directory, or the storage belongs to another user or another base.
+        OSError: one of the directories cannot be made.
     """
     base = os.path.realpath(directory)
     if not os.path.isdir(base):
         raise UsageError(f"{directory} is not a directory", "give the directory to overlay")
     name = (os.path.basename(base) or "root") + (f"-{suffix}" if suffix else "")
     if suffix is not None and "/" in suffix:
-        raise UsageError(f"the suffix {suffix} holds a slash", "it is a part of a name")
+        raise UsageError(f"the suffix {suffix} contains a slash", "give a suffix without a slash")
     storage = os.path.join(sto_parent, f"sto-{name}")
     mountpoint = os.path.join(mnt_parent, f"mini_fo-{name}")
     with contextlib.suppress(FileExistsError):
@@ -73,21 +80,26 @@ def places(directory: str, suffix: str | None, sto_parent: str, mnt_parent: str)
     known = _base_of(storage)
     if known is not None and known != base:
         raise UsageError(
-            f"storage {storage} was made for {known}, not for {base}", "give another suffix with -s, or delete it"
+            f"storage {storage} was made for {known}, not for {base}",
+            "give another suffix with -s, or delete that storage",
         )
     os.makedirs(mountpoint, exist_ok=True)
     return storage, mountpoint
 
 
 def _check_owner(storage: str) -> None:
-    """In /tmp anybody may have made the directory before us."""
+    """Refuse a storage that is not a directory of this user: in /tmp another user may have made it first.
+
+    Raises:
+        UsageError: it is a symlink, not a directory, or belongs to another user.
+    """
     st = os.lstat(storage)
     if st.st_uid != os.geteuid() or not os.path.isdir(storage) or os.path.islink(storage):
-        raise UsageError(f"{storage} is not a directory of yours", "give another place with -d")
+        raise UsageError(f"{storage} is not a directory that you own", "give another place with -d")
 
 
 def _base_of(storage: str) -> str | None:
-    """The base a storage was last mounted with, or None if it is new."""
+    """Return the base that a storage was last mounted with, or None if it is new or cannot be read."""
     import apsw
 
     from ..engine.store.database import DB_NAME
@@ -99,7 +111,7 @@ def _base_of(storage: str) -> str | None:
     try:
         con = connect(path, read_only=True)
     except apsw.Error:
-        return None  # mounting it will say what is wrong
+        return None  # the mount that follows reports this error
     try:
         row = con.execute("SELECT value FROM overlay WHERE key = 'base'").fetchone()
     except apsw.Error:

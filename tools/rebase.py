@@ -1,4 +1,4 @@
-"""``minifo rebase``: settle an overlay over a base that was replaced, or make it ready for that."""
+"""``minifo rebase``: adapt an overlay to a base that was replaced, or prepare it before the base is replaced."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..migrations.rebase.plan import Action, Decision
 from . import _common
 from ._progress import Progress
 
-CONFLICTS = 3  # exit code where something needs a decision
+CONFLICTS = 3  # exit code if the user must decide about a conflict
 
 _BASE_WORDS = {
     Became.CHANGED: "changed",
@@ -33,32 +33,34 @@ _BASE_WORDS = {
     epilog="""\b
 Examples:
   minifo rebase --prepare /var/lib/usr-changes --base /usr       # before an update of /usr
-  minifo rebase /var/lib/usr-changes --base /usr                 # after it: what would be done
+  minifo rebase /var/lib/usr-changes --base /usr                 # after the update: print the plan
   minifo rebase /var/lib/usr-changes --base /usr --apply
   minifo rebase /var/lib/etc-changes --base /rom-b/etc --old-base /rom-a/etc \\
       --policy ours --policy 'merge:/*.conf' --policy theirs:/ssl --apply
 
 \b
-Policies (of those that match a path the last one counts; ours where none does):
-  ours       what shows stays, and counts as made over the new version
-  theirs     ours is given up, and the base's version shows
-  keep-both  ours stays, and the base's is put beside it as NAME.minifo-new
-  merge      three-way merge of text, from the version in --old-base
-A pattern stands for a path and all below it; * and ? in it match slashes, too.
+Policies (the last one that matches a path counts; the default is ours):
+  ours       keep the overlay's version, as if it were made over the new base
+  theirs     discard the overlay's version and show the base's
+  keep-both  keep the overlay's version, and copy the base's beside it as NAME.minifo-new
+  merge      three-way merge of text files, with the version in --old-base as ancestor
+A pattern matches a path and all paths below it; * and ? in it also match slashes.
 
 \b
-Exit codes: 0 nothing is left to decide, 3 there are conflicts (they stay as they are), 1 wrong request, 2 failure.
-Unmount first. Cut short, it has not happened: give the command again.""",
+Exit codes: 0 no conflict, 3 conflicts (those entries are not changed), 1 wrong request, 2 failure.
+Unmount the overlay first. An interrupted rebase has changed nothing: run the command again.""",
 )
-@click.option("--base", metavar="DIR", required=True, help="The base: the new one, or with --prepare the old one.")
+@click.option("--base", metavar="DIR", required=True, help="The new base; with --prepare the present base.")
 @click.option(
-    "--old-base", metavar="DIR", help="The base the overlay was made over: for merges, and files written in part."
+    "--old-base",
+    metavar="DIR",
+    help="The base before the update; merges and partly written files need it.",
 )
-@click.option("--policy", "policies", metavar="POLICY[:PATTERN]", multiple=True, help="Whose version counts.")
-@click.option("--apply", is_flag=True, help="Settle it; without it the plan is printed.")
-@click.option("--any-base", is_flag=True, help="Apply it although the base lacks most of what STO refers to.")
-@click.option("--prepare", is_flag=True, help="Before an update: copy what the overlay needs of its base into STO.")
-@click.option("--json", "as_json", is_flag=True, help="Write one JSON object; bytes that are no UTF-8 as \\udcXX.")
+@click.option("--policy", "policies", metavar="POLICY[:PATTERN]", multiple=True, help="Which version to keep.")
+@click.option("--apply", is_flag=True, help="Change STO; without this option the plan is only printed.")
+@click.option("--any-base", is_flag=True, help="Apply even if the base lacks most of the objects that STO refers to.")
+@click.option("--prepare", is_flag=True, help="Before an update: copy the bytes of the base that STO needs into STO.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object; bytes that are not UTF-8 as \\udcXX.")
 @click.argument("storage", metavar="STO")
 def command(
     storage: str,
@@ -70,9 +72,9 @@ def command(
     prepare: bool,
     as_json: bool,
 ) -> int:
-    """Settle the overlay in STO over a base that was replaced.
+    """Adapt the overlay in STO to a base that was replaced.
 
-    Lists what the overlay holds of the base wherever the new one differs, and what would be done about it.
+    Lists every entry of the overlay for which the new base differs, and the action for it.
     """
     _common.log_to_stderr("minifo")
     if prepare:
@@ -178,8 +180,10 @@ def _prepare(storage: str, base: str, as_json: bool) -> int:
 
 def _print_prepared(count: int, conflicts: list[Entry]) -> None:
     for entry in conflicts:
-        click.echo(f"conflict: {_plain(entry.path)}: this base has not the version that some blocks were written over")
+        click.echo(
+            f"conflict: {_plain(entry.path)}: blocks of it were written over a version that this base does not have"
+        )
     if count:
         click.echo(f"completed: {count} files")
     if not conflicts:
-        click.echo("no file depends on this base any more")
+        click.echo("no file depends on this base now")

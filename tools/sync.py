@@ -1,4 +1,4 @@
-"""``minifo sync``: make everything done in an overlay durable."""
+"""``minifo sync``: make all changes in mounted overlays durable."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from . import _common
     "sync",
     epilog="""\b
 Examples:
-  minifo sync /mnt/etc    # before the power goes
-  minifo sync             # every overlay that is mounted""",
+  minifo sync /mnt/etc    # before the device is switched off
+  minifo sync             # every mounted overlay""",
 )
 @click.argument("paths", metavar="[PATH]...", nargs=-1)
 def command(paths: tuple[str, ...]) -> int:
-    """Return when everything done so far in the overlays at PATH is durable.
+    """Make all changes so far in the overlays at PATH durable, and return when they are.
 
-    PATH is a mount point, or anything in it; without one, all overlays are meant. sync(1) does not reach the daemon of
-    an overlay before Linux 7.3: it returns when files are written back, and names may still be lost by a power cut.
+    PATH is a mount point or any path below one; without PATH every mounted overlay is synced. Before Linux 7.3 sync(1)
+    does not ask the daemon of an overlay to commit: it returns when file contents are written back to the daemon, and
+    a power cut may still lose names.
     """
     from ..fusefront.mount.mount_table import minifo_mounts
     from ..fusefront.mount.sync import settle

@@ -1,8 +1,8 @@
-"""Who but root could change what root is about to run.
+"""The check that only root can change the programs that mount(8) runs as root.
 
-A link in /sbin makes mount(8), at boot and for every user who may mount, run the program that it leads to as root.  So
-whoever may write that program, the python that reads it, or a module that it imports, is root.  The rule here: every
-one of these, and every directory on the way there, belongs to root and can be written by nobody else.
+A link in /sbin makes mount(8) run the linked program as root, at boot and for every user who may mount.  So a user who
+can write that program, its python interpreter or a module that it imports can become root.  The rule: root owns each
+of these files, and every directory on the path to them, and no other user can write them.
 """
 
 from __future__ import annotations
@@ -18,13 +18,11 @@ _PARTS = ("engine", "fusefront", "migrations", "tools")
 
 
 def changeable(paths: list[str]) -> str | None:
-    """The first of *paths*, of what lies on the way to them or below them, that others than root may change.
+    """Return the first path that a user other than root may change, or None if root alone may change all of them.
 
     Args:
-        paths: files, or directories with all that is in them; what does not exist is left out.
-
-    Returns:
-        A path, None if there is none.
+        paths: files and directories to check.  The directories above each path, and everything below a directory, are
+            checked too; a path that does not exist is skipped.
     """
     seen: set[str] = set()
     for path in paths:
@@ -41,15 +39,15 @@ def changeable(paths: list[str]) -> str | None:
 
 
 def what_runs(scripts: list[str]) -> list[str]:
-    """Everything that is read to run the *scripts* of this installation: them, this python and its modules."""
+    """Return the paths of all code that runs with *scripts*: the scripts, this python, and its modules."""
     installed = [sysconfig.get_path(kind) for kind in ("stdlib", "purelib", "platlib")]
-    found = [importlib.util.find_spec(f"minifo.{part}") for part in _PARTS]  # may lie elsewhere: an editable install
+    found = [importlib.util.find_spec(f"minifo.{part}") for part in _PARTS]  # elsewhere in an editable install
     ours = [place for spec in found if spec is not None for place in spec.submodule_search_locations or ()]
     return [*scripts, sys.executable, *installed, *ours]
 
 
 def _way(path: str, depth: int = 0) -> Iterator[str]:
-    """*path* and all directories above it, those that symbolic links lead through included."""
+    """Yield *path* and all directories above it; where a symbolic link is on the way, also the way to its target."""
     if depth > 40:  # as many as the kernel follows, path_resolution(7)
         return
     place = "/"
@@ -62,7 +60,7 @@ def _way(path: str, depth: int = 0) -> Iterator[str]:
 
 
 def _is_open(path: str) -> bool:
-    """Whether somebody else than root may change an object, or put another in the place of what is in it."""
+    """Return whether a user other than root may change a file, or replace an entry of a directory."""
     try:
         st = os.lstat(path)
     except FileNotFoundError:
@@ -70,7 +68,7 @@ def _is_open(path: str) -> bool:
     if st.st_uid != 0:
         return True
     if stat.S_ISLNK(st.st_mode):
-        return False  # only who may write its directory may change it
+        return False  # changing a link takes write access to its directory, which is checked by itself
     if stat.S_ISDIR(st.st_mode) and st.st_mode & stat.S_ISVTX:
-        return False  # as /tmp: what belongs to root stays there
+        return False  # in a sticky directory such as /tmp only root can replace root's entries
     return bool(st.st_mode & stat.S_IWOTH or (st.st_mode & stat.S_IWGRP and st.st_gid != 0))

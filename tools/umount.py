@@ -1,4 +1,4 @@
-"""``minifo umount``: end a mount and wait for its last commit."""
+"""``minifo umount``: unmount an overlay and wait for its last commit."""
 
 from __future__ import annotations
 
@@ -13,24 +13,29 @@ from . import _common
     epilog="""\b
 Examples:
   minifo umount /mnt/etc
-  minifo umount -l /mnt/etc     # although files are open
+  minifo umount -l /mnt/etc     # even if processes use it
   minifo umount --timeout 60 /mnt/etc
-  fuser -vm /mnt/etc            # who keeps it busy""",
+  fuser -vm /mnt/etc            # list the processes that use it""",
 )
-@click.option("-l", "--lazy", is_flag=True, help="Detach now even if it is busy; it ends when the last file is closed.")
+@click.option(
+    "-l",
+    "--lazy",
+    is_flag=True,
+    help="Detach the mount now even if it is busy; the daemon ends when the last file is closed.",
+)
 @click.option(
     "--timeout",
     type=click.FloatRange(min=0),
     metavar="SECONDS",
-    help="Longest wait for the last commit (default: as long as it takes).",
+    help="The longest time to wait for the last commit (default: no limit).",
 )
 @click.argument("mountpoint", metavar="MNT")
 def command(lazy: bool, timeout: float | None, mountpoint: str) -> int:
     """Unmount the overlay at MNT.
 
-    Returns when every change is durable and the storage is free for the next mount; with -l at once. A mount whose
-    daemon has died is cleared. If something is not durable, or other processes keep the mount alive, it says so and
-    ends with 32.
+    The command returns when every change is durable and the storage is free for the next mount; with -l it returns at
+    once. If the daemon has died, the dead mount is removed. If changes are not durable, or other processes keep the
+    mount alive, the command says so and exits with 32.
     """
     from ..fusefront.mount.unmount import unmount
 

@@ -71,7 +71,7 @@ def test_directory_above_is_closed(mnt: Path, capsys: pytest.CaptureFixture[str]
     mount(mnt)
     code, out = ask(capsys, mnt / "closed" / "file")
     assert code == 1
-    assert f"cause:  the directory {mnt}/closed may not be entered by nobody (it is of root, mode drwx------)" in out
+    assert f"cause:  the directory {mnt}/closed may not be entered by nobody (owner root, mode drwx------)" in out
     assert f"remedy: chmod or chown {mnt}/closed" in out
 
 
@@ -80,7 +80,7 @@ def test_mount_of_one_user_alone(mnt: Path, capsys: pytest.CaptureFixture[str]) 
     mount(mnt, "noallow_other")
     code, out = ask(capsys, mnt / "open" / "file")
     assert code == 1
-    assert f"cause:  the mount at {mnt} is for the user with the number 0 alone" in out
+    assert f"cause:  only the user with uid 0, not even root, may access the mount at {mnt}\n" in out
     assert "-o allow_other" in out
 
 
@@ -92,7 +92,7 @@ def test_mount_options(mnt: Path, capsys: pytest.CaptureFixture[str], options: s
     mount(mnt, options)
     code, out = ask(capsys, mnt / "open" / "file", want, "root")
     assert code == 1
-    assert f"cause:  the mount at {mnt} is {options}\n" in out
+    assert f"cause:  {mnt} is mounted with the option {options}\n" in out
 
 
 def test_acl(mnt: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -110,7 +110,7 @@ def test_acl(mnt: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_own_mode_and_missing_file(mnt: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The plain cases."""
     mount(mnt)
-    assert "may not be read by nobody (it is of root, mode -rw-------)" in ask(capsys, mnt / "mine")[1]
+    assert "may not be read by nobody (owner root, mode -rw-------)" in ask(capsys, mnt / "mine")[1]
     assert "does not exist" in ask(capsys, mnt / "nothing")[1]
 
 

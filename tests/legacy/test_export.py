@@ -185,7 +185,9 @@ def test_command(base: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments) == 1
     shown, err = capsys.readouterr()
     assert shown.startswith("metadata-only: /g: ")
-    assert err == "minifo: 1 things cannot be said in the old format; give --lossy to go on\n"
+    assert err == (
+        "minifo: the old format cannot express 1 things; nothing was written; give --lossy to export without them\n"
+    )
     assert main([*arguments, "--lossy", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["written"] is True

@@ -86,9 +86,9 @@ def test_import_json_report(legacy: Path, capsys: pytest.CaptureFixture[str]) ->
         (["import", "PLACE", "--base", "/nowhere", "--in-place"], "base /nowhere cannot be opened"),
         (["import", "PLACE", "--base", "/", "--sto", "/nowhere/n"], "the directory above /nowhere/n does not exist"),
         (["import", "PLACE", "--base", "/", "--sto", "/dev/null"], "/dev/null is not a directory"),
-        (["import", "PLACE", "--base", "/", "--sto", "/n", "--meta-name", "a/b"], "it is no file name"),
+        (["import", "PLACE", "--base", "/", "--sto", "/n", "--meta-name", "a/b"], "it is not a valid file name"),
         (["import", "PLACE", "--base", "/", "--sto", "/n", "--d-over-r", "x"], "is not one of 'kernel', 'intent'"),
-        (["show", "PLACE"], "nothing was deleted or renamed there"),
+        (["show", "PLACE"], "in this directory mini_fo deleted and renamed nothing"),
         (["restore", "PLACE"], "only an import in place can be undone"),
     ],
 )

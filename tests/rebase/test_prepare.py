@@ -54,11 +54,11 @@ def test_afterwards_nothing_is_lost(room: Room, capsys: pytest.CaptureFixture[st
     assert prepare(room) == 0
     out = capsys.readouterr().out.splitlines()
     assert out[0].startswith(f"{FILES + 2} files need ")
-    assert out[1:] == [f"completed: {FILES + 2} files", "no file depends on this base any more"]
+    assert out[1:] == [f"completed: {FILES + 2} files", "no file depends on this base now"]
     assert room.shown() == before
     room.check()
     assert prepare(room) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == "no file depends on this base any more"
+    assert capsys.readouterr().out.splitlines()[-1] == "no file depends on this base now"
     lost(room)
     assert room.shown() == before
 
@@ -74,7 +74,7 @@ def test_for_scripts(room: Room, capsys: pytest.CaptureFixture[str]) -> None:
     assert (found["conflicts"], len(found["files"])) == (["/f0"], FILES + 1)
     assert FILES * (BIG - 4096) < found["bytes"] <= (FILES + 1) * BIG
     assert prepare(room) == 3
-    assert capsys.readouterr().out.startswith("conflict: /f0: this base has not the version")
+    assert capsys.readouterr().out.startswith("conflict: /f0: blocks of it were written over a version")
 
 
 def test_what_does_not_fit(room: Room, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

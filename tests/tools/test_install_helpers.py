@@ -87,7 +87,7 @@ def test_install_never_overwrites_what_is_not_ours(kind: str, sbin: Path, capsys
     before = content(sbin)
     assert main(["install-helpers", "--anyway", "--dir", str(sbin)]) == 2
     err = capsys.readouterr().err
-    assert err.startswith(f"minifo: {foreign} is there and is not a link of minifo; ")
+    assert err.startswith(f"minifo: {foreign} exists and is not a link of minifo; ")
     assert err.count("\n") == 1
     assert content(sbin) == before
     assert main(["install-helpers", "--anyway", "--dir", str(sbin), "--remove"]) == 0
@@ -131,7 +131,7 @@ def test_unwritable_directory_asks_for_root() -> None:
     if root:
         os.seteuid(65534)
     try:
-        with pytest.raises(StateError, match="/usr may not be written; call it as root"):
+        with pytest.raises(StateError, match="you may not write /usr; run it as root"):
             install_helpers.apply("/usr", {"mount.mini_fo": "/nosuch/mount.mini_fo"})
     finally:
         if root:
@@ -185,7 +185,8 @@ def test_installation_that_others_can_change_is_refused(
     capsys.readouterr()
     assert main(["install-helpers", "--dir", str(sbin)]) == 2
     said = capsys.readouterr().err
-    assert said.startswith(f"minifo: others than root may change {scripts / 'mount.minifo'}, and mount(8) would run it")
+    expected = f"minifo: users other than root may change {scripts / 'mount.minifo'}, and mount(8) would run it"
+    assert said.startswith(expected)
     assert said.count("\n") == 1
     assert content(sbin) == {}
     assert main(["install-helpers", "--dir", str(sbin), "--anyway"]) == 0
