@@ -1,4 +1,5 @@
-"""Schema versions and the way into and out of mini_fo's legacy META files.
+"""Upgrades of the storage format, import and export of mini_fo's storages, merge into the base, and rebase.
 
-Only this package creates or upgrades a storage database; the engine opens exactly one version and refuses all others.
+This package alone upgrades a storage database; the engine opens exactly one version of the format and refuses all
+others.
 """

@@ -1,8 +1,10 @@
-"""Everything migrations do to a directory tree, one method for one system call, as ``Storage`` is for the engine's own.
+"""Everything that migrations write to a directory tree: one method for one system call.
 
-So a recorder or a fault injector can stand in for all that reaches a disk: ``Doors`` names the three ways there are.
-Paths are absolute, as text or bytes, and free of symlinks from the root down: who starts a migration resolves what the
-user has named, once, and whatever is met below it leads nowhere else (engine/store/confined_dir.py).
+A test can replace the class ``Effects`` by a recorder or a fault injector; ``Doors`` bundles it with the two other ways
+in which a migration writes to a disk.
+
+Paths are absolute, as text or bytes.  The caller resolves the directories that the user has named once (realpath(3));
+below them no symlink is followed (engine/store/confined_dir.py).
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ Path = str | bytes
 
 @contextmanager
 def _at(path: Path) -> Iterator[tuple[int, bytes]]:
-    """The directory that a path lies in, and its name there."""
+    """Open the directory that contains *path*; yield its descriptor and the last component of the path."""
     plain = os.fsencode(path).rstrip(b"/")
     fd, name = open_above(plain) if plain else (os.open("/", os.O_PATH | os.O_CLOEXEC), b".")
     try:
@@ -41,8 +43,14 @@ def _at(path: Path) -> Iterator[tuple[int, bytes]]:
 
 
 @contextmanager
-def _held(fd: int, name: bytes) -> Iterator[str]:
-    """A path that leads to what has a name just now, which is no symlink: fchmodat(2) would follow one."""
+def _pinned(fd: int, name: bytes) -> Iterator[str]:
+    """Open an entry of the directory *fd* that is not a symlink; yield a path to it that cannot change its meaning.
+
+    chmod(2) needs such a path: it would follow a symlink that another process puts in the place of the entry.
+
+    Raises:
+        OSError: ELOOP if the entry is a symlink.
+    """
     found = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
     try:
         if stat.S_ISLNK(os.fstat(found).st_mode):
@@ -52,40 +60,42 @@ def _held(fd: int, name: bytes) -> Iterator[str]:
         os.close(found)
 
 
-_READ_MOST = 256 << 20  # bytes of a journal
+_JOURNAL_MAX = 256 << 20  # bytes of a journal
 
 
 def read_json(path: str) -> Any:
-    """What a journal in a storage says; whoever reads it must look at each value.
+    """Return the JSON value in a file of a storage, such as a journal.
+
+    The storage may come from anywhere, so the caller must check every part of the value.
 
     Raises:
-        Corrupt: it is no regular file, or no JSON.
+        Corrupt: the file is not a regular file, or not JSON.
     """
     try:
         fd = open_file(path)
         with open(fd, "rb") as file:
-            return json.loads(file.read(_READ_MOST))
+            return json.loads(file.read(_JOURNAL_MAX))
     except (OSError, ValueError, RecursionError) as error:
-        raise Corrupt(f"{path} is damaged ({error})", "look at it by hand; nothing was changed") from error
+        raise Corrupt(f"{path} is damaged ({error})", "inspect it by hand; nothing was changed") from error
 
 
 class Effects:
-    """Effects on trees: as the system calls of their names, with their errors."""
+    """Changes of directory trees.  Each method does what the system call of its name does, and raises its errors."""
 
     # -- entries
 
     def mkdir(self, path: Path) -> None:
-        """Make a directory."""
+        """Make a directory with the mode 0700."""
         with _at(path) as (fd, name):
             os.mkdir(name, 0o700, dir_fd=fd)
 
     def create(self, path: Path) -> int:
-        """Make a new file and return a descriptor for writing."""
+        """Make a new file with the mode 0600, and return a descriptor for writing."""
         with _at(path) as (fd, name):
             return os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=fd)
 
     def symlink(self, target: bytes, path: Path) -> None:
-        """Make a symlink."""
+        """Make a symlink at *path*."""
         with _at(path) as (fd, name):
             os.symlink(target, name, dir_fd=fd)
 
@@ -95,17 +105,17 @@ class Effects:
             os.mknod(name, mode, device, dir_fd=fd)
 
     def link(self, path: Path, new: Path) -> None:
-        """Give a file one more name."""
+        """Give the file at *path* the additional name *new*; a symlink is not followed."""
         with _at(path) as (fd, name), _at(new) as (new_fd, new_name):
             os.link(name, new_name, src_dir_fd=fd, dst_dir_fd=new_fd, follow_symlinks=False)
 
     def rename(self, path: Path, new: Path) -> None:
-        """Rename, over what has the new name."""
+        """Rename *path* to *new*, replacing the object that has that name."""
         with _at(path) as (fd, name), _at(new) as (new_fd, new_name):
             os.rename(name, new_name, src_dir_fd=fd, dst_dir_fd=new_fd)
 
     def unlink(self, path: Path) -> None:
-        """Remove a name."""
+        """Remove the name of an object that is not a directory."""
         with _at(path) as (fd, name):
             os.unlink(name, dir_fd=fd)
 
@@ -117,10 +127,14 @@ class Effects:
     # -- bytes
 
     def open(self, path: Path) -> int:
-        """Open a regular file that exists for writing."""
+        """Open an existing regular file for writing.
+
+        Raises:
+            OSError: EINVAL if it is not a regular file.
+        """
         with _at(path) as (fd, name):
             if not stat.S_ISREG(os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode):
-                raise OSError(errno.EINVAL, "not a file", path)
+                raise OSError(errno.EINVAL, "not a regular file", path)
             return os.open(name, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=fd)
 
     def write(self, fd: int, data: bytes, offset: int) -> None:
@@ -134,17 +148,17 @@ class Effects:
     # -- attributes
 
     def chown(self, path: Path, uid: int, gid: int) -> None:
-        """Set owner and group."""
+        """Set owner and group; of a symlink those of the link itself."""
         with _at(path) as (fd, name):
             os.chown(name, uid, gid, dir_fd=fd, follow_symlinks=False)
 
     def chmod(self, path: Path, mode: int) -> None:
-        """Set the mode of what is no symlink."""
-        with _at(path) as (fd, name), _held(fd, name) as held:
-            os.chmod(held, mode)
+        """Set the mode of an object that is not a symlink."""
+        with _at(path) as (fd, name), _pinned(fd, name) as pinned:
+            os.chmod(pinned, mode)
 
     def utime(self, path: Path, atime: int, mtime: int) -> None:
-        """Set both times, in ns."""
+        """Set the times of access and modification, in ns since the epoch."""
         with _at(path) as (fd, name):
             os.utime(name, ns=(atime, mtime), dir_fd=fd, follow_symlinks=False)
 
@@ -161,7 +175,7 @@ class Effects:
     # -- durability
 
     def sync(self, path: Path) -> None:
-        """Make durable the bytes and attributes of a file, or the entries and attributes of a directory."""
+        """Make the content and attributes of a file durable, or the entries and attributes of a directory."""
         fd = self._open(path, os.O_RDONLY)
         try:
             os.fsync(fd)
@@ -169,7 +183,7 @@ class Effects:
             os.close(fd)
 
     def sync_all(self, path: Path) -> None:
-        """Make durable everything in the file system of a directory."""
+        """Make everything in the file system that contains a directory durable (syncfs(2))."""
         fd = self._open(path, os.O_RDONLY | os.O_DIRECTORY)
         try:
             syncfs(fd)
@@ -182,24 +196,24 @@ class Effects:
         with _at(path) as (fd, name):
             return os.open(name, flags, dir_fd=fd)
 
-    # -- composed of these
+    # -- composed of the methods above
 
     def write_durably(self, path: str, text: str) -> None:
-        """Write a small file: after a power cut there is all of it or what was there before."""
-        fresh = path + ".new"
-        if os.path.lexists(fresh):
-            self.unlink(fresh)
-        fd = self.create(fresh)
+        """Replace the content of a small file durably: a power cut leaves the old or the new content, never a part."""
+        temporary = path + ".new"
+        if os.path.lexists(temporary):
+            self.unlink(temporary)
+        fd = self.create(temporary)
         try:
             self.write(fd, text.encode(), 0)
         finally:
             os.close(fd)
-        self.sync(fresh)
-        self.rename(fresh, path)
+        self.sync(temporary)
+        self.rename(temporary, path)
         self.sync(os.path.dirname(path))
 
     def make_directories(self, path: str) -> None:
-        """Make a directory and those above it, durably, where there are none."""
+        """Make a directory, and those above it that do not exist, durably."""
         if not os.path.isdir(path):
             above = os.path.dirname(os.path.abspath(path))
             self.make_directories(above)
@@ -207,7 +221,7 @@ class Effects:
             self.sync(above)
 
     def remove_tree(self, path: Path) -> None:
-        """Remove a directory and all in it."""
+        """Remove a directory and everything in it."""
         top = os.fsencode(path)
         fd = self._open(top, os.O_RDONLY | os.O_DIRECTORY)
         try:
@@ -225,12 +239,12 @@ class Effects:
 
 
 class Doors(NamedTuple):
-    """The ways to a disk, for recorders and fault injectors to stand in.
+    """The three ways in which a migration reads and writes a disk; tests replace them by recorders and fault injectors.
 
     Attributes:
-        effects: on trees.
-        storage: a storage by its path.
-        vfs: name of the SQLite VFS to go through; None for the system's own.
+        effects: changes directory trees.
+        storage: opens a storage by its path.
+        vfs: the name of the SQLite VFS for databases; None for SQLite's default.
     """
 
     effects: Effects = Effects()
@@ -246,16 +260,20 @@ class Doors(NamedTuple):
         base_check: BaseCheck = BaseCheck.WARN,
         finished: bool = True,
     ) -> Overlay:
-        """Open an overlay (see ``Overlay.open``), every row of which is sound: what it says is written elsewhere.
+        """Open an overlay and check every row, because a migration writes what rows say to other places.
 
         Args:
-            base, storage, read_only, base_check: as there.
-            finished: False for one that is still being made.
+            base: the base directory.
+            storage: the storage directory.
+            read_only: True to change nothing in storage.
+            base_check: what to do if this is not the base of the last mount (see ``Overlay.open``).
+            finished: False if the overlay is still being built and may lack rows.
 
         Raises:
-            Corrupt: there is one that is not.
+            Corrupt: a row is damaged.
+            StateError: the overlay cannot be opened (see ``Overlay.open``).
         """
-        # who only looks is told of a redo log, for then that is not all there is
+        # a reader must know of a redo log: the log holds operations that the database does not show yet
         redo = memory_directory() if read_only else None
         overlay = self._open(base, storage, base_check, redo, read_only=read_only)
         try:
@@ -279,12 +297,16 @@ class Doors(NamedTuple):
         )
 
     def fact(self, database: str, key: str) -> int | str | bytes | None:
-        """One row of the table ``overlay`` of a database that nobody has open, or None.
+        """Return the value of a key in the table ``overlay``, or None if the table lacks it.
+
+        Args:
+            database: the path of a database that no process has open.
+            key: the key.
 
         Raises:
-            Corrupt: it cannot be read, or is not one of ours.
+            Corrupt: the database cannot be read, or its tables are not those of minifo.
         """
-        # immutable, so that nothing is made beside it, where there is no log
+        # immutable unless there is a write-ahead log, so that SQLite makes no files beside the database
         con: apsw.Connection | None = None
         try:
             con = connect(database, read_only=True, immutable=not os.path.exists(database + "-wal"), vfs=self.vfs)
@@ -292,7 +314,9 @@ class Doors(NamedTuple):
                 raise Corrupt(f"{database} is damaged", f"run: minifo-fsck {os.path.dirname(database)}")
             row = con.execute("SELECT value FROM overlay WHERE key = ?", (key,)).fetchone()
         except (apsw.Error, UnicodeDecodeError) as error:
-            raise Corrupt(f"{database} cannot be read ({error})", "see what is there") from error
+            raise Corrupt(
+                f"{database} cannot be read ({error})", f"run: minifo-fsck {os.path.dirname(database)}"
+            ) from error
         finally:
             if con is not None:
                 con.close()
@@ -300,10 +324,10 @@ class Doors(NamedTuple):
         return found
 
     def fold_log(self, database: str) -> None:
-        """Bring everything into the database file, so that it can be moved alone."""
+        """Checkpoint the write-ahead log into the database file, so that the file can be moved without the log."""
         con = connect(database, read_only=False, vfs=self.vfs)
         try:
-            # exclusive: where storage cannot share memory, too
+            # exclusive locking works also in a file system without shared memory maps
             con.execute("PRAGMA locking_mode=EXCLUSIVE").fetchall()
             con.execute("PRAGMA synchronous=FULL").fetchall()
             con.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
@@ -311,12 +335,13 @@ class Doors(NamedTuple):
             con.close()
 
     def finish_killed(self, base: str, storage: str, base_check: BaseCheck = BaseCheck.WARN) -> None:
-        """Let what a killed daemon had acknowledged become durable, before an overlay is opened without a redo log.
+        """Replay the redo log of a killed daemon and commit it; call this before opening an overlay for writing.
 
-        What rows say is not looked at: that is for ``overlay``, which follows.
+        ``overlay`` opens a storage for writing without its redo log.  This method does not check the rows; ``overlay``
+        does.
 
         Raises:
-            StateError: it cannot be opened, or its redo log cannot be replayed.
+            StateError: the overlay cannot be opened, or its redo log cannot be replayed.
         """
         self._open(base, storage, base_check, memory_directory()).close()
 

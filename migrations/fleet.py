@@ -1,30 +1,33 @@
-"""Migrations of many storages by one plan: imports and upgrades, with checks and hooks, resumable, each with a report.
+"""Migrations of many storages by one plan: imports and upgrades with checks, shell commands (hooks) and reports.
 
 A plan is a TOML file:
 
-    parallel = 2                    # how many at once
-    on_error = "stop"               # or "continue" with the others
-    reports = "/var/lib/reports"    # one JSON file for each storage, and summary.json
+    parallel = 2                    # number of storages migrated at the same time
+    on_error = "stop"               # after a failure; or "continue" with the other storages
+    reports = "/var/lib/reports"    # directory for one JSON file per storage, and summary.json
 
-    [defaults]                      # any key of a storage
+    [defaults]                      # values for every [[storage]] that does not set them
     base = "/srv/rom"
 
     [[storage]]
-    each = "/srv/boxes/*/overlay"   # or: source = "/srv/boxes/17/overlay"
-    action = "import"               # or "upgrade": bring the database to this version of minifo
-    target = "{parent}/storage"     # or: in_place = true; {parent} and {name} are those of the source
+    each = "/srv/boxes/*/overlay"   # a pattern; or: source = "/srv/boxes/17/overlay"
+    action = "import"               # or "upgrade": bring the database to this version's format
+    target = "{parent}/storage"     # or: in_place = true
     name = "{parent}"               # of the report
-    d_over_r = "kernel"             # as minifo meta import
+    d_over_r = "kernel"             # as the option of minifo meta import
     meta_name = "META_dAfFgHE39ktF3HD2sr"
-    refuse = ["broken"]             # kinds of notes that stop it before anything is changed
-    expect = ["etc/passwd"]         # paths that must show afterwards
-    before = "systemctl stop box@{name}"   # shell commands; they also have $MINIFO_DIR, the directory's {name}, and
-    after = "systemctl start box@{name}"   # $MINIFO_PARENT, $MINIFO_NAME (the report's), _SOURCE, _BASE and _TARGET
+    refuse = ["broken"]             # kinds of notes for which the storage is not imported
+    expect = ["etc/passwd"]         # paths that must exist in the migrated overlay
+    before = "systemctl stop box@{name}"   # shell commands
+    after = "systemctl start box@{name}"
 
-A directory whose {name} or {parent} has other characters than letters, digits and %+,-./:=@_ cannot stand in a shell
-command, where it might be one itself: such a plan is refused, and the command is to say "$MINIFO_DIR" instead.
+{parent} is the directory that contains the source, and {name} the last component of {parent}.  The environment of a
+shell command has them as MINIFO_PARENT and MINIFO_DIR, and also MINIFO_NAME (the report's name), MINIFO_SOURCE,
+MINIFO_BASE and MINIFO_TARGET.  A plan is refused if a command contains {name} or {parent} and the value has characters
+other than letters, digits and %+,-./:=@_, because the shell could take them for a command; the command must use
+"$MINIFO_DIR" or "$MINIFO_PARENT" then.
 
-A storage whose report says that it is done, with the same settings, is not done again.
+A run can be repeated: a storage with a report that says it is done with the same settings is skipped.
 """
 
 from __future__ import annotations
@@ -51,14 +54,14 @@ from .schema.upgrade import upgrade
 _TEXTS = ("each", "source", "base", "action", "target", "name", "d_over_r", "meta_name", "before", "after")
 _LISTS = ("refuse", "expect")
 _COMMANDS = {"before", "after"}
-_HARMLESS = re.compile(r"[A-Za-z0-9%+,./:=@_][A-Za-z0-9%+,./:=@_-]*")  # never an option, either
+_HARMLESS = re.compile(r"[A-Za-z0-9%+,./:=@_][A-Za-z0-9%+,./:=@_-]*")  # no leading "-": it could be an option
 _VARIABLES = {"name": "MINIFO_DIR", "parent": "MINIFO_PARENT"}
 _TOP = {"parallel", "on_error", "reports", "defaults", "storage"}
 
 
 @dataclass
 class Task:
-    """One storage of a plan."""
+    """One storage of a plan; the attributes are the keys of the plan, see above."""
 
     name: str
     source: str
@@ -76,7 +79,14 @@ class Task:
 
 @dataclass
 class Plan:
-    """A plan, read and checked."""
+    """A plan that was read and checked.
+
+    Attributes:
+        tasks: the storages.
+        parallel: number of storages migrated at the same time.
+        stop: True to start no other storage after a failure.
+        reports: the directory for the reports.
+    """
 
     tasks: list[Task]
     parallel: int
@@ -85,28 +95,29 @@ class Plan:
 
 
 def read_plan(path: str) -> Plan:
-    """Read a plan file.
+    """Read and check a plan file.
 
     Raises:
-        UsageError: it says something that is not known, or leaves out what is needed.
+        UsageError: the file is not TOML, has an unknown key or a wrong value, or lacks a necessary one.
     """
     try:
         with open(path, "rb") as file:
             found = tomllib.load(file)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is no TOML ({error})", "see minifo migrate --help") from error
+        raise UsageError(f"{path} is not valid TOML ({error})", "see minifo migrate --help") from error
     unknown = sorted(set(found) - _TOP)
     if unknown:
-        raise UsageError(f"{path} says {unknown[0]!r}, which is not known", f"known are {', '.join(sorted(_TOP))}")
+        raise UsageError(f"{path} has the unknown key {unknown[0]!r}", f"the keys are {', '.join(sorted(_TOP))}")
     on_error, parallel = found.get("on_error", "stop"), found.get("parallel", 1)
     if on_error not in ("stop", "continue") or type(parallel) is not int or parallel < 1:
         raise UsageError(
-            f"{path}: on_error or parallel is wrong", 'on_error is "stop" or "continue", parallel a number'
+            f"{path}: on_error or parallel has a wrong value",
+            'on_error is "stop" or "continue", parallel a number from 1 on',
         )
     entries, defaults, reports = found.get("storage", []), found.get("defaults", {}), found.get("reports", "")
     tables = isinstance(entries, list) and all(isinstance(entry, dict) for entry in [*entries, defaults])
     if not tables or not isinstance(reports, str):
-        raise UsageError(f"{path}: defaults, storage or reports is of the wrong kind", "see minifo migrate --help")
+        raise UsageError(f"{path}: defaults, storage or reports has a wrong type", "see minifo migrate --help")
     tasks: list[Task] = []
     for entry in entries:
         tasks += _tasks(path, defaults | entry)
@@ -116,9 +127,7 @@ def read_plan(path: str) -> Plan:
         values = [getattr(task, what) for task in tasks if getattr(task, what) is not None]
         double = sorted({value for value in values if values.count(value) > 1})
         if double:
-            raise UsageError(
-                f"{path}: two storages have the {what} {double[0]!r}", "they would get in each other's way"
-            )
+            raise UsageError(f"{path}: two storages have the {what} {double[0]!r}", f"give each storage its own {what}")
     return Plan(tasks, parallel, on_error == "stop", reports or path + ".reports")
 
 
@@ -133,14 +142,14 @@ def _tasks(path: str, entry: dict[str, Any]) -> list[Task]:
         )
         if not good:
             raise UsageError(
-                f"{path}: a storage says {key} = {value!r}, which is not known", "see minifo migrate --help"
+                f"{path}: a storage has the wrong key or value {key} = {value!r}", "see minifo migrate --help"
             )
     entry = dict(entry)
     each = entry.pop("each", None)
     sources = sorted(glob.glob(each)) if each is not None else [entry.pop("source", "")]
     entry.pop("source", None)
     if each is not None and not sources:
-        raise UsageError(f"{path}: {each} matches nothing", "see whether the path is right")
+        raise UsageError(f"{path}: no path matches {each}", "correct the pattern")
     if not all(sources):
         raise UsageError(f"{path}: a storage has no source", "give source or each")
     tasks = []
@@ -152,22 +161,26 @@ def _tasks(path: str, entry: dict[str, Any]) -> list[Task]:
             _check_command(path, key, entry[key], words)
         task = Task(**({"name": source} | filled), source=source)
         if task.action not in ("import", "upgrade") or task.d_over_r not in ("kernel", "intent"):
-            raise UsageError(f"{path}: {task.name}: action or d_over_r is wrong", "see minifo migrate --help")
+            raise UsageError(f"{path}: {task.name}: action or d_over_r has a wrong value", "see minifo migrate --help")
         if task.action == "import" and (not task.base or (task.target is None) != task.in_place):
             raise UsageError(
-                f"{path}: {task.name}: an import needs base, and target or in_place", "add what is missing"
+                f"{path}: {task.name}: an import needs base, and either target or in_place", "correct the plan"
             )
         tasks.append(task)
     return tasks
 
 
 def _check_command(path: str, key: str, command: str, words: dict[str, str]) -> None:
-    """Refuse what a directory's name would do to a shell command."""
+    """Refuse a shell command if a placeholder in it stands for a text that the shell could interpret.
+
+    Raises:
+        UsageError: the name of a directory has such characters.
+    """
     for word in re.findall(r"\{(parent|name)\}", command):
         if not _HARMLESS.fullmatch(words[word]):
             raise UsageError(
-                f"{path}: {key} holds {{{word}}}, and a shell would not take {words[word]!r} as it is",
-                f'let it say "${_VARIABLES[word]}" instead',
+                f"{path}: {key} contains {{{word}}}, but the shell would interpret characters of {words[word]!r}",
+                f'write "${_VARIABLES[word]}" instead',
             )
 
 
@@ -180,7 +193,7 @@ class Fleet:
 
     Args:
         plan: what to do.
-        dry_run: check and plan each storage only; no hooks, no reports.
+        dry_run: True to check and plan each storage only; no shell command runs and no report is written.
         doors: the ways to the disk.
     """
 
@@ -191,11 +204,12 @@ class Fleet:
         self._stopped = threading.Event()
 
     def run(self) -> list[dict[str, Any]]:
-        """Do all tasks.
+        """Migrate all storages of the plan.
 
         Returns:
-            A report for each, in the plan's order; its ``status`` is done, skipped (done before), planned, failed, or
-            stopped (not begun, as another had failed).
+            A report for each storage, in the order of the plan.  Its ``status`` is ``done``, ``skipped`` (an earlier
+            run has done it), ``planned`` (with *dry_run*), ``failed``, or ``stopped`` (not started because another
+            storage had failed).
         """
         if not self._dry_run:
             self._doors.effects.make_directories(os.path.realpath(self._plan.reports))
@@ -243,7 +257,11 @@ class Fleet:
         return found
 
     def _check(self, task: Task) -> dict[str, Any]:
-        """What can be known before anything is changed."""
+        """Check a storage before anything is changed, and return the items for its report.
+
+        Raises:
+            StateError: the storage cannot be migrated, or the plan refuses a note about it.
+        """
         if task.action == "upgrade":
             return upgrade(task.source, dry_run=True)._asdict()
         if _was_begun(task):
@@ -253,7 +271,9 @@ class Fleet:
         plan = plan_import(task.source, task.base, target, meta_name=name, d_over_r=task.d_over_r)
         for note in plan.notes:
             if note.kind in task.refuse:
-                raise StateError(f"{note.kind}: {os.fsdecode(note.place)}: {note.detail}", "the plan refuses this")
+                raise StateError(
+                    f"{note.kind}: {os.fsdecode(note.place)}: {note.detail}", "the plan refuses notes of this kind"
+                )
         notes = [[note.kind, os.fsdecode(note.place), note.detail] for note in plan.notes]
         return {"states": plan.counts, "notes": notes}
 
@@ -268,7 +288,7 @@ def _is_done(path: str, settings: dict[str, Any]) -> bool:
 
 
 def _was_begun(task: Task) -> bool:
-    """True where an earlier run was cut short while or after it changed something."""
+    """Return whether an earlier run has begun to change the storage."""
     storage = task.source if task.target is None else task.target
     return any(os.path.exists(os.path.join(storage, name)) for name in (WORK, DB_NAME))
 
@@ -277,8 +297,8 @@ def _import(task: Task, doors: Doors) -> dict[str, Any]:
     storage = task.source if task.target is None else task.target
     if os.path.exists(os.path.join(storage, DB_NAME)) and not os.path.exists(os.path.join(storage, WORK)):
         if task.in_place and not os.path.exists(os.path.join(storage, BACKUP)):
-            raise StateError(f"{storage} is no mini_fo storage but minifo's own", "take it out of the plan")
-        return {"imported": "before"}  # an earlier run was cut short between the import and its report
+            raise StateError(f"{storage} is a storage of minifo, not of mini_fo", "remove it from the plan")
+        return {"imported": "before"}  # an earlier run was interrupted after the import and before the report
     report = import_storage(
         task.source,
         task.base,
@@ -296,7 +316,7 @@ def _upgrade(task: Task, doors: Doors) -> dict[str, Any]:
 
 def _expect(task: Task, storage: str) -> None:
     if not task.base:
-        raise StateError("paths are expected, but no base is given", "add base to the plan")
+        raise StateError("the plan has expect, but no base for this storage", "add base to the plan")
     overlay = Overlay.open(task.base, storage)
     try:
         for path in task.expect:
@@ -304,7 +324,9 @@ def _expect(task: Task, storage: str) -> None:
             for name in filter(None, os.fsencode(path).split(b"/")):
                 attr = overlay.lookup(ino, name)
                 if attr is None:
-                    raise StateError(f"{path} does not show", "look at the storage before you use it")
+                    raise StateError(
+                        f"{path} does not exist in the overlay of {storage}", "inspect the storage before you use it"
+                    )
                 ino = Ino(attr.ino)
     finally:
         overlay.close()
@@ -319,4 +341,7 @@ def _hook(task: Task, command: str) -> None:
     done = subprocess.run(["/bin/sh", "-c", command], env=env, capture_output=True, text=True, check=False)
     if done.returncode:
         last = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:] or [""]
-        raise StateError(f"the hook '{command}' ended with {done.returncode} ({last[0]})", "see what it needs")
+        raise StateError(
+            f"the command '{command}' failed with exit code {done.returncode} ({last[0]})",
+            "correct the cause, then run the plan again",
+        )

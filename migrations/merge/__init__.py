@@ -1,1 +1,1 @@
-"""Merging: the plan that makes a base show what its overlay shows, and its execution."""
+"""The merge of an overlay into its base: the plan, and the journalled execution of it."""

@@ -1,12 +1,12 @@
-"""Merging: an overlay is applied to its base, and its storage is empty afterwards.
+"""The execution of a merge: the changes of an overlay are applied to its base, and its storage is emptied.
 
-A journal in storage makes it restartable after a crash at any step.  What is where tells how far it is:
+A journal in storage makes it possible to continue after a crash at any step.  The files in storage tell the state:
 
-    minifo.db                 nothing of the base was changed (a staging directory in it may be left; it is made anew)
-    merge.db, merge-journal   the base is being changed; storage cannot be mounted; ``merge-phase`` says what comes next
-    merge.db alone            the base is done; storage is being emptied
+    minifo.db                 the base is not changed yet (a staging directory in it may be left; it is made again)
+    merge.db, merge-journal   the base is being changed; storage cannot be mounted; ``merge-phase`` names the next phase
+    merge.db alone            the base is complete; storage is being emptied
 
-Each phase (see ``MergePlan``) can be done twice, and is durable before the next one is noted.
+Each phase (see ``MergePlan``) can be repeated, and is durable before ``merge-phase`` names the next one.
 """
 
 from __future__ import annotations
@@ -44,7 +44,13 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass
 class MergeReport:
-    """What a merge did or would do; *changes* is empty where one that was cut short was finished."""
+    """The result of a merge.
+
+    Attributes:
+        changes: what was or would be changed; empty if this run has finished an interrupted merge.
+        applied: True if the base was changed, False if only the plan was made.
+        resumed: True if this run has finished an interrupted merge.
+    """
 
     changes: list[Change]
     applied: bool
@@ -59,26 +65,26 @@ def merge(
     progress: Progress = lambda what, done, total: None,
     doors: Doors = DOORS,
 ) -> MergeReport:
-    """Apply an overlay to its base, or finish an application that was cut short.
+    """Apply an overlay to its base, or finish a merge that was interrupted.
 
     Args:
-        storage: the overlay's storage, not mounted.
-        base: its base, which must be writable and used by nobody else.
+        storage: the overlay's storage; it must not be mounted.
+        base: the overlay's base, which must be writable; no other process may use it.
         apply: False to make the plan only.
-        progress: called now and then.
+        progress: called from time to time with the name of the step, the number of units done, and their total.
         doors: the ways to the disk.
 
     Raises:
-        StateError: something cannot be read or written, or is in use.
+        StateError: storage or base cannot be read or written, or is in use.
     """
     storage, base = os.path.realpath(storage), os.path.realpath(base)
-    doors.storage(storage).close()  # it is ours, and nothing in it leads elsewhere
+    doors.storage(storage).close()  # checks that the storage is the caller's and has no symlinks
     with _locked(storage):
         if os.path.exists(os.path.join(storage, MERGING)):
             if not apply:
-                raise StateError(f"a merge of {storage} was cut short", "finish it with --apply")
-            for place in (storage, base):
-                doors.effects.sync_all(place)  # what a killed run has left may be in memory only
+                raise StateError(f"a merge of {storage} was interrupted", "finish it with --apply")
+            for directory in (storage, base):
+                doors.effects.sync_all(directory)  # the changes of a killed run may not be durable yet
             _Application(doors, storage, base, progress).run()
             return MergeReport([], True, True)
         if apply:
@@ -89,7 +95,7 @@ def merge(
             if not apply:
                 return MergeReport(plan.changes, False, False)
             if not plan.changes and Lists(overlay).is_empty():
-                return MergeReport([], True, False)  # merged before: the base is not touched again
+                return MergeReport([], True, False)  # the storage is empty: there is nothing to do
             _check(overlay, plan, base, storage)
             facts = _stage(doors.effects, overlay, plan, os.fsencode(base), progress)
         finally:
@@ -120,25 +126,29 @@ def _check(overlay: Overlay, plan: MergePlan, base: str, storage: str) -> None:
     if os.statvfs(base).f_flag & os.ST_RDONLY or not os.access(base, os.W_OK):
         raise StateError(f"base {base} cannot be written", f"make it writable: mount -o remount,rw {base}")
     if os.path.isdir(os.path.join(storage, "checkpoints")) and os.listdir(os.path.join(storage, "checkpoints")):
-        raise StateError(f"storage {storage} has checkpoints, which a merge would make worthless", "delete them first")
+        raise StateError(f"storage {storage} has checkpoints, which a merge would make useless", "delete them first")
     for path in {*plan.directories, *(split(s.link)[0] for s in plan.staged if s.link is not None)}:
         here, there = os.lstat(os.fsencode(base) + path), overlay.base.stat(path)
         if (here.st_dev, here.st_ino) != (there.st_dev, there.st_ino) and path != b"/":
             name = os.path.join(base, os.fsdecode(path)[1:])
-            raise StateError(f"something is mounted at or above {name}", "unmount it first")
+            raise StateError(f"another file system is mounted at or above {name}", "unmount it first")
 
 
 # -- staging
 
 
 def _stage(effects: Effects, overlay: Overlay, plan: MergePlan, base: bytes, progress: Progress) -> list[int]:
-    """Make everything that is new, durably.  Returns the times the base's root is to have at the end."""
+    """Make all new files in the staging directory, durably.
+
+    Returns:
+        The atime and mtime (ns) that the base's root must have at the end of the merge.
+    """
     root = overlay.getattr(ROOT)
     stage = base + b"/" + STAGE
     if os.path.isdir(stage):
         effects.remove_tree(stage)
     effects.mkdir(stage)
-    effects.utime(base, root.atime, root.mtime)  # should this be cut short, nobody sees that it was tried
+    effects.utime(base, root.atime, root.mtime)  # an interrupted run leaves the times of the base as they were
     effects.sync(base)
     for count, staged in enumerate(plan.staged):
         path = stage + b"/" + staged.name.encode()
@@ -158,7 +168,7 @@ def _stage(effects: Effects, overlay: Overlay, plan: MergePlan, base: bytes, pro
 
 
 def _begin(doors: Doors, storage: str, base: str, plan: MergePlan, times: list[int]) -> None:
-    """Put the journal in force: from now on the merge is finished, not undone."""
+    """Write the journal and rename the database: from here on an interrupted merge is finished, not undone."""
     database = os.path.join(storage, DB_NAME)
     effects = doors.effects
     doors.fold_log(database)
@@ -175,7 +185,7 @@ def _begin(doors: Doors, storage: str, base: str, plan: MergePlan, times: list[i
 
 
 class _Application:
-    """Carries out the journal of one storage, from wherever it is."""
+    """Executes the journal of one storage, starting with the phase that ``merge-phase`` names."""
 
     def __init__(self, doors: Doors, storage: str, base: str, progress: Progress) -> None:
         self._doors = doors
@@ -184,17 +194,19 @@ class _Application:
         self._base = os.fsencode(base)
         self._stage = self._base + b"/" + STAGE
         self._progress = progress
-        self._emptied: set[bytes] = set()  # directories out of which something was lifted since the last sync
-        self._made: set[bytes] = set()  # directories made since then
+        self._emptied: set[bytes] = set()  # directories from which an object was lifted since the last sync
+        self._made: set[bytes] = set()  # directories made since the last sync
 
     def run(self) -> None:
         journal = self._at(_JOURNAL)
         if os.path.exists(journal):
             base, times, operations = decode_journal(read_json(journal), journal)
             if os.fsencode(base) != self._base:
-                raise StateError(f"the merge of {self._storage} is under way to {base}", "give that base")
+                raise StateError(
+                    f"the interrupted merge of {self._storage} is one into {base}", f"finish it with --base {base}"
+                )
             for operation in operations:
-                self._stay(operation.path)
+                self._check_inside(operation.path)
             self._apply(operations)
             if os.path.isdir(self._stage):
                 self._effects.remove_tree(self._stage)
@@ -227,21 +239,21 @@ class _Application:
         finally:
             os.close(fd)
         if text.decode("ascii", "replace") not in _PHASES:
-            raise Corrupt(f"{path} is damaged", "look at it by hand; nothing was changed")
+            raise Corrupt(f"{path} is damaged", "inspect it by hand; nothing was changed")
         return _PHASES.index(text.decode("ascii"))
 
-    def _stay(self, path: bytes) -> None:
-        """Refuse a path that leads into another file system; symlinks on the way are refused when it is used.
+    def _check_inside(self, path: bytes) -> None:
+        """Refuse a path of the base that leads into another file system; a symlink on it is refused when it is used.
 
         Raises:
-            StateError: it does; nothing was changed.
+            StateError: another file system is mounted on the path; nothing was changed.
         """
         directory = split(path)[0]
         top = os.open(self._base, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             os.close(openat2(top, directory[1:] or b".", os.O_PATH | os.O_DIRECTORY, BENEATH))
         except OSError as error:
-            if error.errno == errno.EXDEV:  # anything else is what the merge will put there
+            if error.errno == errno.EXDEV:  # other errors are expected: the merge may make these directories later
                 where = os.fsdecode(self._base + path)
                 raise StateError(f"{where} leads out of the base", "unmount what is mounted there") from error
         finally:
@@ -253,10 +265,11 @@ class _Application:
         self._made.clear()
 
     def _keep_order(self, operation: Operation) -> None:
-        """Sync where a later operation must not become durable without an earlier one.
+        """Sync the base if *operation* must not become durable before an earlier one.
 
-        A directory that is lifted takes along what should have been lifted out of it; one that is lost, what was put
-        into it.  Operations are sorted by depth, so this happens once for each level of the tree at most.
+        Lifting a directory is such an operation if an object was lifted out of it: a crash could leave the object in
+        the lifted directory.  Placing an object in a new directory is one, too: a crash could lose the directory with
+        the object.  Operations are sorted by depth, so this syncs at most once for each level of the tree.
         """
         above = split(operation.path)[0]
         if operation.kind == "lift":
@@ -292,10 +305,10 @@ class _Application:
     def _place(self, staged: bytes, path: bytes) -> None:
         self._effects.rename(staged, path)
         if os.path.lexists(staged):
-            self._effects.unlink(staged)  # rename(2) does nothing where both names are links of one file
+            self._effects.unlink(staged)  # rename(2) does nothing if both names are hard links of the same file
 
     def _empty(self) -> None:
-        """Leave storage as an empty overlay; its old database goes last."""
+        """Turn storage into that of an empty overlay; the old database is deleted last."""
         for name in ("content", "checkpoints"):
             if os.path.isdir(self._at(name)):
                 self._effects.remove_tree(self._at(name))
@@ -309,7 +322,10 @@ class _Application:
         self._doors.overlay(os.fsdecode(self._base), self._storage).close()
 
     def _overwrite(self, target: bytes, source: bytes) -> None:
-        """Give a file, all its links included, the bytes of another."""
+        """Copy the content of the file *source* into the file *target*, so that all its hard links show it.
+
+        Does nothing if *target* is not a regular file.
+        """
         if not stat.S_ISREG(os.lstat(target).st_mode):
             return
         with open(open_file(os.fsdecode(source)), "rb", buffering=0) as old:

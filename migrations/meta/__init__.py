@@ -1,1 +1,1 @@
-"""mini_fo's storages and META files: read, shown as mini_fo would, imported and exported."""
+"""mini_fo's storages and META files: reading them, the view that mini_fo would show, import and export."""

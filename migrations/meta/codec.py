@@ -1,16 +1,16 @@
-"""The META file of mini_fo: bytes in, records out, and back again.  No I/O, no knowledge of any tree.
+"""The format of mini_fo's META files: conversion of bytes to records and back, without any I/O.
 
-mini_fo kept one such file in each storage directory in which something was deleted or into which a base directory was
+mini_fo kept a META file in each storage directory in which an entry was deleted or into which a base directory was
 moved.  The whole grammar, as the kernel module wrote it:
 
     file = line*
     line = "D" SP name LF                 the base name is hidden (a whiteout)
          | "R" SP oldpath SP newname LF   the base directory oldpath (base terms) is newname's base side
 
-Bytes, no escaping, no encoding, no checksum; appended without a sync.  So a file may end in half a line, and a name
-with a line feed, or an old path with a blank, does not read back as it was written: see ``misread``.  The rule kept
-here is that nothing is guessed and nothing is dropped in silence: what is not a record is reported with its line and
-bytes.  Names are never decoded; one that looks like base64 is a name.
+Names are bytes without escaping, and the file has no checksum.  The module appended lines without a sync, so a file may
+end in half a line.  A name with a line feed, or an old path with a blank, is read back as another one (``misread``).
+The rule here: guess nothing and drop nothing silently; a line that is not a record is reported with its number and
+bytes.  Names are never decoded: a name that looks like base64 is that name.
 """
 
 from __future__ import annotations
@@ -37,7 +37,10 @@ class Redirect(NamedTuple):
     new: bytes
 
     def readings(self) -> list[Redirect]:
-        """Every way to part the line into an old path and a new name, the kernel's (at the first blank) first."""
+        """Return all ways to split the line into an old path and a new name.
+
+        The first one is that of the kernel module, which split the line at the first blank.
+        """
         text = self.old + b" " + self.new
         cuts = [at for at, byte in enumerate(text) if byte == 0x20]
         return [Redirect(text[:at], text[at + 1 :]) for at in cuts]
@@ -47,7 +50,7 @@ Record = Whiteout | Redirect
 
 
 class Skipped(NamedTuple):
-    """A line that holds no record: its number (from 1), its bytes without the line feed, and why."""
+    """A line that is not a record: its number (from 1), its bytes without the line feed, and the reason."""
 
     line: int
     raw: bytes
@@ -55,7 +58,7 @@ class Skipped(NamedTuple):
 
 
 class Meta(NamedTuple):
-    """What a META file says: its records in file order, the line of each, and what was skipped."""
+    """The content of a META file: its records in file order, the line number of each, and the skipped lines."""
 
     records: list[Record]
     lines: list[int]
@@ -63,14 +66,14 @@ class Meta(NamedTuple):
 
 
 def parse(data: bytes) -> Meta:
-    """Read a META file, tolerantly.
+    """Parse a META file and return its records; a damaged file is never an error.
 
-    A line is taken as the kernel module took it: the byte after the letter is not looked at, an R line is parted at the
-    first blank.  An unterminated tail and lines with a NUL, which crashed the module or made it invent names, are
-    skipped, as are unknown lines.
+    Lines are parsed as the kernel module parsed them: the byte after the letter is ignored, and an R line is split at
+    the first blank.  Unknown lines are skipped; so are an unterminated last line and lines with a NUL, which crashed
+    the module or made it read wrong names.
 
     Args:
-        data: the whole file; none is so damaged that this fails.
+        data: the bytes of the whole file.
     """
     meta = Meta([], [], [])
     lines = data.split(b"\n")
@@ -88,7 +91,7 @@ def parse(data: bytes) -> Meta:
 
 
 def _record(line: bytes) -> Record | str:
-    """The record a line holds, or why it holds none."""
+    """Return the record of a line, or the reason why it is not a record."""
     if not line:
         return "blank line"
     if b"\0" in line:
@@ -104,14 +107,14 @@ def _record(line: bytes) -> Record | str:
 
 
 def emit(records: Iterable[Record]) -> bytes:
-    """The bytes the kernel module would have written, record by record; it checks nothing (see ``misread``)."""
+    """Return the lines that the kernel module would have written for *records*; names are not checked (``misread``)."""
     return b"".join(
         b"D %b\n" % record.name if isinstance(record, Whiteout) else b"R %b %b\n" % record for record in records
     )
 
 
 def misread(record: Record) -> str | None:
-    """Why a record would not be read back as it is written, or None if it would."""
+    """Return the reason why the module would read a record back as another one, or None if it would not."""
     names = (record.name,) if isinstance(record, Whiteout) else record
     if any(b"\n" in name for name in names):
         return "a line feed in a name cannot be written"
@@ -125,15 +128,19 @@ def misread(record: Record) -> str | None:
 
 
 def kernel_lists(records: Sequence[Record]) -> tuple[list[Whiteout], list[Redirect]]:
-    """The two lists as the kernel module held them: newest first, so that of several equal new names the last wins."""
+    """Return the D and the R records as the kernel module kept them in memory: two lists, each with the newest first.
+
+    So of several R records with the same new name the last one in the file counts.
+    """
     newest = list(reversed(records))
     return [r for r in newest if isinstance(r, Whiteout)], [r for r in newest if isinstance(r, Redirect)]
 
 
 def without_redirect(records: Sequence[Record], new: bytes) -> list[Record]:
-    """The records left after the kernel module dropped the R of *new*, in the order it rewrote them.
+    """Return the records of a META file without the R record of the name *new*, in the order of the kernel module.
 
-    It did so when a renamed directory was renamed again: all D lines, then all R lines, each newest first.
+    The module rewrote the file in this way when a renamed directory was renamed again: all D lines, then all R lines,
+    each with the newest first.
     """
     hidden, moved = kernel_lists(records)
     for at, redirect in enumerate(moved):

@@ -1,7 +1,7 @@
-"""Taking an overlay back to mini_fo: a storage tree that shows the same, and a list of what gets lost on the way.
+"""The export of an overlay to a mini_fo storage that shows the same tree, with a list of what that cannot express.
 
-The tree is built beside its destination and renamed into place when it is complete, compared and on disk; a crash
-leaves no destination, and the next run starts anew.
+The export builds the storage beside its destination, compares it with the overlay, makes it durable, and then renames
+it into place.  A crash leaves no destination, and the next run starts from the beginning.
 """
 
 from __future__ import annotations
@@ -31,7 +31,14 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass
 class ExportReport:
-    """What an export wrote: the number of objects, of META files, and the losses; ``written`` is False if refused."""
+    """The result of an export.
+
+    Attributes:
+        objects: the number of objects in the storage tree.
+        metas: the number of META files.
+        losses: what the old format cannot express.
+        written: False if nothing was written because of losses.
+    """
 
     objects: int
     metas: int
@@ -52,19 +59,20 @@ def export_storage(
     """Write an overlay as a mini_fo storage tree.
 
     Args:
-        storage: the overlay's storage; not mounted.
-        base: its base.
-        destination: a directory that is empty or does not exist.
-        lossy: write even if something cannot be said in the old format.
-        meta_name: the name META files get.
-        progress: called now and then.
+        storage: the overlay's storage; it must not be mounted.
+        base: the overlay's base.
+        destination: the directory to write; it must be empty or not exist.
+        lossy: True to write even if the old format cannot express everything.
+        meta_name: the name for META files.
+        progress: called from time to time with the name of the step, the number of units done, and their total.
         doors: the ways to the disk.
 
     Returns:
-        The report; with losses and without *lossy* nothing was written.
+        The report.  If there are losses and *lossy* is False, nothing was written.
 
     Raises:
-        StateError: something cannot be read or written.
+        StateError: the overlay cannot be read, the destination cannot be written, or the result shows another tree.
+        UsageError: the destination is not an empty directory.
     """
     destination = os.path.realpath(destination)
     _check_destination(destination)
@@ -77,7 +85,7 @@ def export_storage(
             return ExportReport(len(plan.items), metas, plan.losses, False)
         work = destination.rstrip("/") + _SUFFIX
         if os.path.isdir(work):
-            effects.remove_tree(work)  # of a run that was cut short
+            effects.remove_tree(work)  # left by an interrupted run
         _Writer(effects, overlay, os.fsencode(work), meta_name).write(plan.items, progress)
         _verify(overlay, work, meta_name, plan.losses)
     finally:
@@ -134,11 +142,15 @@ class _Writer:
         except OSError as error:
             if error.errno != errno.EOPNOTSUPP:
                 raise
-            dress(self._effects, path, values, None)  # they are on the list of losses
+            dress(self._effects, path, values, None)  # without xattrs, which are on the list of losses
 
 
 def _verify(overlay: Overlay, work: str, meta_name: bytes, losses: list[Loss]) -> None:
-    """See that mini_fo would show what the overlay shows, losses aside."""
+    """Check that mini_fo would show the overlay's tree from the new storage, except for the losses.
+
+    Raises:
+        StateError: it would show another tree.
+    """
     view = BaseView(work)
     try:
         tree = LegacyTree(overlay.base, view, meta_name=meta_name)
@@ -150,14 +162,15 @@ def _verify(overlay: Overlay, work: str, meta_name: bytes, losses: list[Loss]) -
     if left:
         first = left[0]
         raise StateError(
-            f"the export shows {len(left)} things otherwise, first: {first.what} of {os.fsdecode(first.place)!r}",
-            f"nothing was replaced, what was built is in {work}; please report this",
+            f"the exported storage differs from the overlay in {len(left)} points,"
+            f" first: {first.what} of {os.fsdecode(first.place)!r}",
+            f"the destination was not written, the result is in {work}; please report this",
         )
 
 
 def _check_destination(destination: str) -> None:
     with contextlib.suppress(FileNotFoundError):
         if os.path.ismount(destination):
-            raise UsageError(f"{destination} is a mount point", "export to a directory in it")
+            raise UsageError(f"{destination} is a mount point", "give a directory below it")
         if os.listdir(destination):
             raise UsageError(f"{destination} is not empty", "give an empty directory, or one that does not exist")

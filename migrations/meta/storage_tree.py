@@ -1,10 +1,10 @@
-"""A mini_fo storage tree, read without changing it: its objects, and what its META files say.
+"""A mini_fo storage tree that is only read: its objects, and the records of its META files.
 
-mini_fo showed a storage object at the very path it has in storage, so a *place* is both a path in the merged view and a
-path in the storage tree (absolute, ``/`` for the root).  Reading goes through the same confined, noatime view as the
-engine's base, so not even an access time of the source changes.
+mini_fo showed a storage object at the path that it has in storage.  So a *place* is both a path in the merged view and
+a path in the storage tree (absolute, ``/`` for the root).  All reading goes through ``BaseView``, so not even an access
+time of the source changes.
 
-Whatever the reader had to decide or to leave out is a ``Note``, and nothing is decided without one.
+For every decision that the reader makes, and for everything that it leaves out, it adds a ``Note``.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from ..copying import stat_or_none
 from . import codec
 from .codec import META_NAME, Record, Redirect, Whiteout
 
-META_MAX = 8 << 20  # bytes of one file, which is read at once: 30,000 of the longest names, or a million short ones
+META_MAX = 8 << 20  # bytes of one META file, which is read at once: 30,000 of the longest names, a million short ones
 
 
 class Note(NamedTuple):
-    """Something a person may want to know about one place.
+    """A message for the user about one place in the storage: a decision of the import, or something it left out.
 
     Attributes:
         kind: a stable word: skipped, reading, superseded, impossible, hides-nothing, d-over-r, broken, unlisted, twice,
             clash, meta-name.
-        place: the object or directory it concerns.
+        place: the object or directory that the note concerns.
         detail: what was found and what was done, in a sentence.
-        file: the META file the line is in, if it is about a line.
-        line: its number, from 1.
-        raw: its bytes without the line feed.
+        file: the META file, if the note concerns a line of one; else None.
+        line: the number of that line, from 1.
+        raw: the bytes of that line without the line feed.
     """
 
     kind: str
@@ -46,10 +46,16 @@ class Note(NamedTuple):
 
 
 class DirectoryMeta(NamedTuple):
-    """What the META file of one directory says, with the reading of each line decided."""
+    """The content of one directory's META file, after a decision how to read each line.
+
+    Attributes:
+        hidden: the names of D lines.
+        moved: for each R line the old path (base terms) by the new name.
+        records: all records in file order.
+    """
 
     hidden: frozenset[bytes]
-    moved: dict[bytes, bytes]  # new name: old path in base terms
+    moved: dict[bytes, bytes]
     records: list[Record]
 
 
@@ -57,7 +63,7 @@ _NOTHING = DirectoryMeta(frozenset(), {}, [])
 
 
 def is_directory(st: os.stat_result | None) -> bool:
-    """True for the attributes of a directory."""
+    """Return whether *st* are the attributes of a directory; False for None."""
     return st is not None and stat.S_ISDIR(st.st_mode)
 
 
@@ -65,10 +71,13 @@ class LegacyTree:
     """One mini_fo storage tree over its base.
 
     Args:
-        base: the base mini_fo was mounted with.
-        storage: its storage directory.
-        meta_name: the name META files have, where mini_fo was built with another one.
-        ignore: names in the root of storage that are not mini_fo's.
+        base: the base that mini_fo was mounted with.
+        storage: the storage directory of that mount.
+        meta_name: the name of META files.
+        ignore: names in the root of storage that do not belong to mini_fo.
+
+    Attributes:
+        notes: messages for the user; more are added while the tree is read.
     """
 
     def __init__(
@@ -87,22 +96,22 @@ class LegacyTree:
         self._metas: dict[bytes, DirectoryMeta] = {}
 
     def names(self, place: bytes) -> list[bytes]:
-        """The names in a storage directory, sorted, META aside."""
+        """Return the names in a storage directory, sorted, without the META file."""
         hidden = {self.meta_name} | (self._ignore if place == b"/" else frozenset())
         return sorted(name for name in self.storage.names(place) if name not in hidden)
 
     def stat(self, place: bytes) -> os.stat_result | None:
-        """The attributes of the storage object at a place, or None."""
+        """Return the attributes of the storage object at a place, or None if storage has no such object."""
         return stat_or_none(self.storage, place)
 
     def base_stat(self, path: bytes) -> os.stat_result | None:
-        """The attributes of the base object at a path in base terms, or None."""
+        """Return the attributes of the base object at a path (base terms), or None if the base has no such object."""
         return stat_or_none(self.base, path) if is_base_path(path) else None
 
     # -- META
 
     def meta(self, place: bytes) -> DirectoryMeta:
-        """What is said about the names in a directory; nothing where storage has no such directory."""
+        """Return the content of a directory's META file; empty if there is no such directory or file."""
         found = self._metas.get(place)
         if found is None:
             found = self._metas[place] = self._read(place)
@@ -114,18 +123,18 @@ class LegacyTree:
         if st is None:
             return _NOTHING
         if not stat.S_ISREG(st.st_mode):
-            self.notes.append(Note("skipped", place, "what has the name of a META file is no file", path))
+            self.notes.append(Note("skipped", place, "an object that is not a file has the name of a META file", path))
             return _NOTHING
         fd = self.storage.file(path)
         size = os.fstat(fd).st_size
         if size > META_MAX:
             raise StateError(
-                f"META file {os.fsdecode(path)} has {size} bytes: no mini_fo wrote that",
-                "look at it, and cut it or move it away",
+                f"META file {os.fsdecode(path)} has {size} bytes: mini_fo cannot have written that",
+                "inspect it, then shorten it or move it away",
             )
         meta = codec.parse(os.pread(fd, size, 0))
         for skipped in meta.skipped:
-            if skipped.raw:  # a blank line says nothing
+            if skipped.raw:  # no note for a blank line
                 self.notes.append(Note("skipped", place, skipped.reason, path, skipped.line, skipped.raw))
         records: list[Record] = []
         seen: dict[bytes, int] = {}
@@ -152,7 +161,10 @@ class LegacyTree:
         return DirectoryMeta(hidden, moved, records)
 
     def _reading(self, place: bytes, record: Redirect) -> Redirect:
-        """The reading of an R line that fits base and storage; the kernel's own where none does."""
-        readings = [r for r in record.readings() if is_directory(self.base_stat(r.old)) and is_name(r.new)]
-        beside = [r for r in readings if is_directory(self.stat(join(place, r.new)))]
-        return (beside or readings or [record])[0]
+        """Return the reading of an R line that fits base and storage best; the kernel module's if none fits.
+
+        A reading fits if the base has its old path as a directory, and fits better if storage has its new name as one.
+        """
+        possible = [r for r in record.readings() if is_directory(self.base_stat(r.old)) and is_name(r.new)]
+        best = [r for r in possible if is_directory(self.stat(join(place, r.new)))]
+        return (best or possible or [record])[0]

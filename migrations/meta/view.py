@@ -1,8 +1,9 @@
-"""What mini_fo would have shown: its look-up and its directory listing, over a storage tree as it lies there.
+"""The view that mini_fo would show: its lookup and its directory listing, over a storage tree that is only read.
 
-A model of the kernel module's rules, made to be compared with and independent of the importer: it decides one name at a
-time from what base, storage and META say, knows no steps and no rows.  It departs from the module only where the module
-listed a name it could not open, or opened one it did not list: those count as shown.
+This is a model of the kernel module's rules, which an import or export is compared with.  It is independent of the
+importer: it decides about one name at a time from base, storage and META files, and knows no steps and no rows.  It
+differs from the module in one point: a name that the module listed and could not open, or opened and did not list,
+counts as shown.
 """
 
 from __future__ import annotations
@@ -28,9 +29,10 @@ class Shown(NamedTuple):
     """One object of the merged view.
 
     Attributes:
-        state: mini_fo's word for it.
-        base: its base side (base terms), or None.
-        stored: its storage side, or None; if there is one, attributes and bytes are the storage object's.
+        state: mini_fo's word for the object.
+        base: the path of its base side (base terms), or None.
+        stored: the path of its storage side, or None.  If the object has a storage side, that has its attributes and
+            bytes.
     """
 
     state: State
@@ -42,8 +44,8 @@ class LegacyView:
     """The merged view of a mini_fo mount.
 
     Args:
-        tree: the storage over its base.
-        intent: where one name has a D and an R line, True to let R count.
+        tree: the mini_fo storage over its base.
+        intent: True to let the R line count if a name has both a D and an R line; False to let the D line count.
     """
 
     root = Shown(State.MODIFIED, b"/", b"/")
@@ -53,7 +55,7 @@ class LegacyView:
         self._intent = intent
 
     def lookup(self, directory: Shown, name: bytes) -> Shown | None:
-        """What mini_fo showed at a name; None for nothing."""
+        """Return the object that mini_fo showed for a name in a directory, or None if it showed none."""
         if name == self._tree.meta_name:
             return None
         stored: bytes | None = None
@@ -84,12 +86,12 @@ class LegacyView:
             return Shown(State.CREATED, None, stored)
         if whiteout:
             return Shown(State.DEL_REWRITTEN, None, stored)
-        # a directory over something else has no base side to read
+        # only a directory in storage over a directory in the base shows the base side, too
         both = is_directory(self._tree.base_stat(base)) and is_directory(self._tree.stat(stored))
         return Shown(State.MODIFIED, base if both else None, stored)
 
     def entries(self, directory: Shown) -> Iterator[tuple[bytes, Shown]]:
-        """The names of a directory and what is shown there."""
+        """Yield each name that mini_fo showed in a directory, with its object."""
         names: dict[bytes, None] = {}
         if directory.stored is not None:
             names.update(dict.fromkeys(self._tree.names(directory.stored)))
@@ -103,7 +105,7 @@ class LegacyView:
                 yield name, shown
 
     def side(self, shown: Shown) -> tuple[BaseView, bytes]:
-        """The tree and the path whose attributes and bytes an object has."""
+        """Return the tree and the path of the object whose attributes and bytes mini_fo showed."""
         if shown.stored is not None:
             return self._tree.storage, shown.stored
         assert shown.base is not None
@@ -111,7 +113,14 @@ class LegacyView:
 
 
 class Difference(NamedTuple):
-    """One thing two views do not agree on."""
+    """One difference between mini_fo's view and an overlay.
+
+    Attributes:
+        place: the object.
+        what: the property that differs: ``presence``, ``mode``, ``content``, ...
+        legacy: its value in mini_fo's view.
+        overlay: its value in the overlay.
+    """
 
     place: bytes
     what: str
@@ -120,7 +129,7 @@ class Difference(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """The outcome: how many entries were looked at, how many of them no side had touched, and the differences."""
+    """The result of a comparison: the number of entries compared, how many are unmodified in both, the differences."""
 
     entries: int
     untouched: int
@@ -128,14 +137,14 @@ class Comparison(NamedTuple):
 
 
 def compare(view: LegacyView, overlay: Overlay, progress: Callable[[int], None] = lambda count: None) -> Comparison:
-    """Compare mini_fo's view with an overlay's, entry by entry: names, types, attributes, xattrs and every byte.
+    """Compare mini_fo's view with an overlay, entry by entry: names, types, attributes, xattrs and every byte.
 
-    What is unmodified on both sides, and stands for the same base object, is the same by construction and not read.
+    An object that is unmodified in both, and has the same base object, is not read: it cannot differ.
 
     Args:
-        view: what mini_fo showed.
-        overlay: freshly opened.
-        progress: called now and then with the number of entries looked at.
+        view: the view of mini_fo.
+        overlay: the overlay; it must be newly opened.
+        progress: called from time to time with the number of entries compared.
     """
     lists = Lists(overlay)
     differences: list[Difference] = []

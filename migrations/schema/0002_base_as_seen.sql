@@ -1,7 +1,7 @@
--- Version 2: what the base was like when the overlay last met it, so that a base that was replaced can be told by it.
+-- Version 2: the state of base objects when the overlay last saw them, so that a replaced base is recognized.
 --
--- The three tables are made anew, so that their text is that of engine/store/schema.sql.  What is not known of the past is
--- taken as it must have been: a row without bytes of its own has the base's size and mtime, unless modified says so.
+-- The three tables are created again so that their SQL text is the same as in engine/store/schema.sql.  The past state of
+-- an object is taken from modified; for an object that is not in modified, its own size and mtime are those of the base.
 
 ALTER TABLE modified RENAME TO modified_1;
 CREATE TABLE modified (

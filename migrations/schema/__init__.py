@@ -1,1 +1,1 @@
-"""Storage formats: numbered SQL scripts, and the upgrade that runs them."""
+"""The upgrade of a storage database to the present format, and the numbered SQL scripts that it runs."""

@@ -1,10 +1,11 @@
-"""Schema versions: bringing a storage database up to the version the engine opens.
+"""The upgrade of a storage database to the version that the engine opens.
 
-A step is a file ``NNNN_what.sql`` in this package; it takes a database of version N-1 to version N.  Each step runs in
-one transaction together with its record, which is the database's ``user_version``: after a crash it was either made or
-not, and the next run goes on from there.  Before the first step a copy of the database is kept beside it.
+A step is a file ``NNNN_what.sql`` in this package: it converts a database of version N-1 to version N.  Each step runs
+in one transaction that also sets the database's ``user_version`` to N.  So after a crash the step is either done or
+not, and the next run continues with the first step that is not.  Before the first step the database is copied to a file
+beside it.
 
-A step's SQL holds no BEGIN or COMMIT.  What a newer minifo has written is refused, never touched.
+The SQL of a step contains no BEGIN or COMMIT.  A database that a newer minifo has written is refused and not changed.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ _STEP_FILE = re.compile(r"(\d{4})_\w+\.sql")
 
 
 class Upgrade(NamedTuple):
-    """What an upgrade did or would do: the versions before and after, and the copy that was kept."""
+    """The result of an upgrade: the versions before and after it, and the path of the copy (None if none was made)."""
 
     before: int
     after: int
@@ -35,7 +36,7 @@ class Upgrade(NamedTuple):
 
 
 def shipped_steps() -> dict[int, str]:
-    """The steps of this package: their SQL by the version they lead to."""
+    """Return the SQL of each step in this package, by the version that the step leads to."""
     found = {}
     for file in resources.files("minifo.migrations.schema").iterdir():
         match = _STEP_FILE.fullmatch(file.name)
@@ -52,18 +53,20 @@ def upgrade(
     dry_run: bool = False,
     doors: Doors = DOORS,
 ) -> Upgrade:
-    """Bring a storage's database to a version.
+    """Upgrade the database of a storage to the version *target*.
 
     Args:
-        storage: the storage directory, not mounted.
-        steps: SQL by the version it leads to; None for the shipped ones.
+        storage: the storage directory; it must not be mounted.
+        steps: the SQL of each step by the version that it leads to; None for the steps of this package.
         target: the version to reach.
-        dry_run: say what would be done only.
+        dry_run: True to return what would be done and change nothing.
         doors: the ways to the disk.
 
     Raises:
-        NotMinifo, NewerFormat, Corrupt: the database is not one that can be upgraded; it was not touched.
-        StorageBusy: it is mounted.
+        NotMinifo: the storage holds no database of minifo.
+        NewerFormat: a newer minifo has written it.
+        Corrupt: the database is damaged; it was not changed.
+        StorageBusy: the storage is mounted.
         StateError: a step is missing, or failed and was rolled back.
     """
     steps = shipped_steps() if steps is None else steps
@@ -87,20 +90,24 @@ def _upgrade(doors: Doors, path: str, steps: Mapping[int, str], target: int, dry
     con = connect(path, read_only=dry_run, vfs=doors.vfs)
     try:
         if not dry_run:
-            con.execute("PRAGMA locking_mode=EXCLUSIVE").fetchall()  # where storage cannot share memory, too
+            # exclusive locking works also in a file system without shared memory maps
+            con.execute("PRAGMA locking_mode=EXCLUSIVE").fetchall()
         before = _version(con, path)
         if before > target:
             raise NewerFormat(f"{path} has format {before}, this minifo knows up to {target}", "install a newer minifo")
         missing = [number for number in range(before + 1, target + 1) if number not in steps]
         if missing:
-            raise StateError(f"no step leads {path} to format {missing[0]}", "install a minifo between the two")
+            raise StateError(
+                f"this minifo cannot upgrade {path} from format {missing[0] - 1} to {missing[0]}",
+                "upgrade it with an earlier version of minifo first",
+            )
         _check_plain(con, path)
         if dry_run or before == target:
             return Upgrade(before, target, None)
-        backup = _keep(doors, con, path, before)
+        backup = _copy_database(doors, con, path, before)
         con.execute("PRAGMA synchronous=FULL").fetchall()
         for number in range(before + 1, target + 1):
-            _take(con, path, number, steps[number])
+            _run_step(con, path, number, steps[number])
         return Upgrade(before, target, backup)
     finally:
         con.close()
@@ -114,9 +121,12 @@ def _version(con: apsw.Connection, path: str) -> int:
 
 
 def _check_plain(con: apsw.Connection, path: str) -> None:
-    """Refuse a database with anything in it that would run, or whose name would, when a step is made.
+    """Refuse a database with triggers, views or other code, or with names that are SQL: a step would run them.
 
-    Earlier formats had tables and indexes only, as this one has.
+    All formats of minifo have tables and indexes only.
+
+    Raises:
+        Corrupt: the database has such an object.
     """
     for kind, name, _, sql in schema_of(con):
         virtual = (sql or "").upper().startswith("CREATE VIRTUAL")
@@ -124,30 +134,33 @@ def _check_plain(con: apsw.Connection, path: str) -> None:
             raise Corrupt(f"{path} is damaged (its {kind} {name!r:.100} is not ours)", "it cannot be upgraded")
 
 
-def _keep(doors: Doors, con: apsw.Connection, path: str, version: int) -> str:
-    """Keep a copy of the database, whole and durable, under the name of its version."""
+def _copy_database(doors: Doors, con: apsw.Connection, path: str, version: int) -> str:
+    """Make a complete and durable copy of the database beside it, and return the copy's path."""
     backup = f"{path}.bak-v{version}"
-    fresh = f"{backup}.new"
-    if os.path.exists(fresh):
-        doors.effects.unlink(fresh)
-    con.execute("VACUUM INTO ?", (fresh,)).fetchall()
-    doors.effects.sync(fresh)
-    doors.effects.rename(fresh, backup)
+    temporary = f"{backup}.new"
+    if os.path.exists(temporary):
+        doors.effects.unlink(temporary)
+    con.execute("VACUUM INTO ?", (temporary,)).fetchall()
+    doors.effects.sync(temporary)
+    doors.effects.rename(temporary, backup)
     doors.effects.sync(os.path.dirname(path))
     return backup
 
 
-def _take(con: apsw.Connection, path: str, number: int, sql: str) -> None:
+def _run_step(con: apsw.Connection, path: str, number: int, sql: str) -> None:
     con.execute("BEGIN IMMEDIATE")
     try:
         con.execute(sql).fetchall()
         if not con.in_transaction:
-            raise StateError(f"step {number} ended its own transaction", "this is an error in minifo, please report it")
+            raise StateError(
+                f"step {number} of the upgrade of {path} ended its own transaction",
+                "this is an error in minifo, please report it",
+            )
         con.execute(f"PRAGMA user_version={number}")
         if number == SCHEMA_VERSION and (strange := strange_objects(con)):
             raise Corrupt(
-                f"{path} is damaged: step {number} does not lead to our tables ({', '.join(strange)!r:.200})",
-                "it was rolled back, and cannot be upgraded",
+                f"{path} is damaged: step {number} does not lead to minifo's tables ({', '.join(strange)!r:.200})",
+                "the step was rolled back; this database cannot be upgraded",
             )
         con.execute("COMMIT")
     except apsw.Error as error:
@@ -155,5 +168,5 @@ def _take(con: apsw.Connection, path: str, number: int, sql: str) -> None:
             con.execute("ROLLBACK")
         raise StateError(
             f"step {number} failed on {path} and was rolled back ({error})",
-            f"a copy from before is beside it: {DB_NAME}.bak-v*",
+            f"a copy of the old database is kept beside it: {DB_NAME}.bak-v*",
         ) from error
