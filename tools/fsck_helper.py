@@ -1,7 +1,10 @@
 """``minifo-fsck``, ``fsck.minifo`` and ``fsck.fuse.minifo``: check an overlay's storage, and repair it.
 
-The arguments and exit codes are those of fsck(8), so that fsck and systemd find what they expect.  ``minifo fsck``
-(tools/fsck.py) is the same.  Nothing here mounts, and nothing is imported that could.
+The arguments and exit codes are those of fsck(8), so that fsck(8) and systemd can run the program.  ``minifo fsck``
+(tools/fsck.py) runs it, too.  The program mounts nothing and does not import the code that mounts.
+
+The option ``--rescue`` and the JSON keys ``findings``, ``salvage`` and ``rescue`` are public names that stay; the code
+says problem, rebuild and extract (engine/fsck/__init__.py).
 """
 
 from __future__ import annotations
@@ -16,54 +19,54 @@ from dataclasses import dataclass, field
 from typing import Any, TextIO
 
 from ..engine.errors import MinifoError, StateError, UsageError
-from ..engine.fsck.problems import SALVAGE, Problem
+from ..engine.fsck.problems import NEEDS_REBUILD, Problem
 from ..engine.fsck.session import FsckSession, acting_as_owner
 from . import _common
 from ._progress import Progress
 
-# fsck(8); the sum of those that apply
+# exit codes of fsck(8): the sum of those that apply
 CLEAN, CORRECTED, LEFT, FAILED, USAGE, CANCELLED = 0, 1, 4, 8, 16, 32
 
 SYNOPSIS = "[-n | -y | -p | -a] [-f] [-v] [-V] [-C[fd]] [--base DIR] [--verify-data] [--json] [--rescue DIR] \
 [--untrusted-sto] STO"
 _LETTERS = "nypafvVhC:lMPRrsTt:"
 _LONG = ["json", "base=", "verify-data", "rescue=", "untrusted-sto", "help", "version"]
-_IGNORED = {"-l", "-M", "-P", "-R", "-r", "-s", "-T", "-t"}  # words of fsck(8) itself, and of e2fsck's boot line
-_SHOWN = 20  # findings of one kind that are shown without -v
+_IGNORED = {"-l", "-M", "-P", "-R", "-r", "-s", "-T", "-t"}  # options of fsck(8) itself, and those of e2fsck at boot
+_SHOWN = 20  # problems of one kind that are printed without -v
 
 HELP = f"""\
 usage: minifo-fsck {SYNOPSIS}
 
-Checks the storage STO of an overlay, and repairs it.
+Check the storage STO of an overlay, and repair it.
 
-  -n             change nothing, ask nothing
-  -p, -a         make the safe repairs only: what shows does not change
-  -y             make every repair
-                 (without these: ask on a terminal, change nothing elsewhere)
-  -f             check every page of the database, not only quickly
-  -v             show notes and every finding, with what it means
+  -n             only check: ask nothing and change nothing
+  -p, -a         make safe repairs only: they change nothing that the overlay shows
+  -y             make all repairs
+                 (without -n, -p, -a, -y: ask before each repair on a terminal, else change nothing)
+  -f             check every page of the database thoroughly
+  -v             show notes and all problems, and explain each repair
   -V             show the version
-  -C[FD]         show progress, on a terminal or to a file descriptor
-  --base DIR     compare with the base as well
+  -C[FD]         show progress on the terminal, or write it to the file descriptor FD
+  --base DIR     also compare the storage with its base DIR
   --verify-data  read every byte of every content object
   --json         print one JSON document
-  --rescue DIR   write what the overlay holds to DIR as plain files; changes nothing in STO
-  --untrusted-sto  take a storage that others may change: it is only read, and a rescue leaves out devices,
+  --rescue DIR   extract the content of the overlay to the empty directory DIR, as plain files; STO is not changed
+  --untrusted-sto  accept a storage that other users may change: it is only read, and --rescue leaves out devices,
                  set-id bits and capabilities
 
-Exit code, the sum of: 0 clean, 1 repaired, 4 something is left, 8 it could not be checked, 16 wrong arguments,
-32 interrupted. A repair keeps a copy of the database beside it (minifo.db.bak-...) and discards nothing: what has lost
-its name goes to lost+found in the overlay. A storage that is mounted is only read. Root checks and repairs a user's
-storage with that user's rights.
+The exit code is the sum of: 0 no problem, 1 problems were repaired, 4 problems are left, 8 the check failed,
+16 wrong arguments, 32 interrupted. A repair first copies the database to minifo.db.bak-... in STO. It discards nothing:
+an object that has lost its name gets one in the directory lost+found of the overlay. A mounted storage is only read.
+If root runs this on a user's storage, the check and the repairs run with the rights of that user.
 """
 
 
 @dataclass
 class Request:
-    """What is asked for."""
+    """What the user asks for: the parsed command line."""
 
     storage: str
-    mode: str = ""  # n, p, y, or empty: ask
+    mode: str = ""  # n, p or y, as the options; empty: ask before each repair
     full: bool = False
     verbose: bool = False
     json: bool = False
@@ -76,38 +79,47 @@ class Request:
 
 @dataclass
 class Outcome:
-    """What came of it."""
+    """The result of a run, for the report."""
 
-    holder: int | None = None
+    holder: int | None = None  # process id of the daemon that uses the storage, as in FsckSession
     found: list[Problem] = field(default_factory=list)
     repaired: list[Problem] = field(default_factory=list)
     left: list[Problem] = field(default_factory=list)
-    salvage: dict[str, Any] | None = None
-    rescue: dict[str, Any] | None = None
-    said: list[str] = field(default_factory=list)
+    rebuilt: dict[str, Any] | None = None  # the JSON value of salvage
+    extracted: dict[str, Any] | None = None  # the JSON value of rescue
+    remarks: list[str] = field(default_factory=list)  # the JSON value of said; printed after the result
 
     @property
     def code(self) -> int:
-        """The exit code of fsck(8)."""
+        """The exit code as fsck(8) defines it."""
         code = CORRECTED if self.repaired else CLEAN
-        is_short = self.rescue is not None and bool(self.rescue["damaged"])
-        return code | (LEFT if is_short or any(not finding.is_note for finding in self.left) else 0)
+        is_incomplete = self.extracted is not None and bool(self.extracted["damaged"])
+        return code | (LEFT if is_incomplete or any(not problem.is_note for problem in self.left) else 0)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Check a storage as fsck(8) asks; *arguments* are those after the program's name.  Returns the exit code."""
+    """Check a storage as fsck(8) asks and return the exit code.
+
+    Args:
+        arguments: the words after the program's name; None for those of the process.
+    """
     program = os.path.basename(sys.argv[0]) if arguments is None else "minifo-fsck"
     return _common.run_tool(lambda: run(program, sys.argv[1:] if arguments is None else arguments), FAILED)
 
 
 def run(program: str, arguments: list[str]) -> int:
-    """The same under any name."""
+    """Check a storage as the arguments say, print the report, and return the exit code.
+
+    Args:
+        program: the program's name, for messages.
+        arguments: the words after the program's name.
+    """
     try:
         request = parse(arguments)
         if isinstance(request, str):
             print(request)
             return CLEAN
-        outcome = examine(request)
+        outcome = check_storage(request)
         report(program, request, outcome)
     except BrokenPipeError:
         raise
@@ -117,20 +129,21 @@ def run(program: str, arguments: list[str]) -> int:
     except (MinifoError, OSError) as exc:
         return _common.fail(program, exc, FAILED)
     except MemoryError:
-        return _common.fail(program, StateError("there is not enough memory for this storage"), FAILED)
+        error = StateError("there is not enough memory to check this storage", "check it on a larger machine")
+        return _common.fail(program, error, FAILED)
     except KeyboardInterrupt:
-        print(f"{program}: interrupted; call it again to finish", file=sys.stderr)
+        print(f"{program}: interrupted; run it again to finish", file=sys.stderr)
         return CANCELLED
     return outcome.code
 
 
 def parse(arguments: list[str]) -> Request | str:
-    """The request in *arguments*, or the text that is asked for instead.
+    """Parse the command line; return the request, or the text to print if help or the version is asked for.
 
     Raises:
-        UsageError: they are wrong.
+        UsageError: the arguments are wrong.
     """
-    # -C takes a number that must stand right behind it: fsck(8) calls it -C0 as well as -C
+    # the number of -C is optional and follows it without a blank, which getopt cannot parse: make -C the same as -C0
     arguments = [argument + "0" if argument == "-C" else argument for argument in arguments]
     try:
         given, named = getopt.gnu_getopt(arguments, _LETTERS, _LONG)
@@ -155,7 +168,7 @@ def parse(arguments: list[str]) -> Request | str:
     mode = modes[0] if modes else ""
     if "--rescue" in flags:
         if mode in ("y", "p"):
-            raise UsageError("--rescue changes nothing and does not go with a repair", "call it without -y, -p, -a")
+            raise UsageError("--rescue changes nothing and does not go with a repair", "give it without -y, -p, -a")
         mode = "n"
     return Request(
         storage,
@@ -180,7 +193,11 @@ def _is_open(number: int) -> bool:
 
 
 def _place(text: str) -> tuple[str, str | None]:
-    """Storage and base of what fsck(8) calls a device: a directory, or the source text of a mount."""
+    """Return the storage and, if known, the base that the operand *text* means.
+
+    fsck(8) passes the first field of a line in fstab: the storage directory, or the source text of a mount
+    (``base=...,sto=...``).
+    """
     if not os.path.exists(text) and text.startswith("base="):
         from ..fusefront.mount.options import parse_source
 
@@ -190,61 +207,62 @@ def _place(text: str) -> tuple[str, str | None]:
     return text, None
 
 
-def examine(request: Request) -> Outcome:
-    """Do what is asked for.
+def check_storage(request: Request) -> Outcome:
+    """Check the storage, and repair or extract it if the request says so.
 
     Raises:
-        StateError: it could not be done.
+        StateError: the storage cannot be checked, repaired or extracted.
     """
     outcome = Outcome()
     progress = Progress(request.progress, request.storage, quiet=request.json)
-    asks = not request.mode and not request.json and sys.stdin.isatty() and sys.stdout.isatty()
-    write = request.mode in ("p", "y") or asks
+    is_interactive = not request.mode and not request.json and sys.stdin.isatty() and sys.stdout.isatty()
+    write = request.mode in ("p", "y") or is_interactive
     with contextlib.ExitStack() as stack:
         if request.rescue is None:
-            import minifo.engine.fsck.rebuild  # noqa: F401 (now: our own files may be for root only)
+            # loaded now, while this process is root: minifo's files may be readable by root only
+            import minifo.engine.fsck.rebuild  # noqa: F401
 
             stack.enter_context(acting_as_owner(request.storage))
-        examination = stack.enter_context(
+        session = stack.enter_context(
             FsckSession(request.storage, request.base, write=write, untrusted=request.untrusted)
         )
-        outcome.holder = examination.holder
-        outcome.found = outcome.left = examination.check(full=request.full, verify=request.verify, progress=progress)
+        outcome.holder = session.holder
+        outcome.found = outcome.left = session.check(full=request.full, verify=request.verify, progress=progress)
         if request.rescue is not None:
             progress.clear()
-            _rescue(request, examination, outcome, progress)
-        elif write and any(not finding.is_note for finding in outcome.found):
-            if examination.writable:
+            _extract(request, session, outcome, progress)
+        elif write and any(not problem.is_note for problem in outcome.found):
+            if session.writable:
                 progress.clear()
-                _repair(request, examination, outcome, progress)
+                _repair(request, session, outcome, progress)
             else:
-                outcome.said.append(f"nothing was repaired: {examination.obstacle}")
+                outcome.remarks.append(f"nothing was repaired: {session.obstacle}")
         progress.clear()
     return outcome
 
 
-def _repair(request: Request, examination: FsckSession, outcome: Outcome, progress: Progress) -> None:
-    def choose(finding: Problem) -> bool:
+def _repair(request: Request, session: FsckSession, outcome: Outcome, progress: Progress) -> None:
+    def choose(problem: Problem) -> bool:
         if request.mode == "y":
             return True
         if request.mode == "p":
-            return finding.is_safe
+            return problem.is_safe
         progress.clear()
-        _print_finding(finding, request.verbose, sys.stdout)
-        return _asked(f"  {_common.printable(finding.kind.repair)}? [y/N] ")
+        _print_problem(problem, request.verbose, sys.stdout)
+        return _ask(f"  {_common.printable(problem.kind.repair)}? [y/N] ")
 
-    broken = [finding for finding in outcome.found if finding.code in SALVAGE]
+    broken = [problem for problem in outcome.found if problem.code in NEEDS_REBUILD]
     if not broken:
-        outcome.repaired, outcome.left = examination.repair(outcome.found, choose, progress=progress)
+        outcome.repaired, outcome.left = session.repair(outcome.found, choose, progress=progress)
         return
-    if all(choose(finding) for finding in broken[:1]):
-        from ..engine.fsck.rebuild import salvage
+    if all(choose(problem) for problem in broken[:1]):
+        from ..engine.fsck.rebuild import rebuild
 
-        result = salvage(examination)
+        result = rebuild(session)
         outcome.repaired, outcome.left = broken + result.repaired, result.left
         if request.verify:
-            outcome.left = examination.check(full=request.full, verify=True, progress=progress)
-        outcome.salvage = {
+            outcome.left = session.check(full=request.full, verify=True, progress=progress)
+        outcome.rebuilt = {
             "rows": result.read,
             "rows_from_copy": result.copied,
             "bad_pages": result.bad,
@@ -253,114 +271,117 @@ def _repair(request: Request, examination: FsckSession, outcome: Outcome, progre
         }
 
 
-def _rescue(request: Request, examination: FsckSession, outcome: Outcome, progress: Progress) -> None:
-    from ..engine.fsck.rebuild import readable
+def _extract(request: Request, session: FsckSession, outcome: Outcome, progress: Progress) -> None:
+    from ..engine.fsck.rebuild import open_extraction
 
     assert request.rescue is not None
-    result = readable(examination, outcome.found).run(request.rescue, progress)
-    outcome.rescue = {
+    result = open_extraction(session, outcome.found).run(request.rescue, progress)
+    outcome.extracted = {
         "directory": request.rescue,
         "written": result.written,
         "damaged": [{"path": os.fsdecode(path), "reason": reason} for path, reason in result.damaged],
     }
 
 
-def _asked(question: str) -> bool:
+def _ask(question: str) -> bool:
     try:
         return input(question).strip().lower() in ("y", "yes")
     except EOFError:
         return False
 
 
-# -- saying it
+# -- the report
 
 
 def report(program: str, request: Request, outcome: Outcome) -> None:
-    """Say what was found and done."""
+    """Print which problems were found, repaired and left: as text, or as a JSON document if the request says so."""
     if request.json:
         print(json.dumps(_document(request, outcome), indent=1))
         return
-    left = {(finding.code, *finding.key) for finding in outcome.left}
+    left = {(problem.code, *problem.key) for problem in outcome.left}
     counts: Counter[str] = Counter()
-    for finding in [*outcome.repaired, *(f for f in outcome.left if f not in outcome.repaired)]:
-        if finding.is_note and not request.verbose:
+    for problem in [*outcome.repaired, *(f for f in outcome.left if f not in outcome.repaired)]:
+        if problem.is_note and not request.verbose:
             continue
-        counts[finding.code] += 1
-        if request.verbose or counts[finding.code] <= _SHOWN:
-            mended = finding in outcome.repaired and (finding.code, *finding.key) not in left
-            _print_finding(finding, request.verbose, sys.stdout, "repaired" if mended else "")
+        counts[problem.code] += 1
+        if request.verbose or counts[problem.code] <= _SHOWN:
+            is_repaired = problem in outcome.repaired and (problem.code, *problem.key) not in left
+            _print_problem(problem, request.verbose, sys.stdout, "repaired" if is_repaired else "")
     for code, count in counts.items():
         if not request.verbose and count > _SHOWN:
-            print(f"{code}: {count - _SHOWN} more, see -v")
-    if outcome.salvage is not None:
-        _print_salvage(outcome.salvage)
-    if outcome.rescue is not None:
-        print(
-            _common.printable(f"{_count(outcome.rescue['written'], 'file')} written to {outcome.rescue['directory']}")
-        )
-        for item in outcome.rescue["damaged"]:
-            print(_common.printable(f"  not whole: {item['path']}: {item['reason']}"))
+            print(f"{code}: {count - _SHOWN} more; -v shows all")
+    if outcome.rebuilt is not None:
+        _print_rebuild(outcome.rebuilt)
+    if outcome.extracted is not None:
+        written = _count(outcome.extracted["written"], "file")
+        print(_common.printable(f"{written} written to {outcome.extracted['directory']}"))
+        for item in outcome.extracted["damaged"]:
+            print(_common.printable(f"  incomplete: {item['path']}: {item['reason']}"))
     if outcome.holder is not None:
-        outcome.said.append(f"it is mounted (process {outcome.holder or 'unknown'}) and was only read")
-    _print_sum(program, request, outcome)
+        outcome.remarks.append(f"it is mounted (process {outcome.holder or 'unknown'}) and was only read")
+    _print_result(program, request, outcome)
 
 
-def _print_salvage(told: dict[str, Any]) -> None:
-    print(f"{_count(told['rows'], 'row')} read, {told['rows_from_copy']} more from the copy of names")
-    for path in told["lost"]:
+def _print_rebuild(rebuilt: dict[str, Any]) -> None:
+    rows = _count(rebuilt["rows"], "row")
+    print(f"{rows} read from the old database, {rebuilt['rows_from_copy']} more from the metadata backup")
+    for path in rebuilt["lost"]:
         print(_common.printable(f"  lost: {path}"))
-    if told["backup"]:
-        print(f"the old database is kept as {told['backup']}")
+    if rebuilt["backup"]:
+        print(f"the old database is kept as {rebuilt['backup']}")
 
 
-def _print_sum(program: str, request: Request, outcome: Outcome) -> None:
-    wrong = sum(not finding.is_note for finding in outcome.left)
-    words = "clean" if not wrong else f"{_count(wrong, 'finding')} left"
+def _print_result(program: str, request: Request, outcome: Outcome) -> None:
+    left = sum(not problem.is_note for problem in outcome.left)
+    result = "clean" if not left else f"{_count(left, 'problem')} left"
     if outcome.repaired:
-        words = f"{_count(len(outcome.repaired), 'repair')} made, " + words
-    elif wrong and request.mode != "y" and any(finding.kind.repair for finding in outcome.left):
-        words += ", repair with: minifo-fsck -y"
-    print(_common.printable("; ".join([f"{program}: {request.storage}: {words}", *outcome.said])))
+        result = f"{_count(len(outcome.repaired), 'repair')} made, " + result
+    elif left and request.mode != "y" and any(problem.kind.repair for problem in outcome.left):
+        result += ", repair with: minifo-fsck -y"
+    print(_common.printable("; ".join([f"{program}: {request.storage}: {result}", *outcome.remarks])))
 
 
 def _count(number: int, what: str) -> str:
     return f"{number} {what}" + ("s" if number != 1 else "")
 
 
-def _print_finding(finding: Problem, verbose: bool, out: TextIO, state: str = "") -> None:
-    kind = finding.kind
-    text = f"{finding.code} {kind.severity}: {os.fsdecode(finding.path)}: {kind.meaning}"
-    text += (f" ({finding.detail})" if finding.detail else "") + (f" [{state}]" if state else "")
+def _print_problem(problem: Problem, verbose: bool, out: TextIO, result: str = "") -> None:
+    kind = problem.kind
+    text = f"{problem.code} {kind.severity}: {os.fsdecode(problem.path)}: {kind.meaning}"
+    text += (f" ({problem.detail})" if problem.detail else "") + (f" [{result}]" if result else "")
     print(_common.printable(text), file=out)
-    if verbose and kind.repair and not state:
-        print(f"  repair{' (safe)' if finding.is_safe else ''}: {kind.repair}", file=out)
+    if verbose and kind.repair and not result:
+        print(f"  repair{' (safe)' if problem.is_safe else ''}: {kind.repair}", file=out)
 
 
 def _document(request: Request, outcome: Outcome) -> dict[str, Any]:
-    left = {(finding.code, *finding.key) for finding in outcome.left}
+    left = {(problem.code, *problem.key) for problem in outcome.left}
 
-    def told(finding: Problem, *, repaired: bool) -> dict[str, Any]:
-        kind = finding.kind
+    def as_json(problem: Problem, *, repaired: bool) -> dict[str, Any]:
+        kind = problem.kind
         return {
-            "code": finding.code,
+            "code": problem.code,
             "severity": kind.severity,
-            "path": os.fsdecode(finding.path),
-            "detail": finding.detail,
+            "path": os.fsdecode(problem.path),
+            "detail": problem.detail,
             "meaning": kind.meaning,
             "repair": kind.repair or None,
-            "safe": finding.is_safe,
+            "safe": problem.is_safe,
             "repaired": repaired,
         }
 
-    mended = [finding for finding in outcome.repaired if (finding.code, *finding.key) not in left]
+    repaired = [problem for problem in outcome.repaired if (problem.code, *problem.key) not in left]
     return {
         "format": 1,
         "storage": request.storage,
         "mounted_by": outcome.holder,
-        "clean": not any(not finding.is_note for finding in outcome.left),
-        "findings": [told(f, repaired=True) for f in mended] + [told(f, repaired=False) for f in outcome.left],
-        "salvage": outcome.salvage,
-        "rescue": outcome.rescue,
-        "said": outcome.said,
+        "clean": not any(not problem.is_note for problem in outcome.left),
+        "findings": [
+            *(as_json(problem, repaired=True) for problem in repaired),
+            *(as_json(problem, repaired=False) for problem in outcome.left),
+        ],
+        "salvage": outcome.rebuilt,
+        "rescue": outcome.extracted,
+        "said": outcome.remarks,
         "exit": outcome.code,
     }

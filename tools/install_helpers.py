@@ -124,9 +124,7 @@ def plan_links(directory: str, scripts: str) -> dict[str, str | None]:
         if os.path.lexists(path):
             there = _link_target(path)
             if there is None:
-                raise StateError(
-                    f"{path} exists and is not a link of minifo", "move it away, or choose another --dir"
-                )
+                raise StateError(f"{path} exists and is not a link of minifo", "move it away, or choose another --dir")
             if there == target:
                 continue
         steps[name] = target

@@ -1,8 +1,8 @@
 """The checks of minifo-fsck: read-only queries over one state of the tables, the content objects, and the base.
 
-Each yields findings with the row that shows the damage.  One damage often breaks several rules; what only follows from
-another finding is left out, so that the list says what happened.  The tables must be readable: a damaged database is
-salvaged first (fsck/rebuild.py).
+Each check yields problems with the row that is wrong.  One fault often breaks several rules, so a problem that only
+follows from another one is left out of the result.  The tables must be readable: a damaged database is rebuilt first
+(fsck/rebuild.py).
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from ..tree.row_checks import TWO_NAMED, wrong_facts
 from .object_inventory import ObjectInventory, kind_of
 from .problems import Problem
 
-_BY_NAME = {1, 2, 3, 6}  # invariants whose rows begin with (parent, name); most others begin with an inode number
+_BY_NAME = {1, 2, 3, 6}  # invariants whose violations begin with (parent, name); most others begin with an inode number
 _TYPES = "(4096, 8192, 16384, 24576, 32768, 40960, 49152)"
 _NAMED = (
     "SELECT parent, name, ino, 'created' AS list FROM created"
     " UNION ALL SELECT parent, name, ino, 'renamed' FROM renamed"
 )
-_TYPE = 0o170000  # bits of a mode
+_TYPE = 0o170000  # the bits of a mode that hold the file type
 _OWN_BYTES = "(i.object IS NOT NULL OR i.mapped = 1)"
 
 Progress = Callable[[str, int, int], object]
@@ -41,18 +41,22 @@ class Checks:
     """All checks of one overlay.
 
     Args:
-        db: its tables; only read.
-        shelf: its content objects.
-        base: the base, where it is known.
-        verify: read every byte of every object.
-        live: a mount is changing storage meanwhile: what no commit has named is left alone.
-        progress: called with what is being done, how much of it is done, and how much there is.
+        db: the overlay's tables; they are only read.
+        inventory: the overlay's content objects.
+        base: the base to compare with; None to skip that comparison.
+        verify: True to read every byte of every content object.
+        live: True if a mount is changing storage at the same time: objects that no commit refers to are not reported.
+        progress: called with the name of the step, the number of units done, and their total.
+
+    Attributes:
+        paths: the merged path of each inode.
+        facts: the rows of the table ``overlay``.
     """
 
     def __init__(
         self,
         db: Database,
-        shelf: ObjectInventory,
+        inventory: ObjectInventory,
         base: BaseView | None = None,
         *,
         verify: bool = False,
@@ -60,23 +64,23 @@ class Checks:
         progress: Progress = lambda what, done, total: None,
     ) -> None:
         self._db = db
-        self._shelf = shelf
+        self._inventory = inventory
         self._base = base
         self._verify = verify
         self._live = live
         self._progress = progress
-        self.places = PathResolver(db)
+        self.paths = PathResolver(db)
         self.facts: dict[str, Any] = dict(db.rows("SELECT key, value FROM overlay"))
 
     def run(self) -> list[Problem]:
-        """Everything that is wrong, and notes.
+        """Run all checks and return the problems, including notes.
 
         Raises:
             FsError: the database cannot be read.
         """
         parts: list[Callable[[], Iterator[Problem]]] = [self._facts]
         if not wrong_facts(self.facts):
-            # the rules need the facts: without them every number looks wrong
+            # these checks use the facts: with wrong facts every inode number would look wrong
             parts += [self._invariants, self._rows, self._directories, self._origins, self._counters]
             parts += [self._nameless, self._content, self._leftovers]
             parts += [self._verified] if self._verify else []
@@ -86,10 +90,10 @@ class Checks:
             self._progress("checking", index, len(parts))
             found += part()
         self._progress("checking", len(parts), len(parts))
-        return _causes_only(found, self.places)
+        return _causes_only(found, self.paths)
 
     def _at(self, code: str, ino: int, detail: str = "", key: tuple[object, ...] | None = None) -> Problem:
-        return Problem(code, self.places.of(ino), detail, (ino,) if key is None else key)
+        return Problem(code, self.paths.of(ino), detail, (ino,) if key is None else key)
 
     # -- facts and counters
 
@@ -118,7 +122,7 @@ class Checks:
         for number, _, row in invariants.check(self._db):
             code = f"E{number:03d}"
             if number in _BY_NAME:
-                place = self.places.of_name(row[0], row[1])  # type: ignore[arg-type]
+                place = self.paths.of_name(row[0], row[1])  # type: ignore[arg-type]
                 yield Problem(code, place, "" if len(row) < 3 else f"inode {row[2]}", row)
             elif number == 14:
                 yield Problem(code, self._owner(row[0]), f"object {row[0]}", row)  # type: ignore[arg-type]
@@ -131,11 +135,11 @@ class Checks:
 
     def _owner(self, number: int) -> bytes:
         ino = self._owners.get(number)
-        return self.places.of(ino) if ino is not None else b"<object %d>" % number
+        return self.paths.of(ino) if ino is not None else b"<object %d>" % number
 
     @cached_property
     def _owners(self) -> dict[int, int]:
-        """The inode that each content object belongs to; of two, the one with the lower number."""
+        """The inode that owns each content object; of two owners, the one with the lower number."""
         sql = "SELECT object, ino FROM inode WHERE object IS NOT NULL UNION SELECT object, ino FROM extent"
         return dict(self._db.rows(sql + " ORDER BY ino DESC"))
 
@@ -145,7 +149,7 @@ class Checks:
             " WHERE length(name) NOT BETWEEN 1 AND 255 OR name IN (x'2e', x'2e2e')"
             " OR instr(name, x'2f') OR instr(name, x'00')"
         ):
-            yield Problem("E203", self.places.of_name(parent, name), "", (parent, name, ino, table))
+            yield Problem("E203", self.paths.of_name(parent, name), "", (parent, name, ino, table))
         for ino, mode, nlink, uid, gid in self._db.rows(
             f"SELECT ino, mode, nlink, uid, gid FROM inode WHERE (mode & 61440) NOT IN {_TYPES} OR mode < 0"
             " OR mode > 65535 OR nlink < 0 OR nlink > 4294967295 OR uid NOT BETWEEN 0 AND 4294967295"
@@ -178,22 +182,22 @@ class Checks:
             yield self._at("E202", ino, f"{nlink} instead of {due}", (ino, due))
 
     def _origins(self) -> Iterator[Problem]:
-        paths = self.places.by_path
+        marked = self.paths.by_path
         below_gone: list[tuple[bytes, int]] = []
-        for path, ino in paths.items():
+        for path, ino in marked.items():
             directory = split(path)[0]
             if not is_base_path(path):
                 yield Problem("E201", b"<base>" + path, "not a path", (ino, path), safe=False)
-            elif directory in paths or ino == ROOT:
+            elif directory in marked or ino == ROOT:
                 continue
-            elif self._is_gone(directory):
+            elif self._is_deleted(directory):
                 below_gone.append((path, ino))
             else:
                 yield self._no_mark(ino, path)
         lost = self._tops_of_lost() if below_gone else set()
         for path, ino in below_gone:
             if path in lost:
-                # to mark its directory is to bring that back
+                # not safe: the mark makes the deleted directory show again
                 yield dataclasses.replace(self._no_mark(ino, path), safe=False)
 
     def _no_mark(self, ino: int, path: bytes) -> Problem:
@@ -201,31 +205,32 @@ class Checks:
 
     @cached_property
     def _hidden(self) -> set[tuple[int, bytes]]:
-        """Every whiteout: directory and name."""
+        """All whiteouts, as pairs of directory number and name."""
         return set(self._db.rows("SELECT parent, name FROM deleted"))
 
     @cached_property
     def _orphans(self) -> set[int]:
         return {ino for (ino,) in self._db.rows("SELECT ino FROM orphan")}
 
-    def _is_gone(self, directory: bytes) -> bool:
-        """True where a base directory without a mark was deleted, itself or with one above it.
+    def _is_deleted(self, directory: bytes) -> bool:
+        """Return whether a base directory that is not marked was deleted, by itself or with a directory above it.
 
-        What was moved or linked out of it before has its place in the base there still.
+        An object that the user moved or linked out of it before still has its base path below the directory.
         """
-        paths = self.places.by_path
+        marked = self.paths.by_path
         while directory != b"/":
             directory, name = split(directory)
-            holder = paths.get(directory)
-            if holder is not None:
-                return holder in self._orphans or (holder, name) in self._hidden
+            parent = marked.get(directory)
+            if parent is not None:
+                return parent in self._orphans or (parent, name) in self._hidden
         return False
 
     def _tops_of_lost(self) -> set[bytes]:
-        """The uppermost marks below deleted directories that lead to bytes of storage which show nowhere.
+        """Return the topmost marked paths below deleted directories that lead to content in storage shown nowhere.
 
-        A file may have another name in the base, and of a base that lacks it attributes may be kept: so only what the
-        base has under one name counts.  Where the base is not known, that a renamed object has lost its place tells.
+        Only a file that has exactly one name in the base counts: a file with several names may still show under
+        another one, and attributes are kept for a file that the base lacks.  If the base is not known, all files count
+        as soon as one renamed object has lost its base path.
         """
         found: set[bytes] = set()
         blind = self._base is None and self._db.value("SELECT 1 FROM renamed WHERE ino NOT IN (SELECT ino FROM origin)")
@@ -233,12 +238,12 @@ class Checks:
             f"SELECT i.ino, coalesce(seen_links, 1) FROM inode i JOIN origin USING (ino)"
             f" WHERE {_OWN_BYTES} AND nlink > 0"
         ):
-            path = self.places.origins[ino]
+            path = self.paths.origins[ino]
             if not blind and not (links == 1 and self._has_one_name(path)):
                 continue
             at = ino
-            while at != ROOT and at not in self.places.names:
-                above = self.places.by_path.get(split(path)[0])
+            while at != ROOT and at not in self.paths.names:
+                above = self.paths.by_path.get(split(path)[0])
                 if above is None:
                     found.add(path)
                     break
@@ -246,18 +251,18 @@ class Checks:
         return found
 
     def _nameless(self) -> Iterator[Problem]:
-        """Base objects that live nowhere: neither at a name of the overlay nor at their place in the base."""
-        places = self.places
-        holders = {split(path)[0] for path in places.by_path}
-        for ino, path in places.origins.items():
+        """Find base objects that show nowhere: they have no name in the overlay, and their base path is hidden."""
+        paths = self.paths
+        directories = {split(path)[0] for path in paths.by_path}
+        for ino, path in paths.origins.items():
             directory, name = split(path)
-            if ino == ROOT or (places.by_path.get(directory), name) not in self._hidden or ino in places.names:
+            if ino == ROOT or (paths.by_path.get(directory), name) not in self._hidden or ino in paths.names:
                 continue
             row = self._db.row("SELECT mode, nlink, coalesce(seen_links, 1) FROM inode WHERE ino = ?", (ino,))
-            mode, nlink, links = row or (stat.S_IFDIR if path in holders else 0, 1, 1)
-            # a file may have other names in the base, in this one or in that which it was met in
+            mode, nlink, links = row or (stat.S_IFDIR if path in directories else 0, 1, 1)
+            # a file with several names may show under another one: in this base, or in the one it was first seen in
             if nlink > 0 and (mode & _TYPE == stat.S_IFDIR or (links == 1 and self._has_one_name(path))):
-                yield self._at("E210", ino, f"its place was {os.fsdecode(path)}", (ino, path))
+                yield self._at("E210", ino, f"its path was {os.fsdecode(path)}", (ino, path))
 
     def _has_one_name(self, path: bytes) -> bool:
         st = self._stat(path) if self._base is not None else None
@@ -266,20 +271,20 @@ class Checks:
     # -- content
 
     def _content(self) -> Iterator[Problem]:
-        sizes = self._shelf.sizes
+        sizes = self._inventory.sizes
         named: set[int] = set()
         for ino, number, size, bound, mapped in self._db.rows(
             "SELECT ino, object, size, bound, mapped FROM inode WHERE object > 0"
         ):
             named.add(number)
-            there = sizes.get(number)
+            actual = sizes.get(number)
             needed = size if bound is None else min(bound, size)
-            if there is None:
+            if actual is None:
                 yield self._at("E301", ino, f"object {number}", (ino, number))
-            elif there == 0 and needed > 0:
+            elif actual == 0 and needed > 0:
                 yield self._at("E302", ino, f"object {number} is empty", (ino, number, needed))
-            elif there < needed and not mapped:
-                yield self._at("N303", ino, f"object {number} has {there} of {needed} bytes", (ino, number))
+            elif actual < needed and not mapped:
+                yield self._at("N303", ino, f"object {number} has {actual} of {needed} bytes", (ino, number))
         ends: dict[tuple[int, int], int] = {}
         for ino, number, end in self._db.rows(
             'SELECT ino, object, max(at + "end" - start) FROM extent WHERE object > 0 GROUP BY ino, object'
@@ -289,21 +294,21 @@ class Checks:
             if number in named and number not in sizes:
                 continue
             named.add(number)
-            there = sizes.get(number)
-            if there is None:
+            actual = sizes.get(number)
+            if actual is None:
                 yield self._at("E301", ino, f"object {number}", (ino, number))
-            elif there < end:
-                yield self._at("E302", ino, f"object {number} has {there} of {end} bytes", (ino, number, end))
+            elif actual < end:
+                yield self._at("E302", ino, f"object {number} has {actual} of {end} bytes", (ino, number, end))
         named |= {number for (number,) in self._db.rows("SELECT object FROM garbage")}
         for number in sorted(sizes.keys() - named):
             first, limit = self.facts["next_object"], self.facts["object_limit"]
-            if not (first <= number < limit or (self._live and number >= first) or number in self._shelf.passing):
+            if not (first <= number < limit or (self._live and number >= first) or number in self._inventory.unstable):
                 yield Problem("E304", b"<object %d>" % number, f"{sizes[number]} bytes", (number,))
-        for name in sorted(self._shelf.strays):
+        for name in sorted(self._inventory.strays):
             yield Problem("W306", os.fsencode(name), "", (name,))
 
     def _leftovers(self) -> Iterator[Problem]:
-        sizes, first = self._shelf.sizes, self.facts["next_object"]
+        sizes, first = self._inventory.sizes, self.facts["next_object"]
         count = self._db.value("SELECT count(*) FROM orphan JOIN inode USING (ino) WHERE nlink = 0")
         if count:
             yield Problem("N401", b"<overlay>", f"{count} files")
@@ -315,11 +320,11 @@ class Checks:
             yield Problem("N403", b"<overlay>", f"{count} objects")
 
     def _verified(self) -> Iterator[Problem]:
-        total = sum(self._shelf.sizes.values())
+        total = sum(self._inventory.sizes.values())
         done = 0
-        for number, size in sorted(self._shelf.sizes.items()):
-            error = self._shelf.verify(number)
-            if error is not None and not (self._live and self._shelf.is_gone(error)):
+        for number, size in sorted(self._inventory.sizes.items()):
+            error = self._inventory.verify(number)
+            if error is not None and not (self._live and self._inventory.is_gone(error)):
                 yield Problem("E305", self._owner(number), f"object {number}: {error.strerror}", (number,))
             done += size
             self._progress("reading content", done, total)
@@ -348,7 +353,7 @@ class Checks:
         modes: dict[int, int] = dict(self._db.rows("SELECT ino, mode FROM inode"))
         stats = {}
         gone: set[bytes] = set()
-        for path, ino in sorted(self.places.by_path.items()):
+        for path, ino in sorted(self.paths.by_path.items()):
             st = self._stat(path)
             mode = modes.get(ino)
             if split(path)[0] in gone or not is_base_path(path):
@@ -369,33 +374,33 @@ class Checks:
             if st is not None and stat.S_ISREG(st.st_mode) and (st.st_size, st.st_mtime_ns) != (size, mtime):
                 yield self._at("W503", ino, f"{size} bytes then, {st.st_size} now", (ino, st.st_size, st.st_mtime_ns))
         for parent, name in self._db.rows("SELECT parent, name FROM deleted"):
-            holder = self.places.origins.get(parent)
-            if holder is None or holder in gone or join(holder, name) in gone:
+            directory = self.paths.origins.get(parent)
+            if directory is None or directory in gone or join(directory, name) in gone:
                 continue
-            if self._stat(join(holder, name)) is None:
-                yield Problem("W504", self.places.of_name(parent, name), "", (parent, name))
+            if self._stat(join(directory, name)) is None:
+                yield Problem("W504", self.paths.of_name(parent, name), "", (parent, name))
 
 
-def _causes_only(found: list[Problem], places: PathResolver) -> list[Problem]:
-    """The findings without those that only follow from others."""
+def _causes_only(found: list[Problem], paths: PathResolver) -> list[Problem]:
+    """Return the problems without those that only follow from other ones."""
     inos: dict[str, set[object]] = {}
-    for finding in found:
-        if finding.key:
-            inos.setdefault(finding.code, set()).add(finding.key[0])
-    # sets, and none of them made for each finding anew: there may be as many as there are files
-    rootless = any(finding.code == "E017" for finding in found)
-    linked = {finding.key[2] for finding in found if finding.code == "E003" and len(finding.key) > 2}
+    for problem in found:
+        if problem.key:
+            inos.setdefault(problem.code, set()).add(problem.key[0])
+    # made once, as sets: there may be as many problems as files
+    rootless = any(problem.code == "E017" for problem in found)
+    linked = {problem.key[2] for problem in found if problem.code == "E003" and len(problem.key) > 2}
 
     def among(value: object, *codes: str) -> bool:
         return any(value in inos.get(code, ()) for code in codes)
 
-    def follows(finding: Problem) -> bool:
-        code, key = finding.code, finding.key
+    def follows(problem: Problem) -> bool:
+        code, key = problem.code, problem.key
         if rootless:
-            # without the root's place nothing in the root has one
+            # without the root's row in origin, no object of the root directory has a path
             return code in ("E018", "E201") or (code in ("E002", "E004", "E006", "E008") and key[0] == ROOT)
         if code == "E002":
-            return key[0] in linked  # the directory has a name, and comes back by it
+            return key[0] in linked  # the directory has a name and shows again once E003 is repaired
         if code == "E003":
             return among(key[2], "E009", "E010", "E204")
         if code in ("E009", "E010"):
@@ -403,16 +408,16 @@ def _causes_only(found: list[Problem], places: PathResolver) -> list[Problem]:
         if code == "E011":
             return among(key[0], "E009", "E010", "E204") or key[0] in linked
         if code == "E202" and among(key[0], "E003"):
-            return True  # what is in it may be a directory
+            return True  # the lost object with a name in it may be a directory, which counts as a link
         if code in ("E007", "E008", "E202"):
             return among(key[0], "E004") or (code != "E008" and among(key[0], "E008"))
         if code == "E018":
             broken = ("E002", "E004", "E006", "E008", "E009", "E204")
-            return "E201" in inos or any(among(ino, *broken) for ino in places.above(key[0]))
+            return "E201" in inos or any(among(ino, *broken) for ino in paths.above(key[0]))
         if code in ("E012", "E013", "E015", "E016", "E206"):
             return among(key[0], "E204")
         if code in ("N303", "E302"):
             return among(key[0], "E012")
         return False
 
-    return [finding for finding in found if not follows(finding)]
+    return [problem for problem in found if not follows(problem)]

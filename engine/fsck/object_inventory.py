@@ -1,7 +1,7 @@
-"""What lies in ``content/``: every object's size, and what is there but is no object.  For minifo-fsck; walks it all.
+"""The inventory of ``content/`` for minifo-fsck: the size of every content object, and entries that are no objects.
 
-Only looks, but for ``copy``, ``make``, ``extend_promised`` and ``set_aside``, which repairs use; none of them removes a
-byte.
+Only the methods for repairs change storage (``copy``, ``extend_planned`` and ``move_stray``); none of them deletes
+anything.
 """
 
 from __future__ import annotations
@@ -16,32 +16,36 @@ from ..store.confined_dir import objection
 from ..store.content_objects import SLOT, object_name
 from ..store.storage import Storage
 
-_STEP = 1 << 20
+_CHUNK = 1 << 20
 _BLOCK = re.compile(r"0|[1-9a-f][0-9a-f]{0,12}")
 
 
 class ObjectInventory:
-    """The content objects of one storage.
+    """The content objects of one storage, as a walk over ``content/`` found them.
 
     Args:
         storage: the storage directory.
 
     Attributes:
-        sizes: bytes of each object, by id.
-        strays: names (relative to storage) that no object has.
-        passing: objects that were made or deleted while this looked (``look_again``).
+        sizes: the size in bytes of each object, by its id.
+        strays: names (relative to storage) of entries that are not content objects.
+        unstable: ids of objects that a mount made or deleted between two scans (``rescan``).
     """
 
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
         self.sizes: dict[int, int] = {}
         self.strays: list[str] = []
-        self.passing: frozenset[int] = frozenset()
-        self._promised: dict[int, int] = {}
+        self.unstable: frozenset[int] = frozenset()
+        self._planned_sizes: dict[int, int] = {}
         self.scan()
 
     def scan(self) -> None:
-        """Look at everything anew."""
+        """Walk over ``content/`` and replace ``sizes`` and ``strays``.
+
+        Raises:
+            StateError: a content object has several hard links.
+        """
         self.sizes.clear()
         self.strays.clear()
         for block in self._names("content"):
@@ -58,24 +62,25 @@ class ObjectInventory:
                 try:
                     st = self._storage.stat(f"{name}/{entry}")
                 except FileNotFoundError:
-                    continue  # deleted by the mount that holds the storage
+                    continue  # the mount that holds the storage has deleted it
                 if not stat.S_ISREG(st.st_mode):
                     self.strays.append(f"{name}/{entry}")
                     continue
                 if (found := objection(st)) is not None:
                     path = os.path.join(self._storage.path, name, entry)
-                    raise StateError(f"{path} {found}", "copy the storage (cp -a), and check the copy")
+                    raise StateError(f"{path} {found}", "copy the storage with cp -a, and check the copy")
                 self.sizes[first + number] = st.st_size
 
-    def look_again(self) -> None:
-        """Look once more, after the rows of a mounted storage were read.
+    def rescan(self) -> None:
+        """Scan ``content/`` again after the rows of a mounted storage were read, and merge the results of both scans.
 
-        A mount makes and deletes objects meanwhile: one that was there before or after may have been there with the
-        rows, and only one that was there both times can be in nobody's name.
+        The mount makes and deletes objects while fsck reads.  An object that only one of the scans found may have
+        existed when the rows were read, so it is not reported as missing; and only an object that both scans found is
+        reported if no row refers to it.
         """
         before = dict(self.sizes)
         self.scan()
-        self.passing = frozenset(before.keys() ^ self.sizes.keys())
+        self.unstable = frozenset(before.keys() ^ self.sizes.keys())
         for number, size in before.items():
             self.sizes[number] = max(size, self.sizes.get(number, 0))
 
@@ -92,10 +97,10 @@ class ObjectInventory:
             return 0
 
     def read(self, number: int, offset: int, size: int) -> bytes:
-        """Bytes of an object.
+        """Return up to *size* bytes of an object from *offset* on; fewer at its end.
 
         Raises:
-            OSError: it cannot be read.
+            OSError: the object cannot be read.
         """
         fd = self._storage.open(object_name(number), write=False)
         try:
@@ -104,23 +109,23 @@ class ObjectInventory:
             os.close(fd)
 
     def size(self, number: int) -> int:
-        """Bytes of an object.
+        """Return the size of an object in bytes.
 
         Raises:
-            FileNotFoundError: it is not there.
+            FileNotFoundError: the object does not exist.
         """
         if number not in self.sizes:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), object_name(number))
         return self.sizes[number]
 
     def verify(self, number: int) -> OSError | None:
-        """Read every byte of an object; the error that it ended with, if any."""
+        """Read every byte of an object; return None, or the error if it cannot be read to its end."""
         try:
             fd = self._storage.open(object_name(number), write=False)
         except OSError as error:
             return error
         try:
-            while os.read(fd, _STEP):
+            while os.read(fd, _CHUNK):
                 pass
         except OSError as error:
             return error
@@ -130,16 +135,17 @@ class ObjectInventory:
 
     # -- for repairs
 
-    def promise(self, number: int, size: int) -> None:
-        """Say that an object will be at least *size* bytes long, with zeros: once the rows that tell so are durable.
+    def plan_extension(self, number: int, size: int) -> None:
+        """Plan to extend an object with zeros to at least *size* bytes, once the repair of its file's row is durable.
 
-        Done before, and the repair cut short, nothing would show any more that its end is lost.
+        The extension must not come first: if a crash came between the two, no trace would be left that the end of the
+        object is lost.
         """
-        self._promised[number] = self.sizes[number] = max(size, self.sizes.get(number, 0))
+        self._planned_sizes[number] = self.sizes[number] = max(size, self.sizes.get(number, 0))
 
-    def extend_promised(self) -> None:
-        """Make objects as long as was promised."""
-        for number, size in self._promised.items():
+    def extend_planned(self) -> None:
+        """Extend the objects for which ``plan_extension`` was called, durably."""
+        for number, size in self._planned_sizes.items():
             fd = self._storage.open(object_name(number), write=True)
             try:
                 if os.fstat(fd).st_size < size:
@@ -147,15 +153,15 @@ class ObjectInventory:
                     self._storage.sync_fd(fd)
             finally:
                 os.close(fd)
-        self._promised.clear()
+        self._planned_sizes.clear()
 
     def copy(self, number: int, new: int) -> None:
-        """Make object *new* a durable copy of object *number*."""
+        """Create the content object *new* as a durable copy of the object *number*; holes stay holes."""
         source = self._storage.open(object_name(number), write=False)
         target = self._create(new, 0)
         try:
             offset = 0
-            while data := os.pread(source, _STEP, offset):
+            while data := os.pread(source, _CHUNK, offset):
                 if data.strip(b"\0"):
                     self._storage.write(target, data, offset)
                 offset += len(data)
@@ -178,8 +184,11 @@ class ObjectInventory:
             self._storage.sync_dir(name)
         return fd
 
-    def set_aside(self, name: str) -> str:
-        """Move a stray out of ``content`` to ``lost+found`` in storage; its new name."""
+    def move_stray(self, name: str) -> str:
+        """Move a stray entry from ``content/`` to ``lost+found/`` in storage, and return its new name.
+
+        Both names are relative to storage.
+        """
         if not self._storage.exists("lost+found"):
             self._storage.mkdir("lost+found")
         wanted = target = "lost+found/" + name.replace("/", "-")
@@ -193,12 +202,12 @@ class ObjectInventory:
 
     @staticmethod
     def is_gone(error: OSError) -> bool:
-        """True for the error of a name that is not there."""
+        """Return whether an error says that the path does not exist."""
         return error.errno in (errno.ENOENT, errno.ENOTDIR)
 
 
 def kind_of(mode: int) -> str:
-    """The kind of object a mode says, in a word."""
+    """Return the file type of a mode in a word (``file``, ``directory``, ...), or ``unknown``."""
     words = {
         stat.S_IFREG: "file",
         stat.S_IFDIR: "directory",

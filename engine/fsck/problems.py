@@ -1,8 +1,9 @@
-"""The catalogue of what minifo-fsck can find: stable codes, and what each means to the person who reads it.
+"""The catalogue of problems that minifo-fsck can find: a stable code for each, its meaning and its repair in words.
 
-Codes never change their meaning and are never used twice.  E001 to E099 are the numbered invariants of
-store/invariants.py; E1xx is the database itself, E2xx its rows against each other, E3xx content, N4xx leftovers that a
-mount cleans up by itself, W5xx the base, which may be replaced: that is no damage.  docs/fsck.md has the table.
+A code never changes its meaning and is never used again for another problem.  E001 to E099 are the numbered invariants
+of store/invariants.py; E1xx concerns the database file, E2xx rows that contradict each other, E3xx content, N4xx
+leftovers that the next mount removes, W5xx differences to the base, which are no damage because a base may be
+replaced.  The table in docs/fsck.md has the same texts.
 """
 
 from __future__ import annotations
@@ -12,14 +13,14 @@ from typing import NamedTuple
 
 
 class Kind(NamedTuple):
-    """One kind of damage.
+    """One kind of problem.
 
     Attributes:
-        code: stable; what scripts match.
+        code: the stable code, for scripts.
         severity: ``error``, ``warning`` or ``note`` (a note needs no repair).
-        meaning: what it means, in a sentence.
-        repair: what a repair does, in a sentence; empty where fsck can do nothing.
-        safe: the repair changes nothing a user sees, but that lost things appear in lost+found.
+        meaning: what is wrong, in a sentence.
+        repair: what the repair does, in a sentence; empty if fsck cannot repair it.
+        safe: True if the repair changes nothing that the user sees, except that lost objects appear in lost+found.
     """
 
     code: str
@@ -38,36 +39,42 @@ _TABLE = (
         "move the hidden one to lost+found",
         True,
     ),
-    ("E002", "error", "a name is in a directory that is not there", "move it to lost+found", True),
+    ("E002", "error", "a name is in a directory that does not exist", "move it to lost+found", True),
     (
         "E003",
         "error",
-        "a name leads to nothing",
-        "correct the link count, or remove the name where nothing is left",
+        "a name refers to an object that does not exist",
+        "correct the link count, or remove the name if nothing of the object is left",
         False,
     ),
     (
         "E004",
         "error",
-        "a renamed object has lost its place in the base",
-        "make it a created object with what is stored of it",
+        "the base path of a renamed object is not recorded",
+        "make it a created object with the content that is stored",
         False,
     ),
-    ("E005", "error", "a renamed directory also shows at its old place", "hide its old name", True),
+    ("E005", "error", "a renamed directory also shows at its old path", "hide its old path", True),
     (
         "E006",
         "error",
-        "a name is hidden in a directory that has no base side",
+        "a whiteout is in a directory that has no base directory",
         "remove the whiteout: it hides nothing",
         True,
     ),
-    ("E007", "error", "an object on the list of modified ones has no state", "take it off the list", True),
-    ("E008", "error", "an object is neither created nor of the base", "make it a created object", False),
+    (
+        "E007",
+        "error",
+        "an object on the list of modified ones is not of the base, or has no attributes",
+        "remove it from the list",
+        True,
+    ),
+    ("E008", "error", "an object is neither created nor from the base", "make it a created object", False),
     (
         "E009",
         "error",
         "a created directory does not have exactly one name",
-        "keep one; move it to lost+found if it has none",
+        "keep one name; without a name, move the directory to lost+found",
         True,
     ),
     (
@@ -80,8 +87,8 @@ _TABLE = (
     (
         "E011",
         "error",
-        "what is unlinked and what is waiting to be deleted disagree",
-        "keep the file: in lost+found if it has no name",
+        "the unlinked files and the files waiting to be deleted are not the same",
+        "keep the file; without a name, move it to lost+found",
         True,
     ),
     (
@@ -94,68 +101,92 @@ _TABLE = (
     (
         "E013",
         "error",
-        "a size is impossible, or something that is no file has content",
+        "a size is impossible, or an object that is not a file has content",
         "correct the size; move the content to lost+found",
         False,
     ),
     (
         "E014",
         "error",
-        "a content object has two owners, or is about to be deleted",
+        "a content object has two owners, or is about to be deleted although it has one",
         "give each owner its own copy",
         True,
     ),
     (
         "E015",
         "error",
-        "an extended attribute belongs to nothing",
-        "use it where its owner is there, else remove it",
+        "an extended attribute is impossible, belongs to no object, or does not show",
+        "show it if possible, else remove it",
         False,
     ),
-    ("E016", "error", "a symlink has no target, or something else has one", "give it the target 'lost-target'", False),
-    ("E017", "error", "the root has lost its place", "put it back", True),
+    (
+        "E016",
+        "error",
+        "a symlink has no valid target, or another object has a target",
+        "give the symlink the target 'lost-target'; remove the target of the other object",
+        False,
+    ),
+    ("E017", "error", "the root directory is not recorded as the root of the base", "record it again", True),
     ("E018", "error", "a directory cannot be reached", "move it to lost+found", True),
     (
         "E019",
         "error",
-        "the bytes of a small file are gone, or have no file",
+        "the bytes of a small file are missing, or bytes belong to no file",
         "mark the file as damaged; move bytes without a file to lost+found",
         False,
     ),
     # the database
-    ("E100", "error", "the database is gone", "rebuild it from the copy of names and the content objects", False),
+    (
+        "E100",
+        "error",
+        "the database is missing",
+        "rebuild it from the metadata backup (minifo.names) and the content objects",
+        False,
+    ),
     (
         "E101",
         "error",
-        "the file minifo.db is not a database any more",
+        "the file minifo.db is not a database",
         "rebuild it from every row that can still be read",
         False,
     ),
     ("E102", "error", "pages of the database are damaged", "rebuild it from every row that can still be read", False),
-    ("E103", "error", "the database's application id is wrong", "set it", True),
-    ("E104", "error", "the database's format number is one that cannot be", "set it", True),
+    ("E103", "error", "the database's application id is wrong", "set it to that of minifo", True),
+    ("E104", "error", "the database's format number is impossible", "set it to that of this minifo", True),
     (
         "E105",
         "error",
-        "tables of the database are missing or not ours",
+        "tables of the database are missing, or are not those of minifo",
         "rebuild it from every row that can still be read",
         False,
     ),
     # rows against each other
-    ("E201", "error", "changes below a directory do not show, for it is not marked", "mark it", True),
+    ("E201", "error", "changes below a directory do not show because it is not marked", "mark it", True),
     ("E202", "error", "a created directory's link count is wrong", "correct it", True),
     ("E203", "error", "a name is impossible (empty, too long, or with a slash)", "move it to lost+found", False),
-    ("E204", "error", "attributes are impossible", "correct type and numbers as far as is known", False),
+    (
+        "E204",
+        "error",
+        "attributes have impossible values",
+        "correct the type and the numbers as far as they are known",
+        False,
+    ),
     ("E205", "error", "a directory has two names", "keep the first one", False),
     ("E206", "error", "the extended attributes of a created object do not show", "show them", True),
-    ("E207", "error", "a file with bytes of its own is not on the list of modified ones", "put it there", True),
-    ("E208", "error", "a counter would hand out numbers that are in use", "advance it", True),
-    ("E209", "error", "a fact about the overlay is missing or impossible", "make it anew", True),
+    ("E207", "error", "a file with content in storage is not listed as modified", "add it to the list", True),
+    ("E208", "error", "a counter would assign numbers that are in use", "advance it", True),
+    (
+        "E209",
+        "error",
+        "a value in the table overlay is missing or impossible",
+        "derive it again from the other tables and the content objects",
+        True,
+    ),
     (
         "E210",
         "error",
-        "an object of the base has lost its name, and its place in the base is hidden",
-        "show it there again, or in lost+found where something else stands there",
+        "an object of the base has no name, and its path in the base is hidden",
+        "show it at that path again, or in lost+found if another object has the path",
         False,
     ),
     # content
@@ -163,7 +194,7 @@ _TABLE = (
         "E301",
         "error",
         "a content object is missing: those bytes are lost",
-        "let the file read as zeros there, and mark it",
+        "let those bytes read as zeros, and mark the file",
         False,
     ),
     (
@@ -180,47 +211,52 @@ _TABLE = (
         "",
         False,
     ),
-    ("E304", "error", "a content object is named by nobody", "move it to lost+found", True),
+    ("E304", "error", "no file refers to a content object", "make a file for it in lost+found", True),
     ("E305", "error", "a content object cannot be read", "", False),
-    ("W306", "warning", "something in content/ is not a content object", "move it to lost+found in storage", True),
+    ("W306", "warning", "an entry of content/ is not a content object", "move it to lost+found in storage", True),
     # leftovers
     ("N401", "note", "files that were deleted while open; the next mount removes them", "", False),
     ("N402", "note", "content objects waiting to be deleted; the next mount removes them", "", False),
-    ("N403", "note", "content objects no commit has named; the next mount removes them", "", False),
-    ("N404", "note", "a killed daemon's last operations wait in memory; the next mount does them again", "", False),
+    ("N403", "note", "content objects that no commit refers to; the next mount removes them", "", False),
+    (
+        "N404",
+        "note",
+        "the redo log holds the last operations of a killed daemon; the next mount replays them",
+        "",
+        False,
+    ),
     (
         "E405",
         "error",
-        "the last operations wait in memory, but cannot be done again: content they rely on is gone",
-        "set the file with them aside: what they did is lost",
+        "the redo log of a killed daemon cannot be replayed: content that it needs is missing",
+        "rename the redo log, so that mounts ignore it; its operations are lost",
         False,
     ),
-    # the base
-    # the base: what changed there is a note, and no repair's business, whatever letter its code has
-    ("W501", "note", "the base has lost this object", "", False),
-    ("W502", "note", "the base has something of another kind here", "", False),
+    # the base: a change there is a note and needs no repair, whatever letter its code has
+    ("W501", "note", "the base no longer has this object", "", False),
+    ("W502", "note", "the base has an object of another type here", "", False),
     ("W503", "note", "the base's file changed after it was modified here", "", False),
-    ("W504", "note", "a hidden name is not in the base any more", "", False),
+    ("W504", "note", "the base no longer has the name that a whiteout hides", "", False),
     ("N505", "note", "this is not the base of the last mount; the next mount looks for its objects by path", "", False),
     ("W506", "note", "the base has this object under another inode number", "", False),
 )
 
 KINDS = {row[0]: Kind(*row) for row in _TABLE}
 
-#: What only a new database can mend.
-SALVAGE = frozenset({"E100", "E101", "E102", "E105"})
+#: Codes of problems that are repaired by a new database only (fsck/rebuild.py).
+NEEDS_REBUILD = frozenset({"E100", "E101", "E102", "E105"})
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong.
+    """One problem in a storage.
 
     Attributes:
-        code: which kind, a key of ``KINDS``.
-        path: where, in the user's terms: the merged path, or what is known instead of it.
-        detail: the figures.
-        key: the row that shows it: what the repair works on.
-        safe: whether its repair is safe here, where that differs from its kind.
+        code: its kind, a key of ``KINDS``.
+        path: the object concerned: its path in the merged view, or a text such as ``<object 17>`` if that is unknown.
+        detail: the values that are wrong, for messages.
+        key: the arguments of the repair, usually the columns that identify the row concerned.
+        safe: whether the repair of this problem is safe; None if ``kind.safe`` says it.
     """
 
     code: str
@@ -231,15 +267,15 @@ class Problem:
 
     @property
     def kind(self) -> Kind:
-        """What it means."""
+        """The entry of the catalogue for this problem's code."""
         return KINDS.get(self.code) or Kind(self.code, "error", "an invariant is broken", "", False)
 
     @property
     def is_safe(self) -> bool:
-        """True where the repair may be made without asking."""
+        """True if fsck can repair the problem without asking the user."""
         return bool(self.kind.repair) and (self.kind.safe if self.safe is None else self.safe)
 
     @property
     def is_note(self) -> bool:
-        """True where nothing needs to be done."""
+        """True if the problem needs no repair."""
         return self.kind.severity == "note"

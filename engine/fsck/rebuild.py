@@ -1,12 +1,13 @@
-"""A new database from what is left of a damaged one: every row that can be read, and what can be derived from it.
+"""The rebuild of a damaged database: a new database with every row that can still be read.
 
-Sources, in the order of their word: the pages of minifo.db and its log (fsck/sqlite_pages.py), then the copy of names
-(store/metadata_backup.py).  Where the database still says which commit it stands at and the copy is of that very
-commit, or where no row is left, the copy counts in full.  Else it only fills gaps: rows of inodes that have a name, and
-names of inodes that have lost theirs; a name deleted since the copy was made does not come back.
+The rows come from the pages of minifo.db and its write-ahead log (fsck/sqlite_pages.py), and after them from the
+metadata backup, the file minifo.names (store/metadata_backup.py).  All rows of the backup are taken if the database
+still shows its commit token and the backup has the same, or if no row of the database can be read.  Otherwise the
+backup only fills gaps: it adds lost rows of inodes that have a name, and names for inodes that have none; so a name
+that was deleted after the backup was made does not come back.
 
-The new database is then repaired like any other, so that content nobody names gets a name in lost+found.  The old one
-is kept beside it.  ``Rebuilt.lost`` says by name what could not be brought back.
+The new database is then repaired like any other, so a content object that no file refers to gets a name in lost+found.
+The old database is kept beside the new one.  ``Rebuilt.lost`` lists the names whose object is lost.
 """
 
 from __future__ import annotations
@@ -24,14 +25,14 @@ from ..store.storage import Storage
 from ..tree.path_resolver import PathResolver
 from ..tree.row_checks import FACTS
 from .extract import Extraction
-from .problems import SALVAGE, Problem
+from .problems import NEEDS_REBUILD, Problem
 from .repair_loop import RepairLoop
 from .session import FsckSession
 from .sqlite_pages import Record, SqlitePages, read_past_errors
 
-_FRESH = DB_NAME + ".new"
-_ROWID = {"modified": 5, "inode": 18, "origin": 5, "small": 2, "orphan": 1, "garbage": 1}  # columns
-_PLAIN = {
+_NEW_DB = DB_NAME + ".new"
+_WITH_ROWID = {"modified": 5, "inode": 18, "origin": 5, "small": 2, "orphan": 1, "garbage": 1}  # columns
+_WITHOUT_ROWID = {
     "created": 3,
     "deleted": 2,
     "renamed": 3,
@@ -40,20 +41,20 @@ _PLAIN = {
     "ancestor": 4,
     "overlay": 2,
 }  # WITHOUT ROWID
-_ALL = (*TABLES, "orphan", "garbage", "ancestor")
+_ALL_TABLES = (*TABLES, "orphan", "garbage", "ancestor")
 
 
 class Rebuilt(NamedTuple):
-    """What a salvage brought back.
+    """The result of a rebuild.
 
     Attributes:
-        read: rows read from the old database.
-        copied: rows taken from the copy of names.
-        bad: pages of the old database that could not be read.
-        lost: names (merged paths) whose object could not be brought back.
-        repaired: what was repaired in the new database.
-        left: what is wrong with it still.
-        backup: the name the old database is kept by, empty if there was none.
+        read: number of rows read from the old database.
+        copied: number of rows taken from the metadata backup.
+        bad: number of pages of the old database that could not be read.
+        lost: merged paths of names whose object is lost.
+        repaired: the problems that were repaired in the new database.
+        left: the problems that are left in the new database.
+        backup: the name in storage of the old database's copy; empty if there was no database.
     """
 
     read: int
@@ -65,40 +66,50 @@ class Rebuilt(NamedTuple):
     backup: str
 
 
-class _Sink:
-    """Rows as they come, in a database in memory that refuses what cannot be a row."""
+class _RowCollector:
+    """Collects rows in a database in memory, whose constraints reject values that cannot be a row.
+
+    Args:
+        con: a connection to that database, which has the tables.
+
+    Attributes:
+        count: number of rows added so far.
+    """
 
     def __init__(self, con: apsw.Connection) -> None:
         self._con = con
-        self._width = {table: len(con.execute(f"PRAGMA table_info({table})").fetchall()) for table in _ALL}
+        self._width = {table: len(con.execute(f"PRAGMA table_info({table})").fetchall()) for table in _ALL_TABLES}
         self.count = 0
 
     def add(self, table: str, rows: Iterable[tuple[Any, ...]]) -> int:
-        """Add rows that are not there yet; how many were."""
+        """Add the rows that the table does not have yet, and return how many were added."""
         marks = ", ".join("?" * self._width[table])
         before = self._con.total_changes()
         for row in rows:
-            # a row of an earlier format ends before the columns that came later
+            # a row that an earlier version has written may lack the last columns
             row = (*row, *[None] * (self._width[table] - len(row)))
             if len(row) != self._width[table]:
                 continue
             try:
                 self._con.execute(f"INSERT OR IGNORE INTO {table} VALUES ({marks})", row)
             except (apsw.Error, OverflowError, TypeError):
-                continue  # not a row of this table, whatever its page says
+                continue  # damage: the values are not a row of this table
         added = self._con.total_changes() - before
         self.count += added
         return added
 
     def is_created(self, ino: Any) -> bool:
-        """True for the number of a created object, and where that cannot be told."""
+        """Return whether *ino* is the number of a created object; True also if it is not a number."""
         window = dict(self._con.execute("SELECT key, value FROM overlay WHERE key IN ('window', 'window_end')"))
         first, end = window.get("window", 1 << 31), window.get("window_end", 1 << 62)
         return not isinstance(ino, int) or bool(first <= ino < end)
 
 
 def template() -> bytes:
-    """The bytes of a new database: its first pages say where each table's tree begins, in any overlay."""
+    """Return the bytes of a new, empty database.
+
+    Its first pages tell the root page of each table, which is the same in every overlay.
+    """
     con = apsw.Connection(":memory:")
     try:
         con.execute(schema())
@@ -107,23 +118,27 @@ def template() -> bytes:
         con.close()
 
 
-def _read_pages(storage: Storage, sink: _Sink) -> tuple[int, set[str]]:
-    """Read what is left of the old database; how many of its pages are bad, and whose tables' they are."""
+def _read_pages(storage: Storage, collector: _RowCollector) -> tuple[int, set[str]]:
+    """Collect the rows of the old database that can be read.
+
+    Returns:
+        The number of damaged pages, and the tables that lack rows because of them.
+    """
     data, wal = (read_past_errors(storage, name) for name in (DB_NAME, DB_NAME + "-wal"))
     pages = SqlitePages(data, wal)
     if not data and not wal:
-        return 0, set(_ALL)
+        return 0, set(_ALL_TABLES)
     roots = dict(pages.roots())
     first = SqlitePages(template(), b"").roots()
-    hurt: set[str] = set()
+    damaged_tables: set[str] = set()
     damaged = bool(pages.bad) or not set(first) <= set(roots)
-    for table in (*_PLAIN, *_ROWID):
+    for table in (*_WITHOUT_ROWID, *_WITH_ROWID):
         root = roots.get(table, first[table])
         before = len(pages.bad)
-        for record in pages.tree(root, index=table in _PLAIN):
-            sink.add(table, [_row(table, record)])
+        for record in pages.tree(root, index=table in _WITHOUT_ROWID):
+            collector.add(table, [_row(table, record)])
         if len(pages.bad) > before:
-            hurt.add(table)
+            damaged_tables.add(table)
     if damaged or pages.bad:
         strays = list(pages.unreached())
         for table in (
@@ -139,18 +154,18 @@ def _read_pages(storage: Storage, sink: _Sink) -> tuple[int, set[str]]:
             "ancestor",
         ):
             for index, record in strays:
-                if _guess(index, record) == table:
-                    target, row = _place(sink, table, record)
-                    sink.add(target, [row])
-    return len(pages.bad), hurt
+                if _guess_table(index, record) == table:
+                    target, row = _table_and_row(collector, table, record)
+                    collector.add(target, [row])
+    return len(pages.bad), damaged_tables
 
 
 def _row(table: str, record: Record) -> tuple[Any, ...]:
-    return (record.rowid, *record.values[1:]) if table in _ROWID else record.values
+    return (record.rowid, *record.values[1:]) if table in _WITH_ROWID else record.values
 
 
-def _guess(index: bool, record: Record) -> str:
-    """Which table a row of a stray page belongs to, by its shape; empty where that is not known."""
+def _guess_table(index: bool, record: Record) -> str:
+    """Return the table that a row on an unreached page belongs to, judged by its column types; empty if unknown."""
     letters = {type(None): "n", int: "i", bytes: "b", str: "s"}
     kinds = "".join(letters.get(type(value), "?") for value in record.values)
     if index:
@@ -172,134 +187,141 @@ def _guess(index: bool, record: Record) -> str:
     return "small" if kinds == "nb" else ""
 
 
-def _place(sink: _Sink, table: str, record: Record) -> tuple[str, tuple[Any, ...]]:
-    """The table and the row of a stray record, now that the inodes are known."""
+def _table_and_row(collector: _RowCollector, table: str, record: Record) -> tuple[str, tuple[Any, ...]]:
+    """Return the table and the row for a record on an unreached page whose table was guessed to be *table*.
+
+    A record of ``created`` is one of ``renamed`` if its inode number is not that of a created object.
+    """
     values = record.values
     if table == "origin" and len(values) == 2 and record.rowid is None:
-        return table, (values[1], values[0], None, None, None)  # of the index by path
-    if table == "created" and not sink.is_created(values[2]):
+        return table, (values[1], values[0], None, None, None)  # a record of the index of origin by path
+    if table == "created" and not collector.is_created(values[2]):
         return "renamed", values
     return table, _row(table, record)
 
 
-def salvage(examination: FsckSession) -> Rebuilt:
-    """Replace a damaged or missing database; the storage is held for writing.
+def rebuild(session: FsckSession) -> Rebuilt:
+    """Replace a damaged or missing database with a rebuilt one.
+
+    Args:
+        session: the open storage, locked for writing.
 
     Raises:
-        StateError: there is no room, or storage cannot be written; nothing was changed.
+        StateError: storage is full or cannot be written; the old database was not changed.
     """
-    storage = examination.storage
+    storage = session.storage
     con = apsw.Connection(":memory:")
     try:
         con.execute(schema())
-        sink = _Sink(con)
-        bad, hurt = _read_pages(storage, sink)
-        read = sink.count
-        copied = _fill(con, sink, read_names(storage), hurt)
+        collector = _RowCollector(con)
+        bad, damaged_tables = _read_pages(storage, collector)
+        read = collector.count
+        copied = _fill_from_backup(con, collector, read_names(storage), damaged_tables)
         con.execute("INSERT OR IGNORE INTO origin (ino, path) VALUES (1, x'2f')")
-        lost = _nameless(Database(con, read_only=True))
+        lost = _lost_names(Database(con, read_only=True))
         con.execute(f"PRAGMA application_id={APPLICATION_ID}")
         con.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
-        _write(con, examination)
+        _write_new_database(con, session)
     finally:
         con.close()
-    db = open_database(os.path.join(storage.path, _FRESH), read_only=False)
+    db = open_database(os.path.join(storage.path, _NEW_DB), read_only=False)
     try:
         with db.operation():
-            repairer = RepairLoop(db, examination.shelf, examination.base)
-            repaired, left = repairer.run(lambda finding: True)
-            repairer.renew()
+            repairer = RepairLoop(db, session.inventory, session.base)
+            repaired, left = repairer.run(lambda problem: True)
+            repairer.renew_commit_token()
         db.commit()
         db.checkpoint(apsw.SQLITE_CHECKPOINT_TRUNCATE)
     finally:
         db.close()
-    backup = _replace(examination)
-    examination.shelf.extend_promised()
+    backup = _replace(session)
+    session.inventory.extend_planned()
     return Rebuilt(read, copied, bad, lost, repaired, left, backup)
 
 
-def _fill(con: apsw.Connection, sink: _Sink, names: Rows, hurt: set[str]) -> int:
-    """Take from the copy of names what it may say; how many rows that were.
+def _fill_from_backup(con: apsw.Connection, collector: _RowCollector, backup: Rows, damaged_tables: set[str]) -> int:
+    """Add the rows of the metadata backup that the rebuilt database may take, and return how many were added.
 
     Args:
-        con: the rows read so far.
-        sink: where to put more.
-        names: the copy's rows.
-        hurt: tables of which pages are missing.
+        con: a connection to the database with the rows read so far.
+        collector: adds rows to that database.
+        backup: the rows of the metadata backup.
+        damaged_tables: tables that lack rows because pages are damaged.
     """
     token = con.execute("SELECT value FROM overlay WHERE key = 'commit_token'").fetchone()
-    copied = next((row[1] for row in names["overlay"] if row[0] == "commit_token"), None)
-    before = sink.count
-    if sink.count == 0 or (token is not None and token[0] == copied):
+    backup_token = next((row[1] for row in backup["overlay"] if row[0] == "commit_token"), None)
+    before = collector.count
+    if collector.count == 0 or (token is not None and token[0] == backup_token):
         for table in TABLES:
-            sink.add(table, names[table])
-        return sink.count - before
-    sink.add("overlay", names["overlay"])
-    sink.add("origin", names["origin"])
+            collector.add(table, backup[table])
+        return collector.count - before
+    collector.add("overlay", backup["overlay"])
+    collector.add("origin", backup["origin"])
     named = {ino for (ino,) in con.execute("SELECT ino FROM created UNION SELECT ino FROM renamed")}
     there = {ino for (ino,) in con.execute("SELECT ino FROM inode")}
     for table in ("created", "renamed"):
-        sink.add(table, [row for row in names[table] if row[2] in there - named])
-    gaps = {row[0] for row in names["inode"] if row[0] in named - there}
+        collector.add(table, [row for row in backup[table] if row[2] in there - named])
+    gaps = {row[0] for row in backup["inode"] if row[0] in named - there}
     for table in ("inode", "modified", "extent", "small", "xattr"):
-        # what an inode owns is asked of the copy only where its own row came from there, or pages of its table are gone
-        known = gaps | there if table in hurt else gaps
-        sink.add(table, [row for row in names[table] if row[0] in known])
-    if "deleted" in hurt:
-        sink.add("deleted", names["deleted"])
-    return sink.count - before
+        # the backup adds content and attributes of an inode only if the inode's own row comes from the backup, too, or
+        # if pages of the table are damaged
+        known = gaps | there if table in damaged_tables else gaps
+        collector.add(table, [row for row in backup[table] if row[0] in known])
+    if "deleted" in damaged_tables:
+        collector.add("deleted", backup["deleted"])
+    return collector.count - before
 
 
-def _nameless(db: Database) -> list[bytes]:
-    """The names that lead to nothing any more: what is lost, as far as it is known by name."""
-    places = PathResolver(db)
+def _lost_names(db: Database) -> list[bytes]:
+    """Return the merged paths of all names whose object has no row and no content, sorted."""
+    paths = PathResolver(db)
     sql = (
         "SELECT parent, name FROM (SELECT * FROM created UNION ALL SELECT * FROM renamed)"
         " WHERE ino NOT IN (SELECT ino FROM inode) AND ino NOT IN (SELECT ino FROM small)"
         " AND ino NOT IN (SELECT ino FROM extent) AND ino NOT IN (SELECT parent FROM created)"
     )
-    return sorted(places.of_name(parent, name) for parent, name in db.rows(sql))
+    return sorted(paths.of_name(parent, name) for parent, name in db.rows(sql))
 
 
-def _write(con: apsw.Connection, examination: FsckSession) -> None:
+def _write_new_database(con: apsw.Connection, session: FsckSession) -> None:
     for part in ("", "-wal", "-shm"):
-        if examination.storage.exists(_FRESH + part):
-            examination.storage.unlink(_FRESH + part)
-    fd = examination.storage.create(_FRESH)
+        if session.storage.exists(_NEW_DB + part):
+            session.storage.unlink(_NEW_DB + part)
+    fd = session.storage.create(_NEW_DB)
     try:
-        examination.storage.write(fd, con.serialize("main"), 0)
-        examination.storage.sync_fd(fd)
+        session.storage.write(fd, con.serialize("main"), 0)
+        session.storage.sync_fd(fd)
     finally:
         os.close(fd)
 
 
-def _replace(examination: FsckSession) -> str:
-    """Put the new database in the old one's place, of which a copy is kept; the copy's name."""
-    storage = examination.storage
-    backup = examination.back_up() if storage.exists(DB_NAME) else ""
+def _replace(session: FsckSession) -> str:
+    """Replace the old database by the new one, and return the name of the old one's copy (empty if there was none)."""
+    storage = session.storage
+    backup = session.back_up() if storage.exists(DB_NAME) else ""
     for part in ("-wal", "-shm", "-journal"):
         if storage.exists(DB_NAME + part):
-            storage.unlink(DB_NAME + part)  # beside the new database it would be taken for its own
-    storage.rename(_FRESH, DB_NAME)
+            storage.unlink(DB_NAME + part)  # SQLite would apply it to the new database
+    storage.rename(_NEW_DB, DB_NAME)
     storage.sync_dir(".")
     return backup
 
 
-def readable(examination: FsckSession, found: list[Problem]) -> Extraction:
-    """What can be read of an overlay, to be written out; changes nothing.
+def open_extraction(session: FsckSession, found: list[Problem]) -> Extraction:
+    """Return an extraction of all rows that can be read of an overlay, damaged or not; storage is not changed.
 
     Args:
-        examination: the open storage.
-        found: what its check said.
+        session: the open storage.
+        found: the problems that ``session.check`` has found.
     """
     con = apsw.Connection(":memory:")
     con.execute(schema())
-    sink = _Sink(con)
-    hurt = set(_ALL)
-    if examination.storage.exists(DB_NAME):
-        _, hurt = _read_pages(examination.storage, sink)
-    if any(finding.code in SALVAGE for finding in found):
-        _fill(con, sink, read_names(examination.storage), hurt)
+    collector = _RowCollector(con)
+    damaged_tables = set(_ALL_TABLES)
+    if session.storage.exists(DB_NAME):
+        _, damaged_tables = _read_pages(session.storage, collector)
+    if any(problem.code in NEEDS_REBUILD for problem in found):
+        _fill_from_backup(con, collector, read_names(session.storage), damaged_tables)
         con.execute("INSERT OR IGNORE INTO origin (ino, path) VALUES (1, x'2f')")
-    harmless = not examination.storage.is_trusted
-    return Extraction(Database(con, read_only=True), examination.shelf, examination.base, harmless=harmless)
+    harmless = not session.storage.is_trusted
+    return Extraction(Database(con, read_only=True), session.inventory, session.base, harmless=harmless)

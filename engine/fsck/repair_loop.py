@@ -1,6 +1,6 @@
-"""Repairing: check, mend, check again, in one transaction, until nothing is left that may be mended.
+"""The repair loop: check, repair, and check again, in one transaction, until no repairable problem is left.
 
-A repair discards nothing (fsck/repairs.py), and before anything is changed the database is copied beside itself
+A repair discards nothing (fsck/repairs.py), and fsck copies the database before the transaction is committed
 (fsck/session.py).
 """
 
@@ -12,65 +12,66 @@ from .checks import Checks, Progress
 from .problems import Problem
 from .repairs import Repairs
 
-_ROUNDS = 50  # each one mends all it may; damage upon damage needs a few
-_MANY = 100  # repairs of one round from which on indexes are worth making
-# no mount asks these tables so; a repair does, perhaps once for every file: then there are indexes in its transaction
+_ROUNDS = 50  # at most; each round repairs all problems it finds, and a repair may uncover other problems
+_MANY = 100  # more repairs than this in one round are worth the indexes below
+# a repair looks up rows by these columns, perhaps once for every file; a mount never does, so the schema has no such
+# index, and the loop makes them for its own transaction
 _INDEXES = ("created (ino)", "renamed (ino)", "extent (object)", "inode (object)")
 
-Choose = Callable[[Problem], bool]
+Choose = Callable[[Problem], bool]  # returns whether to repair a problem
 
 
 class RepairLoop(Repairs):
-    """Repairs one overlay; inside an operation of its database.
+    """Repairs one overlay.  All calls must be inside one ``operation`` of its database.
 
     Args:
-        db: its tables, open for writing.
-        shelf: its content objects.
-        base: the base, where it is known.
+        db: the overlay's tables, open for writing.
+        inventory: the overlay's content objects.
+        base: the base; None if it is not known.
     """
 
     def run(
         self, choose: Choose, progress: Progress = lambda what, done, total: None
     ) -> tuple[list[Problem], list[Problem]]:
-        """Check and repair until nothing is left that *choose* allows.
+        """Check and repair until no problem is left for which *choose* allows a repair.
 
         Args:
-            choose: asked once for each finding.
-            progress: as for the checks.
+            choose: called once for each problem that fsck can repair; returns whether to repair it.
+            progress: called with the name of the step, the number of units done, and their total.
 
         Returns:
-            What was repaired, in order, and what is left, notes among it.
+            The repaired problems in order, and the problems that are left, including notes.
         """
         done: list[Problem] = []
         answers: dict[tuple[object, ...], bool] = {}
         indexed = False
         for _ in range(_ROUNDS):
-            found = Checks(self._db, self._shelf, self._base, progress=progress).run()
-            chosen = [finding for finding in found if self._may(finding, choose, answers)]
+            found = Checks(self._db, self._inventory, self._base, progress=progress).run()
+            chosen = [problem for problem in found if self._may(problem, choose, answers)]
             if not chosen:
                 break
             if len(chosen) > _MANY and not indexed:
                 for index, columns in enumerate(_INDEXES):
-                    self._do(f"CREATE INDEX fsck_{index} ON {columns}")
+                    self._change(f"CREATE INDEX fsck_{index} ON {columns}")
                 indexed = True
-            for index, finding in enumerate(chosen):
+            for index, problem in enumerate(chosen):
                 progress("repairing", index, len(chosen))
-                getattr(self, f"_mend_{finding.code.lower()}")(*finding.key)
+                getattr(self, f"_repair_{problem.code.lower()}")(*problem.key)
             progress("repairing", len(chosen), len(chosen))
             done += chosen
         for index in range(len(_INDEXES)) if indexed else ():
-            self._do(f"DROP INDEX fsck_{index}")
+            self._change(f"DROP INDEX fsck_{index}")
         return done, found
 
     @staticmethod
-    def _may(finding: Problem, choose: Choose, answers: dict[tuple[object, ...], bool]) -> bool:
-        if not finding.kind.repair:
+    def _may(problem: Problem, choose: Choose, answers: dict[tuple[object, ...], bool]) -> bool:
+        if not problem.kind.repair:
             return False
-        mark = (finding.code, *finding.key)
-        if mark not in answers:
-            answers[mark] = choose(finding)
-        return answers[mark]
+        identity = (problem.code, *problem.key)
+        if identity not in answers:
+            answers[identity] = choose(problem)
+        return answers[identity]
 
-    def renew(self) -> None:
-        """Make this state a commit of its own: a redo log that followed the last one is stale from now on."""
-        self._make_fact("commit_token")
+    def renew_commit_token(self) -> None:
+        """Store a new commit token, so that a redo log that belongs to the state before the repair is not replayed."""
+        self._derive_fact("commit_token")

@@ -1,8 +1,9 @@
-"""One examination of one storage by minifo-fsck: open it without changing it, check it, and repair it if asked.
+"""One run of minifo-fsck over one storage: open it without changing it, check it, and repair it if asked.
 
-The rule: looking writes nothing, whatever state a crash left, and whoever holds the storage.  A database nobody holds
-is read as it lies (``immutable``); one with a log is copied into memory with it; one that a mount holds is copied
-through SQLite.  Before a repair changes the first byte, the database is copied beside itself (``minifo.db.bak-...``).
+The rule: a check writes nothing to storage, whatever state a crash left, also while a mount uses the storage.  A
+database that no mount uses is read in place (``immutable``); if it has a write-ahead log, both files are copied to
+memory first; the database of a mounted storage is copied through SQLite.  Before a repair changes the database, it is
+copied to a file beside it (``minifo.db.bak-...``).
 """
 
 from __future__ import annotations
@@ -41,20 +42,26 @@ from ..store.statements import SET_FACT
 from ..store.storage import Storage
 from .checks import Checks, Progress
 from .object_inventory import ObjectInventory
-from .problems import SALVAGE, Problem
+from .problems import NEEDS_REBUILD, Problem
 from .repair_loop import Choose, RepairLoop
 from .sqlite_pages import SqlitePages, read_past_errors
 
 _WAL = DB_NAME + "-wal"
-_SAID = 5  # lines of SQLite's own report that are passed on
+_REPORT_LINES = 5  # lines of SQLite's integrity report that are passed on
 
 
 @contextmanager
 def acting_as_owner(path: str) -> Iterator[None]:
-    """Let root be the owner of a storage while its own rights are not needed.
+    """Give root the effective ids of a storage's owner inside this context; do nothing for any other caller.
 
-    Whatever somebody does to their storage meanwhile, no more becomes of it than what they could do themselves, and
-    what is made in it is theirs.
+    So whatever the owner does to the storage at the same time, root does no more than the owner could do, and the
+    owner owns the files that root makes there.
+
+    Args:
+        path: the storage directory.
+
+    Raises:
+        StateError: the owner may not enter the directory.
     """
     try:
         owner = os.stat(path)
@@ -63,7 +70,7 @@ def acting_as_owner(path: str) -> Iterator[None]:
     if owner is None or os.geteuid() != 0 or owner.st_uid == 0:
         yield
         return
-    # read now, for our own files, and Python's, may be for root only
+    # load these now: files of minifo and of Python may be readable by root only
     true_schema()
     codecs.lookup("ascii")
     groups, gid = os.getgroups(), os.getegid()
@@ -72,7 +79,9 @@ def acting_as_owner(path: str) -> Iterator[None]:
     os.seteuid(owner.st_uid)
     try:
         if not os.access(path, os.R_OK | os.X_OK, effective_ids=True):
-            raise StateError(f"the owner of storage {path} cannot enter it", "chown it, or let its owner in")
+            raise StateError(
+                f"the owner of storage {path} may not enter it", "change its owner (chown) or its permissions (chmod)"
+            )
         yield
     finally:
         os.seteuid(0)
@@ -81,26 +90,29 @@ def acting_as_owner(path: str) -> Iterator[None]:
 
 
 class FsckSession:
-    """An open storage, held against writers for as long as it is examined.
+    """An open storage, locked against writers while this object is open; a context manager.
 
     Args:
         path: the storage directory.
-        base: the base directory, to compare with; None to leave it out.
-        write: take the storage for repairs; where a mount holds it, or it cannot be written, it is only read.
-        untrusted: take it although others may write to it; it is only read.
+        base: the base directory to compare with; None to skip that comparison.
+        write: True to lock the storage for repairs.  If a mount uses it, or it cannot be written, it is only read.
+        untrusted: True to accept a storage that other users may write to; it is only read.
 
     Attributes:
-        holder: process id of the mount that holds the storage, 0 if it is not known, None if there is none.
-        writable: True where repairs are possible.
-        obstacle: why they are not.
+        storage: the storage.
+        base: the base; None if none was given.
+        inventory: the content objects.
+        holder: process id of the daemon that uses the storage; 0 if the id is not known, None if no daemon uses it.
+        writable: True if repairs are possible.
+        obstacle: why repairs are not possible; empty if they are.
 
     Raises:
-        StateError: it is not a storage, or cannot be read.
+        StateError: *path* is not a storage, or storage or base cannot be read.
     """
 
     def __init__(self, path: str, base: str | None = None, *, write: bool, untrusted: bool = False) -> None:
         if not os.path.isdir(path):
-            raise StateError(f"{path} is not a directory", "name the directory given as sto=")
+            raise StateError(f"{path} is not a directory", "give the directory that the mount has as sto=")
         self.storage = Storage(path, untrusted=untrusted)
         self.holder: int | None = None
         self.writable = write
@@ -110,14 +122,16 @@ class FsckSession:
         self._lock: int | None = None
         try:
             if not any(self.storage.exists(name) for name in (DB_NAME, "content", NAMES)):
-                raise NotMinifo(f"{path} is not the storage of an overlay", "name the directory given as sto=")
-            self._hold(write)
+                raise NotMinifo(
+                    f"{path} is not the storage of an overlay", "give the directory that the mount has as sto="
+                )
+            self._take_lock(write)
             self.base = _open_base(base) if base is not None else None
-            self.shelf = ObjectInventory(self.storage)
+            self.inventory = ObjectInventory(self.storage)
         except BaseException as error:
             self.close()
             if isinstance(error, OSError):
-                raise StateError(f"storage {path} cannot be read ({error.strerror})", "call it as root") from error
+                raise StateError(f"storage {path} cannot be read ({error.strerror})", "run it as root") from error
             raise
 
     def __enter__(self) -> FsckSession:
@@ -129,7 +143,7 @@ class FsckSession:
         self.close()
 
     def close(self) -> None:
-        """Let go of everything."""
+        """Release the lock and all files, and delete the copy of the database if one was made."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -141,9 +155,9 @@ class FsckSession:
             self._copy = None
         self.storage.close()
 
-    def _hold(self, write: bool) -> None:
+    def _take_lock(self, write: bool) -> None:
         if write and not self.storage.is_trusted:
-            self.writable, self.obstacle = False, "it is not trusted"
+            self.writable, self.obstacle = False, "the storage is not trusted"
         elif write:
             try:
                 self.storage.lock(exclusive=True)
@@ -155,36 +169,41 @@ class FsckSession:
         try:
             self._lock = self.storage.open("lock", write=False)
         except FileNotFoundError:
-            return  # never mounted, or a copy: nobody writes
+            return  # never mounted, or a copy of a storage: no mount uses it
         try:
             fcntl.flock(self._lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             text = os.pread(self._lock, 32, 0).split(b"\n")[0]
             self.holder = int(text) if text.isdigit() else 0
 
-    # -- looking
+    # -- checking
 
     def check(
         self, *, full: bool = False, verify: bool = False, progress: Progress = lambda what, done, total: None
     ) -> list[Problem]:
-        """Everything that is wrong; only of the database itself where that must be mended first.
+        """Check the storage and return its problems; of a damaged database only those that a rebuild repairs.
 
         Args:
-            full: SQLite's full check instead of its quick one.
-            verify: read every byte of every content object.
-            progress: called with what is being done, how much is done, how much there is.
+            full: True for SQLite's full integrity check instead of the quick one.
+            verify: True to read every byte of every content object.
+            progress: called with the name of the step, the number of units done, and their total.
 
         Raises:
-            NotMinifo, NewerFormat: the database is somebody else's, or of a newer minifo.
-            StateError: it cannot be read.
+            NotMinifo: the database belongs to another program.
+            NewerFormat: a newer minifo has written the database.
+            StateError: the database cannot be read.
         """
         found = self._check(full, verify, progress)
-        if any(finding.code in SALVAGE for finding in found):
+        if any(problem.code in NEEDS_REBUILD for problem in found):
             self._refuse_newer()
         return found
 
     def _refuse_newer(self) -> None:
-        """A salvage would make our tables of a newer minifo's, so none is offered where the header tells it is one."""
+        """Refuse a damaged database that a newer minifo has written: a rebuild would lose the rows that it added.
+
+        Raises:
+            NewerFormat: the header of the database says so.
+        """
         path = self.storage.database
         first = SqlitePages(*(read_past_errors(self.storage, name) for name in (DB_NAME, _WAL))).page(1)
         application, version = (int.from_bytes(first[at : at + 4], "big") for at in (68, 60))
@@ -203,23 +222,23 @@ class FsckSession:
             return [Problem("E102", b"minifo.db", str(error))]
         except apsw.Error as error:
             message = f"{self.storage.database} cannot be read ({error})"
-            raise StateError(message, "unmount it, or call this as root") from error
+            raise StateError(message, "unmount it, or run this as root") from error
         except OSError as error:
             if error.errno != errno.EIO:
                 raise
-            return [Problem("E102", b"minifo.db", str(error.strerror))]  # a bad block of the medium
+            return [Problem("E102", b"minifo.db", str(error.strerror))]  # EIO: a bad block of the medium
         db = Database(con, read_only=True)
         try:
-            found = _examine_database(con, self.storage.database, full)
-            if any(finding.code in SALVAGE for finding in found):
+            found = _check_database(con, self.storage.database, full)
+            if any(problem.code in NEEDS_REBUILD for problem in found):
                 return found
             live = self.holder is not None
             if live:
-                self.shelf.look_again()
-            checker = Checks(db, self.shelf, self.base, verify=verify, live=live, progress=progress)
-            found += checker.run()
+                self.inventory.rescan()
+            checks = Checks(db, self.inventory, self.base, verify=verify, live=live, progress=progress)
+            found += checks.run()
             if not live:
-                found += self._waiting(con, checker.facts.get("uuid"), checker.facts.get("commit_token"))
+                found += self._check_redo(con, checks.facts.get("uuid"), checks.facts.get("commit_token"))
             return found
         except (apsw.Error, UnicodeDecodeError) as error:
             return [Problem("E102", b"minifo.db", str(error))]
@@ -229,7 +248,7 @@ class FsckSession:
             db.close()
 
     def _snapshot(self) -> apsw.Connection:
-        """A connection to the state the database is in, that changes nothing in storage."""
+        """Return a connection to the present state of the database, through which nothing in storage is changed."""
         path = self.storage.database
         if self.holder is not None:
             if not self.storage.is_trusted:
@@ -252,14 +271,17 @@ class FsckSession:
         return connect(os.path.join(self._copy, DB_NAME), read_only=False)
 
     def _redo(self, uuid: object) -> RedoLog | None:
-        """Where a killed daemon leaves what it had acknowledged but not committed."""
+        """Return the redo log of this storage, or None if there can be none.
+
+        The log holds the operations that a killed daemon had acknowledged but not committed.
+        """
         directory = memory_directory()
         try:
             return RedoLog(directory, uuid, self.storage.database) if directory is not None else None
         except Corrupt:
-            return None  # a damaged identity is a finding of its own, and names no log
+            return None  # the uuid, which names the log, is damaged: that is reported as a problem of its own
 
-    def _waiting(self, con: apsw.Connection, uuid: object, token: object) -> list[Problem]:
+    def _check_redo(self, con: apsw.Connection, uuid: object, token: object) -> list[Problem]:
         redo = self._redo(uuid)
         if redo is None or not isinstance(token, int):
             return []
@@ -272,10 +294,10 @@ class FsckSession:
         return [Problem("N404", b"<overlay>", f"{len(waiting)} operations")] if waiting else []
 
     def _try_replay(self, con: apsw.Connection, redo: RedoLog, waiting: Recording) -> None:
-        """See whether a redo log can be replayed, in a copy.
+        """Replay a redo log in a copy of the database, to see whether it can be replayed.
 
         Raises:
-            StateError: it cannot.
+            StateError: it cannot be replayed.
         """
         memory = apsw.Connection(":memory:")
         with memory.backup("main", con, "main") as backup:
@@ -292,27 +314,27 @@ class FsckSession:
     def repair(
         self, found: list[Problem], choose: Choose, *, progress: Progress = lambda what, done, total: None
     ) -> tuple[list[Problem], list[Problem]]:
-        """Mend what *choose* allows, in one transaction.
+        """Repair the problems for which *choose* allows it, in one transaction.
 
         Args:
-            found: what ``check`` said; nothing of it asks for a salvage.
-            choose: asked for each finding.
-            progress: as for ``check``.
+            found: the problems that ``check`` has returned; none of them may need a rebuild.
+            choose: called once for each problem; returns whether to repair it.
+            progress: called with the name of the step, the number of units done, and their total.
 
         Returns:
-            What was repaired, and what is left, notes among it.
+            The repaired problems, and the problems that are left, including notes.
 
         Raises:
-            StateError: it could not be done; storage is as it was.
+            StateError: the repair failed; the overlay in storage was not changed.
         """
-        for finding in found:
-            if finding.code == "E405":
-                # it fits the state of now only: to repair that, and let the log wait, would be to lose it
-                if not choose(finding):
+        for problem in found:
+            if problem.code == "E405":
+                # the log fits the present state only: a repair of that state would make it useless, so ask first
+                if not choose(problem):
                     return [], found
-                self._set_redo_aside()
-                done, left = self.repair([other for other in found if other is not finding], choose, progress=progress)
-                return [finding, *done], left
+                self._rename_redo()
+                done, left = self.repair([other for other in found if other is not problem], choose, progress=progress)
+                return [problem, *done], left
         header = [f for f in found if f.code in ("E103", "E104")]
         chosen = [f for f in header if choose(f)]
         if len(chosen) < len(header):
@@ -327,12 +349,12 @@ class FsckSession:
             finally:
                 db.close()
         except (OSError, apsw.Error) as error:
-            hint = "free space there, and call it again"
+            hint = "free some space there, then run this again"
             raise StateError(f"storage {self.storage.path} could not be repaired ({error})", hint) from error
-        # what cannot be read is not read again, and no repair changes it
-        return chosen + done, left + [finding for finding in found if finding.code == "E305"]
+        # the repair does not read content again, and cannot repair an unreadable object: it is left
+        return chosen + done, left + [problem for problem in found if problem.code == "E305"]
 
-    def _set_redo_aside(self) -> None:
+    def _rename_redo(self) -> None:
         con = self._snapshot()
         try:
             uuid = con.execute("SELECT value FROM overlay WHERE key = 'uuid'").fetchone()
@@ -359,37 +381,40 @@ class FsckSession:
             redo, token = self._redo(facts.get("uuid")), facts.get("commit_token")
             waiting = redo.read(token) if redo is not None and isinstance(token, int) else None
             if waiting and redo is not None:
-                # what a killed daemon acknowledged is part of what is repaired, as the next mount would have it
+                # replay the acknowledged operations of a killed daemon first, as the next mount would do
                 replay(db, self.storage, redo, waiting)
                 counters = ("next_ino", waiting[-1].next_ino), ("next_object", waiting[-1].next_object)
                 for key, value in counters:
                     db.change(SET_FACT, (key, value))
-            repairer = RepairLoop(db, self.shelf, self.base)
-            done, left = repairer.run(choose, progress)
+            loop = RepairLoop(db, self.inventory, self.base)
+            done, left = loop.run(choose, progress)
             if done:
-                repairer.renew()
+                loop.renew_commit_token()
         if done:
             if not backed_up:
                 self.back_up()
             db.commit()
             db.checkpoint(apsw.SQLITE_CHECKPOINT_TRUNCATE)
-            self.shelf.extend_promised()
+            self.inventory.extend_planned()
             if redo is not None and waiting:
-                redo.remove()  # all of it is durable
+                redo.remove()  # all its operations are durable now
         return done, left
 
     def back_up(self) -> str:
-        """Copy the database, and its log, beside it; the copy's name."""
+        """Copy the database and its logs to new files in storage, and return the name of the database's copy."""
         name = self.backup_name()
         for part in ("", "-wal", "-journal"):
             source = DB_NAME + part
             if self.storage.exists(source) and (not part or self.storage.stat(source).st_size):
-                self._save(source, name + part)
+                self._copy_file(source, name + part)
         self.storage.sync_dir(".")
         return name
 
-    def _save(self, source: str, name: str) -> None:
-        """Copy a file of storage to a new name there, as readable as the database: it says what the files hold."""
+    def _copy_file(self, source: str, name: str) -> None:
+        """Copy a file of storage to the new file *name* there, durably.
+
+        Only the owner can read the copy, like the database itself: it holds names and contents of the user's files.
+        """
         fd = self.storage.create(name)
         try:
             self.storage.write(fd, read_past_errors(self.storage, source), 0)
@@ -398,7 +423,7 @@ class FsckSession:
             os.close(fd)
 
     def backup_name(self) -> str:
-        """A name for a copy of the database that nothing has yet."""
+        """Return a file name for a copy of the database that no file in storage has yet."""
         plain = name = f"{DB_NAME}.bak-{time.strftime('%Y%m%d-%H%M%S')}"
         count = 0
         while self.storage.exists(name) or self.storage.exists(name + "-wal"):
@@ -411,14 +436,15 @@ def _open_base(path: str) -> BaseView:
     try:
         return BaseView(path)
     except OSError as error:
-        raise StateError(f"base {path} cannot be read ({error.strerror})", "name the base's directory") from error
+        raise StateError(f"base {path} cannot be read ({error.strerror})", "give the base's directory") from error
 
 
-def _examine_database(con: apsw.Connection, path: str, full: bool) -> list[Problem]:
-    """What is wrong with the database as a file of SQLite's, and as one of ours.
+def _check_database(con: apsw.Connection, path: str, full: bool) -> list[Problem]:
+    """Check the database file: SQLite's integrity check, and whether its tables and its header are those of minifo.
 
     Raises:
-        NotMinifo, NewerFormat, StateError: it is a sound database, but not ours to touch.
+        NotMinifo: it is a database of another program.
+        NewerFormat, StateError: another version of minifo has written it.
     """
     where = b"minifo.db"
     try:
@@ -428,23 +454,25 @@ def _examine_database(con: apsw.Connection, path: str, full: bool) -> list[Probl
         strange = strange_objects(con)
     except apsw.NotADBError:
         return [Problem("E101", where)]
-    except (apsw.Error, UnicodeDecodeError) as error:  # text that is damaged is no text
+    except (apsw.Error, UnicodeDecodeError) as error:  # UnicodeDecodeError: damaged text
         return [Problem("E102", where, str(error))]
     found = []
     if identity != (APPLICATION_ID,):
         if there and not there & {name for _, name, _, _ in true_schema()}:
-            raise NotMinifo("minifo.db is a database, but not one of minifo's", "name the directory given as sto=")
+            raise NotMinifo(
+                "minifo.db is a database, but not one of minifo's", "give the directory that the mount has as sto="
+            )
         found.append(Problem("E103", where, f"{identity[0] if identity else None}"))
     number = int(version[0]) if version else 0
     if number in POSSIBLE_VERSIONS:
-        check_version(path, number)  # whatever it looks like: only who wrote it knows what its rows mean
+        check_version(path, number)  # before all other checks: only the version that wrote the rows knows their meaning
     else:
         found.append(Problem("E104", where, f"{number} instead of {SCHEMA_VERSION}"))
     if strange:
-        # nothing of it is asked any more by SQL: rows are read from its pages
+        # no SQL statement may run on foreign tables; the rebuild reads rows from the pages
         return [Problem("E105" if there else "E101", where, ", ".join(strange) if there else "it is empty")]
     try:
-        report = [row[0] for row in con.execute(f"PRAGMA {'integrity' if full else 'quick'}_check({_SAID})")]
+        report = [row[0] for row in con.execute(f"PRAGMA {'integrity' if full else 'quick'}_check({_REPORT_LINES})")]
     except (apsw.Error, UnicodeDecodeError) as error:
         return [Problem("E102", where, str(error))]
     if report != ["ok"]:

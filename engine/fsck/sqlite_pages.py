@@ -1,8 +1,8 @@
-"""Rows read from the pages of a damaged SQLite database, without SQLite: what is left is read, what is not is skipped.
+"""A reader for the pages of a damaged SQLite database that does not use SQLite (sqlite.org/fileformat2.html).
 
-Every tree is walked from its root; a page that is not what it should be is counted and passed over.  Then, if there
-were such pages, those that no tree reached are read as well, for their parent may be what is damaged: they are told
-apart by the shape of their rows.  The write-ahead log counts up to its last whole commit (sqlite.org/fileformat2).
+Each B-tree is walked from its root; a damaged page is counted and skipped.  If there were damaged pages, the pages that
+no tree has reached are read as well, because their parent page may be a damaged one; the caller recognizes the table by
+the types of the row's values.  Of the write-ahead log all complete commits count.
 """
 
 from __future__ import annotations
@@ -14,31 +14,33 @@ from typing import NamedTuple
 
 from ..store.storage import Storage
 
-_PAGE = 4096  # ours always are
+_PAGE = 4096  # bytes; minifo's databases always have this page size
 _HEADER = b"SQLite format 3\0"
 _WAL_MAGIC = (0x377F0682, 0x377F0683)
 _TABLE_LEAF, _TABLE_INNER, _INDEX_LEAF, _INDEX_INNER = 13, 5, 10, 2
-_NOTHING_LEFT = (IndexError, struct.error, ValueError, OverflowError)
+_DAMAGED = (IndexError, struct.error, ValueError, OverflowError)  # what decoding a damaged record raises
 
 Value = int | bytes | str | float | None
 
 
 class Record(NamedTuple):
-    """One row: its rowid (None in an index, which our WITHOUT ROWID tables are) and its values."""
+    """One row: its values, and its rowid (None in an index and in a WITHOUT ROWID table, which is stored as one)."""
 
     rowid: int | None
     values: tuple[Value, ...]
 
 
 class SqlitePages:
-    """The pages of a database file and its log.
+    """The pages of a database file and its write-ahead log.
 
     Args:
         data: the bytes of minifo.db.
-        wal: the bytes of its log.
+        wal: the bytes of minifo.db-wal.
 
     Attributes:
-        bad: pages that were not what they should be.
+        count: the number of pages.
+        bad: numbers of the damaged pages found so far.
+        reached: numbers of the pages that a walk over a tree has visited.
     """
 
     def __init__(self, data: bytes, wal: bytes) -> None:
@@ -49,12 +51,12 @@ class SqlitePages:
         self.reached: set[int] = set()
 
     def page(self, number: int) -> bytes:
-        """A page by its number; short or empty where there is none."""
+        """Return a page by its number (from 1); a short or empty one beyond the end of the file."""
         found = self._log.get(number)
         return found if found is not None else self._data[(number - 1) * _PAGE : number * _PAGE]
 
     def roots(self) -> dict[str, int]:
-        """The root page of each table, as far as the schema can be read."""
+        """Return the root page of each table whose row in the schema can be read."""
         found: dict[str, int] = {}
         for record in self.tree(1, index=False):
             if len(record.values) == 5 and record.values[0] == "table" and isinstance(record.values[3], int):
@@ -62,7 +64,12 @@ class SqlitePages:
         return found
 
     def tree(self, root: int, *, index: bool) -> Iterator[Record]:
-        """The rows of a tree, as far as its pages can be read."""
+        """Yield the rows of the B-tree with the root page *root*, as far as its pages can be read.
+
+        Args:
+            root: a page number.
+            index: True for the tree of an index or a WITHOUT ROWID table.
+        """
         inner, leaf = (_INDEX_INNER, _INDEX_LEAF) if index else (_TABLE_INNER, _TABLE_LEAF)
         waiting = [root]
         while waiting:
@@ -101,7 +108,7 @@ class SqlitePages:
         return good
 
     def records(self, number: int) -> Iterator[Record]:
-        """The rows in one page."""
+        """Yield the rows in one page that can be read."""
         page = self.page(number)
         start = 100 if number == 1 else 0
         kind = page[start] if len(page) == _PAGE else 0
@@ -110,31 +117,31 @@ class SqlitePages:
         for at in self._cells(number, page, start):
             try:
                 yield self._record(page, at, kind)
-            except _NOTHING_LEFT:
+            except _DAMAGED:
                 self.bad.add(number)
 
     def unreached(self) -> Iterator[tuple[bool, Record]]:
-        """The rows of pages that no tree has led to: whether the page is an index's, and the row."""
-        spare = self._spare()
+        """Yield each row on a page that no tree has reached, after a bool: whether the page belongs to an index."""
+        free = self._free_pages()
         for number in range(2, self.count + 1):
-            if number not in self.reached and number not in spare:
+            if number not in self.reached and number not in free:
                 page = self.page(number)
                 if len(page) == _PAGE and page[0] in (_TABLE_LEAF, _INDEX_LEAF, _INDEX_INNER):
                     for record in self.records(number):
                         yield page[0] != _TABLE_LEAF, record
 
-    def _spare(self) -> set[int]:
-        """Pages on the list of free ones: what they hold was deleted."""
-        spare: set[int] = set()
+    def _free_pages(self) -> set[int]:
+        """Return the pages on SQLite's freelist; their rows are deleted ones."""
+        free: set[int] = set()
         head = self.page(1)
         trunk = int.from_bytes(head[32:36], "big") if head.startswith(_HEADER) else 0
-        while 1 < trunk <= self.count and trunk not in spare:
-            spare.add(trunk)
+        while 1 < trunk <= self.count and trunk not in free:
+            free.add(trunk)
             page = self.page(trunk)
             count = min(int.from_bytes(page[4:8], "big"), _PAGE // 4 - 2)
-            spare.update(int.from_bytes(page[8 + 4 * i : 12 + 4 * i], "big") for i in range(count))
+            free.update(int.from_bytes(page[8 + 4 * i : 12 + 4 * i], "big") for i in range(count))
             trunk = int.from_bytes(page[:4], "big")
-        return spare
+        return free
 
     def _record(self, page: bytes, at: int, kind: int) -> Record:
         if kind == _INDEX_INNER:
@@ -174,7 +181,7 @@ class SqlitePages:
 
 
 def read_past_errors(storage: Storage, name: str) -> bytes:
-    """The bytes of a file in storage; of one that cannot be read to its end, those that can."""
+    """Return the bytes of a file in storage: zeros for a page that cannot be read, b"" if it cannot be opened."""
     parts: list[bytes] = []
     try:
         fd = storage.open(name, write=False)
@@ -187,7 +194,7 @@ def read_past_errors(storage: Storage, name: str) -> bytes:
             try:
                 parts.append(os.pread(fd, want, at).ljust(want, b"\0"))
             except OSError:
-                parts.append(bytes(want))  # a bad block of the medium: the page it holds is lost, not those behind it
+                parts.append(bytes(want))  # a bad block of the medium: only this page is lost
     finally:
         os.close(fd)
     return b"".join(parts)
@@ -237,7 +244,7 @@ def _values(payload: bytes) -> tuple[Value, ...]:
 
 
 def _log_pages(wal: bytes) -> dict[int, bytes]:
-    """The pages of the log, up to its last whole commit."""
+    """Return the pages in the write-ahead log by number, up to its last complete commit."""
     if len(wal) < 32 or int.from_bytes(wal[:4], "big") not in _WAL_MAGIC:
         return {}
     order = ">" if wal[3] & 1 else "<"

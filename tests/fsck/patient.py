@@ -12,8 +12,8 @@ import apsw
 from support import change_rows
 
 from minifo.engine import ROOT, Ino, Overlay, Process, RenameFlags
-from minifo.engine.fsck.problems import SALVAGE, Problem
-from minifo.engine.fsck.rebuild import Rebuilt, salvage
+from minifo.engine.fsck.problems import NEEDS_REBUILD, Problem
+from minifo.engine.fsck.rebuild import Rebuilt, rebuild
 from minifo.engine.fsck.session import FsckSession
 from minifo.engine.store.content_objects import object_name
 from minifo.engine.store.syscalls import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE
@@ -101,10 +101,10 @@ class Patient:
         """Repair everything (or what is safe), as ``minifo-fsck -y`` does; what is left, and the salvage's account."""
         with FsckSession(self.storage, self.base if base else None, write=True) as examination:
             found = examination.check(full=True)
-            if any(finding.code in SALVAGE for finding in found):
+            if any(finding.code in NEEDS_REBUILD for finding in found):
                 if safe:
                     return found, None
-                result = salvage(examination)
+                result = rebuild(examination)
                 return result.left, result
             return examination.repair(found, lambda finding: finding.is_safe or not safe)[1], None
 

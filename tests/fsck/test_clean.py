@@ -27,7 +27,7 @@ from twins import caller
 
 from minifo.engine import ROOT, Ino, Overlay, SetAttr
 from minifo.engine.store.syscalls import FALLOC_FL_KEEP_SIZE
-from minifo.tools.fsck_helper import Outcome, Request, examine
+from minifo.tools.fsck_helper import Outcome, Request, check_storage
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root: owners and devices are made"),
@@ -38,7 +38,7 @@ pytestmark = [
 def look(mode: str, storage: Path, base: Path | None, redo: Path) -> Outcome:
     """What ``minifo-fsck`` does."""
     with patch("minifo.engine.fsck.session.memory_directory", lambda: str(redo)):
-        return examine(Request(str(storage), mode, full=True, base=None if base is None else str(base)))
+        return check_storage(Request(str(storage), mode, full=True, base=None if base is None else str(base)))
 
 
 # -- what was seen in the field
@@ -90,7 +90,7 @@ def expect_untouched(patient: Patient) -> None:
     before = kept(patient.storage)
     for mode in ("n", "p", "y"):
         for base in (None, patient.base):
-            outcome = examine(Request(patient.storage, mode, full=True, base=base))
+            outcome = check_storage(Request(patient.storage, mode, full=True, base=base))
             assert [finding.code for finding in outcome.found if not finding.is_note] == []
             assert outcome.code == 0
             assert kept(patient.storage) == before

@@ -22,7 +22,7 @@ from hazard import Hazard
 from patient import Patient, Tree, tree_of, wrong
 
 from minifo.engine import MinifoError, Overlay
-from minifo.engine.fsck.rebuild import readable
+from minifo.engine.fsck.rebuild import open_extraction
 from minifo.engine.fsck.session import FsckSession
 
 _SEEDS = int(os.environ.get("MINIFO_FUZZ", "240"))
@@ -142,9 +142,9 @@ def _outcome(seed: int, model: Model, directory: str) -> str:
             found = examination.check(full=True, verify=True)
         except MinifoError as error:
             # refused with a reason: whatever it is, rescue still works
-            result = readable(examination, []).run(os.path.join(directory, "out"))
+            result = open_extraction(examination, []).run(os.path.join(directory, "out"))
             return f"refused: {type(error).__name__}, {'rescued' if result.written else 'nothing to rescue'}"
-        readable(examination, found).run(os.path.join(directory, "out"))
+        open_extraction(examination, found).run(os.path.join(directory, "out"))
     patient = Patient.__new__(Patient)
     patient.base, patient.storage = model.base, storage
     left, result = patient.repair(base=True)

@@ -269,10 +269,10 @@ class Ward(RuleBasedStateMachine):
         """A content object is gone or cut."""
         self._fall_ill()
         storage = Storage(self.patient.storage)
-        shelf = ObjectInventory(storage)
+        inventory = ObjectInventory(storage)
         storage.close()
-        if shelf.sizes:
-            number = sorted(shelf.sizes)[which % len(shelf.sizes)]
+        if inventory.sizes:
+            number = sorted(inventory.sizes)[which % len(inventory.sizes)]
             path = os.path.join(self.patient.storage, f"content/{number >> 10:x}/{number & 1023:x}")
             owners = (
                 f"SELECT ino FROM inode WHERE object = {number} UNION SELECT ino FROM extent WHERE object = {number}"

@@ -264,7 +264,7 @@ def test_rescue_writes_plain_files(patient: Patient, capfd: pytest.CaptureFixtur
 def test_rescue_that_lacks_something_says_so(patient: Patient, capfd: pytest.CaptureFixture[str]) -> None:
     """Without the base what only the base holds is missing: that is not 0."""
     assert run("--rescue", os.path.join(patient.top, "out"), patient.storage) == 4
-    assert "not whole: /big: its bytes are in the base; name it with --base" in capfd.readouterr().out
+    assert "incomplete: /big: its bytes are in the base; give the base with --base" in capfd.readouterr().out
 
 
 def test_private_data_stays_private_and_the_owners(patient: Patient) -> None:
