@@ -8,9 +8,14 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from tests.shared.file_trees import scratch
+from tests.shared.rebase_sandbox import RebaseSandbox
 
 _COMMON = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow], "print_blob": True}
 
@@ -49,6 +54,24 @@ def fuse_required() -> None:
     if in_ci():
         pytest.fail(f"real mounts must be possible in CI: {obstacle}", pytrace=False)
     pytest.skip(f"REAL MOUNT NOT TESTED: {obstacle}")
+
+
+@pytest.fixture
+def memory_dir() -> Iterator[Path]:
+    """An empty directory in memory, for trees with owners and device nodes; the test needs root."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+    path = scratch()
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.fixture
+def rebase_sandbox(tmp_path: Path) -> Iterator[RebaseSandbox]:
+    """A base, an overlay over it, and a way to replace the base."""
+    made = RebaseSandbox(tmp_path)
+    yield made
+    made.close()
 
 
 FIGURES = pytest.StashKey[list[str]]()

@@ -61,6 +61,9 @@ OVERLAY_ATTRIBUTES = {"base", "uuid"}
 #: Modules with statements that change rows.
 STATEMENTS = {"minifo.engine.store.statements", "minifo.engine.store.list_statements"}
 MAX_LINES = 600
+#: Folders of tests in which each file is named after the module that it tests, in a folder of the same path.
+MIRRORS = ("engine", "fusefront", "migrations", "tools")
+TESTS = sorted(path for folder in MIRRORS for path in (ROOT / "tests" / folder).rglob("test_*.py"))
 FILES = sorted(path for package in ARROWS for path in (ROOT / package).rglob("*.py"))
 
 
@@ -254,3 +257,11 @@ def test_file_is_short_and_says_what_it_owns(path: Path) -> None:
     text = path.read_text()
     assert ast.get_docstring(ast.parse(text)), "no module docstring"
     assert len(text.splitlines()) <= MAX_LINES
+
+
+@pytest.mark.parametrize("path", TESTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_tests_carry_the_name_of_their_module(path: Path) -> None:
+    """tests/engine/store/test_redo_log.py tests engine/store/redo_log.py; after a further underscore stands a topic."""
+    folder = ROOT / path.relative_to(ROOT / "tests").parent
+    modules = {module.stem for module in folder.iterdir() if module.suffix in (".py", ".c")}
+    assert any(f"{path.stem}_".startswith(f"test_{module}_") for module in modules), f"no such module in {folder}"

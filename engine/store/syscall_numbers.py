@@ -1,7 +1,8 @@
 """Numbers of system calls and ioctls, which are not the same on every architecture.
 
 They are needed only for calls that the C library does not offer by name.  The rules are those of the kernel's headers,
-asm/unistd.h and asm/ioctl.h of each architecture; tests/engine/test_abi.py compares the results with the headers.
+asm/unistd.h and asm/ioctl.h of each architecture; tests/engine/store/test_syscall_numbers.py compares the results with
+the headers.
 """
 
 from __future__ import annotations

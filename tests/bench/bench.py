@@ -24,16 +24,18 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
-from bases import Sizes
-from catalogue import Workload, workloads
-from machine_name import machine
-from measure import Bench, measure
-from mounting import memory_rows, mount_rows, mounting
-from report import text, write_docs
-from results import Document, Header, Log, Run, read
-from schedule import Progress, affordable
-from systems import SYSTEMS, System
-from volume import Volume
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from tests.bench.bases import Sizes
+from tests.bench.catalogue import Workload, workloads
+from tests.bench.machine_name import machine
+from tests.bench.measure import Bench, measure
+from tests.bench.mounting import memory_rows, mount_rows, mounting
+from tests.bench.report import text, write_docs
+from tests.bench.results import Document, Header, Log, Run, read
+from tests.bench.schedule import Progress, affordable
+from tests.bench.systems import SYSTEMS, System
+from tests.bench.volume import Volume
 
 _SEED = 4
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from bases import GIT, GIT_ENVIRONMENT, KIBI, MEBI, Sizes, size_name
+from tests.bench.bases import GIT, GIT_ENVIRONMENT, KIBI, MEBI, Sizes, size_name
 
 LIMIT = 600.0  # seconds a step may take
 

@@ -12,11 +12,11 @@ import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bases import Sizes, make_archive, make_base, make_list, make_worker
-from catalogue import LARGE, READS, Place, Workload, shell
-from results import Run
-from systems import Mount, System
-from volume import Volume, drop_caches, run, touch_memory
+from tests.bench.bases import Sizes, make_archive, make_base, make_list, make_worker
+from tests.bench.catalogue import LARGE, READS, Place, Workload, shell
+from tests.bench.results import Run
+from tests.bench.systems import Mount, System
+from tests.bench.volume import Volume, drop_caches, run, touch_memory
 
 _INDEX = ".git/index"  # holds inode numbers and times
 _PROGRAMS = 'for i in find ls tar grep wc cat sort; do $i --version; done >/dev/null; "$TOOLS/worker" || true'

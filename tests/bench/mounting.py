@@ -7,11 +7,11 @@ import subprocess
 from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 
-from bases import Sizes
-from catalogue import Place, shell
-from measure import Bench
-from results import Run
-from systems import Mount, System
+from tests.bench.bases import Sizes
+from tests.bench.catalogue import Place, shell
+from tests.bench.measure import Bench
+from tests.bench.results import Run
+from tests.bench.systems import Mount, System
 
 AT_LEAST = 5  # mounts of each pair, for they are quick
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from html import escape
 
-from bases import Sizes
-from catalogue import GROUPS, workloads
-from results import Document, Run
-from systems import KERNEL, OURS, PEER, UNIONFS
+from tests.bench.bases import Sizes
+from tests.bench.catalogue import GROUPS, workloads
+from tests.bench.results import Document, Run
+from tests.bench.systems import KERNEL, OURS, PEER, UNIONFS
 
 _COLOURS = {OURS: "#1b7837", KERNEL: "#4a78b8", UNIONFS: "#d98b2b"}
 _LEFT, _WIDTH, _RIGHT = 330, 620, 40  # names, the scale, margin

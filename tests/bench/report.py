@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from bases import Sizes
-from catalogue import GROUPS, Workload, workloads
-from mounting import memory_rows, mount_rows
-from picture import picture
-from results import Document, Run
-from systems import KERNEL, OURS, PEER, SYSTEMS, UNIONFS
+from tests.bench.bases import Sizes
+from tests.bench.catalogue import GROUPS, Workload, workloads
+from tests.bench.mounting import memory_rows, mount_rows
+from tests.bench.picture import picture
+from tests.bench.results import Document, Run
+from tests.bench.systems import KERNEL, OURS, PEER, SYSTEMS, UNIONFS
 
 MARKER = "<!-- measured: everything below is written by tests/bench/bench.py --write -->"
 _DOCS = Path(__file__).resolve().parents[2] / "docs"

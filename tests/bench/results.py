@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from systems import PLAIN
+from tests.bench.systems import PLAIN
 
 
 @dataclass(frozen=True)

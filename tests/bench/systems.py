@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from volume import run
+from tests.bench.volume import run
 
 PLAIN = "plain directory"
 KERNEL = "kernel overlayfs"

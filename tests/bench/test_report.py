@@ -6,15 +6,16 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
-from bases import Sizes
-from catalogue import GROUPS, workloads
-from measure import tree_digest
-from mounting import memory_rows, mount_rows
-from picture import picture
-from report import MARKER, show_bytes, show_time, tables, write_docs
-from results import Document, Header, Log, Run, read
-from schedule import affordable
-from systems import KERNEL, OURS, PEER, PLAIN, SYSTEMS, UNIONFS
+
+from tests.bench.bases import Sizes
+from tests.bench.catalogue import GROUPS, workloads
+from tests.bench.measure import tree_digest
+from tests.bench.mounting import memory_rows, mount_rows
+from tests.bench.picture import picture
+from tests.bench.report import MARKER, show_bytes, show_time, tables, write_docs
+from tests.bench.results import Document, Header, Log, Run, read
+from tests.bench.schedule import affordable
+from tests.bench.systems import KERNEL, OURS, PEER, PLAIN, SYSTEMS, UNIONFS
 
 HEADER = Header("a made-up machine", scale=1.0, repeat=3, seed=4)
 SIZES = Sizes.scaled(1)

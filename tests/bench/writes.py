@@ -19,15 +19,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from live.device import Device
-from live.support import kill, storage_uuid, unmount_dead
-from mount.support import Lab, Overlay, run
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from minifo.engine import Overlay as Engine
 from minifo.engine.model import ROOT, Process, RenameFlags
 from minifo.engine.store.redo_log import memory_directory
+from tests.live_crash.load_check import kill, storage_uuid, unmount_dead
+from tests.live_crash.loop_device import Device
+from tests.mount.mount_sandbox import MountSandbox, OverlayMount, run
 
 _CONTENT = b"x" * 100
 _PER_SECOND = 1000  # creates; all systems keep up with that
@@ -57,9 +56,9 @@ def _create(where: Path, count: int, *, sync: bool) -> None:
             run("sync", "-f", where)
 
 
-def _measure(lab: Lab, name: str, count: int, start: Callable[[Path, Path], Path], *, sync: bool) -> None:
-    device = Device(lab, "ext4", _MEGABYTES)
-    base = lab.directory()
+def _measure(sandbox: MountSandbox, name: str, count: int, start: Callable[[Path, Path], Path], *, sync: bool) -> None:
+    device = Device(sandbox, "ext4", _MEGABYTES)
+    base = sandbox.directory()
     (base / "file").write_bytes(b"base")
     where = start(base, device.path)
     (where / "first").write_bytes(b"")  # whatever is made only once
@@ -76,45 +75,45 @@ def _measure(lab: Lab, name: str, count: int, start: Callable[[Path, Path], Path
     print(f"{name:34}{seconds:7.1f} s {kib >> 10:9} KiB {kib / count:8.0f} {writes:8} {flushes:8}", flush=True)
 
 
-def _minifo(lab: Lab) -> Callable[[Path, Path], Path]:
+def _minifo(sandbox: MountSandbox) -> Callable[[Path, Path], Path]:
     def start(base: Path, home: Path) -> Path:
         (home / "sto").mkdir()
-        overlay = lab.overlay("commit=1", base=base, sto=home / "sto")
+        overlay = sandbox.overlay("commit=1", base=base, sto=home / "sto")
         overlay.mount()
         return overlay.mnt
 
     return start
 
 
-def _peer(lab: Lab, words: list[str]) -> Callable[[Path, Path], Path]:
+def _peer(sandbox: MountSandbox, words: list[str]) -> Callable[[Path, Path], Path]:
     def start(base: Path, home: Path) -> Path:
         for name in ("upper", "work"):
             (home / name).mkdir()
-        where = lab.directory()
+        where = sandbox.directory()
         run(*words, "-o", f"lowerdir={base},upperdir={home}/upper,workdir={home}/work", where)
-        lab.undo(lambda: run("umount", "-l", where, check=False))
+        sandbox.undo(lambda: run("umount", "-l", where, check=False))
         return where
 
     return start
 
 
-def writes(lab: Lab, count: int) -> None:
+def writes(sandbox: MountSandbox, count: int) -> None:
     """Print the first table."""
     print(f"{count} creates of {len(_CONTENT)} bytes, {_PER_SECOND} a second, storage on an ext4 of its own\n")
     print(f"{'':34}{'time':>9} {'written':>13} {'per file':>8} {'writes':>8} {'flushes':>8}")
-    _measure(lab, "minifo, commit=1", count, _minifo(lab), sync=False)
+    _measure(sandbox, "minifo, commit=1", count, _minifo(sandbox), sync=False)
     overlayfs, fuse = ["mount", "-t", "overlay", "overlay"], ["fuse-overlayfs"]
-    _measure(lab, "overlayfs, synced each second", count, _peer(lab, overlayfs), sync=True)
-    _measure(lab, "fuse-overlayfs, synced each second", count, _peer(lab, fuse), sync=True)
-    _measure(lab, "overlayfs, not synced", count, _peer(lab, overlayfs), sync=False)
-    _measure(lab, "fuse-overlayfs, not synced", count, _peer(lab, fuse), sync=False)
+    _measure(sandbox, "overlayfs, synced each second", count, _peer(sandbox, overlayfs), sync=True)
+    _measure(sandbox, "fuse-overlayfs, synced each second", count, _peer(sandbox, fuse), sync=True)
+    _measure(sandbox, "overlayfs, not synced", count, _peer(sandbox, overlayfs), sync=False)
+    _measure(sandbox, "fuse-overlayfs, not synced", count, _peer(sandbox, fuse), sync=False)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
 # Mounting after a crash
 
 
-def _populate(overlay: Overlay, entries: int) -> None:
+def _populate(overlay: OverlayMount, entries: int) -> None:
     """Give an overlay entries of every kind: files small and large, hidden base names, moved ones."""
     for number in range(0, entries, 20):
         (overlay.base / f"hidden{number}").touch()
@@ -137,7 +136,7 @@ def _populate(overlay: Overlay, entries: int) -> None:
     engine.close()
 
 
-def _mount_after_kill(overlay: Overlay, *, redo: bool) -> float:
+def _mount_after_kill(overlay: OverlayMount, *, redo: bool) -> float:
     overlay.mount("commit=3600")
     (log,) = Path(str(memory_directory())).glob(f"{storage_uuid(overlay.sto)}-*.redo")
     for number in range(_SINCE_COMMIT):
@@ -155,9 +154,9 @@ def _mount_after_kill(overlay: Overlay, *, redo: bool) -> float:
     return seconds
 
 
-def mounts(lab: Lab, entries: int) -> None:
+def mounts(sandbox: MountSandbox, entries: int) -> None:
     """Print the second table."""
-    empty, full = lab.overlay(), lab.overlay()
+    empty, full = sandbox.overlay(), sandbox.overlay()
     _populate(full, entries)
     print(f"\nmount after SIGKILL, median of {_TURNS}\n\n{'':34}{'empty':>10} {f'{entries} entries':>16} {'ratio':>7}")
     for redo, name in ((False, "no redo log"), (True, f"redo log of {2 * _SINCE_COMMIT} operations")):
@@ -177,14 +176,14 @@ def main() -> None:
     arguments = parser.parse_args()
     if os.geteuid() != 0:
         sys.exit("needs root: it mounts")
-    lab = Lab()
+    sandbox = MountSandbox()
     try:
         if arguments.creates:
-            writes(lab, arguments.creates)
+            writes(sandbox, arguments.creates)
         if arguments.entries:
-            mounts(lab, arguments.entries)
+            mounts(sandbox, arguments.entries)
     finally:
-        lab.close()
+        sandbox.close()
 
 
 if __name__ == "__main__":

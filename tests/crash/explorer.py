@@ -1,6 +1,6 @@
 """The crash explorer: cuts the power at every point of a record, in many ways, and looks at what is left.
 
-For each point the disk model (disk.py) gives possible disks; each is mounted by the engine and must
+For each point the disk model (disk_model.py) gives possible disks; each is mounted by the engine and must
 
     open without repair, and show the tree of one commit, not older than the last one acknowledged, never a mix;
     (bytes overwritten in place since that commit may be old or new, block by block: promise P1's parenthesis)
@@ -11,9 +11,9 @@ A share of what is left is mounted under the recorder again, and the power is cu
 
 By hand:
 
-    python tests/crash/explorer.py                     100,000 states over all workloads
-    python tests/crash/explorer.py --exhaustive        1,000,000
-    python tests/crash/explorer.py --replay FILE       one saved state again
+    python -m tests.crash.explorer                 100,000 states over all workloads
+    python -m tests.crash.explorer --exhaustive    1,000,000
+    python -m tests.crash.explorer --replay FILE   one saved state again
     --workload NAME --states N --seed N --jobs N --fault NAME
 """
 
@@ -34,15 +34,13 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-sys.path.insert(0, os.path.dirname(__file__))
-
-from bench import Bench, Wrong
-from disk import Disk, State
-from faults import FAULTS
-from judge import differences, match
-from recorder import MARKS
-from workloads import WORKLOADS, Workload, fill
-from world import Recording, Tree, World, make_base, materialise, reproducible
+from tests.crash.commit_match import differences, match
+from tests.crash.disk_checker import DiskChecker, Wrong
+from tests.crash.disk_model import Disk, State
+from tests.crash.recorded_overlay import RecordedOverlay, Recording, Tree, make_base, materialise, reproducible
+from tests.crash.recorder import MARKS
+from tests.crash.seeded_faults import FAULTS
+from tests.crash.workloads import WORKLOADS, Workload, fill
 
 FIXED = ("lost", "kept", "names", "sizes", "bytes")
 _REOPEN = 8  # one disk in so many is mounted a second time and written to
@@ -101,7 +99,7 @@ class Exploration:
         self._recording = recording
         self._share = share
         path = tempfile.mkdtemp(dir=scratch)
-        self._bench = Bench(path, recording.base)
+        self._bench = DiskChecker(path, recording.base)
         self._seen: dict[int, int | None] = {}
         self._clean: set[int] = set()  # points where nothing is volatile: there is one disk only
         self.summary = Summary()
@@ -205,11 +203,11 @@ def record(workload: Workload, scratch: str, base: str) -> Recording:
                 disk.apply(op)
         image = disk.build("kept")
         base = make_base(tempfile.mkdtemp(dir=scratch))
-        bench = Bench(tempfile.mkdtemp(dir=scratch), base)
-        bench.lay_out(image)
-        tree = bench.look()
+        checker = DiskChecker(tempfile.mkdtemp(dir=scratch), base)
+        checker.lay_out(image)
+        tree = checker.look()
     with reproducible():
-        world = World(
+        recorded = RecordedOverlay(
             tempfile.mkdtemp(dir=scratch),
             base,
             image=image,
@@ -220,22 +218,22 @@ def record(workload: Workload, scratch: str, base: str) -> Recording:
             redo=workload.redo,
         )
         if workload.killed_at_birth:
-            world.open_and_kill()
-        world.open()
-        workload.run(world)
-        return world.end()
+            recorded.open_and_kill()
+        recorded.open()
+        workload.run(recorded)
+        return recorded.end()
 
 
 def record_recovery(state: State, tree: Tree, packed: bool, scratch: str, base: str) -> Recording:
     """Mount what a crash left under the recorder, do a little, and let the power go again."""
     with reproducible():
-        world = World(tempfile.mkdtemp(dir=scratch), base, image=state, tree=tree, packed=packed)
-        world.open()
-        world.create("fresh", fill(900, 700))
-        world.commit()
-        world.replace("fresh", fill(901, 700))
-        world.commit()
-        return world.end()
+        recorded = RecordedOverlay(tempfile.mkdtemp(dir=scratch), base, image=state, tree=tree, packed=packed)
+        recorded.open()
+        recorded.create("fresh", fill(900, 700))
+        recorded.commit()
+        recorded.replace("fresh", fill(901, 700))
+        recorded.commit()
+        return recorded.end()
 
 
 def explore(
@@ -247,7 +245,7 @@ def explore(
         name: of the workload.
         states: how many to build and judge; each different disk among them is mounted once.
         seed: of all random choices.
-        fault: a seeded fault to run with (faults.py).
+        fault: a seeded fault to run with (seeded_faults.py).
         share: (k, n): the k-th of n processes.
         stop: end after so many violations.
     """

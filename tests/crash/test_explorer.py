@@ -1,7 +1,7 @@
 """Promises P1 to P3: the power is cut everywhere in every workload, and what is left is mounted and judged.
 
 How many states there are over all workloads is set by CRASH_STATES; a line is printed for each.  By hand, and for many
-more: ``python tests/crash/explorer.py --exhaustive``.
+more: ``python -m tests.crash.explorer --exhaustive``.
 """
 
 from __future__ import annotations
@@ -10,15 +10,16 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
-from disk import Disk
-from explorer import Summary, explore, replay, save
-from faults import FAULTS
-from recorder import Recorder
-from workloads import WORKLOADS
 
 from minifo.engine.store.storage import Storage
+from tests.crash.disk_model import Disk
+from tests.crash.explorer import Summary, explore, replay, save
+from tests.crash.recorder import Recorder
+from tests.crash.seeded_faults import FAULTS
+from tests.crash.workloads import WORKLOADS
 
 _STATES = int(os.environ.get("CRASH_STATES", "100000" if os.environ.get("CI") else "20000"))
 _TO_FIND = 10_000  # states after which a seeded fault must have been found
@@ -47,7 +48,7 @@ def test_every_crash_leaves_a_tree_that_was_committed(
     if summary.failures:
         failure = summary.failures[0]
         path = save(failure, str(tmp_path_factory.getbasetemp() / "crash-failures"))
-        pytest.fail(f"{failure.what}\nreplay it: python tests/crash/explorer.py --replay {path}", pytrace=False)
+        pytest.fail(f"{failure.what}\nreplay it: python -m tests.crash.explorer --replay {path}", pytrace=False)
 
 
 @pytest.mark.parametrize("name", FAULTS)
@@ -64,8 +65,8 @@ def test_a_failing_state_can_be_replayed(tmp_path: object) -> None:
     path = save(summary.failures[0], str(tmp_path))
     assert replay(path) == summary.failures[0].what
     assert os.path.isdir(path.removesuffix(".json") + ".disk")
-    script = os.path.join(os.path.dirname(__file__), "explorer.py")
-    again = subprocess.run([sys.executable, script, "--replay", path], capture_output=True, text=True)
+    words = [sys.executable, "-m", "tests.crash.explorer", "--replay", path]
+    again = subprocess.run(words, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
     assert again.returncode == 1
     assert "power cut at" in again.stdout
 

@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from lab import Lab
+
+from tests.shared.overlay_sandbox import OverlaySandbox
 
 
 @pytest.fixture
-def lab(tmp_path: Path) -> Iterator[Lab]:
+def sandbox(tmp_path: Path) -> Iterator[OverlaySandbox]:
     """An empty base and an empty storage."""
-    found = Lab(tmp_path)
+    found = OverlaySandbox(tmp_path)
     yield found
     found.close()

@@ -1,23 +1,19 @@
-"""Makes the modules of this folder importable for its tests, and gives each test a storage of its own."""
+"""The fixture of the tests of minifo-fsck: a storage that a test may damage."""
 
 from __future__ import annotations
 
-import os
 import shutil
-import sys
 from collections.abc import Iterator
 
 import pytest
 
-sys.path.insert(0, os.path.dirname(__file__))
-
-from patient import Patient
+from tests.fsck.sample_storage import SampleStorage
 
 
 @pytest.fixture
-def patient() -> Iterator[Patient]:
+def sample() -> Iterator[SampleStorage]:
     """A sound storage with something of everything."""
-    found = Patient()
+    found = SampleStorage()
     try:
         yield found
     finally:

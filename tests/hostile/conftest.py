@@ -1,26 +1,22 @@
-"""Makes the modules of this folder importable for its tests, and gives each test a jail of its own."""
+"""The fixture of the tests with hostile storages."""
 
 from __future__ import annotations
 
-import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, os.path.dirname(__file__))
-
-from jail import Jail
+from tests.hostile.hostile_storage import HostileStorage
 
 
 @pytest.fixture
-def jail(fuse_required: None) -> Iterator[Jail]:
+def hostile(fuse_required: None) -> Iterator[HostileStorage]:
     """A sound storage, its base, and files outside that nothing may touch."""
     top = tempfile.mkdtemp(prefix="minifo-hostile-")
-    found = Jail(Path(top))
+    found = HostileStorage(Path(top))
     try:
         yield found
     finally:

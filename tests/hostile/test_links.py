@@ -12,52 +12,53 @@ import stat
 from collections.abc import Callable
 
 import pytest
-from jail import DOORS, Jail
+
+from tests.hostile.hostile_storage import DOORS, HostileStorage
 
 
-def _link(name: str, target: str) -> Callable[[Jail], None]:
+def _link(name: str, target: str) -> Callable[[HostileStorage], None]:
     """Put a symlink in the place of a name in storage."""
 
-    def spoil(jail: Jail) -> None:
-        path = jail.storage / name
+    def spoil(hostile: HostileStorage) -> None:
+        path = hostile.storage / name
         if path.is_dir():
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
-        path.symlink_to(jail.outside / target)
+        path.symlink_to(hostile.outside / target)
 
     return spoil
 
 
-def _hard_link(name: str) -> Callable[[Jail], None]:
-    def spoil(jail: Jail) -> None:
-        (jail.storage / name).unlink(missing_ok=True)
-        os.link(jail.outside / "secret", jail.storage / name)
-        jail.know_outside()
+def _hard_link(name: str) -> Callable[[HostileStorage], None]:
+    def spoil(hostile: HostileStorage) -> None:
+        (hostile.storage / name).unlink(missing_ok=True)
+        os.link(hostile.outside / "secret", hostile.storage / name)
+        hostile.know_outside()
 
     return spoil
 
 
-def _fifo(name: str) -> Callable[[Jail], None]:
-    def spoil(jail: Jail) -> None:
-        (jail.storage / name).unlink(missing_ok=True)
-        os.mkfifo(jail.storage / name)
+def _fifo(name: str) -> Callable[[HostileStorage], None]:
+    def spoil(hostile: HostileStorage) -> None:
+        (hostile.storage / name).unlink(missing_ok=True)
+        os.mkfifo(hostile.storage / name)
 
     return spoil
 
 
-def _object(make: Callable[[Jail], None]) -> Callable[[Jail], None]:
-    def spoil(jail: Jail) -> None:
-        place = jail.object
+def _object(make: Callable[[HostileStorage], None]) -> Callable[[HostileStorage], None]:
+    def spoil(hostile: HostileStorage) -> None:
+        place = hostile.object
         place.unlink()
-        make(jail)
-        (jail.top / "made").rename(place)
-        jail.know_outside()
+        make(hostile)
+        (hostile.top / "made").rename(place)
+        hostile.know_outside()
 
     return spoil
 
 
-SPOILT: dict[str, Callable[[Jail], None]] = {
+SPOILT: dict[str, Callable[[HostileStorage], None]] = {
     "lock is a symlink": _link("lock", "secret"),
     "lock is a dangling symlink": _link("lock", "empty/made"),
     "lock is a hard link": _hard_link("lock"),
@@ -74,34 +75,36 @@ SPOILT: dict[str, Callable[[Jail], None]] = {
     "reserve is a symlink": _link("reserve", "secret"),
     "content is a symlink": _link("content", "copy"),
     "directory of objects is a symlink": _link("content/0", "copy/0"),
-    "object is a symlink": _object(lambda jail: (jail.top / "made").symlink_to(jail.outside / "secret")),
-    "object is a hard link": _object(lambda jail: os.link(jail.outside / "secret", jail.top / "made")),
-    "object is a fifo": _object(lambda jail: os.mkfifo(jail.top / "made")),
-    "object is a device": _object(lambda jail: os.mknod(jail.top / "made", stat.S_IFCHR | 0o666, os.makedev(1, 5))),
+    "object is a symlink": _object(lambda hostile: (hostile.top / "made").symlink_to(hostile.outside / "secret")),
+    "object is a hard link": _object(lambda hostile: os.link(hostile.outside / "secret", hostile.top / "made")),
+    "object is a fifo": _object(lambda hostile: os.mkfifo(hostile.top / "made")),
+    "object is a device": _object(
+        lambda hostile: os.mknod(hostile.top / "made", stat.S_IFCHR | 0o666, os.makedev(1, 5))
+    ),
 }
 
 
 @pytest.mark.parametrize("door", DOORS)
 @pytest.mark.parametrize("what", SPOILT)
-def test_nothing_leads_out(jail: Jail, what: str, door: str) -> None:
+def test_nothing_leads_out(hostile: HostileStorage, what: str, door: str) -> None:
     """Whatever the storage has been filled with, nothing outside is read, changed, made or deleted."""
-    SPOILT[what](jail)
-    jail.go_through(door)
-    jail.assert_unharmed()
+    SPOILT[what](hostile)
+    hostile.go_through(door)
+    hostile.assert_unharmed()
 
 
 @pytest.mark.parametrize("door", DOORS)
-def test_a_sound_storage_passes(jail: Jail, door: str) -> None:
+def test_a_sound_storage_passes(hostile: HostileStorage, door: str) -> None:
     """The same doors are open to what is as it should be."""
-    assert jail.go_through(door) == (2 if door == "restore" else 0)
-    jail.assert_unharmed()
+    assert hostile.go_through(door) == (2 if door == "restore" else 0)
+    hostile.assert_unharmed()
 
 
-def test_what_is_wrong_is_said(jail: Jail) -> None:
+def test_what_is_wrong_is_said(hostile: HostileStorage) -> None:
     """One line names the file, what it is, and the next step."""
-    SPOILT["lock is a symlink"](jail)
-    done = jail.run("minifo", "mount", "-o", f"base={jail.base},sto={jail.storage}", jail.mountpoint)
+    SPOILT["lock is a symlink"](hostile)
+    done = hostile.run("minifo", "mount", "-o", f"base={hostile.base},sto={hostile.storage}", hostile.mountpoint)
     assert done.returncode == 32
     text = done.stderr.decode()
-    assert f"{jail.storage}/lock is a symlink, not a file; nothing in a storage may lead out of it" in text
+    assert f"{hostile.storage}/lock is a symlink, not a file; nothing in a storage may lead out of it" in text
     assert text.count("\n") == 1

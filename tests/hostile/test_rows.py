@@ -6,7 +6,8 @@ import json
 import os
 
 import pytest
-from jail import DOORS, Jail
+
+from tests.hostile.hostile_storage import DOORS, HostileStorage
 
 # each of these, as the name of a set-id program, and what it led to before
 NAMES = ["../outside/empty/made", "../../outside/empty/made", "..", ".", "", "a/b", "/outside", "a\0b"]
@@ -16,44 +17,44 @@ MAKING = ["merge", "export", "rescue"]
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("door", MAKING)
-def test_names(jail: Jail, door: str, name: str) -> None:
+def test_names(hostile: HostileStorage, door: str, name: str) -> None:
     """A name that leads elsewhere is refused with its row, or written inside under another one."""
-    jail.sql(
+    hostile.sql(
         f"UPDATE created SET name = x'{name.encode().hex()}' WHERE ino = {{/large}}",
         f"UPDATE inode SET mode = {0o104755} WHERE ino = {{/large}}",
     )
-    code = jail.go_through(door)
+    code = hostile.go_through(door)
     assert code != 0 or door == "rescue"
-    jail.assert_unharmed()
+    hostile.assert_unharmed()
 
 
 @pytest.mark.parametrize("door", DOORS)
 @pytest.mark.parametrize("path", ["/../outside/secret", "../outside/secret", "/dir/../../outside/secret", "", "/x//y"])
-def test_paths(jail: Jail, door: str, path: str) -> None:
+def test_paths(hostile: HostileStorage, door: str, path: str) -> None:
     """A path in base terms stays in the base."""
-    jail.sql(f"UPDATE origin SET path = CAST('{path}' AS BLOB) WHERE path = CAST('/changed' AS BLOB)")
-    jail.go_through(door)
-    jail.assert_unharmed()
+    hostile.sql(f"UPDATE origin SET path = CAST('{path}' AS BLOB) WHERE path = CAST('/changed' AS BLOB)")
+    hostile.go_through(door)
+    hostile.assert_unharmed()
 
 
 @pytest.mark.parametrize("door", DOORS)
-def test_a_symlink_that_holds_names(jail: Jail, door: str) -> None:
+def test_a_symlink_that_holds_names(hostile: HostileStorage, door: str) -> None:
     """What rows put below a symlink of theirs is not made where that leads."""
-    jail.sql(
-        f"UPDATE inode SET target = CAST('{jail.outside}/empty' AS BLOB) WHERE ino = {{/link}}",
+    hostile.sql(
+        f"UPDATE inode SET target = CAST('{hostile.outside}/empty' AS BLOB) WHERE ino = {{/link}}",
         "UPDATE created SET parent = {/link} WHERE ino = {/sub/file}",
         "UPDATE created SET parent = {/link} WHERE ino = {/large}",
     )
-    jail.go_through(door)
-    jail.assert_unharmed()
+    hostile.go_through(door)
+    hostile.assert_unharmed()
 
 
-def test_a_listing_leaves_out_what_is_no_name(jail: Jail) -> None:
+def test_a_listing_leaves_out_what_is_no_name(hostile: HostileStorage) -> None:
     """One name with a slash does not hide the others; minifo-fsck finds it."""
-    jail.sql("UPDATE created SET name = CAST('a/b' AS BLOB) WHERE ino = {/large}")
-    assert jail.mount("ro") == 0
-    assert {"second", "small", "changed"} <= set(jail.seen)
-    assert b"E203" in jail.run("minifo-fsck", "-n", jail.storage).stdout
+    hostile.sql("UPDATE created SET name = CAST('a/b' AS BLOB) WHERE ino = {/large}")
+    assert hostile.mount("ro") == 0
+    assert {"second", "small", "changed"} <= set(hostile.seen)
+    assert b"E203" in hostile.run("minifo-fsck", "-n", hostile.storage).stdout
 
 
 # -- journals
@@ -85,71 +86,73 @@ OPERATIONS = {
 
 
 @pytest.mark.parametrize("what", OPERATIONS)
-def test_journal_of_a_merge(jail: Jail, what: str) -> None:
+def test_journal_of_a_merge(hostile: HostileStorage, what: str) -> None:
     """A journal is obeyed within the base only."""
-    _forge(jail, json.dumps({"base": str(jail.base), "times": [1, 1], "operations": [OPERATIONS[what]]}))
-    jail.go_through("merge")
-    assert not (jail.base / "made").exists()
-    jail.assert_unharmed()
+    _forge(hostile, json.dumps({"base": str(hostile.base), "times": [1, 1], "operations": [OPERATIONS[what]]}))
+    hostile.go_through("merge")
+    assert not (hostile.base / "made").exists()
+    hostile.assert_unharmed()
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", "null", '{"base": 1, "times": [], "operations": 3}', "[" * 100_000])
-def test_journal_that_is_none(jail: Jail, text: str) -> None:
+def test_journal_that_is_none(hostile: HostileStorage, text: str) -> None:
     """It is said in a line."""
-    _forge(jail, text)
-    done = jail.run("minifo", "merge", jail.storage, "--base", jail.base, "--apply")
+    _forge(hostile, text)
+    done = hostile.run("minifo", "merge", hostile.storage, "--base", hostile.base, "--apply")
     assert done.returncode
     assert b"merge-journal is damaged" in done.stderr
-    jail.assert_unharmed()
+    hostile.assert_unharmed()
 
 
 @pytest.mark.parametrize("name", ["merge.db", "merge-journal", "merge-phase", "content", "checkpoints"])
-def test_journal_that_is_a_link(jail: Jail, name: str) -> None:
+def test_journal_that_is_a_link(hostile: HostileStorage, name: str) -> None:
     """Neither read nor deleted through."""
-    _forge(jail, json.dumps({"base": str(jail.base), "times": [1, 1], "operations": []}))
-    place = jail.storage / name
+    _forge(hostile, json.dumps({"base": str(hostile.base), "times": [1, 1], "operations": []}))
+    place = hostile.storage / name
     if place.is_dir():
-        place.rename(jail.top / "out")
+        place.rename(hostile.top / "out")
     else:
         place.unlink(missing_ok=True)
-    place.symlink_to(jail.outside / ("copy" if name in ("content", "checkpoints") else "secret"))
-    assert jail.go_through("merge") != 0
-    jail.assert_unharmed()
+    place.symlink_to(hostile.outside / ("copy" if name in ("content", "checkpoints") else "secret"))
+    assert hostile.go_through("merge") != 0
+    hostile.assert_unharmed()
 
 
 @pytest.mark.parametrize("name", [".minifo-import", ".minifo-restore", "mini_fo-backup"])
 @pytest.mark.parametrize("door", ["restore", "import-in-place", "import", "mount"])
-def test_work_of_an_import_that_is_a_link(jail: Jail, name: str, door: str) -> None:
+def test_work_of_an_import_that_is_a_link(hostile: HostileStorage, name: str, door: str) -> None:
     """What another run is said to have left is not entered, moved into or deleted through."""
-    (jail.storage / name).symlink_to(jail.outside / "copy")
+    (hostile.storage / name).symlink_to(hostile.outside / "copy")
     if door == "import-in-place":
-        assert jail.run("minifo", "meta", "import", jail.storage, "--base", jail.base, "--in-place").returncode
+        assert hostile.run("minifo", "meta", "import", hostile.storage, "--base", hostile.base, "--in-place").returncode
     elif door == "import":
-        jail.out.mkdir()
-        (jail.out / "file").write_text("mini_fo's\n")
-        assert jail.run("minifo", "meta", "import", jail.out, "--base", jail.base, "--sto", jail.storage).returncode
+        hostile.out.mkdir()
+        (hostile.out / "file").write_text("mini_fo's\n")
+        assert hostile.run(
+            "minifo", "meta", "import", hostile.out, "--base", hostile.base, "--sto", hostile.storage
+        ).returncode
     else:
-        assert jail.go_through(door)
-    jail.assert_unharmed()
+        assert hostile.go_through(door)
+    hostile.assert_unharmed()
 
 
-def test_staging_directory_that_is_a_link(jail: Jail) -> None:
+def test_staging_directory_that_is_a_link(hostile: HostileStorage) -> None:
     """The base's own staging directory is made anew, and not emptied through a link."""
-    (jail.base / ".minifo-merge").symlink_to(jail.outside)
-    jail.go_through("merge")
-    jail.assert_unharmed()
+    (hostile.base / ".minifo-merge").symlink_to(hostile.outside)
+    hostile.go_through("merge")
+    hostile.assert_unharmed()
 
 
-def _forge(jail: Jail, journal: str) -> None:
+def _forge(hostile: HostileStorage, journal: str) -> None:
     """Make the storage one whose merge was cut short."""
-    stage = jail.base / ".minifo-merge"
+    stage = hostile.base / ".minifo-merge"
     stage.mkdir()
     (stage / "file-0").write_bytes(b"#!/bin/sh\n")
     (stage / "file-0").chmod(0o4755)
-    (stage / "link-0").symlink_to(jail.outside / "secret")
+    (stage / "link-0").symlink_to(hostile.outside / "secret")
     (stage / "link-1").write_bytes(b"linked\n")
-    (jail.base / "via").symlink_to(jail.outside / "empty")
-    (jail.base / "to-secret").symlink_to(jail.outside / "secret")
-    os.rename(jail.storage / "minifo.db", jail.storage / "merge.db")
-    (jail.storage / "merge-phase").write_text("lift")
-    (jail.storage / "merge-journal").write_text(journal)
+    (hostile.base / "via").symlink_to(hostile.outside / "empty")
+    (hostile.base / "to-secret").symlink_to(hostile.outside / "secret")
+    os.rename(hostile.storage / "minifo.db", hostile.storage / "merge.db")
+    (hostile.storage / "merge-phase").write_text("lift")
+    (hostile.storage / "merge-journal").write_text(journal)

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from jail import DOORS, LARGE, Jail
+
+from tests.hostile.hostile_storage import DOORS, LARGE, HostileStorage
 
 SOMEBODY = 1000
 
@@ -53,75 +54,75 @@ OPEN: dict[str, Callable[[Path], None]] = {
 
 @pytest.mark.parametrize("door", [door for door in DOORS if door != "restore"])
 @pytest.mark.parametrize("how", OPEN)
-def test_refused(jail: Jail, how: str, door: str) -> None:
+def test_refused(hostile: HostileStorage, how: str, door: str) -> None:
     """One line, the next step, and nothing changed; but fsck looks at a user's storage, as that user."""
-    OPEN[how](jail.storage)
-    before = _fingerprint(jail.storage)
+    OPEN[how](hostile.storage)
+    before = _fingerprint(hostile.storage)
     if how == "owner" and door in ("check", "repair"):
-        jail.go_through(door)  # the user's files are root's here, so it cannot read them
+        hostile.go_through(door)  # the user's files are root's here, so it cannot read them
     else:
-        assert jail.go_through(door) in (1, 2, 8, 32)
-    assert _fingerprint(jail.storage) == before
-    assert not jail.out.exists()
+        assert hostile.go_through(door) in (1, 2, 8, 32)
+    assert _fingerprint(hostile.storage) == before
+    assert not hostile.out.exists()
 
 
 @pytest.mark.parametrize("mode", [0o700, 0o755, 0o775, 0o2775])
-def test_ordinary_modes_are_taken(jail: Jail, mode: int) -> None:
+def test_ordinary_modes_are_taken(hostile: HostileStorage, mode: int) -> None:
     """Root's own directory, also where root's group may write."""
-    jail.storage.chmod(mode)
-    assert jail.mount() == 0
+    hostile.storage.chmod(mode)
+    assert hostile.mount() == 0
 
 
 @pytest.mark.parametrize("how", OPEN)
-def test_untrusted_is_read_only(jail: Jail, how: str) -> None:
+def test_untrusted_is_read_only(hostile: HostileStorage, how: str) -> None:
     """It shows what is there, without set-id programs and devices, and nothing is written to storage."""
-    OPEN[how](jail.storage)
-    before = _fingerprint(jail.storage)
-    words = f"base={jail.base},sto={jail.storage},untrusted_sto,rw,suid,dev"
-    done = jail.run("minifo", "mount", "-o", words, jail.mountpoint)
+    OPEN[how](hostile.storage)
+    before = _fingerprint(hostile.storage)
+    words = f"base={hostile.base},sto={hostile.storage},untrusted_sto,rw,suid,dev"
+    done = hostile.run("minifo", "mount", "-o", words, hostile.mountpoint)
     assert done.returncode == 0, done.stderr.decode()
-    flags = os.statvfs(jail.mountpoint).f_flag
+    flags = os.statvfs(hostile.mountpoint).f_flag
     assert flags & os.ST_RDONLY
     assert flags & os.ST_NOSUID
     assert flags & os.ST_NODEV
-    assert (jail.mountpoint / "large").read_bytes() == b"l" * LARGE
-    assert (jail.mountpoint / "renamed").read_bytes() == b"moved\n"
+    assert (hostile.mountpoint / "large").read_bytes() == b"l" * LARGE
+    assert (hostile.mountpoint / "renamed").read_bytes() == b"moved\n"
     with pytest.raises(OSError, match="Read-only"):
-        (jail.mountpoint / "made").touch()
-    jail.clear()
-    assert _fingerprint(jail.storage) == before
+        (hostile.mountpoint / "made").touch()
+    hostile.clear()
+    assert _fingerprint(hostile.storage) == before
 
 
-def test_rescue_of_an_untrusted_storage_is_harmless(jail: Jail) -> None:
+def test_rescue_of_an_untrusted_storage_is_harmless(hostile: HostileStorage) -> None:
     """Plain files come out whole; set-id bits and devices do not."""
-    jail.sql(
+    hostile.sql(
         f"UPDATE inode SET mode = {0o104755} WHERE ino = {{/large}}",
         f"UPDATE inode SET mode = {0o020666}, object = NULL, rdev = 261 WHERE ino = {{/second}}",
     )
-    os.chown(jail.storage, SOMEBODY, SOMEBODY)
-    words = ("--untrusted-sto", "--base", jail.base, "--rescue", jail.out, jail.storage)
-    assert jail.run("minifo-fsck", *words).returncode == 4
-    st = (jail.out / "large").stat()
+    os.chown(hostile.storage, SOMEBODY, SOMEBODY)
+    words = ("--untrusted-sto", "--base", hostile.base, "--rescue", hostile.out, hostile.storage)
+    assert hostile.run("minifo-fsck", *words).returncode == 4
+    st = (hostile.out / "large").stat()
     assert (st.st_size, stat.S_IMODE(st.st_mode)) == (LARGE, 0o755)
-    assert not (jail.out / "second").exists()
+    assert not (hostile.out / "second").exists()
 
 
-def test_plan_of_an_untrusted_storage(jail: Jail) -> None:
+def test_plan_of_an_untrusted_storage(hostile: HostileStorage) -> None:
     """What a merge would do may be looked at; it is not done."""
-    jail.storage.chmod(0o777)
-    words = ("minifo", "merge", jail.storage, "--base", jail.base, "--untrusted-sto")
-    assert b"A /large" in jail.run(*words).stdout
-    assert jail.run(*words, "--apply").returncode
+    hostile.storage.chmod(0o777)
+    words = ("minifo", "merge", hostile.storage, "--base", hostile.base, "--untrusted-sto")
+    assert b"A /large" in hostile.run(*words).stdout
+    assert hostile.run(*words, "--apply").returncode
 
 
-def test_repair_by_root_is_the_owners_work(jail: Jail) -> None:
+def test_repair_by_root_is_the_owners_work(hostile: HostileStorage) -> None:
     """Root mends a user's storage with that user's rights: what lies there is theirs, and no more is reached."""
-    jail.sql("UPDATE inode SET nlink = 7 WHERE ino = {/large}")
-    jail.top.chmod(0o755)
-    for path in (jail.storage, *jail.storage.rglob("*")):
+    hostile.sql("UPDATE inode SET nlink = 7 WHERE ino = {/large}")
+    hostile.top.chmod(0o755)
+    for path in (hostile.storage, *hostile.storage.rglob("*")):
         os.chown(path, SOMEBODY, SOMEBODY, follow_symlinks=False)
-    assert jail.run("minifo-fsck", "-y", jail.storage).returncode == 1
-    assert {path.lstat().st_uid for path in jail.storage.rglob("*")} == {SOMEBODY}
+    assert hostile.run("minifo-fsck", "-y", hostile.storage).returncode == 1
+    assert {path.lstat().st_uid for path in hostile.storage.rglob("*")} == {SOMEBODY}
 
 
 def _fingerprint(top: Path) -> dict[str, object]:

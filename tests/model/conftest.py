@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from machine import COUNTS
+
+from tests.model.state_machine import COUNTS
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

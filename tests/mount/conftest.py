@@ -1,4 +1,4 @@
-"""Fixtures of the tests on real mounts; what they hand out is in support.py."""
+"""Fixtures of the tests on real mounts; what they hand out is in mount_sandbox.py and parity_mount.py."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from mount.arena import Arena, Pair
-from mount.support import Lab, minifo, watchdog
 
 from minifo.tools.install_helpers import HELPERS
+from tests.mount.mount_sandbox import MountSandbox, minifo, watchdog
+from tests.mount.parity_mount import Pair, ParityMount
 
 _HERE = Path(__file__).parent
 _LIMIT = 300.0  # seconds for one test, ten times what the slowest takes; a daemon that hangs is killed before
@@ -26,9 +26,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture
-def lab(fuse_required: None) -> Iterator[Lab]:
+def sandbox(fuse_required: None) -> Iterator[MountSandbox]:
     """A place to mount things in, cleared afterwards."""
-    made = Lab()
+    made = MountSandbox()
     try:
         with watchdog(made, _LIMIT - 20):
             yield made
@@ -61,19 +61,19 @@ def helpers(fuse_required: None) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module", params=["hook", "plain"])
-def arena(request: pytest.FixtureRequest, fuse_required: None) -> Iterator[Arena]:
+def parity_mount(request: pytest.FixtureRequest, fuse_required: None) -> Iterator[ParityMount]:
     """One overlay for all tests of a module, in either mode, beside a plain copy of its base."""
-    made = Lab()
+    made = MountSandbox()
     try:
-        yield Arena(made, plain_mode=request.param == "plain")
+        yield ParityMount(made, plain_mode=request.param == "plain")
     finally:
         made.close()
 
 
 @pytest.fixture
-def pair(arena: Arena, request: pytest.FixtureRequest) -> Iterator[Pair]:
+def pair(parity_mount: ParityMount, request: pytest.FixtureRequest) -> Iterator[Pair]:
     """Two equal trees, one on a mount, one plain; if the test passes they must be equal afterwards, too."""
-    with watchdog(arena.lab, _LIMIT - 20):
-        made = arena.take(request.node.name)
+    with watchdog(parity_mount.sandbox, _LIMIT - 20):
+        made = parity_mount.take(request.node.name)
         yield made
         made.compare()

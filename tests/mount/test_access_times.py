@@ -7,9 +7,9 @@ import os
 from pathlib import Path
 
 import pytest
-from mount.support import BIG, Lab, Overlay, run
 
 from minifo.fusefront.mount.mount_table import find_mount
+from tests.mount.mount_sandbox import BIG, MountSandbox, OverlayMount, run
 
 HOUR = 3600 * 10**9
 
@@ -26,7 +26,7 @@ def read_anew(path: Path, flags: int = 0) -> bool:
     return path.stat().st_atime_ns > before
 
 
-def ready(overlay: Overlay) -> Overlay:
+def ready(overlay: OverlayMount) -> OverlayMount:
     """Mounted, with a base file, one of which only the mode was changed, and a created one, all read before."""
     for name in ("base", "changed"):
         (overlay.base / name).write_bytes(BIG)
@@ -37,7 +37,7 @@ def ready(overlay: Overlay) -> Overlay:
     return overlay
 
 
-def words(overlay: Overlay) -> set[str]:
+def words(overlay: OverlayMount) -> set[str]:
     """The options that the kernel shows."""
     entry = find_mount(str(overlay.mnt))
     assert entry is not None
@@ -45,17 +45,17 @@ def words(overlay: Overlay) -> set[str]:
 
 
 @pytest.mark.parametrize("options", [[], ["plain"], ["noatime"]])
-def test_none_by_default(lab: Lab, options: list[str]) -> None:
+def test_none_by_default(sandbox: MountSandbox, options: list[str]) -> None:
     """Reading writes nothing to storage, and /proc/mounts says ``noatime``."""
-    overlay = ready(lab.overlay(*options))
+    overlay = ready(sandbox.overlay(*options))
     assert [read_anew(overlay.mnt / name) for name in ("base", "changed", "created")] == [False] * 3
     assert "noatime" in words(overlay)
 
 
 @pytest.mark.parametrize("options", [["relatime"], ["atime", "plain"]])
-def test_relatime(lab: Lab, options: list[str]) -> None:
+def test_relatime(sandbox: MountSandbox, options: list[str]) -> None:
     """The first read after a change counts, the next ones do not before a day has passed; a new mount knows it."""
-    overlay = ready(lab.overlay(*options))
+    overlay = ready(sandbox.overlay(*options))
     assert "noatime" not in words(overlay)
     assert [read_anew(overlay.mnt / name) for name in ("base", "changed", "created")] == [False, True, True]
     assert [read_anew(overlay.mnt / name) for name in ("base", "changed", "created")] == [False] * 3
@@ -71,9 +71,9 @@ def test_relatime(lab: Lab, options: list[str]) -> None:
     assert read_anew(path)
 
 
-def test_strictatime(lab: Lab) -> None:
+def test_strictatime(sandbox: MountSandbox) -> None:
     """Every read that is not answered from memory counts, but for programs that ask it not to."""
-    overlay = ready(lab.overlay("strictatime"))
+    overlay = ready(sandbox.overlay("strictatime"))
     for _ in range(3):
         assert [read_anew(overlay.mnt / name) for name in ("base", "changed", "created")] == [False, True, True]
     assert not read_anew(overlay.mnt / "created", os.O_NOATIME)
@@ -82,10 +82,10 @@ def test_strictatime(lab: Lab) -> None:
     assert overlay.violations() == []
 
 
-def test_a_full_storage_is_read(lab: Lab) -> None:
+def test_a_full_storage_is_read(sandbox: MountSandbox) -> None:
     """Where there is no room for an access time, the file is read all the same."""
-    home = lab.file_system("ext4", megabytes=16)
-    overlay = lab.overlay("strictatime", sto=home / "sto")
+    home = sandbox.file_system("ext4", megabytes=16)
+    overlay = sandbox.overlay("strictatime", sto=home / "sto")
     overlay.mount()
     (overlay.mnt / "file").write_bytes(BIG)
     overlay.remount()

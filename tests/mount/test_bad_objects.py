@@ -5,18 +5,19 @@ from __future__ import annotations
 import os
 
 import pytest
-from mount.support import Lab, Overlay, minifo, run
+
+from tests.mount.mount_sandbox import MountSandbox, OverlayMount, minifo, run
 
 BIG = 300_000  # bytes; kept in objects of their own
 
 
 @pytest.fixture(params=["hook", "plain"])
-def overlay(request: pytest.FixtureRequest, lab: Lab) -> Overlay:
+def overlay(request: pytest.FixtureRequest, sandbox: MountSandbox) -> OverlayMount:
     """An overlay in both modes."""
-    return lab.overlay(*(["plain"] if request.param == "plain" else []))
+    return sandbox.overlay(*(["plain"] if request.param == "plain" else []))
 
 
-def test_a_lost_content_object(overlay: Overlay) -> None:
+def test_a_lost_content_object(overlay: OverlayMount) -> None:
     """EIO where it is read; listed, renamable over, removable, and so is its directory."""
     overlay.mount()
     mnt = overlay.mnt
@@ -46,15 +47,15 @@ def test_a_lost_content_object(overlay: Overlay) -> None:
     assert minifo("fsck", "-n", overlay.sto).returncode == 0
 
 
-def test_a_base_file_that_cannot_be_looked_at(overlay: Overlay, lab: Lab) -> None:
+def test_a_base_file_that_cannot_be_looked_at(overlay: OverlayMount, sandbox: MountSandbox) -> None:
     """It is listed among its neighbours, the base's own and ours; to use it gives its own error."""
-    image = lab.directory_on_disk() / "base.img"
+    image = sandbox.directory_on_disk() / "base.img"
     run("truncate", "-s", "16M", image)
     run("mkfs.ext4", "-q", "-F", image)
-    where = lab.directory() / "image"
+    where = sandbox.directory() / "image"
     where.mkdir()
     run("mount", "-o", "loop", image, where)
-    lab.undo(lambda: run("umount", "-l", where, check=False))
+    sandbox.undo(lambda: run("umount", "-l", where, check=False))
     for name in ("bad", "good", "other"):
         (where / "d").mkdir(exist_ok=True)
         (where / "d" / name).write_bytes(name.encode())

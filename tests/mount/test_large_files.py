@@ -6,20 +6,21 @@ import os
 from pathlib import Path
 
 import pytest
-from mount.support import Lab, run
+
+from tests.mount.mount_sandbox import MountSandbox, run
 
 PLACES = [(16 << 30) - 5_000_000, 20 << 30, 1 << 44, 1 << 61]  # below, across and beyond what ext2 can hold
 DATA = os.urandom(10_000_000)
 
 
-def ext2(lab: Lab) -> Path:
+def ext2(sandbox: MountSandbox) -> Path:
     """An empty file system whose files end at 16 GiB."""
-    where = lab.directory()
+    where = sandbox.directory()
     image = where.with_suffix(".img")
     with open(image, "wb") as file:
         file.truncate(200 << 20)
     run("mkfs.ext4", "-q", "-b", "1024", "-O", "^extent,^huge_file,^64bit,^has_journal", image)
-    lab.mount("-o", "loop", image, where)
+    sandbox.mount("-o", "loop", image, where)
     with open(where / "probe", "wb") as file, pytest.raises(OSError, match=r"Invalid argument|File too large"):
         os.pwrite(file.fileno(), b"x", PLACES[1])
     os.unlink(where / "probe")
@@ -27,9 +28,9 @@ def ext2(lab: Lab) -> Path:
 
 
 @pytest.mark.parametrize("name", ["created", "base"])
-def test_larger_than_storage_holds(lab: Lab, name: str) -> None:
+def test_larger_than_storage_holds(sandbox: MountSandbox, name: str) -> None:
     """write(2), fsync(2) and close(2) succeed, and everything is there, after a new mount too."""
-    overlay = lab.overlay(sto=ext2(lab) / "sto")
+    overlay = sandbox.overlay(sto=ext2(sandbox) / "sto")
     (overlay.base / "base").write_bytes(b"base" * 100_000)
     overlay.mount()
     fd = os.open(overlay.mnt / name, os.O_RDWR | os.O_CREAT)

@@ -13,10 +13,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from mount.support import (
+
+from tests.mount.mount_sandbox import (
     USER,
-    Lab,
-    Overlay,
+    MountSandbox,
+    OverlayMount,
     attempt,
     await_end,
     daemon_of,
@@ -32,13 +33,13 @@ from mount.support import (
     run,
     tree,
 )
-from mount.unprivileged import as_user
+from tests.mount.unprivileged import as_user
 
 ODD_PATHS = ["with space", "a,b", "tab\tnewline\n", "back\\slash", "h#sh", "\u00fcnic\u00f6de", "\udcff\udcfe"]
 LEGACY_META = "META_dAfFgHE39ktF3HD2sr"
 
 
-def filled(overlay: Overlay) -> Overlay:
+def filled(overlay: OverlayMount) -> OverlayMount:
     """The overlay with a small base."""
     (overlay.base / "dir").mkdir()
     (overlay.base / "dir/file").write_text("base\n")
@@ -46,7 +47,7 @@ def filled(overlay: Overlay) -> Overlay:
     return overlay
 
 
-def use(overlay: Overlay) -> None:
+def use(overlay: OverlayMount) -> None:
     """Change something of every kind through the mount, and check that it is there."""
     mnt = overlay.mnt
     assert (mnt / "dir/file").read_text() == "base\n"
@@ -58,14 +59,14 @@ def use(overlay: Overlay) -> None:
     check(overlay)
 
 
-def check(overlay: Overlay) -> None:
+def check(overlay: OverlayMount) -> None:
     """Check that what ``use`` did is there, and that the base is what it was."""
     assert (overlay.mnt / "dir/file").read_text() == "changed\n"
     assert sorted(name for name in os.listdir(overlay.mnt) if name != "lost+found") == ["dir", "made", "new", "renamed"]
     assert (overlay.mnt / "made/inside").read_bytes() == b"x" * 10_000
 
 
-def use_twice(overlay: Overlay) -> None:
+def use_twice(overlay: OverlayMount) -> None:
     """Mount, change, mount again, check; storage is sound and the base untouched afterwards."""
     before = fingerprint(overlay.base)
     overlay.mount()
@@ -82,9 +83,9 @@ def use_twice(overlay: Overlay) -> None:
 
 
 @pytest.mark.parametrize("kind", ["mini_fo", "minifo", "fuse.minifo"])
-def test_mount_and_umount(lab: Lab, helpers: None, kind: str) -> None:
+def test_mount_and_umount(sandbox: MountSandbox, helpers: None, kind: str) -> None:
     """The line of 2005, ``mount -t mini_fo -o base=B,sto=S ANY MNT``, mounts; umount(8) ends it, and again."""
-    overlay = filled(lab.overlay())
+    overlay = filled(sandbox.overlay())
     run("mount", "-t", kind, "-o", f"base={overlay.base},sto={overlay.sto}", "anything", overlay.mnt)
     overlay.pid = daemon_of(overlay.sto)
     use(overlay)
@@ -97,10 +98,10 @@ def test_mount_and_umount(lab: Lab, helpers: None, kind: str) -> None:
     run("umount", overlay.mnt)
 
 
-def test_from_fstab(lab: Lab, helpers: None) -> None:
+def test_from_fstab(sandbox: MountSandbox, helpers: None) -> None:
     """A line in an fstab mounts by its mount point alone, also with ``mount -a``, read-only and with generic words."""
-    overlay = filled(lab.overlay())
-    table = lab.directory() / "fstab"
+    overlay = filled(sandbox.overlay())
+    table = sandbox.directory() / "fstab"
     words = f"base={overlay.base},sto={overlay.sto},rw,noatime,nofail,_netdev,x-systemd.automount"
     table.write_text(f"none {overlay.mnt} mini_fo {words} 0 0\n")
     run("mount", "-T", table, overlay.mnt)
@@ -115,9 +116,9 @@ def test_from_fstab(lab: Lab, helpers: None) -> None:
     run("umount", overlay.mnt)
 
 
-def test_fake_and_verbose(lab: Lab, helpers: None) -> None:
+def test_fake_and_verbose(sandbox: MountSandbox, helpers: None) -> None:
     """``mount -f`` mounts nothing and changes nothing, ``mount -v`` says what it did."""
-    overlay = filled(lab.overlay())
+    overlay = filled(sandbox.overlay())
     words = f"base={overlay.base},sto={overlay.sto}"
     run("mount", "-f", "-t", "mini_fo", "-o", words, "none", overlay.mnt)
     assert not is_mounted(overlay.mnt)
@@ -127,9 +128,9 @@ def test_fake_and_verbose(lab: Lab, helpers: None) -> None:
     run("umount", "-v", overlay.mnt)
 
 
-def test_minifo_mount_and_umount(lab: Lab) -> None:
+def test_minifo_mount_and_umount(sandbox: MountSandbox) -> None:
     """``minifo mount`` returns when the mount answers, ``minifo umount`` when the daemon has ended."""
-    overlay = filled(lab.overlay())
+    overlay = filled(sandbox.overlay())
     minifo("mount", "--base", overlay.base, "--sto", overlay.sto, overlay.mnt)
     use(overlay)
     pid = daemon_of(overlay.sto)
@@ -143,9 +144,9 @@ def test_minifo_mount_and_umount(lab: Lab) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("files_open", [False, True])
-def test_foreground(lab: Lab, number: signal.Signals, files_open: bool) -> None:
+def test_foreground(sandbox: MountSandbox, number: signal.Signals, files_open: bool) -> None:
     """``minifo mount -f`` stays until a signal, then commits and unmounts, also while files are open."""
-    overlay = filled(lab.overlay())
+    overlay = filled(sandbox.overlay())
     words = [minifo_program(), "mount", "-f", "--base", overlay.base, "--sto", overlay.sto, overlay.mnt]
     with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
@@ -170,9 +171,9 @@ def test_foreground(lab: Lab, number: signal.Signals, files_open: bool) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_signals_to_the_daemon(lab: Lab, number: signal.Signals) -> None:
+def test_signals_to_the_daemon(sandbox: MountSandbox, number: signal.Signals) -> None:
     """A background daemon told to end commits, unmounts and releases the storage."""
-    overlay = filled(lab.overlay())
+    overlay = filled(sandbox.overlay())
     overlay.mount()
     use(overlay)
     os.kill(overlay.pid, number)
@@ -182,9 +183,9 @@ def test_signals_to_the_daemon(lab: Lab, number: signal.Signals) -> None:
     check(overlay)
 
 
-def test_killed_daemon(lab: Lab, helpers: None) -> None:
+def test_killed_daemon(sandbox: MountSandbox, helpers: None) -> None:
     """After SIGKILL the dead mount is reported with the command that clears it, and nothing acknowledged is lost."""
-    overlay = filled(lab.overlay())
+    overlay = filled(sandbox.overlay())
     overlay.mount()
     use(overlay)
     fd = os.open(overlay.mnt / "synced", os.O_CREAT | os.O_WRONLY)
@@ -209,9 +210,9 @@ def test_killed_daemon(lab: Lab, helpers: None) -> None:
     assert overlay.violations() == []
 
 
-def test_busy_mount(lab: Lab) -> None:
+def test_busy_mount(sandbox: MountSandbox) -> None:
     """umount of a mount with open files says so and changes nothing; lazily it detaches and ends with the last file."""
-    overlay = filled(lab.overlay())
+    overlay = filled(sandbox.overlay())
     overlay.mount()
     with open(overlay.mnt / "dir/file") as held:
         refused = minifo("umount", overlay.mnt, check=False)
@@ -224,10 +225,10 @@ def test_busy_mount(lab: Lab) -> None:
     await_end(overlay.pid)
 
 
-def test_many_mounts(lab: Lab) -> None:
+def test_many_mounts(sandbox: MountSandbox) -> None:
     """Six overlays of one base are served at once and know nothing of each other."""
-    first = filled(lab.overlay())
-    overlays = [first, *(lab.overlay(base=first.base) for _ in range(5))]
+    first = filled(sandbox.overlay())
+    overlays = [first, *(sandbox.overlay(base=first.base) for _ in range(5))]
     for overlay in overlays:
         overlay.mount()
     for number, overlay in enumerate(overlays):
@@ -238,9 +239,9 @@ def test_many_mounts(lab: Lab) -> None:
         overlay.umount()
 
 
-def test_twenty_times(lab: Lab) -> None:
+def test_twenty_times(sandbox: MountSandbox) -> None:
     """Mounting and unmounting twenty times leaves no process, mount or lock behind, and loses nothing."""
-    overlay = filled(lab.overlay())
+    overlay = filled(sandbox.overlay())
     pids = set()
     for turn in range(20):
         overlay.mount()
@@ -255,11 +256,11 @@ def test_twenty_times(lab: Lab) -> None:
     assert not [name for name in os.listdir(overlay.sto) if name.endswith(("-wal", "-shm", "control"))]
 
 
-def test_stacked(lab: Lab) -> None:
+def test_stacked(sandbox: MountSandbox) -> None:
     """The mount point of one overlay is the base of another, and the inner one is busy until the outer one is gone."""
-    inner = filled(lab.overlay())
+    inner = filled(sandbox.overlay())
     inner.mount()
-    outer = lab.overlay(base=inner.mnt)
+    outer = sandbox.overlay(base=inner.mnt)
     outer.mount()
     use(outer)
     assert (inner.mnt / "dir/file").read_text() == "base\n"
@@ -271,9 +272,9 @@ def test_stacked(lab: Lab) -> None:
 
 
 @pytest.mark.parametrize("plain", [False, True])
-def test_unprivileged(lab: Lab, fuse_for_all: None, plain: bool) -> None:
+def test_unprivileged(sandbox: MountSandbox, fuse_for_all: None, plain: bool) -> None:
     """A user mounts a base it may read with fusermount3, changes it, and unmounts; others cannot enter."""
-    overlay = filled(lab.overlay())
+    overlay = filled(sandbox.overlay())
     for path in (overlay.sto, overlay.mnt):
         os.chown(path, USER, USER)
     (overlay.base / "dir").chmod(0o777)
@@ -316,15 +317,15 @@ def test_unprivileged(lab: Lab, fuse_for_all: None, plain: bool) -> None:
     assert not is_mounted(overlay.mnt)
 
 
-def test_unprivileged_over_the_base_itself(lab: Lab, fuse_for_all: None) -> None:
+def test_unprivileged_over_the_base_itself(sandbox: MountSandbox, fuse_for_all: None) -> None:
     """A user mounts over a base of its own, with storage inside it, and never meets its own mount in there."""
-    home = lab.directory()
+    home = sandbox.directory()
     base = home / "own"
     (base / "sto").mkdir(parents=True)
     (base / "file").write_text("base")
     for path in (base, base / "sto", base / "file"):
         os.chown(path, USER, USER)
-    made = lab.overlay(base=base, sto=base / "sto", mnt=base)
+    made = sandbox.overlay(base=base, sto=base / "sto", mnt=base)
     assert as_user("mount", "--base", base, "--sto", base / "sto", base) == 0
     lines = in_child(
         lambda: [sorted(os.listdir(base)), (base / "file").write_text("new"), os.stat(base).st_ino], uid=USER
@@ -340,11 +341,11 @@ def test_unprivileged_over_the_base_itself(lab: Lab, fuse_for_all: None) -> None
 # -- places
 
 
-def test_over_the_base_itself(lab: Lab) -> None:
+def test_over_the_base_itself(sandbox: MountSandbox) -> None:
     """Mount point and base may be one directory, and storage may lie inside it: it is hidden."""
-    home = lab.directory()
+    home = sandbox.directory()
     (home / "sto").mkdir()
-    overlay = filled(lab.overlay(base=home, mnt=home, sto=home / "sto"))
+    overlay = filled(sandbox.overlay(base=home, mnt=home, sto=home / "sto"))
     overlay.mount()
     use(overlay)
     assert attempt(os.stat, home / "sto") == "ENOENT"
@@ -354,10 +355,10 @@ def test_over_the_base_itself(lab: Lab) -> None:
     check(overlay)
 
 
-def test_the_whole_system_as_base(lab: Lab) -> None:
+def test_the_whole_system_as_base(sandbox: MountSandbox) -> None:
     """base=/ with storage and mount point inside it: no deadlock, storage is hidden, submounts are not entered."""
-    home = lab.directory_on_disk()
-    overlay = lab.overlay(base=Path("/"), sto=home / "sto", mnt=home / "mnt")
+    home = sandbox.directory_on_disk()
+    overlay = sandbox.overlay(base=Path("/"), sto=home / "sto", mnt=home / "mnt")
     overlay.mount()
     mnt = overlay.mnt
     inside = mnt / str(home).lstrip("/")
@@ -376,12 +377,12 @@ def test_the_whole_system_as_base(lab: Lab) -> None:
 
 
 @pytest.mark.parametrize("kind", ["tmpfs", "ext4", "xfs", "exfat"])
-def test_storage_on(lab: Lab, kind: str) -> None:
+def test_storage_on(sandbox: MountSandbox, kind: str) -> None:
     """Storage works on any file system, also on one without owners, links, holes and extended attributes."""
     if kind == "exfat" and shutil.which("mount.exfat-fuse") is None:
         pytest.skip("exfat-fuse is not installed")
-    sto = lab.file_system(kind) / "storage"
-    overlay = lab.overlay(sto=sto)
+    sto = sandbox.file_system(kind) / "storage"
+    overlay = sandbox.overlay(sto=sto)
     populate(overlay.base)
     before = fingerprint(overlay.base)
     overlay.mount()
@@ -413,33 +414,33 @@ def test_storage_on(lab: Lab, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["squashfs", "tmpfs", "overlayfs", "overlayfs of two", "xfs"])
-def test_base_on(lab: Lab, kind: str) -> None:
+def test_base_on(sandbox: MountSandbox, kind: str) -> None:
     """A base on squashfs, tmpfs, overlayfs (also of layers on different file systems) and xfs shows as it is."""
-    source = lab.directory()
+    source = sandbox.directory()
     populate(source)
     if kind == "squashfs":
-        image = lab.directory() / "image"
+        image = sandbox.directory() / "image"
         run("mksquashfs", source, image, "-quiet", "-no-progress")
-        base = lab.directory()
-        lab.mount("-o", "loop,ro", image, base)
+        base = sandbox.directory()
+        sandbox.mount("-o", "loop,ro", image, base)
     elif kind in ("tmpfs", "xfs"):
-        base = lab.file_system(kind)
+        base = sandbox.file_system(kind)
         run("cp", "-a", f"{source}/.", base)
     else:
         lower = source
         if kind == "overlayfs of two":
-            extra = lab.file_system("tmpfs")
+            extra = sandbox.file_system("tmpfs")
             (extra / "more").mkdir()
             (extra / "more/file").write_text("more")
             lower = Path(f"{source}:{extra}")
-        upper, base = lab.file_system("tmpfs"), lab.directory()
+        upper, base = sandbox.file_system("tmpfs"), sandbox.directory()
         (upper / "u").mkdir()
         (upper / "w").mkdir()
         words = f"noatime,xino=off,lowerdir={lower},upperdir={upper}/u,workdir={upper}/w"
-        lab.mount("-t", "overlay", "-o", words, "o", base)
+        sandbox.mount("-t", "overlay", "-o", words, "o", base)
         (base / "upper").write_text("upper")
         (base / "a").write_text("copied up")
-    overlay = lab.overlay(base=base)
+    overlay = sandbox.overlay(base=base)
     before = tree(base)
     overlay.mount()
     assert differences(tree(overlay.mnt), before) == []
@@ -454,12 +455,12 @@ def test_base_on(lab: Lab, kind: str) -> None:
     assert differences(tree(base), before) == []
 
 
-def test_two_file_systems_in_the_base(lab: Lab) -> None:
+def test_two_file_systems_in_the_base(sandbox: MountSandbox) -> None:
     """A file system mounted inside the base is not part of it: what lies under it shows."""
-    overlay = filled(lab.overlay())
+    overlay = filled(sandbox.overlay())
     (overlay.base / "point").mkdir()
     (overlay.base / "point/under").touch()
-    lab.mount("-t", "tmpfs", "none", overlay.base / "point")
+    sandbox.mount("-t", "tmpfs", "none", overlay.base / "point")
     (overlay.base / "point/over").touch()
     overlay.mount()
     assert os.listdir(overlay.mnt / "point") == ["under"]
@@ -468,10 +469,10 @@ def test_two_file_systems_in_the_base(lab: Lab) -> None:
 @pytest.mark.parametrize(
     "name", ["with space", "a,b", "tab\tnewline\n", "back\\slash", "h#sh", "\u00fcnic\u00f6de", "\udcff\udcfe"]
 )
-def test_odd_paths(lab: Lab, helpers: None, name: str) -> None:
+def test_odd_paths(sandbox: MountSandbox, helpers: None, name: str) -> None:
     """Paths of any bytes mount, show in the mount table, and unmount by mount(8) and by minifo."""
-    overlay = filled(lab.overlay(base=lab.directory() / f"{name}b", sto=lab.directory() / f"{name}s",
-                                 mnt=lab.directory() / f"{name}m"))  # fmt: skip
+    overlay = filled(sandbox.overlay(base=sandbox.directory() / f"{name}b", sto=sandbox.directory() / f"{name}s",
+                                 mnt=sandbox.directory() / f"{name}m"))  # fmt: skip
     overlay.mount()
     use(overlay)
     minifo("umount", overlay.mnt)
@@ -489,9 +490,9 @@ def test_odd_paths(lab: Lab, helpers: None, name: str) -> None:
     await_end(pid)
 
 
-def test_nothing_of_the_base_is_written_or_accessed(lab: Lab) -> None:
+def test_nothing_of_the_base_is_written_or_accessed(sandbox: MountSandbox) -> None:
     """Reading all of a mount leaves even the access times of the base as they were, on a relatime mount, too."""
-    overlay = lab.overlay()
+    overlay = sandbox.overlay()
     populate(overlay.base)
     for path in ("a", "dir", "symlink", "big"):
         os.utime(overlay.base / path, ns=(1, 2 * 10**18), follow_symlinks=False)
@@ -506,47 +507,47 @@ def test_nothing_of_the_base_is_written_or_accessed(lab: Lab) -> None:
 # -- refusals
 
 
-def _words(overlay: Overlay) -> list[str]:
+def _words(overlay: OverlayMount) -> list[str]:
     return ["--base", str(overlay.base), "--sto", str(overlay.sto), str(overlay.mnt)]
 
 
-def _foreign_files(overlay: Overlay) -> list[str]:
+def _foreign_files(overlay: OverlayMount) -> list[str]:
     (overlay.sto / "holiday.jpg").touch()
     return _words(overlay)
 
 
-def _legacy(overlay: Overlay) -> list[str]:
+def _legacy(overlay: OverlayMount) -> list[str]:
     (overlay.sto / "dir").mkdir()
     (overlay.sto / "dir" / LEGACY_META).write_text("D name\n")
     return _words(overlay)
 
 
-def _foreign_database(overlay: Overlay) -> list[str]:
+def _foreign_database(overlay: OverlayMount) -> list[str]:
     connection = sqlite3.connect(overlay.sto / "minifo.db")
     connection.execute("CREATE TABLE t (x)")
     connection.close()
     return _words(overlay)
 
 
-def _no_database(overlay: Overlay) -> list[str]:
+def _no_database(overlay: OverlayMount) -> list[str]:
     (overlay.sto / "minifo.db").write_bytes(b"not a database, but long enough to be read as one\n" * 100)
     return _words(overlay)
 
 
-def _used(overlay: Overlay) -> Path:
+def _used(overlay: OverlayMount) -> Path:
     overlay.mount()
     overlay.umount()
     return overlay.sto / "minifo.db"
 
 
-def _newer(overlay: Overlay) -> list[str]:
+def _newer(overlay: OverlayMount) -> list[str]:
     connection = sqlite3.connect(_used(overlay))
     connection.execute("PRAGMA user_version = 999")
     connection.close()
     return _words(overlay)
 
 
-def _corrupt(overlay: Overlay) -> list[str]:
+def _corrupt(overlay: OverlayMount) -> list[str]:
     path = _used(overlay)
     data = bytearray(path.read_bytes())
     data[4096:12288] = b"\xaa" * 8192
@@ -554,8 +555,8 @@ def _corrupt(overlay: Overlay) -> list[str]:
     return _words(overlay)
 
 
-def _replaced(key: str, value: str) -> Callable[[Overlay], list[str]]:
-    def words(overlay: Overlay) -> list[str]:
+def _replaced(key: str, value: str) -> Callable[[OverlayMount], list[str]]:
+    def words(overlay: OverlayMount) -> list[str]:
         (overlay.base / "x").touch()
         places = {"base": str(overlay.base), "sto": str(overlay.sto), "mnt": str(overlay.mnt)}
         places[key] = value.format(**places)
@@ -564,15 +565,15 @@ def _replaced(key: str, value: str) -> Callable[[Overlay], list[str]]:
     return words
 
 
-def _option(option: str) -> Callable[[Overlay], list[str]]:
+def _option(option: str) -> Callable[[OverlayMount], list[str]]:
     return lambda overlay: ["-o", option, *_words(overlay)]
 
 
-def _instead(option: str) -> Callable[[Overlay], list[str]]:
+def _instead(option: str) -> Callable[[OverlayMount], list[str]]:
     return lambda o: ["-o", option.format(base=o.base, sto=o.sto), str(o.mnt)]
 
 
-REFUSALS: dict[str, tuple[Callable[[Overlay], list[str]], int, list[str]]] = {
+REFUSALS: dict[str, tuple[Callable[[OverlayMount], list[str]], int, list[str]]] = {
     "no options": (lambda o: [str(o.mnt)], 1, ["base= and sto= are missing"]),
     "no storage": (_instead("base={base}"), 1, ["sto= is missing"]),
     "no base": (_instead("sto={sto}"), 1, ["base= is missing"]),
@@ -601,10 +602,10 @@ REFUSALS: dict[str, tuple[Callable[[Overlay], list[str]], int, list[str]]] = {
 
 
 @pytest.mark.parametrize("case", REFUSALS)
-def test_refused(lab: Lab, case: str) -> None:
+def test_refused(sandbox: MountSandbox, case: str) -> None:
     """What cannot be mounted is refused with one line and the exit code of mount(8), and nothing on disk changes."""
     arrange, code, texts = REFUSALS[case]
-    overlay = lab.overlay()
+    overlay = sandbox.overlay()
     words = arrange(overlay)
     before = fingerprint(overlay.base.parent, access=False)
     done = minifo("mount", *words, check=False)
@@ -623,9 +624,9 @@ def test_refused(lab: Lab, case: str) -> None:
     assert not is_mounted(overlay.mnt)
 
 
-def test_refused_by_mount(lab: Lab, helpers: None) -> None:
+def test_refused_by_mount(sandbox: MountSandbox, helpers: None) -> None:
     """mount(8) hands on the helper's line and exit code."""
-    overlay = lab.overlay()
+    overlay = sandbox.overlay()
     done = run("mount", "-t", "mini_fo", "-o", f"base={overlay.base}", "none", overlay.mnt, check=False)
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
     assert "sto= is missing" in done.stderr
@@ -636,25 +637,25 @@ def test_refused_by_mount(lab: Lab, helpers: None) -> None:
     assert "does not exist" in done.stderr
 
 
-def test_refused_while_in_use(lab: Lab) -> None:
+def test_refused_while_in_use(sandbox: MountSandbox) -> None:
     """A storage in use is refused with its holder's pid, a mount point in use with the way to free it."""
-    overlay = filled(lab.overlay())
+    overlay = filled(sandbox.overlay())
     overlay.mount()
-    other = lab.directory()
+    other = sandbox.directory()
     busy = minifo("mount", "--base", overlay.base, "--sto", overlay.sto, other, check=False)
     assert (busy.returncode, busy.stderr.count("\n")) == (32, 1)
     assert f"process {overlay.pid}" in busy.stderr
-    taken = minifo("mount", "--base", overlay.base, "--sto", lab.directory(), overlay.mnt, check=False)
+    taken = minifo("mount", "--base", overlay.base, "--sto", sandbox.directory(), overlay.mnt, check=False)
     assert (taken.returncode, taken.stderr.count("\n")) == (32, 1)
     assert "already mounted" in taken.stderr
     assert f"minifo umount {overlay.mnt}" in taken.stderr
     use(overlay)
 
 
-def test_read_only_storage(lab: Lab) -> None:
+def test_read_only_storage(sandbox: MountSandbox) -> None:
     """Storage on a read-only file system is refused with the offer of ``-o ro``, which then shows what it holds."""
-    home = lab.file_system("ext4")
-    overlay = filled(lab.overlay(sto=home / "storage"))
+    home = sandbox.file_system("ext4")
+    overlay = filled(sandbox.overlay(sto=home / "storage"))
     overlay.mount()
     use(overlay)
     overlay.umount()
@@ -669,14 +670,14 @@ def test_read_only_storage(lab: Lab) -> None:
     assert not is_mounted(overlay.mnt)
 
 
-def test_read_only_mounts_share(lab: Lab) -> None:
+def test_read_only_mounts_share(sandbox: MountSandbox) -> None:
     """Several read-only mounts of one storage live together and keep a writer out."""
-    overlay = filled(lab.overlay())
+    overlay = filled(sandbox.overlay())
     overlay.mount()
     use(overlay)
     overlay.umount()
     before = {path.name: path.read_bytes() for path in overlay.sto.iterdir() if path.is_file() and path.name != "lock"}
-    places = [lab.overlay(base=overlay.base, sto=overlay.sto) for _ in range(2)]
+    places = [sandbox.overlay(base=overlay.base, sto=overlay.sto) for _ in range(2)]
     for place in places:
         place.mount("ro")
         check(place)
@@ -690,10 +691,10 @@ def test_read_only_mounts_share(lab: Lab) -> None:
     check(overlay)
 
 
-def test_umount_of_what_is_not_ours(lab: Lab) -> None:
+def test_umount_of_what_is_not_ours(sandbox: MountSandbox) -> None:
     """umount of a path that is not mounted, or something else, or inside a mount, is refused in one line."""
-    overlay = filled(lab.overlay())
-    other = lab.file_system("tmpfs")
+    overlay = filled(sandbox.overlay())
+    other = sandbox.file_system("tmpfs")
     overlay.mount()
     for path, text in (
         (overlay.base, "not mounted"),
@@ -710,14 +711,14 @@ def test_umount_of_what_is_not_ours(lab: Lab) -> None:
 # -- options
 
 
-def test_options_take_effect(lab: Lab) -> None:
+def test_options_take_effect(sandbox: MountSandbox) -> None:
     """Kernel words reach the mount table."""
 
-    def words(overlay: Overlay) -> set[str]:
+    def words(overlay: OverlayMount) -> set[str]:
         line = next(line for line in Path("/proc/mounts").read_text().splitlines() if f" {overlay.mnt} " in line)
         return set(line.split(" ")[3].split(","))
 
-    overlay = filled(lab.overlay())
+    overlay = filled(sandbox.overlay())
     overlay.mount("dev,suid")
     assert not words(overlay) & {"nodev", "nosuid", "noexec"}
     assert {"default_permissions", "allow_other"} <= words(overlay)
@@ -727,45 +728,45 @@ def test_options_take_effect(lab: Lab) -> None:
     assert "allow_other" not in words(overlay)
 
 
-def test_synchronous_mount(lab: Lab) -> None:
+def test_synchronous_mount(sandbox: MountSandbox) -> None:
     """With ``-o sync`` what a call has acknowledged is committed when it returns."""
-    overlay = filled(lab.overlay("sync"))
+    overlay = filled(sandbox.overlay("sync"))
     overlay.mount()
     (overlay.mnt / "made").mkdir()
     os.rename(overlay.mnt / "other", overlay.mnt / "made/moved")
-    kept = lab.directory()
+    kept = sandbox.directory()
     run("cp", "-a", f"{overlay.sto}/.", kept)  # what a power cut right now would leave
     (kept / "lock").unlink()
-    copy = lab.overlay(base=overlay.base, sto=kept)
+    copy = sandbox.overlay(base=overlay.base, sto=kept)
     copy.mount()
     assert (copy.mnt / "made/moved").read_text() == "other\n"
 
 
-def test_commits_in_time(lab: Lab) -> None:
+def test_commits_in_time(sandbox: MountSandbox) -> None:
     """Without fsync a change is committed within commit= seconds, also bytes that only the kernel holds."""
-    overlay = filled(lab.overlay("commit=0.2"))
+    overlay = filled(sandbox.overlay("commit=0.2"))
     overlay.mount()
     with open(overlay.mnt / "log", "w") as log:
         log.write("a line in a file that stays open\n")
         log.flush()
         time.sleep(1.5)
-        kept = lab.directory()
+        kept = sandbox.directory()
         run("cp", "-a", f"{overlay.sto}/.", kept)
         (kept / "lock").unlink()
-        copy = lab.overlay(base=overlay.base, sto=kept)
+        copy = sandbox.overlay(base=overlay.base, sto=kept)
         copy.mount()
         assert (copy.mnt / "log").read_text() == "a line in a file that stays open\n"
 
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
-def test_without_standard_streams(lab: Lab, closed: str) -> None:
+def test_without_standard_streams(sandbox: MountSandbox, closed: str) -> None:
     """A caller that has closed stdin, stdout or stderr gets a mount that holds its lock and keeps its files."""
-    overlay = filled(lab.overlay())
+    overlay = filled(sandbox.overlay())
     words = f"exec {minifo_program()} mount --base {overlay.base} --sto {overlay.sto} {overlay.mnt} {closed}"
     run("sh", "-c", words)
     overlay.pid = daemon_of(overlay.sto)
     use(overlay)
-    refused = minifo("mount", "--base", overlay.base, "--sto", overlay.sto, lab.directory(), check=False)
+    refused = minifo("mount", "--base", overlay.base, "--sto", overlay.sto, sandbox.directory(), check=False)
     assert f"process {overlay.pid}" in refused.stderr
     overlay.umount()
     assert overlay.violations() == []

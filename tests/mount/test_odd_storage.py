@@ -7,18 +7,19 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from mount.support import Lab, Overlay, minifo, run
+
+from tests.mount.mount_sandbox import MountSandbox, OverlayMount, minifo, run
 
 
-def _without_shared_memory(lab: Lab) -> Path:
+def _without_shared_memory(sandbox: MountSandbox) -> Path:
     """A directory of a FUSE file system that maps no file for several (mmap(2), MAP_SHARED)."""
-    path = lab.directory()
-    run("bindfs", "-o", "direct_io", lab.directory(), path)
-    lab.undo(lambda: run("umount", "-l", path, check=False))
+    path = sandbox.directory()
+    run("bindfs", "-o", "direct_io", sandbox.directory(), path)
+    sandbox.undo(lambda: run("umount", "-l", path, check=False))
     return path
 
 
-def _work(overlay: Overlay) -> None:
+def _work(overlay: OverlayMount) -> None:
     """Something of every kind."""
     for number in range(30):
         (overlay.mnt / f"f{number}").write_bytes(b"x" * 500 * number)
@@ -29,19 +30,19 @@ def _work(overlay: Overlay) -> None:
     (overlay.mnt / "f3").unlink()
 
 
-def _shown(overlay: Overlay) -> dict[str, bytes]:
+def _shown(overlay: OverlayMount) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in overlay.mnt.iterdir()}
 
 
 @pytest.fixture
-def odd(lab: Lab) -> Overlay:
+def odd(sandbox: MountSandbox) -> OverlayMount:
     """An overlay on storage without shared memory maps."""
-    overlay = lab.overlay(sto=_without_shared_memory(lab))
+    overlay = sandbox.overlay(sto=_without_shared_memory(sandbox))
     (overlay.base / "based").write_bytes(b"base" * 50_000)
     return overlay
 
 
-def test_storage_without_shared_memory(odd: Overlay) -> None:
+def test_storage_without_shared_memory(odd: OverlayMount) -> None:
     """It is mounted, again and again, writable and read-only, and after a kill nothing is lost."""
     odd.mount()
     _work(odd)
@@ -63,7 +64,7 @@ def test_storage_without_shared_memory(odd: Overlay) -> None:
     assert odd.violations() == []
 
 
-def test_nobody_looks_on_there(odd: Overlay) -> None:
+def test_nobody_looks_on_there(odd: OverlayMount) -> None:
     """While it is mounted others are told who has it; nothing is called damaged."""
     odd.mount()
     _work(odd)
@@ -77,15 +78,15 @@ def test_nobody_looks_on_there(odd: Overlay) -> None:
     odd.umount()
 
 
-def test_storage_that_tells_nothing_of_its_room(lab: Lab) -> None:
+def test_storage_that_tells_nothing_of_its_room(sandbox: MountSandbox) -> None:
     """0 blocks of 0 are no reason to refuse a write (ramfs; some FUSE and network file systems)."""
-    place = lab.directory()
-    lab.mount("-t", "ramfs", "none", place)
+    place = sandbox.directory()
+    sandbox.mount("-t", "ramfs", "none", place)
     assert os.statvfs(place).f_blocks == 0
     for options in ((), ("max_size=64m",)):
         sto = place / f"sto{len(options)}"
         sto.mkdir()
-        overlay = lab.overlay(*options, sto=sto)
+        overlay = sandbox.overlay(*options, sto=sto)
         (overlay.base / "based").write_bytes(b"base" * 50_000)
         overlay.mount()
         _work(overlay)

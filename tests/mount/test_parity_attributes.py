@@ -10,8 +10,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from mount.arena import Arena, Pair
-from mount.support import USER, attempt, run, xattrs
+
+from tests.mount.mount_sandbox import USER, attempt, run, xattrs
+from tests.mount.parity_mount import Pair, ParityMount
 
 OTHER = 1001  # a second unprivileged user
 NAMES = ["a", "big", "dir", "fifo", "null", "socket", "hard1", "setuid", "dangling", "symlink", "listed", "new"]
@@ -547,6 +548,6 @@ def test_setting_a_list_may_drop_set_group_id(pair: Pair, groups: tuple[int, ...
               uid=USER, groups=groups)  # fmt: skip
 
 
-def test_everything_survives_a_new_mount(arena: Arena) -> None:
+def test_everything_survives_a_new_mount(parity_mount: ParityMount) -> None:
     """After all that, unmounting and mounting shows the same, no invariant is broken, the base is untouched."""
-    arena.survive()
+    parity_mount.survive()

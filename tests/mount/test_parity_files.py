@@ -11,8 +11,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from mount.arena import Arena, Pair
-from mount.support import BIG, USER, attempt, in_child, run
+
+from tests.mount.mount_sandbox import BIG, USER, attempt, in_child, run
+from tests.mount.parity_mount import Pair, ParityMount
 
 FILES = ["a", "empty", "big", "sparse", "hard1", "private"]
 ACCESS = os.O_RDONLY, os.O_WRONLY, os.O_RDWR
@@ -516,6 +517,6 @@ def test_written_by_others(pair: Pair) -> None:
     pair.same(act, uid=USER)
 
 
-def test_everything_survives_a_new_mount(arena: Arena) -> None:
+def test_everything_survives_a_new_mount(parity_mount: ParityMount) -> None:
     """After all that, unmounting and mounting shows the same, no invariant is broken, the base is untouched."""
-    arena.survive()
+    parity_mount.survive()

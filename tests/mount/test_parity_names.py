@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mount.arena import Arena, Pair
-from mount.support import USER, Lab, attempt, run
+
+from tests.mount.mount_sandbox import USER, MountSandbox, attempt, run
+from tests.mount.parity_mount import Pair, ParityMount
 
 ODD = [
     b" ", b"-rf", b"...", b"\xff\xfe", b"a\nb", b"tab\there", b"\x01", b"quote'\"`$(x)", b"\\", b"a,b", b"#", b"*?[]",
@@ -181,9 +182,9 @@ def test_odd_names(pair: Pair, kind: str) -> None:
     pair.remount()
 
 
-def test_odd_names_in_the_base(lab: Lab) -> None:
+def test_odd_names_in_the_base(sandbox: MountSandbox) -> None:
     """Base entries with odd names can be listed, read, changed, renamed and removed."""
-    overlay = lab.overlay()
+    overlay = sandbox.overlay()
     base, mnt = os.fsencode(overlay.base) + b"/", os.fsencode(overlay.mnt) + b"/"
     for name in ODD:
         make(base + name, name)
@@ -302,9 +303,9 @@ def test_deleting_while_reading(pair: Pair) -> None:
     pair.same(act)
 
 
-def test_deleting_a_large_base_directory_while_reading(lab: Lab) -> None:
+def test_deleting_a_large_base_directory_while_reading(sandbox: MountSandbox) -> None:
     """rm -r of 3,000 base names, with another reader beside it, leaves nothing and repeats nothing."""
-    overlay = lab.overlay()
+    overlay = sandbox.overlay()
     (overlay.base / "large").mkdir()
     for at in range(3000):
         (overlay.base / f"large/{at}").touch()
@@ -425,7 +426,7 @@ def test_inode_numbers_are_stable(pair: Pair) -> None:
     """Numbers are the base's own for base objects, and stay through copy-up, rename and a new mount."""
     top = pair.mounted
     before = {name: number(f"{top}/{name}") for name in os.listdir(top)}
-    base = pair.arena.overlay.base / pair.name
+    base = pair.parity_mount.overlay.base / pair.name
     assert before == {name: number(f"{base}/{name}") for name in os.listdir(base)}
     for path in (pair.mounted, pair.plain):
         Path(f"{path}/a").write_text("changed")
@@ -443,18 +444,18 @@ def test_inode_numbers_are_stable(pair: Pair) -> None:
     assert after == expected
     pair.remount()
     assert {name: number(f"{top}/{name}") for name in os.listdir(top)} == expected
-    assert number(str(pair.arena.overlay.mnt)) == 1
+    assert number(str(pair.parity_mount.overlay.mnt)) == 1
     assert len({os.lstat(f"{top}/{name}").st_dev for name in after}) == 1
 
 
-def test_figures_are_those_of_storage(arena: Arena) -> None:
+def test_figures_are_those_of_storage(parity_mount: ParityMount) -> None:
     """statfs tells what the file system of storage has, with names up to 255 bytes."""
-    mounted, storage = os.statvfs(arena.overlay.mnt), os.statvfs(arena.overlay.sto)
+    mounted, storage = os.statvfs(parity_mount.overlay.mnt), os.statvfs(parity_mount.overlay.sto)
     for field in ("f_bsize", "f_frsize", "f_blocks", "f_files"):
         assert getattr(mounted, field) == getattr(storage, field)
     assert abs(mounted.f_bavail - storage.f_bavail) < storage.f_blocks // 100
     assert mounted.f_namemax == 255
-    assert os.pathconf(arena.overlay.mnt, "PC_NAME_MAX") == 255
+    assert os.pathconf(parity_mount.overlay.mnt, "PC_NAME_MAX") == 255
 
 
 def test_a_tree_walk_by_everybody(pair: Pair) -> None:
@@ -515,6 +516,6 @@ def test_exec_and_umask_in_children(pair: Pair) -> None:
     pair.same(lambda _: run("sh", "-c", script).stdout)
 
 
-def test_everything_survives_a_new_mount(arena: Arena) -> None:
+def test_everything_survives_a_new_mount(parity_mount: ParityMount) -> None:
     """After all that, unmounting and mounting shows the same, no invariant is broken, the base is untouched."""
-    arena.survive()
+    parity_mount.survive()

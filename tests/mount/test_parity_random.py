@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from mount.support import Lab, Overlay, attempt, differences, fingerprint, run, tree, watchdog
+
+from tests.mount.mount_sandbox import MountSandbox, OverlayMount, attempt, differences, fingerprint, run, tree, watchdog
 
 NAMES = ["f", "g", "d", "d/f", "d/e", "d/e/f", "h1", "d/h2", "n", "d/n", "s", "m"]
 EXAMPLES = min(60, settings().max_examples)  # of up to 60 steps each
@@ -116,22 +117,22 @@ class Side:
 class Ground:
     """A mount with many small trees, used up one by one; a new one is made when none is left."""
 
-    def __init__(self, lab: Lab, mode: str) -> None:
-        self.lab = lab
+    def __init__(self, sandbox: MountSandbox, mode: str) -> None:
+        self.sandbox = sandbox
         self.mode = mode
         self.numbers: Iterator[int] = iter(())
-        self.overlay: Overlay | None = None
+        self.overlay: OverlayMount | None = None
         self.before: dict[bytes, tuple[Any, ...]] = {}
         self.home = Path()
 
-    def fresh(self) -> tuple[Overlay, Side, Side]:
+    def fresh(self) -> tuple[OverlayMount, Side, Side]:
         """An unused tree on the mount and its plain twin."""
         number = next(self.numbers, None)
         if number is None or self.overlay is None:
             self.finish()
-            self.home = self.lab.file_system("tmpfs")
+            self.home = self.sandbox.file_system("tmpfs")
             words = ["plain"] if self.mode == "plain" else []
-            self.overlay = self.lab.overlay(*words, base=self.home / "base")
+            self.overlay = self.sandbox.overlay(*words, base=self.home / "base")
             for at in range(TREES):
                 _populate(self.overlay.base / str(at))
             run("cp", "-a", self.overlay.base, self.home / "twin")
@@ -150,9 +151,9 @@ class Ground:
 
 
 @pytest.mark.parametrize("mode", ["hook", "plain"])
-def test_random_sequences(lab: Lab, mode: str) -> None:
+def test_random_sequences(sandbox: MountSandbox, mode: str) -> None:
     """Any sequence of calls has the same outcomes and leaves the same tree as on a plain directory."""
-    ground = Ground(lab, mode)
+    ground = Ground(sandbox, mode)
 
     @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
     @given(st.lists(steps, min_size=1, max_size=60))
@@ -176,6 +177,6 @@ def test_random_sequences(lab: Lab, mode: str) -> None:
             mounted.let_go()
             plain.let_go()
 
-    with watchdog(lab, 100):
+    with watchdog(sandbox, 100):
         check()
         ground.finish()

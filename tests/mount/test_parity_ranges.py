@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mount.arena import Arena, Pair
-from mount.support import USER, Lab, attempt, run
 
 from minifo.engine.store.redo_log import memory_directory
 from minifo.engine.store.syscalls import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, FALLOC_FL_ZERO_RANGE, fallocate
+from tests.mount.mount_sandbox import USER, MountSandbox, attempt, run
+from tests.mount.parity_mount import Pair, ParityMount
 
 KEEP = FALLOC_FL_KEEP_SIZE
 PUNCH = FALLOC_FL_PUNCH_HOLE | KEEP
@@ -29,11 +29,11 @@ FILES = ["a", "empty", "big", "sparse", "hard1", "new"]
 
 
 @pytest.fixture(scope="module")
-def arena(fuse_required: None) -> Iterator[Arena]:
+def parity_mount(fuse_required: None) -> Iterator[ParityMount]:
     """One overlay for all tests here, in hook mode."""
-    made = Lab()
+    made = MountSandbox()
     try:
-        yield Arena(made, plain_mode=False, trees=60)
+        yield ParityMount(made, plain_mode=False, trees=60)
     finally:
         made.close()
 
@@ -276,9 +276,9 @@ def test_a_database_is_compacted(pair: Pair) -> None:
     pair.excused |= {"app.db", "copy.db"}  # SQLite's files say when they were written
 
 
-def test_space_comes_back(lab: Lab) -> None:
+def test_space_comes_back(sandbox: MountSandbox) -> None:
     """Blocks of a hole are free in storage once the hole is durable; those that are reserved are taken."""
-    overlay = lab.overlay()
+    overlay = sandbox.overlay()
     overlay.mount()
 
     def taken() -> int:
@@ -302,10 +302,10 @@ def test_space_comes_back(lab: Lab) -> None:
 
 
 @pytest.mark.parametrize("source", ["base", "created"])
-def test_copies_share_blocks(lab: Lab, source: str) -> None:
+def test_copies_share_blocks(sandbox: MountSandbox, source: str) -> None:
     """Where storage can share blocks between files a copy takes none, and a change of one leaves the other alone."""
-    disk = lab.file_system("xfs")
-    overlay = lab.overlay(base=disk / "base", sto=disk / "sto")
+    disk = sandbox.file_system("xfs")
+    overlay = sandbox.overlay(base=disk / "base", sto=disk / "sto")
     data = os.urandom(20 << 20)
     (overlay.base / "base").write_bytes(data)
     overlay.mount()
@@ -328,9 +328,9 @@ def test_copies_share_blocks(lab: Lab, source: str) -> None:
     assert overlay.violations() == []
 
 
-def test_no_room(lab: Lab) -> None:
+def test_no_room(sandbox: MountSandbox) -> None:
     """What cannot be reserved or copied is refused with ENOSPC, and punching gives room again."""
-    overlay = lab.overlay("max_size=8m")
+    overlay = sandbox.overlay("max_size=8m")
     overlay.mount()
 
     def change(fd: int) -> None:
@@ -349,9 +349,9 @@ def test_no_room(lab: Lab) -> None:
     assert overlay.violations() == []
 
 
-def test_sync_means_these_too(lab: Lab) -> None:
+def test_sync_means_these_too(sandbox: MountSandbox) -> None:
     """With ``-o sync`` a hole and a copy are durable before the call returns: losing daemon and log loses nothing."""
-    overlay = lab.overlay("sync")
+    overlay = sandbox.overlay("sync")
     (overlay.base / "file").write_bytes(b"x" * 300_000)
     overlay.mount()
     name = str(overlay.mnt / "file")
@@ -367,6 +367,6 @@ def test_sync_means_these_too(lab: Lab) -> None:
     assert overlay.violations() == []
 
 
-def test_everything_survives_a_new_mount(arena: Arena) -> None:
+def test_everything_survives_a_new_mount(parity_mount: ParityMount) -> None:
     """After all that, a new mount shows the same, no invariant is broken, and the base is untouched."""
-    arena.survive()
+    parity_mount.survive()

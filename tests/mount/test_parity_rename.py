@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mount.arena import Arena, Pair
-from mount.support import Lab, attempt, differences, fingerprint, in_child, run, tree
+
+from tests.mount.mount_sandbox import MountSandbox, attempt, differences, fingerprint, in_child, run, tree
+from tests.mount.parity_mount import Pair, ParityMount
 
 NOREPLACE, EXCHANGE, WHITEOUT = 1, 2, 4
 
@@ -178,11 +179,11 @@ def _perform(root: Path, cases: list[tuple[str, str, int]], turn: int) -> list[A
 
 
 @pytest.mark.parametrize(("mode", "turn"), [("hook", 0), ("plain", 1)])
-def test_every_state_to_every_state(lab: Lab, mode: str, turn: int) -> None:
+def test_every_state_to_every_state(sandbox: MountSandbox, mode: str, turn: int) -> None:
     """Every state of a source meets every state of a target under each flag, with the same outcome and tree."""
     cases = ALL[::4] if mode == "plain" else ALL  # plain mode renames in no other way: a sample will do
-    home = lab.file_system("ext4", options="noatime")
-    overlay = lab.overlay(*(["plain"] if mode == "plain" else []), base=home / "base")
+    home = sandbox.file_system("ext4", options="noatime")
+    overlay = sandbox.overlay(*(["plain"] if mode == "plain" else []), base=home / "base")
     for number in range(len(cases)):
         _populate(overlay.base / f"case{number}")
     twin = home / "twin"
@@ -280,9 +281,9 @@ def test_swaps(pair: Pair) -> None:
     pair.remount()
 
 
-def test_there_and_back_leaves_nothing(lab: Lab) -> None:
+def test_there_and_back_leaves_nothing(sandbox: MountSandbox) -> None:
     """Renames that end where they began leave no rows in the lists."""
-    overlay = lab.overlay()
+    overlay = sandbox.overlay()
     (overlay.base / "a").write_text("content of a")
     (overlay.base / "dir").mkdir()
     (overlay.base / "dir/file").write_text("in dir")
@@ -295,9 +296,9 @@ def test_there_and_back_leaves_nothing(lab: Lab) -> None:
     assert [overlay.rows(table) for table in ("created", "deleted", "renamed", "modified")] == [[], [], [], []]
 
 
-def test_moving_a_large_directory_copies_nothing(lab: Lab) -> None:
+def test_moving_a_large_directory_copies_nothing(sandbox: MountSandbox) -> None:
     """A directory with 5,000 files moves by a constant number of rows and stays complete, also after a new mount."""
-    overlay = lab.overlay()
+    overlay = sandbox.overlay()
     (overlay.base / "large/inner").mkdir(parents=True)
     for number in range(5000):
         (overlay.base / f"large/inner/f{number}").write_bytes(b"x" * (number % 50))
@@ -343,6 +344,6 @@ def test_replace_by_a_file_still_open(pair: Pair) -> None:
     pair.remount()
 
 
-def test_everything_survives_a_new_mount(arena: Arena) -> None:
+def test_everything_survives_a_new_mount(parity_mount: ParityMount) -> None:
     """After all that, unmounting and mounting shows the same, no invariant is broken, the base is untouched."""
-    arena.survive()
+    parity_mount.survive()

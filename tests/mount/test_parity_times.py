@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from mount.support import BIG, Lab, run
+
+from tests.mount.mount_sandbox import BIG, MountSandbox, run
 
 
 def _write(path: Path) -> None:
@@ -96,9 +97,9 @@ CHANGES: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("mode", ["hook", "plain"])
-def test_times_survive(lab: Lab, mode: str) -> None:
+def test_times_survive(sandbox: MountSandbox, mode: str) -> None:
     """Whatever changed a base or a created file, large or small: size and times stay through a new mount."""
-    overlay = lab.overlay(*(["plain"] if mode == "plain" else []))
+    overlay = sandbox.overlay(*(["plain"] if mode == "plain" else []))
     for name in CHANGES:
         (overlay.base / name).mkdir()
         (overlay.base / name / "large").write_bytes(BIG)
@@ -131,12 +132,12 @@ def restless() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("mode", ["hook", "plain"])
-def test_one_clock(lab: Lab, restless: None, mode: str) -> None:
+def test_one_clock(sandbox: MountSandbox, restless: None, mode: str) -> None:
     """Whatever is done later is not stamped earlier, whoever stamps it: the kernel what is written, we the rest.
 
     So ``make`` and ``test -nt`` are told the order in which things were done.
     """
-    overlay = lab.overlay(*(["plain"] if mode == "plain" else []))
+    overlay = sandbox.overlay(*(["plain"] if mode == "plain" else []))
     overlay.mount()
     home = overlay.mnt
     last = 0
@@ -172,9 +173,9 @@ def test_one_clock(lab: Lab, restless: None, mode: str) -> None:
     assert back == {}
 
 
-def test_touched_at_one_time(lab: Lab) -> None:
+def test_touched_at_one_time(sandbox: MountSandbox) -> None:
     """``touch`` sets both times to the same now."""
-    overlay = lab.overlay()
+    overlay = sandbox.overlay()
     overlay.mount()
     run("touch", overlay.mnt / "file")
     st = (overlay.mnt / "file").stat()

@@ -8,11 +8,21 @@ import time
 from pathlib import Path
 
 import pytest
-from mount.support import USER, Lab, Overlay, attempt, await_end, daemon_of, is_alive, is_mounted, run
-from mount.test_outliving import helper_of, use_everything_that_waits
-from mount.unprivileged import as_user
 
 from minifo.fusefront.process import privileges
+from tests.mount.mount_sandbox import (
+    USER,
+    MountSandbox,
+    OverlayMount,
+    attempt,
+    await_end,
+    daemon_of,
+    is_alive,
+    is_mounted,
+    run,
+)
+from tests.mount.test_helper_process import helper_of, use_everything_that_waits
+from tests.mount.unprivileged import as_user
 
 
 def facts(pid: int, thread: int = 0) -> dict[str, str]:
@@ -34,9 +44,9 @@ def ours() -> set[int]:
 
 
 @pytest.mark.parametrize("options", [(), ("plain",), ("ro",)])
-def test_both_processes(lab: Lab, options: tuple[str, ...]) -> None:
+def test_both_processes(sandbox: MountSandbox, options: tuple[str, ...]) -> None:
     """Root's keep what they use, and no program could give them more; so do the threads and a new helper."""
-    overlay = lab.overlay()
+    overlay = sandbox.overlay()
     overlay.mount()
     overlay.umount()
     overlay.mount(*options)
@@ -67,11 +77,11 @@ def living_children(pid: int) -> list[int]:
     return [child for child in map(int, text.split()) if is_alive(child)]
 
 
-def test_nothing_is_made_elsewhere(lab: Lab) -> None:
+def test_nothing_is_made_elsewhere(sandbox: MountSandbox) -> None:
     """A directory that is moved out of the storage takes nothing with it, though the daemon has it open."""
-    overlay = lab.overlay("commit=0.1")
+    overlay = sandbox.overlay("commit=0.1")
     overlay.mount()
-    elsewhere = lab.directory()
+    elsewhere = sandbox.directory()
     (overlay.mnt / "file").write_bytes(bytes(100_000))
     run("sync", "-f", overlay.mnt)
     os.rename(overlay.sto / "content", elsewhere / "content")
@@ -81,9 +91,9 @@ def test_nothing_is_made_elsewhere(lab: Lab) -> None:
     assert sorted(elsewhere.rglob("*")) == before
 
 
-def test_a_base_that_is_hard_to_read(lab: Lab) -> None:
+def test_a_base_that_is_hard_to_read(sandbox: MountSandbox) -> None:
     """Files of others that nobody may read, below a directory that nobody may enter, and trusted attributes."""
-    overlay = lab.overlay()
+    overlay = sandbox.overlay()
     closed = overlay.base / "closed"
     closed.mkdir()
     (closed / "file").write_bytes(b"secret" * 100_000)
@@ -104,9 +114,9 @@ def test_a_base_that_is_hard_to_read(lab: Lab) -> None:
 
 
 @pytest.mark.parametrize("killed", [False, True])
-def test_a_user_may_still_unmount(lab: Lab, fuse_for_all: None, killed: bool) -> None:
+def test_a_user_may_still_unmount(sandbox: MountSandbox, fuse_for_all: None, killed: bool) -> None:
     """A user's daemon may run no set-id program itself, but its helper unmounts by fusermount3; a new helper, too."""
-    overlay = lab.overlay()
+    overlay = sandbox.overlay()
     for path in (overlay.sto, overlay.mnt):
         os.chown(path, USER, USER)
     for how in ("signal", "command"):
@@ -126,11 +136,11 @@ def test_a_user_may_still_unmount(lab: Lab, fuse_for_all: None, killed: bool) ->
         assert not is_mounted(overlay.mnt)
 
 
-def test_storage_below_the_mount(lab: Lab) -> None:
+def test_storage_below_the_mount(sandbox: MountSandbox) -> None:
     """A storage inside a base that is mounted over: what the daemon may write to was found before."""
-    home = lab.directory()
+    home = sandbox.directory()
     (home / "sto").mkdir()
-    overlay: Overlay = lab.overlay(base=home, sto=home / "sto", mnt=home)
+    overlay: OverlayMount = sandbox.overlay(base=home, sto=home / "sto", mnt=home)
     overlay.mount("commit=0.1")
     use_everything_that_waits(overlay)
     (overlay.mnt / "large").write_bytes(bytes(300_000))

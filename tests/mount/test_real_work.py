@@ -16,7 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from mount.support import Lab, Overlay, differences, fingerprint, run, tree, watchdog
+
+from tests.mount.mount_sandbox import MountSandbox, OverlayMount, differences, fingerprint, run, tree, watchdog
 
 GIT = {
     "GIT_AUTHOR_NAME": "A",
@@ -41,9 +42,9 @@ clean:
 
 
 @pytest.fixture(params=["hook", "plain"])
-def overlay(lab: Lab, request: pytest.FixtureRequest) -> Iterator[Overlay]:
+def overlay(sandbox: MountSandbox, request: pytest.FixtureRequest) -> Iterator[OverlayMount]:
     """An overlay whose base holds a part of this Python's library and a C project; checked after the test."""
-    made = lab.overlay(*(["plain"] if request.param == "plain" else []))
+    made = sandbox.overlay(*(["plain"] if request.param == "plain" else []))
     library = Path(sysconfig.get_path("stdlib"))
     for name in ("json", "email", "asyncio", "unittest", "xml", "encodings", "multiprocessing"):
         shutil.copytree(library / name, made.base / "library" / name)
@@ -57,7 +58,7 @@ def overlay(lab: Lab, request: pytest.FixtureRequest) -> Iterator[Overlay]:
     (project / "Makefile").write_text(MAKEFILE)
     before = fingerprint(made.base)
     made.mount()
-    with watchdog(lab, 100):
+    with watchdog(sandbox, 100):
         yield made
         seen = tree(made.mnt)
         numbers = {path: os.lstat(os.path.join(os.fsencode(made.mnt), path)).st_ino for path in seen}
@@ -74,7 +75,7 @@ def git(where: Path, *words: str) -> str:
     return run("git", "-c", "init.defaultBranch=main", "-C", where, *words, env=GIT).stdout
 
 
-def test_git(overlay: Overlay) -> None:
+def test_git(overlay: OverlayMount) -> None:
     """A repository is made of base files, committed to, cloned, branched, checked out and packed, and is sound."""
     library = overlay.mnt / "library"
     git(library, "init", "-q")
@@ -99,7 +100,7 @@ def test_git(overlay: Overlay) -> None:
     assert run("diff", "-r", "--exclude=.git", library, overlay.mnt / "clone").stdout == ""
 
 
-def test_building_a_program(overlay: Overlay) -> None:
+def test_building_a_program(overlay: OverlayMount) -> None:
     """make builds, notices that a source changed and nothing else, and cleans."""
     project = overlay.mnt / "project"
     run("make", "-C", project)
@@ -115,7 +116,7 @@ def test_building_a_program(overlay: Overlay) -> None:
 
 
 @pytest.mark.parametrize("overlay", ["hook"], indirect=True)
-def test_virtual_environment(overlay: Overlay) -> None:
+def test_virtual_environment(overlay: OverlayMount) -> None:
     """A virtual environment is made, a package installed in it from a wheel, used and removed."""
     wheel = overlay.mnt / "sample-1.0-py3-none-any.whl"
     with zipfile.ZipFile(wheel, "w") as archive:
@@ -134,7 +135,7 @@ def test_virtual_environment(overlay: Overlay) -> None:
     assert run(python, "-c", "import sample, json; print(sample.answer())").stdout == "42\n"
 
 
-def test_database(overlay: Overlay) -> None:
+def test_database(overlay: OverlayMount) -> None:
     """An SQLite database in WAL mode takes the writes of three processes and is sound, also after a new mount."""
     path = overlay.mnt / "data.db"
     connection = sqlite3.connect(path)
@@ -165,7 +166,7 @@ def test_database(overlay: Overlay) -> None:
     connection.close()
 
 
-def test_large_directories(overlay: Overlay) -> None:
+def test_large_directories(overlay: OverlayMount) -> None:
     """rm -rf and mv of large base directories leave a few rows that say just that, and the rest as it was."""
     mnt = overlay.mnt
     run("rm", "-rf", mnt / "library/asyncio")

@@ -8,11 +8,20 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from mount.refusing import NEWER, refuse
-from mount.support import Lab, attempt, daemon_of, differences, fingerprint, in_child, minifo_program, tree
 
 from minifo.engine.store.base_view import BaseView
 from minifo.engine.store.syscalls import RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS, RESOLVE_NO_XDEV, has_openat2, openat2
+from tests.mount.mount_sandbox import (
+    MountSandbox,
+    attempt,
+    daemon_of,
+    differences,
+    fingerprint,
+    in_child,
+    minifo_program,
+    tree,
+)
+from tests.mount.refused_calls import NEWER, refuse
 
 CODES = [errno.ENOSYS, errno.EPERM]
 CALLS = {
@@ -34,16 +43,16 @@ def _populate(base: Path) -> None:
 
 @pytest.mark.parametrize("code", CODES, ids=errno.errorcode.get)
 @pytest.mark.parametrize("calls", CALLS)
-def test_mounting(lab: Lab, calls: str, code: int) -> None:
+def test_mounting(sandbox: MountSandbox, calls: str, code: int) -> None:
     """A mount works without them, over itself too, with a mount inside the base, which shows as an empty directory."""
-    overlay = lab.overlay()
+    overlay = sandbox.overlay()
     overlay.mnt = overlay.base
     _populate(overlay.base)
     (overlay.base / "inner").mkdir()
     (overlay.base / "inner/below").write_text("below a mount")
-    twin = lab.directory()
+    twin = sandbox.directory()
     subprocess.run(["cp", "-a", f"{overlay.base}/.", twin], check=True)
-    lab.mount("-t", "tmpfs", "none", overlay.base / "inner")
+    sandbox.mount("-t", "tmpfs", "none", overlay.base / "inner")
     words = [minifo_program(), "mount", "--base", overlay.base, "--sto", overlay.sto, overlay.mnt]
     done = subprocess.run(
         words, preexec_fn=refuse(code, CALLS[calls]), capture_output=True, text=True, timeout=60, check=False
@@ -101,13 +110,13 @@ def _walks(base: str) -> list[object]:
 
 
 @pytest.mark.parametrize("code", CODES, ids=errno.errorcode.get)
-def test_walking(lab: Lab, code: int) -> None:
+def test_walking(sandbox: MountSandbox, code: int) -> None:
     """Each path leads to the same object or the same error, and no descriptor is left open."""
-    base = lab.directory() / "base"
+    base = sandbox.directory() / "base"
     base.mkdir()
     _populate(base)
     (base / "inner").mkdir()
-    lab.mount("-t", "tmpfs", "none", base / "inner")
+    sandbox.mount("-t", "tmpfs", "none", base / "inner")
     (base / "inner/in").mkdir()
     expected = in_child(lambda: _walks(str(base)))
     found = in_child(lambda: _walks(str(base)), before=refuse(code, ("openat2",)))
@@ -115,9 +124,9 @@ def test_walking(lab: Lab, code: int) -> None:
     assert found[1:] == expected[1:]
 
 
-def test_base_view(lab: Lab) -> None:
+def test_base_view(sandbox: MountSandbox) -> None:
     """The base is the same to look at, access times included, and stays as it was."""
-    base = lab.file_system("ext4", 20, "strictatime") / "base"
+    base = sandbox.file_system("ext4", 20, "strictatime") / "base"
     base.mkdir()
     _populate(base)
 

@@ -7,17 +7,26 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from mount.support import Lab, Overlay, attempt, daemon_of, minifo, minifo_program, mount_lines, run
 
 from minifo.fusefront.mount.mount_table import find_mount
+from tests.mount.mount_sandbox import (
+    MountSandbox,
+    OverlayMount,
+    attempt,
+    daemon_of,
+    minifo,
+    minifo_program,
+    mount_lines,
+    run,
+)
 
 
-def by_mount(overlay: Overlay, words: str) -> None:
+def by_mount(overlay: OverlayMount, words: str) -> None:
     """``mount -o remount,...``."""
     run("mount", "-o", f"remount,{words}", overlay.mnt)
 
 
-def by_kernel(overlay: Overlay, words: str) -> None:
+def by_kernel(overlay: OverlayMount, words: str) -> None:
     """What a shutdown does: no helper is asked, and it is mount(2) that is called.
 
     mount(8) of util-linux 2.40 and newer calls fsconfig(2) by itself, which FUSE refuses.
@@ -26,12 +35,12 @@ def by_kernel(overlay: Overlay, words: str) -> None:
     run("mount", "-i", "-o", f"remount,{words}", overlay.mnt, env=environment)
 
 
-def by_minifo(overlay: Overlay, words: str) -> None:
+def by_minifo(overlay: OverlayMount, words: str) -> None:
     """``minifo mount -o remount,...``."""
     minifo("mount", "-o", f"remount,{words}", overlay.mnt)
 
 
-def shown(overlay: Overlay) -> set[str]:
+def shown(overlay: OverlayMount) -> set[str]:
     """The options that the kernel shows."""
     entry = find_mount(str(overlay.mnt))
     assert entry is not None
@@ -39,9 +48,9 @@ def shown(overlay: Overlay) -> set[str]:
 
 
 @pytest.mark.parametrize("way", [by_mount, by_kernel, by_minifo])
-def test_read_only_and_back(lab: Lab, helpers: None, way: Callable[[Overlay, str], None]) -> None:
+def test_read_only_and_back(sandbox: MountSandbox, helpers: None, way: Callable[[OverlayMount, str], None]) -> None:
     """``ro`` refuses every change with EROFS and loses none; ``rw`` takes them again; other words stay as they were."""
-    overlay = lab.overlay("commit=3600", "nosuid", "noexec")
+    overlay = sandbox.overlay("commit=3600", "nosuid", "noexec")
     overlay.mount()
     before = shown(overlay)
     (overlay.mnt / "file").write_bytes(b"kept")
@@ -61,9 +70,9 @@ def test_read_only_and_back(lab: Lab, helpers: None, way: Callable[[Overlay, str
 
 
 @pytest.mark.parametrize("way", [by_mount, by_minifo])
-def test_read_only_is_durable(lab: Lab, helpers: None, way: Callable[[Overlay, str], None]) -> None:
+def test_read_only_is_durable(sandbox: MountSandbox, helpers: None, way: Callable[[OverlayMount, str], None]) -> None:
     """When the command returns everything is in the database, however long the mount might have waited."""
-    overlay = lab.overlay("commit=3600")
+    overlay = sandbox.overlay("commit=3600")
     overlay.mount()
     for number in range(20):
         (overlay.mnt / f"file{number}").write_bytes(b"x" * number)
@@ -71,9 +80,9 @@ def test_read_only_is_durable(lab: Lab, helpers: None, way: Callable[[Overlay, s
     assert len(overlay.rows("created")) == 20
 
 
-def test_what_cannot_be_changed_is_refused(lab: Lab, helpers: None) -> None:
+def test_what_cannot_be_changed_is_refused(sandbox: MountSandbox, helpers: None) -> None:
     """A busy mount, a read-only daemon, another base, another way to commit: one line, and nothing is changed."""
-    overlay = lab.overlay("commit=3600")
+    overlay = sandbox.overlay("commit=3600")
     overlay.mount()
     before = shown(overlay)
 
@@ -97,10 +106,10 @@ def test_what_cannot_be_changed_is_refused(lab: Lab, helpers: None) -> None:
     minifo("umount", overlay.mnt)
 
 
-def test_fstab_twice(lab: Lab, helpers: None) -> None:
+def test_fstab_twice(sandbox: MountSandbox, helpers: None) -> None:
     """``mount -a`` mounts what is not there yet, whatever the first field says; a remount takes the line as well."""
-    overlay = lab.overlay()
-    table = lab.directory() / "fstab"
+    overlay = sandbox.overlay()
+    table = sandbox.directory() / "fstab"
     for first in ("none", f"base={overlay.base},sto={overlay.sto}"):
         table.write_text(f"{first} {overlay.mnt} mini_fo base={overlay.base},sto={overlay.sto},commit=5,nodev 0 0\n")
         for _ in range(3):
@@ -115,12 +124,12 @@ def test_fstab_twice(lab: Lab, helpers: None) -> None:
         overlay.umount()
 
 
-def test_mounted_over_its_base_twice(lab: Lab, helpers: None) -> None:
+def test_mounted_over_its_base_twice(sandbox: MountSandbox, helpers: None) -> None:
     """The same for a mount over the base itself, where neither base nor storage can be seen any more."""
-    home = lab.directory()
+    home = sandbox.directory()
     (home / "sto").mkdir()
-    overlay = lab.overlay(base=home, sto=home / "sto", mnt=home)
-    table = lab.directory() / "fstab"
+    overlay = sandbox.overlay(base=home, sto=home / "sto", mnt=home)
+    table = sandbox.directory() / "fstab"
     table.write_text(f"none {home} mini_fo base={home},sto={home}/sto 0 0\n")
     run("mount", "-T", table, "-a")
     try:
@@ -137,9 +146,9 @@ def test_mounted_over_its_base_twice(lab: Lab, helpers: None) -> None:
     assert overlay.violations() == []
 
 
-def test_umount_or_read_only(lab: Lab, helpers: None) -> None:
+def test_umount_or_read_only(sandbox: MountSandbox, helpers: None) -> None:
     """``umount -r`` of a busy mount lets it take no more changes; with a file open for writing it stays as it was."""
-    overlay = lab.overlay("commit=3600")
+    overlay = sandbox.overlay("commit=3600")
     overlay.mount()
     (overlay.mnt / "file").write_bytes(b"kept")
     with open(overlay.mnt / "file", "ab") as file:

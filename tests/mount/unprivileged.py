@@ -9,11 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from mount.support import USER, in_child
-
 from minifo import fusefront
 from minifo.engine.store import database_file
 from minifo.fusefront.extension import loader
+from tests.mount.mount_sandbox import USER, in_child
 
 # fmt: off
 PRELOADED = [
@@ -28,7 +27,7 @@ def _preload() -> None:
     for name in PRELOADED:
         importlib.import_module(name)
     loader.load()  # before what imports pyfuse3
-    for module in pkgutil.iter_modules(fusefront.__path__, "minifo.fusefront."):
+    for module in pkgutil.walk_packages(fusefront.__path__, "minifo.fusefront."):
         importlib.import_module(module.name)
     database_file.schema()
 

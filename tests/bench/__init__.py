@@ -1,0 +1,1 @@
+"""The benchmark, and tests of its tables."""

@@ -1,0 +1,202 @@
+"""A directory in which one disk after another is laid out, mounted by the engine, and looked at.
+
+What is checked here needs no knowledge of the disk's past: that it opens, that no invariant is broken, that nothing is
+left over, that a second mount shows the same, and that life goes on.  Laying out thousands of disks a minute means to
+write only what differs from the disk before.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+from minifo.engine import ROOT, Ino, Overlay
+from minifo.engine.store.content_objects import object_name
+from minifo.engine.store.storage import Storage
+from tests.crash.disk_model import State
+from tests.crash.recorded_overlay import CALLER, Tree, tree_of
+from tests.crash.workloads import fill
+
+_KNOWN = {
+    "minifo.db",
+    "minifo.db-wal",
+    "minifo.db-shm",
+    "content",
+    "lock",
+    "reserve",
+    "minifo.names",
+    "minifo.names.new",
+}
+
+
+class Wrong(Exception):
+    """A disk that breaks a promise; the text says which and how."""
+
+
+class _Tracking(Storage):
+    """Notes which names are changed, so that only those must be written anew for the next disk."""
+
+    touched: set[str]
+
+    def create(self, name: str) -> int:
+        self.touched.add(name)
+        return super().create(name)
+
+    def open(self, name: str, *, write: bool) -> int:
+        fd = super().open(name, write=write)
+        self._names[fd] = name
+        return fd
+
+    def write(self, fd: int, data: bytes | memoryview, offset: int) -> None:
+        self.touched.add(self._names.get(fd, ""))
+        super().write(fd, data, offset)
+
+    def truncate(self, fd: int, size: int) -> None:
+        self.touched.add(self._names.get(fd, ""))
+        super().truncate(fd, size)
+
+    def unlink(self, name: str) -> None:
+        self.touched.add(name)
+        super().unlink(name)
+
+    def rename(self, name: str, new_name: str) -> None:
+        self.touched |= {name, new_name}
+        super().rename(name, new_name)
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self._names: dict[int, str] = {}
+
+
+class DiskChecker:
+    """A directory in which one disk after another is laid out and mounted.
+
+    Args:
+        path: an empty directory.
+        base: the base.
+        also: what may lie in it besides an overlay's own files.
+    """
+
+    def __init__(self, path: str, base: str, also: tuple[str, ...] = ()) -> None:
+        self._path = path
+        self._base = base
+        self._known = _KNOWN | set(also)
+        self._there: State = {}
+        self._touched: set[str] = set()
+
+    def lay_out(self, state: State) -> None:
+        """Make the directory hold exactly *state*; what it holds already is left alone."""
+        there = self._there
+        for name in self._touched:
+            there.pop(name, None)
+        # SQLite's files are not tracked; anything that is not known to be right goes
+        todo = [""]
+        while todo:
+            directory = todo.pop()
+            for entry in list(os.scandir(os.path.join(self._path, directory))):
+                name = os.path.join(directory, entry.name)
+                if entry.is_dir(follow_symlinks=False):
+                    if name in state:
+                        todo.append(name)
+                    else:
+                        shutil.rmtree(entry.path)
+                elif name != "lock" and (name not in state or name not in there or name.startswith("minifo.db")):
+                    os.unlink(entry.path)
+        for name, content in state.items():
+            path = os.path.join(self._path, name)
+            if content is None:
+                if not os.path.isdir(path):
+                    os.mkdir(path)
+            elif name.startswith("minifo.db") or name not in there or there[name] != content:
+                fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+                os.write(fd, content)
+                os.close(fd)
+        self._there = dict(state)
+        self._touched = set()
+
+    def _storage(self, path: str) -> Storage:
+        storage = _Tracking(path)
+        storage.touched = self._touched
+        return storage
+
+    def mount(self) -> Overlay:
+        """Open the overlay that is laid out.
+
+        Raises:
+            Wrong: it does not open.
+        """
+        try:
+            return Overlay.open(
+                self._base, self._path, storage_io=self._storage, clone=False
+            )  # clones are slow to close
+        except Exception as error:
+            raise Wrong(f"does not open: {type(error).__name__}: {error}") from error
+
+    def look(self) -> Tree:
+        """Mount what is laid out and check all that can be said without knowing its past.
+
+        Raises:
+            Wrong: a promise is broken.
+        """
+        overlay = self.mount()
+        try:
+            tree = _sound(overlay)
+            objects = {n for (n,) in overlay.db.rows("SELECT object FROM inode WHERE object > 0")}
+            objects |= {n for (n,) in overlay.db.rows("SELECT object FROM extent WHERE object > 0")}
+        finally:
+            overlay.close()
+        self._nothing_left({object_name(number) for number in objects})
+        return tree
+
+    def _nothing_left(self, expected: set[str]) -> None:
+        if unknown := set(os.listdir(self._path)) - self._known:
+            raise Wrong(f"left over in storage: {sorted(unknown)}")
+        found = set()
+        content = os.path.join(self._path, "content")
+        if os.path.isdir(content):
+            for entry in os.scandir(content):
+                if entry.is_dir(follow_symlinks=False):
+                    found |= {f"content/{entry.name}/{name}" for name in os.listdir(entry.path)}
+                else:
+                    found.add(f"content/{entry.name}")
+        if found != expected:
+            raise Wrong(f"objects without a name: {sorted(found - expected)}, missing: {sorted(expected - found)}")
+
+    def look_again(self, tree: Tree) -> None:
+        """Mount a second time: the same tree; and life goes on.
+
+        Raises:
+            Wrong: a promise is broken.
+        """
+        overlay = self.mount()
+        try:
+            if _sound(overlay) != tree:
+                raise Wrong("the second mount shows another tree than the first")
+            for table in ("orphan", "garbage"):
+                if overlay.db.value(f"SELECT count(*) FROM {table}"):
+                    raise Wrong(f"the second mount finds rows of {table}")
+            if (answer := overlay.db.value("PRAGMA integrity_check")) != "ok":
+                raise Wrong(f"the database is damaged: {answer}")
+            try:
+                ino = Ino(overlay.mknod(ROOT, b"after the crash", 0o644, 0, CALLER).ino)
+                overlay.write(ino, 0, fill(999, 3000))
+                overlay.commit()
+            except OSError as error:
+                raise Wrong(f"no new file can be made: {error}") from error
+            after = _sound(overlay)
+            if after.pop(b"/after the crash").content != fill(999, 3000) or after != tree:
+                raise Wrong("a new file changed others")
+        finally:
+            overlay.close()
+
+
+def _sound(overlay: Overlay) -> Tree:
+    try:
+        tree = tree_of(overlay)
+    except Exception as error:
+        raise Wrong(f"cannot be read: {type(error).__name__}: {error}") from error
+    if violations := overlay.check():
+        raise Wrong(f"invariants broken: {violations}")
+    if overlay.db.value("SELECT 1 FROM orphan") is not None:
+        raise Wrong("orphans are left")
+    return tree

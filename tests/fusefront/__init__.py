@@ -1,0 +1,1 @@
+"""Tests of modules of fusefront/ by themselves; those of whole mounts stand in tests/mount/."""

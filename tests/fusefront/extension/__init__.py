@@ -1,0 +1,1 @@
+"""Tests of the C extension, below file systems made for them."""

@@ -1,0 +1,1 @@
+"""Storages that an attacker has filled, before the commands of root."""

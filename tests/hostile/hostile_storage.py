@@ -1,0 +1,188 @@
+"""A storage that somebody else has filled, and what must not happen whatever is in it.
+
+Beside base and storage lies ``outside``: files nobody has asked for.  A test spoils the storage as an attacker would,
+sends root through every door with the real commands, and ``assert_unharmed`` says whether anything outside was changed,
+or its bytes got somewhere.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import apsw
+
+from minifo.engine import ROOT, Ino, Overlay, Process, RenameFlags
+from minifo.engine.store.content_objects import object_name
+from tests.shared.file_trees import change_rows
+
+SECRET = b"nobody is to see this: 5ecae2b1\n"
+STEP = 60.0  # seconds one command may take on a busy machine
+LARGE = 300_000  # bytes: a file of this size is an object
+_PROGRAMS = Path(sys.executable).parent
+_ROOT = Process(0, 0, 0)
+
+
+class HostileStorage:
+    """A base, a storage, and what is outside.
+
+    Attributes:
+        base, storage: the overlay's directories.
+        outside: files that nothing may touch.
+        out: where a rescue or an export goes; not there yet.
+    """
+
+    def __init__(self, top: Path) -> None:
+        self.top = top
+        self.base, self.storage, self.outside = top / "base", top / "sto", top / "outside"
+        self.out, self.mountpoint = top / "out", top / "mnt"
+        for directory in (self.base, self.storage, self.outside, self.mountpoint):
+            directory.mkdir(mode=0o755)
+        (self.base / "kept").write_bytes(b"kept\n")
+        (self.base / "changed").write_bytes(b"b" * LARGE)
+        (self.base / "dir").mkdir()
+        (self.base / "dir" / "moved").write_bytes(b"moved\n")
+        self.inos = _fill(self.base, self.storage)
+        (self.outside / "secret").write_bytes(SECRET)
+        (self.outside / "empty").mkdir()
+        (self.outside / "copy" / "0").mkdir(parents=True)
+        for number in range(8):
+            (self.outside / "copy" / "0" / f"{number:x}").write_bytes(SECRET)
+        self._before = self._look()
+
+    # -- what an attacker does
+
+    def sql(self, *statements: str) -> None:
+        """Change rows of the database; ``{path}`` stands for the inode number of a path."""
+        change_rows(str(self.storage / "minifo.db"), self.inos, statements)
+
+    @property
+    def object(self) -> Path:
+        """The file of the content object of ``/large``."""
+        con = apsw.Connection(str(self.storage / "minifo.db"))
+        try:
+            number = con.execute("SELECT object FROM inode WHERE ino = ?", (self.inos["/large"],)).fetchone()[0]
+        finally:
+            con.close()
+        return self.storage / object_name(number)
+
+    # -- what root does
+
+    def run(self, *words: str | Path) -> subprocess.CompletedProcess[bytes]:
+        """Run a command of ours; it ends in time, and without a traceback."""
+        program, *arguments = map(str, words)
+        done = subprocess.run(
+            [_PROGRAMS / program, *arguments], capture_output=True, stdin=subprocess.DEVNULL, timeout=STEP, check=False
+        )
+        assert b"Traceback" not in done.stderr + done.stdout, done.stderr.decode(errors="replace")
+        return done
+
+    def mount(self, *options: str) -> int:
+        """Mount, read all there is, and unmount; the exit code of the mount."""
+        words = ",".join((f"base={self.base}", f"sto={self.storage}", *options))
+        code = self.run("minifo", "mount", "-o", words, self.mountpoint).returncode
+        if code == 0:
+            self.seen = {}
+            for directory, _, names in os.walk(self.mountpoint):
+                for name in names:
+                    path = Path(directory, name)
+                    if path.is_file() and not path.is_symlink():
+                        self.seen[str(path.relative_to(self.mountpoint))] = _read(path)
+            self.clear()
+        return code
+
+    def clear(self) -> None:
+        """Unmount what is mounted."""
+        if os.path.ismount(self.mountpoint):
+            self.run("minifo", "umount", self.mountpoint)
+
+    def go_through(self, door: str) -> int:
+        """Send root through a door, by its name in ``DOORS``; the exit code."""
+        if door == "mount":
+            return self.mount()
+        if door == "mount-ro":
+            return self.mount("ro")
+        words = [word.format(hostile=self) for word in DOORS[door].split()]
+        return self.run(*words).returncode
+
+    # -- what came of it
+
+    def _look(self) -> dict[str, object]:
+        found: dict[str, object] = {}
+        for path in [self.outside, *sorted(self.outside.rglob("*"))]:
+            st = path.lstat()
+            seen = (st.st_mode, st.st_uid, st.st_gid, st.st_size, st.st_mtime_ns, st.st_ctime_ns)
+            found[str(path)] = (seen, path.read_bytes() if path.is_file() else b"")
+        return found
+
+    def know_outside(self) -> None:
+        """Take what is outside now for what must stay."""
+        self._before = self._look()
+
+    def assert_unharmed(self) -> None:
+        """Nothing outside was changed, and nothing shows what is in there."""
+        after = self._look()
+        assert after == self._before, {key for key in after | self._before if after.get(key) != self._before.get(key)}
+        assert {path.name for path in self.top.iterdir()} <= {
+            "base",
+            "sto",
+            "outside",
+            "out",
+            "out.minifo-export",
+            "mnt",
+        }
+        assert not any(SECRET in data for data in getattr(self, "seen", {}).values())
+        for top in (self.base, self.storage, self.out):
+            for path in top.rglob("*"):
+                if path.is_file() and not path.is_symlink() and path.lstat().st_nlink == 1:
+                    resolved = path.resolve()
+                    if self.outside not in resolved.parents:
+                        assert SECRET not in path.read_bytes(), path
+
+
+#: Every way of root into a storage, but for those that mount.
+DOORS = {
+    "mount": "",
+    "mount-ro": "",
+    "check": "minifo-fsck -n -f --verify-data {hostile.storage}",
+    "repair": "minifo-fsck -y {hostile.storage}",
+    "rescue": "minifo-fsck --rescue {hostile.out} --base {hostile.base} {hostile.storage}",
+    "plan": "minifo merge {hostile.storage} --base {hostile.base}",
+    "merge": "minifo merge {hostile.storage} --base {hostile.base} --apply",
+    "export": "minifo meta export --lossy {hostile.storage} --base {hostile.base} {hostile.out}",
+    "restore": "minifo meta restore --discard {hostile.storage}",
+    "upgrade": "minifo upgrade {hostile.storage}",
+}
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
+
+
+def _fill(base: Path, storage: Path) -> dict[str, int]:
+    overlay = Overlay.open(str(base), str(storage))
+    try:
+        inos = {}
+        for name in ("small", "large", "second"):
+            inos[f"/{name}"] = overlay.mknod(ROOT, name.encode(), 0o100644, 0, _ROOT).ino
+        overlay.write(inos["/small"], 0, b"small\n")
+        overlay.write(inos["/large"], 0, b"l" * LARGE)
+        overlay.write(inos["/second"], 0, b"s" * LARGE)
+        inos["/sub"] = overlay.mkdir(ROOT, b"sub", 0o755, _ROOT).ino
+        inos["/sub/file"] = overlay.mknod(Ino(inos["/sub"]), b"file", 0o100644, 0, _ROOT).ino
+        inos["/link"] = overlay.symlink(ROOT, b"link", b"small", _ROOT).ino
+        changed = overlay.lookup(ROOT, b"changed")
+        directory = overlay.lookup(ROOT, b"dir")
+        assert changed is not None
+        assert directory is not None
+        inos["/changed"], inos["/dir"] = changed.ino, directory.ino
+        overlay.write(Ino(changed.ino), 0, b"c")
+        overlay.rename(Ino(directory.ino), b"moved", ROOT, b"renamed", RenameFlags(0))
+    finally:
+        overlay.close()
+    return inos

@@ -1,0 +1,52 @@
+"""Storages edited as an attacker would: root goes through every door, and nothing outside is touched.
+
+``MINIFO_HOSTILE`` is the number of storages (default: 150 in CI, elsewhere by the hypothesis profile).  By hand, for
+many: ``MINIFO_HOSTILE=20000 pytest tests/hostile/test_random_edits.py``.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.hostile.root_commands import AttackedStorages
+from tests.hostile.storage_edits import EDITS, Edit
+
+STORAGES = int(os.environ.get("MINIFO_HOSTILE", "0")) or settings.default.max_examples * 3 // 2  # type: ignore[union-attr]
+
+
+@pytest.fixture(scope="module")
+def attacked(fuse_required: None) -> Iterator[AttackedStorages]:
+    """A base, sound storages, and what is outside."""
+    found = AttackedStorages()
+    yield found
+    found.close()
+
+
+_COUNT = {"storages": 0, "seconds": 0.0}
+
+
+@settings(max_examples=STORAGES, suppress_health_check=list(HealthCheck))
+@given(edits=EDITS, model=st.sampled_from(("closed", "closed", "killed")))
+def test_no_door_leads_out(attacked: AttackedStorages, edits: tuple[Edit, ...], model: str) -> None:
+    """Whatever was edited: nothing outside changed or read, no traceback, an end in time, memory within bounds."""
+    start = time.monotonic()
+    attacked.run(edits, model)
+    _COUNT["storages"] += 1
+    _COUNT["seconds"] += time.monotonic() - start
+
+
+def test_a_sound_storage_passes_every_door(attacked: AttackedStorages) -> None:
+    """So that the rest says something."""
+    for model in ("closed", "killed"):
+        attacked.run((), model)
+
+
+def test_counts_are_told(figures: list[str]) -> None:
+    """Says how many storages there were."""
+    figures.append(f"hostile storages: {_COUNT['storages']} in {_COUNT['seconds']:.0f} s")

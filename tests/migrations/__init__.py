@@ -1,0 +1,1 @@
+"""Tests of modules of migrations/, in the folders of the migrations."""

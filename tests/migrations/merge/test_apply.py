@@ -1,0 +1,202 @@
+"""Merging an overlay into its base: what showed before is what the base holds after, whatever happens in between."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import shutil
+import stat
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from minifo.engine import ROOT, FsError, Overlay, Process, RenameFlags, SetAttr, StateError, StorageBusy
+from minifo.engine.model import Ino
+from minifo.engine.store.redo_log import memory_directory
+from minifo.migrations.merge.apply import merge
+from minifo.migrations.meta.importer import import_storage
+from minifo.tools.cli import main
+from tests.migrations import legacy_trees, overlay_contents
+from tests.migrations.kill_points import every_crash
+from tests.shared.file_trees import fingerprint
+from tests.shared.overlay_sandbox import OverlaySandbox
+
+
+def walk(overlay: Overlay) -> list[tuple[Ino, bytes, Ino, int]]:
+    """Every name: its directory, itself, its inode and mode."""
+    found = []
+    pending = [ROOT]
+    while pending:
+        directory = pending.pop()
+        for entry in overlay.readdir(directory):
+            if entry.name not in (b".", b".."):
+                found.append((directory, entry.name, Ino(entry.attr.ino), entry.attr.mode))
+                if stat.S_ISDIR(entry.attr.mode):
+                    pending.append(Ino(entry.attr.ino))
+    return found
+
+
+def scramble(overlay: Overlay, rng: random.Random, count: int) -> None:
+    """Do things by chance; what is not possible is left out."""
+    for number in range(count):
+        names = walk(overlay)
+        parent, name, ino, mode = rng.choice(names)
+        directories = [ROOT, *(i for _, _, i, m in names if stat.S_ISDIR(m))]
+        other = rng.choice(names)
+        place = rng.choice(directories)
+        fresh = b"fresh\n%d" % number
+        todo: list[Callable[[], object]] = [
+            lambda p=parent, n=name, q=place, f=fresh: overlay.rename(p, n, q, f, RenameFlags.NONE),  # type: ignore[misc]
+            lambda p=parent, n=name, o=other: overlay.rename(p, n, o[0], o[1], RenameFlags.EXCHANGE),  # type: ignore[misc]
+            lambda p=parent, n=name, o=other: overlay.rename(p, n, o[0], o[1], RenameFlags.NONE),  # type: ignore[misc]
+            lambda i=ino, q=place, f=fresh: overlay.link(i, q, f),  # type: ignore[misc]
+            lambda p=parent, n=name: overlay.unlink(p, n),  # type: ignore[misc]
+            lambda p=parent, n=name: overlay.rmdir(p, n),  # type: ignore[misc]
+            lambda q=place, f=fresh: overlay.mkdir(q, f, 0o750, Process(7, 8)),  # type: ignore[misc]
+            lambda q=place, f=fresh: overlay.symlink(q, f, b"to", Process()),  # type: ignore[misc]
+            lambda i=ino, m=mode: overlay.write(i, 1, b"written") if stat.S_ISREG(m) else None,  # type: ignore[misc]
+            lambda i=ino, m=mode: overlay.setattr(i, SetAttr(size=3000)) if stat.S_ISREG(m) else None,  # type: ignore[misc]
+            lambda i=ino, m=mode: overlay.setattr(i, SetAttr(mode=None if stat.S_ISLNK(m) else 0o711, uid=5)),  # type: ignore[misc]
+            lambda i=ino, m=mode: overlay.setxattr(i, b"trusted.x", b"1") if not stat.S_ISLNK(m) else None,  # type: ignore[misc]
+        ]
+        with contextlib.suppress(FsError):
+            rng.choice(todo)()
+
+
+def prepare(place: Path, seed: int, ops: int, *, dirs: int = 12, files: int = 4) -> dict[bytes, tuple[object, ...]]:
+    """A base and an overlay with every state, and some; returns what it shows."""
+    legacy_trees.build(place, seed, dirs, files)
+    import_storage(str(place / "sto"), str(place / "base"), str(place / "new"))
+    with overlay_contents.opened(place / "base", place / "new") as overlay:
+        scramble(overlay, random.Random(seed), ops)
+        for _, _, ino, _ in walk(overlay):
+            overlay.forget([ino])
+    return overlay_contents.shown(place / "base", place / "new", links=True)
+
+
+def held(place: Path) -> dict[bytes, tuple[object, ...]]:
+    """What the base itself holds."""
+    (place / "empty").mkdir()
+    seen = overlay_contents.shown(place / "base", place / "empty", links=True)
+    shutil.rmtree(place / "empty")
+    return seen
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_base_becomes_what_showed(memory_dir: Path, seed: int) -> None:
+    """Names, content, owners, modes, times, xattrs and links; storage is an empty overlay afterwards."""
+    before = prepare(memory_dir, seed, 60)
+    report = merge(str(memory_dir / "new"), str(memory_dir / "base"), apply=True)
+    assert report.applied
+    assert held(memory_dir) == before
+    assert overlay_contents.shown(memory_dir / "base", memory_dir / "new", links=True) == before
+    with overlay_contents.opened(memory_dir / "base", memory_dir / "new") as overlay:
+        for table in ("created", "deleted", "renamed", "modified", "inode", "garbage"):
+            assert overlay.db.rows(f"SELECT * FROM {table}") == []
+    assert merge(str(memory_dir / "new"), str(memory_dir / "base")).changes == []
+    before_again = fingerprint(memory_dir / "base")
+    assert merge(str(memory_dir / "new"), str(memory_dir / "base"), apply=True).changes == []
+    assert fingerprint(memory_dir / "base") == before_again
+
+
+def test_plan_changes_nothing(memory_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without --apply there is only a list."""
+    (memory_dir / "base" / "d").mkdir(parents=True)
+    for name in ("gone", "changed", "mode", "d/x"):
+        (memory_dir / "base" / name).write_text(name)
+    (memory_dir / "sto").mkdir()
+    with overlay_contents.opened(memory_dir / "base", memory_dir / "sto") as overlay:
+        overlay.unlink(ROOT, b"gone")
+        changed = overlay.lookup(ROOT, b"changed")
+        mode = overlay.lookup(ROOT, b"mode")
+        assert changed is not None
+        assert mode is not None
+        overlay.write(Ino(changed.ino), 0, b"!")
+        overlay.setattr(Ino(mode.ino), SetAttr(mode=0o600))
+        overlay.rename(ROOT, b"d", ROOT, b"moved", RenameFlags.NONE)
+        overlay.mknod(ROOT, b"\xffnew", 0o644, 0, Process())
+    arguments = ["merge", str(memory_dir / "sto"), "--base", str(memory_dir / "base")]
+    assert main(arguments) == 0
+    out = capsys.readouterr().out
+    assert sorted(out.splitlines()) == [
+        "A /\\xffnew",
+        "D /gone",
+        "M /changed",
+        "R /moved  (from /d)",
+        "m /mode",
+        "would merge: 5 changes",
+    ]
+    assert sorted(os.listdir(memory_dir / "base")) == ["changed", "d", "gone", "mode"]
+    assert main([*arguments, "--apply", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["applied"] is True
+    assert {(c["change"], os.fsencode(c["path"])) for c in found["changes"]} >= {("A", b"/\xffnew"), ("R", b"/moved")}
+    assert sorted(os.listdir(os.fsencode(memory_dir / "base"))) == [b"changed", b"mode", b"moved", b"\xffnew"]
+    assert main(arguments) == 0
+    assert capsys.readouterr().out == "nothing to merge\n"
+
+
+def test_storage_in_use_is_refused(memory_dir: Path) -> None:
+    """While an overlay is mounted its base is not changed."""
+    (memory_dir / "base").mkdir()
+    (memory_dir / "sto").mkdir()
+    with overlay_contents.opened(memory_dir / "base", memory_dir / "sto"), pytest.raises(StorageBusy):
+        merge(str(memory_dir / "sto"), str(memory_dir / "base"), apply=True)
+
+
+def test_crash_at_any_step_is_resumed(memory_dir: Path) -> None:
+    """Before the journal is in force the overlay is whole; afterwards it cannot be mounted, and merging goes on."""
+    expected = prepare(memory_dir, 2, 40, dirs=5, files=3)
+    shutil.copytree(memory_dir / "new", memory_dir / "new.saved")
+    trees_copy(memory_dir / "base", memory_dir / "base.saved")
+    base, storage = str(memory_dir / "base"), str(memory_dir / "new")
+    refused = 0
+
+    def reset() -> None:
+        for name in ("base", "new"):
+            shutil.rmtree(memory_dir / name, ignore_errors=True)
+        shutil.copytree(memory_dir / "new.saved", memory_dir / "new")
+        trees_copy(memory_dir / "base.saved", memory_dir / "base")
+
+    reset()
+    for _ in every_crash(reset, lambda: merge(storage, base, apply=True), step=5):
+        if not os.path.exists(os.path.join(storage, "minifo.db")) and os.path.exists(os.path.join(storage, "merge.db")):
+            refused += 1
+            with pytest.raises(StateError, match="minifo merge --apply"):
+                Overlay.open(base, storage)
+            with pytest.raises(StateError, match="was interrupted"):
+                merge(storage, base)
+        merge(storage, base, apply=True)
+        assert strip(held(memory_dir)) == strip(expected)
+    assert refused > 8
+
+
+def strip(seen: dict[bytes, tuple[object, ...]]) -> dict[bytes, tuple[object, ...]]:
+    """Without what belongs to one copy of a base: the first name of linked files."""
+    return {path: value[:9] for path, value in seen.items()}
+
+
+def trees_copy(source: Path, target: Path) -> None:
+    """``cp -a``."""
+    subprocess.run(["cp", "-a", "--", str(source), str(target)], check=True)
+
+
+def test_what_a_killed_daemon_had_acknowledged(memory_dir: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A plan says that it lacks the last operations; to apply it takes them up first."""
+    sandbox = OverlaySandbox(memory_dir)
+    sandbox.put("f", b"base")
+    sandbox.open(redo_directory=memory_directory())
+    sandbox.create("committed", b"1")
+    sandbox.ov.commit()
+    sandbox.create("acknowledged", b"2")
+    sandbox.kill()
+    plan = merge(str(sandbox.sto), str(sandbox.base), apply=False)
+    assert [change.path for change in plan.changes] == [b"/committed"]
+    assert "does not show the last 2 operations of a killed daemon" in caplog.text
+    merge(str(sandbox.sto), str(sandbox.base), apply=True)
+    assert sorted(os.listdir(sandbox.base)) == ["acknowledged", "committed", "f"]
+    assert (sandbox.base / "acknowledged").read_bytes() == b"2"

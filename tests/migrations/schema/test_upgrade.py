@@ -1,0 +1,115 @@
+"""A storage of format 1, as an earlier minifo wrote it, is mounted by this one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import apsw
+import pytest
+
+from minifo.engine.errors import OlderFormat
+from minifo.engine.store.database_file import SCHEMA_VERSION, schema
+from minifo.tools import cli
+from tests.shared.old_formats import write_as_format_1
+from tests.shared.overlay_sandbox import OverlaySandbox
+
+BIG = b"x" * 200_000
+
+
+@pytest.fixture
+def sandbox(tmp_path: Path) -> Iterator[OverlaySandbox]:
+    """An empty base and an empty storage."""
+    found = OverlaySandbox(tmp_path)
+    yield found
+    found.close()
+
+
+def fill(sandbox: OverlaySandbox) -> None:
+    """Changes of every kind."""
+    for name in ("d/part", "d/whole", "d/moved", "d/mode", "d/gone", "cut"):
+        sandbox.put(name, BIG)
+    sandbox.write("d/part", b"ours", 4096)
+    sandbox.set("d/whole", size=0)
+    sandbox.write("d/whole", b"ours")
+    sandbox.rename("d/moved", "moved")
+    sandbox.set("d/mode", mode=0o600)
+    sandbox.unlink("d/gone")
+    sandbox.set("cut", size=1000)
+    sandbox.create("d/new", b"new")
+
+
+def look(sandbox: OverlaySandbox) -> dict[str, object]:
+    """What shows."""
+    names = [*sandbox.names(), *(f"d/{name}" for name in sandbox.names("d"))]
+    return {name: (sandbox.attr(name)[1:], sandbox.read(name)) for name in names if name != "d"}
+
+
+def test_format_1_is_upgraded(sandbox: OverlaySandbox, capsys: pytest.CaptureFixture[str]) -> None:
+    """Everything shows as before, and changes go on; a copy from before is kept."""
+    fill(sandbox)
+    seen = look(sandbox)
+    sandbox.close()
+    write_as_format_1(sandbox.sto)
+    with pytest.raises(OlderFormat, match="has format 1") as raised:
+        sandbox.open()
+    assert f"minifo upgrade {sandbox.sto}" in raised.value.hint
+    assert cli.main(["upgrade", str(sandbox.sto), "--dry-run"]) == 0
+    assert "would be upgraded from format 1" in capsys.readouterr().out
+    assert cli.main(["upgrade", str(sandbox.sto), "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert (said["before"], said["after"]) == (1, SCHEMA_VERSION)
+    assert Path(said["backup"]).exists()
+    assert cli.main(["upgrade", str(sandbox.sto)]) == 0
+    assert "already" in capsys.readouterr().out
+    assert look(sandbox) == seen
+    assert sandbox.ov.check() == []
+    sandbox.write("d/part", b"more", 100_000)
+    sandbox.set("d/mode", uid=3)
+    sandbox.reopen()
+    assert sandbox.read("d/part")[100_000:100_004] == b"more"
+    assert sandbox.attr("d/mode").uid == 3
+    sandbox.close()
+    assert cli.main(["fsck", "-n", "--base", str(sandbox.base), str(sandbox.sto)]) == 0
+
+
+def test_upgraded_tables_are_those_of_the_schema(sandbox: OverlaySandbox) -> None:
+    """To the letter, so that nobody need know how a storage began."""
+    fill(sandbox)
+    sandbox.close()
+    write_as_format_1(sandbox.sto)
+    assert cli.main(["upgrade", str(sandbox.sto)]) == 0
+    sql = "SELECT name, sql FROM sqlite_schema WHERE type = 'table' ORDER BY 1"
+    upgraded = apsw.Connection(str(sandbox.sto / "minifo.db")).execute(sql).fetchall()
+    con = apsw.Connection(":memory:")
+    con.execute(schema())
+    assert upgraded == con.execute(sql).fetchall()
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "CREATE TRIGGER planted AFTER UPDATE ON inode BEGIN DELETE FROM created; END",
+        "CREATE VIEW planted AS SELECT 1",
+        'CREATE TABLE "x""; DROP TABLE created; --" (y)',
+        "CREATE TABLE planted (y)",
+        "DROP TABLE garbage",
+    ],
+)
+def test_a_foreign_schema_is_not_upgraded(
+    sandbox: OverlaySandbox, capsys: pytest.CaptureFixture[str], sql: str
+) -> None:
+    """A step is SQL: what others have put beside our tables would run with it, or stay."""
+    fill(sandbox)
+    sandbox.close()
+    write_as_format_1(sandbox.sto)
+    database = Path(sandbox.sto) / "minifo.db"
+    con = apsw.Connection(str(database))
+    con.execute(sql)
+    con.close()
+    assert cli.main(["upgrade", str(sandbox.sto)]) == 2
+    assert "is damaged" in capsys.readouterr().err
+    con = apsw.Connection(str(database))
+    assert con.execute("PRAGMA user_version").fetchone() == (1,)
+    con.close()

@@ -1,0 +1,1 @@
+"""Random operations on the engine, compared with a plain directory, and with rules, by hypothesis."""

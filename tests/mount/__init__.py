@@ -1,0 +1,1 @@
+"""Real mounts as users see them."""
