@@ -26,9 +26,10 @@ from ..tree.path_resolver import PathResolver
 from ..tree.row_checks import FACTS
 from .extract import Extraction
 from .problems import NEEDS_REBUILD, Problem
+from .raw_file import Memory, RawFile
 from .repair_loop import RepairLoop
 from .session import FsckSession
-from .sqlite_pages import Record, SqlitePages, read_past_errors
+from .sqlite_pages import Record, SqlitePages
 
 _NEW_DB = DB_NAME + ".new"
 _WITH_ROWID = {"modified": 5, "inode": 18, "origin": 5, "small": 2, "orphan": 1, "garbage": 1}  # columns
@@ -124,12 +125,16 @@ def _read_pages(storage: Storage, collector: _RowCollector) -> tuple[int, set[st
     Returns:
         The number of damaged pages, and the tables that lack rows because of them.
     """
-    data, wal = (read_past_errors(storage, name) for name in (DB_NAME, DB_NAME + "-wal"))
-    pages = SqlitePages(data, wal)
-    if not data and not wal:
-        return 0, set(_ALL_TABLES)
+    with RawFile(storage, DB_NAME) as data, RawFile(storage, DB_NAME + "-wal") as wal:
+        if not data.size and not wal.size:
+            return 0, set(_ALL_TABLES)
+        return _collect(SqlitePages(data, wal), collector)
+
+
+def _collect(pages: SqlitePages, collector: _RowCollector) -> tuple[int, set[str]]:
+    """Collect the rows in the pages of a database; return what ``_read_pages`` returns."""
     roots = dict(pages.roots())
-    first = SqlitePages(template(), b"").roots()
+    first = SqlitePages(Memory(template()), Memory(b"")).roots()
     damaged_tables: set[str] = set()
     damaged = bool(pages.bad) or not set(first) <= set(roots)
     for table in (*_WITHOUT_ROWID, *_WITH_ROWID):

@@ -43,8 +43,9 @@ from ..store.storage import Storage
 from .checks import Checks, Progress
 from .object_inventory import ObjectInventory
 from .problems import NEEDS_REBUILD, Problem
+from .raw_file import RawFile
 from .repair_loop import Choose, RepairLoop
-from .sqlite_pages import SqlitePages, read_past_errors
+from .sqlite_pages import SqlitePages
 
 _WAL = DB_NAME + "-wal"
 _REPORT_LINES = 5  # lines of SQLite's integrity report that are passed on
@@ -205,7 +206,8 @@ class FsckSession:
             NewerFormat: the header of the database says so.
         """
         path = self.storage.database
-        first = SqlitePages(*(read_past_errors(self.storage, name) for name in (DB_NAME, _WAL))).page(1)
+        with RawFile(self.storage, DB_NAME) as data, RawFile(self.storage, _WAL) as wal:
+            first = SqlitePages(data, wal).page(1)
         application, version = (int.from_bytes(first[at : at + 4], "big") for at in (68, 60))
         if application == APPLICATION_ID and version in POSSIBLE_VERSIONS:
             check_version(path, version)
@@ -417,7 +419,8 @@ class FsckSession:
         """
         fd = self.storage.create(name)
         try:
-            self.storage.write(fd, read_past_errors(self.storage, source), 0)
+            with RawFile(self.storage, source) as file:
+                file.copy_to(fd)
             self.storage.sync_fd(fd)
         finally:
             os.close(fd)

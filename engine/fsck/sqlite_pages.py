@@ -7,14 +7,13 @@ the types of the row's values.  Of the write-ahead log all complete commits coun
 
 from __future__ import annotations
 
-import os
 import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from ..store.storage import Storage
+from .raw_file import PAGE as _PAGE
+from .raw_file import Source
 
-_PAGE = 4096  # bytes; minifo's databases always have this page size
 _HEADER = b"SQLite format 3\0"
 _WAL_MAGIC = (0x377F0682, 0x377F0683)
 _TABLE_LEAF, _TABLE_INNER, _INDEX_LEAF, _INDEX_INNER = 13, 5, 10, 2
@@ -34,8 +33,8 @@ class SqlitePages:
     """The pages of a database file and its write-ahead log.
 
     Args:
-        data: the bytes of minifo.db.
-        wal: the bytes of minifo.db-wal.
+        data: the file minifo.db.
+        wal: the file minifo.db-wal.  A page is read when it is asked for.
 
     Attributes:
         count: the number of pages.
@@ -43,17 +42,18 @@ class SqlitePages:
         reached: numbers of the pages that a walk over a tree has visited.
     """
 
-    def __init__(self, data: bytes, wal: bytes) -> None:
+    def __init__(self, data: Source, wal: Source) -> None:
         self._data = data
+        self._wal = wal
         self._log = _log_pages(wal)
-        self.count = max([-(-len(data) // _PAGE), *self._log])
+        self.count = max([-(-data.size // _PAGE), *self._log])
         self.bad: set[int] = set()
         self.reached: set[int] = set()
 
     def page(self, number: int) -> bytes:
         """Return a page by its number (from 1); a short or empty one beyond the end of the file."""
-        found = self._log.get(number)
-        return found if found is not None else self._data[(number - 1) * _PAGE : number * _PAGE]
+        at = self._log.get(number)
+        return self._wal.read(at, _PAGE) if at is not None else self._data.read((number - 1) * _PAGE, _PAGE)
 
     def roots(self) -> dict[str, int]:
         """Return the root page of each table whose row in the schema can be read."""
@@ -123,12 +123,18 @@ class SqlitePages:
     def unreached(self) -> Iterator[tuple[bool, Record]]:
         """Yield each row on a page that no tree has reached, after a bool: whether the page belongs to an index."""
         free = self._free_pages()
-        for number in range(2, self.count + 1):
-            if number not in self.reached and number not in free:
+        for number in self._written_pages():
+            if number > 1 and number not in self.reached and number not in free:
                 page = self.page(number)
                 if len(page) == _PAGE and page[0] in (_TABLE_LEAF, _INDEX_LEAF, _INDEX_INNER):
                     for record in self.records(number):
                         yield page[0] != _TABLE_LEAF, record
+
+    def _written_pages(self) -> Iterator[int]:
+        """Yield the numbers of the pages that are not holes of a sparse file."""
+        yield from sorted(self._log)
+        for start, end in self._data.data():
+            yield from (n for n in range(start // _PAGE + 1, -(-end // _PAGE) + 1) if n not in self._log)
 
     def _free_pages(self) -> set[int]:
         """Return the pages on SQLite's freelist; their rows are deleted ones."""
@@ -180,26 +186,6 @@ class SqlitePages:
         return b"".join(parts)
 
 
-def read_past_errors(storage: Storage, name: str) -> bytes:
-    """Return the bytes of a file in storage: zeros for a page that cannot be read, b"" if it cannot be opened."""
-    parts: list[bytes] = []
-    try:
-        fd = storage.open(name, write=False)
-    except OSError:
-        return b""
-    try:
-        size = os.fstat(fd).st_size
-        for at in range(0, size, _PAGE):
-            want = min(_PAGE, size - at)
-            try:
-                parts.append(os.pread(fd, want, at).ljust(want, b"\0"))
-            except OSError:
-                parts.append(bytes(want))  # a bad block of the medium: only this page is lost
-    finally:
-        os.close(fd)
-    return b"".join(parts)
-
-
 def _varint(data: bytes, at: int) -> tuple[int, int]:
     value = 0
     for count in range(8):
@@ -243,27 +229,28 @@ def _values(payload: bytes) -> tuple[Value, ...]:
     return tuple(values)
 
 
-def _log_pages(wal: bytes) -> dict[int, bytes]:
-    """Return the pages in the write-ahead log by number, up to its last complete commit."""
-    if len(wal) < 32 or int.from_bytes(wal[:4], "big") not in _WAL_MAGIC:
+def _log_pages(wal: Source) -> dict[int, int]:
+    """Return the offset of each page in the write-ahead log by its number, up to the last complete commit."""
+    head = wal.read(0, 32)
+    if len(head) < 32 or int.from_bytes(head[:4], "big") not in _WAL_MAGIC:
         return {}
-    order = ">" if wal[3] & 1 else "<"
-    if int.from_bytes(wal[8:12], "big") != _PAGE:
+    order = ">" if head[3] & 1 else "<"
+    if int.from_bytes(head[8:12], "big") != _PAGE:
         return {}
-    sums = _sums(wal[:24], order, (0, 0))
-    if sums != struct.unpack(">II", wal[24:32]):
+    sums = _sums(head[:24], order, (0, 0))
+    if sums != struct.unpack(">II", head[24:32]):
         return {}
-    committed: dict[int, bytes] = {}
-    running: dict[int, bytes] = {}
-    for at in range(32, len(wal) - _PAGE - 23, _PAGE + 24):
-        number, commit = struct.unpack_from(">II", wal, at)
-        if wal[at + 8 : at + 16] != wal[16:24]:
+    committed: dict[int, int] = {}
+    running: dict[int, int] = {}
+    for at in range(32, wal.size - _PAGE - 23, _PAGE + 24):
+        frame = wal.read(at, _PAGE + 24)
+        number, commit = struct.unpack_from(">II", frame)
+        if frame[8:16] != head[16:24]:
             break
-        page = wal[at + 24 : at + 24 + _PAGE]
-        sums = _sums(page, order, _sums(wal[at : at + 8], order, sums))
-        if sums != struct.unpack_from(">II", wal, at + 16):
+        sums = _sums(frame[24:], order, _sums(frame[:8], order, sums))
+        if sums != struct.unpack_from(">II", frame, 16):
             break
-        running[number] = page
+        running[number] = at + 24
         if commit:
             committed.update(running)
             running.clear()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from minifo.engine.fsck.raw_file import Memory
 from minifo.engine.fsck.sqlite_pages import SqlitePages
 from tests.fsck.sample_storage import SampleStorage
 
@@ -20,7 +21,7 @@ class _Watched(SqlitePages):
     """Pages that say which of them were looked at."""
 
     def __init__(self, data: bytes, wal: bytes) -> None:
-        super().__init__(data, wal)
+        super().__init__(Memory(data), Memory(wal))
         self.asked: set[int] = set()
 
     def page(self, number: int) -> bytes:
