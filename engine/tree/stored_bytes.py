@@ -1,7 +1,7 @@
-"""What storage holds of the bytes of files: content objects, rows of small files, extents; and how that is given up.
+"""The bytes of files in storage: content objects, rows of small files and extents; finds them and deletes them.
 
-Where each byte of a file is, is decided by tree/content.py and tree/ranges.py.  This is what they, and those who delete
-files, have in common.
+tree/content.py and tree/ranges.py decide where each byte of a file goes.  This module has what they share with the code
+that deletes files.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ _DROP_SMALL = statement("DELETE FROM small WHERE ino = ?")
 
 
 class StoredBytes:
-    """The bytes of files in storage.
+    """Finds and deletes the bytes of files in storage.
 
     Args:
         db: the overlay's database.
         objects: the content objects.
 
     Attributes:
-        extents: ranges of files that lie in content objects beside the backing, or are holes.
+        extents: the extents of all files (tree/extents.py).
     """
 
     def __init__(self, db: Database, objects: ObjectStore) -> None:
@@ -37,7 +37,7 @@ class StoredBytes:
         self.extents = Extents(db)
 
     def objects_of(self, row: Row) -> set[int]:
-        """The content objects that hold bytes of a file."""
+        """Return the ids of the content objects that hold bytes of a file."""
         numbers = {row.object} if row.object else set()
         if row.mapped:
             numbers |= self.extents.objects_of(row.ino)
@@ -46,21 +46,28 @@ class StoredBytes:
     # -- small files
 
     def small(self, ino: Ino) -> bytes:
-        """The bytes of a small file; what it has beyond them is zeros."""
+        """Return the bytes of a small file; if the file is longer, the rest are zeros.
+
+        Raises:
+            FsError: EIO if its row is missing or damaged.
+        """
         return bytes_of(ino, self._db.value("SELECT data FROM small WHERE ino = ?", (ino,)))
 
     def put_small(self, ino: Ino, data: bytes) -> None:
-        """Keep the bytes of a small file in a row.  Inside an operation."""
+        """Write the bytes of a small file to its row.  Call it inside an operation."""
         self._db.change(_PUT_SMALL, (ino, data))
 
     def drop_small(self, ino: Ino) -> None:
-        """Delete the row of a small file.  Inside an operation."""
+        """Delete the row with the bytes of a small file.  Call it inside an operation."""
         self._db.change(_DROP_SMALL, (ino,))
 
-    # -- giving up
+    # -- deleting
 
     def release(self, row: Row) -> None:
-        """Give up all bytes of a file that are in storage.  Inside an operation."""
+        """Delete all bytes of a file from storage; its content objects go with the next commit.
+
+        Call it inside an operation.  The caller changes the row itself.
+        """
         for number in self.objects_of(row):
             self._objects.drop(number)
         if row.object == SMALL:
@@ -69,17 +76,22 @@ class StoredBytes:
             self.extents.drop(row.ino)
 
     def discard(self, row: Row) -> None:
-        """Give up an object's content, with its row.  Inside an operation."""
+        """Delete the bytes of an object of any type; only a regular file has some.  Call it inside an operation.
+
+        The caller deletes the row.
+        """
         if stat.S_ISREG(row.mode):
             self.release(row)
 
-    def discard_some(self, row: Row, most: int) -> bool:
-        """Give up so many extents of a file that nobody will read again.  Inside an operation.
+    def discard_some(self, row: Row, count: int) -> bool:
+        """Delete the last *count* extents of an orphan, so that a large one is deleted in several short operations.
+
+        Call it inside an operation.
 
         Returns:
-            False if it had fewer, and nothing was done.
+            False, without any change, if the file has fewer extents.
         """
-        objects = self.extents.drop_last(row.ino, most) if row.mapped else None
+        objects = self.extents.drop_last(row.ino, count) if row.mapped else None
         if objects is None:
             return False
         for number in self.extents.unused(row.ino, objects - {row.object}):

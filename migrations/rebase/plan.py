@@ -141,7 +141,7 @@ class Planner:
             decision = decisions[index]
             entry = decision.entry
             if entry.held is Held.DIRECTORY and decision.action in (Action.CREATE, Action.DROP):
-                is_held = entry.base in holding or self._versions.holds_names(entry)
+                is_held = entry.base in holding or self._versions.has_names_in(entry)
                 if entry.base in waiting:
                     decision = decision._replace(action=Action.WAIT)
                 elif entry.shows and is_held:
