@@ -1,7 +1,7 @@
-"""The row changes of a rebase: each method resolves one entry of the drift report in one way.
+"""The row changes of a rebase: each method settles one entry of the drift report in one way.
 
 Call every method inside an operation; each leaves the tables sound.  Some give objects other inode numbers, which the
-caches in memory do not follow: after a rebase, close the overlay.  Resolve the objects that the base still has first,
+caches in memory do not follow: after a rebase, close the overlay.  Settle the objects that the base still has first,
 then the gone ones, the deepest paths first.
 """
 
@@ -34,7 +34,7 @@ _STEP = 1 << 20  # bytes
 
 
 class Resolutions:
-    """Resolves entries of a drift report.
+    """Settles entries of a drift report: afterwards they count as made over the new base.
 
     Args:
         overlay: open over the new base.
@@ -54,7 +54,7 @@ class Resolutions:
     # -- objects that the base has
 
     def accept(self, entry: Entry) -> None:
-        """Keep what the overlay holds, and record it as made over the version that the base has now."""
+        """Keep what the overlay holds, and note that it was made over the version that the base has now."""
         row = self._row(entry)
         st = self._ov.base.stat(entry.base)
         if row.is_own:
@@ -102,7 +102,7 @@ class Resolutions:
         self._inodes.ancestors.renew(entry.base)
 
     def replace(self, entry: Entry, data: bytes) -> None:
-        """Replace the bytes of a file by *data*, and record them as made over the version that the base has now."""
+        """Replace the bytes of a file by *data*, made over the version that the base has now."""
         self._ov.content.resize(self._row(entry), entry.base, 0)
         self._ov.content.write(self._row(entry), entry.base, 0, data)
         self.accept(entry)
