@@ -29,7 +29,7 @@ from typing import NamedTuple
 
 import apsw
 
-from .errors import SHORT, CommitPostponed, FsError, Shortage, StateError
+from .errors import FULL, SHORT, CommitPostponed, FsError, Shortage, StateError
 from .free_space import FreeSpace
 from .store.content_objects import ROOM, ObjectStore
 from .store.database import DB_NAME, Database, Statement
@@ -262,7 +262,7 @@ class GroupCommit:
             files = (self._log_fd(), self._db.commit_bytes()), (self._db.file, self._db.moved_bytes())
             self._space.make_room_for_commit(files)
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            if error.errno not in FULL:
                 raise
             message = f"storage {self._storage.path} is full; the changes since the last commit are not durable"
             raise CommitPostponed(message, "delete files in the overlay, or elsewhere on that file system") from error

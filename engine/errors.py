@@ -48,6 +48,10 @@ class Shortage(FsError):
 SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
+#: What the system answers where there is no room left, on the medium or for a user.
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
 class StateError(MinifoError):
     """Storage, database or base cannot be used as they are.
 

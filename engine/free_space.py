@@ -14,7 +14,7 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 
-from .errors import CommitPostponed, FsError
+from .errors import FULL, CommitPostponed, FsError
 from .store.content_objects import ObjectStore
 from .store.database import DB_NAME, Database
 from .store.storage import Storage
@@ -156,7 +156,7 @@ class FreeSpace:
         try:
             self._allocate(files)
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            if error.errno not in FULL:
                 raise
             self._release()
             # a journalling file system reuses freed blocks only after it has committed that they are free

@@ -15,8 +15,22 @@ ROOT = Ino(1)
 NAME_MAX = 255  # bytes in one name (limits.h); the kernel's FUSE client would pass up to 1024
 SYMLINK_MAX = 4095  # bytes in a symlink target (path_resolution(7): PATH_MAX less the NUL)
 XATTR_MAX = 65536  # bytes in the value of an extended attribute (limits.h)
+XATTR_NAME_MAX = 255  # bytes in the name of one (limits.h)
+XATTR_LIST_MAX = 65536  # bytes in all names of an object, with a NUL after each (limits.h)
+ACL_ACCESS = b"system.posix_acl_access"
+ACL_DEFAULT = b"system.posix_acl_default"
+XATTR_ACLS = (ACL_ACCESS, ACL_DEFAULT)
+#: The namespaces of extended attributes that every Linux file system may hold (xattr(7)), beside the two ACLs.
+XATTR_SPACES = (b"user.", b"trusted.", b"security.")
+BLOCK_SIZE = 4096  # bytes in a block, the unit in which file systems give out space
+DIRECTORY_SIZE = 4096  # bytes; what most file systems report for a small directory
 OBJECTS_END = 1 << 62  # all ids of content objects are less
 FILE_MAX = 2**63 - 4096  # bytes in a file; the most whole pages that loff_t can address
+
+
+def is_known_xattr(name: bytes) -> bool:
+    """Return whether file systems hold extended attributes of that name: an ACL, or a name within a namespace."""
+    return name in XATTR_ACLS or (name.startswith(XATTR_SPACES) and name not in XATTR_SPACES)
 
 
 class Attr(NamedTuple):

@@ -11,13 +11,12 @@ import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from ..engine import Overlay
-from ..engine.model import Attr, Ino
+from ..engine.model import Attr, Ino, is_known_xattr
 from ..engine.store.base_view import BaseView
 from .effects import Effects
 
 _HOLE = 64 << 10  # bytes; as many zeros in a row become a hole
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EXDEV, errno.ENAMETOOLONG, errno.EINVAL)
-_SPACES = (b"user.", b"trusted.", b"security.", b"system.posix_acl_access", b"system.posix_acl_default")
 
 
 def stat_or_none(view: BaseView, path: bytes) -> os.stat_result | None:
@@ -56,7 +55,7 @@ def bytes_in(overlay: Overlay, ino: Ino, size: int) -> Iterator[tuple[int, bytes
 
 def xattrs_of(view: BaseView, path: bytes) -> dict[bytes, bytes]:
     """All extended attributes of an object that an overlay can hold."""
-    return {name: view.getxattr(path, name) for name in view.listxattr(path) if name.startswith(_SPACES)}
+    return {name: view.getxattr(path, name) for name in view.listxattr(path) if is_known_xattr(name)}
 
 
 def own_xattrs(overlay: Overlay, ino: Ino) -> dict[bytes, bytes]:
@@ -101,7 +100,7 @@ def dress(effects: Effects, path: bytes, attributes: Sequence[int], xattrs: dict
         effects.chmod(path, stat.S_IMODE(mode))
     if xattrs is not None:
         for name in map(os.fsencode, os.listxattr(path, follow_symlinks=False)):
-            if name not in xattrs and name.startswith(_SPACES):
+            if name not in xattrs and is_known_xattr(name):
                 effects.removexattr(path, name)
         for name, value in xattrs.items():
             effects.setxattr(path, name, value)

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import click
 
 from ..engine.errors import UsageError
+from ..engine.model import ACL_ACCESS
 from . import _common
 
 _MODES = {"r": os.R_OK, "w": os.W_OK, "x": os.X_OK}
@@ -149,7 +150,7 @@ def _refused(place: str, user: _User, want: str, code: int) -> Cause:
         return Cause(f"{place} cannot be accessed ({os.strerror(code)})", "read the log of the mount")
     try:
         st = os.stat(place)
-        has_acl = "system.posix_acl_access" in os.listxattr(place)
+        has_acl = os.fsdecode(ACL_ACCESS) in os.listxattr(place)
     except OSError:
         return Cause(f"{user.name} may not enter a directory above {place}", "ask as root: sudo minifo diagnose --user")
     if has_acl and _by_mode(st, user, _MODES[want]):

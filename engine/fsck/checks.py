@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import Any
 
-from ..model import ROOT
+from ..model import NAME_MAX, ROOT
 from ..store import invariants
 from ..store.base_view import BaseView, join, split
 from ..store.database import Database
@@ -146,7 +146,7 @@ class Checks:
     def _rows(self) -> Iterator[Problem]:
         for parent, name, ino, table in self._db.rows(
             f"SELECT * FROM ({_NAMED} UNION ALL SELECT parent, name, NULL, 'deleted' FROM deleted)"
-            " WHERE length(name) NOT BETWEEN 1 AND 255 OR name IN (x'2e', x'2e2e')"
+            f" WHERE length(name) NOT BETWEEN 1 AND {NAME_MAX} OR name IN (x'2e', x'2e2e')"
             " OR instr(name, x'2f') OR instr(name, x'00')"
         ):
             yield Problem("E203", self.paths.of_name(parent, name), "", (parent, name, ino, table))

@@ -14,6 +14,7 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 from ..errors import StateError
+from ..model import NAME_MAX, XATTR_ACLS
 from ..store.base_view import BaseView
 from ..store.confined_dir import ConfinedDir
 from ..store.database import Database
@@ -198,7 +199,7 @@ class Extraction:
         if not stat.S_ISLNK(row["mode"]):
             self._target.chmod(path, mode)
         for name, value in self._db.rows("SELECT name, value FROM xattr WHERE ino = ?", (row["ino"],)):
-            if self._harmless and not name.startswith((b"user.", b"system.posix_acl_")):
+            if self._harmless and not name.startswith(b"user.") and name not in XATTR_ACLS:
                 continue
             with suppress(OSError, ValueError):  # the target's file system or the caller's rights may not allow it
                 self._target.setxattr(path, name, value)
@@ -234,5 +235,5 @@ def _zero_range(fd: int, start: int, end: int) -> None:
 
 def _safe_name(path: bytes) -> str:
     """Return a merged path as a valid relative path below the target, even if it is damaged; ``.`` for the root."""
-    parts = [part.replace(b"\0", b"_")[:255] for part in path.split(b"/") if part]
+    parts = [part.replace(b"\0", b"_")[:NAME_MAX] for part in path.split(b"/") if part]
     return os.fsdecode(b"/".join(b"_" + part if part in (b".", b"..") else part for part in parts)) or "."

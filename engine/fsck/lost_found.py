@@ -10,7 +10,7 @@ import stat
 import time
 from typing import Any
 
-from ..model import NAME_MAX
+from ..model import DIRECTORY_SIZE, NAME_MAX
 from ..store.base_view import BaseView
 from ..store.content_objects import ROOM
 from ..store.database import Database, Params
@@ -101,7 +101,8 @@ class LostFound:
 
     def _insert_directory(self, ino: int) -> None:
         """Insert a row with default attributes for a directory whose own row is lost."""
-        values = (ino, stat.S_IFDIR | 0o755, 2, 0, 0, 0, 4096, *(self._now,) * 3, None, None, 0, 1, *(None,) * 4)
+        times = (self._now,) * 3
+        values = (ino, stat.S_IFDIR | 0o755, 2, 0, 0, 0, DIRECTORY_SIZE, *times, None, None, 0, 1, *(None,) * 4)
         self._change(f"INSERT INTO inode VALUES ({', '.join('?' * len(values))})", values)
 
     # -- lost+found
@@ -124,7 +125,7 @@ class LostFound:
                 break
             count += 1
             name = LOST_FOUND + b"-%d" % count
-        ino = self._insert_inode(stat.S_IFDIR | 0o700, 4096)
+        ino = self._insert_inode(stat.S_IFDIR | 0o700, DIRECTORY_SIZE)
         self._directory = (ino, name)
         self._change("INSERT INTO created VALUES (1, ?, ?)", (name, ino))
         self._change("UPDATE inode SET nlink = nlink + 1 WHERE ino = 1 AND nlink > 1")

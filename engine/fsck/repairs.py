@@ -10,7 +10,7 @@ import secrets
 import stat
 import uuid
 
-from ..model import FILE_MAX, ROOT, XATTR_MAX
+from ..model import DIRECTORY_SIZE, FILE_MAX, ROOT, XATTR_MAX
 from ..store.base_view import split
 from ..store.content_objects import ROOM
 from ..tree.extents import HOLE
@@ -148,7 +148,10 @@ class Repairs(LostFound):
         if row is None:
             return  # an earlier repair of this round has removed it
         if not stat.S_ISREG(row["mode"]):
-            size = len(row["target"] or b"") if stat.S_ISLNK(row["mode"]) else 4096 if stat.S_ISDIR(row["mode"]) else 0
+            if stat.S_ISLNK(row["mode"]):
+                size = len(row["target"] or b"")
+            else:
+                size = DIRECTORY_SIZE if stat.S_ISDIR(row["mode"]) else 0
             self._change("UPDATE inode SET size = ? WHERE ino = ? AND size NOT BETWEEN 0 AND ?", (size, ino, FILE_MAX))
             self._change("UPDATE inode SET object = NULL, bound = NULL, mapped = 0 WHERE ino = ?", (ino,))
             data = self._db.value("SELECT length(data) FROM small WHERE ino = ?", (ino,))

@@ -11,7 +11,7 @@ import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from .raw_file import PAGE as _PAGE
+from .raw_file import PAGE as PAGE_SIZE
 from .raw_file import Source
 
 _HEADER = b"SQLite format 3\0"
@@ -46,14 +46,14 @@ class SqlitePages:
         self._data = data
         self._wal = wal
         self._log = _log_pages(wal)
-        self.count = max([-(-data.size // _PAGE), *self._log])
+        self.count = max([-(-data.size // PAGE_SIZE), *self._log])
         self.bad: set[int] = set()
         self.reached: set[int] = set()
 
     def page(self, number: int) -> bytes:
         """Return a page by its number (from 1); a short or empty one beyond the end of the file."""
         at = self._log.get(number)
-        return self._wal.read(at, _PAGE) if at is not None else self._data.read((number - 1) * _PAGE, _PAGE)
+        return self._wal.read(at, PAGE_SIZE) if at is not None else self._data.read((number - 1) * PAGE_SIZE, PAGE_SIZE)
 
     def roots(self) -> dict[str, int]:
         """Return the root page of each table whose row in the schema can be read."""
@@ -79,7 +79,7 @@ class SqlitePages:
                 continue
             page = self.page(number)
             start = 100 if number == 1 else 0
-            kind = page[start] if len(page) == _PAGE else None
+            kind = page[start] if len(page) == PAGE_SIZE else None
             if kind not in (inner, leaf):
                 self.bad.add(number)
                 continue
@@ -98,11 +98,11 @@ class SqlitePages:
     def _cells(self, number: int, page: bytes, start: int) -> list[int]:
         count = int.from_bytes(page[start + 3 : start + 5], "big")
         first = start + (12 if page[start] in (_TABLE_INNER, _INDEX_INNER) else 8)
-        if first + 2 * count > _PAGE:
+        if first + 2 * count > PAGE_SIZE:
             self.bad.add(number)
-            count = (_PAGE - first) // 2
+            count = (PAGE_SIZE - first) // 2
         cells = [int.from_bytes(page[at : at + 2], "big") for at in range(first, first + 2 * count, 2)]
-        good = [at for at in cells if first <= at < _PAGE - 3]
+        good = [at for at in cells if first <= at < PAGE_SIZE - 3]
         if len(good) < len(cells):
             self.bad.add(number)
         return good
@@ -111,7 +111,7 @@ class SqlitePages:
         """Yield the rows in one page that can be read."""
         page = self.page(number)
         start = 100 if number == 1 else 0
-        kind = page[start] if len(page) == _PAGE else 0
+        kind = page[start] if len(page) == PAGE_SIZE else 0
         if kind not in (_TABLE_LEAF, _INDEX_LEAF, _INDEX_INNER):
             return
         for at in self._cells(number, page, start):
@@ -126,7 +126,7 @@ class SqlitePages:
         for number in self._written_pages():
             if number > 1 and number not in self.reached and number not in free:
                 page = self.page(number)
-                if len(page) == _PAGE and page[0] in (_TABLE_LEAF, _INDEX_LEAF, _INDEX_INNER):
+                if len(page) == PAGE_SIZE and page[0] in (_TABLE_LEAF, _INDEX_LEAF, _INDEX_INNER):
                     for record in self.records(number):
                         yield page[0] != _TABLE_LEAF, record
 
@@ -134,7 +134,7 @@ class SqlitePages:
         """Yield the numbers of the pages that are not holes of a sparse file."""
         yield from sorted(self._log)
         for start, end in self._data.data():
-            yield from (n for n in range(start // _PAGE + 1, -(-end // _PAGE) + 1) if n not in self._log)
+            yield from (n for n in range(start // PAGE_SIZE + 1, -(-end // PAGE_SIZE) + 1) if n not in self._log)
 
     def _free_pages(self) -> set[int]:
         """Return the pages on SQLite's freelist; their rows are deleted ones."""
@@ -144,7 +144,7 @@ class SqlitePages:
         while 1 < trunk <= self.count and trunk not in free:
             free.add(trunk)
             page = self.page(trunk)
-            count = min(int.from_bytes(page[4:8], "big"), _PAGE // 4 - 2)
+            count = min(int.from_bytes(page[4:8], "big"), PAGE_SIZE // 4 - 2)
             free.update(int.from_bytes(page[8 + 4 * i : 12 + 4 * i], "big") for i in range(count))
             trunk = int.from_bytes(page[:4], "big")
         return free
@@ -154,18 +154,18 @@ class SqlitePages:
             at += 4
         size, at = _varint(page, at)
         rowid: int | None = None
-        largest = _PAGE - 35
+        largest = PAGE_SIZE - 35
         if kind == _TABLE_LEAF:
             rowid, at = _varint(page, at)
             rowid = rowid - (1 << 64) if rowid >= 1 << 63 else rowid
         else:
-            largest = (_PAGE - 12) * 64 // 255 - 23
+            largest = (PAGE_SIZE - 12) * 64 // 255 - 23
         if size > 1 << 20:
             raise ValueError(size)
         local = size
         if size > largest:
-            least = (_PAGE - 12) * 32 // 255 - 23
-            local = least + (size - least) % (_PAGE - 4)
+            least = (PAGE_SIZE - 12) * 32 // 255 - 23
+            local = least + (size - least) % (PAGE_SIZE - 4)
             local = local if local <= largest else least
         payload = page[at : at + local]
         if len(payload) < local:
@@ -178,9 +178,9 @@ class SqlitePages:
         parts = []
         while size > 0:
             page = self.page(number)
-            if not 1 < number <= self.count or len(page) < _PAGE:
+            if not 1 < number <= self.count or len(page) < PAGE_SIZE:
                 raise ValueError(number)
-            parts.append(page[4 : 4 + min(size, _PAGE - 4)])
+            parts.append(page[4 : 4 + min(size, PAGE_SIZE - 4)])
             size -= len(parts[-1])
             number = int.from_bytes(page[:4], "big")
         return b"".join(parts)
@@ -235,15 +235,15 @@ def _log_pages(wal: Source) -> dict[int, int]:
     if len(head) < 32 or int.from_bytes(head[:4], "big") not in _WAL_MAGIC:
         return {}
     order = ">" if head[3] & 1 else "<"
-    if int.from_bytes(head[8:12], "big") != _PAGE:
+    if int.from_bytes(head[8:12], "big") != PAGE_SIZE:
         return {}
     sums = _sums(head[:24], order, (0, 0))
     if sums != struct.unpack(">II", head[24:32]):
         return {}
     committed: dict[int, int] = {}
     running: dict[int, int] = {}
-    for at in range(32, wal.size - _PAGE - 23, _PAGE + 24):
-        frame = wal.read(at, _PAGE + 24)
+    for at in range(32, wal.size - PAGE_SIZE - 23, PAGE_SIZE + 24):
+        frame = wal.read(at, PAGE_SIZE + 24)
         number, commit = struct.unpack_from(">II", frame)
         if frame[8:16] != head[16:24]:
             break

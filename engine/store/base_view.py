@@ -22,6 +22,7 @@ from itertools import islice
 from typing import TypeVar
 
 from ..errors import FsError
+from ..model import BLOCK_SIZE
 from .fd_cache import FdCache, share
 from .syscalls import (
     RESOLVE_BENEATH,
@@ -69,7 +70,14 @@ def directory_stat(number: int, mode: int, uid: int = 0, gid: int = 0, size: int
         uid, gid: owner and group.
         size: in bytes.
     """
-    zeros = {"st_atime_ns": 0, "st_mtime_ns": 0, "st_ctime_ns": 0, "st_blksize": 4096, "st_blocks": 0, "st_rdev": 0}
+    zeros = {
+        "st_atime_ns": 0,
+        "st_mtime_ns": 0,
+        "st_ctime_ns": 0,
+        "st_blksize": BLOCK_SIZE,
+        "st_blocks": 0,
+        "st_rdev": 0,
+    }
     return os.stat_result((stat.S_IFDIR | mode, number, 0, 2, uid, gid, size, 0, 0, 0), zeros)
 
 

@@ -19,6 +19,7 @@ import stat
 from collections.abc import Iterable, Iterator
 
 from ..errors import Corrupt, StateError
+from ..model import ACL_ACCESS
 from .fd_cache import FdCache, share
 from .syscalls import (
     RESOLVE_BENEATH,
@@ -33,7 +34,6 @@ _PLAIN = RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW
 _ALWAYS = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _CACHED_DIRECTORIES = 32
-_ACCESS_ACL = "system.posix_acl_access"
 
 KINDS = {
     stat.S_IFREG: "a file",
@@ -325,7 +325,7 @@ def _is_private(gid: int, uid: int) -> bool:
 def _has_acl(fd: int) -> bool:
     """Return whether there is an ACL: then the group's bits are its mask, and named users may have them (acl(5))."""
     try:
-        return bool(os.getxattr(f"/proc/self/fd/{fd}", _ACCESS_ACL))  # fgetxattr(2) fails on an O_PATH descriptor
+        return bool(os.getxattr(f"/proc/self/fd/{fd}", ACL_ACCESS))  # fgetxattr(2) fails on an O_PATH descriptor
     except OSError:
         return False  # there is none, or the file system has no ACLs
 

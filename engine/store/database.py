@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 DB_NAME = "minifo.db"
 
 BUSY_TIMEOUT = 2000  # ms to wait for another process's lock on the database
-_PAGE = 4096  # bytes; SQLite's default
+PAGE_SIZE = 4096  # bytes; SQLite's default
 _VALUE_MAX = 1 << 20  # bytes of one value or row; minifo's largest has about a tenth of it
 _WAL_HEADER = 32  # bytes; sqlite.org/fileformat2, like the next one
 _FRAME_HEADER = 24
@@ -116,7 +116,7 @@ class Database:
         con.limit(apsw.SQLITE_LIMIT_LENGTH, _VALUE_MAX)
 
     def _wal_grew(self, con: apsw.Connection, name: str, pages: int) -> int:
-        self.logged += (pages - self.wal_pages if pages > self.wal_pages else pages) * _PAGE
+        self.logged += (pages - self.wal_pages if pages > self.wal_pages else pages) * PAGE_SIZE
         self.wal_pages = pages
         return apsw.SQLITE_OK
 
@@ -328,14 +328,14 @@ class Database:
 
     def commit_bytes(self) -> int:
         """Return the most bytes that the write-ahead log can take when the running transaction is committed."""
-        cached = self._con.status(apsw.SQLITE_DBSTATUS_CACHE_USED)[0] // _PAGE
+        cached = self._con.status(apsw.SQLITE_DBSTATUS_CACHE_USED)[0] // PAGE_SIZE
         changes = self._changes + len(self._statements)
         pages = min(cached, changes * _PAGES_PER_CHANGE) + self.wal_pages
-        return _WAL_HEADER + pages * (_PAGE + _FRAME_HEADER)
+        return _WAL_HEADER + pages * (PAGE_SIZE + _FRAME_HEADER)
 
     def moved_bytes(self) -> int:
         """Return the bytes of the database file after a full checkpoint, the running transaction included."""
-        return int(self.value("PRAGMA page_count")) * _PAGE
+        return int(self.value("PRAGMA page_count")) * PAGE_SIZE
 
     def checkpoint(self, mode: int = apsw.SQLITE_CHECKPOINT_PASSIVE) -> None:
         """Move as much as possible of the write-ahead log into the database file; call it between two transactions.

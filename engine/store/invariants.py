@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from ..model import FILE_MAX, NAME_MAX, SYMLINK_MAX, XATTR_MAX
+from ..model import FILE_MAX, SYMLINK_MAX, XATTR_MAX, XATTR_NAME_MAX
 from .database import Database
 from .list_statements import IS_HIDDEN
 
@@ -127,7 +127,7 @@ INVARIANTS = (
         15,
         "extended attributes have names, and belong to an inode that owns them",
         "SELECT ino, name FROM xattr x WHERE NOT EXISTS (SELECT 1 FROM inode i WHERE i.ino = x.ino AND i.xattrs = 1)"
-        f" OR length(name) NOT BETWEEN 1 AND {NAME_MAX} OR instr(name, x'00') OR length(value) > {XATTR_MAX}",
+        f" OR length(name) NOT BETWEEN 1 AND {XATTR_NAME_MAX} OR instr(name, x'00') OR length(value) > {XATTR_MAX}",
     ),
     Invariant(
         16,

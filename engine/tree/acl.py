@@ -13,9 +13,6 @@ from typing import NamedTuple
 
 from ..errors import FsError
 
-ACCESS = b"system.posix_acl_access"
-DEFAULT = b"system.posix_acl_default"
-
 _VERSION = 2
 _HEADER = struct.Struct("<I")
 _ENTRY = struct.Struct("<HHI")

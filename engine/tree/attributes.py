@@ -12,7 +12,18 @@ import stat
 from collections.abc import Iterable
 
 from ..errors import FsError
-from ..model import XATTR_MAX, Ino, SetAttr
+from ..model import (
+    ACL_ACCESS,
+    ACL_DEFAULT,
+    XATTR_ACLS,
+    XATTR_LIST_MAX,
+    XATTR_MAX,
+    XATTR_NAME_MAX,
+    XATTR_SPACES,
+    Ino,
+    SetAttr,
+    is_known_xattr,
+)
 from ..store.base_view import BaseView
 from ..store.database import Database
 from ..store.statements import statement
@@ -31,13 +42,7 @@ _DROP_XATTR = statement("DELETE FROM xattr WHERE ino = ? AND name = ?")
 
 _XATTR_CREATE = 1
 _XATTR_REPLACE = 2
-_XATTR_NAME_MAX = 255  # bytes in a name (uapi linux/limits.h)
-_XATTR_LIST_MAX = 65536  # bytes of all names of one object, each with a NUL (uapi linux/limits.h)
 _PERMISSIONS = 0o7777
-
-
-# The namespaces of xattr(7), but for system., of which only the two ACLs are served.
-_NAMESPACES = (b"user.", b"trusted.", b"security.")
 
 
 def without_set_ids(mode: int, *, in_group: bool = True) -> int:
@@ -54,12 +59,11 @@ def without_set_ids(mode: int, *, in_group: bool = True) -> int:
     return mode & ~stat.S_ISGID if mode & stat.S_IXGRP or not in_group else mode
 
 
-def _is_supported(name: bytes) -> bool:
-    return name.startswith(_NAMESPACES) or name in (acl.ACCESS, acl.DEFAULT)
-
-
 def _missing(name: bytes) -> FsError:
-    return FsError(errno.ENODATA if _is_supported(name) else errno.EOPNOTSUPP)
+    """Return the error for an extended attribute that an object lacks, as the kernel has it on ext4 (fs/xattr.c)."""
+    if is_known_xattr(name):
+        return FsError(errno.ENODATA)
+    return FsError(errno.EINVAL if name in XATTR_SPACES else errno.EOPNOTSUPP)
 
 
 class Attributes:
@@ -164,7 +168,8 @@ class Attributes:
         """Return the value of one extended attribute.
 
         Raises:
-            FsError: ENODATA if the object does not have it, EOPNOTSUPP for a namespace that is not supported.
+            FsError: ENODATA if the object does not have it, EOPNOTSUPP for a namespace that is not supported, EINVAL
+                for a namespace without a name.
         """
         value = self._find(node, name)
         if value is None:
@@ -224,13 +229,13 @@ class Attributes:
                 take more than 64 KiB; EINVAL for a malformed ACL; EACCES for a default ACL of an object that is not a
                 directory; EOPNOTSUPP for a namespace that is not supported.
         """
-        if not _is_supported(name):
-            raise FsError(errno.EOPNOTSUPP)
-        if len(name) > _XATTR_NAME_MAX or not name:
+        if not is_known_xattr(name):
+            raise _missing(name)
+        if len(name) > XATTR_NAME_MAX or not name:
             raise FsError(errno.ERANGE)
         if len(value) > XATTR_MAX:
             raise FsError(errno.E2BIG)
-        if name == acl.DEFAULT and not node.is_dir:
+        if name == ACL_DEFAULT and not node.is_dir:
             if acl.parse(value):
                 raise FsError(errno.EACCES)
             return  # an ACL without entries removes the ACL, and there is none to remove
@@ -243,15 +248,15 @@ class Attributes:
             raise FsError(errno.EEXIST)
         self._inodes.modify(row)
         stored: bytes | None = value
-        if name == acl.ACCESS:
+        if name == ACL_ACCESS:
             mode, stored = acl.apply(value, row.mode)
             if not keep_sgid:
                 mode &= ~stat.S_ISGID
-        elif name == acl.DEFAULT:
+        elif name == ACL_DEFAULT:
             stored = value if acl.parse(value) else None
         self._put(node.ino, name, stored)
         list_size = self._db.value("SELECT sum(length(name) + 1) FROM xattr WHERE ino = ?", (node.ino,))
-        if list_size is not None and list_size > _XATTR_LIST_MAX:
+        if list_size is not None and list_size > XATTR_LIST_MAX:
             raise FsError(errno.ENOSPC)
         self._inodes.save(row._replace(mode=mode, ctime=self._inodes.now()))
 
@@ -263,7 +268,7 @@ class Attributes:
                 an ACL that is not there succeeds, as on the kernel's file systems.
         """
         if self._find(node, name) is None:
-            if name in (acl.ACCESS, acl.DEFAULT):
+            if name in XATTR_ACLS:
                 return
             raise _missing(name)
         row = self.own_xattrs(node)
@@ -277,7 +282,7 @@ class Attributes:
         else:
             self._db.change(_PUT_XATTR, (ino, name, value))
         self._inodes.watcher.dropped(ino)
-        if name == acl.DEFAULT:
+        if name == ACL_DEFAULT:
             self._defaults.pop(ino, None)
 
     def add(self, ino: Ino, found: Iterable[tuple[bytes, bytes | None]]) -> None:
@@ -311,25 +316,25 @@ class Attributes:
     # -- ACLs
 
     def _chmod_acl(self, row: Row, node: Node, mode: int) -> None:
-        access = self._find(node, acl.ACCESS)
+        access = self._find(node, ACL_ACCESS)
         if access is not None:
             self.own_xattrs(node)
-            self._put(row.ino, acl.ACCESS, acl.chmod(access, mode))
+            self._put(row.ino, ACL_ACCESS, acl.chmod(access, mode))
 
     def default_acl(self, node: Node) -> bytes | None:
         """Return the default ACL of a directory, or None; cached, because every creation of an object needs it."""
         if node.ino not in self._defaults:
             if len(self._defaults) > 1024:
                 self._defaults.clear()
-            self._defaults[node.ino] = self._find(node, acl.DEFAULT)
+            self._defaults[node.ino] = self._find(node, ACL_DEFAULT)
         return self._defaults[node.ino]
 
     def give_acls(self, ino: Ino, access: bytes | None, default: bytes | None) -> None:
         """Store the ACLs that a new object inherits from its directory; None for an ACL that it does not get."""
         if access is not None:
-            self._put(ino, acl.ACCESS, access)
+            self._put(ino, ACL_ACCESS, access)
         if default is not None:
-            self._put(ino, acl.DEFAULT, default)
+            self._put(ino, ACL_DEFAULT, default)
 
     def forget(self, ino: Ino) -> None:
         """Remove a directory's default ACL from the cache."""

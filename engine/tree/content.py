@@ -17,7 +17,7 @@ import logging
 import os
 
 from ..errors import FsError
-from ..model import FILE_MAX, Ino
+from ..model import BLOCK_SIZE, FILE_MAX, Ino
 from ..store.base_view import BaseView
 from ..store.content_objects import ObjectStore, object_name
 from ..store.database import Database
@@ -36,7 +36,6 @@ _COPY_WHOLE = 128 << 10  # base files up to this size (bytes) are copied whole: 
 SMALL_MAX = 2048  # bytes of a file that are kept in a row; above that a file of its own writes less
 _COPY_STEP = 1 << 20
 _COUNTED = 20_000  # extents of a file that are counted each time somebody asks for its blocks: 10 ms
-_BLOCK = 4096
 
 _CUT_SMALL = statement("UPDATE small SET data = substr(data, 1, ?) WHERE ino = ?")
 
@@ -379,7 +378,7 @@ class Content:
             done = self._objects.write_most(number, data, at)
             if done:
                 self.extents.join(row.ino, Extent(start, start + done, number, at))
-            elif at <= _BLOCK:
+            elif at <= BLOCK_SIZE:
                 raise FsError(errno.EFBIG, f"write {row.ino}")  # not even a file of that size
             elif number not in self._stored.objects_of(row._replace(mapped=1)):
                 self._objects.drop(number)  # made for what it cannot hold
@@ -416,8 +415,8 @@ class Content:
 
     def _tail(self, number: int, start: int) -> int:
         """The first block after all that an object ever held, which is not *start*."""
-        tail = -(-self._objects.stat(number).st_size // _BLOCK) * _BLOCK
-        return tail if tail != start else tail + _BLOCK
+        tail = -(-self._objects.stat(number).st_size // BLOCK_SIZE) * BLOCK_SIZE
+        return tail if tail != start else tail + BLOCK_SIZE
 
     # -- cutting
 
@@ -491,4 +490,4 @@ class Content:
 
 def _blocks_of(size: int) -> int:
     """Blocks of 512 bytes that *size* bytes take where space is given out in blocks of 4 KiB."""
-    return -(-size // _BLOCK) * (_BLOCK // 512)
+    return -(-size // BLOCK_SIZE) * (BLOCK_SIZE // 512)

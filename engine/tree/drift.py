@@ -21,7 +21,7 @@ import os
 import stat
 from hashlib import blake2b
 
-from ..model import ROOT, Ino
+from ..model import DIRECTORY_SIZE, ROOT, Ino
 from ..store.base_view import BaseView, directory_stat, join, split
 from ..store.database import Database
 from .inode_rows import Row
@@ -245,7 +245,7 @@ class Drift:
         if noted is None:
             return None
         mode, uid, gid = noted if all(is_id(value) for value in noted) else (_UNKNOWN_MODE, 0, 0)
-        return directory_stat(ino, stat.S_IMODE(mode), uid, gid, _BLOCK)
+        return directory_stat(ino, stat.S_IMODE(mode), uid, gid, DIRECTORY_SIZE)
 
     def origins_in(self, path: bytes) -> dict[bytes, Ino]:
         """Return the objects of ``origin`` directly in a base directory: their names and inode numbers.

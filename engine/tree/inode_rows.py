@@ -43,6 +43,10 @@ class Row(NamedTuple):
         # the first seven columns are st_ino to st_size, and three times follow
         return Attr._make((*self[:7], blocks, *self[7:10]))
 
+    def attr_by_size(self) -> Attr:
+        """The attributes users see, with as many blocks as the size takes: what a directory reports."""
+        return Attr._make((*self[:7], self.size + 511 >> 9, *self[7:10]))
+
 
 class Backing(NamedTuple):
     """Where a file's bytes come from if no extent covers them: three columns of its row (store/schema.sql)."""

@@ -164,10 +164,8 @@ class MergedView:
         if not isinstance(held, Row):
             return self._inodes.attr_of_base(held, node.ino, dead=node.dead)
         if stat.S_ISREG(held.mode):
-            blocks = self._content.blocks(held, node.path, st)
-        else:
-            blocks = held.size + 511 >> 9 if node.is_dir else 0
-        return held.attr(blocks)
+            return held.attr(self._content.blocks(held, node.path, st))
+        return held.attr_by_size() if node.is_dir else held.attr(0)
 
     def _find(self, directory: Node, name: bytes) -> _Found | None:
         if directory.dead:

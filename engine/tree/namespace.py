@@ -16,7 +16,7 @@ import stat
 from functools import partial
 
 from ..errors import FsError
-from ..model import ROOT, SYMLINK_MAX, Caller, Ino, RenameFlags
+from ..model import DIRECTORY_SIZE, ROOT, SYMLINK_MAX, Caller, Ino, RenameFlags
 from ..store.base_view import BaseView, join
 from ..store.database import Database
 from ..store.list_statements import ADD, DROP, DROP_IN, DROP_ORIGIN, HIDE, IS_HIDDEN, IS_NAMED, NAMES
@@ -28,7 +28,6 @@ from .merged_view import MergedView, Ref
 from .nodes import Node
 from .stored_bytes import StoredBytes
 
-_DIRECTORY_SIZE = 4096  # bytes; what most file systems report for a small directory
 _LINK_MAX = 2**31 - 1
 
 
@@ -122,7 +121,7 @@ class Namespace:
                 mode &= ~caller.umask
             else:
                 mode, access = acl.inherit(default, mode)
-        size = len(target) if target is not None else _DIRECTORY_SIZE if is_dir else 0
+        size = len(target) if target is not None else DIRECTORY_SIZE if is_dir else 0
         row = self._inodes.create(mode, caller.uid, gid, rdev, nlink, size, target)
         if default is None:
             self._inodes.watcher.bare(row.ino)

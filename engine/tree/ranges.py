@@ -22,7 +22,7 @@ from functools import partial
 from itertools import islice
 
 from ..errors import FsError
-from ..model import FILE_MAX, Ino
+from ..model import BLOCK_SIZE, FILE_MAX, Ino
 from ..store.base_view import BaseView
 from ..store.content_objects import Hole, ObjectStore, object_name
 from ..store.database import Database
@@ -43,7 +43,6 @@ _SHARE_MAX = 16 << 20  # bytes that one copy shares at most: what is not on the 
 _COPY_STEP = 1 << 19  # bytes; memory for more at a time is new memory each time, which costs more than the copy
 _SPAN_MAX = 1 << 30  # bytes one copy passes over, holes included
 _LONG = 1 << 20  # bytes of an extent from which on it is worth while to ask what of it is data
-_BLOCK = 4096
 _AT_A_TIME = 64  # extents looked at
 _PARTS = 1000  # parts of a file that are told apart when their blocks are given back
 
@@ -273,7 +272,7 @@ class Ranges:
         At once if no commit has named the object, else when that is durable.
         """
         for start, end in parts:
-            first, stop = -(-start // _BLOCK) * _BLOCK, end // _BLOCK * _BLOCK
+            first, stop = -(-start // BLOCK_SIZE) * BLOCK_SIZE, end // BLOCK_SIZE * BLOCK_SIZE
             if first < stop:
                 self._db.on_success(partial(self._left, ino, number, first, stop))
 
@@ -361,8 +360,8 @@ class Ranges:
         size = self._size(node)
         if not 0 <= offset < size:
             raise FsError(errno.ENXIO, f"seek {ino}")
-        for start, end in self._data(node, offset // _BLOCK * _BLOCK, size):
-            start, end = start // _BLOCK * _BLOCK, -(-end // _BLOCK) * _BLOCK
+        for start, end in self._data(node, offset // BLOCK_SIZE * BLOCK_SIZE, size):
+            start, end = start // BLOCK_SIZE * BLOCK_SIZE, -(-end // BLOCK_SIZE) * BLOCK_SIZE
             if whence == os.SEEK_DATA:
                 return max(start, offset)
             if start > offset:
@@ -486,10 +485,10 @@ class Ranges:
         Returns:
             The target's row, not saved yet, and how many bytes it was; 0 where they must be copied.
         """
-        size = min(size, _SHARE_MAX) // _BLOCK * _BLOCK
+        size = min(size, _SHARE_MAX) // BLOCK_SIZE * BLOCK_SIZE
         source = self._row(giver)
         based = source is None or source.object is None
-        if size == 0 or offset % _BLOCK or at % _BLOCK or based in self._unshared:
+        if size == 0 or offset % BLOCK_SIZE or at % BLOCK_SIZE or based in self._unshared:
             return row, 0
         if source is not None and (
             source.mapped

@@ -23,7 +23,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from ..errors import Corrupt, FsError
-from ..model import FILE_MAX, NAME_MAX, OBJECTS_END, SYMLINK_MAX, XATTR_MAX, Ino
+from ..model import FILE_MAX, NAME_MAX, OBJECTS_END, SYMLINK_MAX, XATTR_MAX, XATTR_NAME_MAX, Ino
 from ..store import invariants
 from ..store.database import Database
 from .inode_rows import Row
@@ -84,7 +84,7 @@ def is_name(value: object) -> bool:
 
 def is_xattr_name(value: object) -> bool:
     """Return True if *value* can be the name of an extended attribute (xattr(7))."""
-    return type(value) is bytes and 0 < len(value) <= NAME_MAX and b"\0" not in value
+    return type(value) is bytes and 0 < len(value) <= XATTR_NAME_MAX and b"\0" not in value
 
 
 def named(rows: Iterable[tuple[Any, Any]]) -> list[tuple[bytes, Ino]]:

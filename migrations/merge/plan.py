@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from ...engine import Overlay
 from ...engine.errors import Corrupt
 from ...engine.lists import Lists
-from ...engine.model import ROOT, Attr, Ino
+from ...engine.model import ROOT, Attr, Ino, is_known_xattr
 from ...engine.store.base_view import join
 from ...engine.tree.path_resolver import is_base_path
 from ..copying import stat_or_none
@@ -227,7 +227,6 @@ def encode(operation: Operation) -> dict[str, Any]:
 
 _KINDS = frozenset({"lift", "mkdir", "place", "overwrite", "dress"})
 _STAGED = re.compile(r"(lifted|file|link)-\d{1,18}")
-_SPACES = (b"user.", b"trusted.", b"security.", b"system.posix_acl_")
 
 
 def decode_journal(found: Any, where: str) -> tuple[str, tuple[int, int], list[Operation]]:
@@ -280,7 +279,7 @@ def _is_possible(operation: Operation) -> bool:
         return False
     if not all(abs(time) < 1 << 63 for time in (atime, mtime)):
         return False
-    return all(name.startswith(_SPACES) and b"\0" not in name for name in operation.xattrs or ())
+    return all(is_known_xattr(name) and b"\0" not in name for name in operation.xattrs or ())
 
 
 def _decode(found: dict[str, Any]) -> Operation:
