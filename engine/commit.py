@@ -38,8 +38,8 @@ from .store.redo_log import RedoLog
 from .store.statements import SET_FACT
 from .store.storage import Storage
 from .tree.content import Content
+from .tree.freed_blocks import FreedBlocks
 from .tree.inodes import Inodes
-from .tree.ranges import Ranges
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ class GroupCommit:
         db: the overlay's database.
         storage: the storage directory.
         inodes, objects: whose counters and files a commit makes durable.
-        content, ranges: which trim files and punch holes after a commit.
+        content, freed: which trim files and punch holes after a commit.
         space: keeps space free for a commit.
     """
 
@@ -76,7 +76,7 @@ class GroupCommit:
         inodes: Inodes,
         objects: ObjectStore,
         content: Content,
-        ranges: Ranges,
+        freed: FreedBlocks,
         space: FreeSpace,
     ) -> None:
         self._db = db
@@ -84,7 +84,7 @@ class GroupCommit:
         self._inodes = inodes
         self._objects = objects
         self._content = content
-        self._ranges = ranges
+        self._freed = freed
         self._wal: int | None = None
         self._redo: RedoLog | None = None
         self._presyncing: set[int] = set()
@@ -332,7 +332,7 @@ class GroupCommit:
             self._objects.collect(sealed.garbage)
             self._content.trim(sealed.trims)
             self._hardened = sealed.operation
-            self._ranges.hand_back(self._hardened, seconds)
+            self._freed.hand_back(self._hardened, seconds)
             self._space.after_commit()
         except Shortage as error:
             log.info("%s: space is freed later: %s", self._storage.path, error)
@@ -358,7 +358,7 @@ class GroupCommit:
             StateError: storage failed; the overlay is read-only from now on.
         """
         try:
-            return self.failure is not None or self._ranges.hand_back(self._hardened, seconds)
+            return self.failure is not None or self._freed.hand_back(self._hardened, seconds)
         except Shortage as error:
             log.info("%s: space is freed later: %s", self._storage.path, error)
             return True

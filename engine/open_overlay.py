@@ -35,6 +35,7 @@ from .tree.ancestors import Ancestors
 from .tree.attributes import Attributes
 from .tree.clock import Clock
 from .tree.content import Content
+from .tree.freed_blocks import FreedBlocks
 from .tree.inode_rows import Watcher
 from .tree.inodes import Inodes
 from .tree.merged_view import MergedView
@@ -79,6 +80,7 @@ class OpenOverlay:
         self.attributes = Attributes(db, base, self.inodes, self.content)
         self.merge = MergedView(db, base, self.inodes, self.content)
         self.namespace = Namespace(db, base, self.inodes, self.merge, self.stored, self.attributes)
+        freed = FreedBlocks(db, self.inodes, self.stored.extents, self.objects)
         self.ranges = Ranges(
             db,
             base,
@@ -86,13 +88,14 @@ class OpenOverlay:
             self.content,
             self.objects,
             self.stored,
+            freed,
             own_xattrs=self.attributes.own_xattrs,
             make_room=self._make_room,
             give_back=self._give_back,
         )
         self._reaping: list[Ino] = []
         self.space = FreeSpace(db, storage, self.objects, self.commit, max_size)
-        self.commits = GroupCommit(db, storage, self.inodes, self.objects, self.content, self.ranges, self.space)
+        self.commits = GroupCommit(db, storage, self.inodes, self.objects, self.content, freed, self.space)
         db.report_to(rolled_back=self.inodes.rolled_back, lost=self.commits.lose)
 
     # -- life cycle

@@ -4,38 +4,32 @@ A range that becomes zeros is an extent without an object, a *hole*, wherever th
 what extents held there is taken out of them.  So a hole is a row, and comes and goes with a commit like all others.
 
 The rule kept here is that of tree/content.py: no byte that a commit has named is removed before the commit that drops
-it is durable.  Blocks are given back after that (``hand_back``), and only where no row shows them again by then; what a
-crash keeps from being given back stays allocated until the file goes.
+it is durable.  Blocks are given back after that (freed_blocks.py).
 """
 
 from __future__ import annotations
 
 import errno
-import logging
-import math
 import os
 import stat
-import time
-from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import islice
 
 from ..errors import FsError
 from ..model import BLOCK_SIZE, FILE_MAX, Ino
 from ..store.base_view import BaseView
-from ..store.content_objects import Hole, ObjectStore, object_name
+from ..store.content_objects import ObjectStore
 from ..store.database import Database
 from ..store.statements import statement
 from ..store.syscalls import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, FALLOC_FL_ZERO_RANGE, data_ranges
 from .content import Content
 from .extents import HOLE, Extent
+from .freed_blocks import FreedBlocks, gaps
 from .inode_rows import SMALL, Row
 from .inodes import Inodes
 from .nodes import Node
 from .stored_bytes import StoredBytes
-
-log = logging.getLogger(__name__)
 
 _SET_SMALL = statement("UPDATE small SET data = ? WHERE ino = ?")
 COPY_MAX = 4 << 20  # bytes of data that one copy moves at most: requests wait for it
@@ -62,6 +56,7 @@ class Ranges:
         content: file bytes.
         objects: the content objects in storage.
         stored: what storage holds of files.
+        freed: takes blocks that files give up.
         own_xattrs: gives a file extended attributes of its own.
         make_room: called before an operation that takes so many bytes.
         give_back: called before an operation that only gives space back.
@@ -75,6 +70,7 @@ class Ranges:
         content: Content,
         objects: ObjectStore,
         stored: StoredBytes,
+        freed: FreedBlocks,
         own_xattrs: Callable[[Node], Row],
         make_room: Callable[[int], None],
         give_back: Callable[[], None],
@@ -85,6 +81,7 @@ class Ranges:
         self._content = content
         self._objects = objects
         self._stored = stored
+        self._freed = freed
         self._own_xattrs = own_xattrs
         self._make_room = make_room
         self._give_back = give_back
@@ -202,7 +199,7 @@ class Ranges:
         if free and number and bound is None and end > row.size:
             # beyond the end there may be reserved blocks, but no bytes of anybody
             beyond = max(start, row.size)
-            self._db.on_success(partial(self._punch, number, end - beyond, beyond))
+            self._db.on_success(partial(self._freed.punch, number, end - beyond, beyond))
         end = min(end, row.size)
         if start >= end:
             return row
@@ -233,14 +230,14 @@ class Ranges:
                 extents.join(row.ino, Extent(start, below, HOLE, start))
         if free:
             if number and start < below:
-                self._leave(row.ino, number, data)
-                for first, stop in _between(data, start, below):
-                    self._db.on_success(partial(self._punch, number, stop - first, first))
+                self._freed.add(row.ino, number, data)
+                for first, stop in gaps(data, start, below):
+                    self._db.on_success(partial(self._freed.punch, number, stop - first, first))
             for lost in carved:
                 parts = [(start, end)]
                 if lost in packed:
                     parts = [_inside(piece, start, end) for piece in pieces if piece.object == lost]
-                self._leave(row.ino, lost, parts)
+                self._freed.add(row.ino, lost, parts)
         mapped = self._db.value("SELECT 1 FROM extent WHERE ino = ? LIMIT 1", (row.ino,)) is not None
         for lost in extents.unused(row.ino, carved - {number}):
             self._objects.drop(lost)
@@ -263,86 +260,6 @@ class Ranges:
             return self._objects.fd(number)
         assert path is not None
         return self._base.file(path) if row is None else self._content.base_fd(row, path)
-
-    # -- giving blocks back
-
-    def _leave(self, ino: Ino, number: int, parts: list[tuple[int, int]]) -> None:
-        """Note that a file gave up parts of an object, in offsets of the object: whole blocks of them are given back.
-
-        At once if no commit has named the object, else when that is durable.
-        """
-        for start, end in parts:
-            first, stop = -(-start // BLOCK_SIZE) * BLOCK_SIZE, end // BLOCK_SIZE * BLOCK_SIZE
-            if first < stop:
-                self._db.on_success(partial(self._left, ino, number, first, stop))
-
-    def _left(self, ino: Ino, number: int, start: int, end: int) -> None:
-        if number < self._objects.committed_next:
-            # in order and apart from each other: what is given up twice goes once
-            holes = self._objects.holes.setdefault(number, [])
-            near = slice(
-                bisect_right(holes, start, key=lambda hole: hole.end),
-                bisect_left(holes, end, key=lambda hole: hole.start),
-            )
-            parts = _between([(hole.start, hole.end) for hole in holes[near]], start, end)
-            new = [Hole(ino, first, stop, self._db.operations) for first, stop in parts]
-            holes[near] = sorted([*holes[near], *new], key=lambda hole: hole.start)
-            return
-        for first, stop in self._unseen(ino, number, start, end):
-            self._punch(number, stop - first, first)
-
-    def _punch(self, number: int, size: int, offset: int) -> None:
-        """Give blocks back after the operation that made them free: it has succeeded, whatever comes of this."""
-        try:
-            self._objects.punch(number, size, offset)
-        except OSError as error:
-            log.warning("%s keeps blocks it does not need: %s", object_name(number), error)
-
-    def hand_back(self, operation: int, seconds: float = math.inf) -> bool:
-        """Give back blocks that operations up to that one gave up, now that their commit is durable.
-
-        Args:
-            operation: the last one of the commit.
-            seconds: how long that may take, about.
-
-        Returns:
-            False if there are more.
-        """
-        deadline = time.monotonic() + seconds
-        for number, holes in list(self._objects.holes.items()):
-            kept = []
-            for place, hole in enumerate(holes):
-                if hole.operation > operation:
-                    kept.append(hole)
-                    continue
-                if time.monotonic() > deadline:
-                    self._objects.holes[number] = kept + holes[place:]
-                    return False
-                for first, stop in self._unseen(Ino(hole.ino), number, hole.start, hole.end):
-                    self._objects.punch(number, stop - first, first)
-                self._inodes.watcher.changed(Ino(hole.ino))
-            if kept:
-                self._objects.holes[number] = kept
-            else:
-                del self._objects.holes[number]
-        return True
-
-    def _unseen(self, ino: Ino, number: int, start: int, end: int) -> list[tuple[int, int]]:
-        """The parts of a range of an object, in its own offsets, of which no row of the file shows any byte."""
-        row = self._inodes.row(ino)
-        if row is None:
-            return []
-        if row.object == number:
-            covers = self._stored.extents.of(ino, start, end) if row.mapped else []
-            return [(max(start, cover.start), min(end, cover.end)) for cover in covers]
-        if not self._stored.extents.is_packed(ino, number):
-            shown = [extent[:2] for extent in self._stored.extents.of(ino, start, end) if extent.object == number]
-            return _between(shown, start, end)
-        sql = (
-            'SELECT at, at + "end" - start FROM extent WHERE ino = ?1 AND object = ?2 AND at < ?4'
-            ' AND at + "end" - start > ?3 ORDER BY at'
-        )
-        return _between(self._db.rows(sql, (ino, number, start, end)), start, end)
 
     # -- where there is data
 
@@ -537,13 +454,3 @@ def _inside(extent: Extent, start: int, end: int) -> tuple[int, int]:
     """Where in its object the part of an extent lies that is in a range."""
     shift = extent.at - extent.start
     return max(start, extent.start) + shift, min(end, extent.end) + shift
-
-
-def _between(parts: Iterable[tuple[int, ...]], start: int, end: int) -> list[tuple[int, int]]:
-    """What lies in a range between parts of it, which are in order."""
-    found = []
-    for first, stop in parts:
-        if start < first:
-            found.append((start, first))
-        start = max(start, stop)
-    return [*found, (start, end)] if start < end else found

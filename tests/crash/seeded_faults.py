@@ -16,7 +16,7 @@ from unittest.mock import patch
 
 from minifo.engine import commit, overlay, recovery
 from minifo.engine.store import content_objects, database_file, redo_replay, storage
-from minifo.engine.tree import content, namespace, ranges
+from minifo.engine.tree import content, freed_blocks, namespace
 from tests.crash import recorder
 
 Patch = tuple[Any, str, Callable[..., Any]]
@@ -132,7 +132,7 @@ def _beyond_the_end(true: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _punch_now(true: Callable[..., Any]) -> Callable[..., Any]:
-    return lambda self, ino, number, start, end: self._punch(number, end - start, start)
+    return lambda self, ino, number, start, end: self.punch(number, end - start, start)
 
 
 def _format_in_place(true: Callable[..., Any]) -> Callable[..., Any]:
@@ -259,12 +259,12 @@ FAULTS: dict[str, Fault] = {
     "punched-early": Fault(
         "holes are punched before the log is durable",
         "ranges",
-        ((_COMMIT, "seal", _sealed_and(lambda self, sealed: self._ranges.hand_back(sealed.operation))),),
+        ((_COMMIT, "seal", _sealed_and(lambda self, sealed: self._freed.hand_back(sealed.operation))),),
     ),
     "punched-at-once": Fault(
         "holes are punched with their operation, whoever names the bytes",
         "ranges",
-        ((ranges.Ranges, "_left", _punch_now),),
+        ((freed_blocks.FreedBlocks, "_add_range", _punch_now),),
     ),
     "ids-reused": Fault("ids of deleted objects are used again", "open_files", ((_STORE, "_unlink", _use_again),)),
     "unlinked-at-once": Fault(
