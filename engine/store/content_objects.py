@@ -117,7 +117,7 @@ class ObjectStore:
         Raises:
             OSError: storage is full or cannot be written; ENOSPC also if no reserved id is left.
         """
-        number = self.next_object
+        number = self.next_object  # invariant 14: an id is given to one object of one inode, once
         if number >= self.limit:
             raise OSError(errno.ENOSPC, "no reserved id of a content object is left")
         directory = f"content/{number >> 10:x}"

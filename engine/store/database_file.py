@@ -357,7 +357,7 @@ def format_database(path: str, facts: dict[str, int | str | bytes], vfs: str | N
         con.execute(f"PRAGMA application_id={APPLICATION_ID}")
         con.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
         con.executemany("INSERT INTO overlay VALUES (?, ?)", facts.items())
-        con.execute("INSERT INTO origin (ino, path) VALUES (1, ?)", (b"/",))
+        con.execute("INSERT INTO origin (ino, path) VALUES (1, ?)", (b"/",))  # invariant 17: the root of the base
         con.execute("COMMIT")
     finally:
         con.close()

@@ -1,4 +1,5 @@
-"""The engine's invariants, numbered.  Tests and minifo-fsck check them by number; the code names them in comments.
+"""The engine's invariants, numbered.  Tests and minifo-fsck check them by number; where the code keeps one, a comment
+names it (``invariant 7``), in this folder or in ``tree/``.
 
 Most are queries whose rows are violations: the first column is the inode number of the object or directory concerned,
 the others say what is wrong.  Two need paths and are functions.  All invariants hold after every operation, and so in

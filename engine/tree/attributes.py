@@ -156,6 +156,7 @@ class Attributes:
 
     def _resize(self, row: Row, node: Node, size: int) -> None:
         if stat.S_ISDIR(row.mode):
+            # invariant 13: content belongs to regular files
             raise FsError(errno.EISDIR, f"truncate inode {row.ino}")
         if not stat.S_ISREG(row.mode):
             raise FsError(errno.EINVAL, f"truncate inode {row.ino}")
@@ -305,7 +306,7 @@ class Attributes:
         if isinstance(held, Row) and held.xattrs:
             return held
         from_base = [(name, self._find(node, name)) for name in self.listxattr(node)]
-        row = self._inodes.adopt(node, held, xattrs=1)
+        row = self._inodes.adopt(node, held, xattrs=1)  # invariant 15: who has rows of xattr owns its attributes
         self.add(node.ino, from_base)
         if not row.xattrs:
             row = row._replace(xattrs=1)

@@ -241,7 +241,7 @@ class Content:
         """Write into the row of a small file, made of what backs it so far."""
         old = self._read_backing(row, path, 0, row.size)
         new = old[:offset].ljust(offset, b"\0") + bytes(data) + old[offset + len(data) :]
-        self._stored.put_small(row.ino, new)
+        self._stored.put_small(row.ino, new)  # invariant 19: the caller saves the row with object = SMALL
 
     def _outgrow(self, row: Row) -> int:
         """Move the bytes of a small file to an object of their own."""
@@ -436,11 +436,11 @@ class Content:
             number, bound, mapped = None, (None if path is None else 0), 0
         elif number == SMALL:
             if size < row.size:
-                self._db.change(_CUT_SMALL, (size, row.ino))
+                self._db.change(_CUT_SMALL, (size, row.ino))  # invariant 19: no bytes beyond the end of the file
         elif size < row.size:
             bound = size if bound is None else min(bound, size)
             if mapped:
-                self._cut_extents(row, size)
+                self._cut_extents(row, size)  # invariant 12: extents lie within the file
             if number:
                 self._objects.trims[number] = (row.ino, size)
         elif number is not None and bound is None:

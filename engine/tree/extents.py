@@ -83,6 +83,7 @@ class Extents:
         Call it inside an operation.
         """
         start, end, number, at = new
+        # invariant 12: extents of a file do not overlap; the caller has seen that the range is free
         sql = 'SELECT start, "end", object, at FROM extent WHERE ino = ? AND start < ? ORDER BY start DESC LIMIT 1'
         before = self._db.row(sql, (ino, start))
         if before is not None and before[1:3] == (start, number) and before[3] + start - before[0] == at:

@@ -329,7 +329,7 @@ class Inodes:
         self, mode: int, uid: int, gid: int, rdev: int, nlink: int, size: int, target: bytes | None = None
     ) -> Row:
         """Make the row of a new object, with the next inode number; with a link count of 0 it is an orphan at once."""
-        ino = Ino(self.next_ino)
+        ino = Ino(self.next_ino)  # invariant 8: from the window, and without an origin
         self.next_ino += 1
         t = self.now()
         row = Row(ino, mode, nlink, uid, gid, rdev, size, t, t, t, None, None, 0, 1, None, None, None)
@@ -367,7 +367,7 @@ class Inodes:
         )
         self._db.change(_INSERT, (*row, None))
         self._adopted = self._note_saved(row)
-        self.mark(path, node.ino, st)
+        self.mark(path, node.ino, st)  # invariant 8: what was not created has an origin
         if node.dead:
             self._db.change(_ADD_ORPHAN, (node.ino,))
         return row
@@ -415,7 +415,7 @@ class Inodes:
             content: True if bytes change, False if only attributes do.
         """
         if self.numbers.is_created(row.ino):
-            return
+            return  # invariant 7: only a base object with a row is modified
         if content and self.ancestors.limit and not row.is_own:
             self.ancestors.keep(self.node(row.ino).path or b"/")
         if row is self._adopted:
@@ -447,6 +447,7 @@ class Inodes:
 
     def set_links(self, row: Row, nlink: int) -> None:
         """Set an object's link count, and its ctime; an object with a link count of 0 is in ``orphan``."""
+        # invariant 11: an orphan is what has no links
         if row.nlink == 0:
             self.drop_orphan(row.ino)
         self.stamp(row, nlink, row.atime, row.mtime, self.now())

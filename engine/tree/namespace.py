@@ -78,11 +78,13 @@ class Namespace:
         Raises:
             FsError: EEXIST, ENOENT in a removed directory, ENAMETOOLONG.
         """
+        # invariant 16: a symlink has a target of a possible length
         if target is not None and not 0 < len(target) <= SYMLINK_MAX:
             raise FsError(errno.ENAMETOOLONG if target else errno.ENOENT, "symlink")
         self._check_new(parent, name)
         is_dir = stat.S_ISDIR(mode)
         node = self._new(parent, mode, caller, rdev=rdev, target=target, nlink=2 if is_dir else 1)
+        # invariants 9 and 10: the link count was made for just this name
         self._db.change(ADD["created"], (parent.ino, name, node.ino))
         self._note_added(parent, name, +1 if is_dir else 0)
         return node
@@ -140,7 +142,7 @@ class Namespace:
         """
         self._check_new(parent, name)
         if node.is_dir:
-            raise FsError(errno.EPERM, "link of a directory")
+            raise FsError(errno.EPERM, "link of a directory")  # invariant 9: a directory has one name
         row = self._inodes.adopt(node)
         if row.nlink == 0:
             if node.ino not in self._inodes.unnamed:
@@ -148,13 +150,14 @@ class Namespace:
             self._db.on_success(partial(self._inodes.unnamed.discard, node.ino))
         if row.nlink >= _LINK_MAX:
             raise FsError(errno.EMLINK)
+        # invariants 3 and 10: link count and names change together
         self._inodes.set_links(row, row.nlink + 1)
         self._bind(parent, name, node, "created")
         self._note_added(parent, name, 0)
 
     def _check_name(self, parent: Node, name: bytes) -> None:
         if parent.dead:
-            raise FsError(errno.ENOENT, "removed directory")
+            raise FsError(errno.ENOENT, "removed directory")  # invariant 2: only a living directory holds names
         self._view.check_name(name)
 
     def _check_new(self, parent: Node, name: bytes) -> None:
@@ -307,6 +310,7 @@ class Namespace:
             raise FsError(errno.EEXIST)
         if flags == RenameFlags.EXCHANGE and target is None:
             raise FsError(errno.ENOENT)
+        # invariant 18: no directory comes to be below itself, or it could not be reached from the root
         if source.node.is_dir and self._is_below(new_parent, source.node):
             raise FsError(errno.EINVAL, "rename into itself")
         if target is not None and target.node.is_dir and self._is_below(parent, target.node):
@@ -399,7 +403,8 @@ class Namespace:
         assert path is not None
         if path in self._inodes.drift.superseded:
             self._inodes.unlisted_rows.drop_superseded(path)
-        self._inodes.adopt(parent)  # a directory with a whiteout is in origin
+        self._inodes.adopt(parent)  # invariant 6: a directory with a whiteout is in origin
+        # invariant 5: the old name of what is renamed is hidden, too
         self._db.change(HIDE, (parent.ino, name))
         if ref.kind != "base":
             covered = self._db.value("SELECT ino FROM origin WHERE path = ?", (path,))
@@ -430,6 +435,7 @@ class Namespace:
                 self._renamed_to_created(node)
             self._drop_row_if_unchanged(node)
         else:
+            # invariants 1 and 4: the name was unbound before, so it is in no other list; what is renamed was adopted
             self._db.change(ADD[table], (parent.ino, name, node.ino))
 
     def _is_its_base_name(self, parent: Node, name: bytes, node: Node) -> bool:
