@@ -1,8 +1,8 @@
-"""The door for imports: objects and names go into a new overlay as rows, many in one transaction, without look-ups.
+"""Bulk import: write objects and names into a new overlay as rows, many in one transaction, without look-ups.
 
-An import takes steps.  Each one is an operation, and how many were taken is a row of ``overlay`` that changes in the
-same transaction: an import that was cut short goes on where it was.  What an import does to rows it does here, through
-the engine's own parts; which steps to take is decided by whoever imports.
+An import consists of steps.  Each step is one operation, which also counts the steps in a row of ``overlay``, so that
+an interrupted import continues with the next step.  This module writes the rows, through the engine's own parts; the
+importer (migrations/meta) decides on the steps.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from .store.statements import SET_FACT, statement
 from .store.syscalls import data_ranges
 from .tree.inode_rows import SMALL, Row
 
-_COMMIT_BYTES = 64 << 20
-_LEAST_ROOM = 16  # content object ids left before a commit must reserve more
-_STEP = 1 << 20  # bytes copied at once
-_DONE, _PLAN = "import_steps", "import_plan"  # rows of ``overlay`` while an import is under way
-IMPORTED = "imported"  # and one when it has come to its end: the digest of its plan
+_COMMIT_BYTES = 64 << 20  # copied bytes after which a step commits first
+_LEAST_ROOM = 16  # when fewer content object ids are left, a commit must reserve more
+_COPY_SIZE = 1 << 20  # bytes that are copied at once
+_DONE, _PLAN = "import_steps", "import_plan"  # keys in ``overlay`` while an import is running
+IMPORTED = "imported"  # key in ``overlay`` after the import: the digest of its plan
 
 _ADD_FACT = statement("INSERT INTO overlay VALUES (?, ?)")
 _KEEP_FACT = statement("INSERT OR REPLACE INTO overlay VALUES (?, ?)")
@@ -36,10 +36,10 @@ _DROP_ORIGIN = statement("DELETE FROM origin WHERE path = ?")
 
 
 class BulkImport:
-    """Fills one overlay.  All methods but the first four are called within a ``step``.
+    """Fills one overlay.  Call all methods but ``begin``, ``step``, ``commit`` and ``finish`` within a ``step``.
 
     Args:
-        overlay: open for writing; a new one, or one that an earlier run of the same import has left.
+        overlay: an overlay that is open for writing: a new one, or one from an interrupted run of the same import.
     """
 
     def __init__(self, overlay: Overlay) -> None:
@@ -50,16 +50,16 @@ class BulkImport:
         self._pending = 0  # bytes copied since the last commit
         self._can_clone = True
 
-    # -- the course of an import
+    # -- the steps of an import
 
     def begin(self, plan: str) -> int | None:
-        """Begin the import of a plan, or go on with it.
+        """Begin the import of a plan, or continue an interrupted one.
 
         Args:
-            plan: a digest of the plan and of what it reads.
+            plan: a digest of the plan and of the source that it reads.
 
         Returns:
-            How many steps an earlier run has taken; None if the import has come to its end already.
+            How many steps an earlier run has done; None if it has done all, up to ``finish``.
 
         Raises:
             StateError: the earlier run had another plan.
@@ -69,10 +69,10 @@ class BulkImport:
         if facts and facts[_PLAN] != plan:
             raise StateError(
                 "the source or the options have changed since the import was cut short",
-                f"to start anew: rm -r {self._ov.storage_path}",
+                f"to start from the beginning: rm -r {self._ov.storage_path}",
             )
         if not facts and self._db.value("SELECT 1 FROM inode") is not None:
-            return None  # cut short after ``finish``
+            return None  # the earlier run was interrupted after ``finish``
         self._done = int(facts.get(_DONE, 0))
         if not facts:
             with self._db.operation():
@@ -82,14 +82,14 @@ class BulkImport:
 
     @contextmanager
     def step(self) -> Iterator[None]:
-        """Take one step: all that is done within happens wholly, and is counted, or not at all.
+        """Do one step: the changes of the block are all made and counted, or, if it raises, all undone.
 
         Raises:
-            OSError: there is no room.
+            OSError: ENOSPC.
             StateError: a commit failed.
         """
         if self._ov.objects.room() < _LEAST_ROOM:
-            self._ov.commits.run()  # reserves more ids, also where nothing else waits for a commit
+            self._ov.commits.run()  # reserves more ids, even if no change needs a commit
         elif self._pending > _COMMIT_BYTES:
             self.commit()
         self._ov.space.need(0)
@@ -99,7 +99,7 @@ class BulkImport:
         self._done += 1
 
     def commit(self) -> None:
-        """Make durable what was done so far.
+        """Make all changes so far durable.
 
         Raises:
             StateError: the commit failed.
@@ -108,7 +108,7 @@ class BulkImport:
         self._pending = 0
 
     def finish(self, plan: str) -> None:
-        """Keep nothing of the import but which one it was, and commit."""
+        """Replace the import's rows in ``overlay`` by the digest of its plan, and commit."""
         with self._db.operation():
             self._db.change(_DROP_FACTS, (_DONE, _PLAN))
             self._db.change(_KEEP_FACT, (IMPORTED, plan))
@@ -117,15 +117,16 @@ class BulkImport:
     # -- objects
 
     def adopt(self, path: bytes, parent: Ino, is_shown: Callable[[bytes], bool]) -> Attr:
-        """Give a base object a row, copied from the base.
+        """Give a base object a row with its attributes in the base.
 
         Args:
             path: the object (base terms).
             parent: the directory in which it shows.
-            is_shown: tells of a directory above it in the base whether that shows; one that does not gets no mark.
+            is_shown: is_shown(path) returns whether a directory above it in the base shows; only such a directory gets
+                a row in ``origin``.
 
         Returns:
-            Its attributes; the blocks are not looked up.
+            Its attributes, with 0 for ``blocks``.
         """
         st = self._ov.base.stat(path)
         is_dir = stat.S_ISDIR(st.st_mode)
@@ -139,13 +140,13 @@ class BulkImport:
         return row.attr(0)
 
     def create(self, parent: Ino, name: bytes, st: os.stat_result, links: int, target: bytes | None = None) -> Ino:
-        """Make a new object, with the attributes of another, at a name; ``fill`` and ``dress`` give it the rest.
+        """Create an object, with attributes from elsewhere; ``fill`` and ``dress`` add bytes and extended attributes.
 
         Args:
-            parent, name: where.
-            st: attributes of an object elsewhere.
+            parent, name: its directory and name.
+            st: the attributes to copy.
             links: its link count.
-            target: of a symlink.
+            target: the target, for a symlink.
 
         Returns:
             Its inode number.
@@ -158,7 +159,7 @@ class BulkImport:
         return row.ino
 
     def modify(self, ino: Ino, *, content: bool = False) -> None:
-        """Put a base object that was just adopted on the list of modified ones; *content* where its bytes change."""
+        """Add an adopted base object to ``modified``; *content* is True if its bytes are to be changed."""
         self._inodes.modify(self._row(ino), content=content)
 
     def set_links(self, ino: Ino, links: int) -> None:
@@ -166,28 +167,28 @@ class BulkImport:
         self._inodes.save(self._row(ino)._replace(nlink=links))
 
     def set_times(self, ino: Ino, st: os.stat_result) -> None:
-        """Set mtime and ctime of an object to those of another."""
+        """Set mtime and ctime of an object to those in *st*."""
         self._inodes.save(self._row(ino)._replace(mtime=st.st_mtime_ns, ctime=st.st_ctime_ns))
 
     def dress(self, ino: Ino, st: os.stat_result, xattrs: Mapping[bytes, bytes]) -> None:
-        """Give an object owner, mode and times of another, and extended attributes."""
+        """Set owner, mode and times of an object to those in *st*, and its extended attributes to *xattrs*."""
         row = self._row(ino)._replace(mode=st.st_mode, uid=st.st_uid, gid=st.st_gid, xattrs=1)
         self._inodes.save(row._replace(atime=st.st_atime_ns, mtime=st.st_mtime_ns, ctime=st.st_ctime_ns))
         self._ov.attributes.add(ino, xattrs.items())
 
     def fill(self, ino: Ino, source: int, size: int) -> None:
-        """Give a file the bytes of another; its base file, if it has one, does not show through any more.
+        """Copy the bytes of another file into a file; none of its base file, if it has one, show any more.
 
         Args:
-            ino: the file.
-            source: a descriptor of the other file, valid until the next look at a base.
-            size: how many bytes that has.
+            ino: the file to fill.
+            source: a descriptor of the other file; it may belong to a base view, so no base is read meanwhile.
+            size: the other file's size in bytes.
 
         Raises:
-            OSError: EIO where it is shorter by now; ENOSPC and its kin.
+            OSError: EIO if the other file has become shorter; ENOSPC, EDQUOT.
         """
         row = self._row(ino)
-        # a base file without an object would still back it
+        # bound 0: without an object, the base file would back it
         bound = 0 if row.bound is not None and not size else None
         number: int | None = None
         if size > self._ov.content.small_max:
@@ -198,7 +199,7 @@ class BulkImport:
         self._inodes.save(row._replace(size=size, object=number, bound=bound))
 
     def _copy(self, source: int, size: int) -> int:
-        """Copy a file's bytes to a content object."""
+        """Copy a file's bytes to a new content object, and return its id."""
         objects = self._ov.objects
         number = objects.create()
         if self._can_clone:
@@ -226,31 +227,31 @@ class BulkImport:
     # -- names
 
     def hide(self, parent: Ino, name: bytes) -> None:
-        """Hide a base name of a directory."""
+        """Hide a base name in a directory."""
         directory = self._inodes.directory(parent)
         assert directory.path is not None
         self._inodes.mark(directory.path, directory.ino)
         self._db.change(HIDE, (parent, name))
 
     def rename(self, ino: Ino, parent: Ino, name: bytes) -> None:
-        """Let a base object that was adopted show at another name."""
+        """Rename an adopted base object."""
         self._db.change(ADD["renamed"], (parent, name, ino))
 
     def link(self, ino: Ino, parent: Ino, name: bytes) -> None:
-        """Give a file that was created one more name."""
+        """Make a hard link to a created file."""
         row = self._row(ino)
         self._inodes.save(row._replace(nlink=row.nlink + 1))
         self._db.change(ADD["created"], (parent, name, ino))
 
 
 def _pieces(fd: int, start: int, end: int) -> Iterator[bytes]:
-    """The bytes of a range, in order.
+    """Yield the bytes of a range of a file, in pieces, in order.
 
     Raises:
-        OSError: EIO where the file is shorter than it was.
+        OSError: EIO if the file has become shorter.
     """
     while start < end:
-        data = os.pread(fd, min(_STEP, end - start), start)
+        data = os.pread(fd, min(_COPY_SIZE, end - start), start)
         if not data:
             raise OSError(errno.EIO, "the file became shorter while it was read")
         yield data

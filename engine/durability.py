@@ -1,7 +1,7 @@
-"""Durability: what a front end may ask of an overlay's group commit, and the steps that it takes one by one.
+"""Durability: the part of the group commit that a front end may use: its status, and its steps one by one.
 
-The commit itself is engine/commit.py, which also says in which order the steps are safe.  Typed by this protocol, what
-only the engine may touch of it stays out of reach of the front end.
+The group commit itself is in engine/commit.py, which also says in which order the steps are safe.  This protocol types
+it for the front end, so that mypy refuses the use of other parts.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 
 
 class Durability(Protocol):
-    """The group commit of one overlay, as a front end sees it.
+    """The group commit of one overlay, for front ends.
 
     Attributes:
-        volatile: True while each operation needs a commit of its own, because the redo log has no room.  A plain
-            attribute: a front end reads it at every change.
-        failure: the error that has made the overlay read-only, or None.
+        volatile: True while each operation must be committed at once, because the redo log cannot take it.  It is not
+            a property because a front end reads it at every change.
+        failure: the error that made the overlay read-only, or None.
     """
 
     volatile: bool
@@ -28,39 +28,39 @@ class Durability(Protocol):
 
     @property
     def is_needed(self) -> bool:
-        """True while changes wait for a commit."""
+        """Whether there are changes that need a commit."""
 
     @property
     def keeps_redo(self) -> bool:
-        """True if there is a redo log."""
+        """Whether there is a redo log."""
 
     @property
     def redo_path(self) -> str | None:
-        """Where the redo log is, if there is one."""
+        """The path of the redo log, or None."""
 
     @property
     def redo_size(self) -> int:
-        """Bytes the redo log takes now."""
+        """The bytes that the redo log takes now."""
 
     # -- the steps of a commit
 
     def pending(self) -> set[int]:
-        """Step 1, first half: take the objects written so far."""
+        """Step 1, first half: return the objects that were written since the last commit, for ``presync``."""
 
     def presync(self, numbers: set[int]) -> None:
-        """Step 1, second half: make those objects durable; in any thread."""
+        """Step 1, second half: make the objects from ``pending`` durable.  May run in any thread."""
 
     def seal(self) -> Sealed:
-        """Step 2: sync what was written meanwhile, and commit the rows."""
+        """Step 2, the gate: sync the objects written since ``pending``, and commit the rows; return the commit."""
 
     def harden(self) -> None:
-        """Step 3: make the write-ahead log durable; in any thread."""
+        """Step 3: make the write-ahead log durable.  May run in any thread."""
 
     def finish(self, sealed: Sealed, seconds: float) -> None:
-        """Step 4: delete and give back what only a durable commit allows, for about so many seconds."""
+        """Step 4: delete garbage, trim shrunk files, and punch holes for about *seconds*."""
 
     def give_back(self, seconds: float) -> bool:
-        """Go on giving back blocks for about so many seconds; return False if there are more."""
+        """Punch the holes that ``finish`` has left, for about *seconds*; return False if there are more."""
 
     def relieve(self) -> None:
-        """Step 5: move a long log into the database; in one worker thread at a time."""
+        """Step 5: checkpoint a long write-ahead log, and write a due metadata backup; in one thread at a time."""

@@ -1,7 +1,7 @@
-"""The four lists, read: what a plan that carries an overlay elsewhere asks of it (merge, export, comparison).
+"""Queries on the four lists, for commands that carry an overlay's changes elsewhere (merge, export, comparison).
 
-Everything here only reads, and tells what the tables say of one directory or one object; what shows, with attributes
-and bytes, is asked of ``Overlay`` itself.
+They return what the tables hold for one directory or one object, and change nothing.  ``Overlay`` itself returns what
+shows: names, attributes and bytes.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from .overlay import Overlay
 
 
 class ModifiedFile(NamedTuple):
-    """A base object, other than a directory, on the list of modified ones.
+    """A base object in ``modified`` that is not a directory.
 
     Attributes:
         ino: its inode number.
-        path: its place in the base (base terms).
-        content: True where its bytes are overridden, False where only attributes are.
-        nlink: its link count in the overlay; 0 for one that is only open still.
+        path: its path in the base (base terms).
+        content: True if its bytes are overridden, False if only its attributes are.
+        nlink: its link count in the overlay; 0 if it is unlinked, but may still be open.
     """
 
     ino: Ino
@@ -30,10 +30,10 @@ class ModifiedFile(NamedTuple):
 
 
 class Lists:
-    """Questions about what an overlay holds.
+    """Queries on the four lists of one overlay.
 
     Args:
-        overlay: open; nothing is changed.
+        overlay: an open overlay.
     """
 
     def __init__(self, overlay: Overlay) -> None:
@@ -41,51 +41,51 @@ class Lists:
         self._inodes = overlay.inodes
 
     def is_empty(self) -> bool:
-        """True where no object has attributes of its own: nothing was created or modified, nor renamed."""
+        """Return whether no object has a row: nothing was created, modified or renamed."""
         return self._db.value("SELECT 1 FROM inode") is None
 
     # -- names of one directory
 
     def created(self, directory: int) -> set[bytes]:
-        """The names in a directory that were created."""
+        """Return the names in a directory that are in ``created``."""
         return {name for (name,) in self._db.rows("SELECT name FROM created WHERE parent = ?", (directory,))}
 
     def renamed(self, directory: int) -> set[bytes]:
-        """The names in a directory that base objects were renamed to."""
+        """Return the names in a directory that are in ``renamed``: base objects were renamed to them."""
         return {name for (name,) in self._db.rows("SELECT name FROM renamed WHERE parent = ?", (directory,))}
 
     def deleted(self, directory: int) -> list[bytes]:
-        """The base names in a directory that are hidden, in order."""
+        """Return the base names in a directory that are hidden, sorted."""
         sql = "SELECT name FROM deleted WHERE parent = ? ORDER BY name"
         return [name for (name,) in self._db.rows(sql, (directory,))]
 
     def is_renamed(self, path: bytes) -> bool:
-        """True where the base object at *path* (base terms) has another name in the overlay."""
+        """Return whether the base object at *path* (base terms) was renamed."""
         ino = self._db.value("SELECT ino FROM origin WHERE path = ?", (path,))
         return ino is not None and self._db.value("SELECT 1 FROM renamed WHERE ino = ?", (ino,)) is not None
 
     # -- one object
 
     def origin(self, ino: int) -> bytes | None:
-        """The place (base terms) of the base object that a number stands for; None for a created object."""
+        """Return the path (base terms) of the base object that a number stands for; None for a created object."""
         return self._inodes.node(Ino(ino)).path
 
     def may_differ(self, ino: int) -> bool:
-        """True where the tables may say something about an object; False for one that is surely as the base has it."""
+        """Return whether the tables may have rows for an object; False means that it shows exactly as in the base."""
         return self._inodes.node(Ino(ino)).state
 
     def owns_xattrs(self, ino: int) -> bool:
-        """True where the extended attributes of an object are the overlay's own, and not those of its base object."""
+        """Return whether an object's extended attributes are in ``xattr``, and not those of its base object."""
         row = self._inodes.row(Ino(ino))
         return row is not None and bool(row.xattrs)
 
     def modified(self, ino: int) -> bool | None:
-        """What was modified of a base object: True for its bytes, False for attributes only, None for neither."""
+        """Return True if a base object's bytes were modified, False if only its attributes were, None if neither."""
         content = self._db.value("SELECT content FROM modified WHERE ino = ?", (ino,))
         return None if content is None else bool(content)
 
     def modified_files(self) -> list[ModifiedFile]:
-        """All base objects on the list of modified ones, but for directories."""
+        """Return all base objects in ``modified`` except directories."""
         sql = (
             "SELECT ino, path, content, nlink FROM modified JOIN origin USING (ino) JOIN inode USING (ino)"
             " WHERE mode & 61440 <> 16384"
@@ -93,5 +93,5 @@ class Lists:
         return [ModifiedFile(Ino(ino), path, bool(content), nlink) for ino, path, content, nlink in self._db.rows(sql)]
 
     def number_of(self, st: os.stat_result) -> Ino:
-        """The inode number of the base object with these attributes."""
+        """Return the inode number of the base object with attributes *st*."""
         return self._inodes.numbers.of(st)

@@ -1,8 +1,8 @@
-"""An overlay as a whole: its parts and how they are wired; opening, committing and closing; what is told of it.
+"""An open overlay without its operations: its parts and their wiring; opening, committing and closing; status.
 
-It opens storage, database and base in the right order.  The parts are made in the order in which they need each other,
-each with all that it needs; what follows what happens in another part is named in one place, at the end of the
-constructor.  The operations are those of ``Overlay`` (engine/overlay.py).
+``open`` opens storage, database and base in the right order.  The constructor makes each part after those it needs, and
+at its end sets the callbacks from one part to another.  The file-system operations are in the subclass ``Overlay``
+(engine/overlay.py).
 """
 
 from __future__ import annotations
@@ -90,8 +90,8 @@ class OpenOverlay:
             self.stored,
             freed,
             own_xattrs=self.attributes.own_xattrs,
-            make_room=self._make_room,
-            give_back=self._give_back,
+            make_room=self._claim_space,
+            give_back=self._prepare_to_free,
         )
         self._reaping: list[Ino] = []
         self.space = FreeSpace(db, storage, self.objects, self.commit, max_size)
@@ -118,23 +118,23 @@ class OpenOverlay:
         base_check: BaseCheck = BaseCheck.WARN,
         clock: Callable[[], int] | None = None,
     ) -> Self:
-        """Open an overlay, making an empty one in an empty storage directory.
+        """Open an overlay; make an empty one if the storage directory is empty.
 
         Args:
-            base: the base directory; opened before anything is mounted, so it may become the mount point.
+            base: the base directory; it is opened before the overlay is mounted, so it may become the mount point.
             storage: the storage directory.
             read_only: change nothing on disk.
-            clone: False to do without the private mount clone of the base (store/base_view.py).
-            redo_directory: where the redo log is kept (store/redo_log.py); None: operations since the last commit are
-                lost with the process.
-            redo_aside: go on without a redo log that cannot be replayed; it is kept under another name.
-            max_size: most bytes the overlay may take in storage; None for as many as there are.
-            copy_whole: copy base files wholly at their first write, so that none ever depends on two versions.
-            keep_origin: largest base file, in bytes, of which the version that is changed is kept for merges.
-            base_check: what becomes of a mount over another base than last time.
-            clock: the kernel's clock, in ns; None for the system's coarse one (tree/clock.py).
-            storage_io: stands in for storage I/O (recorders and fault injectors).
-            vfs: stands in for SQLite's I/O, the name of a registered VFS.
+            clone: False to use no private mount clone of the base (store/base_view.py).
+            storage_io: the class to use in place of Storage (recorders and fault injectors in tests).
+            vfs: name of a registered SQLite VFS to use (in tests); None for SQLite's own.
+            redo_directory: directory for the redo log (store/redo_log.py); None for no log: then operations since the
+                last commit are lost if the process is killed.
+            redo_aside: if the redo log cannot be replayed, keep it under another name and go on without it.
+            max_size: most bytes that the overlay may take in storage; None for no limit.
+            copy_whole: copy a base file completely at its first write, so that no file depends on two versions of it.
+            keep_origin: keep the base's version of a file that is changed, for merges, if it has at most so many bytes.
+            base_check: how to handle a base that is not the one of the last mount.
+            clock: returns the kernel's time in ns; None for the system's coarse clock (tree/clock.py).
 
         Raises:
             StateError: base or storage cannot be used; nothing was changed on disk.
@@ -149,17 +149,17 @@ class OpenOverlay:
             if not store.is_formatted:
                 store.check_empty()
                 if read_only:
-                    raise NotMinifo(f"storage {storage} holds no overlay yet", "mount it writable once")
+                    raise NotMinifo(f"storage {storage} holds no overlay yet", "mount it writable first")
             elif vfs is None:
-                check_header(store.database)  # before the lock file, so that nothing is left in what is not ours
+                check_header(store.database)  # before the lock is made, so that a foreign directory stays unchanged
             store.lock(exclusive=not read_only)
             hide_storage(base, view, store)
             if not store.is_formatted:
-                store.check_empty()  # again, now that nobody else can change it
+                store.check_empty()  # again, because now the lock keeps other processes out
                 store.format(first_facts(view), vfs)
             elif not read_only:
-                store.sync_dir(".")  # who made the files here may have been killed before their names were durable
-            # of what others may write to, a state is read that they cannot change meanwhile
+                store.sync_dir(".")  # a killed daemon may have made the files, and not synced their names
+            # an untrusted database is copied first, so that other users cannot change it while it is read
             fetch = None if store.is_trusted else store.fetch
             db = open_database(store.database, read_only=read_only, vfs=vfs, fetch=fetch)
             overlay = cls(
@@ -183,13 +183,13 @@ class OpenOverlay:
                 store.close()
             view.close()
             if isinstance(error, (OSError, apsw.Error)):
-                hint = f"see that it can be read and written and has room, then run: minifo-fsck {storage}"
+                hint = f"check that it can be read and written and has free space, then run: minifo-fsck {storage}"
                 raise StateError(f"storage {storage} cannot be opened ({error})", hint) from error
             raise
         return overlay
 
     def commit(self) -> None:
-        """Make everything done so far durable; nothing is written if nothing changed.
+        """Make all changes durable; write nothing if there are none.
 
         Raises:
             StateError: the commit failed; the overlay is read-only from now on.
@@ -198,10 +198,10 @@ class OpenOverlay:
             self.commits.run()
 
     def close(self) -> None:
-        """Commit, and let go of base and storage.
+        """Commit, and close base and storage.
 
         Raises:
-            StateError: the last commit failed; everything is closed all the same.
+            StateError: the last commit failed; base and storage are closed nevertheless.
         """
         try:
             while self.commits.failure is None and not self.reap_more():
@@ -222,53 +222,57 @@ class OpenOverlay:
             self.base.close()
 
     def check(self) -> list[Violation]:
-        """Everything that breaks an invariant; empty for a sound overlay."""
+        """Return all violations of invariants; an empty list for an undamaged overlay."""
         return check(self.db)
 
     def examine_rows(self, *, finished: bool = True) -> None:
-        """Look at every row of every table, before what it says is written elsewhere (tree/row_checks.py).
+        """Check every row of every table, before a command writes elsewhere what they say (tree/row_checks.py).
 
         Args:
-            finished: False for an overlay that an import is still making.
+            finished: False if an import is still filling this overlay.
 
         Raises:
-            Corrupt: a row says what cannot be.
+            Corrupt: a row has an impossible value.
         """
         examine(self.db, self.storage.database, finished=finished)
 
-    # -- deleting what takes long
+    # -- deletion of large orphans
 
     def _reap(self, ino: Ino) -> None:
         with self.db.operation():
-            done = self.namespace.reap(ino, _AT_A_TIME)
+            done = self.namespace.reap(ino, _EXTENTS_AT_ONCE)
         if not done:
             self._reaping.append(ino)
 
     def reap_more(self) -> bool:
-        """Go on deleting orphans that have more extents than others can wait for.
+        """Delete more extents of orphans that have too many for one operation.
 
-        What a crash leaves of one is an orphan still, and swept at the next mount.
+        After a crash the next mount deletes the rest, because the inode is still an orphan.
 
         Returns:
-            False if there are more.
+            Whether all such orphans are deleted.
         """
         if self._reaping:
             self._reap(self._reaping.pop())
         return not self._reaping
 
-    # -- room
+    # -- free space
 
-    def _give_back(self) -> None:
-        """Before an operation that may give space back: see that it can be committed."""
+    def _prepare_to_free(self) -> None:
+        """Prepare for an operation that may free space: make sure that it can be committed (free_space.py)."""
         if not self.db.read_only:
             self.space.give_back()
 
-    def _make_room(self, size: int) -> None:
-        """Before an operation that takes *size* bytes: see that it will fit, and that object ids are left."""
+    def _claim_space(self, size: int) -> None:
+        """Check that there are space and object ids for an operation with *size* bytes of content.
+
+        Raises:
+            FsError: ENOSPC, EROFS.
+        """
         if self.db.read_only:
             raise FsError(errno.EROFS)
         self.space.need(size)
-        # ids beyond the committed bound must not be used, or a crash would leave objects nobody finds
+        # ids beyond the committed bound must not be used: after a crash no mount would find their objects
         if self.objects.room() < LEAST_ROOM:
             self.commits.run()
 
@@ -276,60 +280,60 @@ class OpenOverlay:
 
     @property
     def durability(self) -> Durability:
-        """The group commit: its status, and its steps one by one."""
+        """The group commit, for its status and its steps."""
         return self.commits
 
     @property
     def operations(self) -> int:
-        """How many operations have succeeded since the overlay was opened."""
+        """The count of operations that succeeded since the overlay was opened."""
         return self.db.operations
 
     def free(self) -> int:
-        """Bytes that the overlay may still take in storage."""
+        """Return the bytes that are free for the overlay in storage."""
         return self.space.free()
 
     def reserve(self, count: int) -> None:
-        """See that *count* content objects can be made in one transaction, by a commit if need be.
+        """Reserve ids so that *count* content objects can be made in one transaction; commit if too few are left.
 
         Raises:
-            StateError: that commit failed.
+            StateError: the commit failed; the overlay is read-only from now on.
         """
         self.commits.reserve(count)
 
     def transaction(self) -> AbstractContextManager[None]:
-        """A block in which several changes are one operation: all of them happen, or none if it raises."""
+        """Return a context manager in which several changes are one operation: all are undone if the block raises."""
         return self.db.operation()
 
     def watch(self, watcher: Watcher) -> None:
-        """Tell *watcher*, and nothing else, of each change of rows and names from now on."""
+        """Set the object to call at each change of rows and names; it replaces the previous one."""
         self.inodes.watcher = watcher
 
     def when_dirty(self, call: Callable[[], None]) -> None:
-        """Call *call* whenever the first change after a commit was made."""
+        """Set the function to call after the first operation that follows a commit."""
         self.db.when_dirty(call)
 
     def when_crowded(self, limit: int, call: Callable[[], None]) -> None:
-        """Call *call* whenever the number of known objects reaches *limit*."""
+        """Set the function to call when *limit* objects are in memory."""
         self.inodes.when_crowded(limit, call)
 
     @property
     def known(self) -> int:
-        """How many objects are known: those that the kernel refers to, and a few more."""
+        """The count of objects in memory: those that the kernel references, and a few more."""
         return len(self.inodes)
 
     @property
     def linkable(self) -> Container[Ino]:
-        """The files that were made without a name and may still be given one (O_TMPFILE), as it is at any time."""
+        """The files without a name that ``link`` may give one (O_TMPFILE); the container follows later changes."""
         return self.inodes.unnamed
 
     @property
     def storage_path(self) -> str:
-        """True path of the storage directory, for messages."""
+        """The path of the storage directory without symlinks, for messages."""
         return self.storage.path
 
 
 def _tell_lost(db: Database, storage: Storage, number: int) -> None:
-    """Say in the log that a content object is lost, and whose bytes those were."""
+    """Log that a content object is missing, and which file it belongs to."""
     sql = "SELECT ino FROM inode WHERE object = ?1 UNION SELECT ino FROM extent WHERE object = ?1"
     ino = db.value(sql, (number,))
     path = os.fsdecode(PathResolver(db).of(ino)) if ino is not None else "a file without a name"

@@ -1,8 +1,8 @@
 """The overlay: the engine's facade.  One method is one file-system operation, and one operation is one transaction.
 
-It offers what a front end asks for: names and numbers in, attributes and bytes out, ``FsError`` for everything a caller
-did wrong.  It is synchronous and for one thread.  How the parts behind it are opened and wired is in open_overlay.py;
-the invariants it keeps are numbered in store/invariants.py.
+The operations take names and inode numbers, return attributes and bytes, and raise ``FsError`` for every error of a
+caller.  They are synchronous, and only one thread may call them.  The opening and the wiring of the parts is in
+open_overlay.py; the invariants that they keep are numbered in store/invariants.py.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .tree.row_checks import target_of
 
 log = logging.getLogger(__name__)
 
-_AT_A_TIME = 20_000  # extents of an orphan that are deleted in one go: 20 ms
+_EXTENTS_AT_ONCE = 20_000  # extents of an orphan that one operation deletes, in about 20 ms
 _DAY = 86_400 * 10**9  # ns
 
 
@@ -34,9 +34,10 @@ class Overlay(OpenOverlay):
     # -- looking
 
     def lookup(self, parent: Ino, name: bytes) -> Attr | None:
-        """The attributes of what stands at *name* in a directory, or None.
+        """Return the attributes of the object called *name* in a directory, or None if there is none.
 
-        ``.`` is looked up of anything: so the kernel asks for a number it has forgotten (open_by_handle_at(2)).
+        The kernel looks up ``.`` of an object of any type, to find a number that it has forgotten
+        (open_by_handle_at(2)).
 
         Raises:
             FsError: ENOTDIR, ESTALE, ENAMETOOLONG.
@@ -50,30 +51,34 @@ class Overlay(OpenOverlay):
         return self.merge.lookup(directory, name)
 
     def getattr(self, ino: Ino) -> Attr:
-        """The attributes of an object.
+        """Return the attributes of an object.
 
         Raises:
-            FsError: ESTALE for a number nothing is known by.
+            FsError: ESTALE if no object has this number.
         """
         node = self.inodes.node(ino)
         return self.merge.attr(self.inodes.attributes(node), node)
 
     def readdir(self, ino: Ino, after: int = 0) -> Iterator[DirEntry]:
-        """The entries of a directory, ``.`` and ``..`` among them, after a cookie.
+        """Yield the entries of a directory, with ``.`` and ``..``.
 
-        Cookies stay right while the directory changes: a name that stays is seen exactly once.
+        Cookies stay valid while the directory changes: a listing shows a name that stays exactly once.
+
+        Args:
+            ino: the directory.
+            after: the cookie of the last entry that the caller has seen; 0 for the beginning.
         """
         return self.merge.readdir(self.inodes.directory(ino), after)
 
     def all_names(self, ino: Ino, most: int) -> list[bytes] | None:
-        """All names in a directory, in no particular order, or None if there may be more than *most*."""
+        """Return all names in a directory, in no particular order, or None if there may be more than *most*."""
         return self.merge.few_names(self.inodes.directory(ino), most)
 
     def readlink(self, ino: Ino) -> bytes:
-        """The target of a symlink.
+        """Return the target of a symlink.
 
         Raises:
-            FsError: EINVAL for anything else.
+            FsError: EINVAL if the object is not a symlink.
         """
         node = self.inodes.node(ino)
         if not stat.S_ISLNK(self.inodes.mode(node)):
@@ -84,10 +89,10 @@ class Overlay(OpenOverlay):
         return self.base.readlink(node.path)
 
     def read(self, ino: Ino, offset: int, size: int) -> bytes:
-        """Up to *size* bytes of a file from *offset*; fewer at its end.
+        """Return *size* bytes of a file from *offset* on, or those up to its end.
 
         Raises:
-            FsError: EISDIR or EINVAL for what is no regular file.
+            FsError: EISDIR or EINVAL if it is not a regular file; ESTALE if no object has this number.
         """
         node = self.inodes.node(ino)
         row = self.inodes.row(ino) if node.state else None
@@ -99,13 +104,14 @@ class Overlay(OpenOverlay):
         return self.content.read(row, node.path, offset, size)
 
     def accessed(self, ino: Ino, *, strict: bool = False) -> None:
-        """Note that a file was read: its access time moves, as by relatime or strictatime (mount(8)).
+        """Update a file's access time after a read, by the rule of relatime or strictatime (mount(8)).
 
-        Only an object that has a row has an access time of its own: reading the base takes no storage.
+        Does nothing for a base object without a row, so that reading the base takes no storage.
 
         Args:
             ino: the file.
-            strict: False to leave a time that is newer than the last change, and than a day.
+            strict: True for strictatime; False for relatime, which updates the time only if it is a day old, or not
+                newer than mtime and ctime.
         """
         row = self.inodes.row(ino) if self.inodes.node(ino).state else None
         if row is None or self.db.read_only:
@@ -113,25 +119,25 @@ class Overlay(OpenOverlay):
         t = self.inodes.clock.now()
         if not strict and row.atime > max(row.mtime, row.ctime) and t - row.atime < _DAY:
             return
-        self._make_room(0)
+        self._claim_space(0)
         with self.db.operation():
             self.inodes.stamp(row, row.nlink, t, row.mtime, row.ctime)
 
     def read_ahead(self, ino: Ino) -> None:
-        """Ask the medium for base files that are likely to be read after this one."""
+        """Start reading the base files that are likely to be read after this one (tree/readahead.py)."""
         node = self.inodes.node(ino)
         if not node.state and node.path is not None:
             self.merge.read_ahead.note_read(node.path)
 
     def base_file(self, ino: Ino) -> int | None:
-        """A descriptor of the base file that is all there is to a file, for the caller to close; else None."""
+        """Return a descriptor of the base file if the overlay has not changed it, else None; the caller closes it."""
         node = self.inodes.node(ino)
         if not self.is_unchanged(ino) or node.path is None:
             return None
         return os.dup(self.base.file(node.path))
 
     def is_unchanged(self, ino: Ino) -> bool:
-        """True for a base object without a row: what the base says is all there is."""
+        """Return whether an object is a base object without a row in ``inode``: it shows exactly as in the base."""
         node = self.inodes.node(ino)
         return node.path is not None and (not node.state or self.inodes.row(ino) is None)
 
@@ -141,20 +147,23 @@ class Overlay(OpenOverlay):
             raise FsError(errno.EISDIR if node.is_dir else errno.EINVAL, f"inode {node.ino}")
 
     def statfs(self) -> os.statvfs_result:
-        """Figures of the file system storage lies on, or of the limit: that is what can run full."""
+        """Return the figures for statfs(2): of storage's file system, or of ``max_size``, whichever is full first."""
         return self.space.statfs()
 
     # -- changing names
 
     def mknod(self, parent: Ino, name: bytes, mode: int, rdev: int, caller: Caller) -> Attr:
-        """Create a regular file, fifo, socket or device node.
+        """Create a regular file, FIFO, socket or device node, and return its attributes.
 
         Args:
             parent: the directory.
             name: the new name.
             mode: type and permission bits before the umask; no type means a regular file (mknod(2)).
-            rdev: device number of device nodes.
-            caller: its ids own the object; its umask counts where the directory has no default ACL.
+            rdev: device number of a device node; otherwise ignored.
+            caller: the process whose ids own the object; its umask applies unless the directory has a default ACL.
+
+        Raises:
+            FsError: EEXIST, ENOTDIR, ENAMETOOLONG, ENOSPC, EROFS; EINVAL for a directory or a symlink.
         """
         if not stat.S_IFMT(mode):
             mode |= stat.S_IFREG
@@ -164,81 +173,89 @@ class Overlay(OpenOverlay):
         return self._make(parent, name, mode, caller, rdev=rdev if device else 0)
 
     def mkdir(self, parent: Ino, name: bytes, mode: int, caller: Caller) -> Attr:
-        """Create a directory; *mode* are permission bits before the umask."""
+        """Create a directory, and return its attributes; *mode* is its permission bits before the umask."""
         return self._make(parent, name, stat.S_IFDIR | stat.S_IMODE(mode), caller)
 
     def symlink(self, parent: Ino, name: bytes, target: bytes, caller: Caller) -> Attr:
-        """Create a symlink to *target*."""
+        """Create a symlink to *target*, and return its attributes."""
         return self._make(parent, name, stat.S_IFLNK | 0o777, caller, target=target)
 
     def _make(
         self, parent: Ino, name: bytes, mode: int, caller: Caller, *, rdev: int = 0, target: bytes | None = None
     ) -> Attr:
-        self._make_room(0)
+        self._claim_space(0)
         with self.db.operation():
             node = self.namespace.make(self.inodes.directory(parent), name, mode, caller, rdev=rdev, target=target)
             return self.merge.attr(self._row(node), node)
 
     def tmpfile(self, parent: Ino, mode: int, caller: Caller, *, linkable: bool = True) -> Attr:
-        """Create a regular file without a name, which lives until ``forget`` unless ``link`` gives it one.
+        """Create a regular file without a name, and return its attributes.
+
+        ``forget`` deletes it, unless ``link`` has given it a name.
 
         Args:
-            parent, mode, caller: as for ``mknod``; no name is looked at.
-            linkable: whether it may be given a name (O_TMPFILE without O_EXCL, open(2)).
+            parent: the directory, which gives it a group and a default ACL.
+            mode: permission bits before the umask.
+            caller: the process whose ids own the file; its umask applies unless the directory has a default ACL.
+            linkable: whether ``link`` may give it a name (O_TMPFILE without O_EXCL, open(2)).
         """
-        self._make_room(0)
+        self._claim_space(0)
         with self.db.operation():
             node = self.namespace.make_unnamed(self.inodes.directory(parent), mode, caller, linkable=linkable)
             return self.merge.attr(self._row(node), node)
 
     def link(self, ino: Ino, parent: Ino, name: bytes) -> Attr:
-        """Give an object one more name."""
-        self._make_room(0)
+        """Make *name* in *parent* a hard link to an object, and return the object's attributes."""
+        self._claim_space(0)
         with self.db.operation():
             node = self.inodes.node(ino)
             self.namespace.link(node, self.inodes.directory(parent), name)
             return self.merge.attr(self.inodes.attributes(node), node)
 
     def unlink(self, parent: Ino, name: bytes) -> None:
-        """Remove the name of what is no directory.  The object lives on until ``forget``."""
-        self._give_back()
+        """Remove a name of an object that is not a directory.  An object without names stays until ``forget``."""
+        self._prepare_to_free()
         with self.db.operation():
             self.namespace.unlink(self.inodes.directory(parent), name)
 
     def rmdir(self, parent: Ino, name: bytes) -> None:
-        """Remove a directory that shows no name."""
-        self._give_back()
+        """Remove a directory that shows no names."""
+        self._prepare_to_free()
         with self.db.operation():
             self.namespace.rmdir(self.inodes.directory(parent), name)
 
     def rename(self, parent: Ino, name: bytes, new_parent: Ino, new_name: bytes, flags: int = RenameFlags.NONE) -> None:
-        """Move an object to another name, over what stands there, or exchange the two (renameat2(2))."""
-        self._make_room(0)
+        """Rename an object, replacing the object with the new name, or exchange the two (renameat2(2))."""
+        self._claim_space(0)
         with self.db.operation():
             source, target = self.inodes.directory(parent), self.inodes.directory(new_parent)
             self.namespace.rename(source, name, target, new_name, flags)
 
     def forget(self, inos: Iterable[Ino]) -> None:
-        """Nobody refers to these numbers any more: memory lets go of them, and orphans among them are deleted."""
+        """Drop numbers that the kernel no longer references from memory, and delete the orphans among them."""
         for ino in inos:
             node = self.inodes.node_in_memory(ino)
             if node is not None and node.state and not self.db.read_only and self.inodes.is_orphan(ino):
-                self._give_back()
+                self._prepare_to_free()
                 self._reap(ino)
             self.inodes.drop_node(ino)
             self.attributes.forget(ino)
 
     def hold(self, ino: Ino) -> None:
-        """Note that the kernel was told of a number that was just looked up or made."""
+        """Count one more reference of the kernel to a number (nlookup), after the reply of a lookup or a create."""
         self.inodes.node(ino).nlookup += 1
 
     def is_held(self, ino: Ino) -> bool:
-        """True if the kernel knows a number."""
+        """Return whether the kernel has references to a number."""
         node = self.inodes.node_in_memory(ino)
         return node is not None and node.nlookup > 0
 
     def release(self, counts: Iterable[tuple[Ino, int]]) -> None:
-        """The kernel has forgotten numbers, each as often as said; what it does not know any more is let go of."""
+        """Subtract the kernel's references of a FORGET request, and ``forget`` the numbers that have none left.
+
+        Args:
+            counts: numbers, each with its count of references.
+        """
         gone = []
         for ino, count in counts:
             node = self.inodes.node_in_memory(ino)
@@ -251,78 +268,98 @@ class Overlay(OpenOverlay):
     # -- changing objects
 
     def setattr(self, ino: Ino, change: SetAttr) -> Attr:
-        """Change attributes: chmod, chown, utimens and truncate in one (chmod(2), chown(2), utimensat(2))."""
+        """Change attributes as one operation: chmod(2), chown(2), utimensat(2), truncate(2); return the new ones."""
         node = self.inodes.node(ino)
         if change.size is None:
-            self._make_room(0)
+            self._claim_space(0)
         else:
-            self._give_back()
+            self._prepare_to_free()
         held = self.inodes.attributes(node)
         with self.db.operation():
             self.attributes.setattr(node, change, held)
         return self.merge.attr(self.inodes.attributes(node), node, None if isinstance(held, Row) else held)
 
     def write(self, ino: Ino, offset: int, data: bytes | memoryview, *, times: bool = True) -> int:
-        """Write *data* at *offset* and return how many bytes that was: all, or the call fails.
+        """Write all of *data* into a file, and return how many bytes that is.
 
         Args:
             ino: the file.
-            offset, data: where and what.
-            times: False where the caller sets mtime and ctime itself.
+            offset: position in the file, in bytes.
+            data: the bytes.
+            times: False leaves mtime and ctime as they are, if the caller sets them itself.
 
         Raises:
-            OSError: ENOSPC and its kin; EISDIR or EINVAL for what is no regular file.
+            OSError: ENOSPC, EDQUOT, EFBIG, EIO, EROFS; EISDIR or EINVAL if it is not a regular file.
         """
         try:
-            self._make_room(len(data))
+            self._claim_space(len(data))
         except FsError as error:
             if error.errno != errno.ENOSPC or not self.ranges.holds(ino, offset, len(data)):
                 raise
-            self._give_back()  # to see that the rows can be committed is all it takes
+            self._prepare_to_free()  # the content has its blocks already: only the rows need space
         with self.db.operation():
             node = self.inodes.node(ino)
             held = self.inodes.attributes(node)
             self._check_regular(node, held.mode if isinstance(held, Row) else held.st_mode)
             if data:
-                # a file with bytes of its own may outlive its base file, and so with all its attributes
+                # the file may outlive its base file now, so it needs rows for all its attributes
                 row = self.attributes.own_xattrs(node, held, save=False)
                 self.inodes.modify(row, content=True)
                 self.content.write(row, node.path, offset, data, times=times)
         return len(data)
 
     def fallocate(self, ino: Ino, mode: int, offset: int, size: int, *, times: bool = True) -> None:
-        """Reserve a range of a file, zero it, or punch a hole (tree/ranges.py)."""
+        """Allocate a range of a file, zero it, or punch a hole (fallocate(2), tree/ranges.py)."""
         self.ranges.fallocate(ino, mode, offset, size, times=times)
 
     def copy(self, source: Ino, offset: int, target: Ino, at: int, size: int, *, times: bool = True) -> int:
-        """Copy bytes from one file to another, or within one, and return how many (tree/ranges.py)."""
+        """Copy *size* bytes between files, or within one, and return how many were copied (tree/ranges.py)."""
         return self.ranges.copy(source, offset, target, at, size, times=times)
 
     def seek(self, ino: Ino, offset: int, whence: int) -> int:
-        """The first offset from *offset* on where a file has data, or a hole (tree/ranges.py)."""
+        """Return the first offset from *offset* on at which a file has data, or a hole (lseek(2), tree/ranges.py)."""
         return self.ranges.seek(ino, offset, whence)
 
     def data_ranges(self, ino: Ino, start: int, end: int) -> Iterator[tuple[int, int]]:
-        """The parts of a range of a file that hold data, in order, in whole blocks but for the end of the file."""
+        """Yield the parts (first, end) of a range of a file that hold data, in whole blocks but at the file's end."""
         return ranges_by(partial(self.seek, ino), start, end)
 
     def getxattr(self, ino: Ino, name: bytes) -> bytes:
-        """The value of one extended attribute; FsError ENODATA where there is none."""
+        """Return the value of an extended attribute.
+
+        Raises:
+            FsError: ENODATA if there is none.
+        """
         return self.attributes.getxattr(self.inodes.node(ino), name)
 
     def listxattr(self, ino: Ino) -> list[bytes]:
-        """The names of an object's extended attributes."""
+        """Return the names of an object's extended attributes."""
         return self.attributes.listxattr(self.inodes.node(ino))
 
     def setxattr(self, ino: Ino, name: bytes, value: bytes, flags: int = 0, *, keep_sgid: bool = True) -> None:
-        """Set one extended attribute (setxattr(2)); *keep_sgid* False where the caller is not in the file's group."""
-        self._make_room(len(value))
+        """Set an extended attribute (setxattr(2)).
+
+        Args:
+            ino: the object.
+            name: with its namespace.
+            value: the bytes.
+            flags: XATTR_CREATE, XATTR_REPLACE or 0.
+            keep_sgid: False if the caller is not in the file's group: then setting an ACL clears set-group-ID.
+
+        Raises:
+            FsError: EEXIST, ENODATA, EOPNOTSUPP, ERANGE, ENOSPC and others of setxattr(2).
+        """
+        self._claim_space(len(value))
         with self.db.operation():
             self.attributes.setxattr(self.inodes.node(ino), name, value, flags, keep_sgid=keep_sgid)
 
     def removexattr(self, ino: Ino, name: bytes) -> None:
-        """Remove one extended attribute; FsError ENODATA where there is none."""
-        self._give_back()
+        """Remove an extended attribute.
+
+        Raises:
+            FsError: ENODATA if there is none.
+        """
+        self._prepare_to_free()
         with self.db.operation():
             self.attributes.removexattr(self.inodes.node(ino), name)
 

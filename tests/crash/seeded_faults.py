@@ -157,7 +157,7 @@ def _unsynced(suffix: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]
 def _no_reservation(true: Callable[..., Any]) -> Callable[..., Any]:
     times = count(2)
 
-    def make_room(self: overlay.Overlay, size: int) -> None:
+    def claim_space(self: overlay.Overlay, size: int) -> None:
         if self.objects.room() < 2 * content_objects.ROOM:
             # as if so many had been made and deleted; each time others, for no name may be taken
             jump = 2 * next(times) * content_objects.ROOM
@@ -165,7 +165,7 @@ def _no_reservation(true: Callable[..., Any]) -> Callable[..., Any]:
             self.objects.next_object += jump
         true(self, size)
 
-    return make_room
+    return claim_space
 
 
 def _swept_but_there(true: Callable[..., Any]) -> Callable[..., Any]:
@@ -318,7 +318,7 @@ FAULTS: dict[str, Fault] = {
         ((_STORE, "_unlink", _deletions_unsynced),),
     ),
     "ids-not-reserved": Fault(
-        "ids are used that no durable commit has reserved", "kills", ((overlay.Overlay, "_make_room", _no_reservation),)
+        "ids are used that no durable commit has reserved", "kills", ((overlay.Overlay, "_claim_space", _no_reservation),)
     ),
     "directories-trusted": Fault(
         "content directories of a killed daemon are taken for durable",
