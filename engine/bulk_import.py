@@ -24,7 +24,7 @@ from .store.syscalls import data_ranges
 from .tree.inode_rows import SMALL, Row
 
 _COMMIT_BYTES = 64 << 20  # copied bytes after which a step commits first
-_LEAST_ROOM = 16  # when fewer content object ids are left, a commit must reserve more
+_IDS_MIN = 16  # when fewer content object ids are left, a commit must reserve more
 _COPY_SIZE = 1 << 20  # bytes that are copied at once
 _DONE, _PLAN = "import_steps", "import_plan"  # keys in ``overlay`` while an import is running
 IMPORTED = "imported"  # key in ``overlay`` after the import: the digest of its plan
@@ -88,7 +88,7 @@ class BulkImport:
             OSError: ENOSPC.
             StateError: a commit failed.
         """
-        if self._ov.objects.room() < _LEAST_ROOM:
+        if self._ov.objects.free_ids() < _IDS_MIN:
             self._ov.commits.run()  # reserves more ids, even if no change needs a commit
         elif self._pending > _COMMIT_BYTES:
             self.commit()

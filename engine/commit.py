@@ -31,7 +31,7 @@ import apsw
 
 from .errors import FULL, SHORT, CommitPostponed, FsError, Shortage, StateError
 from .free_space import FreeSpace
-from .store.content_objects import ROOM, ObjectStore
+from .store.content_objects import ID_BLOCK, ObjectStore
 from .store.database import DB_NAME, Database, Statement
 from .store.metadata_backup import MetadataBackup
 from .store.redo_log import RedoLog
@@ -94,7 +94,7 @@ class GroupCommit:
         self._reserved = 0  # least count of content object ids to reserve
         self.wal_limit = _log_pages(storage)
         self._space = space
-        self.names = MetadataBackup(storage, db)
+        self.backup = MetadataBackup(storage, db)
         self.failure: BaseException | None = None
         self.count = 0
         self.gate_ns = 0  # how long the last commit stopped changes, in ns
@@ -260,7 +260,7 @@ class GroupCommit:
             if self._db.file is None:
                 self._db.file = self._storage.open(DB_NAME, write=True)
             files = (self._log_fd(), self._db.commit_bytes()), (self._db.file, self._db.moved_bytes())
-            self._space.make_room_for_commit(files)
+            self._space.allocate_for_commit(files)
         except OSError as error:
             if error.errno not in FULL:
                 raise
@@ -280,8 +280,8 @@ class GroupCommit:
         objects = self._objects
         used = objects.next_object - objects.committed_next
         limit = objects.limit
-        if objects.room() < max(ROOM, 2 * used, self._reserved):
-            limit = objects.next_object + max(2 * ROOM, 4 * used, self._reserved)
+        if objects.free_ids() < max(ID_BLOCK, 2 * used, self._reserved):
+            limit = objects.next_object + max(2 * ID_BLOCK, 4 * used, self._reserved)
         facts = (
             ("next_ino", self._inodes.next_ino),
             ("next_object", objects.next_object),
@@ -300,8 +300,8 @@ class GroupCommit:
         Raises:
             StateError: the commit failed; the overlay is read-only from now on.
         """
-        self._reserved = count + ROOM
-        if self._objects.room() < self._reserved:
+        self._reserved = count + ID_BLOCK
+        if self._objects.free_ids() < self._reserved:
             self.run()
 
     def harden(self) -> None:
@@ -378,10 +378,10 @@ class GroupCommit:
                 self._db.checkpoint_in_thread()
             except apsw.Error as error:
                 raise self._fail(error) from error
-        if self.names.is_due():
-            self.names.write(in_thread=True)
+        if self.backup.is_due():
+            self.backup.write(in_thread=True)
 
-    def settle(self) -> None:
+    def finish_all(self) -> None:
         """Do the remaining steps of all commits, also of those whose task was cancelled after ``seal``.
 
         Raises:
@@ -467,5 +467,5 @@ def _is_short(error: BaseException) -> bool:
 
 def _log_pages(storage: Storage) -> int:
     """Return the pages of the write-ahead log above which it is checkpointed: fewer on a small file system."""
-    share = storage.room().total >> 20  # a 256th of it, in pages of 4 KiB
+    share = storage.space().total >> 20  # a 256th of it, in pages of 4 KiB
     return min(max(share, _WAL_PAGES[0]), _WAL_PAGES[1])

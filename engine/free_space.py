@@ -48,7 +48,7 @@ class FreeSpace:
         self._objects = objects
         self._commit = commit
         self._credit = 0  # bytes that operations may take before the free space is measured again
-        self._reserve = min(_RESERVE_MAX, storage.room().total >> 6)
+        self._reserve = min(_RESERVE_MAX, storage.space().total >> 6)
         self.max_size = max_size
         self.is_watched = False  # whether commits check the space and keep the reserve
 
@@ -96,7 +96,7 @@ class FreeSpace:
             self._credit = usable // 4
             return
         reserve = self._reserve if self._storage.exists(RESERVE) else 0
-        log_max = self._storage.log_bytes() + self._storage.room().available + reserve
+        log_max = self._storage.log_bytes() + self._storage.space().available + reserve
         if self._db.commit_bytes() + _LOG_STEP > log_max:
             self._commit_pending()
 
@@ -119,8 +119,8 @@ class FreeSpace:
 
     def free(self) -> int:
         """Return the bytes that are free for the overlay, the margin included."""
-        room = self._storage.room()
-        free = room.free if os.geteuid() == 0 else room.available
+        space = self._storage.space()
+        free = space.free if os.geteuid() == 0 else space.available
         return free if self.max_size is None else max(0, min(free, self.max_size - self.used()))
 
     def used(self) -> int:
@@ -135,12 +135,12 @@ class FreeSpace:
         block = figures.f_frsize or 1
         free = self.free() // block
         changed = list(figures)
-        changed[2:5] = self.max_size // block, free, min(free, self._storage.room().available // block)
+        changed[2:5] = self.max_size // block, free, min(free, self._storage.space().available // block)
         return os.statvfs_result(changed)
 
     # -- the reserve
 
-    def make_room_for_commit(self, files: Sequence[tuple[int, int]]) -> None:
+    def allocate_for_commit(self, files: Sequence[tuple[int, int]]) -> None:
         """Allocate the blocks that a commit may need, deleting the reserve if there is no other space.
 
         Args:
@@ -150,8 +150,8 @@ class FreeSpace:
         Raises:
             OSError: ENOSPC or EDQUOT: there is not enough space.
         """
-        room = self._storage.room()
-        if room.is_known and room.available > sum(map(_missing, files)) + _PLENTY:
+        space = self._storage.space()
+        if space.is_known and space.available > sum(map(_missing, files)) + _PLENTY:
             return
         try:
             self._allocate(files)
@@ -172,7 +172,7 @@ class FreeSpace:
                 if error.errno != errno.EOPNOTSUPP:
                     raise
                 # this file system cannot allocate in advance; free space must suffice
-                if self._storage.room().free < _missing(file):
+                if self._storage.space().free < _missing(file):
                     raise FsError(errno.ENOSPC) from error
 
     def _release(self) -> None:
@@ -185,7 +185,7 @@ class FreeSpace:
         """Make the reserve, if it does not exist and at least twice its size and the margin is free."""
         if not self.is_watched or self._storage.exists(RESERVE):
             return
-        if self._storage.room().available < 2 * (self._reserve + _MARGIN):
+        if self._storage.space().available < 2 * (self._reserve + _MARGIN):
             return
         fd = self._storage.create(RESERVE)
         try:

@@ -10,7 +10,7 @@ from typing import Any
 
 from .errors import Corrupt, StateError, UsageError
 from .store.base_view import BaseView
-from .store.content_objects import ROOM
+from .store.content_objects import ID_BLOCK
 from .store.database import Database
 from .store.storage import Storage
 from .tree.base_match import base_mark
@@ -104,7 +104,7 @@ def first_facts(view: BaseView) -> dict[str, int | str | bytes]:
         "window_end": window[1],
         "next_ino": window[0],
         "next_object": 1,
-        "object_limit": 1 + 2 * ROOM,
+        "object_limit": 1 + 2 * ID_BLOCK,
         "commit_token": 0,
         "base": "",
         "base_mark": base_mark(view),

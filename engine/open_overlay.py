@@ -25,7 +25,7 @@ from .model import Ino
 from .mount_checks import check_nesting, first_facts, hide_storage, open_base, read_facts
 from .recovery import BaseCheck, Recovery, commit_token
 from .store.base_view import BaseView
-from .store.content_objects import LEAST_ROOM, ObjectStore, object_name
+from .store.content_objects import IDS_PER_OPERATION, ObjectStore, object_name
 from .store.database import Database
 from .store.database_file import check_header, open_database
 from .store.invariants import Violation, check
@@ -48,7 +48,7 @@ from .tree.stored_bytes import StoredBytes
 
 log = logging.getLogger(__name__)
 
-_AT_A_TIME = 20_000  # extents of an orphan that are deleted in one go: 20 ms
+_EXTENTS_AT_ONCE = 20_000  # extents of an orphan that one operation deletes, in about 20 ms
 
 
 class OpenOverlay:
@@ -166,12 +166,12 @@ class OpenOverlay:
                 view, store, db, max_size=max_size, copy_whole=copy_whole, keep_origin=keep_origin, clock=clock
             )
             recovery = Recovery(overlay.inodes, db, view, store, overlay.objects, overlay.commits)
-            recovery.meet_base(os.path.realpath(base), base_check)
+            recovery.check_base(os.path.realpath(base), base_check)
             redo = RedoLog(redo_directory, overlay.uuid, store.database) if redo_directory is not None else None
             if read_only:
-                recovery.tell_waiting(redo)
+                recovery.warn_of_redo(redo)
             else:
-                recovery.tidy(overlay.namespace, redo, aside=redo_aside)
+                recovery.clean_up(overlay.namespace, redo, aside=redo_aside)
             overlay.space.begin()
         except BaseException as error:
             if overlay is not None:
@@ -207,13 +207,13 @@ class OpenOverlay:
             while self.commits.failure is None and not self.reap_more():
                 pass
             self.commit()
-            self.commits.settle()
+            self.commits.finish_all()
             if self.objects.swept and not self.db.read_only:
                 with self.db.operation():
                     self.objects.forget_swept()
                 self.commit()
-            if not self.db.read_only and self.commits.names.is_stale(commit_token(self.db)):
-                self.commits.names.write(in_thread=False)
+            if not self.db.read_only and self.commits.backup.is_stale(commit_token(self.db)):
+                self.commits.backup.write(in_thread=False)
         finally:
             self.objects.close()
             self.commits.close()
@@ -273,7 +273,7 @@ class OpenOverlay:
             raise FsError(errno.EROFS)
         self.space.need(size)
         # ids beyond the committed bound must not be used: after a crash no mount would find their objects
-        if self.objects.room() < LEAST_ROOM:
+        if self.objects.free_ids() < IDS_PER_OPERATION:
             self.commits.run()
 
     # -- events and status
@@ -338,7 +338,7 @@ def _tell_lost(db: Database, storage: Storage, number: int) -> None:
     ino = db.value(sql, (number,))
     path = os.fsdecode(PathResolver(db).of(ino)) if ino is not None else "a file without a name"
     log.error(
-        "%s: %s is lost, and with it bytes of %s; reading them fails; minifo-fsck says what can be done",
+        "%s: %s is missing: reading the bytes of %s in it fails; run minifo-fsck",
         storage.path,
         object_name(number),
         path,

@@ -8,7 +8,6 @@ open_overlay.py; the invariants that they keep are numbered in store/invariants.
 from __future__ import annotations
 
 import errno
-import logging
 import os
 import stat
 from collections.abc import Iterable, Iterator
@@ -22,9 +21,6 @@ from .tree.inode_rows import Row
 from .tree.nodes import Node
 from .tree.row_checks import target_of
 
-log = logging.getLogger(__name__)
-
-_EXTENTS_AT_ONCE = 20_000  # extents of an orphan that one operation deletes, in about 20 ms
 _DAY = 86_400 * 10**9  # ns
 
 

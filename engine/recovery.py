@@ -17,7 +17,7 @@ from .errors import FsError, StateError, WrongBase
 from .model import Ino
 from .mount_checks import has_odd_bytes
 from .store.base_view import BaseView
-from .store.content_objects import LEAST_ROOM, ObjectStore
+from .store.content_objects import IDS_PER_OPERATION, ObjectStore
 from .store.database import Database
 from .store.redo_log import RedoLog
 from .store.redo_replay import replay
@@ -81,7 +81,7 @@ class Recovery:
         self._survey: Survey | None = None  # of a base that was replaced; else None
         self._facts: dict[str, Any] = {}
 
-    def meet_base(self, path: str, check: BaseCheck) -> None:
+    def check_base(self, path: str, check: BaseCheck) -> None:
         """Check whether the base is the one of the last mount.  Changes nothing on disk.
 
         Args:
@@ -123,7 +123,7 @@ class Recovery:
             gone,
         )
 
-    def tell_waiting(self, redo: RedoLog | None) -> None:
+    def warn_of_redo(self, redo: RedoLog | None) -> None:
         """Log a warning if the last operations of a killed daemon are in the redo log: a read-only mount lacks them.
 
         Args:
@@ -138,7 +138,7 @@ class Recovery:
                 redo.path,
             )
 
-    def tidy(self, namespace: Namespace, redo: RedoLog | None, *, aside: bool) -> None:
+    def clean_up(self, namespace: Namespace, redo: RedoLog | None, *, aside: bool) -> None:
         """Bring the overlay to the state of its last acknowledged operation, over this base, and clean up.
 
         Args:
@@ -178,7 +178,7 @@ class Recovery:
         # the sweep may have left none.
         if redo is not None and replayed:
             commits.resume_redo(redo)
-        if db.dirty or objects.garbage() or objects.room() < LEAST_ROOM:
+        if db.dirty or objects.garbage() or objects.free_ids() < IDS_PER_OPERATION:
             commits.run()
         if redo is not None and not replayed:
             commits.keep_redo(redo, commit_token(db))

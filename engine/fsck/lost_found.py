@@ -12,7 +12,7 @@ from typing import Any
 
 from ..model import DIRECTORY_SIZE, NAME_MAX
 from ..store.base_view import BaseView
-from ..store.content_objects import ROOM
+from ..store.content_objects import ID_BLOCK
 from ..store.database import Database, Params
 from ..tree.base_match import NUMBERED
 from ..tree.nodes import UNREACHED
@@ -68,7 +68,7 @@ class LostFound:
         elif key == "next_object":
             number = max([number, *(n + 1 for n in self._inventory.sizes)])
             if number >= self._fact("object_limit"):
-                self._set_fact("object_limit", number + 2 * ROOM)
+                self._set_fact("object_limit", number + 2 * ID_BLOCK)
         self._set_fact(key, number + 1)
         return number
 

@@ -14,7 +14,7 @@ import stat
 from ..errors import StateError
 from ..model import OBJECTS_END
 from ..store.confined_dir import objection
-from ..store.content_objects import ROOM, SLOT, object_name
+from ..store.content_objects import ID_BLOCK, SLOT, object_name
 from ..store.storage import Storage
 
 _CHUNK = 1 << 20
@@ -56,8 +56,8 @@ class ObjectInventory:
                 continue
             first = int(block, 16) << 10
             for entry in self._names(name):
-                number = int(entry, 16) if SLOT.fullmatch(entry) else ROOM
-                if number >= ROOM or first + number >= OBJECTS_END:
+                number = int(entry, 16) if SLOT.fullmatch(entry) else ID_BLOCK
+                if number >= ID_BLOCK or first + number >= OBJECTS_END:
                     self.strays.append(f"{name}/{entry}")
                     continue
                 try:

@@ -12,7 +12,7 @@ import uuid
 
 from ..model import DIRECTORY_SIZE, FILE_MAX, ROOT, XATTR_MAX
 from ..store.base_view import split
-from ..store.content_objects import ROOM
+from ..store.content_objects import ID_BLOCK
 from ..tree.extents import HOLE
 from ..tree.nodes import RESERVED, UNREACHED, WINDOW_32, WINDOW_64
 from ..tree.path_resolver import is_base_path
@@ -323,7 +323,7 @@ class Repairs(LostFound):
             named = "SELECT max(o) FROM (SELECT max(object) AS o FROM inode UNION SELECT max(object) FROM extent)"
             first = max([self._db.value(named) or 0, *self._inventory.sizes]) + 1
             self._set_fact("next_object", first)
-            self._set_fact("object_limit", first + 2 * ROOM)
+            self._set_fact("object_limit", first + 2 * ID_BLOCK)
         elif key == "commit_token":
             self._set_fact(key, secrets.randbits(62))
         elif key == "uuid":
@@ -366,7 +366,7 @@ class Repairs(LostFound):
         if number >= self._fact("next_object"):
             self._set_fact("next_object", number + 1)
         if number >= self._fact("object_limit"):
-            self._set_fact("object_limit", number + 2 * ROOM)
+            self._set_fact("object_limit", number + 2 * ID_BLOCK)
 
     def _repair_w306(self, name: str) -> None:
         self._inventory.move_stray(name)

@@ -26,8 +26,8 @@ from .storage import Storage
 
 log = logging.getLogger(__name__)
 
-LEAST_ROOM = 8  # more ids than any single operation takes
-ROOM = 1024  # ids in one directory, and the least that a commit reserves
+IDS_PER_OPERATION = 8  # more ids than any single operation takes
+ID_BLOCK = 1024  # ids in one directory, and the least that a commit reserves
 _FDS = 128
 _PROBE_SIZE = 1 << 20  # bytes
 # errnos that mean: there is no object, or something in its place that is not a regular file with a single name
@@ -104,7 +104,7 @@ class ObjectStore:
             self.drop(number)
         return self._storage.has_holes
 
-    def room(self) -> int:
+    def free_ids(self) -> int:
         """Return how many ids can be handed out before a commit must reserve more."""
         return self.limit - self.next_object
 
@@ -199,7 +199,7 @@ class ObjectStore:
         if self._notes is not None:
             self._notes.append((number, offset + len(data)))
 
-    def write_most(self, number: int, data: bytes | memoryview, offset: int) -> int:
+    def write_fitting(self, number: int, data: bytes | memoryview, offset: int) -> int:
         """Write *data* into an object at *offset*, as far as storage allows files to grow.
 
         Returns:
@@ -431,7 +431,7 @@ class ObjectStore:
         directories = [f"content/{block:x}" for block in range(first >> 10, (self.limit >> 10) + 1)]
         for directory in directories:
             for name in self._storage.names(directory):
-                if not SLOT.fullmatch(name) or int(name, 16) >= ROOM:
+                if not SLOT.fullmatch(name) or int(name, 16) >= ID_BLOCK:
                     continue  # not a content object; minifo-fsck reports it
                 number = int(directory.rpartition("/")[2], 16) << 10 | int(name, 16)
                 if number >= first and number not in in_use:

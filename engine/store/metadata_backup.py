@@ -80,7 +80,7 @@ class MetadataBackup:
         logged = self._db.logged
         new = NAMES + ".new"
         try:
-            if self._storage.room().available < 2 * self._size + _SPARE:
+            if self._storage.space().available < 2 * self._size + _SPARE:
                 return  # the free space is for the overlay's own changes
             if self._storage.exists(new):
                 self._storage.unlink(new)

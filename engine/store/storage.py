@@ -49,7 +49,7 @@ _FETCH_MAX = 2 << 30  # bytes of a database that may be copied into memory
 _LEGACY_SEARCH_MAX = 10_000  # directories that are searched for a META file
 
 
-class Room(NamedTuple):
+class Space(NamedTuple):
     """Space on the file system that storage is on, in bytes."""
 
     total: int
@@ -432,7 +432,7 @@ class Storage:
         """Return the kernel's figures of the file system that storage is on (statvfs(3))."""
         return os.statvfs(self._fd)
 
-    def room(self) -> Room:
+    def space(self) -> Space:
         """Return the space on storage's file system; a large assumed one if the file system reports none.
 
         Some FUSE and network file systems, and ramfs, report 0 blocks.
@@ -440,5 +440,5 @@ class Storage:
         figures = self.statvfs()
         block = figures.f_frsize or figures.f_bsize or 1
         if not figures.f_blocks:
-            return Room(_ASSUMED_SPACE, _ASSUMED_SPACE, _ASSUMED_SPACE, False)
-        return Room(figures.f_blocks * block, figures.f_bfree * block, figures.f_bavail * block, True)
+            return Space(_ASSUMED_SPACE, _ASSUMED_SPACE, _ASSUMED_SPACE, False)
+        return Space(figures.f_blocks * block, figures.f_bfree * block, figures.f_bavail * block, True)

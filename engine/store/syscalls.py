@@ -1,7 +1,7 @@
 """The system calls Python lacks, and nothing else: openat2, open_tree, mount_setattr, fspick, fallocate, syncfs.
 
 Called through ctypes, so that the engine needs no compiler: by the C library's name where it has one, else by number
-(syscall_numbers.py).  Each function raises OSError like its siblings in ``os``.  Structures: openat2(2),
+(syscall_numbers.py).  Each function raises OSError like the functions in ``os``.  Structures: openat2(2),
 mount_setattr(2).
 """
 

@@ -235,7 +235,7 @@ class Content:
             return False
         if offset > row.size:
             self.cut_stale(number, row.size)
-        return self._objects.write_most(number, data, offset) == len(data)
+        return self._objects.write_fitting(number, data, offset) == len(data)
 
     def _write_small(self, row: Row, path: bytes | None, offset: int, data: bytes | memoryview) -> None:
         """Write into the row of a small file, made of what backs it so far."""
@@ -367,7 +367,7 @@ class Content:
             room = self._objects.largest if bound is None else min(bound, self._objects.largest)
             own = min(max(0, room - start), len(data))
             if own:
-                own = self._objects.write_most(number, data[:own], start)
+                own = self._objects.write_fitting(number, data[:own], start)
         if own < len(data):
             self._add_extent(row, start + own, data[own:])
 
@@ -375,7 +375,7 @@ class Content:
         """Write a range that no extent covers to objects that are not the backing: mostly to one."""
         while data:
             number, at = self._place(row, start, len(data))
-            done = self._objects.write_most(number, data, at)
+            done = self._objects.write_fitting(number, data, at)
             if done:
                 self.extents.join(row.ino, Extent(start, start + done, number, at))
             elif at <= BLOCK_SIZE:

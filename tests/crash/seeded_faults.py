@@ -158,10 +158,10 @@ def _no_reservation(true: Callable[..., Any]) -> Callable[..., Any]:
     times = count(2)
 
     def claim_space(self: overlay.Overlay, size: int) -> None:
-        if self.objects.room() < 2 * content_objects.ROOM:
+        if self.objects.free_ids() < 2 * content_objects.ID_BLOCK:
             # as if so many had been made and deleted; each time others, for no name may be taken
-            jump = 2 * next(times) * content_objects.ROOM
-            self.objects.limit += jump + 2 * content_objects.ROOM
+            jump = 2 * next(times) * content_objects.ID_BLOCK
+            self.objects.limit += jump + 2 * content_objects.ID_BLOCK
             self.objects.next_object += jump
         true(self, size)
 
@@ -206,13 +206,13 @@ def _trust_directories(true: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _trust_log(true: Callable[..., Any]) -> Callable[..., Any]:
-    def tidy(self: recovery.Recovery, *args: Any, **keywords: Any) -> None:
+    def clean_up(self: recovery.Recovery, *args: Any, **keywords: Any) -> None:
         commits = self._commits
         harden = commits.harden
         commits.harden = lambda: setattr(commits, "harden", harden)  # type: ignore[method-assign]
         true(self, *args, **keywords)
 
-    return tidy
+    return clean_up
 
 
 def _trust_names(true: Callable[..., Any]) -> Callable[..., Any]:
@@ -318,7 +318,9 @@ FAULTS: dict[str, Fault] = {
         ((_STORE, "_unlink", _deletions_unsynced),),
     ),
     "ids-not-reserved": Fault(
-        "ids are used that no durable commit has reserved", "kills", ((overlay.Overlay, "_claim_space", _no_reservation),)
+        "ids are used that no durable commit has reserved",
+        "kills",
+        ((overlay.Overlay, "_claim_space", _no_reservation),),
     ),
     "directories-trusted": Fault(
         "content directories of a killed daemon are taken for durable",
@@ -331,6 +333,6 @@ FAULTS: dict[str, Fault] = {
         ((redo_replay, "_sync", _nothing),),
     ),
     "log-trusted": Fault(
-        "the log of a killed daemon is taken for durable", "kills", ((recovery.Recovery, "tidy", _trust_log),)
+        "the log of a killed daemon is taken for durable", "kills", ((recovery.Recovery, "clean_up", _trust_log),)
     ),
 }

@@ -426,7 +426,7 @@ def test_every_step_can_fail(ground: Ground) -> None:
         "identity",
         "is_formatted",
         "has_holes",
-        "room",
+        "space",
         "fetch",
         "check_empty",
         "lock",

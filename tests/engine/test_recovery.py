@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from minifo.engine import Overlay
-from minifo.engine.store.content_objects import ROOM
+from minifo.engine.store.content_objects import ID_BLOCK
 from tests.shared.overlay_sandbox import NOTHING, OverlaySandbox
 
 BIG = b"x" * 10_000  # above what is kept in a row
@@ -91,8 +91,8 @@ def test_many_crashes_reserve_no_more(sandbox: OverlaySandbox) -> None:
         sandbox.create("lost", BIG)
         power_cut(sandbox)
         sandbox.open()
-        assert sandbox.ov.objects.limit - sandbox.ov.objects.next_object <= 4 * ROOM
-    assert sandbox.ov.objects.limit <= 7 * 4 * ROOM
+        assert sandbox.ov.objects.limit - sandbox.ov.objects.next_object <= 4 * ID_BLOCK
+    assert sandbox.ov.objects.limit <= 7 * 4 * ID_BLOCK
 
 
 def test_orphans_go_at_the_next_mount(sandbox: OverlaySandbox) -> None:

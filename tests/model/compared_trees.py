@@ -263,7 +263,7 @@ class ComparedTrees:
 
     def make_room(self) -> None:
         """Commit now if the engine would before its next write, so that the tree is remembered."""
-        if self.ov.objects.room() < 16:
+        if self.ov.objects.free_ids() < 16:
             self.commit()
 
     def wrote(self, fd: int) -> None:
