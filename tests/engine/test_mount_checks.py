@@ -1,4 +1,4 @@
-"""Overlay.open: what it refuses, what it says then, and that nothing on disk has changed."""
+"""Overlay.open: which bases and storages it refuses, with which message, and that it changes nothing on disk then."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ ov.close()
 
 
 def picture(top: Path) -> dict[bytes, tuple[object, ...]]:
-    """Everything there is under a directory; to look at it is no change."""
+    """Return names, attributes and bytes of all objects beneath a directory, without changing access times."""
     return file_trees.fingerprint(top, atimes=False)
 
 
 def refused(kind: type[StateError], base: Path, storage: Path, *words: str, read_only: bool = False) -> StateError:
-    """Open, expect a refusal that says these words in one line, and that nothing has changed."""
+    """Open an overlay; expect an error of one line with these words, and no change on disk; return the error."""
     top = base.parent
     before = picture(top)
     with pytest.raises(kind) as caught:
@@ -49,33 +49,33 @@ def refused(kind: type[StateError], base: Path, storage: Path, *words: str, read
 
 
 def test_base_missing(sandbox: OverlaySandbox) -> None:
-    """A base that does not exist is named."""
+    """The error names a base that does not exist."""
     sandbox.base.rmdir()
     refused(StateError, sandbox.base, sandbox.sto, "base", str(sandbox.base), "does not exist")
 
 
 def test_base_is_a_file(sandbox: OverlaySandbox) -> None:
-    """A base that is a file is named."""
+    """The error names a base that is a file."""
     sandbox.base.rmdir()
     sandbox.base.touch()
     refused(StateError, sandbox.base, sandbox.sto, str(sandbox.base), "not a directory")
 
 
 def test_storage_missing(sandbox: OverlaySandbox) -> None:
-    """A storage that does not exist is not made; the message says how."""
+    """A storage that does not exist is not made; the error says how to make it."""
     sandbox.sto.rmdir()
     refused(StateError, sandbox.base, sandbox.sto, "storage", "does not exist", f"mkdir {sandbox.sto}")
 
 
 def test_storage_is_a_file(sandbox: OverlaySandbox) -> None:
-    """A storage that is a file is named."""
+    """The error names a storage that is a file."""
     sandbox.sto.rmdir()
     sandbox.sto.touch()
     refused(StateError, sandbox.base, sandbox.sto, str(sandbox.sto), "not a directory")
 
 
 def test_foreign_files(sandbox: OverlaySandbox) -> None:
-    """A directory with somebody's files is no storage, and stays as it is."""
+    """A directory with foreign files is refused as storage, and stays unchanged."""
     (sandbox.sto / "letters").mkdir()
     (sandbox.sto / "letters" / "to mother").write_text("Dear")
     refused(NotMinifo, sandbox.base, sandbox.sto, "foreign", "letters")
@@ -83,7 +83,7 @@ def test_foreign_files(sandbox: OverlaySandbox) -> None:
 
 @pytest.mark.parametrize("place", ["", "some/where"])
 def test_legacy_storage(sandbox: OverlaySandbox, place: str) -> None:
-    """A mini_fo storage, even with its list file deep inside, is sent to the importer."""
+    """For a mini_fo storage, also one with its META file deep inside, the error names the importer."""
     (sandbox.sto / "etc").mkdir()
     (sandbox.sto / place).mkdir(parents=True, exist_ok=True)
     (sandbox.sto / place / LEGACY_META).write_text("D 6 passwd\n")
@@ -91,14 +91,14 @@ def test_legacy_storage(sandbox: OverlaySandbox, place: str) -> None:
 
 
 def test_lost_and_found_is_no_foreign_file(sandbox: OverlaySandbox) -> None:
-    """A fresh file system is an empty storage."""
+    """A new file system, with its lost+found, is accepted as an empty storage."""
     (sandbox.sto / "lost+found").mkdir()
     sandbox.create("f")
     assert sandbox.names() == ["f"]
 
 
 def test_base_inside_storage(sandbox: OverlaySandbox) -> None:
-    """A base below the storage would show what changes under it."""
+    """A base inside the storage is refused, because it would change while it is mounted."""
     inner = sandbox.sto / "a" / "base"
     inner.mkdir(parents=True)
     before = picture(sandbox.sto)
@@ -110,7 +110,7 @@ def test_base_inside_storage(sandbox: OverlaySandbox) -> None:
 
 
 def test_busy(sandbox: OverlaySandbox) -> None:
-    """A second writer is refused with the pid of the first, and a reader too."""
+    """A second writer and a reader are refused while a writer is open; the error has its pid."""
     first = subprocess.Popen(
         [sys.executable, "-c", _HOLDER, sandbox.base, sandbox.sto], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
@@ -127,7 +127,7 @@ def test_busy(sandbox: OverlaySandbox) -> None:
 
 
 def test_lock_dies_with_its_holder(sandbox: OverlaySandbox) -> None:
-    """A killed holder leaves no lock, only a pid nobody minds."""
+    """The lock of a killed process is free; the pid that it left in the file is ignored."""
     first = subprocess.Popen(
         [sys.executable, "-c", _HOLDER, sandbox.base, sandbox.sto], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
@@ -159,13 +159,13 @@ def _garbage(path: Path) -> None:
 @pytest.mark.parametrize("make", [_foreign, _foreign_wal, _garbage], ids=lambda make: make.__name__)
 @pytest.mark.parametrize("read_only", [False, True])
 def test_foreign_database(sandbox: OverlaySandbox, make: Callable[[Path], None], read_only: bool) -> None:
-    """A minifo.db that is none of ours is left alone, to the byte."""
+    """A minifo.db that is not minifo's is refused, and stays unchanged to the byte."""
     make(sandbox.sto / "minifo.db")
     refused(NotMinifo, sandbox.base, sandbox.sto, "minifo.db", read_only=read_only)
 
 
 def test_newer_database(sandbox: OverlaySandbox) -> None:
-    """A database of a newer version is left alone."""
+    """A database of a newer version is refused, and stays unchanged."""
     sandbox.create("f")
     sandbox.close()
     con = apsw.Connection(str(sandbox.sto / "minifo.db"))
@@ -176,7 +176,7 @@ def test_newer_database(sandbox: OverlaySandbox) -> None:
 
 @pytest.mark.parametrize("version", [0, -1, 10_000])
 def test_impossible_format(sandbox: OverlaySandbox, version: int) -> None:
-    """A format number that no version has is damage."""
+    """A format number that no version can have is reported as damage."""
     sandbox.create("f")
     sandbox.close()
     con = apsw.Connection(str(sandbox.sto / "minifo.db"))
@@ -186,7 +186,7 @@ def test_impossible_format(sandbox: OverlaySandbox, version: int) -> None:
 
 
 def refused_as_damaged(sandbox: OverlaySandbox) -> None:
-    """Open, expect the way to fsck, and every file to be as it was but for the lock (the storage is ours)."""
+    """Open; expect an error that names minifo-fsck, and no changed file except the lock."""
     before = {path.name: path.read_bytes() for path in sandbox.sto.iterdir() if path.is_file() and path.name != "lock"}
     with pytest.raises(Corrupt, match=r"damaged.*minifo-fsck"):
         sandbox.open()
@@ -195,7 +195,7 @@ def refused_as_damaged(sandbox: OverlaySandbox) -> None:
 
 
 def test_corrupt_database(sandbox: OverlaySandbox) -> None:
-    """A damaged database is reported with the way to fsck, and never made anew."""
+    """A damaged database is reported with a hint to minifo-fsck, and is not replaced by an empty one."""
     for index in range(200):
         sandbox.create(f"f{index}")
     sandbox.close()
@@ -206,7 +206,7 @@ def test_corrupt_database(sandbox: OverlaySandbox) -> None:
 
 
 def test_truncated_database(sandbox: OverlaySandbox) -> None:
-    """A database cut short is damage as well, not an empty storage."""
+    """A truncated database is reported as damage, not taken for an empty storage."""
     sandbox.create("f")
     sandbox.close()
     os.truncate(sandbox.sto / "minifo.db", 4096)
@@ -214,7 +214,7 @@ def test_truncated_database(sandbox: OverlaySandbox) -> None:
 
 
 def test_empty_database_file(sandbox: OverlaySandbox) -> None:
-    """An empty minifo.db is not taken for an invitation."""
+    """An empty minifo.db is reported as damage; no overlay is made in it."""
     (sandbox.sto / "minifo.db").touch()
     refused(NotMinifo, sandbox.base, sandbox.sto)
 
@@ -255,7 +255,7 @@ def _use(sandbox: OverlaySandbox) -> None:
 @pytest.mark.parametrize("read_only", [False, True])
 @pytest.mark.parametrize("left", ["content", "minifo.names", "minifo.db-wal"])
 def test_lost_database(sandbox: OverlaySandbox, left: str, read_only: bool) -> None:
-    """What a database named is never taken for a new storage: nothing is deleted or made, and fsck is named."""
+    """A storage that has lost its database is reported with a hint to minifo-fsck; nothing in it is deleted or made."""
     _use(sandbox)
     for path in list(sandbox.sto.iterdir()):
         if path.name == "minifo.db" or (path.name != left and path.name in ("content", "minifo.names")):
@@ -268,7 +268,7 @@ def test_lost_database(sandbox: OverlaySandbox, left: str, read_only: bool) -> N
 
 
 def test_first_format_that_was_cut_short(sandbox: OverlaySandbox) -> None:
-    """Half a database, the lock and empty directories are no overlay: the next mount makes it."""
+    """The next mount makes the overlay if the first one was interrupted: half a database, a lock, empty directories."""
     for name in ("minifo.db.new", "lock", "reserve", "minifo.names.new"):
         (sandbox.sto / name).write_bytes(b"half")
     (sandbox.sto / "content" / "0").mkdir(parents=True)
@@ -281,7 +281,7 @@ def test_first_format_that_was_cut_short(sandbox: OverlaySandbox) -> None:
 
 
 def test_read_only_needs_an_overlay(sandbox: OverlaySandbox) -> None:
-    """An empty directory mounted read-only is not formatted."""
+    """An empty storage is refused for a read-only mount, and no overlay is made in it."""
     refused(NotMinifo, sandbox.base, sandbox.sto, "no overlay yet", read_only=True)
 
 
@@ -316,7 +316,7 @@ def test_read_only_changes_nothing(sandbox: OverlaySandbox) -> None:
 
 
 def test_two_readers(sandbox: OverlaySandbox) -> None:
-    """Any number may read side by side, and a writer is refused meanwhile."""
+    """Several readers may open a storage at once; a writer is refused meanwhile."""
     sandbox.create("f")
     sandbox.close()
     one, two = (Overlay.open(str(sandbox.base), str(sandbox.sto), read_only=True) for _ in range(2))
@@ -331,7 +331,7 @@ def test_two_readers(sandbox: OverlaySandbox) -> None:
 
 
 def test_format_after_an_interrupted_one(sandbox: OverlaySandbox) -> None:
-    """What a power cut during the first mount left behind is no foreign file."""
+    """The files that a power cut during the first mount leaves are not taken for foreign ones."""
     (sandbox.sto / "minifo.db.new").write_bytes(b"half")
     (sandbox.sto / "lock").touch()
     sandbox.create("f")
@@ -340,7 +340,7 @@ def test_format_after_an_interrupted_one(sandbox: OverlaySandbox) -> None:
 
 
 def test_storage_hidden_inside_base(sandbox: OverlaySandbox) -> None:
-    """A storage that lies inside the base is not shown, under no name."""
+    """A storage inside the base is hidden from every listing and look-up."""
     sandbox.put("d/f")
     sandbox.sto = sandbox.base / "d" / "sto"
     sandbox.sto.mkdir()

@@ -1,4 +1,4 @@
-"""Commits and what follows a crash: what is lost, what is swept, and what may be deleted only when."""
+"""Commits, and recovery after a crash: what is lost, what the next mount deletes, and when objects are deleted."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BIG = b"x" * 10_000  # above what is kept in a row
 
 
 def power_cut(sandbox: OverlaySandbox) -> None:
-    """Go on with what storage holds at this moment, as a machine that lost power would."""
+    """Replace the storage by its present state on disk and open the overlay again, as after a power cut."""
     copy = Path(f"{sandbox.sto}.cut")
     shutil.copytree(sandbox.sto, copy, ignore=shutil.ignore_patterns("*-shm"))
     sandbox.kill()
@@ -25,7 +25,7 @@ def power_cut(sandbox: OverlaySandbox) -> None:
 
 
 def test_uncommitted_changes_vanish_wholly(sandbox: OverlaySandbox) -> None:
-    """After a crash everything is as the last commit had it: names, attributes, bytes, objects."""
+    """After a crash names, attributes, bytes and content objects are those of the last commit."""
     sandbox.put("d/f", BIG)
     sandbox.put("gone", BIG)
     sandbox.create("kept", BIG)
@@ -51,14 +51,14 @@ def test_nothing_was_ever_committed(sandbox: OverlaySandbox) -> None:
 
 
 def test_closed_is_committed(sandbox: OverlaySandbox) -> None:
-    """Closing commits."""
+    """Closing an overlay commits."""
     sandbox.create("f", BIG)
     sandbox.reopen()
     assert sandbox.read("f") == BIG
 
 
 def test_sweep_takes_uncommitted_objects_only(sandbox: OverlaySandbox) -> None:
-    """At the next mount the objects that no commit names are gone, the others are there."""
+    """The next mount deletes the content objects that no commit uses, and keeps the others."""
     sandbox.create("old", BIG)
     sandbox.ov.commit()
     committed = sandbox.objects()
@@ -71,7 +71,7 @@ def test_sweep_takes_uncommitted_objects_only(sandbox: OverlaySandbox) -> None:
 
 
 def test_object_ids_are_not_used_twice(sandbox: OverlaySandbox) -> None:
-    """Ids of swept objects are not handed out again."""
+    """Ids of objects that a mount has deleted are not used again."""
     sandbox.create("a", BIG)
     sandbox.ov.commit()
     sandbox.create("b", BIG)
@@ -84,7 +84,7 @@ def test_object_ids_are_not_used_twice(sandbox: OverlaySandbox) -> None:
 
 
 def test_many_crashes_reserve_no_more(sandbox: OverlaySandbox) -> None:
-    """The range that a mount has to look through stays small, however often there was a crash."""
+    """The range of ids that a mount must search stays small after many crashes."""
     for index in range(6):
         sandbox.create(f"f{index}", BIG)
         sandbox.ov.commit()
@@ -96,7 +96,7 @@ def test_many_crashes_reserve_no_more(sandbox: OverlaySandbox) -> None:
 
 
 def test_orphans_go_at_the_next_mount(sandbox: OverlaySandbox) -> None:
-    """A file unlinked but open is whole until it is let go; a remount lets go of all."""
+    """A file that is unlinked but open keeps its content until the kernel forgets it; a remount deletes all of them."""
     sandbox.put("base", BIG)
     made = sandbox.create("made", BIG)
     base = sandbox.ino("base")
@@ -116,7 +116,7 @@ def test_orphans_go_at_the_next_mount(sandbox: OverlaySandbox) -> None:
 
 
 def test_dropped_objects_wait_for_the_commit(sandbox: OverlaySandbox) -> None:
-    """An object that a commit has named is deleted after the commit that drops it, not before."""
+    """An object that a commit uses is deleted only after the next commit that no longer uses it."""
     sandbox.create("f", BIG)
     sandbox.ov.commit()
     before = sandbox.objects()
@@ -132,14 +132,14 @@ def test_dropped_objects_wait_for_the_commit(sandbox: OverlaySandbox) -> None:
 
 
 def test_dropped_object_that_no_commit_named(sandbox: OverlaySandbox) -> None:
-    """One that was never committed goes at once."""
+    """An object that no commit uses is deleted at once."""
     sandbox.create("f", BIG)
     sandbox.unlink("f")
     assert sandbox.objects() == {}
 
 
 def test_garbage_rows_do_not_stay(sandbox: OverlaySandbox) -> None:
-    """Rows of garbage go with the next commit, at the latest when the overlay is closed."""
+    """Rows of garbage are deleted by the next commit, at the latest when the overlay is closed."""
     sandbox.create("f", BIG)
     sandbox.ov.commit()
     sandbox.unlink("f")
@@ -149,7 +149,7 @@ def test_garbage_rows_do_not_stay(sandbox: OverlaySandbox) -> None:
 
 
 def test_shrink_is_trimmed_after_the_commit(sandbox: OverlaySandbox) -> None:
-    """The bytes beyond a shrink are still there until the commit that drops them is durable."""
+    """The bytes that a shrink cuts off stay on disk until the commit of the shrink is durable."""
     sandbox.create("f", BIG)
     sandbox.ov.commit()
     (name,) = sandbox.objects()
@@ -167,7 +167,7 @@ def test_shrink_is_trimmed_after_the_commit(sandbox: OverlaySandbox) -> None:
 
 
 def test_shrink_that_is_not_committed(sandbox: OverlaySandbox) -> None:
-    """After a crash a file that was cut, and written again, has all its bytes."""
+    """After a crash a file whose shrink was not committed has all its bytes."""
     sandbox.create("f", BIG)
     sandbox.ov.commit()
     sandbox.set("f", size=100)
@@ -177,7 +177,7 @@ def test_shrink_that_is_not_committed(sandbox: OverlaySandbox) -> None:
 
 
 def test_bytes_that_were_never_committed_do_not_come_back(sandbox: OverlaySandbox) -> None:
-    """What a crash left beyond the end of an object reads as zeros when the file grows over it."""
+    """Bytes that a crash has left beyond the committed end of a file read as zeros when the file grows."""
     for name in ("grown", "written"):
         sandbox.create(name, BIG)
     sandbox.ov.commit()
@@ -191,7 +191,7 @@ def test_bytes_that_were_never_committed_do_not_come_back(sandbox: OverlaySandbo
 
 
 def test_range_written_again_is_not_trimmed(sandbox: OverlaySandbox) -> None:
-    """A trim of a shrink is dropped for what was written beyond it before the commit was done."""
+    """Bytes written beyond a shrink before its commit has finished are not trimmed."""
     sandbox.create("f", BIG)
     sandbox.ov.commit()
     sandbox.set("f", size=100)
@@ -207,7 +207,7 @@ def test_range_written_again_is_not_trimmed(sandbox: OverlaySandbox) -> None:
 
 
 def test_truncation_to_nothing_takes_a_new_object(sandbox: OverlaySandbox) -> None:
-    """Cutting a committed file to 0 and writing it anew leaves the committed object alone."""
+    """Truncating a committed file to 0 and writing to it leaves the committed object unchanged."""
     sandbox.create("f", BIG)
     sandbox.ov.commit()
     (old,) = sandbox.objects()
@@ -219,7 +219,7 @@ def test_truncation_to_nothing_takes_a_new_object(sandbox: OverlaySandbox) -> No
 
 
 def test_commit_without_changes_writes_nothing(sandbox: OverlaySandbox) -> None:
-    """Nothing dirty: no commit, no byte, no wear."""
+    """A commit without changes writes no byte."""
     sandbox.create("f", BIG)
     sandbox.ov.commit()
     count = sandbox.ov.commits.count
@@ -232,7 +232,7 @@ def test_commit_without_changes_writes_nothing(sandbox: OverlaySandbox) -> None:
 
 
 def test_read_only_after_a_crash(sandbox: OverlaySandbox) -> None:
-    """A read-only mount shows the last commit, from the log, and sweeps nothing."""
+    """A read-only mount shows the last commit, also from the write-ahead log, and deletes nothing."""
     sandbox.create("f", BIG)
     sandbox.ov.commit()
     sandbox.create("lost", BIG)
@@ -245,7 +245,7 @@ def test_read_only_after_a_crash(sandbox: OverlaySandbox) -> None:
 
 
 def test_kill_with_a_redo_log(sandbox: OverlaySandbox, tmp_path: Path) -> None:
-    """With a redo log a killed process loses nothing that was done."""
+    """With a redo log a killed process loses no acknowledged operation."""
     redo = tmp_path / "redo"
     redo.mkdir()
     sandbox.put("d/f", BIG)
@@ -280,7 +280,7 @@ def test_redo_log_of_another_copy_is_ignored(sandbox: OverlaySandbox, tmp_path: 
 
 
 def test_failed_commit_turns_read_only(sandbox: OverlaySandbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    """When a sync fails nothing more is changed, and the next mount shows the last commit."""
+    """After a failed sync the overlay is read-only, and the next mount shows the last commit."""
     sandbox.create("f", BIG)
     sandbox.ov.commit()
     sandbox.create("g", BIG)
@@ -301,7 +301,7 @@ def test_failed_commit_turns_read_only(sandbox: OverlaySandbox, monkeypatch: pyt
 
 
 def test_numbers_survive(sandbox: OverlaySandbox) -> None:
-    """Inode numbers stay through copy-up, rename, commit, remount and crash."""
+    """An object keeps its inode number through copy-up, rename, commit, remount and crash."""
     sandbox.put("d/f", BIG)
     made = sandbox.create("made", BIG)
     numbers = {"d": sandbox.ino("d"), "d/f": sandbox.ino("d/f"), "made": made}

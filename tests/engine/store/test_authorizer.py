@@ -1,4 +1,4 @@
-"""What statements may not do, whatever somebody made of the schema; and a journal that leads elsewhere."""
+"""The authorizer refuses SQL that reaches beyond the database; a journal that names another file is refused."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def _make(top: Path) -> tuple[str, str]:
     ],
 )
 def test_a_connection_does_what_an_overlay_needs_and_no_more(tmp_path: Path, sql: str) -> None:
-    """Each is refused when it is prepared, in a writable overlay and in one that is only read."""
+    """SQLite refuses each statement when it is prepared, in a writable and in a read-only overlay."""
     base, storage = _make(tmp_path)
     for read_only in (False, True):
         overlay = Overlay.open(base, storage, read_only=read_only)
@@ -64,7 +64,7 @@ def test_a_connection_does_what_an_overlay_needs_and_no_more(tmp_path: Path, sql
 
 
 def test_a_trigger_that_comes_later_writes_nothing(tmp_path: Path) -> None:
-    """Who may write to the database could add one while it is open."""
+    """A trigger that another process adds while the database is open writes nothing."""
     base, storage = _make(tmp_path)
     overlay = Overlay.open(base, storage)
     try:
@@ -80,7 +80,7 @@ def test_a_trigger_that_comes_later_writes_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("read_only", [False, True])
 def test_a_journal_that_names_another_file_is_refused(tmp_path: Path, read_only: bool) -> None:
-    """SQLite 3.40 deletes the file that it names, whatever that is; no version is to read it."""
+    """A rollback journal that names another file is refused; SQLite 3.40 would delete that file."""
     base, storage = _make(tmp_path)
     victim = tmp_path / "victim"
     victim.write_text("precious\n")

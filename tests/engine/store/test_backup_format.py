@@ -1,4 +1,4 @@
-"""The format of the copy of names: what was packed comes back, and nothing that anybody writes there does harm."""
+"""The format of the metadata backup: packed rows are read back, and a hostile file does no harm."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ def file(tmp_path: Path) -> Iterator[int]:
 
 
 def read(fd: int, data: bytes) -> list[Frame]:
-    """What is read of a file that holds these bytes."""
+    """Return the frames that are read from a file with these bytes."""
     os.ftruncate(fd, 0)
     os.pwrite(fd, data, 0)
     return list(backup_format.read(fd))
 
 
 def frame(plain: bytes, payload: bytes | None = None) -> bytes:
-    """A frame as anybody may write it."""
+    """Return a frame with a right checksum, and with any payload."""
     payload = zlib.compress(plain) if payload is None else payload
     return struct.pack("<4sIII", b"mfoF", 1, len(payload), zlib.crc32(payload)) + payload
 
 
 @given(rows=st.integers(1, 6).flatmap(lambda width: st.lists(st.tuples(*[VALUES] * width), min_size=1, max_size=30)))
 def test_rows_come_back(rows: list[tuple[Value, ...]]) -> None:
-    """Every value that a row can hold, whatever stands before and behind it."""
+    """Rows with any values are read back, with any bytes before and after their frame."""
     fd = os.memfd_create("frames")
     try:
         data = b"mfoF before" + pack(7, "small", rows) + b"between" + pack(8, "xattr", rows) + b"mfoF"
@@ -52,8 +52,8 @@ def test_rows_come_back(rows: list[tuple[Value, ...]]) -> None:
         os.close(fd)
 
 
-def test_large_rows_are_more_frames(file: int) -> None:
-    """No frame grows beyond its bound; a row that does is refused."""
+def test_large_rows_take_several_frames(file: int) -> None:
+    """Large rows are split into several frames; a single row that is too large is refused."""
     rows: list[tuple[Value, ...]] = [(n, os.urandom(65_536)) for n in range(ROWS)]
     found = read(file, pack(1, "xattr", rows))
     assert len(found) > 1
@@ -64,8 +64,8 @@ def test_large_rows_are_more_frames(file: int) -> None:
         pack(1, "overlay", [(1.5,)])  # type: ignore[list-item]
 
 
-def test_damage_costs_its_frame_only(file: int) -> None:
-    """Any byte of the middle one of three."""
+def test_damage_loses_one_frame_only(file: int) -> None:
+    """A changed byte in the middle one of three frames loses the rows of that frame only."""
     parts = [pack(1, "created", [(n, b"name", n)]) for n in range(3)]
     whole = [Frame(1, "created", [(n, b"name", n)]) for n in (0, 2)]
     for at in range(len(parts[1])):
@@ -91,15 +91,15 @@ def test_damage_costs_its_frame_only(file: int) -> None:
         bytes(PLAIN_MAX + 1),
     ],
 )
-def test_what_is_no_rows_is_passed_over(plain: bytes, file: int) -> None:
-    """With a right checksum, too: the next frame is read."""
+def test_invalid_payloads_are_skipped(plain: bytes, file: int) -> None:
+    """A payload that is not valid is skipped, also with a right checksum, and the next frame is read."""
     after = pack(2, "small", [(1, b"x")])
     assert read(file, frame(plain) + after) == [Frame(2, "small", [(1, b"x")])]
     assert read(file, frame(plain, b"no zlib") + after) == [Frame(2, "small", [(1, b"x")])]
 
 
-def test_bombs_take_no_memory(file: int) -> None:
-    """A payload that becomes 64 MiB, and lengths that are not there."""
+def test_decompression_bombs_take_no_memory(file: int) -> None:
+    """A payload that decompresses to 64 MiB, and lengths beyond its end, are refused without taking memory."""
     inflate = zlib.compressobj(9)
     bomb = b"".join(inflate.compress(bytes(1 << 20)) for _ in range(64)) + inflate.flush()
     tracemalloc.start()
@@ -110,15 +110,15 @@ def test_bombs_take_no_memory(file: int) -> None:
         tracemalloc.stop()
 
 
-def test_false_frames_take_no_time(file: int) -> None:
-    """A file full of beginnings of large frames is read in proportion to its size."""
+def test_false_frames_take_bounded_time(file: int) -> None:
+    """A file full of headers of large frames is read in time proportional to its size."""
     began = time.process_time()
     assert read(file, struct.pack("<4sIII", b"mfoF", 1, PLAIN_MAX, 0) * 200_000) == []
     assert time.process_time() - began < 10
 
 
 def test_a_hole_is_searched_quickly(file: int) -> None:
-    """A file of nothing takes no memory."""
+    """A sparse file is searched for frames quickly, without taking memory."""
     os.ftruncate(file, 1 << 28)
     os.pwrite(file, pack(1, "small", [(1, b"x")]), (1 << 28) - 100)
     assert [found.table for found in backup_format.read(file)] == ["small"]

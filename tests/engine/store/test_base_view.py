@@ -1,4 +1,4 @@
-"""The base view: confined beneath the base, mounts shown as the rule says, and nothing written ever."""
+"""The base view: confined beneath the base, with mount points as specified, and without any write."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ CLONE = [pytest.param(True, marks=needs_root, id="clone"), pytest.param(False, i
 
 @pytest.fixture(params=CLONE)
 def clone(request: pytest.FixtureRequest) -> bool:
-    """Both ways to read a base."""
+    """Both ways to read a base: through a mount clone, and with openat2."""
     return bool(request.param)
 
 
 @pytest.fixture
 def mounted(sandbox: OverlaySandbox) -> Iterator[Path]:
-    """A tmpfs mounted over a directory of the base that is not empty."""
+    """Mount a tmpfs over a directory of the base that is not empty; return the directory."""
     sandbox.put("mnt/below")
     point = sandbox.base / "mnt"
     subprocess.run(["mount", "-t", "tmpfs", "none", point], check=True)
@@ -42,7 +42,7 @@ def mounted(sandbox: OverlaySandbox) -> Iterator[Path]:
 
 
 def test_reads(sandbox: OverlaySandbox, clone: bool) -> None:
-    """Names, attributes, bytes, targets and extended attributes are the base's own."""
+    """The view returns the base's own names, attributes, bytes, symlink targets and extended attributes."""
     full = sandbox.put("d/f", b"bytes")
     os.symlink("f", sandbox.base / "d" / "l")
     os.setxattr(full, "user.x", b"1")
@@ -58,7 +58,7 @@ def test_reads(sandbox: OverlaySandbox, clone: bool) -> None:
 
 
 def test_symlinks_do_not_lead_out(sandbox: OverlaySandbox, clone: bool) -> None:
-    """A symlink in the middle of a path, to outside or not, is refused: it is no directory of the base."""
+    """A symlink within a path is refused, whether it leads out of the base or not."""
     sandbox.put("d/f")
     outside = sandbox.base.with_name("outside")
     outside.mkdir()
@@ -75,7 +75,7 @@ def test_symlinks_do_not_lead_out(sandbox: OverlaySandbox, clone: bool) -> None:
 
 
 def test_dots_do_not_lead_out(sandbox: OverlaySandbox, clone: bool) -> None:
-    """No ``..`` leaves the base."""
+    """A path with ``..`` does not leave the base."""
     sandbox.put("d/f")
     view = BaseView(str(sandbox.base), clone=clone)
     assert failure(view.file, b"/../sto") == errno.ENOENT
@@ -84,7 +84,7 @@ def test_dots_do_not_lead_out(sandbox: OverlaySandbox, clone: bool) -> None:
 
 
 def failure(action: Callable[[bytes], object], path: bytes) -> int | None:
-    """The errno of an action that must fail."""
+    """Return the errno of an action that must fail."""
     try:
         action(path)
     except OSError as error:
@@ -94,7 +94,7 @@ def failure(action: Callable[[bytes], object], path: bytes) -> int | None:
 
 @needs_root
 def test_mount_point_is_empty_when_confined(sandbox: OverlaySandbox, mounted: Path) -> None:
-    """Without a clone a mount within the base shows as an empty directory, and is never entered."""
+    """Without a clone a mount point within the base shows as an empty directory, and is never entered."""
     sandbox.open(clone=False)
     assert sandbox.names("mnt") == []
     assert stat.S_ISDIR(sandbox.attr("mnt").mode)
@@ -109,14 +109,14 @@ def test_mount_point_is_empty_when_confined(sandbox: OverlaySandbox, mounted: Pa
 
 @needs_root
 def test_mount_point_shows_what_lies_below_in_a_clone(sandbox: OverlaySandbox, mounted: Path) -> None:
-    """With a clone only the file system named as base counts, as mini_fo had it."""
+    """With a clone a mount point shows the base's own directory below it, as in mini_fo."""
     assert sandbox.names("mnt") == ["below"]
     assert sandbox.read("mnt/below") == b"base"
 
 
 @needs_root
 def test_clone_cannot_be_written(sandbox: OverlaySandbox) -> None:
-    """The kernel itself refuses to write through the view."""
+    """The kernel refuses writes through the mount clone."""
     sandbox.put("f")
     view = BaseView(str(sandbox.base))
     with pytest.raises(OSError, match="Read-only"):
@@ -126,7 +126,7 @@ def test_clone_cannot_be_written(sandbox: OverlaySandbox) -> None:
 
 @needs_root
 def test_nothing_of_the_base_changes(tmp_path: Path, clone: bool) -> None:
-    """Reading everything, and changing everything above it, leaves the base as it was, access times included."""
+    """Reading everything and changing everything in an overlay leaves the base unchanged, with its access times."""
     sandbox = OverlaySandbox(tmp_path)
     sandbox.base.rmdir()
     file_trees.build_base(sandbox.base)
@@ -151,7 +151,7 @@ def test_nothing_of_the_base_changes(tmp_path: Path, clone: bool) -> None:
 
 
 def test_unreadable_base(sandbox: OverlaySandbox) -> None:
-    """A base directory that vanishes while open gives an errno, not a crash."""
+    """A base directory that is removed while the view is open gives an errno."""
     sandbox.put("d/f")
     ino = sandbox.ino("d")
     (sandbox.base / "d" / "f").unlink()

@@ -1,4 +1,4 @@
-"""The redo log: its bytes, what it relies on, and what becomes of a log that is damaged, foreign or hostile."""
+"""The redo log: its format, the content it relies on, and logs that are damaged, foreign or hostile."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ _NUMBER = st.integers(-(2**63), 2**63 - 1)
 
 
 @given(_STATEMENTS, _NUMBER, _NUMBER, st.lists(st.tuples(_NUMBER, _NUMBER), max_size=5))
-def test_records_say_what_was_put_in(
+def test_records_read_back_what_was_packed(
     statements: list[tuple[int, Params]], next_ino: int, next_object: int, notes: list[tuple[int, int]]
 ) -> None:
-    """Every value comes back as it was, of the same type."""
+    """Every value is read back unchanged, with the same type."""
     body = pack_operation(statements, next_ino, next_object, notes)[FRAME.size :]
     found = parse_operation(body)
     assert found == (statements, next_ino, next_object, notes)
@@ -50,7 +50,7 @@ def test_records_say_what_was_put_in(
 def test_damaged_records_are_refused_or_read(
     statements: list[tuple[int, Params]], chance: random.Random, times: int
 ) -> None:
-    """Bytes changed at will are some record or BadRecord, and never take more memory than they are."""
+    """A record with changed bytes is parsed or raises BadRecord, and takes no more memory than its length."""
     body = bytearray(pack_operation(statements, 1, 2, [(3, 4)])[FRAME.size :])
     for _ in range(times):
         body[chance.randrange(len(body))] = chance.choice((0, 1, 127, 128, 255, chance.randrange(256)))
@@ -87,12 +87,12 @@ class Killed:
         return log
 
     def state(self) -> dict[str, bytes]:
-        """Every byte in storage, and the log."""
+        """Return the bytes of all files in storage, and of the log."""
         paths = [path for path in self.sandbox.sto.glob("**/*") if path.is_file() and path.name != "lock"]
         return {str(path): path.read_bytes() for path in (*paths, self.log)}
 
     def refuses(self, why: str) -> None:
-        """Opening says why, changes nothing that a later one would miss, and keeps the log."""
+        """Expect that opening fails with *why*, changes nothing that the next open needs, and keeps the log."""
         before, log = self.state(), self.log.read_bytes()
         with pytest.raises(StateError, match=why) as caught:
             self.open()
@@ -108,17 +108,17 @@ class Killed:
 
 @pytest.fixture
 def killed(sandbox: OverlaySandbox, tmp_path: Path) -> Killed:
-    """One with a commit behind it."""
+    """A killed overlay with one commit."""
     return Killed(sandbox, tmp_path)
 
 
 def objects(sandbox: OverlaySandbox) -> set[str]:
-    """The files of content objects."""
+    """Return the names of the files of all content objects."""
     return set(sandbox.objects())
 
 
-def test_content_that_did_not_arrive(killed: Killed) -> None:
-    """Without the object the replay stops before it changes anything; with it everything is there."""
+def test_missing_content_refuses_the_replay(killed: Killed) -> None:
+    """Without a content object the replay is refused before it changes anything; with it all are replayed."""
     sandbox = killed.sandbox
     before = objects(sandbox)
     sandbox.write("base", b"new")
@@ -142,7 +142,7 @@ def test_content_that_did_not_arrive(killed: Killed) -> None:
 
 
 def test_the_log_is_set_aside_when_asked(killed: Killed) -> None:
-    """Then the last commit shows, the log is kept, and the next mount asks nothing."""
+    """With redo=aside the last commit shows, the log is kept under another name, and the next mount does not see it."""
     sandbox = killed.sandbox
     sandbox.write("base", b"new")
     log = killed.kill()
@@ -160,8 +160,8 @@ def test_the_log_is_set_aside_when_asked(killed: Killed) -> None:
     assert sandbox.read("old") == BIG
 
 
-def test_a_whole_log_is_replayed_though_it_may_be_set_aside(killed: Killed) -> None:
-    """``redo=aside`` in fstab loses nothing."""
+def test_redo_aside_replays_a_whole_log(killed: Killed) -> None:
+    """A log that can be replayed is replayed with ``redo=aside`` too, so that option may stand in fstab."""
     killed.sandbox.create("new", BIG)
     killed.kill()
     killed.open(redo_aside=True)
@@ -169,8 +169,8 @@ def test_a_whole_log_is_replayed_though_it_may_be_set_aside(killed: Killed) -> N
     assert killed.memory.glob("*.1")
 
 
-def test_objects_that_came_and_went_are_not_missed(killed: Killed) -> None:
-    """What no row names any more need not be there."""
+def test_objects_deleted_again_are_not_needed(killed: Killed) -> None:
+    """The replay does not need content objects that no row uses after it."""
     sandbox = killed.sandbox
     sandbox.create("short-lived", BIG)
     sandbox.unlink("short-lived")
@@ -188,7 +188,7 @@ def test_objects_that_came_and_went_are_not_missed(killed: Killed) -> None:
 def _fail(
     sandbox: OverlaySandbox, monkeypatch: pytest.MonkeyPatch, *, name: str = "fdatasync", after: int = 0
 ) -> StateError:
-    """Commit, with a sync that fails after some that work."""
+    """Commit, with a sync that fails after a number of successful ones."""
     true = getattr(os, name)
     done = 0
 
@@ -207,7 +207,7 @@ def _fail(
 
 
 def test_content_is_unknown_after_a_failed_sync(killed: Killed, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The kernel may show bytes that never arrived: the log says that a sync failed, and is not replayed."""
+    """After a failed sync the log is not replayed, because the kernel may show bytes that the medium does not have."""
     sandbox = killed.sandbox
     sandbox.write("base", b"new")
     sandbox.create("after")
@@ -221,7 +221,7 @@ def test_content_is_unknown_after_a_failed_sync(killed: Killed, monkeypatch: pyt
 
 
 def test_rows_are_replayed_after_a_failed_sync(killed: Killed, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What relies on no content is whole, whatever failed."""
+    """After a failed sync operations that need no content are replayed."""
     sandbox = killed.sandbox
     sandbox.rename("base", "renamed")
     sandbox.create("small", b"small")
@@ -233,8 +233,8 @@ def test_rows_are_replayed_after_a_failed_sync(killed: Killed, monkeypatch: pyte
 
 
 @pytest.mark.parametrize("back", [False, True], ids=["arrived", "lost"])
-def test_a_commit_that_may_not_have_arrived(killed: Killed, monkeypatch: pytest.MonkeyPatch, back: bool) -> None:
-    """The log leads from the commit before, and from the one whose sync failed."""
+def test_a_commit_whose_sync_failed(killed: Killed, monkeypatch: pytest.MonkeyPatch, back: bool) -> None:
+    """The log is replayed on the commit whose sync failed, and on the one before, if the storage has lost that."""
     sandbox = killed.sandbox
     files = {path: path.read_bytes() for path in sandbox.sto.glob("minifo.db*")}
     sandbox.create("one", BIG)
@@ -251,7 +251,7 @@ def test_a_commit_that_may_not_have_arrived(killed: Killed, monkeypatch: pytest.
 
 
 def test_operations_during_a_commit_stay_in_the_log(killed: Killed) -> None:
-    """What is done between the gate and the end of a commit is in the log after it, and nothing else is."""
+    """After a commit the log holds exactly the operations between the gate and the end of that commit."""
     sandbox = killed.sandbox
     sandbox.create("before", BIG)
     commits = sandbox.ov.commits
@@ -270,7 +270,7 @@ def test_operations_during_a_commit_stay_in_the_log(killed: Killed) -> None:
 
 
 def test_a_deleted_object_that_comes_back(killed: Killed, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Storage may lose the deletion of a file that the log takes for gone: it is deleted again."""
+    """An object whose deletion a failed storage has lost is deleted again after the replay."""
     sandbox = killed.sandbox
     (name,) = objects(sandbox)
     path = sandbox.sto / "content" / name
@@ -294,7 +294,7 @@ def _raise() -> None:
 
 
 def test_a_failed_replay_is_done_again(killed: Killed, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A sync that fails while the log is replayed changes nothing; the next mount has everything."""
+    """A sync that fails during a replay changes nothing, and the next mount replays all operations."""
     sandbox = killed.sandbox
     sandbox.create("new", BIG)
     killed.kill()
@@ -316,8 +316,8 @@ def _rewrite(log: Path, **fields: object) -> None:
     log.write_bytes(header.pack() + data[HEADER.size :])
 
 
-def test_unknown_kinds_are_kept_and_named(killed: Killed) -> None:
-    """A log of another version, of the former format, or of no format at all is neither replayed nor overwritten."""
+def test_logs_of_unknown_formats_are_kept(killed: Killed) -> None:
+    """A log of another version, of the first format or of an unknown one is neither replayed nor overwritten."""
     killed.sandbox.create("new")
     log = killed.kill()
     data = log.read_bytes()
@@ -341,7 +341,7 @@ def test_unknown_kinds_are_kept_and_named(killed: Killed) -> None:
 
 
 def test_unknown_statements_are_not_executed(killed: Killed) -> None:
-    """A number that no statement has, values that do not fit, rows that cannot be: nothing is changed."""
+    """Unknown statements, values of a wrong type and impossible rows are refused, and nothing is changed."""
     killed.sandbox.create("new")
     log = killed.kill()
     header = log.read_bytes()[: HEADER.size]
@@ -356,8 +356,8 @@ def test_unknown_statements_are_not_executed(killed: Killed) -> None:
         killed.refuses(why)
 
 
-def test_a_log_that_is_no_file_of_ours(killed: Killed, tmp_path: Path) -> None:
-    """Links are not followed, and a FIFO holds nobody up."""
+def test_a_symlink_or_fifo_in_place_of_the_log(killed: Killed, tmp_path: Path) -> None:
+    """A symlink in place of the log is not followed, and a FIFO does not block the open."""
     killed.sandbox.create("new")
     log = killed.kill()
     data = log.read_bytes()
@@ -379,7 +379,7 @@ def test_a_log_that_is_no_file_of_ours(killed: Killed, tmp_path: Path) -> None:
 
 
 def test_the_identity_must_be_a_uuid(killed: Killed, tmp_path: Path) -> None:
-    """It is part of a path."""
+    """A storage whose identity is not a UUID is refused, because the identity is part of the log's path."""
     killed.sandbox.close()
     for uuid in ("../../canary", "", "x" * 300, 7, None):
         db = open_database(str(killed.sandbox.sto / "minifo.db"), read_only=False)
@@ -394,7 +394,7 @@ def test_the_identity_must_be_a_uuid(killed: Killed, tmp_path: Path) -> None:
 
 
 def test_a_log_of_another_commit_is_kept(killed: Killed) -> None:
-    """It belongs to this storage but not to what it holds now: it is set aside with a word, and not overwritten."""
+    """A log of this storage that follows another commit is renamed with a warning, and not overwritten."""
     killed.sandbox.create("new")
     log = killed.kill()
     _rewrite(log, token=12345)
@@ -405,7 +405,7 @@ def test_a_log_of_another_commit_is_kept(killed: Killed) -> None:
 
 
 def test_a_device_that_comes_back_with_another_number(killed: Killed) -> None:
-    """A stick that is plugged in again may have another device number: the log is found all the same."""
+    """The log is found after the storage's device has come back with another device number."""
     killed.sandbox.create("new", BIG)
     log = killed.kill()
     gone = os.makedev(250, 250)
@@ -419,8 +419,8 @@ def test_a_device_that_comes_back_with_another_number(killed: Killed) -> None:
     assert list(killed.memory.iterdir()) == []
 
 
-def test_a_log_on_a_device_that_is_there_is_not_ours(killed: Killed, tmp_path: Path) -> None:
-    """That of a storage which this one is a copy of."""
+def test_a_log_of_a_device_still_mounted_is_ignored(killed: Killed, tmp_path: Path) -> None:
+    """A log of a device that is still mounted is ignored: it belongs to the storage that this one is a copy of."""
     killed.sandbox.create("new", BIG)
     log = killed.kill()
     there = os.stat("/proc").st_dev
@@ -433,8 +433,8 @@ def test_a_log_on_a_device_that_is_there_is_not_ours(killed: Killed, tmp_path: P
     assert moved.exists()
 
 
-def test_a_log_damaged_at_will(killed: Killed) -> None:
-    """Whatever bytes are changed, the overlay opens at an acknowledged state or says why it does not."""
+def test_a_randomly_damaged_log(killed: Killed) -> None:
+    """With random bytes of the log changed, the overlay opens at an acknowledged state, or the error says why not."""
     sandbox = killed.sandbox
     for number in range(5):
         sandbox.create(f"f{number}", b"bytes")
@@ -466,7 +466,7 @@ def test_a_log_damaged_at_will(killed: Killed) -> None:
 
 
 def test_statements_must_be_registered(sandbox: OverlaySandbox) -> None:
-    """One that is not fails at once, and changes nothing."""
+    """A statement that is not registered raises LookupError, and changes nothing."""
     with pytest.raises(LookupError, match="not registered"), sandbox.ov.db.operation():
         sandbox.ov.db.change("DELETE FROM overlay")
     assert sandbox.ov.uuid
@@ -475,7 +475,7 @@ def test_statements_must_be_registered(sandbox: OverlaySandbox) -> None:
     assert NUMBERS[sql] < 2**32
 
 
-def test_the_log_needs_a_directory(tmp_path: Path) -> None:
-    """Its path has nothing in it but numbers."""
+def test_an_identity_that_is_not_a_uuid_makes_no_path(tmp_path: Path) -> None:
+    """A log is refused for an identity that is not a UUID, which must not become part of its path."""
     with pytest.raises(Corrupt):
         RedoLog(str(tmp_path), "no-uuid", str(tmp_path))

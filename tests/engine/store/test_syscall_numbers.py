@@ -1,4 +1,4 @@
-"""Numbers of system calls and ioctls are those of the kernel's headers, here and elsewhere."""
+"""The numbers of system calls and ioctls equal those in the kernel's headers, for all architectures."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_other_machines(machine: str) -> None:
 
 
 def test_this_machine(tmp_path: Path) -> None:
-    """What is used here is what a C program finds in this machine's headers."""
+    """The numbers for this machine equal those that a C program finds in its headers."""
     compiler = shutil.which("cc") or shutil.which("gcc")
     assert compiler is not None, "a C compiler is needed, as for the extension"
     names = [f"SYS_{name}" for name in syscall_numbers.NUMBERS]
