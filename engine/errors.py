@@ -48,7 +48,7 @@ class Shortage(FsError):
 SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
-#: What the system answers where there is no room left, on the medium or for a user.
+#: The errnos of a write for which the medium has no space, or the user no quota.
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
