@@ -1,6 +1,6 @@
-"""The FUSE front end: requests of the kernel in, engine calls, errnos out; the life of a mount.
+"""The FUSE front end: turns requests of the kernel into calls of the engine and replies with the results or errnos.
 
-Owns everything that knows pyfuse3 or trio, and the C extension that hooks the libfuse session.  Keeps no rule of the
-file system: those live in minifo.engine.  ``hook`` must be loaded before pyfuse3 is imported, so nothing here imports
-pyfuse3 on the way.
+It owns everything that depends on pyfuse3 or trio, the C extension that hooks the libfuse session, and the life of a
+mount from its start as a daemon to its end.  It contains no rule of the file system: those are in minifo.engine.
+``extension.loader`` must load the extension before pyfuse3 is imported, so this package does not import pyfuse3.
 """

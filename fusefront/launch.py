@@ -26,7 +26,7 @@ from ..engine.errors import Corrupt, NewerFormat, NotMinifo, StateError, Storage
 from .mount import mount_table, utab
 from .mount.options import MountOptions, format_source
 from .process import last_words, signals
-from .process.system_log import Outlet, SystemLog
+from .process.system_log import LogSender, SystemLog
 
 log = logging.getLogger(__name__)
 
@@ -208,8 +208,8 @@ def _serve(options: MountOptions, mountpoint: str, ready: Callable[[], None], *,
         foreground: in the process, and the terminal, of the command.
     """
     _set_up_logging(debug=options.debug)
-    signals.stand_firm(foreground=foreground)
-    last_words.prepare(foreground=foreground)
+    signals.protect_daemon(foreground=foreground)
+    last_words.enable(foreground=foreground)
     # Content objects hold bytes of files whose modes are rows of the database: nobody else may read them directly.
     os.umask(0o077)
     from . import session
@@ -221,7 +221,7 @@ def _set_up_logging(*, debug: bool) -> None:
     level = logging.DEBUG if debug else logging.WARNING
     pattern = "minifo: %(name)s: %(message)s" if debug else "minifo: %(message)s"
     logging.basicConfig(level=level, format=pattern, stream=sys.stderr, force=True)
-    system = SystemLog(Outlet(os.getpid()))
+    system = SystemLog(LogSender(os.getpid()))
     system.setFormatter(logging.Formatter("%(name)s: %(message)s" if debug else "%(message)s"))
     logging.getLogger().addHandler(system)
 

@@ -32,7 +32,7 @@ from .mount.helper_process import MountHelper
 from .mount.options import MountOptions, format_source
 from .process import descriptor_limits, privileges, signals
 from .process.stderr_capture import captured_stderr
-from .process.system_log import relay_through
+from .process.system_log import set_relay
 from .serve.base_reader import BaseReader, is_remote
 from .serve.committer import Committer
 from .serve.eager_trio import EagerTrio
@@ -60,7 +60,7 @@ def run(options: MountOptions, mountpoint: str, *, ready: Callable[[], None]) ->
         StateError: the overlay cannot be opened or mounted, or its last commit failed.
     """
     mount_helper = MountHelper(mountpoint)  # forked first: it must hold nothing open
-    relay_through(mount_helper.relay)
+    set_relay(mount_helper.relay)
     extension = loader.load()
     loader.activate(not options.plain)
     import pyfuse3  # after the hook: it must find the hook's symbols first
@@ -70,23 +70,24 @@ def run(options: MountOptions, mountpoint: str, *, ready: Callable[[], None]) ->
     descriptor_limits.raise_limit()
     overlay = _open(options, extension.kernel_time if extension is not None else None)
     # one that came between the mount and the loop that waits for it would leave a dead mount
-    signal.pthread_sigmask(signal.SIG_BLOCK, signals.ending())
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals.ending_signals())
     source = format_source(options.base, options.storage)
     report = EndReport(source)
     try:
         with _closing(overlay):
             committer = Committer(overlay, mount_helper, mountpoint, options.commit)
             used = None if options.plain else extension
-            # while the ways there do not lead through the mount
-            rules = privileges.rules(place for place in (options.storage, memory_directory()) if place is not None)
+            # before the mount, for afterwards these paths may lead through it
+            writable = [path for path in (options.storage, memory_directory()) if path is not None]
+            ruleset = privileges.landlock_ruleset(writable)
             slow_base = _slow_base(overlay, options.base)
             insist = _mount(overlay, committer, mount_helper, slow_base, used, options, mountpoint)
             _tune_memory()
             try:
                 report.serving(mount_helper.mounted())
-                privileges.of_process()
+                privileges.drop_in_process()
                 mount_helper.stay_unbound()
-                privileges.of_server(rules)
+                privileges.drop_in_server_thread(ruleset)
                 limit = options.max_names or default_limit()
                 trio.run(_serve, overlay, committer, mount_helper, mountpoint, limit, insist, ready)
             except BaseException:
@@ -99,7 +100,7 @@ def run(options: MountOptions, mountpoint: str, *, ready: Callable[[], None]) ->
         report.failed(*_said(error))
         raise
     finally:
-        relay_through(None)
+        set_relay(None)
         mount_helper.close()
     report.done()
 
@@ -264,7 +265,7 @@ async def _serve(
 ) -> None:
     import pyfuse3
 
-    trio.to_thread.current_default_thread_limiter().total_tokens = descriptor_limits.threads()
+    trio.to_thread.current_default_thread_limiter().total_tokens = descriptor_limits.thread_limit()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(committer.run)
         nursery.start_soon(_end_on_signal, committer, mount_helper, mountpoint, insist)
@@ -297,7 +298,7 @@ async def _end_on_signal(
 ) -> None:
     import pyfuse3
 
-    ending = signals.ending()
+    ending = signals.ending_signals()
     with trio.open_signal_receiver(*ending) as arriving:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, ending)
         async for number in arriving:

@@ -41,7 +41,7 @@ from ...engine.errors import StateError
 from ...engine.store.syscalls import forget_names, syncfs
 from ..process import last_words, privileges, signals
 from ..process.proc_info import is_writing
-from ..process.system_log import Outlet
+from ..process.system_log import LogSender
 from . import utab
 from .mount_table import find_mount, read_mounts
 from .unmount import detach
@@ -213,7 +213,7 @@ class MountHelper:
 
     def close(self) -> None:
         """End the child: the daemon ends, or has said why it does."""
-        last_words.end_in_peace()
+        last_words.mark_expected_end()
         self._alone = True
         self._child.close()
 
@@ -356,8 +356,8 @@ def _live(channel: int, mountpoint: str, daemon: int) -> NoReturn:
             begin = kept + 1
         os.closerange(begin, os.sysconf("SC_OPEN_MAX"))
         with socket.socket(fileno=channel) as requests:
-            outlet = Outlet(daemon)
-            privileges.of_helper()
+            outlet = LogSender(daemon)
+            privileges.drop_in_helper()
             servants = _Servants(mountpoint, requests, outlet)
             servants.hire()
             servants.serve()
@@ -368,7 +368,7 @@ def _live(channel: int, mountpoint: str, daemon: int) -> NoReturn:
 class _Servants:
     """Threads that each wait for a request, serve it, and wait again; one more when there is none left to wait."""
 
-    def __init__(self, mountpoint: str, requests: socket.socket, outlet: Outlet) -> None:
+    def __init__(self, mountpoint: str, requests: socket.socket, outlet: LogSender) -> None:
         self._mountpoint = mountpoint
         self._requests = requests
         self._outlet = outlet
@@ -392,7 +392,7 @@ class _Servants:
             packet, fds, _, _ = socket.recv_fds(self._requests, _PACKET, 1)
             if not packet:
                 with self._lock:
-                    for severity, line in last_words.told_once(self._mountpoint):
+                    for severity, line in last_words.take_report(self._mountpoint):
                         self._outlet.send(severity, line)
                 return
             word, *arguments = json.loads(packet)

@@ -1,1 +1,1 @@
-"""What the daemon is as a process: its signals, descriptors, privileges, log lines, and what it leaves when it dies."""
+"""The daemon as a process: its signals, descriptor limits, privileges, log lines, and the report of a crash."""

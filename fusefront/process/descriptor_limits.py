@@ -1,7 +1,7 @@
-"""How many descriptors the daemon may have, and how many requests may hold some at once.
+"""Limits derived from RLIMIT_NOFILE: how many descriptors, waiting requests and worker threads the daemon may have.
 
-Whoever uses the mount decides how many requests there are; the rule kept here is that their number does not decide how
-many descriptors are open.  What needs one while it waits takes turns.
+Users of the mount decide how many requests arrive at a time.  The rule kept here: that number does not decide how many
+descriptors are open.  A request that holds a descriptor while it waits first acquires a semaphore of limited size.
 """
 
 from __future__ import annotations
@@ -15,40 +15,44 @@ import trio
 
 log = logging.getLogger(__name__)
 
-_PLENTY = 65_536  # descriptors; far above what is needed, and no burden to whoever closes all of them
-_OTHERS = 32  # descriptors that are open all the time, about
-_TURNS = 32
-_THREADS = 40  # trio's own number
+_DESCRIPTORS_WANTED = 65_536  # far above the need, and few enough for a program that closes all of them in a loop
+_ALWAYS_OPEN = 32  # descriptors that the daemon holds all the time, about
+_WAITING_REQUESTS = 32
+_THREADS = 40  # trio's own default
 
 
 def raise_limit() -> None:
-    """Allow this process as many descriptors as it may have (setrlimit(2)), within reason."""
+    """Raise this process's soft limit of descriptors to its hard limit, 65,536 at most (setrlimit(2))."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = _PLENTY if hard == resource.RLIM_INFINITY else min(hard, _PLENTY)
+    wanted = _DESCRIPTORS_WANTED if hard == resource.RLIM_INFINITY else min(hard, _DESCRIPTORS_WANTED)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
     elif soft != resource.RLIM_INFINITY and soft < 256:
-        log.info("no more than %d descriptors may be open: files are opened and closed more often", soft)
+        log.info("the limit of open descriptors is %d (RLIMIT_NOFILE): files are opened and closed more often", soft)
 
 
-def turns() -> int:
-    """How many requests of one kind may hold a descriptor while they wait."""
-    return _part(_TURNS, 16)
+def waiting_requests_limit() -> int:
+    """Return how many requests of one kind may hold a descriptor while they wait."""
+    return _share_of_limit(_WAITING_REQUESTS, 16)
 
 
-def threads() -> int:
-    """How many worker threads there may be."""
-    return _part(_THREADS, 8)
+def thread_limit() -> int:
+    """Return how many worker threads the daemon may have."""
+    return _share_of_limit(_THREADS, 8)
 
 
-def _part(most: int, part: int) -> int:
+def _share_of_limit(most: int, divisor: int) -> int:
+    """Return the free descriptors divided by *divisor*, but at least 2 and at most *most*."""
     soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    return most if soft == resource.RLIM_INFINITY else max(2, min(most, (soft - _OTHERS) // part))
+    return most if soft == resource.RLIM_INFINITY else max(2, min(most, (soft - _ALWAYS_OPEN) // divisor))
 
 
 @asynccontextmanager
-async def taken(semaphore: trio.Semaphore) -> AsyncIterator[None]:
-    """Hold a turn; whoever need not wait for one is not delayed (trio's own way lets all others go first)."""
+async def acquired(semaphore: trio.Semaphore) -> AsyncIterator[None]:
+    """Hold *semaphore* inside the block; a task that need not wait for it is not rescheduled.
+
+    ``async with semaphore`` would let all other tasks run first, even if the semaphore is free.
+    """
     try:
         semaphore.acquire_nowait()
     except trio.WouldBlock:

@@ -1,18 +1,21 @@
-"""What the processes of a mount give up once it is there: a storage may be anybody's, and they need little.
+"""Drops the privileges that the processes of a mount do not need, once the mount is there.
 
-Five things, each explained where it comes from: capabilities(7), PR_SET_NO_NEW_PRIVS and PR_SET_DUMPABLE (prctl(2)),
-seccomp(2), landlock(7).  The rule kept here: what the kernel refuses is said in the log and never keeps a mount from
-being made; and nothing is given up that is used.  What is used:
+The storage may come from any user, so a defect that its content triggers must do little harm.  Five mechanisms of the
+kernel are used: capabilities(7), PR_SET_NO_NEW_PRIVS and PR_SET_DUMPABLE (prctl(2)), seccomp(2), landlock(7).  The
+rules kept here: a mechanism that the kernel refuses is logged and does not prevent the mount; and the processes keep
+what they use.  They use these capabilities:
 
-* DAC_OVERRIDE, DAC_READ_SEARCH: base and storage may belong to anybody;
-* FOWNER: to read a base without leaving access times (O_NOATIME), where its mount cannot be cloned;
-* SYS_RESOURCE: the blocks that a file system keeps for root (engine/free_space.py counts them);
-* SYS_ADMIN: to read trusted attributes of a base (xattr(7)); the helper's, to unmount and to have names forgotten;
-* SYS_PTRACE: the helper's, to see whether a process is writing (proc_info.py), and what the root of process 1 is.
+* DAC_OVERRIDE, DAC_READ_SEARCH: base and storage may belong to any user;
+* FOWNER: to read a base without changing access times (O_NOATIME), where its mount cannot be cloned;
+* SYS_RESOURCE: to use the blocks that a file system reserves for root (engine/free_space.py counts them);
+* SYS_ADMIN: in the daemon to read trusted attributes of a base (xattr(7)); in the helper process to unmount, and to
+  make the kernel forget names;
+* SYS_PTRACE: in the helper process, to see whether a process is writing (proc_info.py), and which directory is the root
+  of process 1.
 
-All but the set that cannot be exceeded are properties of threads, which new threads and processes inherit.  Landlock
-forbids a process to unmount, and its children too.  So the daemon has one thread that is not bound by it
-(helper_process.py): it starts new helpers, and does their work where there can be none.
+Except for the dumpable flag these are properties of a thread, and new threads and child processes inherit them.
+Landlock forbids unmounting, to child processes as well.  So the daemon has one thread outside of Landlock
+(helper_process.py): it starts new helper processes, and does their work if they cannot be started.
 """
 
 from __future__ import annotations
@@ -31,28 +34,28 @@ log = logging.getLogger(__name__)
 
 # linux/capability.h
 DAC_OVERRIDE, DAC_READ_SEARCH, FOWNER, SYS_PTRACE, SYS_ADMIN, SYS_RESOURCE = 1, 2, 3, 19, 21, 24
-HELPERS = frozenset({DAC_READ_SEARCH, SYS_PTRACE, SYS_ADMIN})
-SERVING = frozenset({DAC_OVERRIDE, DAC_READ_SEARCH, FOWNER, SYS_ADMIN, SYS_RESOURCE})
-_CAPABILITIES = 64  # more than there are
+HELPER_CAPABILITIES = frozenset({DAC_READ_SEARCH, SYS_PTRACE, SYS_ADMIN})
+SERVER_CAPABILITIES = frozenset({DAC_OVERRIDE, DAC_READ_SEARCH, FOWNER, SYS_ADMIN, SYS_RESOURCE})
+_CAPABILITY_MAX = 64  # above the number of any capability
 _CAPABILITY_VERSION = 0x20080522
 
 # linux/prctl.h
 _PR_SET_DUMPABLE, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT = 4, 24, 38, 47
 _PR_CAP_AMBIENT_CLEAR_ALL = 4
 
-# linux/landlock.h: rights that change something, and the version of the interface that each came with
+# linux/landlock.h: the access rights that allow a change; _REFER came with version 2 of the interface, _TRUNCATE with 3
 _EXECUTE, _WRITE_FILE, _REMOVE_DIR, _REMOVE_FILE = 1 << 0, 1 << 1, 1 << 4, 1 << 5
 _MAKE_DIR, _MAKE_REG, _REFER, _TRUNCATE = 1 << 7, 1 << 8, 1 << 13, 1 << 14
-_MAKE_OTHERS = 1 << 6 | 1 << 9 | 1 << 10 | 1 << 11 | 1 << 12  # devices, sockets, pipes, symlinks
-_FILES = _EXECUTE | _WRITE_FILE | _REMOVE_DIR | _REMOVE_FILE | _MAKE_DIR | _MAKE_REG | _MAKE_OTHERS | _REFER
-_OWN = _WRITE_FILE | _REMOVE_DIR | _REMOVE_FILE | _MAKE_DIR | _MAKE_REG | _REFER  # in a directory of ours
-_TCP = 1 << 0 | 1 << 1  # to listen, to connect
+_MAKE_SPECIAL = 1 << 6 | 1 << 9 | 1 << 10 | 1 << 11 | 1 << 12  # devices, sockets, pipes, symlinks
+_FORBIDDEN = _EXECUTE | _WRITE_FILE | _REMOVE_DIR | _REMOVE_FILE | _MAKE_DIR | _MAKE_REG | _MAKE_SPECIAL | _REFER
+_ALLOWED_BENEATH = _WRITE_FILE | _REMOVE_DIR | _REMOVE_FILE | _MAKE_DIR | _MAKE_REG | _REFER  # storage, redo log
+_TCP = 1 << 0 | 1 << 1  # bind, connect
 _CREATE_RULESET_VERSION = 1
 _RULE_PATH_BENEATH = 1
-_LEAST_LANDLOCK = 2  # the first forbids every rename from one directory to another
+_LANDLOCK_MIN = 2  # version 1 forbids every rename from one directory to another
 
-# System calls that have no place in a file system's daemon: their numbers on x86-64, and on the architectures that
-# share the newer list (asm-generic/unistd.h).  None: there is no such call.
+# System calls that the daemon never makes: their numbers on x86-64, and on the architectures that share the newer list
+# (asm-generic/unistd.h).  None: there is no such call.
 # fmt: off
 FORBIDDEN: dict[str, tuple[int, int | None]] = {
     "execve": (59, 221), "execveat": (322, 281), "ptrace": (101, 117), "process_vm_readv": (310, 270),
@@ -69,86 +72,93 @@ FORBIDDEN: dict[str, tuple[int, int | None]] = {
     "ioperm": (173, None), "personality": (135, 92),
 }
 # fmt: on
-_ARCHITECTURES = {  # the number of each, linux/audit.h; and which list of calls it has
+_ARCHITECTURES = {  # AUDIT_ARCH_* of linux/audit.h, and the column of FORBIDDEN with its numbers
     "x86_64": (0xC000003E, 0),
     "aarch64": (0xC00000B7, 1),
     "riscv64": (0xC00000F3, 1),
     "loongarch64": (0xC0000102, 1),
 }
-_SECCOMP = (317, 277)
-_X32 = 0x4000_0000  # set in the numbers of x32, a second list on x86-64
+_SECCOMP = (317, 277)  # the number of seccomp(2), by column
+_X32 = 0x4000_0000  # this bit is set in the call numbers of x32, the second ABI of x86-64
 _SECCOMP_SET_MODE_FILTER = 1
-_SPEC_ALLOW = 1 << 2  # the filter is no sandbox of foreign code, which kernels before 5.16 slow down
+_SPEC_ALLOW = 1 << 2  # no mitigation of speculation, which kernels before 5.16 add: no foreign code runs here
 _RET_ALLOW, _RET_ERRNO = 0x7FFF_0000, 0x0005_0000
 _LOAD, _EQUAL, _AT_LEAST, _RETURN = 0x20, 0x15, 0x35, 0x06  # linux/filter.h: BPF_LD+W+ABS, BPF_JMP, BPF_RET
-_NUMBER, _ARCHITECTURE = 0, 4  # places in struct seccomp_data
+_NUMBER, _ARCHITECTURE = 0, 4  # offsets in struct seccomp_data
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
 
 
-def of_process() -> None:
-    """Give up, for root's daemon, what no thread of it needs.  To be called while there is but one.
+def drop_in_process() -> None:
+    """Drop the privileges that no thread of root's daemon needs.  Call it while the process has one thread.
 
-    Others keep what they have: to unmount they need fusermount3, a set-id program.
+    The process of another user only stops being dumpable here: its helper processes run fusermount3, a set-id program,
+    to unmount.
     """
-    _tried("dumpable", _undumpable)
+    _try_to("dumpable", _make_undumpable)
     if os.geteuid() == 0:
-        _tried("capabilities", lambda: _keep(SERVING | HELPERS))
-        _tried("no_new_privs", _no_new_privileges)
-        _tried("seccomp", _filter)
+        _try_to("capabilities", lambda: _keep_capabilities(SERVER_CAPABILITIES | HELPER_CAPABILITIES))
+        _try_to("no_new_privs", _no_new_privileges)
+        _try_to("seccomp", _install_filter)
 
 
-def rules(directories: Iterable[str]) -> int | None:
-    """Prepare what ``of_server`` puts into force.
+def landlock_ruleset(directories: Iterable[str]) -> int | None:
+    """Create the Landlock ruleset that ``drop_in_server_thread`` enforces.
 
     Args:
-        directories: where files may be made, written and deleted.
+        directories: the only directories in which files may be created, written and deleted.
 
     Returns:
-        A descriptor, or None where the kernel has no Landlock.
+        A descriptor of the ruleset, or None if the kernel has no Landlock; that is logged.
     """
     try:
-        return _ruleset(directories)
+        return _create_ruleset(directories)
     except OSError as error:
-        _lacking("Landlock", error)
+        _log_refusal("Landlock", error)
         return None
 
 
-def of_server(ruleset: int | None) -> None:
-    """Give up what the thread that serves the mount does not need; and not to be undone.
+def drop_in_server_thread(ruleset: int | None) -> None:
+    """Drop for ever the privileges that the calling thread, which serves the mount, does not need.
+
+    Threads that it starts inherit the loss.
 
     Args:
-        ruleset: what ``rules`` has made; it is closed.
+        ruleset: descriptor from ``landlock_ruleset``, or None; it is closed here.
     """
     if os.geteuid() == 0:
-        _tried("capabilities", lambda: _keep(SERVING))
+        _try_to("capabilities", lambda: _keep_capabilities(SERVER_CAPABILITIES))
     else:
-        _tried("no_new_privs", _no_new_privileges)
-        _tried("seccomp", _filter)
+        _try_to("no_new_privs", _no_new_privileges)
+        _try_to("seccomp", _install_filter)
     if ruleset is not None:
-        _tried("Landlock", lambda: _restrict(ruleset))
+        _try_to("Landlock", lambda: _enforce_ruleset(ruleset))
         os.close(ruleset)
 
 
-def of_helper() -> None:
-    """Give up what the helper process does not need; what the kernel refuses the daemon has said already."""
-    for action in (_undumpable, *((lambda: _keep(HELPERS), _no_new_privileges, _filter) if os.geteuid() == 0 else ())):
-        with contextlib.suppress(OSError):
+def drop_in_helper() -> None:
+    """Drop the privileges that the helper process does not need."""
+    actions: list[Callable[[], None]] = [_make_undumpable]
+    if os.geteuid() == 0:
+        actions += [lambda: _keep_capabilities(HELPER_CAPABILITIES), _no_new_privileges, _install_filter]
+    for action in actions:
+        with contextlib.suppress(OSError):  # the daemon logs a refusal of the same kernel
             action()
 
 
-def _tried(what: str, action: Callable[[], None]) -> None:
+def _try_to(what: str, action: Callable[[], None]) -> None:
+    """Call *action*; log it if the kernel refuses."""
     try:
         action()
     except OSError as error:
-        _lacking(what, error)
+        _log_refusal(what, error)
 
 
-def _lacking(what: str, error: OSError) -> None:
-    # older kernels and containers lack some: the others hold all the same
+def _log_refusal(what: str, error: OSError) -> None:
+    # an older kernel or a container lacks some mechanisms; the others protect without them
     level = logging.INFO if error.errno in (errno.ENOSYS, errno.EOPNOTSUPP) else logging.WARNING
-    log.log(level, "the daemon has more privileges than it needs, for the kernel refuses %s: %s", what, error)
+    log.log(level, "the daemon keeps privileges that it does not need, for the kernel refuses %s: %s", what, error)
 
 
 def _checked(result: int, what: str) -> int:
@@ -167,8 +177,8 @@ def _syscall(number: int, *arguments: object) -> int:
     return _checked(int(_libc.syscall(ctypes.c_long(number), *arguments)), "syscall")
 
 
-def _undumpable() -> None:
-    """No core file, and nobody but root may look into the process: it holds bytes of everybody's files."""
+def _make_undumpable() -> None:
+    """Forbid core files, and let only root inspect the process: its memory holds bytes of every user's files."""
     _prctl(_PR_SET_DUMPABLE, 0)
 
 
@@ -176,14 +186,14 @@ def _no_new_privileges() -> None:
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
 
 
-def _keep(wanted: frozenset[int]) -> None:
-    """Keep of the capabilities that we have those that are wanted, and let no program give us others."""
+def _keep_capabilities(wanted: frozenset[int]) -> None:
+    """Drop every capability that is not in *wanted*, and empty the bounding set and the ambient set."""
     header = struct.pack("=Ii", _CAPABILITY_VERSION, 0)
     words = (ctypes.c_uint32 * 6)()
     _checked(_libc.capget(header, words), "capget")
-    for capability in range(_CAPABILITIES):
+    for capability in range(_CAPABILITY_MAX):
         if _libc.prctl(_PR_CAPBSET_DROP, ctypes.c_ulong(capability), *[ctypes.c_ulong(0)] * 3) != 0:
-            break  # EINVAL: there are no more; EPERM: this was done before
+            break  # EINVAL: this kernel has no capability of that number; EPERM: SETPCAP was dropped by an earlier call
     _libc.prctl(_PR_CAP_AMBIENT, *[ctypes.c_ulong(word) for word in (_PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)])
     mask = sum(1 << capability for capability in wanted)
     for half in (0, 1):
@@ -192,10 +202,16 @@ def _keep(wanted: frozenset[int]) -> None:
     _checked(_libc.capset(header, words), "capset")
 
 
-def program(machine: str) -> bytes | None:
-    """The filter of system calls for an architecture, instructions of struct sock_filter; None where there is none.
+def seccomp_program(machine: str) -> bytes | None:
+    """Return the seccomp filter for an architecture, as an array of struct sock_filter.
 
-    What it refuses answers EPERM; so do all calls by another architecture's list.
+    A call of ``FORBIDDEN`` fails with EPERM, and so does every call by the numbers of another architecture.
+
+    Args:
+        machine: the name of the architecture and ABI, as ``engine.store.syscall_numbers.HERE`` has it.
+
+    Returns:
+        The instructions, or None if there is no filter for that architecture.
     """
     name = machine.split("-", 1)[0]
     if name not in _ARCHITECTURES or machine.endswith("x32"):
@@ -212,10 +228,10 @@ def program(machine: str) -> bytes | None:
     return b"".join(struct.pack("=HBBI", *step) for step in steps)
 
 
-def _filter() -> None:
-    code = program(HERE)
+def _install_filter() -> None:
+    code = seccomp_program(HERE)
     if code is None:
-        log.debug("there is no filter of system calls for %s", HERE)
+        log.debug("no seccomp filter is known for %s", HERE)
         return
     buffer = ctypes.create_string_buffer(code, len(code))
     described = struct.pack("@HP", len(code) // 8, ctypes.addressof(buffer))  # struct sock_fprog
@@ -223,35 +239,38 @@ def _filter() -> None:
     _syscall(number, ctypes.c_uint(_SECCOMP_SET_MODE_FILTER), ctypes.c_uint(_SPEC_ALLOW), described)
 
 
-def _ruleset(directories: Iterable[str]) -> int:
-    """Write nowhere but beneath some directories, run no program, reach nobody by TCP.
+def _create_ruleset(directories: Iterable[str]) -> int:
+    """Return a Landlock ruleset that forbids writing outside of *directories*, running programs, and TCP.
 
-    Reading is not bound: base may be the whole system, and is confined by how it is read (engine/store/base_view.py).
+    Reading stays allowed: the base may be the whole system, and engine/store/base_view.py confines how it is read.
+
+    Raises:
+        OSError: the kernel has no Landlock, or too old a version of it.
     """
     create = syscall_number("landlock_create_ruleset")
     version = _syscall(create, None, ctypes.c_size_t(0), ctypes.c_uint32(_CREATE_RULESET_VERSION))
-    if version < _LEAST_LANDLOCK:
-        raise OSError(errno.EOPNOTSUPP, f"version {version} of it is too old")
-    cutting = _TRUNCATE if version >= 3 else 0
-    attributes = struct.pack("=QQ", _FILES | cutting, _TCP if version >= 4 else 0)
+    if version < _LANDLOCK_MIN:
+        raise OSError(errno.EOPNOTSUPP, f"its version {version} is too old")
+    truncating = _TRUNCATE if version >= 3 else 0
+    attributes = struct.pack("=QQ", _FORBIDDEN | truncating, _TCP if version >= 4 else 0)
     size = ctypes.c_size_t(16 if version >= 4 else 8)
     ruleset = _syscall(create, ctypes.c_char_p(attributes), size, ctypes.c_uint32(0))
     try:
         for path in directories:
-            _allow(ruleset, path, _OWN | cutting)
-        _allow(ruleset, os.devnull, _WRITE_FILE | cutting)
+            _allow_beneath(ruleset, path, _ALLOWED_BENEATH | truncating)
+        _allow_beneath(ruleset, os.devnull, _WRITE_FILE | truncating)
     except OSError:
         os.close(ruleset)
         raise
     return ruleset
 
 
-def _restrict(ruleset: int) -> None:
+def _enforce_ruleset(ruleset: int) -> None:
     _no_new_privileges()
     _syscall(syscall_number("landlock_restrict_self"), ctypes.c_int(ruleset), ctypes.c_uint32(0))
 
 
-def _allow(ruleset: int, path: str, rights: int) -> None:
+def _allow_beneath(ruleset: int, path: str, rights: int) -> None:
     fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
     try:
         beneath = struct.pack("=Qi", rights, fd)  # struct landlock_path_beneath_attr, packed

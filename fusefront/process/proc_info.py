@@ -1,4 +1,4 @@
-"""What /proc tells of the processes behind requests."""
+"""What /proc tells about processes that send requests."""
 
 from __future__ import annotations
 
@@ -9,14 +9,17 @@ log = logging.getLogger(__name__)
 
 
 def is_writing(pid: int, ino: int) -> bool:
-    """True if a process has a file of that inode number open for writing, as far as can be seen.
+    """Return whether a process has a file with inode number *ino* open for writing.
 
-    Read from fdinfo (proc(5): ``flags`` and ``ino``), never by looking at the file itself: it may be on our own mount,
-    whose requests nobody would answer meanwhile.
+    The answer comes from fdinfo (proc(5): ``flags`` and ``ino``).  The file itself is not opened or examined: it may be
+    on the daemon's own mount, and the daemon does not serve requests while it waits for this function.
 
     Args:
-        pid: 0 for a process of another PID namespace; that is taken for the writer.
-        ino: inode number; a file of the same number elsewhere counts too.
+        pid: the process; 0 stands for a process of another PID namespace, which counts as writing.
+        ino: inode number; a file of another file system with the same number counts too.
+
+    Returns:
+        True if it has; False if not, or if /proc does not tell.
     """
     if pid == 0:
         return True
@@ -29,6 +32,6 @@ def is_writing(pid: int, ino: int) -> bool:
             if number == ino and flags & os.O_ACCMODE != os.O_RDONLY:
                 return True
     except (OSError, ValueError) as error:
-        # the process ended, or closed a file, while we looked
-        log.debug("%s: %s", directory, error)
+        # the process ended, or closed a file, during the loop
+        log.debug("%s cannot be read: %s", directory, error)
     return False

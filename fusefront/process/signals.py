@@ -1,9 +1,10 @@
-"""How a process that serves a mount behaves among others: what ends it, and what must not.
+"""Which signals end a process that serves a mount, and which ones it ignores.
 
-A mount whose daemon has ended is dead: everybody who uses it gets ENOTCONN until somebody takes it away by hand.  So
-only what asks for an end ends it, SIGTERM, SIGINT and SIGQUIT, which commit and unmount (session.py); in the foreground
-also SIGHUP, the end of its terminal.  Whatever else would end or stop it is ignored: a log rotation's SIGHUP or
-SIGUSR1, a timer it has inherited.  SIGPIPE and SIGXFSZ python ignores by itself.
+A mount whose daemon has ended is dead: every use of it fails with ENOTCONN until a user unmounts it by hand.  So only
+signals that ask a process to end do so: SIGTERM, SIGINT and SIGQUIT, after which session.py commits and unmounts; in
+the foreground also SIGHUP, which reports the end of the terminal.  Other signals that would end or stop the process are
+ignored: SIGHUP or SIGUSR1 from a log rotation, SIGALRM from an inherited timer.  python ignores SIGPIPE and SIGXFSZ by
+itself.
 """
 
 from __future__ import annotations
@@ -25,27 +26,27 @@ _STRAY = tuple(
 )
 _TERMINAL = (signal.SIGHUP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
 
-_LAST_TO_GO = -900  # as others that everything hangs from; -1000 would spare even one that has gone mad
+_OOM_SCORE_ADJ = -900  # as for other vital daemons; -1000 would protect even a daemon that leaks memory
 
 
-def stand_firm(*, foreground: bool) -> None:
-    """Ignore stray signals, and be among the last whom the kernel ends when memory is short.
+def protect_daemon(*, foreground: bool) -> None:
+    """Ignore stray signals, and ask the kernel to end other processes first when memory is short.
 
     Args:
-        foreground: there is a terminal whose keys and whose end mean something.
+        foreground: leave the signals of the terminal (SIGHUP, SIGTSTP, SIGTTIN, SIGTTOU) as they are.
     """
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # whoever started us may have blocked what is to end us
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # the parent may have blocked the signals that end a mount
     _ignore(_STRAY if foreground else _STRAY + _TERMINAL)
     _spare_from_oom()
 
 
 def ignore_all() -> None:
-    """Ignore everything that can be ignored and would end or stop a process: for one that ends with another."""
+    """Ignore every signal that would end or stop this process, for a process that ends together with another one."""
     _ignore(ENDING + _STRAY + _TERMINAL)
 
 
-def ending() -> tuple[signal.Signals, ...]:
-    """The signals that end this process's mount; SIGHUP is among them unless it is ignored (nohup(1))."""
+def ending_signals() -> tuple[signal.Signals, ...]:
+    """Return the signals that end the mount of this process; SIGHUP is one unless it is ignored (nohup(1))."""
     return (*ENDING, signal.SIGHUP) if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL else ENDING
 
 
@@ -55,9 +56,9 @@ def _ignore(numbers: tuple[signal.Signals, ...]) -> None:
 
 
 def _spare_from_oom(path: str = "/proc/self/oom_score_adj") -> None:
-    """Lower the score by which the kernel chooses whom to end (proc(5)); children inherit it.
+    """Lower the score by which the kernel chooses the process to end when memory is short (proc(5)).
 
-    A value that is not 0 was chosen by somebody (OOMScoreAdjust= of a service) and stays.
+    Children inherit the score.  A value other than 0 was configured (OOMScoreAdjust= of a service) and stays.
     """
     if os.geteuid() != 0:
         return
@@ -65,8 +66,8 @@ def _spare_from_oom(path: str = "/proc/self/oom_score_adj") -> None:
         fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         try:
             if int(os.pread(fd, 16, 0)) == 0:
-                os.pwrite(fd, b"%d" % _LAST_TO_GO, 0)
+                os.pwrite(fd, b"%d" % _OOM_SCORE_ADJ, 0)
         finally:
             os.close(fd)
     except OSError as error:
-        log.debug("%s: %s", path, error)  # root of a container may not
+        log.debug("%s cannot be changed: %s", path, error)  # root of a container may not

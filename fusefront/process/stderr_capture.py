@@ -1,4 +1,4 @@
-"""What C code writes to stderr, collected for an error message of ours."""
+"""Collects what C code writes to stderr, so that an error message of minifo can quote it."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ def captured_stderr() -> Iterator[list[str]]:
     """Collect what C code (libfuse, fusermount3) writes to stderr inside the block.
 
     Yields:
-        A list that holds the lines once the block has ended.  If it ends without an exception they are passed on to
-        stderr; if it fails, they are the reason, for the caller to put into its message.
+        A list, empty inside the block, that holds the lines after it.  If the block ends without an exception, the
+        lines are also written to stderr; if it raises one, only the list has them, for the caller's error message.
     """
     lines: list[str] = []
     sys.stderr.flush()

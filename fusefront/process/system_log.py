@@ -1,12 +1,12 @@
-"""Where a daemon's warnings go: the system log, and the kernel's as long as there is no other.
+"""Sends a daemon's warnings to the system log, or to the kernel's log while no system log runs.
 
-At boot a mount is made before a system log runs, and a system log may be restarted at any time.  So each line is sent
-to ``/dev/log`` anew if need be, and to ``/dev/kmsg`` where nobody takes it (root only; dmesg shows it, and most system
-logs read it when they start).
+At boot a mount is made before a system log runs, and a system log may restart at any time.  So a line that cannot be
+sent makes the process connect to ``/dev/log`` again; if that fails, the line goes to ``/dev/kmsg`` (root only; dmesg
+shows it, and most system logs read it when they start).
 
-Two rules.  Nothing here waits: a system log that writes to our own mount may itself be waiting for us.  And once there
-is a mount the daemon does not look for ``/dev/log`` itself, for the way there may lead through the mount (after
-pivot_root it does): its helper process does (helper_process.py).
+Two rules.  Nothing here waits: a system log that writes to our own mount may itself be waiting for the daemon.  And
+once the mount is there, the daemon does not resolve the path ``/dev/log`` itself, for that path may lead through the
+mount (after pivot_root it does): its helper process does (helper_process.py).
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ _PIECE = 800  # characters of one line; the kernel cuts lines of about 1,000 byt
 Relay = Callable[[int, str], bool]
 
 
-class Outlet:
-    """Sends single lines, without waiting.
+class LogSender:
+    """Sends single lines to the system log or the kernel's log, without waiting.
 
     Args:
-        pid: the process that they are signed with.
-        syslog, kernel_log: the paths of both.
+        pid: process id that each line shows as its sender.
+        syslog, kernel_log: the paths of the two logs.
     """
 
     def __init__(self, pid: int, syslog: str = SYSLOG, kernel_log: str = KERNEL_LOG) -> None:
@@ -41,28 +41,28 @@ class Outlet:
         self._path = syslog
         self._socket: socket.socket | None = None
         self._kernel: int | None = None
-        # opened now, for later the way to it may lead through the mount; a user who is not root has none
+        # opened now, for later its path may lead through the mount; only root may open it
         with contextlib.suppress(OSError):
             self._kernel = os.open(kernel_log, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
 
     def send(self, severity: int, line: str) -> None:
-        """Send one line to the system log, or else to the kernel's.
+        """Send one line to the system log, or to the kernel's log if that fails.
 
         Args:
-            severity: as of syslog(3), 0 to 7.
+            severity: of syslog(3), 0 to 7.
             line: its text.
         """
         if not self._to_system(self._packet(severity, line)):
             self.to_kernel(severity, line)
 
     def to_kernel(self, severity: int, line: str) -> None:
-        """Send one line to the kernel's log, if there is one to us."""
+        """Send one line to the kernel's log; do nothing if this process could not open that."""
         if self._kernel is not None:
-            with contextlib.suppress(OSError):  # nobody is left to whom it could be told
+            with contextlib.suppress(OSError):  # no log is left in which the failure could be recorded
                 os.write(self._kernel, self._packet(severity, line) + b"\n")
 
     def close(self) -> None:
-        """Let go of both logs."""
+        """Close the descriptors of both logs."""
         if self._socket is not None:
             self._socket.close()
         if self._kernel is not None:
@@ -72,7 +72,7 @@ class Outlet:
         return f"<{_DAEMON | severity}>{self._signature}{line}".encode("utf-8", "backslashreplace")
 
     def _to_system(self, packet: bytes) -> bool:
-        """Send to the one connected to, else to whoever listens there now."""
+        """Send through the connected socket, or through a new one if that is closed; return whether it was sent."""
         if self._socket is not None:
             try:
                 self._socket.send(packet)
@@ -95,34 +95,35 @@ class Outlet:
 
 
 class SystemLog(logging.Handler):
-    """Hands what is logged to an outlet, line by line.
+    """A logging handler that sends each record line by line.
 
     Args:
-        outlet: where it goes.
+        sender: sends the lines.
     """
 
-    def __init__(self, outlet: Outlet) -> None:
+    def __init__(self, sender: LogSender) -> None:
         super().__init__()
-        self._outlet = outlet
+        self._sender = sender
         self._relay: Relay | None = None
 
-    def through(self, relay: Relay | None) -> None:
-        """From now on let somebody else reach the system log.
+    def set_relay(self, relay: Relay | None) -> None:
+        """From now on pass lines for the system log to *relay*.
 
         Args:
-            relay: takes severity and line; False if it cannot.  It must neither wait nor log.  None: nobody else.
+            relay: takes a severity and a line, and returns False if it cannot pass them on.  It must neither wait nor
+                log.  None: this process sends to the system log itself.
         """
         self._relay = relay
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Send a record."""
+        """Send a record to the system log, or to the kernel's log if that fails."""
         try:
             severity = next((number for level, number in _SEVERITIES if record.levelno >= level), _DEBUG)
             for piece in _pieces(self.format(record)):
                 if self._relay is None:
-                    self._outlet.send(severity, piece)
+                    self._sender.send(severity, piece)
                 elif not self._relay(severity, piece):
-                    self._outlet.to_kernel(severity, piece)
+                    self._sender.to_kernel(severity, piece)
         except Exception:
             self.handleError(record)
 
@@ -133,8 +134,8 @@ def _pieces(text: str) -> Iterator[str]:
             yield line[begin : begin + _PIECE]
 
 
-def relay_through(relay: Relay | None) -> None:
-    """Let *relay* reach the system log for this process from now on, or nobody else with None."""
+def set_relay(relay: Relay | None) -> None:
+    """Call ``set_relay`` of every SystemLog handler of this process's root logger."""
     for handler in logging.getLogger().handlers:
         if isinstance(handler, SystemLog):
-            handler.through(relay)
+            handler.set_relay(relay)

@@ -14,7 +14,7 @@ import time
 import trio
 
 from ...engine import Ino, Overlay
-from ..process.descriptor_limits import taken, threads, turns
+from ..process.descriptor_limits import acquired, thread_limit, waiting_requests_limit
 
 #: File-system types whose reads may wait for another machine or process.
 REMOTE = {"nfs", "nfs4", "cifs", "smb3", "ceph", "9p", "virtiofs", "afs", "ocfs2", "gfs2", "glusterfs"}
@@ -41,8 +41,8 @@ class BaseReader:
         self._overlay = overlay
         self._remote = remote
         self._suspected = 0
-        self._limiter = trio.CapacityLimiter(min(_WORKERS, threads()))
-        self._turns = trio.Semaphore(turns())  # of reads: each holds a descriptor
+        self._limiter = trio.CapacityLimiter(min(_WORKERS, thread_limit()))
+        self._turns = trio.Semaphore(waiting_requests_limit())  # of reads: each holds a descriptor
         self._buffer = bytearray()  # kept: to make one of a MiB takes as long as to fill it
 
     @property
@@ -79,7 +79,7 @@ class BaseReader:
         finally:
             os.close(fd)
         if data is None:
-            async with taken(self._turns):
+            async with acquired(self._turns):
                 fd = self._overlay.base_file(ino)
                 if fd is None:
                     return None

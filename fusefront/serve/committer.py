@@ -17,7 +17,7 @@ import trio
 from ...engine import Overlay, StateError
 from ...engine.errors import SHORT, CommitPostponed
 from ..mount.helper_process import MountHelper
-from ..process.descriptor_limits import taken, turns
+from ..process.descriptor_limits import acquired, waiting_requests_limit
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ class Committer:
         self._mountpoint = mountpoint
         self._interval = interval
         self._lock = trio.Lock()
-        self._turns = trio.Semaphore(turns())  # of those who wait for a write-back: each holds a pipe
+        self._write_backs = trio.Semaphore(waiting_requests_limit())  # each holds a pipe while it waits
         self._changed = trio.Event()
         self._sealed = 0
         self._hardened = 0
@@ -113,7 +113,7 @@ class Committer:
         Raises:
             OSError: something could not be written.
         """
-        async with taken(self._turns):
+        async with acquired(self._write_backs):
             answer = self._mount_helper.post_flush(ino)
             await trio.lowlevel.wait_readable(answer)
             if not self._mount_helper.flushed(answer):

@@ -221,7 +221,7 @@ def test_last_words(sandbox: MountSandbox, number: signal.Signals) -> None:
         os.kill(overlay.pid, number)
         await_end(overlay.pid)
         line, *trace = heard(log, overlay.pid, 20)
-        severity, how = (27, "was killed") if number == signal.SIGKILL else (26, "has failed")
+        severity, how = (27, "was killed") if number == signal.SIGKILL else (26, "has crashed")
         assert line.startswith(f"<{severity}>minifo[{overlay.pid}]: the daemon of {overlay.mnt} {how}; minifo umount ")
         if number == signal.SIGKILL:
             assert trace == []

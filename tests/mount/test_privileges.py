@@ -53,13 +53,13 @@ def test_both_processes(sandbox: MountSandbox, options: tuple[str, ...]) -> None
     daemon = overlay.pid or int(run("pgrep", "-f", str(overlay.mnt)).stdout.split()[0])
     for first in (True, False):
         helper = helper_of(daemon)
-        assert capabilities(daemon) == privileges.SERVING & ours()
-        assert capabilities(helper) == privileges.HELPERS & ours()
+        assert capabilities(daemon) == privileges.SERVER_CAPABILITIES & ours()
+        assert capabilities(helper) == privileges.HELPER_CAPABILITIES & ours()
         for pid in (daemon, helper):
             for thread in os.listdir(f"/proc/{pid}/task"):
                 found = facts(pid, int(thread))
                 assert {found[f"Cap{kind}"] for kind in ("Bnd", "Inh", "Amb")} == {"0" * 16}
-                assert capabilities(pid, int(thread)) <= privileges.SERVING | privileges.HELPERS
+                assert capabilities(pid, int(thread)) <= privileges.SERVER_CAPABILITIES | privileges.HELPER_CAPABILITIES
                 assert (found["NoNewPrivs"], found["Seccomp"]) == ("1", "2")
         if first:
             os.kill(helper, signal.SIGKILL)

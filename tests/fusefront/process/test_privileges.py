@@ -18,7 +18,7 @@ import pytest
 
 from minifo.engine.store.syscall_numbers import HERE
 from minifo.fusefront.process import privileges
-from minifo.fusefront.process.privileges import FORBIDDEN, program
+from minifo.fusefront.process.privileges import FORBIDDEN, seccomp_program
 from tests.mount.mount_sandbox import USER, attempt, in_child
 
 _GENERIC = Path("/usr/include/asm-generic/unistd.h")
@@ -29,9 +29,9 @@ def bound(places: list[Path], look: Callable[[], Any], uid: int = 0) -> Any:
     """What *look* finds in a process that serves a mount and may write to some directories."""
 
     def act() -> Any:
-        ruleset = privileges.rules([str(place) for place in places])
-        privileges.of_process()
-        privileges.of_server(ruleset)
+        ruleset = privileges.landlock_ruleset([str(place) for place in places])
+        privileges.drop_in_process()
+        privileges.drop_in_server_thread(ruleset)
         return look()
 
     return in_child(act, uid=uid)
@@ -136,7 +136,7 @@ def test_helper() -> None:
     try:
 
         def look() -> list[Any]:
-            privileges.of_helper()
+            privileges.drop_in_helper()
             nothing = ctypes.c_void_p(None)
             return [
                 call("umount2", os.fsencode(target), 2),
@@ -156,7 +156,7 @@ def test_helper() -> None:
 def test_a_kernel_without(places: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """Where a kernel has none of this the process goes on, and says so."""
     monkeypatch.setattr(privileges, "syscall_number", lambda name: 100_000)
-    assert privileges.rules([str(places[0])]) is None
+    assert privileges.landlock_ruleset([str(places[0])]) is None
     monkeypatch.setattr(privileges, "_SECCOMP", (100_000, 100_000))
     assert bound([places[0]], lambda: attempt((places[1] / "file").write_text, "written")) == 7
 
@@ -183,7 +183,7 @@ def outcome_of(code: bytes, architecture: int, number: int) -> int:
 @pytest.mark.parametrize(("machine", "column"), [("x86_64", 0), ("aarch64", 1), ("riscv64", 1), ("loongarch64", 1)])
 def test_filter(machine: str, column: int) -> None:
     """Just the calls of the list are refused, and every call by another list."""
-    code = program(f"{machine}-linux-gnu")
+    code = seccomp_program(f"{machine}-linux-gnu")
     assert code is not None
     own = privileges._ARCHITECTURES[machine][0]
     numbers = {row[column] for row in FORBIDDEN.values()} - {None}
@@ -192,8 +192,8 @@ def test_filter(machine: str, column: int) -> None:
     assert {outcome_of(code, own, number) for number in refused} == {_REFUSE}
     assert outcome_of(code, 0x40000003, 20) == _REFUSE  # i386
     assert outcome_of(code, own, 0x4000_0000) == (_REFUSE if column == 0 else _ALLOW)
-    assert program("arm-linux-gnueabihf") is None
-    assert program("x86_64-linux-gnux32") is None
+    assert seccomp_program("arm-linux-gnueabihf") is None
+    assert seccomp_program("x86_64-linux-gnux32") is None
 
 
 def test_numbers_of_this_machine(tmp_path: Path) -> None:

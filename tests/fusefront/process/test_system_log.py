@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from minifo.fusefront.process import signals
-from minifo.fusefront.process.system_log import Outlet, SystemLog
+from minifo.fusefront.process.system_log import LogSender, SystemLog
 
 
 class Logs:
@@ -22,7 +22,7 @@ class Logs:
         self.syslog = home / "log"
         self.kernel = home / "kmsg"
         self.kernel.touch()
-        self.outlet = Outlet(4711, str(self.syslog), str(self.kernel))
+        self.outlet = LogSender(4711, str(self.syslog), str(self.kernel))
         self.socket: socket.socket | None = None
 
     def start(self) -> None:
@@ -88,7 +88,7 @@ def test_records_become_lines(logs: Logs) -> None:
     try:
         logger.error("first\nsecond \udcff\n%s", "y" * 1000)
         told: list[tuple[int, str]] = []
-        handler.through(lambda severity, line: told.append((severity, line)) or line != "back")
+        handler.set_relay(lambda severity, line: told.append((severity, line)) or line != "back")
         logger.warning("through")
         logger.warning("back")
     finally:
