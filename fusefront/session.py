@@ -36,7 +36,7 @@ from .process.system_log import set_relay
 from .serve.base_reader import BaseReader, is_remote
 from .serve.committer import Committer
 from .serve.eager_trio import EagerTrio
-from .serve.name_limit import default_limit, keep_small
+from .serve.name_limit import default_limit, limit_inodes
 from .serve.range_handlers import RangeHandlers
 from .serve.reply_cache import ReplyCache
 
@@ -80,8 +80,8 @@ def run(options: MountOptions, mountpoint: str, *, ready: Callable[[], None]) ->
             # before the mount, for afterwards these paths may lead through it
             writable = [path for path in (options.storage, memory_directory()) if path is not None]
             ruleset = privileges.landlock_ruleset(writable)
-            slow_base = _slow_base(overlay, options.base)
-            insist = _mount(overlay, committer, mount_helper, slow_base, used, options, mountpoint)
+            base_reader = _base_reader(overlay, options.base)
+            insist = _mount(overlay, committer, mount_helper, base_reader, used, options, mountpoint)
             _tune_memory()
             try:
                 report.serving(mount_helper.mounted())
@@ -188,7 +188,7 @@ def _open(options: MountOptions, clock: Callable[[], int] | None) -> Overlay:
             time.sleep(0.05)
 
 
-def _slow_base(overlay: Overlay, base: str) -> BaseReader:
+def _base_reader(overlay: Overlay, base: str) -> BaseReader:
     entry = mount_table.locate(base)[1]
     return BaseReader(overlay, remote=entry is not None and is_remote(entry.fstype))
 
@@ -197,7 +197,7 @@ def _mount(
     overlay: Overlay,
     committer: Committer,
     mount_helper: MountHelper,
-    slow_base: BaseReader,
+    base_reader: BaseReader,
     extension: ModuleType | None,
     options: MountOptions,
     mountpoint: str,
@@ -216,13 +216,13 @@ def _mount(
     from .serve.handlers import Handlers
     from .serve.operations import FuseOperations
 
-    published = ReplyCache(overlay, extension) if extension is not None else None
+    reply_cache = ReplyCache(overlay, extension) if extension is not None else None
     ranges = RangeHandlers(overlay, committer, extension) if extension is not None else None
     synchronous = options.sync or (not overlay.durability.keeps_redo and not options.read_only)
-    requests = Handlers(overlay, slow_base, published, mount_helper.is_writing, options.access_times)
-    operations = FuseOperations(overlay, requests, committer, ranges, synchronous=synchronous)
+    handlers = Handlers(overlay, base_reader, reply_cache, mount_helper.is_writing, options.access_times)
+    operations = FuseOperations(overlay, handlers, committer, ranges, synchronous=synchronous)
     if extension is not None:
-        FastPath(overlay, requests, synchronous=synchronous).serve(extension)
+        FastPath(overlay, handlers, synchronous=synchronous).install(extension)
     lines: list[str] = []
     try:
         with captured_stderr() as lines:
@@ -234,7 +234,7 @@ def _mount(
     def insist() -> None:
         operations.synchronous = True
         if extension is not None:
-            FastPath(overlay, requests, synchronous=True).serve(extension)
+            FastPath(overlay, handlers, synchronous=True).install(extension)
 
     return insist
 
@@ -271,7 +271,7 @@ async def _serve(
         nursery.start_soon(_end_on_signal, committer, mount_helper, mountpoint, insist)
         nursery.start_soon(_look_after, mount_helper)
         nursery.start_soon(_say_ready, mount_helper, mountpoint, ready)
-        nursery.start_soon(keep_small, overlay, mount_helper, max_names)
+        nursery.start_soon(limit_inodes, overlay, mount_helper, max_names)
         await pyfuse3.main(min_tasks=2, max_tasks=_TASKS)
         nursery.cancel_scope.cancel()
 

@@ -1,6 +1,6 @@
-/* Questions to Python: functions by the kind of request, and what they return.
+/* Calls of Python: the callback for each kind of request, and the conversion of arguments and results.
  *
- * A function gets numbers and bytes, and returns what is to be replied, or NotImplemented to leave the request.
+ * A callback takes numbers and bytes, and returns the reply, or NotImplemented to pass the request on to pyfuse3.
  */
 #include "callbacks.h"
 
@@ -8,7 +8,7 @@
 
 enum {
 	MOST_ARGUMENTS = 12,
-	ERRNO_MAX = 999, /* libfuse replies no larger ones */
+	ERRNO_MAX = 999, /* libfuse refuses to reply a larger one */
 };
 
 static const char *const kinds[KINDS] = {
@@ -20,41 +20,41 @@ static const char *const kinds[KINDS] = {
 	[WRITE] = "write",
 };
 
-static PyObject *asked[KINDS]; /* functions, or NULL */
+static PyObject *callbacks[KINDS]; /* NULL: none is installed */
 
-bool is_asked(int kind)
+bool has_callback(int kind)
 {
-	return asked[kind] != NULL && PyGILState_Check();
+	return callbacks[kind] != NULL && PyGILState_Check();
 }
 
-PyObject *no_answer(int kind, PyObject *result)
+PyObject *invalid_result(int kind, PyObject *result)
 {
 	if (!PyErr_Occurred())
-		PyErr_Format(PyExc_TypeError, "%s was answered with %.200R", kinds[kind], result);
-	PyErr_WriteUnraisable(asked[kind]);
+		PyErr_Format(PyExc_TypeError, "the callback for %s returned %.200R", kinds[kind], result);
+	PyErr_WriteUnraisable(callbacks[kind]);
 	Py_XDECREF(result);
 	return PyLong_FromLong(EIO);
 }
 
-int errno_in(PyObject *result)
+int errno_of(PyObject *result)
 {
 	long number = PyLong_CheckExact(result) ? PyLong_AsLong(result) : 0;
 
 	if (number == -1)
-		PyErr_Clear(); /* none that a long can hold: none at all */
+		PyErr_Clear(); /* too large for a long, so no errno */
 	return number > 0 && number <= ERRNO_MAX ? (int)number : 0;
 }
 
-PyObject *ask(int kind, const char *form, ...)
+PyObject *call_python(int kind, const char *form, ...)
 {
 	PyObject *arguments[MOST_ARGUMENTS], *result = NULL, *function;
 	size_t count = 0;
 	bool complete = true;
 	va_list values;
 
-	if (!is_asked(kind))
+	if (!has_callback(kind))
 		return NULL;
-	function = Py_NewRef(asked[kind]); /* which may call serve() */
+	function = Py_NewRef(callbacks[kind]); /* it may call set_callbacks(), which drops the other reference */
 	va_start(values, form);
 	for (; *form; form++, count++) {
 		PyObject *argument = NULL;
@@ -71,7 +71,7 @@ PyObject *ask(int kind, const char *form, ...)
 		case 'L':
 			argument = PyLong_FromLongLong(va_arg(values, long long));
 			break;
-		case 'O': /* NULL is passed on as the failure it is */
+		case 'O': /* NULL: the caller could not create it, and an exception is set */
 			argument = va_arg(values, PyObject *);
 			break;
 		}
@@ -88,26 +88,27 @@ PyObject *ask(int kind, const char *form, ...)
 		Py_DECREF(result);
 		return NULL;
 	}
-	return result != NULL ? result : no_answer(kind, NULL);
+	return result != NULL ? result : invalid_result(kind, NULL);
 }
 
 /* ------------------------------------------------------------------------------------------------------------------
  * Functions of the Python module
  */
 
-static void ask_nobody(void)
+static void clear_callbacks(void)
 {
 	for (int kind = 0; kind < KINDS; kind++)
-		Py_CLEAR(asked[kind]);
+		Py_CLEAR(callbacks[kind]);
 }
 
-PyDoc_STRVAR(serve_doc,
-	     "serve(functions: dict[str, Callable] | None) -> None\n\n"
-	     "Put requests of the next session, or of the one there is, to these functions before pyfuse3 gets them.\n"
-	     "A key is the name of a request, as pyfuse3 calls it.  A function returns NotImplemented to leave the request\n"
-	     "to pyfuse3, an errno, or what is to be replied.");
+PyDoc_STRVAR(set_callbacks_doc,
+	     "set_callbacks(callbacks: dict[str, Callable] | None) -> None\n\n"
+	     "Call these functions for requests of the current or the next session, before pyfuse3 gets them.\n"
+	     "They replace all callbacks that were set before; None removes those.\n"
+	     "A key is the name of a request, as pyfuse3 calls it.  A function returns the reply, an errno, or\n"
+	     "NotImplemented to pass the request on to pyfuse3.");
 
-/* The kind of request that goes by a name; KINDS for none. */
+/* The kind of request that has this name; KINDS if there is none. */
 static int kind_of(PyObject *name)
 {
 	int kind = NONE + 1;
@@ -117,31 +118,32 @@ static int kind_of(PyObject *name)
 	return kind;
 }
 
-static PyObject *py_serve(PyObject *module, PyObject *functions)
+static PyObject *py_set_callbacks(PyObject *module, PyObject *functions)
 {
 	PyObject *name, *function;
 
 	(void)module;
 	if (functions == Py_None) {
-		ask_nobody();
+		clear_callbacks();
 		Py_RETURN_NONE;
 	}
 	if (!PyDict_Check(functions)) {
-		PyErr_SetString(PyExc_TypeError, "serve() takes a dict of functions");
+		PyErr_SetString(PyExc_TypeError, "set_callbacks() takes a dict of functions");
 		return NULL;
 	}
 	for (Py_ssize_t at = 0; PyDict_Next(functions, &at, &name, &function);)
 		if (kind_of(name) == KINDS || !PyCallable_Check(function)) {
-			PyErr_Format(PyExc_TypeError, "%.200R is no request that can be served by %.200R", name, function);
+			PyErr_Format(PyExc_TypeError, "%.200R is not the name of a request, or %.200R is not callable", name,
+				     function);
 			return NULL;
 		}
-	ask_nobody();
+	clear_callbacks();
 	for (Py_ssize_t at = 0; PyDict_Next(functions, &at, &name, &function);)
-		asked[kind_of(name)] = Py_NewRef(function);
+		callbacks[kind_of(name)] = Py_NewRef(function);
 	Py_RETURN_NONE;
 }
 
-PyMethodDef ask_methods[] = {
-	{"serve", py_serve, METH_O, serve_doc},
+PyMethodDef callback_methods[] = {
+	{"set_callbacks", py_set_callbacks, METH_O, set_callbacks_doc},
 	{NULL, NULL, 0, NULL},
 };

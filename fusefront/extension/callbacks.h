@@ -1,6 +1,6 @@
-/* Questions to Python: a kind of request is put to the function that serve() was given for it. */
-#ifndef MINIFO_ASK_H
-#define MINIFO_ASK_H
+/* Calls of Python: each kind of request has a callback, which set_callbacks() installs. */
+#ifndef MINIFO_CALLBACKS_H
+#define MINIFO_CALLBACKS_H
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -8,7 +8,7 @@
 #include <stdbool.h>
 
 enum { /* kinds of requests */
-	NONE, /* never asked */
+	NONE, /* never has a callback */
 	FORGET,
 	GETATTR,
 	GETXATTR,
@@ -29,22 +29,26 @@ enum { /* kinds of requests */
 	KINDS,
 };
 
-/* True if there is a function for a kind of request, and the interpreter's lock is held. */
-bool is_asked(int kind);
+/* True if a callback for this kind of request is installed and the calling thread holds the interpreter's lock. */
+bool has_callback(int kind);
 
-/* Call that function.  `form` is as in Py_BuildValue(), one argument for each letter; what is given as an object is
- * consumed, and to be made only if the kind is_asked().
+/* Call the callback for a kind of request.
  *
- * Returns a new reference, an errno's for an exception that came out all the same; or NULL: the request is left. */
-PyObject *ask(int kind, const char *form, ...);
+ * `form` has one letter for each argument: y a name, u, K and L numbers (as in Py_BuildValue()), O an object.  The
+ * reference to an object is consumed; create it only if has_callback().
+ *
+ * Returns a new reference to the callback's result; EIO as a number if it raised an exception, which is logged; NULL if
+ * there is no callback or it returned NotImplemented: then the request must be passed on to pyfuse3. */
+PyObject *call_python(int kind, const char *form, ...);
 
-/* Log what a function returned that is no answer, or the exception that says why it is none.  Returns EIO for it. */
-PyObject *no_answer(int kind, PyObject *result);
+/* Log an invalid result of a callback, or the current exception if there is one; return a new reference to EIO as a
+ * number.  The reference `result` is consumed; it may be NULL. */
+PyObject *invalid_result(int kind, PyObject *result);
 
-/* The errno that a function returned; 0 for anything else. */
-int errno_in(PyObject *result);
+/* The errno that a callback returned; 0 if its result is something else. */
+int errno_of(PyObject *result);
 
-/* serve(), for the module's functions. */
-extern PyMethodDef ask_methods[];
+/* The module's function set_callbacks(). */
+extern PyMethodDef callback_methods[];
 
 #endif

@@ -1,8 +1,8 @@
-/* The clock by which the kernel stamps what programs write (engine/tree/clock.py says why).
+/* The clock from which the kernel takes the times of files (engine/tree/clock.py says what it is used for).
  *
- * It is the coarse clock, but since Linux 6.13 never behind a fine time that some file system has shown (multigrain
- * timestamps), and no system call tells that.  So a file of our own is stamped and looked at: an empty one in memory, whose
- * stamp the kernel moves each time it has been seen.
+ * It is the coarse clock, but since Linux 6.13 never earlier than a fine-grained time that stat(2) has returned for any
+ * file (multigrain timestamps), and no system call returns it.  So we set the times of an empty file in memory to "now"
+ * and read them; the kernel gives it a new time after each read.
  */
 #include "clock.h"
 
@@ -13,11 +13,11 @@
 
 #define NS_PER_SECOND 1000000000LL
 
-static int stamped = -1; /* the file */
+static int clock_file = -1; /* a memfd */
 
 PyDoc_STRVAR(kernel_time_doc, "kernel_time() -> int\n\n"
-			      "The time, in ns, that the kernel would stamp a file with that is written now, or a little later: never\n"
-			      "before any such time that a program may have seen.");
+			      "Return the time, in ns, that the kernel would give a file written now, or slightly later.\n"
+			      "It is never earlier than a file time that a program may have read before.");
 
 static PyObject *py_kernel_time(PyObject *module, PyObject *unused)
 {
@@ -26,12 +26,12 @@ static PyObject *py_kernel_time(PyObject *module, PyObject *unused)
 
 	(void)module;
 	(void)unused;
-	if (stamped < 0)
-		stamped = memfd_create("minifo-clock", MFD_CLOEXEC);
-	if (stamped >= 0 && futimens(stamped, NULL) == 0 && fstat(stamped, &seen) == 0)
+	if (clock_file < 0)
+		clock_file = memfd_create("minifo-clock", MFD_CLOEXEC);
+	if (clock_file >= 0 && futimens(clock_file, NULL) == 0 && fstat(clock_file, &seen) == 0)
 		now = seen.st_ctim;
 	else
-		clock_gettime(CLOCK_REALTIME_COARSE, &now); /* out of descriptors: right to a few milliseconds */
+		clock_gettime(CLOCK_REALTIME_COARSE, &now); /* out of descriptors; exact to a few milliseconds */
 	return PyLong_FromLongLong(now.tv_sec * NS_PER_SECOND + now.tv_nsec);
 }
 

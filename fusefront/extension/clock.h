@@ -1,11 +1,11 @@
-/* The clock by which the kernel stamps what programs write. */
+/* The clock from which the kernel takes the times of files. */
 #ifndef MINIFO_CLOCK_H
 #define MINIFO_CLOCK_H
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
-/* kernel_time(), for the module's functions. */
+/* The module's function kernel_time(). */
 extern PyMethodDef clock_methods[];
 
 #endif

@@ -1,21 +1,21 @@
-/* Requests whose answer needs no wait, asked of Python by a plain call. */
-#ifndef MINIFO_DIRECT_H
-#define MINIFO_DIRECT_H
+/* Serves requests that need no wait by a direct call of Python. */
+#ifndef MINIFO_FAST_PATH_H
+#define MINIFO_FAST_PATH_H
 
 #include "reply_cache.h"
 
-/* Put handlers that ask Python directly before those in `table`, which get what they leave.  They are for requests that
- * are processed with the interpreter's lock held; without it they leave everything. */
-void stand_before(struct fuse_lowlevel_ops *table);
+/* Replace handlers in `table` by ones that call Python directly, and pass on to the replaced ones what Python does not
+ * serve.  A request that is processed without the interpreter's lock is always passed on. */
+void install_fast_handlers(struct fuse_lowlevel_ops *table);
 
-/* fuse_session_process_buf(), or its like. */
+/* A function like fuse_session_process_buf(). */
 typedef void process_function(struct fuse_session *se, const struct fuse_buf *buf);
 
-/* Process the request in buf, which is in memory, if it is of a kind for which handlers stand before others, and leave it
- * if none of them answers at once.  False: it is still to be processed, as if it had not been tried. */
-bool try_to_answer(struct fuse_session *se, const struct fuse_buf *buf, process_function *process);
+/* Let the fast handlers serve the request in buf, which must be in memory.  False if they did not reply: then the
+ * request must still be processed, and nothing has happened. */
+bool try_to_process(struct fuse_session *se, const struct fuse_buf *buf, process_function *process);
 
-/* The same, if Python wants to be asked about that kind. */
-bool answer_directly(struct fuse_session *se, const struct fuse_buf *buf, process_function *process);
+/* Let the fast handlers serve the request in buf if Python has a callback for its kind; false if they did not. */
+bool try_fast_path(struct fuse_session *se, const struct fuse_buf *buf, process_function *process);
 
 #endif

@@ -1,42 +1,44 @@
-/* minifo.fusefront.extension._hook: what pyfuse3 cannot ask of libfuse and the kernel, asked for it.
+/* minifo.fusefront.extension._hook: the session hook, which stands between pyfuse3 and libfuse.
  *
- * This library is loaded with RTLD_GLOBAL before pyfuse3, so pyfuse3 finds some functions of libfuse here first: that
- * which creates its session (fuse_session_new; if built with libfuse 3.17 or newer, fuse_session_new_versioned), that
- * which receives a request and that which processes it.  The session it gets differs from a plain one in eight ways:
+ * It gives a mount what pyfuse3 has no way to ask libfuse and the kernel for.  The library is loaded with RTLD_GLOBAL
+ * before pyfuse3, so three functions of libfuse that pyfuse3 calls are found here first: the one that creates a session
+ * (fuse_session_new; fuse_session_new_versioned if pyfuse3 was built with libfuse 3.17 or newer), the one that receives
+ * a request and the one that processes it.  A session with the hook differs from a plain one in eight ways:
  *
- *   1. open and opendir are answered ENOSYS.  The kernel then sends neither again, nor release, and caches listings.
- *      Every request that would carry a handle carries 0 instead and is given the inode number for it.
- *   2. The INIT reply asks for HANDLE_KILLPRIV_V2, CACHE_SYMLINKS and DONT_MASK, as far as the kernel offers them, and
- *      not for ATOMIC_O_TRUNC: with no open request, truncation must come as a SETATTR.
- *   3. SETATTR's "clear set-id bits" flag, which libfuse drops, reaches Python as st_rdev == 1 (otherwise 0; SETATTR
- *      has no use for that field).  WRITE's flag of the same meaning is left alone: the kernel sends an empty SETATTR
+ *   1. OPEN and OPENDIR are answered with ENOSYS.  The kernel then sends neither again, nor RELEASE, and caches
+ *      listings.  Every request that would carry a handle carries 0; the hook sets the handle to the inode number.
+ *   2. The reply to INIT asks for HANDLE_KILLPRIV_V2, CACHE_SYMLINKS and DONT_MASK, as far as the kernel offers them,
+ *      and not for ATOMIC_O_TRUNC: without OPEN, truncation must come as a SETATTR (init.c).
+ *   3. SETATTR has a flag "clear set-id bits", which libfuse drops.  Python gets it as st_rdev == 1 (otherwise 0), a
+ *      field that SETATTR does not use.  WRITE's flag of that meaning is ignored: the kernel sends an empty SETATTR
  *      before it.
- *   4. Requests are read by plain read(2), so none costs a splice, and from a descriptor that does not block, so a
- *      request withdrawn between poll and read cannot stall the event loop.
- *   5. What the file system has published is answered here, and the next request read at once: attributes, which the
- *      kernel asks for after every change of a directory's entries, after a read of what it had not in memory (for its
- *      atime) and after every close of a file (for its blocks); that
- *      a directory has no such name; that an object has no extended attributes, which programs ask for again and again,
- *      for no kernel keeps the answer; the last times of a file without a name; and bytes of base files that are read
- *      piece by piece.
+ *   4. Requests are read by plain read(2), not by splice(2), which costs more for most of them, and from a non-blocking
+ *      descriptor, so a request that is withdrawn between poll and read cannot block the event loop.
+ *   5. The hook replies from its reply cache without Python (reply_cache.c, names.c), and reads the next request at
+ *      once: attributes, which the kernel asks for after every change of a directory's entries, after a read that the
+ *      page cache did not answer (for atime) and after every close of a file (for its blocks); LOOKUP of a name that
+ *      does not exist; GETXATTR of an inode without extended attributes, which no kernel caches; SETATTR of the last
+ *      times of a file without a name; and READ of base files that are read piece by piece.
  *   6. fallocate, lseek and copy_file_range, which pyfuse3 has no handlers for, reach Python as a getxattr of an empty
  *      name (ranges.c).
- *   7. Requests whose answer needs no wait are put to Python by a plain call, and reach pyfuse3 only where that leaves
- *      them (fast_path.c).
- *   8. Files without a name (O_TMPFILE) are created, for which neither pyfuse3 nor older versions of libfuse have a
- *      handler (tmpfile.c).
+ *   7. Requests that need no wait are served by a direct call of Python; pyfuse3 gets only those that the callback
+ *      passes on (fast_path.c).
+ *   8. Files without a name (O_TMPFILE) can be created; neither pyfuse3 nor older versions of libfuse have a handler
+ *      for that (tmpfile.c).
  *
- * Nothing of libfuse but its public functions is used.  Its custom io would have shown requests and replies more
- * directly, but exists from 3.13 on only and is left out of a default build since 3.18.3.
+ * Only public functions of libfuse are used.  Its custom io would show requests and replies more directly, but exists
+ * only since 3.13, and a default build lacks it since 3.18.3.
  *
- * What is answered by 5. or 7. is so while pyfuse3 receives: it gets the next request that is left, or hears that there
- * is none.
+ * Requests of 5. and 7. are served while pyfuse3 receives: its call returns with the first request that needs pyfuse3,
+ * or when there is none.
  *
- * The rule kept: whatever is not exactly as expected here is left as libfuse would have done it, and status() says so.
- * Python is called only where the interpreter's lock is held: pyfuse3 calls some functions of libfuse without it.
+ * The rule kept: if libfuse, pyfuse3 or the kernel is not as expected, the request is processed as libfuse would do it,
+ * and status() reports that.  Python is called only while the thread holds the interpreter's lock: pyfuse3 calls some
+ * functions of libfuse without it.
  *
- * The state is one per process, as pyfuse3's is.  What must be remembered between receiving a request and processing it
- * is one per thread: pyfuse3 processes a request in the thread that received it, before that thread receives again.
+ * There is one state for each process, as in pyfuse3.  What must be remembered between receiving and processing a
+ * request is one state for each thread: pyfuse3 processes a request in the thread that received it, before that thread
+ * receives the next one.
  */
 #include "callbacks.h"
 #include "clock.h"
@@ -56,7 +58,7 @@
 enum {
 	LOOKUP_NAME = sizeof(struct request_header),
 	SETATTR_VALID = sizeof(struct request_header),     /* fuse_setattr_in.valid */
-	GETXATTR_NAME = sizeof(struct request_header) + 8, /* behind fuse_getxattr_in */
+	GETXATTR_NAME = sizeof(struct request_header) + 8, /* after fuse_getxattr_in */
 
 	FATTR_MTIME_BIT = 1 << 5,
 	FATTR_CTIME_BIT = 1 << 10,
@@ -67,8 +69,8 @@ enum {
  * State
  */
 
-/* The functions of libfuse that the ones here stand before, found when the module is loaded.  Only new_versioned can be
- * NULL: older libraries lack it. */
+/* The functions of libfuse that the hook's functions replace, found when the module is loaded.  Only new_versioned can
+ * be NULL: older libraries lack it. */
 static struct {
 	struct fuse_session *(*new)(struct fuse_args *, const struct fuse_lowlevel_ops *, size_t, void *);
 	struct fuse_session *(*new_versioned)(struct fuse_args *, const struct fuse_lowlevel_ops *, size_t, void *,
@@ -77,28 +79,28 @@ static struct {
 	void (*process_buf)(struct fuse_session *, const struct fuse_buf *);
 } libfuse;
 
-static bool wanted = true; /* set_active(): whether the next session is to be altered at all */
+static bool enabled = true; /* set_active(): whether the next session gets the hook */
 
 static struct {
-	bool hooked;    /* libfuse was given our table */
-	bool stateless; /* open and opendir are ours: handles are inode numbers */
+	bool hooked;    /* libfuse has the table hook_ops */
+	bool stateless; /* OPEN and OPENDIR are answered with ENOSYS: handles are inode numbers */
 } session;
 
-static struct fuse_lowlevel_ops theirs; /* pyfuse3's handlers, behind those that ask Python directly */
-static struct fuse_lowlevel_ops ours;   /* the same, with ours in the places that choose_table() names */
+static struct fuse_lowlevel_ops pyfuse3_ops; /* pyfuse3's handlers, some of them replaced by fast ones (fast_path.c) */
+static struct fuse_lowlevel_ops hook_ops;    /* pyfuse3_ops with the handlers hook_*, which call those */
 
 static _Thread_local struct {
-	bool init;         /* the request received last is an INIT */
-	bool kill_suidgid; /* it is a SETATTR that is to clear set-id bits */
+	bool init;         /* it is an INIT */
+	bool kill_suidgid; /* it is a SETATTR with the flag to clear set-id bits */
 	bool syncfs;       /* it is a SYNCFS */
-} request;
+} request; /* the request that this thread received last */
 
 /* ------------------------------------------------------------------------------------------------------------------
- * Requests that are looked into
+ * Inspecting requests
  */
 
-/* Remember what libfuse will not pass on about the request in bytes[0:size]; size 0 means that none can be seen. */
-static void note_request(const unsigned char *bytes, size_t size)
+/* Record what libfuse does not pass on of the request in bytes[0:size]; size 0 if the request is not in memory. */
+static void inspect_request(const unsigned char *bytes, size_t size)
 {
 	struct request_header header;
 
@@ -117,8 +119,8 @@ static void note_request(const unsigned char *bytes, size_t size)
 	request.syncfs = header.opcode == OP_SYNCFS;
 }
 
-/* True if one of our handlers will answer the request in bytes[0:size] from what was published. */
-static bool answered_here(const unsigned char *bytes, size_t size)
+/* True if the reply cache has the reply to the request in bytes[0:size]. */
+static bool is_cached(const unsigned char *bytes, size_t size)
 {
 	struct request_header header;
 
@@ -130,223 +132,227 @@ static bool answered_here(const unsigned char *bytes, size_t size)
 		return size > LOOKUP_NAME && bytes[size - 1] == 0 &&
 		       is_absent(header.nodeid, (const char *)bytes + LOOKUP_NAME);
 	case OP_GETATTR:
-		return knows_attributes(header.nodeid);
+		return has_attributes(header.nodeid);
 	case OP_READ:
-		return knows_file(header.nodeid);
+		return has_file(header.nodeid);
 	case OP_GETXATTR:
 		return size > GETXATTR_NAME && bytes[size - 1] == 0 &&
 		       lacks_xattr(header.nodeid, (const char *)bytes + GETXATTR_NAME);
 	case OP_SETATTR:
 		return size >= SETATTR_VALID + 4 &&
-		       nobody_cares(header.nodeid, get32(bytes, SETATTR_VALID), FATTR_MTIME_BIT, FATTR_CTIME_BIT);
+		       sets_times_of_unlinked(header.nodeid, get32(bytes, SETATTR_VALID), FATTR_MTIME_BIT,
+					      FATTR_CTIME_BIT);
 	default:
 		return false;
 	}
 }
 
 /* ------------------------------------------------------------------------------------------------------------------
- * Handlers that stand before pyfuse3's
+ * The handlers of hook_ops
  */
 
-static void number_handle(struct fuse_file_info *fi, fuse_ino_t ino)
+/* Set the handle of a request that carries none to the inode number. */
+static void set_handle(struct fuse_file_info *fi, fuse_ino_t ino)
 {
 	if (session.stateless && fi != NULL && fi->fh == 0)
 		fi->fh = ino;
 }
 
-static void our_init(void *userdata, struct fuse_conn_info *conn)
+static void hook_init(void *userdata, struct fuse_conn_info *conn)
 {
-	theirs.init(userdata, conn);
-	/* Opens can go only where the kernel takes ENOSYS for an answer, and only if we saw what it offers. */
+	pyfuse3_ops.init(userdata, conn);
+	/* ENOSYS needs a kernel that accepts it for OPEN and OPENDIR, and an INIT request that was read here. */
 	session.stateless = may_be_stateless();
 	if (session.stateless)
 		conn->want &= ~(unsigned)FUSE_CAP_ATOMIC_O_TRUNC;
 	conn->want &= ~(unsigned)FUSE_CAP_SPLICE_READ;
 }
 
-static void our_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+static void hook_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
 	if (session.stateless)
 		fuse_reply_err(req, ENOSYS);
 	else
-		theirs.open(req, ino, fi);
+		pyfuse3_ops.open(req, ino, fi);
 }
 
-static void our_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+static void hook_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
 	if (session.stateless)
 		fuse_reply_err(req, ENOSYS);
 	else
-		theirs.opendir(req, ino, fi);
+		pyfuse3_ops.opendir(req, ino, fi);
 }
 
-static void our_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
+static void hook_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
 {
 	if (session.stateless && is_absent(parent, name))
 		reply_absent(req);
 	else
-		theirs.lookup(req, parent, name);
+		pyfuse3_ops.lookup(req, parent, name);
 }
 
-static void our_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+static void hook_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
 	if (!session.stateless || !reply_attributes(req, ino))
-		theirs.getattr(req, ino, fi);
+		pyfuse3_ops.getattr(req, ino, fi);
 }
 
-static void our_getxattr(fuse_req_t req, fuse_ino_t ino, const char *name, size_t size)
+static void hook_getxattr(fuse_req_t req, fuse_ino_t ino, const char *name, size_t size)
 {
 	if (session.stateless && lacks_xattr(ino, name))
 		fuse_reply_err(req, ENODATA);
 	else
-		theirs.getxattr(req, ino, name, size);
+		pyfuse3_ops.getxattr(req, ino, name, size);
 }
 
-static void our_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int to_set, struct fuse_file_info *fi)
+static void hook_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int to_set, struct fuse_file_info *fi)
 {
-	if (session.stateless && nobody_cares(ino, (unsigned)to_set, FUSE_SET_ATTR_MTIME, FUSE_SET_ATTR_CTIME)) {
-		reply_dead(req, ino);
+	if (session.stateless &&
+	    sets_times_of_unlinked(ino, (unsigned)to_set, FUSE_SET_ATTR_MTIME, FUSE_SET_ATTR_CTIME)) {
+		reply_unlinked(req, ino);
 		return;
 	}
 	attr->st_rdev = request.kill_suidgid;
-	number_handle(fi, ino);
-	theirs.setattr(req, ino, attr, to_set, fi);
+	set_handle(fi, ino);
+	pyfuse3_ops.setattr(req, ino, attr, to_set, fi);
 }
 
-static void our_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi)
+static void hook_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi)
 {
 	if (session.stateless && reply_bytes(req, ino, size, off))
 		return;
-	number_handle(fi, ino);
-	theirs.read(req, ino, size, off, fi);
+	set_handle(fi, ino);
+	pyfuse3_ops.read(req, ino, size, off, fi);
 }
 
-static void our_write_buf(fuse_req_t req, fuse_ino_t ino, struct fuse_bufvec *data, off_t off,
+static void hook_write_buf(fuse_req_t req, fuse_ino_t ino, struct fuse_bufvec *data, off_t off,
 			  struct fuse_file_info *fi)
 {
-	number_handle(fi, ino);
-	theirs.write_buf(req, ino, data, off, fi);
+	set_handle(fi, ino);
+	pyfuse3_ops.write_buf(req, ino, data, off, fi);
 }
 
-static void our_readdirplus(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi)
+static void hook_readdirplus(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi)
 {
-	number_handle(fi, ino);
-	theirs.readdirplus(req, ino, size, off, fi);
+	set_handle(fi, ino);
+	pyfuse3_ops.readdirplus(req, ino, size, off, fi);
 }
 
-static void our_fsync(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_info *fi)
+static void hook_fsync(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_info *fi)
 {
-	number_handle(fi, ino);
-	theirs.fsync(req, ino, datasync, fi);
+	set_handle(fi, ino);
+	pyfuse3_ops.fsync(req, ino, datasync, fi);
 }
 
-static void our_fsyncdir(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_info *fi)
+static void hook_fsyncdir(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_info *fi)
 {
-	number_handle(fi, ino);
-	theirs.fsyncdir(req, ino, datasync, fi);
+	set_handle(fi, ino);
+	pyfuse3_ops.fsyncdir(req, ino, datasync, fi);
 }
 
-/* The table to hand to libfuse in place of ops[0:size]: ours, or ops itself if it is to be left alone. */
+/* The table that libfuse gets in the place of ops[0:size]: hook_ops, or ops itself for a plain session. */
 static const struct fuse_lowlevel_ops *choose_table(const struct fuse_lowlevel_ops *ops, size_t size)
 {
-	if (ops == &ours) /* libfuse calling its own newer entry point, which is also here */
+	if (ops == &hook_ops) /* libfuse itself calls fuse_session_new_versioned, and finds it here, too */
 		return ops;
 	memset(&session, 0, sizeof session);
 	memset(&handshake, 0, sizeof handshake);
-	forget_published();
-	forget_names();
-	/* A longer table than ours is of a newer header than this file was built with: it would be cut off. */
-	if (!wanted || ops == NULL || size > sizeof ours ||
+	clear_reply_cache();
+	clear_names();
+	/* A longer table is that of a newer header than this file was built with: copying it would cut it off. */
+	if (!enabled || ops == NULL || size > sizeof hook_ops ||
 	    size < offsetof(struct fuse_lowlevel_ops, readdirplus) + sizeof ops->readdirplus)
 		return ops;
 	if (!ops->init || !ops->open || !ops->opendir || !ops->setattr || !ops->read || !ops->write_buf ||
 	    !ops->readdirplus || !ops->fsync || !ops->fsyncdir || !ops->getattr || !ops->getxattr || !ops->lookup)
 		return ops;
-	memset(&theirs, 0, sizeof theirs);
-	memcpy(&theirs, ops, size);
-	stand_before(&theirs);
-	ours = theirs;
-	ours.init = our_init;
-	ours.open = our_open;
-	ours.opendir = our_opendir;
-	ours.lookup = our_lookup;
-	ours.getattr = our_getattr;
-	ours.getxattr = our_getxattr;
-	ours.setattr = our_setattr;
-	ours.read = our_read;
-	ours.write_buf = our_write_buf;
-	ours.readdirplus = our_readdirplus;
-	ours.fsync = our_fsync;
-	ours.fsyncdir = our_fsyncdir;
-	pass_ranges_on(&ours, theirs.getxattr, &session.stateless);
+	memset(&pyfuse3_ops, 0, sizeof pyfuse3_ops);
+	memcpy(&pyfuse3_ops, ops, size);
+	install_fast_handlers(&pyfuse3_ops);
+	hook_ops = pyfuse3_ops;
+	hook_ops.init = hook_init;
+	hook_ops.open = hook_open;
+	hook_ops.opendir = hook_opendir;
+	hook_ops.lookup = hook_lookup;
+	hook_ops.getattr = hook_getattr;
+	hook_ops.getxattr = hook_getxattr;
+	hook_ops.setattr = hook_setattr;
+	hook_ops.read = hook_read;
+	hook_ops.write_buf = hook_write_buf;
+	hook_ops.readdirplus = hook_readdirplus;
+	hook_ops.fsync = hook_fsync;
+	hook_ops.fsyncdir = hook_fsyncdir;
+	install_range_handlers(&hook_ops, pyfuse3_ops.getxattr, &session.stateless);
 	session.hooked = true;
-	return &ours;
+	return &hook_ops;
 }
 
 /* ------------------------------------------------------------------------------------------------------------------
- * The functions of libfuse that pyfuse3 finds here.  They are given their names by label: the headers of some versions
- * make macros or inline functions of them, and no two versions declare them alike.
+ * The functions that pyfuse3 finds here in the place of libfuse's.  They get their names by an assembler label, for the
+ * headers of some versions define these names as macros or inline functions, and versions declare them differently.
  */
 
-#define STANDS_FOR(name) __asm__(name) __attribute__((visibility("default")))
+#define REPLACES(name) __asm__(name) __attribute__((visibility("default")))
 
-struct fuse_session *our_session_new(struct fuse_args *args, const struct fuse_lowlevel_ops *ops, size_t size,
-				     void *userdata) STANDS_FOR("fuse_session_new");
-struct fuse_session *our_session_new_versioned(struct fuse_args *args, const struct fuse_lowlevel_ops *ops,
+struct fuse_session *hook_session_new(struct fuse_args *args, const struct fuse_lowlevel_ops *ops, size_t size,
+				     void *userdata) REPLACES("fuse_session_new");
+struct fuse_session *hook_session_new_versioned(struct fuse_args *args, const struct fuse_lowlevel_ops *ops,
 					       size_t size, void *version, void *userdata)
-	STANDS_FOR("fuse_session_new_versioned");
-int our_receive_buf(struct fuse_session *se, struct fuse_buf *buf) STANDS_FOR("fuse_session_receive_buf");
-void our_process_buf(struct fuse_session *se, const struct fuse_buf *buf) STANDS_FOR("fuse_session_process_buf");
+	REPLACES("fuse_session_new_versioned");
+int hook_receive_buf(struct fuse_session *se, struct fuse_buf *buf) REPLACES("fuse_session_receive_buf");
+void hook_process_buf(struct fuse_session *se, const struct fuse_buf *buf) REPLACES("fuse_session_process_buf");
 
-struct fuse_session *our_session_new(struct fuse_args *args, const struct fuse_lowlevel_ops *ops, size_t size,
+struct fuse_session *hook_session_new(struct fuse_args *args, const struct fuse_lowlevel_ops *ops, size_t size,
 				     void *userdata)
 {
 	return libfuse.new(args, choose_table(ops, size), size, userdata);
 }
 
-struct fuse_session *our_session_new_versioned(struct fuse_args *args, const struct fuse_lowlevel_ops *ops,
+struct fuse_session *hook_session_new_versioned(struct fuse_args *args, const struct fuse_lowlevel_ops *ops,
 					       size_t size, void *version, void *userdata)
 {
-	if (libfuse.new_versioned == NULL) /* called by what was built with a newer libfuse than is here */
+	if (libfuse.new_versioned == NULL) /* the caller was built with a newer libfuse than is installed */
 		return NULL;
 	return libfuse.new_versioned(args, choose_table(ops, size), size, version, userdata);
 }
 
-/* True if the request in buf, of which `size` bytes can be seen, was answered: by what was published, or by Python. */
-static bool is_answered(struct fuse_session *se, const struct fuse_buf *buf, size_t size)
+/* Reply to the request in buf, of which `size` bytes are in memory, from the reply cache or by a direct call of Python.
+ * False if it was not replied to. */
+static bool try_to_answer_here(struct fuse_session *se, const struct fuse_buf *buf, size_t size)
 {
 	if (session.stateless && answer_tmpfile(se, buf->mem, size))
 		return true;
-	if (answered_here(buf->mem, size))
-		return try_to_answer(se, buf, libfuse.process_buf); /* what was published may fail: a file is not read */
-	return size >= sizeof(struct request_header) && answer_directly(se, buf, libfuse.process_buf);
+	if (is_cached(buf->mem, size))
+		return try_to_process(se, buf, libfuse.process_buf); /* a published file may fail to be read */
+	return size >= sizeof(struct request_header) && try_fast_path(se, buf, libfuse.process_buf);
 }
 
-int our_receive_buf(struct fuse_session *se, struct fuse_buf *buf)
+int hook_receive_buf(struct fuse_session *se, struct fuse_buf *buf)
 {
 	int result;
 
-	for (bool answered = false;; answered = true) {
+	for (bool replied = false;; replied = true) {
 		result = libfuse.receive_buf(se, buf);
 		if (!session.hooked)
 			return result;
-		/* whoever was answered here is likely to go on at once */
-		if (result == -EAGAIN && answered && comes_soon(fuse_session_fd(se)))
+		/* a program that got a reply from here often sends its next request at once */
+		if (result == -EAGAIN && replied && arrives_soon(fuse_session_fd(se)))
 			result = libfuse.receive_buf(se, buf);
 		if (result > 0)
 			note_arrival();
-		/* What was spliced into a pipe is a large WRITE; everything else is in memory. */
+		/* a large WRITE may have been spliced into a pipe; everything else is in memory */
 		size_t size = result > 0 && !(buf->flags & FUSE_BUF_IS_FD) ? (size_t)result : 0;
-		note_request(buf->mem, size);
-		if (!may_go_on() || !is_answered(se, buf, size))
+		inspect_request(buf->mem, size);
+		if (!count_request() || !try_to_answer_here(se, buf, size))
 			break;
 	}
-	/* The descriptor does not block.  An empty queue is what pyfuse3 knows as EINTR: it waits for the next request. */
+	/* The descriptor does not block.  pyfuse3 waits for the next request after EINTR, and does not know EAGAIN. */
 	return result == -EAGAIN ? -EINTR : result;
 }
 
-/* SYNCFS, which the kernel sends for sync(2) from Linux 7.3 on and libfuse does not know, is to be answered when
- * everything is durable, and so is FSYNCDIR: it becomes one. */
+/* Process a SYNCFS as a FSYNCDIR: the reply to either must wait until everything is durable.  The kernel sends SYNCFS
+ * for sync(2) since Linux 7.3, and libfuse does not know it. */
 static void process_syncfs(struct fuse_session *se, const struct fuse_buf *buf)
 {
 	struct {
@@ -364,13 +370,14 @@ static void process_syncfs(struct fuse_session *se, const struct fuse_buf *buf)
 	libfuse.process_buf(se, &changed);
 }
 
-void our_process_buf(struct fuse_session *se, const struct fuse_buf *buf)
+void hook_process_buf(struct fuse_session *se, const struct fuse_buf *buf)
 {
 	if (session.hooked && request.init)
 		answer_init(se, buf, libfuse.process_buf);
 	else if (session.hooked && request.syncfs)
 		process_syncfs(se, buf);
-	/* that which is left because others are to get a turn: one ENOSYS of libfuse's and the kernel never asks again */
+	/* A TMPFILE that was passed on to let other tasks run is served now: libfuse would reply ENOSYS, and after
+	 * that the kernel would never send one again. */
 	else if (!session.stateless || buf->flags & FUSE_BUF_IS_FD || !answer_tmpfile(se, buf->mem, buf->size))
 		libfuse.process_buf(se, buf);
 }
@@ -380,12 +387,12 @@ void our_process_buf(struct fuse_session *se, const struct fuse_buf *buf)
  */
 
 PyDoc_STRVAR(status_doc, "status() -> dict\n\n"
-			 "What became of the newest session of this process:\n"
-			 "session_hooked: libfuse was given our handlers;\n"
-			 "init_seen: the kernel's INIT was answered through us;\n"
-			 "stateless: open and opendir are answered here, handles are inode numbers;\n"
-			 "kernel_flags, reply_flags: the 64-bit INIT flags offered and answered;\n"
-			 "raised: those of the answer that were added here.");
+			 "Return the state of the newest session of this process:\n"
+			 "session_hooked: libfuse has the handlers of the hook;\n"
+			 "init_seen: the reply to INIT went through the hook;\n"
+			 "stateless: OPEN and OPENDIR are answered with ENOSYS, handles are inode numbers;\n"
+			 "kernel_flags, reply_flags: the 64-bit INIT flags of the request and of the reply;\n"
+			 "raised: the flags of the reply that the hook added.");
 
 static PyObject *py_status(PyObject *module, PyObject *unused)
 {
@@ -399,7 +406,7 @@ static PyObject *py_status(PyObject *module, PyObject *unused)
 }
 
 PyDoc_STRVAR(set_active_doc, "set_active(on: bool) -> None\n\n"
-			     "Say whether the next session is altered; one that exists keeps what it has.");
+			     "Set whether the next session gets the hook; an existing session does not change.");
 
 static PyObject *py_set_active(PyObject *module, PyObject *on)
 {
@@ -407,7 +414,7 @@ static PyObject *py_set_active(PyObject *module, PyObject *on)
 	int truth = PyObject_IsTrue(on);
 	if (truth < 0)
 		return NULL;
-	wanted = truth;
+	enabled = truth;
 	Py_RETURN_NONE;
 }
 
@@ -420,25 +427,25 @@ static PyMethodDef methods[] = {
 static struct PyModuleDef definition = {
 	PyModuleDef_HEAD_INIT,
 	.m_name = "minifo.fusefront.extension._hook",
-	.m_doc = "Stands between pyfuse3 and libfuse; load it by minifo.fusefront.serve.hook.load().",
-	.m_size = -1, /* the state is the process's, not an interpreter's */
+	.m_doc = "Stands between pyfuse3 and libfuse; load it by minifo.fusefront.extension.loader.load().",
+	.m_size = -1, /* one state for each process, not for each interpreter */
 	.m_methods = methods,
 };
 
 PyMODINIT_FUNC PyInit__hook(void)
 {
-	/* The next library after this one to have the name is libfuse. */
+	/* The next library after this one that has these names is libfuse. */
 	*(void **)&libfuse.new = dlsym(RTLD_NEXT, "fuse_session_new");
 	*(void **)&libfuse.new_versioned = dlsym(RTLD_NEXT, "fuse_session_new_versioned");
 	*(void **)&libfuse.receive_buf = dlsym(RTLD_NEXT, "fuse_session_receive_buf");
 	*(void **)&libfuse.process_buf = dlsym(RTLD_NEXT, "fuse_session_process_buf");
 	if (libfuse.new == NULL || libfuse.receive_buf == NULL || libfuse.process_buf == NULL) {
-		PyErr_SetString(PyExc_ImportError, "libfuse lacks a function that the session hook stands before");
+		PyErr_SetString(PyExc_ImportError, "libfuse lacks a function that the session hook replaces");
 		return NULL;
 	}
 	PyObject *module = PyModule_Create(&definition);
-	PyMethodDef *const parts[] = {published_methods, names_methods,    ask_methods,
-				      ranges_methods,    patience_methods, clock_methods};
+	PyMethodDef *const parts[] = {reply_cache_methods, names_methods,    callback_methods,
+				      ranges_methods,    spin_methods, clock_methods};
 	for (size_t part = 0; module != NULL && part < sizeof parts / sizeof *parts; part++)
 		if (PyModule_AddFunctions(module, parts[part]) < 0)
 			Py_CLEAR(module);

@@ -1,8 +1,9 @@
-/* INIT flags that libfuse has no way to ask for, asked for all the same.
+/* Adds INIT flags that libfuse offers no way to ask for to the reply of INIT.
  *
- * libfuse knows only flags that are no newer than itself, so its reply is caught on the way: while it processes the
- * request, the session's descriptor number means one end of a socket pair.  The kernel sends nothing else before it has
- * the reply, and nobody can have a notification to send, so nothing else can get into the socket.
+ * libfuse knows only flags that are no newer than itself, so its reply is intercepted: while libfuse processes the
+ * request, the number of the session's descriptor refers to one end of a socket pair.  The kernel sends no other
+ * request before it has this reply, and the daemon has no notification to send yet, so the socket receives nothing
+ * else.
  */
 #include "init.h"
 
@@ -20,8 +21,8 @@ enum {
 	REPLY_MAJOR = sizeof(struct reply_header),       /* fuse_init_out.major */
 	REPLY_FLAGS = sizeof(struct reply_header) + 12,  /* fuse_init_out.flags */
 	REPLY_FLAGS2 = sizeof(struct reply_header) + 32, /* fuse_init_out.flags2 */
-	REPLY_MIN = sizeof(struct reply_header) + 24,    /* shortest INIT reply whose flags have this meaning */
-	REPLY_ROOM = 4096,                               /* more than any reply to INIT; it is 80 bytes today */
+	REPLY_MIN = sizeof(struct reply_header) + 24,    /* the shortest INIT reply that has these flags */
+	REPLY_ROOM = 4096,                               /* bytes; a reply to INIT has 80 today */
 
 	PROTOCOL_MAJOR = 7,
 };
@@ -38,7 +39,7 @@ enum {
 
 struct handshake handshake;
 
-static uint64_t request; /* the number of the INIT request */
+static uint64_t request; /* `unique` of the INIT request */
 
 void note_init(const unsigned char *bytes, size_t size)
 {
@@ -58,7 +59,7 @@ bool may_be_stateless(void)
 	return handshake.answering && (handshake.offered & INIT_STATELESS) == INIT_STATELESS;
 }
 
-/* Raise our flags in the reply bytes[0:size].  False: not the successful reply to our INIT in a layout we know. */
+/* Add the hook's flags to the reply in bytes[0:size].  False if that is an error, or has an unknown layout. */
 static bool raise_flags(unsigned char *bytes, size_t size)
 {
 	struct reply_header header;
@@ -79,7 +80,7 @@ static bool raise_flags(unsigned char *bytes, size_t size)
 	return true;
 }
 
-/* Let the descriptor number `to` mean what `from` means. */
+/* Make the descriptor number `to` refer to the open file of `from`. */
 static void redirect(int from, int to)
 {
 	while (dup3(from, to, O_CLOEXEC) < 0 && (errno == EBUSY || errno == EINTR))
@@ -99,13 +100,13 @@ void answer_init(struct fuse_session *se, const struct fuse_buf *buf, process_fu
 			close(ends[1]);
 		}
 	}
-	if (kernel < 0) { /* out of descriptors: answer as libfuse would */
+	if (kernel < 0) { /* out of descriptors: libfuse replies as it does without the hook */
 		process(se, buf);
 		return;
 	}
 	int flags = fcntl(kernel, F_GETFL);
 	if (flags >= 0)
-		(void)fcntl(kernel, F_SETFL, flags | O_NONBLOCK); /* refused: reads block, as they would without us */
+		(void)fcntl(kernel, F_SETFL, flags | O_NONBLOCK); /* if this fails, reads block as without the hook */
 	redirect(ends[1], fd);
 	handshake.answering = true;
 	process(se, buf);

@@ -1,4 +1,4 @@
-/* The flags of a session, which the kernel offers in its INIT request and is answered. */
+/* The INIT flags of a session: those that the kernel offers, and those that the reply asks for. */
 #ifndef MINIFO_INIT_H
 #define MINIFO_INIT_H
 
@@ -8,22 +8,23 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* What became of the newest session. */
+/* The state of the newest session. */
 extern struct handshake {
-	bool answering;   /* INIT is being processed, and what libfuse replies is caught */
-	bool answered;    /* an INIT reply that we understood was sent */
-	uint64_t offered; /* INIT flags the kernel sent */
-	uint64_t replied; /* INIT flags it was answered */
-	uint32_t raised;  /* those of them that were added here */
+	bool answering;   /* INIT is being processed, and libfuse's reply will be intercepted */
+	bool answered;    /* an INIT reply of a known layout was sent */
+	uint64_t offered; /* INIT flags of the request */
+	uint64_t replied; /* INIT flags of the reply */
+	uint32_t raised;  /* flags of the reply that the hook added */
 } handshake;
 
-/* Remember what the kernel offers in the INIT request bytes[0:size]. */
+/* Record the flags that the kernel offers in the INIT request bytes[0:size]. */
 void note_init(const unsigned char *bytes, size_t size);
 
-/* Process the INIT request in buf, with our flags in the reply. */
+/* Process the INIT request in buf by `process`, and add the hook's flags to the reply. */
 void answer_init(struct fuse_session *se, const struct fuse_buf *buf, process_function *process);
 
-/* True if the kernel would take ENOSYS for an answer to open and opendir, and will see our flags. */
+/* True if the kernel accepts ENOSYS as the reply to OPEN and OPENDIR, and the hook's flags will be in the reply to
+ * INIT. */
 bool may_be_stateless(void);
 
 #endif

@@ -1,9 +1,9 @@
-"""The Python side of the session hook: load it in time, switch it, say what became of it.
+"""Loads the session hook before pyfuse3, switches it on or off, and reports whether a session has it.
 
-The C extension ``_hook`` stands between pyfuse3 and libfuse (its head says what it changes).  For that its names must
-be visible to every library loaded later, so this module is the only one to import it, and the rule is: ``load()``
-comes before the first import of pyfuse3.  Without the extension, or with it switched off, pyfuse3 works as it always
-does.
+The C extension ``_hook`` stands between pyfuse3 and libfuse (the head of hook.c says what it changes).  The dynamic
+linker must find its functions before those of libfuse, so only this module imports it, with RTLD_GLOBAL, and the rule
+is: ``load()`` comes before the first import of pyfuse3.  Without the extension, or with it switched off, pyfuse3 serves
+plain sessions.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: INIT flags of the FUSE protocol that the hook asks the kernel for, and what the mount is without each.
+#: INIT flags of the FUSE protocol that the hook asks the kernel for, and what happens without each.
 WANTED: Final = {
     "HANDLE_KILLPRIV_V2": (1 << 28, "every small write costs a getxattr"),
-    "CACHE_SYMLINKS": (1 << 23, "symbolic links are read again each time"),
-    "DONT_MASK": (1 << 6, "default ACLs give way to the umask"),
+    "CACHE_SYMLINKS": (1 << 23, "every readlink costs a request"),
+    "DONT_MASK": (1 << 6, "the umask overrides default ACLs"),
 }
-#: INIT flags without which the kernel would not take ENOSYS for an answer to open and opendir.
+#: INIT flags of a kernel that accepts ENOSYS as the reply to OPEN and OPENDIR.
 STATELESS: Final = {"NO_OPEN_SUPPORT": 1 << 17, "NO_OPENDIR_SUPPORT": 1 << 24}
 
 _loaded: ModuleType | None = None
@@ -34,13 +34,13 @@ _on = True
 
 @dataclass(frozen=True, slots=True)
 class HookStatus:
-    """What a session got of the hook.
+    """Whether a session has the hook.
 
     Attributes:
-        active: no open and no opendir reaches Python, and every handle is the inode number.
-        reason: why it is not active, or what an active one lacks; empty if nothing does.
-        dont_mask: the kernel leaves the umask to the file system, which must apply it where no default ACL rules.
-        killpriv: the kernel leaves clearing set-id bits to the file system (empty SETATTR, or ``st_rdev == 1``).
+        active: the hook replies ENOSYS to OPEN and OPENDIR, and every handle is the inode number.
+        reason: why the hook is not active, or what an active one lacks; empty if it lacks nothing.
+        dont_mask: the kernel does not apply the umask: the file system must, except below a default ACL.
+        killpriv: the kernel does not clear set-id bits: the file system must (empty SETATTR, or ``st_rdev == 1``).
     """
 
     active: bool
@@ -50,13 +50,13 @@ class HookStatus:
 
 
 def load() -> ModuleType | None:
-    """Load the extension so that pyfuse3, imported later, goes through it; further calls return the same module.
+    """Load the C extension, so that pyfuse3, imported later, calls it in the place of libfuse.
 
     Returns:
-        The extension, or None if this installation has none; that is logged.
+        The extension, the same module at each call; None if it is not installed, which is logged.
 
     Raises:
-        RuntimeError: pyfuse3 was imported before, so the hook would silently do nothing.
+        RuntimeError: pyfuse3 was imported before, so the hook would have no effect.
     """
     global _loaded
     if _loaded is not None:
@@ -68,7 +68,7 @@ def load() -> ModuleType | None:
     try:
         from . import _hook
     except ImportError as error:
-        log.warning("running without the session hook, which is slower: %s", error)
+        log.warning("the session hook cannot be loaded, so the mount is slower: %s", error)
         return None
     finally:
         sys.setdlopenflags(flags)
@@ -78,11 +78,10 @@ def load() -> ModuleType | None:
 
 
 def activate(on: bool) -> None:
-    """Say whether the next session is altered by the hook.
+    """Set whether the next session gets the hook; an existing session does not change.
 
     Args:
-        on: False for a plain pyfuse3 session.  One that exists already keeps what it has.  Without the extension every
-            session is plain, whatever is said here.
+        on: False for a plain session of pyfuse3.  Without the extension every session is a plain one.
     """
     global _on
     _on = on
@@ -91,20 +90,23 @@ def activate(on: bool) -> None:
 
 
 def verify() -> HookStatus:
-    """Tell what the session got; true once the kernel's INIT was answered, that is, once the mount answers anything."""
+    """Return the status of the newest session.
+
+    It is final once the reply to the kernel's INIT was sent, that is, once the mount has replied to any request.
+    """
     if _loaded is None:
         return HookStatus(False, "the C extension is not installed")
     if not _on:
-        return HookStatus(False, "plain mode was asked for")
+        return HookStatus(False, "it was mounted with -o plain")
     status = _loaded.status()
     if not status["session_hooked"]:
-        return HookStatus(False, "libfuse or pyfuse3 is of a version that the hook does not know")
+        return HookStatus(False, "the hook does not know this version of libfuse or pyfuse3")
     offered, replied = status["kernel_flags"], status["reply_flags"]
     lacks = [f"the kernel lacks {name}" for name, bit in STATELESS.items() if not offered & bit]
     if status["init_seen"]:
         lacks += [f"the kernel lacks {name}: {cost}" for name, (bit, cost) in WANTED.items() if not replied & bit]
     else:
-        lacks = ["INIT was not answered through the hook"]
+        lacks = ["the reply to INIT did not go through the hook"]
     return HookStatus(
         active=status["stateless"],
         reason="; ".join(lacks),

@@ -1,11 +1,11 @@
-/* Directories all of whose names are known here, so that a look-up in vain need not ask Python.
+/* Keeps all names of some directories, so that LOOKUP of a missing name is answered without Python.
  *
- * Whoever makes a file asks for its name first, and whoever replaces one by a rename does; compilers and interpreters
- * look for files in many places.  The names of a directory are kept as hashes, in a table for all directories.  Two names
- * of one hash have an entry each, so a hash that is not in the table stands for no name of the directory.
+ * The kernel looks a name up before it creates a file or renames one to that name, and compilers and interpreters
+ * search for files in many directories.  One hash table holds the names of all directories.  Two names with the same
+ * hash have an entry each, so if a hash is not in the table, no name of the directory has that hash.
  *
- * The table only errs on one side: a name too many costs a request that Python answers.  When it is full it is emptied,
- * and Python publishes anew what is in use.
+ * The table may hold a name that the directory does not have: that costs only a request which Python answers.  It never
+ * lacks one.  When the table is full it is emptied, and Python publishes again the directories that are in use.
  */
 #include "names.h"
 
@@ -14,26 +14,26 @@
 
 #define FNV_START UINT64_C(14695981039346656037) /* Fowler, Noll and Vo's hash of 64 bits, FNV-1a */
 #define FNV_PRIME UINT64_C(1099511628211)
-#define MIX UINT64_C(0xff51afd7ed558ccd) /* spreads what the last bytes did over all bits */
+#define MIX UINT64_C(0xff51afd7ed558ccd) /* spreads the effect of the last bytes over all bits */
 
 enum {
-	DIRECTORY_PLACES = 1 << 12,
-	NAME_PLACES = 1 << 17,
-	MOST_USED = NAME_PLACES / 2, /* with more, to look one up would take many steps */
-	NAME_LENGTH_MAX = 255,       /* longer ones are an error, which Python knows */
+	DIRECTORY_SLOTS = 1 << 12,
+	NAME_SLOTS = 1 << 17,
+	MOST_USED = NAME_SLOTS / 2, /* with more, a look-up would take many steps */
+	NAME_LENGTH_MAX = 255,       /* a longer name is an error, which Python replies */
 
 	EMPTY = 0,
-	REMOVED = 1, /* others may come behind it */
+	REMOVED = 1, /* a search goes on behind this slot */
 	FIRST_HASH = 2,
 };
 
 static struct {
 	uint64_t ino;  /* 0: none */
-	uint64_t salt; /* its names are hashed with: another one each time, for old entries are left in the table */
-} directories[DIRECTORY_PLACES];
+	uint64_t salt; /* of the hashes of its names; new for each publication, since older entries stay in the table */
+} directories[DIRECTORY_SLOTS];
 
-static uint64_t names[NAME_PLACES];
-static uint32_t used; /* places that are not EMPTY */
+static uint64_t names[NAME_SLOTS];
+static uint32_t used; /* slots that are not EMPTY */
 static uint64_t salts;
 
 static uint64_t hash_of(uint64_t salt, const char *name)
@@ -47,23 +47,25 @@ static uint64_t hash_of(uint64_t salt, const char *name)
 	return hash < FIRST_HASH ? hash + FIRST_HASH : hash;
 }
 
-/* The place of a directory, if all its names are known; else NULL. */
+/* A pointer to the salt of a directory whose names are known; NULL for another one. */
 static uint64_t *salt_of(uint64_t ino)
 {
-	return ino != 0 && directories[ino % DIRECTORY_PLACES].ino == ino ? &directories[ino % DIRECTORY_PLACES].salt : NULL;
+	uint64_t slot = ino % DIRECTORY_SLOTS;
+
+	return ino != 0 && directories[slot].ino == ino ? &directories[slot].salt : NULL;
 }
 
-/* The place of a hash, or of the first EMPTY one where it would be. */
-static uint64_t *place_of(uint64_t hash)
+/* The slot that holds a hash, or else the EMPTY slot at which the search for it ends. */
+static uint64_t *slot_of(uint64_t hash)
 {
-	uint64_t at = hash % NAME_PLACES;
+	uint64_t at = hash % NAME_SLOTS;
 
 	while (names[at] != hash && names[at] != EMPTY)
-		at = (at + 1) % NAME_PLACES;
+		at = (at + 1) % NAME_SLOTS;
 	return &names[at];
 }
 
-void forget_names(void)
+void clear_names(void)
 {
 	struct timespec time;
 
@@ -71,7 +73,7 @@ void forget_names(void)
 	memset(names, 0, sizeof names);
 	used = 0;
 	clock_gettime(CLOCK_MONOTONIC, &time);
-	salts ^= (uint64_t)time.tv_nsec << 32; /* nobody can choose names that are all in one place */
+	salts ^= (uint64_t)time.tv_nsec << 32; /* a user must not be able to choose names that all have the same slot */
 }
 
 bool is_absent(uint64_t directory, const char *name)
@@ -79,18 +81,18 @@ bool is_absent(uint64_t directory, const char *name)
 	const uint64_t *salt = salt_of(directory);
 
 	return salt != NULL && strcmp(name, ".") != 0 && strcmp(name, "..") != 0 &&
-	       strnlen(name, NAME_LENGTH_MAX + 1) <= NAME_LENGTH_MAX && *place_of(hash_of(*salt, name)) == EMPTY;
+	       strnlen(name, NAME_LENGTH_MAX + 1) <= NAME_LENGTH_MAX && *slot_of(hash_of(*salt, name)) == EMPTY;
 }
 
-/* Add a name of a directory whose names are known; false if there was no room, and everything is forgotten. */
+/* Add a name of the directory with this salt; false if the table was full: then all directories are forgotten. */
 static bool add(uint64_t salt, const char *name)
 {
-	uint64_t hash = hash_of(salt, name), at = hash % NAME_PLACES;
+	uint64_t hash = hash_of(salt, name), at = hash % NAME_SLOTS;
 
 	while (names[at] >= FIRST_HASH)
-		at = (at + 1) % NAME_PLACES;
+		at = (at + 1) % NAME_SLOTS;
 	if (names[at] == EMPTY && ++used > MOST_USED) {
-		forget_names();
+		clear_names();
 		return false;
 	}
 	names[at] = hash;
@@ -102,8 +104,9 @@ static bool add(uint64_t salt, const char *name)
  */
 
 PyDoc_STRVAR(publish_names_doc, "publish_names(ino, names) -> None\n\n"
-				"Let look-ups of other names in a directory be answered here, in vain.  names: a list of bytes.\n"
-				"From then on each change of its names must be told.");
+				"Answer LOOKUP of any other name in a directory with a negative entry from now on.\n"
+				"names: all names of the directory, a list of bytes.  Each change of them must be\n"
+				"reported by name_appeared() or name_vanished().");
 
 static PyObject *py_publish_names(PyObject *module, PyObject *args)
 {
@@ -121,15 +124,15 @@ static PyObject *py_publish_names(PyObject *module, PyObject *args)
 		if (!add(salt, name))
 			Py_RETURN_NONE;
 	}
-	directories[ino % DIRECTORY_PLACES].ino = ino;
-	directories[ino % DIRECTORY_PLACES].salt = salt;
+	directories[ino % DIRECTORY_SLOTS].ino = ino;
+	directories[ino % DIRECTORY_SLOTS].salt = salt;
 	Py_RETURN_NONE;
 }
 
 static PyObject *change(PyObject *const *args, Py_ssize_t count, bool appeared)
 {
 	if (count != 2) {
-		PyErr_SetString(PyExc_TypeError, "a directory's number and a name are needed");
+		PyErr_SetString(PyExc_TypeError, "the arguments are the inode number of a directory and a name");
 		return NULL;
 	}
 	unsigned long long ino = PyLong_AsUnsignedLongLong(args[0]);
@@ -140,14 +143,15 @@ static PyObject *change(PyObject *const *args, Py_ssize_t count, bool appeared)
 	if (salt != NULL && appeared) {
 		add(*salt, name);
 	} else if (salt != NULL) {
-		uint64_t *place = place_of(hash_of(*salt, name));
-		if (*place != EMPTY)
-			*place = REMOVED;
+		uint64_t *slot = slot_of(hash_of(*salt, name));
+		if (*slot != EMPTY)
+			*slot = REMOVED;
 	}
 	Py_RETURN_NONE;
 }
 
-PyDoc_STRVAR(appeared_doc, "name_appeared(ino, name) -> None\n\nA directory has a name that it may not have had.");
+PyDoc_STRVAR(appeared_doc, "name_appeared(ino, name) -> None\n\n"
+			   "Add a name to a published directory; it may have it already.");
 
 static PyObject *py_appeared(PyObject *module, PyObject *const *args, Py_ssize_t count)
 {
@@ -155,7 +159,7 @@ static PyObject *py_appeared(PyObject *module, PyObject *const *args, Py_ssize_t
 	return change(args, count, true);
 }
 
-PyDoc_STRVAR(vanished_doc, "name_vanished(ino, name) -> None\n\nA directory has lost a name that it had.");
+PyDoc_STRVAR(vanished_doc, "name_vanished(ino, name) -> None\n\nRemove a name from a published directory.");
 
 static PyObject *py_vanished(PyObject *module, PyObject *const *args, Py_ssize_t count)
 {

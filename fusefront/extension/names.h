@@ -1,4 +1,4 @@
-/* Directories all of whose names are known here, so that a look-up in vain need not ask Python. */
+/* Keeps all names of some directories, so that LOOKUP of a missing name is answered without Python. */
 #ifndef MINIFO_NAMES_H
 #define MINIFO_NAMES_H
 
@@ -8,13 +8,13 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* True if a directory surely has no such name; false says nothing. */
+/* True if the directory certainly has no such name; false if it has it, or if that is unknown. */
 bool is_absent(uint64_t directory, const char *name);
 
-/* Forget everything: a new session begins. */
-void forget_names(void);
+/* Forget all directories: a new session begins. */
+void clear_names(void);
 
-/* publish_names() and its like, for the module's functions. */
+/* The module's functions publish_names(), name_appeared() and name_vanished(). */
 extern PyMethodDef names_methods[];
 
 #endif

@@ -1,5 +1,5 @@
-/* The few bytes of the kernel's protocol that are looked at.  It only ever grows at the end, so these places are fixed;
- * the kernel's own header is not used, for an old one lacks the newer names. */
+/* The parts of the FUSE protocol that the hook reads.  Its structures only grow at the end, so these offsets are fixed.
+ * linux/fuse.h is not used, for an old one lacks the newer names. */
 #ifndef MINIFO_PROTOCOL_H
 #define MINIFO_PROTOCOL_H
 

@@ -1,7 +1,7 @@
-/* The requests about ranges of files, fallocate, lseek and copy_file_range, which pyfuse3 has no handlers for.
+/* Passes on fallocate, lseek and copy_file_range, the requests about ranges of files that pyfuse3 has no handlers for.
  *
- * They reach Python as a getxattr of an empty name, which no user can ask for.  Its handler finds their arguments by
- * asked(), and the bytes it returns are the reply's, in the kernel's form.
+ * They reach Python as a getxattr of an empty name, which no program can send.  The handler of getxattr gets their
+ * arguments from range_request(), and returns the bytes of the reply as the kernel expects them.
  */
 #include "ranges.h"
 
@@ -9,28 +9,28 @@
 
 #include <errno.h>
 
-enum { ASKED_ROOM = 64 }; /* bytes, more than any reply */
+enum { REPLY_MAX = 64 }; /* bytes; no reply is longer */
 
-/* A request that is passed on. */
+/* The arguments of one request. */
 struct range_request {
 	int opcode;
-	int mode; /* of fallocate; of lseek, what to look for; of a copy, its flags */
+	int mode; /* fallocate: its mode; lseek: SEEK_DATA or SEEK_HOLE; copy_file_range: its flags */
 	uint64_t ino, size;
 	int64_t offset;
-	uint64_t target; /* of a copy, with the place there */
-	int64_t at;
+	uint64_t target; /* copy_file_range: the file that is written */
+	int64_t at;      /* copy_file_range: the offset in it */
 };
 
-static struct range_request asked; /* the one that is being passed on */
+static struct range_request last; /* the request that was passed on last */
 
-static void (*passed_to)(fuse_req_t, fuse_ino_t, const char *, size_t);
-static const bool *serving;
+static void (*getxattr_handler)(fuse_req_t, fuse_ino_t, const char *, size_t);
+static const bool *is_active;
 
 static void pass_on(fuse_req_t req, struct range_request request)
 {
-	asked = request;
-	if (*serving)
-		passed_to(req, asked.ino, "", ASKED_ROOM);
+	last = request;
+	if (*is_active)
+		getxattr_handler(req, last.ino, "", REPLY_MAX);
 	else
 		fuse_reply_err(req, ENOSYS);
 }
@@ -63,31 +63,32 @@ static void pass_copy(fuse_req_t req, fuse_ino_t ino_in, off_t off_in, struct fu
 					.mode = flags});
 }
 
-void pass_ranges_on(struct fuse_lowlevel_ops *table, void (*getxattr)(fuse_req_t, fuse_ino_t, const char *, size_t),
-		    const bool *active)
+void install_range_handlers(struct fuse_lowlevel_ops *table,
+			    void (*getxattr)(fuse_req_t, fuse_ino_t, const char *, size_t), const bool *active)
 {
-	passed_to = getxattr;
-	serving = active;
+	getxattr_handler = getxattr;
+	is_active = active;
 	table->fallocate = pass_fallocate;
 	table->lseek = pass_lseek;
 	table->copy_file_range = pass_copy;
 }
 
-PyDoc_STRVAR(asked_doc, "asked() -> (opcode, ino, offset, size, mode, target, at)\n\n"
-			"The request that a getxattr of an empty name stands for: 43 fallocate, 46 lseek, 47 copy_file_range.\n"
-			"mode: of fallocate; of lseek, SEEK_DATA or SEEK_HOLE; of copy_file_range its flags.\n"
-			"To be called before the handler of that getxattr awaits anything.");
+PyDoc_STRVAR(range_request_doc, "range_request() -> (opcode, ino, offset, size, mode, target, at)\n\n"
+			"Return the request that was passed on as a getxattr of an empty name.\n"
+			    "opcode: 43 fallocate, 46 lseek, 47 copy_file_range.\n"
+			"mode: of fallocate its mode, of lseek SEEK_DATA or SEEK_HOLE, of copy_file_range its flags.\n"
+			"Call it before the handler of that getxattr awaits anything: the next request replaces it.");
 
-static PyObject *py_asked(PyObject *module, PyObject *unused)
+static PyObject *py_range_request(PyObject *module, PyObject *unused)
 {
 	(void)module;
 	(void)unused;
-	return Py_BuildValue("iKLKiKL", asked.opcode, (unsigned long long)asked.ino, (long long)asked.offset,
-			     (unsigned long long)asked.size, asked.mode, (unsigned long long)asked.target,
-			     (long long)asked.at);
+	return Py_BuildValue("iKLKiKL", last.opcode, (unsigned long long)last.ino, (long long)last.offset,
+			     (unsigned long long)last.size, last.mode, (unsigned long long)last.target,
+			     (long long)last.at);
 }
 
 PyMethodDef ranges_methods[] = {
-	{"asked", py_asked, METH_NOARGS, asked_doc},
+	{"range_request", py_range_request, METH_NOARGS, range_request_doc},
 	{NULL, NULL, 0, NULL},
 };

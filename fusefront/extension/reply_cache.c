@@ -1,7 +1,7 @@
-/* What the file system has published: kept in tables, and replied without Python.  reply_cache.h says when.
+/* The reply cache: tables that Python fills, from which the hook replies to requests without Python (reply_cache.h).
  *
- * The rule kept: a table knows what Python said last, or nothing.  Python withdraws what has changed before the change is
- * acknowledged, and everything here happens in the thread that serves requests.
+ * The rule kept: an entry is what Python published last, or there is none.  Python withdraws an entry before it
+ * acknowledges a change of it, and all of this runs in the thread that serves requests.
  */
 #include "reply_cache.h"
 
@@ -12,107 +12,108 @@
 #include <unistd.h>
 
 #define NS_PER_SECOND 1000000000LL
-#define SLOW_READ 5000000 /* ns */
+#define SLOW_READ 5000000 /* ns; a slower file is left to Python */
 
-/* What was published of inodes, each in the one place its number gives it; a later one takes the place over.  A place
- * takes memory once it is used. */
+/* Each table has one slot for an inode number modulo its size; a later entry replaces the one in its slot.  A page of a
+ * table takes memory once a slot in it is used. */
 enum {
-	KNOWN_ATTR = 1, /* the rest is what GETATTR is to be answered */
-	KNOWN_DEAD = 2, /* no name is left: times of its own are of no interest to anybody any more */
+	KNOWN_ATTR = 1,     /* the current attributes, for GETATTR */
+	KNOWN_UNLINKED = 2, /* the inode has no name: no program sees its times any more */
 
-	KNOWN_PLACES = 1 << 15,
-	BARE_PLACES = 1 << 18,
-	FILE_PLACES = 64,
-	READ_ROOM = 1 << 20, /* bytes; the kernel asks for no more at a time */
+	ATTR_SLOTS = 1 << 15,
+	NO_XATTR_SLOTS = 1 << 18,
+	FILE_SLOTS = 64,
+	READ_MAX = 1 << 20, /* bytes; the kernel does not ask for more at a time */
 };
 
 static struct known {
 	uint32_t what;
 	uint32_t epoch;
 	struct attributes attributes;
-} published[KNOWN_PLACES];
+} published[ATTR_SLOTS];
 
-static uint32_t epoch; /* what was published in an earlier one does not count any more */
+static uint32_t epoch; /* entries of an earlier epoch are invalid */
 
-static uint64_t bare[BARE_PLACES]; /* inodes without extended attributes */
+static uint64_t no_xattrs[NO_XATTR_SLOTS]; /* inodes without extended attributes */
 
 static struct {
 	uint64_t ino; /* 0: none */
-	int fd;       /* ours; what it reads is what the file holds */
-	int64_t size; /* up to here */
-} files[FILE_PLACES];
+	int fd;       /* owned by the table; reads the bytes of the file */
+	int64_t size; /* of the file, in bytes */
+} files[FILE_SLOTS];
 
-static char *read_buffer; /* READ_ROOM bytes, once there is a file */
+static char *read_buffer; /* READ_MAX bytes, allocated for the first file */
 
-/* What was published of an inode, if it is of the kind `what`; else NULL. */
+/* The valid entry of an inode, if its kind is one of `what`; else NULL. */
 static struct known *known(uint64_t ino, unsigned what)
 {
-	struct known *place = &published[ino % KNOWN_PLACES];
+	struct known *slot = &published[ino % ATTR_SLOTS];
 
-	return place->attributes.ino == ino && place->epoch == epoch && place->what & what ? place : NULL;
+	return slot->attributes.ino == ino && slot->epoch == epoch && slot->what & what ? slot : NULL;
 }
 
 bool lacks_xattr(uint64_t ino, const char *name)
 {
-	return bare[ino % BARE_PLACES] == ino && (strncmp(name, "security.", 9) == 0 || strncmp(name, "system.", 7) == 0 ||
-						  strncmp(name, "user.", 5) == 0 || strncmp(name, "trusted.", 8) == 0);
+	return no_xattrs[ino % NO_XATTR_SLOTS] == ino &&
+	       (strncmp(name, "security.", 9) == 0 || strncmp(name, "system.", 7) == 0 ||
+		strncmp(name, "user.", 5) == 0 || strncmp(name, "trusted.", 8) == 0);
 }
 
 static void forget_file(uint64_t ino)
 {
-	if (ino != 0 && files[ino % FILE_PLACES].ino == ino) {
-		close(files[ino % FILE_PLACES].fd);
-		files[ino % FILE_PLACES].ino = 0;
+	if (ino != 0 && files[ino % FILE_SLOTS].ino == ino) {
+		close(files[ino % FILE_SLOTS].fd);
+		files[ino % FILE_SLOTS].ino = 0;
 	}
 }
 
-void forget_published(void)
+void clear_reply_cache(void)
 {
 	memset(published, 0, sizeof published);
-	memset(bare, 0, sizeof bare);
-	for (int place = 0; place < FILE_PLACES; place++)
-		forget_file(files[place].ino);
+	memset(no_xattrs, 0, sizeof no_xattrs);
+	for (int slot = 0; slot < FILE_SLOTS; slot++)
+		forget_file(files[slot].ino);
 }
 
-bool knows_file(uint64_t ino)
+bool has_file(uint64_t ino)
 {
-	return files[ino % FILE_PLACES].ino == ino;
+	return files[ino % FILE_SLOTS].ino == ino;
 }
 
 bool reply_bytes(fuse_req_t req, uint64_t ino, size_t size, int64_t offset)
 {
-	if (!knows_file(ino))
+	if (!has_file(ino))
 		return false;
-	int64_t left = files[ino % FILE_PLACES].size - offset;
-	size_t wanted = left <= 0 ? 0 : (uint64_t)left < size ? (size_t)left : size;
+	int64_t remaining = files[ino % FILE_SLOTS].size - offset;
+	size_t length = remaining <= 0 ? 0 : (uint64_t)remaining < size ? (size_t)remaining : size;
 	struct timespec begin, end;
 
 	clock_gettime(CLOCK_MONOTONIC, &begin);
-	if (wanted > READ_ROOM || pread(files[ino % FILE_PLACES].fd, read_buffer, wanted, offset) != (ssize_t)wanted) {
+	if (length > READ_MAX || pread(files[ino % FILE_SLOTS].fd, read_buffer, length, offset) != (ssize_t)length) {
 		forget_file(ino);
 		return false;
 	}
-	clock_gettime(CLOCK_MONOTONIC, &end); /* what the reply takes says nothing about the file */
-	fuse_reply_buf(req, read_buffer, wanted);
-	/* Others had to wait: Python knows how to read a slow file without that. */
+	clock_gettime(CLOCK_MONOTONIC, &end); /* without the time that the reply takes */
+	fuse_reply_buf(req, read_buffer, length);
+	/* Other requests had to wait: Python reads a slow file by a worker thread. */
 	if ((end.tv_sec - begin.tv_sec) * NS_PER_SECOND + end.tv_nsec - begin.tv_nsec > SLOW_READ)
 		forget_file(ino);
 	return true;
 }
 
-bool nobody_cares(uint64_t ino, unsigned valid, unsigned mtime, unsigned ctime)
+bool sets_times_of_unlinked(uint64_t ino, unsigned valid, unsigned mtime, unsigned ctime)
 {
-	struct known *place = (valid & ~mtime) == ctime ? known(ino, KNOWN_DEAD) : NULL;
+	struct known *slot = (valid & ~mtime) == ctime ? known(ino, KNOWN_UNLINKED) : NULL;
 
-	return place != NULL && S_ISREG(place->attributes.mode);
+	return slot != NULL && S_ISREG(slot->attributes.mode);
 }
 
-bool read_attributes(PyObject *const *numbers, Py_ssize_t count, struct attributes *found)
+bool parse_numbers(PyObject *const *numbers, Py_ssize_t count, struct attributes *found)
 {
 	unsigned long long value[ATTRIBUTES];
 
 	if (count != ATTRIBUTES) {
-		PyErr_SetString(PyExc_TypeError, "attributes are 11 numbers");
+		PyErr_SetString(PyExc_TypeError, "attributes must be 11 numbers");
 		return false;
 	}
 	/* A time before 1970 is a negative number: the mask lets it wrap, and the cast below turns it back. */
@@ -135,13 +136,13 @@ bool read_attributes(PyObject *const *numbers, Py_ssize_t count, struct attribut
 	return true;
 }
 
-bool take_attr(PyObject *tuple, struct attributes *found)
+bool parse_attr(PyObject *tuple, struct attributes *found)
 {
 	if (!PyTuple_Check(tuple)) {
-		PyErr_SetString(PyExc_TypeError, "attributes are a tuple");
+		PyErr_SetString(PyExc_TypeError, "attributes must be a tuple");
 		return false;
 	}
-	return read_attributes(&PyTuple_GET_ITEM(tuple, 0), PyTuple_GET_SIZE(tuple), found);
+	return parse_numbers(&PyTuple_GET_ITEM(tuple, 0), PyTuple_GET_SIZE(tuple), found);
 }
 
 struct stat stat_of(const struct attributes *from)
@@ -162,17 +163,17 @@ struct stat stat_of(const struct attributes *from)
 	for (int i = 0; i < 3; i++) {
 		int64_t seconds = from->times[i] / NS_PER_SECOND, ns = from->times[i] % NS_PER_SECOND;
 
-		/* before 1970 the division has rounded the wrong way */
+		/* before 1970 the division has rounded towards the later second */
 		times[i]->tv_sec = ns < 0 ? seconds - 1 : seconds;
 		times[i]->tv_nsec = ns < 0 ? ns + NS_PER_SECOND : ns;
 	}
 	return attr;
 }
 
-/* Answer a request with the attributes that were published. */
-static void reply_known(fuse_req_t req, const struct known *place)
+/* Reply the attributes of an entry. */
+static void reply_known(fuse_req_t req, const struct known *slot)
 {
-	struct stat attr = stat_of(&place->attributes);
+	struct stat attr = stat_of(&slot->attributes);
 
 	fuse_reply_attr(req, &attr, FOR_EVER);
 }
@@ -184,23 +185,23 @@ void reply_absent(fuse_req_t req)
 	fuse_reply_entry(req, &none);
 }
 
-bool knows_attributes(uint64_t ino)
+bool has_attributes(uint64_t ino)
 {
 	return known(ino, KNOWN_ATTR) != NULL;
 }
 
 bool reply_attributes(fuse_req_t req, uint64_t ino)
 {
-	const struct known *place = known(ino, KNOWN_ATTR);
+	const struct known *slot = known(ino, KNOWN_ATTR);
 
-	if (place != NULL)
-		reply_known(req, place);
-	return place != NULL;
+	if (slot != NULL)
+		reply_known(req, slot);
+	return slot != NULL;
 }
 
-void reply_dead(fuse_req_t req, uint64_t ino)
+void reply_unlinked(fuse_req_t req, uint64_t ino)
 {
-	reply_known(req, known(ino, KNOWN_DEAD));
+	reply_known(req, known(ino, KNOWN_UNLINKED));
 }
 
 /* ------------------------------------------------------------------------------------------------------------------
@@ -209,10 +210,10 @@ void reply_dead(fuse_req_t req, uint64_t ino)
 
 PyDoc_STRVAR(publish_doc,
 	     "publish(what, ino, mode, nlink, uid, gid, rdev, size, blocks, atime, mtime, ctime) -> None\n\n"
-	     "Let requests about an inode be answered here, until it is published anew or withdrawn.\n"
-	     "what: 1 these are its attributes, 2 it has no name any more.\n"
-	     "Times are nanoseconds, blocks units of 512 bytes.  To be called by the thread that serves requests, as are\n"
-	     "the other functions about what is published.");
+	     "Answer requests about an inode from these attributes, until it is published again or withdrawn.\n"
+	     "what: 1 for its current attributes, 2 for an inode that has no name any more.\n"
+	     "Times are nanoseconds, blocks units of 512 bytes.  Call this and the other functions of the reply cache\n"
+	     "in the thread that serves requests.");
 
 static PyObject *py_publish(PyObject *module, PyObject *const *args, Py_ssize_t count)
 {
@@ -224,9 +225,9 @@ static PyObject *py_publish(PyObject *module, PyObject *const *args, Py_ssize_t 
 		return NULL;
 	}
 	unsigned long what = PyLong_AsUnsignedLong(args[0]);
-	if (PyErr_Occurred() || !read_attributes(args + 1, count - 1, &attributes))
+	if (PyErr_Occurred() || !parse_numbers(args + 1, count - 1, &attributes))
 		return NULL;
-	published[attributes.ino % KNOWN_PLACES] = (struct known){
+	published[attributes.ino % ATTR_SLOTS] = (struct known){
 		.what = (uint32_t)what,
 		.epoch = epoch,
 		.attributes = attributes,
@@ -234,33 +235,34 @@ static PyObject *py_publish(PyObject *module, PyObject *const *args, Py_ssize_t 
 	Py_RETURN_NONE;
 }
 
-/* The inode number that is the argument of a function; 0, with an exception set, if it is none. */
+/* The inode number that is the argument of a function; 0, with an exception set, if it is not one. */
 static uint64_t number_of(PyObject *argument)
 {
 	unsigned long long ino = PyLong_AsUnsignedLongLong(argument);
 
 	if (ino == 0 && !PyErr_Occurred())
-		PyErr_SetString(PyExc_ValueError, "0 is no inode number");
+		PyErr_SetString(PyExc_ValueError, "0 is not an inode number");
 	return ino == (unsigned long long)-1 && PyErr_Occurred() ? 0 : ino;
 }
 
-PyDoc_STRVAR(publish_bare_doc, "publish_bare(ino) -> None\n\n"
-			       "Let it be answered here that an inode has no extended attributes.");
+PyDoc_STRVAR(publish_no_xattrs_doc, "publish_no_xattrs(ino) -> None\n\n"
+			       "Answer GETXATTR for an inode with ENODATA from now on: it has no extended attributes.");
 
-static PyObject *py_publish_bare(PyObject *module, PyObject *number)
+static PyObject *py_publish_no_xattrs(PyObject *module, PyObject *number)
 {
 	uint64_t ino = number_of(number);
 
 	(void)module;
 	if (ino == 0)
 		return NULL;
-	bare[ino % BARE_PLACES] = ino;
+	no_xattrs[ino % NO_XATTR_SLOTS] = ino;
 	Py_RETURN_NONE;
 }
 
 PyDoc_STRVAR(publish_file_doc, "publish_file(ino, fd, size) -> None\n\n"
-			       "Let reads of a file be answered here: bytes [0, size) are what the descriptor reads there.\n"
-			       "The descriptor is closed here.  A read that takes long, or gets less, is the last one.");
+			       "Answer READ of a file from a descriptor, which the hook closes when it is not needed.\n"
+			       "size: of the file, in bytes.  After a read that takes longer than 5 ms, or that\n"
+			       "returns too few bytes, Python answers READ of the file again.");
 
 static PyObject *py_publish_file(PyObject *module, PyObject *args)
 {
@@ -271,17 +273,17 @@ static PyObject *py_publish_file(PyObject *module, PyObject *args)
 	(void)module;
 	if (!PyArg_ParseTuple(args, "KiL:publish_file", &ino, &fd, &size))
 		return NULL;
-	if (read_buffer == NULL && (read_buffer = malloc(READ_ROOM)) == NULL)
+	if (read_buffer == NULL && (read_buffer = malloc(READ_MAX)) == NULL)
 		return PyErr_NoMemory();
-	forget_file(files[ino % FILE_PLACES].ino);
-	files[ino % FILE_PLACES].ino = ino;
-	files[ino % FILE_PLACES].fd = fd;
-	files[ino % FILE_PLACES].size = size;
+	forget_file(files[ino % FILE_SLOTS].ino);
+	files[ino % FILE_SLOTS].ino = ino;
+	files[ino % FILE_SLOTS].fd = fd;
+	files[ino % FILE_SLOTS].size = size;
 	Py_RETURN_NONE;
 }
 
 PyDoc_STRVAR(withdraw_doc, "withdraw(ino) -> None\n\n"
-			   "Leave requests for an inode's attributes and bytes to Python again.");
+			   "Let Python answer requests for the attributes and bytes of an inode again.");
 
 static PyObject *py_withdraw(PyObject *module, PyObject *number)
 {
@@ -290,45 +292,46 @@ static PyObject *py_withdraw(PyObject *module, PyObject *number)
 	(void)module;
 	if (ino == 0)
 		return NULL;
-	struct known *place = &published[ino % KNOWN_PLACES];
-	if (place->attributes.ino == ino)
-		memset(place, 0, sizeof *place);
+	struct known *slot = &published[ino % ATTR_SLOTS];
+	if (slot->attributes.ino == ino)
+		memset(slot, 0, sizeof *slot);
 	forget_file(ino);
 	Py_RETURN_NONE;
 }
 
-PyDoc_STRVAR(withdraw_bare_doc, "withdraw_bare(ino) -> None\n\n"
-				"Leave requests for an inode's extended attributes to Python again.");
+PyDoc_STRVAR(withdraw_no_xattrs_doc, "withdraw_no_xattrs(ino) -> None\n\n"
+				"Let Python answer requests for the extended attributes of an inode again.");
 
-static PyObject *py_withdraw_bare(PyObject *module, PyObject *number)
+static PyObject *py_withdraw_no_xattrs(PyObject *module, PyObject *number)
 {
 	uint64_t ino = number_of(number);
 
 	(void)module;
 	if (ino == 0)
 		return NULL;
-	if (bare[ino % BARE_PLACES] == ino)
-		bare[ino % BARE_PLACES] = 0;
+	if (no_xattrs[ino % NO_XATTR_SLOTS] == ino)
+		no_xattrs[ino % NO_XATTR_SLOTS] = 0;
 	Py_RETURN_NONE;
 }
 
-PyDoc_STRVAR(withdraw_all_doc, "withdraw_all() -> None\n\nLeave requests for any inode's attributes to Python again.");
+PyDoc_STRVAR(withdraw_all_doc, "withdraw_all() -> None\n\n"
+			       "Let Python answer requests for the attributes of every inode again.");
 
 static PyObject *py_withdraw_all(PyObject *module, PyObject *unused)
 {
 	(void)module;
 	(void)unused;
-	if (++epoch == 0) /* the oldest ones would count again */
+	if (++epoch == 0) /* after an overflow the oldest entries would be valid again */
 		memset(published, 0, sizeof published);
 	Py_RETURN_NONE;
 }
 
-PyMethodDef published_methods[] = {
+PyMethodDef reply_cache_methods[] = {
 	{"publish", (PyCFunction)(void (*)(void))py_publish, METH_FASTCALL, publish_doc},
-	{"publish_bare", py_publish_bare, METH_O, publish_bare_doc},
+	{"publish_no_xattrs", py_publish_no_xattrs, METH_O, publish_no_xattrs_doc},
 	{"publish_file", py_publish_file, METH_VARARGS, publish_file_doc},
 	{"withdraw", py_withdraw, METH_O, withdraw_doc},
-	{"withdraw_bare", py_withdraw_bare, METH_O, withdraw_bare_doc},
+	{"withdraw_no_xattrs", py_withdraw_no_xattrs, METH_O, withdraw_no_xattrs_doc},
 	{"withdraw_all", py_withdraw_all, METH_NOARGS, withdraw_all_doc},
 	{NULL, NULL, 0, NULL},
 };

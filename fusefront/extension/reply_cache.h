@@ -1,6 +1,6 @@
-/* What the file system has published, and the requests that are answered from it without Python. */
-#ifndef MINIFO_PUBLISHED_H
-#define MINIFO_PUBLISHED_H
+/* The reply cache: tables that Python fills, from which the hook replies to requests without Python. */
+#ifndef MINIFO_REPLY_CACHE_H
+#define MINIFO_REPLY_CACHE_H
 
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE /* RTLD_NEXT, dup3 */
@@ -15,11 +15,11 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define FOR_EVER 1e9 /* seconds; only this mount changes the tree, so what the kernel was told stays true */
+#define FOR_EVER 1e9 /* seconds; only this mount changes the tree, so the kernel may cache replies without limit */
 
 enum { ATTRIBUTES = 11 };
 
-/* What engine.model.Attr holds. */
+/* The fields of engine.model.Attr. */
 struct attributes {
 	uint64_t ino;
 	uint32_t mode, nlink, uid, gid;
@@ -28,39 +28,40 @@ struct attributes {
 	int64_t times[3]; /* st_atim, st_mtim, st_ctim in ns */
 };
 
-/* Attributes from the numbers of an Attr; false, with an exception set, if they are none. */
-bool read_attributes(PyObject *const *numbers, Py_ssize_t count, struct attributes *found);
+/* Convert the numbers of an Attr; false, with an exception set, if these are not its 11 numbers. */
+bool parse_numbers(PyObject *const *numbers, Py_ssize_t count, struct attributes *found);
 
-/* The same from an Attr itself. */
-bool take_attr(PyObject *tuple, struct attributes *found);
+/* Convert an Attr; false, with an exception set, if `tuple` is not one. */
+bool parse_attr(PyObject *tuple, struct attributes *found);
 
-/* The kernel's form of attributes. */
+/* Convert attributes to a struct stat. */
 struct stat stat_of(const struct attributes *from);
 
-/* Forget everything: a new session begins. */
-void forget_published(void);
+/* Empty all tables: a new session begins. */
+void clear_reply_cache(void);
 
-/* LOOKUP of what is_absent() knows (names.h): there is no such name, for good. */
+/* LOOKUP: reply a negative entry, for a name of which is_absent() is true (names.h). */
 void reply_absent(fuse_req_t req);
 
-/* GETATTR.  reply_attributes() does nothing and returns false where they are not known. */
-bool knows_attributes(uint64_t ino);
+/* GETATTR: reply_attributes() returns false, and does not reply, if the attributes are not published. */
+bool has_attributes(uint64_t ino);
 bool reply_attributes(fuse_req_t req, uint64_t ino);
 
-/* GETXATTR.  True if an inode surely lacks the attribute; names outside the known namespaces have errors of their own. */
+/* GETXATTR: true if the inode certainly lacks the attribute.  False for a name outside of the known namespaces, which
+ * has an errno of its own. */
 bool lacks_xattr(uint64_t ino, const char *name);
 
-/* SETATTR.  True if setting the attributes `valid`, of which `mtime` and `ctime` are two bits, changes nothing but the
- * last times of a file without a name: the kernel sends them after each unlink, and shows its own as long as somebody has
- * the file open.  reply_dead() is for those only. */
-bool nobody_cares(uint64_t ino, unsigned valid, unsigned mtime, unsigned ctime);
-void reply_dead(fuse_req_t req, uint64_t ino);
+/* SETATTR: true if `valid`, of which `mtime` and `ctime` are two bits, sets only times of an unlinked regular file.
+ * The kernel sends that after each unlink(2), and as long as a program has the file open, the kernel returns its own
+ * times.  So no program can see the new times, and reply_unlinked() replies the published attributes. */
+bool sets_times_of_unlinked(uint64_t ino, unsigned valid, unsigned mtime, unsigned ctime);
+void reply_unlinked(fuse_req_t req, uint64_t ino);
 
-/* READ.  reply_bytes() returns false where it is left to Python: it is not known, or could not be read whole. */
-bool knows_file(uint64_t ino);
+/* READ: reply_bytes() returns false, and does not reply, if the file is not published or could not be read. */
+bool has_file(uint64_t ino);
 bool reply_bytes(fuse_req_t req, uint64_t ino, size_t size, int64_t offset);
 
-/* publish(), withdraw() and their like, for the module's functions. */
-extern PyMethodDef published_methods[];
+/* The module's functions publish(), withdraw() and the others of their names. */
+extern PyMethodDef reply_cache_methods[];
 
 #endif

@@ -1,9 +1,9 @@
-/* Waiting a moment for the next request before going to sleep.
+/* Polls for the next request for a short time before the daemon sleeps.
  *
- * A program that makes one system call after another has its next request ready some ten microseconds after our reply,
- * but to fall asleep and be woken takes a hundred, on a virtual machine more.  So we look again and again for a moment,
- * and let others run meanwhile.  Where that is in vain the moment gets shorter, down to nothing; it is a whole one again
- * as soon as a request comes so early that it would have been seen.
+ * A program that makes one system call after another sends its next request some ten microseconds after our reply, but
+ * to sleep and be woken takes a hundred, on a virtual machine more.  So the daemon polls the descriptor for up to 0.1
+ * ms, and yields the processor between two polls.  Each time no request arrives, the next polling is half as long, down
+ * to nothing; it lasts 0.1 ms again as soon as a request arrives so early that polling would have found it.
  */
 #include "spin.h"
 
@@ -13,14 +13,14 @@
 #include <time.h>
 
 enum {
-	IN_A_ROW = 64,    /* requests before everybody else gets a turn */
-	MOMENT = 100000,  /* ns */
-	AS_GOOD = 200000, /* ns slept, being woken included, for a request that a moment would have been enough for */
+	IN_A_ROW = 64,    /* requests before the event loop runs other tasks */
+	SPIN_MAX = 100000,  /* ns */
+	WORTH_SPINNING = 200000, /* ns; had the daemon polled, a shorter sleep would not have been needed */
 };
 
-static int64_t patience = MOMENT;
-static int64_t asleep_since; /* 0: not asleep */
-static int in_a_row;         /* requests since everybody else had a turn */
+static int64_t spin_ns = SPIN_MAX;
+static int64_t asleep_since; /* ns; 0: the daemon does not sleep */
+static int in_a_row;         /* requests since the event loop ran */
 
 static int64_t now(void)
 {
@@ -30,64 +30,64 @@ static int64_t now(void)
 	return time.tv_sec * INT64_C(1000000000) + time.tv_nsec;
 }
 
-static bool wait_a_moment(int fd)
+static bool spin(int fd)
 {
 	struct pollfd waiting = {.fd = fd, .events = POLLIN};
 
 	if (poll(&waiting, 1, 0) > 0)
 		return true;
 	int64_t begin = now(), time = begin;
-	while (time - begin < patience) {
+	while (time - begin < spin_ns) {
 		sched_yield();
 		if (poll(&waiting, 1, 0) > 0)
 			return true;
 		time = now();
 	}
-	patience /= 2;
+	spin_ns /= 2;
 	asleep_since = time;
 	return false;
 }
 
 void note_arrival(void)
 {
-	if (asleep_since != 0 && now() - asleep_since < AS_GOOD)
-		patience = MOMENT;
+	if (asleep_since != 0 && now() - asleep_since < WORTH_SPINNING)
+		spin_ns = SPIN_MAX;
 	asleep_since = 0;
 }
 
-bool comes_soon(int fd)
+bool arrives_soon(int fd)
 {
 	PyThreadState *state = PyGILState_Check() ? PyEval_SaveThread() : NULL;
-	bool soon = wait_a_moment(fd);
+	bool soon = spin(fd);
 
 	if (state != NULL)
 		PyEval_RestoreThread(state);
 	return soon;
 }
 
-bool may_go_on(void)
+bool count_request(void)
 {
 	return in_a_row < IN_A_ROW && ++in_a_row < IN_A_ROW;
 }
 
-PyDoc_STRVAR(comes_soon_doc, "comes_soon(fd) -> bool\n\n"
-			     "Whether a descriptor can be read, now or within a moment that is worth waiting for.\n"
-			     "False as well where others are to get a turn first, for there were many requests in a row.");
+PyDoc_STRVAR(arrives_soon_doc, "arrives_soon(fd) -> bool\n\n"
+			     "Return whether a descriptor can be read now or within 0.1 ms.\n"
+			     "False also after 64 requests in a row: then the event loop must run other tasks first.");
 
-static PyObject *py_comes_soon(PyObject *module, PyObject *number)
+static PyObject *py_arrives_soon(PyObject *module, PyObject *number)
 {
 	int fd = PyObject_AsFileDescriptor(number);
 
 	(void)module;
 	if (fd < 0)
 		return NULL;
-	if (in_a_row < IN_A_ROW && comes_soon(fd))
+	if (in_a_row < IN_A_ROW && arrives_soon(fd))
 		Py_RETURN_TRUE;
 	in_a_row = 0;
 	Py_RETURN_FALSE;
 }
 
-PyMethodDef patience_methods[] = {
-	{"comes_soon", py_comes_soon, METH_O, comes_soon_doc},
+PyMethodDef spin_methods[] = {
+	{"arrives_soon", py_arrives_soon, METH_O, arrives_soon_doc},
 	{NULL, NULL, 0, NULL},
 };

@@ -1,23 +1,23 @@
-/* Waiting a moment for the next request before going to sleep. */
-#ifndef MINIFO_PATIENCE_H
-#define MINIFO_PATIENCE_H
+/* Polls for the next request for a short time before the daemon sleeps. */
+#ifndef MINIFO_SPIN_H
+#define MINIFO_SPIN_H
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
 #include <stdbool.h>
 
-/* True if a request can be read from the descriptor, now or within a moment.  Lets go of the interpreter's lock, if it is
- * held, while it waits. */
-bool comes_soon(int fd);
+/* True if a request can be read from the descriptor now or within SPIN_MAX.  Releases the interpreter's lock, if the
+ * thread holds it, during the wait. */
+bool arrives_soon(int fd);
 
-/* Count a request; false if so many came in a row that everybody else is to get a turn before the next one. */
-bool may_go_on(void);
+/* Count a request; false if IN_A_ROW of them came without a turn of the event loop: then other tasks must run first. */
+bool count_request(void);
 
-/* A request was received: how long it was slept for tells whether waiting would have paid. */
+/* To be called when a request was received: adapts the time to poll to how long the daemon slept before it. */
 void note_arrival(void);
 
-/* comes_soon(), for the module's functions. */
-extern PyMethodDef patience_methods[];
+/* The module's function arrives_soon(). */
+extern PyMethodDef spin_methods[];
 
 #endif

@@ -1,7 +1,8 @@
-/* Files without a name: open(2) with O_TMPFILE, a request of Linux 6.2 and newer.
+/* Serves TMPFILE, the request for open(2) with O_TMPFILE, which creates a file without a name (Linux 6.2 and newer).
  *
- * libfuse knows it from 3.17 on only and answers ENOSYS before, pyfuse3 has no handler for it.  So it is answered before
- * either sees it, in the kernel's own form.  The file is open from then on, and its handle is its number, like all.
+ * libfuse older than 3.17 replies ENOSYS to it, and pyfuse3 has no handler for it.  So it is served before either sees
+ * it, and the reply is written as the kernel's structures.  The reply also opens the file; its handle is the inode
+ * number, as for every file.
  */
 #include "tmpfile.h"
 
@@ -28,11 +29,11 @@ struct open_entry { /* struct fuse_entry_out with its struct fuse_attr, and stru
 	uint32_t open_flags, padding;
 };
 
-_Static_assert(sizeof(struct open_entry) == 40 + 88 + 16, "as the kernel has it");
+_Static_assert(sizeof(struct open_entry) == 40 + 88 + 16, "the size of the kernel's structures");
 
 enum { KEEP_CACHE = 1 << 1 }; /* FOPEN_KEEP_CACHE */
 
-/* Reply an errno, or `entry` where that is 0; false if nobody waits for it any more. */
+/* Reply `error`, or `entry` if that is 0; false if the reply did not reach the kernel (the caller was interrupted). */
 static bool reply(struct fuse_session *se, uint64_t unique, int error, struct open_entry *entry)
 {
 	size_t size = error ? 0 : sizeof *entry;
@@ -43,12 +44,12 @@ static bool reply(struct fuse_session *se, uint64_t unique, int error, struct op
 	return writev(fuse_session_fd(se), parts, error ? 1 : 2) == (ssize_t)header.len;
 }
 
-/* Turn an Attr into the reply; false, with an exception set, if it is none. */
+/* Convert an Attr to the reply; false, with an exception set, if it is not an Attr. */
 static bool take_entry(PyObject *tuple, struct open_entry *entry)
 {
 	struct attributes found;
 
-	if (!take_attr(tuple, &found))
+	if (!parse_attr(tuple, &found))
 		return false;
 	*entry = (struct open_entry){
 		.nodeid = found.ino,
@@ -63,36 +64,37 @@ static bool take_entry(PyObject *tuple, struct open_entry *entry)
 		.handle = found.ino,
 		.open_flags = KEEP_CACHE,
 	};
-	for (int i = 0; i < 3; i++) { /* all are now */
+	for (int i = 0; i < 3; i++) { /* a new file: no time is before 1970 */
 		entry->seconds[i] = (uint64_t)(found.times[i] / NS_PER_SECOND);
 		entry->ns[i] = (uint32_t)(found.times[i] % NS_PER_SECOND);
 	}
 	return true;
 }
 
-/* The kernel has given the request up: nobody will ever refer to the file. */
+/* Drop the reference that Python counted for a reply which the kernel did not take: it will send no FORGET. */
 static void forget(uint64_t ino)
 {
-	Py_XDECREF(ask(FORGET, "O", Py_BuildValue("[(KK)]", (unsigned long long)ino, 1ULL)));
+	Py_XDECREF(call_python(FORGET, "O", Py_BuildValue("[(KK)]", (unsigned long long)ino, 1ULL)));
 }
 
 bool answer_tmpfile(struct fuse_session *se, const unsigned char *bytes, size_t size)
 {
 	struct request_header header;
-	struct create_request wanted;
+	struct create_request create;
 	struct open_entry entry;
 
-	if (size < sizeof header + sizeof wanted || get32(bytes, 4) != OP_TMPFILE)
+	if (size < sizeof header + sizeof create || get32(bytes, 4) != OP_TMPFILE)
 		return false;
 	memcpy(&header, bytes, sizeof header);
-	memcpy(&wanted, bytes + sizeof header, sizeof wanted);
-	PyObject *result = ask(TMPFILE, "Kuuuuu", (unsigned long long)header.nodeid, (unsigned)wanted.flags,
-			       (unsigned)wanted.mode, (unsigned)header.uid, (unsigned)header.gid, (unsigned)wanted.umask);
+	memcpy(&create, bytes + sizeof header, sizeof create);
+	PyObject *result = call_python(TMPFILE, "Kuuuuu", (unsigned long long)header.nodeid, (unsigned)create.flags,
+			       (unsigned)create.mode, (unsigned)header.uid, (unsigned)header.gid,
+				       (unsigned)create.umask);
 	if (result == NULL)
 		return false;
-	if (!errno_in(result) && !take_entry(result, &entry))
-		result = no_answer(TMPFILE, result);
-	int error = errno_in(result);
+	if (!errno_of(result) && !take_entry(result, &entry))
+		result = invalid_result(TMPFILE, result);
+	int error = errno_of(result);
 	Py_DECREF(result);
 	if (!reply(se, header.unique, error, &entry) && !error)
 		forget(entry.ino);

@@ -1,1 +1,1 @@
-"""How requests of the kernel are answered: handlers over the engine, the C extension beside them, and the commits."""
+"""Serves requests of the kernel: handlers that call the engine, their fast path and reply cache, and the commits."""

@@ -1,8 +1,9 @@
-"""Reads of a slow base leave the event loop, so that one of them does not hold up everybody else.
+"""Reads base files, in worker threads while the base is slow, so that one read does not delay other requests.
 
-A worker thread costs more than a read from memory or a fast disk, so a base is read in the loop as long as it is quick.
-Once a read took long the next ones go to workers, until they find it quick again; those of a base that lies behind a
-network or another file-system daemon do from the start, for it may also stop answering.
+To use a worker thread costs more than a read from memory or from a fast disk.  So base files are read in the event loop
+as long as reads are fast.  After a slow read the next ones use worker threads, until some of them in a row were fast
+again.  A base on a network, or one that another daemon serves, is always read in worker threads, for it may also stop
+responding.
 """
 
 from __future__ import annotations
@@ -16,96 +17,120 @@ import trio
 from ...engine import Ino, Overlay
 from ..process.descriptor_limits import acquired, thread_limit, waiting_requests_limit
 
-#: File-system types whose reads may wait for another machine or process.
+#: Types of file systems whose reads may wait for another machine or process.
 REMOTE = {"nfs", "nfs4", "cifs", "smb3", "ceph", "9p", "virtiofs", "afs", "ocfs2", "gfs2", "glusterfs"}
 
-_LONG = 0.005  # seconds for a read that others should not have to wait for
-_SUSPECTED = 32  # reads that do not wait in the loop after a long one
-_WORKERS = 16  # beside those that commits need: a base that hangs must not take them
+_SLOW_READ = 0.005  # seconds; other requests should not wait for longer
+_READS_UNTIL_FAST = 32  # fast reads by worker threads after a slow read, before the event loop reads again
+_WORKERS = 16  # a limit of their own: a base that hangs must not use up the threads that commits need
 
 
 def is_remote(fstype: str) -> bool:
-    """True for the type of a file system (as in /proc/self/mountinfo) that may wait for something else."""
+    """Return whether reads of a file system of type *fstype* may wait for another machine or process.
+
+    Args:
+        fstype: the type as /proc/self/mountinfo shows it.
+    """
     return fstype in REMOTE or fstype == "fuse" or fstype.startswith("fuse.")
 
 
 class BaseReader:
-    """Reads base files of one overlay in worker threads where that is better.
+    """Reads files of one overlay; slow base files in worker threads.
 
     Args:
         overlay: the open overlay.
-        remote: the base may stop answering: never read it in the loop, but for what is in memory.
+        remote: the base may stop responding: in the event loop read from it only what is in the page cache.
     """
 
     def __init__(self, overlay: Overlay, *, remote: bool) -> None:
         self._overlay = overlay
         self._remote = remote
-        self._suspected = 0
+        self._reads_until_fast = 0
         self._limiter = trio.CapacityLimiter(min(_WORKERS, thread_limit()))
-        self._turns = trio.Semaphore(waiting_requests_limit())  # of reads: each holds a descriptor
-        self._buffer = bytearray()  # kept: to make one of a MiB takes as long as to fill it
+        self._reads = trio.Semaphore(waiting_requests_limit())  # each holds a descriptor while it waits
+        self._buffer = bytearray()  # reused: to allocate 1 MiB takes as long as to fill it
 
     @property
-    def is_quick(self) -> bool:
-        """True while there is no reason to expect that a read takes long."""
-        return not self._remote and not self._suspected
+    def is_fast(self) -> bool:
+        """Return whether the next read is expected to be fast: the base is not remote and was not slow just now."""
+        return not self._remote and not self._reads_until_fast
 
     async def read(self, ino: Ino, offset: int, size: int) -> bytes:
-        """What ``Overlay.read`` returns, perhaps after others have been served."""
-        if not self.is_quick:
-            data = await self._aside(ino, offset, size)
-            # whoever has changed the file meanwhile has changed it for this reader as well
+        """Return bytes of a file; other requests may be served, and may change the file, before it returns.
+
+        Args:
+            ino: the file.
+            offset: position of the first byte.
+            size: number of bytes; fewer are returned at the end of the file only.
+
+        Raises:
+            OSError: the file cannot be read.
+        """
+        if not self.is_fast:
+            data = await self._read_base(ino, offset, size)
+            # if another request changed the file meanwhile, this read must return the new content
             if data is not None and self._overlay.is_unchanged(ino):
                 return data
         return self.read_now(ino, offset, size)
 
     def read_now(self, ino: Ino, offset: int, size: int) -> bytes:
-        """The same at once, however long it takes."""
+        """Return bytes of a file, and block the event loop until they are read.
+
+        Args:
+            ino: the file.
+            offset: position of the first byte.
+            size: number of bytes; fewer are returned at the end of the file only.
+
+        Raises:
+            OSError: the file cannot be read.
+        """
         begin = time.perf_counter()
         if offset == 0:
             self._overlay.read_ahead(ino)
         data = self._overlay.read(ino, offset, size)
-        if time.perf_counter() - begin > _LONG:
-            self._suspected = _SUSPECTED
+        if time.perf_counter() - begin > _SLOW_READ:
+            self._reads_until_fast = _READS_UNTIL_FAST
         return data
 
-    async def _aside(self, ino: Ino, offset: int, size: int) -> bytes | None:
-        """Read a file that is all in the base, without waiting in the loop; None for another."""
+    async def _read_base(self, ino: Ino, offset: int, size: int) -> bytes | None:
+        """Return bytes from the page cache or by a worker thread; None if the overlay has some of the file's bytes."""
         fd = self._overlay.base_file(ino)
         if fd is None:
             return None
         try:
-            data, seconds = self._cached(fd, offset, size), 0.0
+            data, seconds = self._read_cached(fd, offset, size), 0.0
         finally:
             os.close(fd)
         if data is None:
-            async with acquired(self._turns):
+            async with acquired(self._reads):
                 fd = self._overlay.base_file(ino)
                 if fd is None:
                     return None
-                # given up with its task at the end: nobody waits for a base that does not answer
+                # at the end of the mount the thread is abandoned: a base may never respond
                 data, seconds = await trio.to_thread.run_sync(
                     _read, fd, offset, size, abandon_on_cancel=True, limiter=self._limiter
                 )
-        self._suspected = _SUSPECTED if seconds > _LONG else max(0, self._suspected - 1)
+        slow = seconds > _SLOW_READ
+        self._reads_until_fast = _READS_UNTIL_FAST if slow else max(0, self._reads_until_fast - 1)
         return data
 
-    def _cached(self, fd: int, offset: int, size: int) -> bytes | None:
-        """The bytes, if all are in memory (preadv2(2), RWF_NOWAIT); None also where that cannot be told."""
+    def _read_cached(self, fd: int, offset: int, size: int) -> bytes | None:
+        """Return bytes if the page cache holds all of them (preadv2(2), RWF_NOWAIT); None if not, or if unknown."""
         if len(self._buffer) < size:
             self._buffer = bytearray(size)
-        with memoryview(self._buffer)[:size] as room:
+        with memoryview(self._buffer)[:size] as view:
             try:
-                count = os.preadv(fd, [room], offset, os.RWF_NOWAIT)
+                count = os.preadv(fd, [view], offset, os.RWF_NOWAIT)
             except OSError as error:
                 if error.errno in (errno.EAGAIN, errno.EOPNOTSUPP):
                     return None
                 raise
-            all_of_it = count == min(size, max(0, os.fstat(fd).st_size - offset))
-            return bytes(room[:count]) if all_of_it else None
+            complete = count == min(size, max(0, os.fstat(fd).st_size - offset))
+            return bytes(view[:count]) if complete else None
 
 
 def _read(fd: int, offset: int, size: int) -> tuple[bytes, float]:
+    """Return bytes of *fd* and the seconds that the read took; close *fd*."""
     try:
         begin = time.perf_counter()
         return os.pread(fd, size, offset), time.perf_counter() - begin

@@ -1,14 +1,14 @@
-"""How the next request is waited for: eagerly, since it usually follows at once.
+"""Lets pyfuse3 receive the next request without a turn of trio's scheduler, for it usually arrives at once.
 
-pyfuse3 waits for every request through trio, with a lock around it: two turns of the scheduler and an epoll cycle,
-which cost more than most of our answers.  It takes what it needs of trio from a module attribute, so that another
-event loop can stand in (pyfuse3.asyncio does).  ``EagerTrio`` stands in with trio itself, but for two things:
+pyfuse3 holds a lock and waits through trio for every request: two turns of the scheduler and one call of epoll_wait(2),
+which cost more than most handlers.  It uses trio through a module attribute, so that another event loop can replace it
+(pyfuse3.asyncio does that).  ``EagerTrio`` offers the same names as trio, with two differences:
 
-* ``wait_readable`` first looks whether a request is there already, or comes within a moment (spin.c), and only
-  then gives way to the event loop.  After a number of times it does so in any case, so that timers and workers run; the
-  hook, which may answer several requests each time, says so by their number.
-* ``Lock`` is taken without a turn of the scheduler where it is free.  A task that waits for it runs when the holder
-  really waits for something, so a handler that awaits does not hold up the next request.
+* ``wait_readable`` first checks whether a request is there already or arrives within 0.1 ms (spin.c), and only if not
+  waits in the event loop.  After 64 requests in a row it always does, so that timers and workers run; the extension,
+  which may answer several requests before Python sees one, counts them.
+* ``Lock`` is acquired without a turn of the scheduler if it is free.  A task that waits for it runs when the holder
+  waits in the event loop, so a handler that awaits something does not delay the next request.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from types import ModuleType, TracebackType
 
 import trio
 
-_IN_A_ROW = 64  # times that a request is there already before the event loop gets its turn
+_IN_A_ROW = 64  # requests received without the event loop, before other tasks run
 
 
 class EagerLock:
-    """A lock whose holder may take it again before those who wait, unless it really waits itself."""
+    """A lock whose last holder may acquire it again before waiting tasks, unless it waits in the event loop between."""
 
     def __init__(self) -> None:
         self._held = False
@@ -42,36 +42,36 @@ class EagerLock:
 
 
 class EagerLowlevel:
-    """What pyfuse3 uses of ``trio.lowlevel``."""
+    """The part of ``trio.lowlevel`` that pyfuse3 uses."""
 
     current_task = staticmethod(trio.lowlevel.current_task)
     current_trio_token = staticmethod(trio.lowlevel.current_trio_token)
     notify_closing = staticmethod(trio.lowlevel.notify_closing)
 
-    def __init__(self, comes_soon: Callable[[int], bool]) -> None:
-        self._comes_soon = comes_soon
+    def __init__(self, arrives_soon: Callable[[int], bool]) -> None:
+        self._arrives_soon = arrives_soon
         self._left = _IN_A_ROW
 
     async def wait_readable(self, fd: int) -> None:
-        """Return when *fd* can be read."""
+        """Return when *fd* is readable."""
         self._left -= 1
-        if self._left > 0 and self._comes_soon(fd):
+        if self._left > 0 and self._arrives_soon(fd):
             return
         self._left = _IN_A_ROW
         await trio.lowlevel.wait_readable(fd)
 
 
-def _is_there(fd: int) -> bool:
+def _is_readable(fd: int) -> bool:
     poll = select.poll()
     poll.register(fd, select.POLLIN)
     return bool(poll.poll(0))
 
 
 class EagerTrio:
-    """What pyfuse3 uses of ``trio``.
+    """The part of ``trio`` that pyfuse3 uses.
 
     Args:
-        hook: the extension, if there is one.
+        hook: the C extension, or None if it is not installed.
     """
 
     Lock = EagerLock
@@ -79,4 +79,4 @@ class EagerTrio:
     open_nursery = staticmethod(trio.open_nursery)
 
     def __init__(self, hook: ModuleType | None) -> None:
-        self.lowlevel = EagerLowlevel(_is_there if hook is None else hook.comes_soon)
+        self.lowlevel = EagerLowlevel(_is_readable if hook is None else hook.arrives_soon)

@@ -1,9 +1,9 @@
-"""The short road from the kernel: requests that the session hook puts to Python by a plain call (fast_path.c).
+"""The callbacks by which the session hook serves requests without a pyfuse3 task (fast_path.c).
 
-A function here returns what is to be replied, or an errno; NotImplemented leaves the request to pyfuse3, whose handlers
-may wait (operations.py).
+A callback returns the reply, or an errno; NotImplemented passes the request on to pyfuse3, whose handlers may wait
+(operations.py).
 
-Import this module after ``hook.load()``: it imports pyfuse3.
+Import this module after ``extension.loader.load()``: it imports pyfuse3.
 """
 
 from __future__ import annotations
@@ -17,80 +17,85 @@ from typing import Any
 from ...engine import DirEntry, Overlay
 from .handlers import Handlers, errno_for
 
-Answer = Callable[..., Any]
+Callback = Callable[..., Any]
 
-_LOOKS = ("lookup", "forget", "getattr", "readlink", "getxattr")
-_CHANGES = ("mknod", "mkdir", "symlink", "link", "unlink", "rmdir", "setattr", "write")
+_READING = ("lookup", "forget", "getattr", "readlink", "getxattr")
+_CHANGING = ("mknod", "mkdir", "symlink", "link", "unlink", "rmdir", "setattr", "write")
 
 
 class FastPath:
-    """Answers what can be answered at once.
+    """The callbacks for all requests that can be answered without waiting.
 
     Args:
         overlay: the open overlay.
-        requests: serves it.
-        synchronous: every change is durable before it is acknowledged (mount option ``sync``).
+        handlers: serve its requests.
+        synchronous: changes are durable before they are acknowledged (mount option ``sync``), so they are left to
+            pyfuse3.
     """
 
-    def __init__(self, overlay: Overlay, requests: Handlers, *, synchronous: bool) -> None:
+    def __init__(self, overlay: Overlay, handlers: Handlers, *, synchronous: bool) -> None:
         self._overlay = overlay
         self._durability = overlay.durability
-        self._requests = requests
+        self._handlers = handlers
         self._synchronous = synchronous
 
-    def serve(self, hook: ModuleType) -> None:
-        """Let the extension ask here from now on."""
-        functions = {name: self._looking(getattr(self._requests, name)) for name in _LOOKS}
-        # a file without a name is not there after a power cut: to wait until it is durable would be for nothing
-        functions["tmpfile"] = self._looking(self._requests.tmpfile)
-        functions |= {"read": self._looking(self._requests.read_now), "readdir": self._readdir}
+    def install(self, hook: ModuleType) -> None:
+        """Make the C extension call these callbacks from now on, instead of any that were installed before."""
+        callbacks = {name: self._reading(getattr(self._handlers, name)) for name in _READING}
+        # it changes the tree, but a file without a name does not survive a power cut, so there is nothing to wait for
+        callbacks["tmpfile"] = self._reading(self._handlers.tmpfile)
+        callbacks |= {"read": self._reading(self._handlers.read_now), "readdir": self._readdir}
         if not self._synchronous:
-            functions |= {name: self._changing(getattr(self._requests, name)) for name in _CHANGES}
-            functions["rename"] = self._changing(self._rename)
-        hook.serve(functions)
+            callbacks |= {name: self._changing(getattr(self._handlers, name)) for name in _CHANGING}
+            callbacks["rename"] = self._changing(self._rename)
+        hook.set_callbacks(callbacks)
 
     @staticmethod
-    def _looking(function: Answer) -> Answer:
-        """Make every exception an errno."""
+    def _reading(handler: Callback) -> Callback:
+        """Return a callback that calls *handler*, and returns an errno if that raises an exception."""
 
-        @functools.wraps(function)
-        def look(*args: Any) -> Any:
+        @functools.wraps(handler)
+        def callback(*args: Any) -> Any:
             try:
-                return function(*args)
+                return handler(*args)
             except Exception as error:
-                return errno_for(error, function.__name__)
+                return errno_for(error, handler.__name__)
 
-        return look
+        return callback
 
     def _readdir(self, ino: int, after: int) -> Iterator[DirEntry | int]:
-        """Entries, and an errno where they end before their time: what fails does so while they are read."""
+        """Yield the entries of a directory after cookie *after*, and an errno at the end if reading fails."""
         try:
-            yield from self._requests.readdir(ino, after)
+            yield from self._handlers.readdir(ino, after)
         except Exception as error:
             yield errno_for(error, "readdir")
 
-    def _changing(self, function: Answer) -> Answer:
-        """The same for changes: pyfuse3 gets those that are to be durable before they are acknowledged."""
+    def _changing(self, handler: Callback) -> Callback:
+        """Return a callback that changes the overlay by *handler*, and returns an errno if that raises an exception.
 
-        @functools.wraps(function)
-        def change(*args: Any) -> Any:
+        The callback passes the request on to pyfuse3 while each change needs a commit of its own.
+        """
+
+        @functools.wraps(handler)
+        def callback(*args: Any) -> Any:
             if self._is_volatile():
                 return NotImplemented
             try:
-                answer = function(*args)
+                result = handler(*args)
                 if self._is_volatile():
-                    self._overlay.commit()  # the redo log has just failed: a moment that everybody waits
+                    self._overlay.commit()  # the redo log failed in this call; all requests wait for this one commit
             except Exception as error:
-                return errno_for(error, function.__name__)
-            return answer
+                return errno_for(error, handler.__name__)
+            return result
 
-        return change
+        return callback
 
     def _is_volatile(self) -> bool:
+        """Return whether the redo log takes no more operations, so that each change needs a commit of its own."""
         return self._durability.volatile
 
     def _rename(self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int) -> Any:
-        source = self._requests.replacing(parent, name, new_parent, new_name, flags)
+        source = self._handlers.replacing_source(parent, name, new_parent, new_name, flags)
         if source is not None and stat.S_ISREG(source.mode):
-            return NotImplemented  # to be written back first
-        return self._requests.rename(parent, name, new_parent, new_name, flags)
+            return NotImplemented  # pyfuse3's handler waits until the file is written back
+        return self._handlers.rename(parent, name, new_parent, new_name, flags)

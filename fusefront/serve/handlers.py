@@ -1,10 +1,11 @@
-"""FUSE requests that need no wait: plain values in, engine calls, plain values out.
+"""Serves FUSE requests that need no wait: it calls the engine, and takes and returns plain values.
 
-Every file-system rule lives in the engine; here is what only a front end knows: how often the kernel was told of an
-object, what the hook was told, and which writer has to hear that there is no room.  Both roads from the kernel meet
-here, through pyfuse3 (operations.py) and past it (fast_path.py).
+Every rule of the file system is in the engine.  This module adds what only a front end knows: the number of references
+that the kernel holds to an inode (nlookup), what is published to the session hook, and which file's next write(2) must
+fail because an earlier one found no space.  Requests arrive through pyfuse3 (operations.py) or by a direct call of the
+session hook (fast_path.py).
 
-Import this module after ``hook.load()``: it imports pyfuse3.
+Import this module after ``extension.loader.load()``: it imports pyfuse3.
 """
 
 from __future__ import annotations
@@ -24,99 +25,114 @@ from .reply_cache import ReplyCache
 
 log = logging.getLogger(__name__)
 
-_REFUSED_MAX = 4096  # files in trouble at once that are remembered
+_UNREPORTED_MAX = 4096  # files
 _ACL_ACCESS = b"system.posix_acl_access"
 
 
 def errno_for(error: Exception, what: str) -> int:
-    """The errno that stands for an exception; what the caller has not caused is logged.
+    """Return the errno to reply for an exception; log the exception unless it is an OSError, which the caller sees.
 
     Args:
         error: the exception.
-        what: the request, for the log.
+        what: name of the request, for the log.
     """
     if isinstance(error, OSError):
         return error.errno or errno.EIO
     if isinstance(error, StateError):
         log.error("%s", error)
         return error.code if isinstance(error, CommitPostponed) else errno.EIO
-    log.error("%s failed", what, exc_info=error)
+    log.error("request %s failed", what, exc_info=error)
     return errno.EIO
 
 
 class Handlers:
-    """Serves one overlay.
+    """Serves requests on one overlay.
 
     Args:
         overlay: the open overlay.
-        slow_base: reads files.
-        published: what the session hook may answer by itself, or None in plain mode.
-        is_writing: tells whether a process, by its id, has a file open for writing, by its inode number.
-        access_times: which reads set access times (mount/options.py).
+        base_reader: reads files.
+        reply_cache: publishes replies to the session hook; None in plain mode.
+        is_writing: takes a process id and an inode number; returns whether that process has that file open for writing.
+        access_times: which reads set access times (``MountOptions.access_times``).
     """
 
     def __init__(
         self,
         overlay: Overlay,
-        slow_base: BaseReader,
-        published: ReplyCache | None,
+        base_reader: BaseReader,
+        reply_cache: ReplyCache | None,
         is_writing: Callable[[int, int], bool],
         access_times: Literal["relatime", "strictatime"] | None = None,
     ) -> None:
         self._overlay = overlay
-        self._slow_base = slow_base
-        self._published = published
+        self._base_reader = base_reader
+        self._reply_cache = reply_cache
         self._is_writing = is_writing
         self._access_times = access_times
-        self._refused: set[int] = set()
+        self._unreported: set[int] = set()  # files with a lost write that no write(2) has reported yet
 
-    # -- looking
+    # -- reading
 
-    def _told(self, attr: Attr) -> Attr:
-        """The same, noting that the kernel will refer to the object once more."""
+    def _counted(self, attr: Attr) -> Attr:
+        """Return *attr*; count one more reference of the kernel to its inode (nlookup), for the reply creates one."""
         self._overlay.hold(Ino(attr.ino))
         return attr
 
     def lookup(self, parent: int, name: bytes) -> Attr | None:
-        """What stands at a name, or None."""
+        """Return the attributes of the inode with a name; None if the directory has no such name."""
         attr = self._overlay.lookup(Ino(parent), name)
         if attr is not None:
-            return self._told(attr)
-        if self._published is not None:
-            self._published.missed(Ino(parent))
+            return self._counted(attr)
+        if self._reply_cache is not None:
+            self._reply_cache.count_miss(Ino(parent))
         return None
 
     def forget(self, counts: Iterable[tuple[int, int]]) -> None:
-        """The kernel has forgotten objects, each as often as said."""
-        forgotten = [(Ino(ino), count) for ino, count in counts]
+        """Subtract references of the kernel; delete the inodes that have neither a reference nor a name.
+
+        Args:
+            counts: pairs of an inode number and the number of references to subtract (nlookup).
+        """
+        forgotten = [(Ino(ino), nlookup) for ino, nlookup in counts]
         try:
             self._overlay.release(forgotten)
         except (OSError, StateError) as error:
-            # what could not be deleted is swept at the next mount
-            log.error("forget: %s", error)
-        if self._refused:
-            self._refused -= {ino for ino, _ in forgotten if not self._overlay.is_held(ino)}
+            log.error("unlinked files cannot be deleted now, the next mount deletes them: %s", error)
+        if self._unreported:
+            self._unreported -= {ino for ino, _ in forgotten if not self._overlay.is_held(ino)}
 
     def getattr(self, ino: int, pid: int) -> Attr:
-        """The attributes of an object; *pid* asks."""
-        if ino in self._refused and self._is_writing(pid, ino):
-            self._refused.discard(ino)
-            raise OSError(errno.ENOSPC, "an earlier write")
+        """Return the attributes of an inode.
+
+        Args:
+            ino: the inode.
+            pid: the process that makes the request.
+
+        Raises:
+            OSError: there is no such inode; ENOSPC if *pid* is about to write to a file of which a write was lost.
+        """
+        if ino in self._unreported and self._is_writing(pid, ino):
+            self._unreported.discard(ino)
+            raise OSError(errno.ENOSPC, "an earlier write to this file was lost")
         attr = self._overlay.getattr(Ino(ino))
         self._publish(attr)
         return attr
 
     def _publish(self, attr: Attr) -> None:
-        # attributes of a file in trouble are asked for here, until its writer has heard
-        if self._published is not None and attr.ino not in self._refused:
-            self._published.told(attr)
+        # never for a file with a lost write: its next GETATTR must arrive here and fail
+        if self._reply_cache is not None and attr.ino not in self._unreported:
+            self._reply_cache.publish(attr)
 
     def readlink(self, ino: int) -> bytes:
-        """The target of a symlink."""
+        """Return the target of a symlink."""
         return self._overlay.readlink(Ino(ino))
 
     def readdir(self, ino: int, after: int) -> Iterator[DirEntry]:
-        """The entries of a directory after a cookie; to ask for one more says that the kernel gets the one before."""
+        """Yield the entries of a directory after cookie *after*; 0 begins the listing.
+
+        When the caller asks for the next entry, the previous one counts as a reference of the kernel to its inode
+        (nlookup).  A caller that closes the generator has not put the last entry into its reply.
+        """
         for entry in self._overlay.readdir(Ino(ino), after):
             child = Ino(entry.attr.ino)
             try:
@@ -125,90 +141,117 @@ class Handlers:
                 if not self._overlay.is_held(child):
                     self._overlay.forget([child])
                 raise
-            if entry.cookie > 2:  # "." and ".." refer to nothing new
+            if entry.cookie > 2:  # "." and ".." are no references
                 self._overlay.hold(child)
 
     def getxattr(self, ino: int, name: bytes) -> bytes:
-        """The value of an extended attribute."""
+        """Return the value of an extended attribute.
+
+        Raises:
+            OSError: ENODATA if the inode has no such attribute.
+        """
         try:
             return self._overlay.getxattr(Ino(ino), name)
         except OSError:
-            if self._published is not None and not self._overlay.listxattr(Ino(ino)):
-                self._published.bare(Ino(ino))
+            if self._reply_cache is not None and not self._overlay.listxattr(Ino(ino)):
+                self._reply_cache.bare(Ino(ino))
             raise
 
     async def read(self, ino: int, offset: int, size: int) -> bytes:
-        """Bytes of a file, perhaps after others have been served."""
+        """Return bytes of a file; other requests may be served before it returns.
+
+        Args:
+            ino: the file.
+            offset: position of the first byte.
+            size: number of bytes; fewer are returned at the end of the file only.
+
+        Raises:
+            OSError: the file cannot be read.
+        """
         if self._access_times is not None:
-            self._accessed(Ino(ino))
-        return self._was_read(Ino(ino), offset, size, await self._slow_base.read(Ino(ino), offset, size))
+            self._update_atime(Ino(ino))
+        return self._publish_read(Ino(ino), offset, size, await self._base_reader.read(Ino(ino), offset, size))
 
     def read_now(self, ino: int, offset: int, size: int, flags: int) -> Any:
-        """The same at once; NotImplemented where that could take long.  *flags* are those the file is open with."""
-        if not self._slow_base.is_quick:
-            return NotImplemented
-        # the kernel itself reads what is overwritten in part
-        if self._access_times is not None and not flags & os.O_NOATIME and flags & os.O_ACCMODE != os.O_WRONLY:
-            self._accessed(Ino(ino))
-        return self._was_read(Ino(ino), offset, size, self._slow_base.read_now(Ino(ino), offset, size))
+        """Return bytes of a file without serving other requests meanwhile; NotImplemented while the base is slow.
 
-    def _accessed(self, ino: Ino) -> None:
+        Args:
+            ino: the file.
+            offset: position of the first byte.
+            size: number of bytes; fewer are returned at the end of the file only.
+            flags: flags of open(2) that the file was opened with.
+
+        Raises:
+            OSError: the file cannot be read.
+        """
+        if not self._base_reader.is_fast:
+            return NotImplemented
+        # a read from a write-only file is the kernel's own, of a page that a program writes in part
+        if self._access_times is not None and not flags & os.O_NOATIME and flags & os.O_ACCMODE != os.O_WRONLY:
+            self._update_atime(Ino(ino))
+        return self._publish_read(Ino(ino), offset, size, self._base_reader.read_now(Ino(ino), offset, size))
+
+    def _update_atime(self, ino: Ino) -> None:
         try:
             self._overlay.accessed(ino, strict=self._access_times == "strictatime")
         except OSError as error:
-            log.debug("access time of %d: %s", ino, error)  # a full storage: no reason not to read
+            log.debug("the access time of inode %d cannot be set: %s", ino, error)  # storage is full; reading works
 
-    def _was_read(self, ino: Ino, offset: int, size: int, data: bytes) -> bytes:
-        if self._published is not None:
+    def _publish_read(self, ino: Ino, offset: int, size: int, data: bytes) -> bytes:
+        """Return *data*, the bytes read from a file; publish what the kernel is likely to ask for next."""
+        if self._reply_cache is not None:
             if offset == 0:
-                # reading has made the atime that the kernel knows invalid: it asks for it at the next stat(2)
+                # a read makes the kernel's cached atime invalid: the next stat(2) sends a GETATTR
                 self._publish(self._overlay.getattr(ino))
-            if len(data) == size and self._slow_base.is_quick:
-                self._published.base_file(ino)
+            if len(data) == size and self._base_reader.is_fast:
+                self._reply_cache.publish_base_file(ino)
         return data
 
     # -- changing names
 
     def mknod(self, parent: int, name: bytes, mode: int, rdev: int, uid: int, gid: int, umask: int) -> Attr:
-        """Create a file or a node."""
-        return self._told(self._overlay.mknod(Ino(parent), name, mode, rdev, Process(uid, gid, umask)))
+        """Create a regular file, device, FIFO or socket; return its attributes."""
+        return self._counted(self._overlay.mknod(Ino(parent), name, mode, rdev, Process(uid, gid, umask)))
 
     def mkdir(self, parent: int, name: bytes, mode: int, uid: int, gid: int, umask: int) -> Attr:
-        """Create a directory."""
-        return self._told(self._overlay.mkdir(Ino(parent), name, mode, Process(uid, gid, umask)))
+        """Create a directory; return its attributes."""
+        return self._counted(self._overlay.mkdir(Ino(parent), name, mode, Process(uid, gid, umask)))
 
     def symlink(self, parent: int, name: bytes, target: bytes, uid: int, gid: int, umask: int) -> Attr:
-        """Create a symlink."""
-        return self._told(self._overlay.symlink(Ino(parent), name, target, Process(uid, gid, umask)))
+        """Create a symlink; return its attributes."""
+        return self._counted(self._overlay.symlink(Ino(parent), name, target, Process(uid, gid, umask)))
 
     def link(self, ino: int, new_parent: int, new_name: bytes) -> Attr:
-        """Give an object one more name."""
-        return self._told(self._overlay.link(Ino(ino), Ino(new_parent), new_name))
+        """Give an inode one more name; return its attributes."""
+        return self._counted(self._overlay.link(Ino(ino), Ino(new_parent), new_name))
 
     def tmpfile(self, parent: int, flags: int, mode: int, uid: int, gid: int, umask: int) -> Attr:
-        """Create a file without a name; *flags* are those of open(2)."""
+        """Create a file without a name (O_TMPFILE); return its attributes.  *flags* are those of open(2)."""
         linkable = not flags & os.O_EXCL
-        return self._told(self._overlay.tmpfile(Ino(parent), mode, Process(uid, gid, umask), linkable=linkable))
+        return self._counted(self._overlay.tmpfile(Ino(parent), mode, Process(uid, gid, umask), linkable=linkable))
 
     def unlink(self, parent: int, name: bytes) -> None:
-        """Take a name away."""
+        """Remove the name of an object that is no directory."""
         self._overlay.unlink(Ino(parent), name)
 
     def rmdir(self, parent: int, name: bytes) -> None:
-        """Take a directory's name away."""
+        """Remove an empty directory."""
         self._overlay.rmdir(Ino(parent), name)
 
     def rename(self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int) -> None:
-        """Move a name, once ``replacing`` has said None or its file was written back."""
+        """Rename an object.
+
+        The caller first makes the kernel write back the file that ``replacing_source`` returns, if any (promise P3).
+        """
         self._overlay.rename(Ino(parent), name, Ino(new_parent), new_name, flags)
 
-    def replacing(self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int) -> Attr | None:
-        """What a rename is about to put in the place of something else."""
+    def replacing_source(self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int) -> Attr | None:
+        """Return the attributes of the inode that a rename moves onto an existing name; None if it replaces nothing."""
         if flags != RenameFlags.NONE or self._overlay.lookup(Ino(new_parent), new_name) is None:
             return None
         return self._overlay.lookup(Ino(parent), name)
 
-    # -- changing objects
+    # -- changing inodes
 
     def setattr(
         self,
@@ -225,13 +268,14 @@ class Handlers:
         caller_gid: int,
         pid: int,
     ) -> Attr:
-        """Change attributes.
+        """Change attributes of an inode; return all attributes after the change.
 
         Args:
-            ino: the object.
-            mode, uid, gid, size, atime, mtime, ctime: new values, in bytes and ns; None leaves one as it is.
-            kill: 1 for a truncate that drops set-id bits; before a write that does, the kernel asks for nothing at all.
-            caller_uid, caller_gid, pid: who asks.
+            ino: the inode.
+            mode, uid, gid, size, atime, mtime, ctime: new values, in bytes and ns; None leaves a value unchanged.  If
+                all are None, the request asks to clear the set-id bits before a write.
+            kill: 1 for a truncate that clears the set-id bits, otherwise 0.
+            caller_uid, caller_gid, pid: the process that makes the request.
         """
         change = SetAttr(mode, uid, gid, size, atime, mtime, ctime)
         if kill == 1 or (mode is uid is gid is size is atime is mtime is ctime is None):
@@ -240,39 +284,49 @@ class Handlers:
         return self._overlay.setattr(Ino(ino), change)
 
     def truncate(self, ino: int, caller_uid: int, caller_gid: int, pid: int) -> None:
-        """Cut a file at its opening."""
+        """Set the size of a file to 0 for open(2) with O_TRUNC; clear its set-id bits unless the caller is root."""
         in_group = self._in_group(ino, caller_uid, caller_gid, pid)
         self._overlay.setattr(Ino(ino), SetAttr(size=0, kill_priv=caller_uid != 0, in_group=in_group))
 
     def write(self, ino: int, offset: int, data: bytes) -> None:
-        """Write all of *data*."""
+        """Write all of *data* at *offset*.
+
+        Raises:
+            OSError: nothing was written; ENOSPC or EDQUOT if storage has no room.
+        """
         try:
-            # with the writeback cache the kernel owns the times of what it holds, and sends them after the bytes; ours
-            # would be milliseconds later, and seen as soon as it forgets the file
+            # times=False: with the writeback cache the kernel keeps the times of a file, and sends them after its
+            # bytes.  The time of this call would be milliseconds later, and visible once the kernel forgets the inode.
             self._overlay.write(Ino(ino), offset, data, times=False)
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                self._tell_writer(ino)
+                self._fail_next_write(ino)
             raise
 
-    def _tell_writer(self, ino: int) -> None:
-        """Let the next write(2) to a file fail, whose pages just found no room.
+    def _fail_next_write(self, ino: int) -> None:
+        """Make the next write(2) to a file fail with ENOSPC, after storage had no room for pages of it.
 
-        The kernel says so at fsync and close only, and a program that just writes on would never end.  Before each
-        write(2) it asks for attributes that are not valid any more: that request can fail.
+        The kernel reports the lost pages at fsync(2) and close(2) only, so a program that only writes would not stop.
+        Invalid attributes make the kernel send GETATTR before the next write(2), and ``getattr`` fails that request.
         """
-        if len(self._refused) < _REFUSED_MAX:
-            self._refused.add(ino)
-            if self._published is not None:
-                self._published.changed(Ino(ino))
+        if len(self._unreported) < _UNREPORTED_MAX:
+            self._unreported.add(ino)
+            if self._reply_cache is not None:
+                self._reply_cache.changed(Ino(ino))
             pyfuse3.invalidate_inode(ino, attr_only=True)
 
     def setxattr(self, ino: int, name: bytes, value: bytes, caller_uid: int, caller_gid: int, pid: int) -> None:
-        """Set an extended attribute."""
+        """Set an extended attribute.
+
+        An access ACL clears the set-group-ID bit of the file unless the caller is root or in the file's group.
+        """
         keep_sgid = name != _ACL_ACCESS or self._in_group(ino, caller_uid, caller_gid, pid)
         self._overlay.setxattr(Ino(ino), name, value, keep_sgid=keep_sgid)
 
     def _in_group(self, ino: int, uid: int, gid: int, pid: int) -> bool:
-        # a privileged process keeps set-group-ID; so does one in the file's group (posix_acl_update_mode in the kernel)
+        """Return whether a process may keep the set-group-ID bit of a file: it is root's or in the file's group.
+
+        The rule is that of posix_acl_update_mode() in the kernel.
+        """
         group = self._overlay.getattr(Ino(ino)).gid
         return uid == 0 or gid == group or group in pyfuse3.get_sup_groups(pid)

@@ -1,13 +1,14 @@
-"""FUSE requests as pyfuse3 brings them: its objects in, its objects out, and waiting where a request needs it.
+"""The handlers that pyfuse3 calls: they convert its objects for handlers.py, and wait where a request needs it.
 
-What a request means is said in handlers.py.  Handles are stateless: a file handle is the inode number, always, so there
-is no table of open files.  An object lives until the kernel has forgotten it as often as it was told of it.
+handlers.py says what each request does.  Handles are stateless: a file handle always is the inode number, so there is
+no table of open files.  An inode stays in memory until the kernel has sent FORGET for all its references (nlookup).
 
-Only this mount changes the tree, so the kernel may keep names, attributes, negative entries, pages and listings for
-ever; it sees its own changes go by.  Any exception but FUSEError would end the main loop with the mount in place: the
-decorator ``_answered`` is the one place that turns exceptions into errnos.
+Only this mount changes the tree, so the kernel may cache names, negative entries, attributes, pages and listings for
+ever; it knows of every change, for each one is a request that it sent.  An exception other than FUSEError would end
+pyfuse3's main loop and leave the mount in place without a server: only the decorator ``_replies_errno`` turns
+exceptions into errnos.
 
-Import this module after ``hook.load()``: it imports pyfuse3.
+Import this module after ``extension.loader.load()``: it imports pyfuse3.
 """
 
 from __future__ import annotations
@@ -35,11 +36,11 @@ T = TypeVar("T")
 Handler = Callable[Concatenate["FuseOperations", P], Coroutine[Any, Any, T]]
 
 
-def _answered(handler: Handler[P, T]) -> Handler[P, T]:
-    """Make every exception an errno."""
+def _replies_errno(handler: Handler[P, T]) -> Handler[P, T]:
+    """Return a handler that raises FUSEError with an errno in the place of any other exception of *handler*."""
 
     @functools.wraps(handler)
-    async def answer(self: FuseOperations, /, *args: P.args, **kwargs: P.kwargs) -> T:
+    async def wrapper(self: FuseOperations, /, *args: P.args, **kwargs: P.kwargs) -> T:
         try:
             return await handler(self, *args, **kwargs)
         except FUSEError:
@@ -47,30 +48,33 @@ def _answered(handler: Handler[P, T]) -> Handler[P, T]:
         except Exception as error:
             raise FUSEError(errno_for(error, handler.__name__)) from None
 
-    return answer
+    return wrapper
 
 
 def _changes(handler: Handler[P, T]) -> Handler[P, T]:
-    """Like ``_answered``, for changes: durable before they are acknowledged where the mount asks for that."""
+    """Return a handler for a change: it also waits for a commit if the mount option ``sync`` or the redo log needs one.
+
+    Exceptions become errnos, as ``_replies_errno`` does it.
+    """
 
     @functools.wraps(handler)
-    async def change(self: FuseOperations, /, *args: P.args, **kwargs: P.kwargs) -> T:
+    async def wrapper(self: FuseOperations, /, *args: P.args, **kwargs: P.kwargs) -> T:
         result = await handler(self, *args, **kwargs)
         if self.synchronous or self._durability.volatile:
             await self.committer.durable()
         return result
 
-    return _answered(change)
+    return _replies_errno(wrapper)
 
 
 class FuseOperations(pyfuse3.Operations):
-    """Serves one overlay to the kernel.
+    """pyfuse3's handlers for one overlay.
 
     Args:
         overlay: the open overlay.
-        requests: serves it.
+        handlers: serve its requests.
         committer: makes changes durable.
-        ranges: serves what the session hook passes on, or None in plain mode.
+        ranges: serves the requests about ranges, which the session hook passes on; None in plain mode.
         synchronous: every change is durable before it is acknowledged (mount option ``sync``).
     """
 
@@ -81,7 +85,7 @@ class FuseOperations(pyfuse3.Operations):
     def __init__(
         self,
         overlay: Overlay,
-        requests: Handlers,
+        handlers: Handlers,
         committer: Committer,
         ranges: RangeHandlers | None,
         *,
@@ -92,13 +96,13 @@ class FuseOperations(pyfuse3.Operations):
         self._durability = overlay.durability
         self.committer = committer
         self.synchronous = synchronous
-        self._requests = requests
+        self._handlers = handlers
         self._ranges = ranges
 
-    # -- answers
+    # -- replies
 
     def _entry(self, attr: Attr) -> EntryAttributes:
-        """The kernel's form of attributes."""
+        """Return a reply entry with these attributes, which the kernel may cache for ever."""
         entry = EntryAttributes()
         entry.entry_timeout = _FOR_EVER
         entry.attr_timeout = _FOR_EVER
@@ -119,87 +123,88 @@ class FuseOperations(pyfuse3.Operations):
         entry.st_ctime_ns = attr.ctime
         return entry
 
-    # -- looking
+    # -- reading
 
-    @_answered
+    @_replies_errno
     async def lookup(self, parent_inode: int, name: bytes, ctx: RequestContext) -> EntryAttributes:
-        attr = self._requests.lookup(parent_inode, name)
+        attr = self._handlers.lookup(parent_inode, name)
         if attr is not None:
             return self._entry(attr)
         negative = EntryAttributes()
-        negative.st_ino = 0  # "there is none" may be kept like any entry
+        negative.st_ino = 0  # a negative entry: the kernel may cache that the name does not exist
         negative.entry_timeout = _FOR_EVER
         return negative
 
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
-        self._requests.forget(inode_list)
+        self._handlers.forget(inode_list)
 
-    @_answered
+    @_replies_errno
     async def getattr(self, inode: int, ctx: RequestContext) -> EntryAttributes:
-        return self._entry(self._requests.getattr(inode, ctx.pid))
+        return self._entry(self._handlers.getattr(inode, ctx.pid))
 
-    @_answered
+    @_replies_errno
     async def readlink(self, inode: int, ctx: RequestContext) -> bytes:
-        return self._requests.readlink(inode)
+        return self._handlers.readlink(inode)
 
-    @_answered
+    @_replies_errno
     async def opendir(self, inode: int, ctx: RequestContext) -> int:
         return inode
 
-    @_answered
+    @_replies_errno
     async def readdir(self, fh: int, start_id: int, token: ReaddirToken) -> None:
-        form = EntryAttributes()  # one for all: it is copied
-        for name, attr, cookie in self._requests.readdir(fh, start_id):
-            # what is listed has a link, but for a stand-in (engine/tree/merged_view.py): the kernel asks for its own
+        form = EntryAttributes()  # reused, for readdir_reply copies it
+        for name, attr, cookie in self._handlers.readdir(fh, start_id):
+            # nlink 0 marks placeholder attributes (engine/tree/merged_view.py): the kernel must not cache them, so that
+            # it asks for the real ones
             form.entry_timeout = form.attr_timeout = _FOR_EVER if attr.nlink else 0
             if not pyfuse3.readdir_reply(token, name, self._fill(form, attr), cookie):
                 break
 
-    @_answered
+    @_replies_errno
     async def releasedir(self, fh: int) -> None:
         return None
 
-    @_answered
+    @_replies_errno
     async def statfs(self, ctx: RequestContext) -> StatvfsData:
         figures = self.overlay.statfs()
-        answer = StatvfsData()
+        reply = StatvfsData()
         for name in ("f_bsize", "f_frsize", "f_blocks", "f_bfree", "f_bavail", "f_files", "f_ffree", "f_favail"):
-            setattr(answer, name, getattr(figures, name))
-        answer.f_namemax = NAME_MAX
-        return answer
+            setattr(reply, name, getattr(figures, name))
+        reply.f_namemax = NAME_MAX
+        return reply
 
     # -- changing names
 
     @_changes
     async def mknod(self, parent_inode: int, name: bytes, mode: int, rdev: int, ctx: RequestContext) -> EntryAttributes:
-        return self._entry(self._requests.mknod(parent_inode, name, mode, rdev, ctx.uid, ctx.gid, ctx.umask))
+        return self._entry(self._handlers.mknod(parent_inode, name, mode, rdev, ctx.uid, ctx.gid, ctx.umask))
 
-    @_answered
+    @_replies_errno
     async def create(
         self, parent_inode: int, name: bytes, mode: int, flags: int, ctx: RequestContext
     ) -> tuple[FileInfo, EntryAttributes]:
-        # said once: from then on the kernel uses mknod and open, of which open costs nothing
+        # after one ENOSYS the kernel sends MKNOD and OPEN instead of CREATE, and with the hook no OPEN either
         raise FUSEError(errno.ENOSYS)
 
     @_changes
     async def mkdir(self, parent_inode: int, name: bytes, mode: int, ctx: RequestContext) -> EntryAttributes:
-        return self._entry(self._requests.mkdir(parent_inode, name, mode, ctx.uid, ctx.gid, ctx.umask))
+        return self._entry(self._handlers.mkdir(parent_inode, name, mode, ctx.uid, ctx.gid, ctx.umask))
 
     @_changes
     async def symlink(self, parent_inode: int, name: bytes, target: bytes, ctx: RequestContext) -> EntryAttributes:
-        return self._entry(self._requests.symlink(parent_inode, name, target, ctx.uid, ctx.gid, ctx.umask))
+        return self._entry(self._handlers.symlink(parent_inode, name, target, ctx.uid, ctx.gid, ctx.umask))
 
     @_changes
     async def link(self, inode: int, new_parent_inode: int, new_name: bytes, ctx: RequestContext) -> EntryAttributes:
-        return self._entry(self._requests.link(inode, new_parent_inode, new_name))
+        return self._entry(self._handlers.link(inode, new_parent_inode, new_name))
 
     @_changes
     async def unlink(self, parent_inode: int, name: bytes, ctx: RequestContext) -> None:
-        self._requests.unlink(parent_inode, name)
+        self._handlers.unlink(parent_inode, name)
 
     @_changes
     async def rmdir(self, parent_inode: int, name: bytes, ctx: RequestContext) -> None:
-        self._requests.rmdir(parent_inode, name)
+        self._handlers.rmdir(parent_inode, name)
 
     @_changes
     async def rename(
@@ -212,11 +217,12 @@ class FuseOperations(pyfuse3.Operations):
         ctx: RequestContext,
     ) -> None:
         names = parent_inode_old, name_old, parent_inode_new, name_new, flags
-        source = self._requests.replacing(*names)
+        source = self._handlers.replacing_source(*names)
         if source is not None and stat.S_ISREG(source.mode):
-            # a file that replaces another is written back first (promise P3); the engine looks at everything anew
+            # A file that replaces another one is written back first (promise P3).  Other requests may change both names
+            # meanwhile; the engine checks them again.
             await self.committer.write_back(source.ino)
-        self._requests.rename(*names)
+        self._handlers.rename(*names)
 
     # -- changing objects
 
@@ -224,7 +230,7 @@ class FuseOperations(pyfuse3.Operations):
     async def setattr(
         self, inode: int, attr: EntryAttributes, fields: SetattrFields, fh: int | None, ctx: RequestContext
     ) -> EntryAttributes:
-        changed = self._requests.setattr(
+        changed = self._handlers.setattr(
             inode,
             attr.st_mode if fields.update_mode else None,
             attr.st_uid if fields.update_uid else None,
@@ -233,7 +239,7 @@ class FuseOperations(pyfuse3.Operations):
             attr.st_atime_ns if fields.update_atime else None,
             attr.st_mtime_ns if fields.update_mtime else None,
             attr.st_ctime_ns if fields.update_ctime else None,
-            attr.st_rdev,  # where the hook marks a truncate that drops set-id bits
+            attr.st_rdev,  # the hook sets it to 1 for a truncate that clears the set-id bits
             ctx.uid,
             ctx.gid,
             ctx.pid,
@@ -242,58 +248,59 @@ class FuseOperations(pyfuse3.Operations):
 
     @_changes
     async def open(self, inode: int, flags: int, ctx: RequestContext) -> FileInfo:
-        # plain mode only: with the hook no open is ever sent
+        # called in plain mode only: with the hook the kernel sends no OPEN
         if flags & os.O_TRUNC:
-            self._requests.truncate(inode, ctx.uid, ctx.gid, ctx.pid)
+            self._handlers.truncate(inode, ctx.uid, ctx.gid, ctx.pid)
         return FileInfo(fh=inode, keep_cache=True)
 
-    @_answered
+    @_replies_errno
     async def read(self, fh: int, off: int, size: int) -> bytes:
-        return await self._requests.read(fh, off, size)
+        return await self._handlers.read(fh, off, size)
 
     @_changes
     async def write(self, fh: int, off: int, buf: bytes) -> int:
-        self._requests.write(fh, off, buf)
+        self._handlers.write(fh, off, buf)
         return len(buf)
 
-    @_answered
+    @_replies_errno
     async def flush(self, fh: int) -> None:
-        raise FUSEError(errno.ENOSYS)  # said once: the kernel flushes pages by itself at close
+        raise FUSEError(errno.ENOSYS)  # the kernel sends no further FLUSH; at close it writes pages back without it
 
-    @_answered
+    @_replies_errno
     async def release(self, fh: int) -> None:
         return None
 
-    @_answered
+    @_replies_errno
     async def fsync(self, fh: int, datasync: bool) -> None:
         await self.committer.durable()
 
-    @_answered
+    @_replies_errno
     async def fsyncdir(self, fh: int, datasync: bool) -> None:
         await self.committer.durable()
 
     # -- extended attributes
 
-    @_answered
+    @_replies_errno
     async def getxattr(self, inode: int, name: bytes, ctx: RequestContext) -> bytes:
         if not name and self._ranges is not None:
             return await self._range(self._ranges.take())
-        return self._requests.getxattr(inode, name)
+        return self._handlers.getxattr(inode, name)
 
     @_changes
     async def _range(self, request: Request) -> bytes:
         assert self._ranges is not None
         return await self._ranges.answer(request)
 
-    @_answered
+    @_replies_errno
     async def listxattr(self, inode: int, ctx: RequestContext) -> Sequence[Any]:
         names = self.overlay.listxattr(Ino(inode))
-        # the kernel refuses trusted attributes to others, and leaves it to file systems not to list them (xattr(7))
+        # the kernel refuses trusted attributes to processes without CAP_SYS_ADMIN, but the file system must not list
+        # them either (xattr(7))
         return names if ctx.uid == 0 else [name for name in names if not name.startswith(b"trusted.")]
 
     @_changes
     async def setxattr(self, inode: int, name: bytes, value: bytes, ctx: RequestContext) -> None:
-        self._requests.setxattr(inode, name, value, ctx.uid, ctx.gid, ctx.pid)
+        self._handlers.setxattr(inode, name, value, ctx.uid, ctx.gid, ctx.pid)
 
     @_changes
     async def removexattr(self, inode: int, name: bytes, ctx: RequestContext) -> None:

@@ -1,10 +1,11 @@
-"""The requests about ranges of files: fallocate, lseek and copy_file_range, which pyfuse3 has no handlers for.
+"""Serves fallocate, lseek and copy_file_range, the requests about ranges of files that pyfuse3 has no handlers for.
 
-The session hook passes them on as a getxattr of an empty name (ranges.c), so ``FuseOperations.getxattr`` comes here
-with them, and what is returned here goes to the kernel as it is.  The kernel has written back the range that is zeroed
-or copied, and drops what it holds of it afterwards; it sets times and sizes itself, as for a write, and asks to drop
-set-id bits before.  For lseek it does nothing, so the whole file is written back first: what is in its memory only
-would be told to be a hole.
+The session hook passes them on as a getxattr of an empty name (ranges.c).  ``FuseOperations.getxattr`` calls this
+module for them, and the bytes returned here are the body of the reply to the kernel.  Before fallocate and
+copy_file_range the kernel writes back the range that is to be zeroed or copied, and afterwards it drops its pages of
+that range; it sets times and sizes itself, as for a write, and asks to clear set-id bits first.  Before lseek it writes
+nothing back: so this module has the whole file written back first, for bytes that only the page cache holds would be
+reported as a hole.
 """
 
 from __future__ import annotations
@@ -27,43 +28,43 @@ _COPY_REPLY = struct.Struct("=II")  # struct fuse_write_out
 
 
 class Request(NamedTuple):
-    """One request, as the hook tells it."""
+    """One request, as the hook's ``range_request()`` returns it."""
 
     opcode: int
     ino: int
     offset: int
     size: int
-    mode: int  # of fallocate; of lseek, what to look for; of a copy, its flags
-    target: int  # of a copy, with the offset there
-    at: int
+    mode: int  # fallocate: its mode; lseek: SEEK_DATA or SEEK_HOLE; copy_file_range: its flags
+    target: int  # copy_file_range: inode number of the file that is written
+    at: int  # copy_file_range: offset in that file
 
 
 class RangeHandlers:
-    """Answers requests about ranges of files.
+    """Serves requests about ranges of files.
 
     Args:
         overlay: the open overlay.
-        committer: reaches what the kernel holds.
-        hook: the extension.
+        committer: makes the kernel write files back.
+        hook: the C extension.
     """
 
     def __init__(self, overlay: Overlay, committer: Committer, hook: ModuleType) -> None:
         self._overlay = overlay
         self._committer = committer
-        self._asked = hook.asked
+        self._last_request = hook.range_request
 
     def take(self) -> Request:
-        """The request that has just come; to be called before anything is awaited, for the next one takes its place."""
-        return Request._make(self._asked())
+        """Return the request that the hook passed on last.
+
+        Call it before the handler awaits anything: the next request replaces this one in the hook.
+        """
+        return Request._make(self._last_request())
 
     async def answer(self, request: Request) -> bytes:
-        """Serve a request.
-
-        Returns:
-            The body of the reply.
+        """Serve a request and return the body of the reply to the kernel.
 
         Raises:
-            OSError: what the caller gets.
+            OSError: the request fails with this errno.
         """
         overlay = self._overlay
         ino, offset, size, mode = Ino(request.ino), request.offset, request.size, request.mode
@@ -84,5 +85,5 @@ class RangeHandlers:
         try:
             await self._committer.write_back(ino)
         except OSError as error:
-            # no reason to refuse this request: whoever wrote hears of it at close or fsync
-            log.debug("write-back of %d: %s", ino, error)
+            # not an error of this request: the process that wrote gets it at close or fsync
+            log.debug("inode %d cannot be written back: %s", ino, error)

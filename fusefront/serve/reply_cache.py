@@ -1,10 +1,11 @@
-"""What the session hook may answer by itself, kept in step with the engine's rows.
+"""Keeps the session hook's tables of replies up to date with the engine's rows.
 
-Some things the kernel asks again and again, each a trip into Python: a directory's attributes after every change of
-its entries; names that are not there; a file's attributes after every read, for its atime; extended attributes, whose
-absence it never remembers; and to note the last times of a file that has just lost its name.  The hook answers them
-from tables, and reads of large base files from their descriptors; the engine stays the only truth, and tells of every
-row it changes.
+The kernel sends some requests again and again, and each would call Python: GETATTR of a directory after every change of
+its entries; LOOKUP of names that do not exist; GETATTR of a file after every read, for its atime; GETXATTR of
+attributes that do not exist, for the kernel does not cache their absence; and SETATTR of the times of a file that has
+just been unlinked.  The C extension replies to these from its tables (reply_cache.c, names.c), and to reads of large
+base files from open descriptors.  Only the engine decides what is true: it reports every row that it changes, and this
+module updates or empties the tables before the change is acknowledged.
 """
 
 from __future__ import annotations
@@ -19,101 +20,107 @@ from ...engine.tree.inode_rows import Row, Watcher
 
 log = logging.getLogger(__name__)
 
-_ATTR = 1
-_DEAD = 2
+_ATTR = 1  # these are the current attributes
+_UNLINKED = 2  # these are the last attributes of an inode without a name
 
-_MISSES = 3  # look-ups in vain in a directory; then its names are worth reading
-_MISSED_MAX = 1024  # directories that are counted
-_NAMES_MAX = 16_384  # of a directory; to read more takes too long
+_MISSES = 3  # look-ups of missing names in a directory, after which all its names are read and published
+_COUNTED_MAX = 1024  # directories whose misses are counted
+_NAMES_MAX = 16_384  # names in a directory; to read more would take too long
 
 
 class ReplyCache(Watcher):
-    """Keeps the hook's tables.
+    """Publishes replies to the session hook, and withdraws them when the engine changes a row.
 
     Args:
-        overlay: the open overlay; it is watched from now on.
-        hook: the extension.
+        overlay: the open overlay; it reports its changes to this object from now on.
+        hook: the C extension.
     """
 
     def __init__(self, overlay: Overlay, hook: ModuleType) -> None:
         self._publish = hook.publish
         self._withdraw = hook.withdraw
-        self._withdraw_bare = hook.withdraw_bare
+        self._withdraw_no_xattrs = hook.withdraw_no_xattrs
         self._withdraw_all = hook.withdraw_all
-        self._publish_bare = hook.publish_bare
+        self._publish_no_xattrs = hook.publish_no_xattrs
         self._publish_file = hook.publish_file
         self._publish_names = hook.publish_names
         self._name_appeared = hook.name_appeared
         self._name_vanished = hook.name_vanished
-        self._missed: dict[Ino, int] = {}
+        self._misses: dict[Ino, int] = {}
         self._overlay = overlay
         self._linkable = overlay.linkable
         overlay.watch(self)
 
-    def told(self, attr: Attr) -> None:
-        """The kernel was told these attributes: the answer until something changes."""
+    def publish(self, attr: Attr) -> None:
+        """Let the hook answer GETATTR with these attributes, until one of them changes."""
         self._publish(_ATTR, *attr)
 
-    def missed(self, directory: Ino) -> None:
-        """A name was looked for in vain: where that happens again and again, the hook is told all there are."""
-        count = self._missed.pop(directory, 0) + 1
+    def count_miss(self, directory: Ino) -> None:
+        """Count a LOOKUP of a missing name; publish all names of the directory after a number of them.
+
+        From then on the hook answers look-ups of other names by itself.
+        """
+        count = self._misses.pop(directory, 0) + 1
         if count == _MISSES:
             try:
                 names = self._overlay.all_names(directory, _NAMES_MAX)
             except OSError as error:
-                log.debug("names of %d: %s", directory, error)
-                names = None  # one may search a directory without reading it: that there is no such name still holds
+                log.debug("the names of directory %d cannot be read: %s", directory, error)
+                names = None  # a directory may be searchable and not readable; the LOOKUP itself was right
             if names is None:
-                count = -_NAMES_MAX  # for it was long in vain
+                count = -_NAMES_MAX  # many misses until the next attempt, for this one took long
             else:
                 self._publish_names(directory, names)
                 return
-        self._missed[directory] = count
-        if len(self._missed) > _MISSED_MAX:
-            del self._missed[next(iter(self._missed))]
+        self._misses[directory] = count
+        if len(self._misses) > _COUNTED_MAX:
+            del self._misses[next(iter(self._misses))]
 
-    def base_file(self, ino: Ino) -> None:
-        """A file is read piece by piece: what it holds are the bytes of a quick base, if it has no row."""
+    def publish_base_file(self, ino: Ino) -> None:
+        """Let the hook answer reads of a file, if all of its content is the base's; do nothing for another file.
+
+        To be called for a file that a program reads piece by piece, while the base is fast.
+        """
         fd = self._overlay.base_file(ino)
         if fd is not None:
             self._publish_file(ino, fd, os.fstat(fd).st_size)
 
     def saved(self, row: Row) -> None:
-        """A row is new or was changed."""
+        """Publish the attributes of an inode whose row is new or was changed, if the row alone gives all of them."""
         if stat.S_ISDIR(row.mode):
             what = _ATTR
         else:
-            self._withdraw(row.ino)  # how many blocks it takes is not known yet
+            self._withdraw(row.ino)  # the number of its blocks is not known yet
             if row.nlink > 0 or row.ino in self._linkable:
                 return
-            what = _DEAD
+            what = _UNLINKED
         self._publish(what, *row.attr(row.size + 511 >> 9))
 
     def bare(self, ino: Ino) -> None:
-        """An object has no extended attributes."""
-        self._publish_bare(ino)
+        """Let the hook answer that an inode has no extended attributes."""
+        self._publish_no_xattrs(ino)
 
     def died(self, attr: Attr) -> None:
-        """A base file without a row has lost its only name."""
-        self._publish(_DEAD, *attr)
+        """Let the hook answer SETATTR of times for a base file without a row that has lost its only name."""
+        self._publish(_UNLINKED, *attr)
 
     def changed(self, ino: Ino) -> None:
-        """An object has other attributes than its row, or the base, last said."""
+        """Withdraw the attributes of an inode: they changed without a change of its row."""
         self._withdraw(ino)
 
     def dropped(self, ino: Ino) -> None:
-        """A row was deleted, or an object's extended attributes changed."""
+        """Withdraw all about an inode: its row was deleted, or its extended attributes changed."""
         self._withdraw(ino)
-        self._withdraw_bare(ino)
+        self._withdraw_no_xattrs(ino)
 
     def appeared(self, directory: Ino, name: bytes) -> None:
-        """A directory has a name that it may not have had."""
+        """Add a name to a directory whose names are published; it may be there already."""
         self._name_appeared(directory, name)
 
     def vanished(self, directory: Ino, name: bytes) -> None:
-        """A directory has lost a name."""
+        """Remove a name from a directory whose names are published."""
         self._name_vanished(directory, name)
 
     def lost(self) -> None:
-        """An operation was undone."""
+        """Withdraw the attributes of all inodes: an operation was rolled back, and which rows it changed is unknown."""
         self._withdraw_all()

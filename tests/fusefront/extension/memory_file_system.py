@@ -1,4 +1,4 @@
-"""A file system in memory whose requests are put to plain functions first (hook.serve()), for tests of that road.
+"""A file system in memory whose requests are put to plain functions first (hook.set_callbacks()), for tests of that road.
 
 Run as a program it mounts and serves.  Both roads lead to the same tree, and each writes into the log which requests it
 was given, so a test sees who has answered.  What the functions of the short road do is set from outside, by setxattr of
@@ -47,7 +47,7 @@ class Node:
 
 
 class Tree:
-    """The objects, and what each kind of request does to them, in the form of hook.serve()."""
+    """The objects, and what each kind of request does to them, in the form of hook.set_callbacks()."""
 
     def __init__(self) -> None:
         self.nodes = {ROOT: Node(stat.S_IFDIR | 0o755)}
@@ -188,8 +188,8 @@ def serve(mountpoint: str, report: str) -> None:
         """The extension as the event loop knows it."""
 
         @staticmethod
-        def comes_soon(fd: int) -> bool:
-            soon = module.comes_soon(fd)
+        def arrives_soon(fd: int) -> bool:
+            soon = module.arrives_soon(fd)
             waits.append((len(log), soon))
             return soon
 
@@ -313,7 +313,7 @@ def serve(mountpoint: str, report: str) -> None:
                 waits.clear()
                 tree.taken.clear()
             elif kind == "serve":
-                module.serve(functions if value == b"on" else None)
+                module.set_callbacks(functions if value == b"on" else None)
             else:
                 assert kind in KINDS
                 orders[kind] = value.decode()
@@ -328,7 +328,7 @@ def serve(mountpoint: str, report: str) -> None:
             raise pyfuse3.FUSEError(errno.ENOSYS)
 
     functions = {kind: asked(kind) for kind in KINDS}
-    module.serve(functions)
+    module.set_callbacks(functions)
     pyfuse3.trio = EagerTrio(Waiting)  # type: ignore[attr-defined, arg-type]
     pyfuse3.init(Behind(), mountpoint, {"fsname=answers", "allow_other", "default_permissions"})
     try:

@@ -287,7 +287,7 @@ def test_forgetting_is_told_with_its_counts(served: Served) -> None:
             roads |= {event[0] for event in heard["log"] if event[1] == "forget"}
             left = heard["told"]
         assert roads == ({"direct"} if order == "answer" else {"direct", "behind"})
-    for order, complaint in (("raise", "NotServedError: forget"), ("'wrong'", "TypeError: forget was answered with")):
+    for order, complaint in (("raise", "NotServedError: forget"), ("'wrong'", "TypeError: the callback for forget returned")):
         served.order("forget", order)
         served.file()
         found = ""
@@ -508,7 +508,7 @@ def test_serve_takes_a_dict_only() -> None:
     code = (
         "from minifo.fusefront.extension import loader\nmodule = loader.load()\n"
         "for wrong in ([], {'lookup': 5}, {'no such request': len}):\n"
-        "    try: module.serve(wrong); print('taken')\n"
+        "    try: module.set_callbacks(wrong); print('taken')\n"
         "    except TypeError as error: print(type(error).__name__)\n"
     )
     done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, timeout=60, check=False)
