@@ -65,7 +65,7 @@ def launch(options: MountOptions, mountpoint: str, *, foreground: bool = False) 
             raise
     report = json.loads(text) if text else None
     if report == {}:
-        utab.mark(mountpoint, format_source(options.base, options.storage))
+        utab.add_entry(mountpoint, format_source(options.base, options.storage))
         return
     _, status = os.waitpid(child, 0)
     raise _silent_end(status) if report is None else _rebuilt(report)
@@ -240,7 +240,7 @@ def _detach() -> None:
 
 
 def _announce(options: MountOptions, mountpoint: str) -> None:
-    utab.mark(mountpoint, format_source(options.base, options.storage))
+    utab.add_entry(mountpoint, format_source(options.base, options.storage))
     line = f"minifo: {mountpoint} is mounted (base {options.base}, storage {options.storage}); Ctrl-C unmounts it\n"
     sys.stderr.write(line.encode("utf-8", "backslashreplace").decode())
     sys.stderr.flush()

@@ -24,12 +24,12 @@ def command(paths: tuple[str, ...]) -> int:
     a power cut may still lose names.
     """
     from ..fusefront.mount.mount_table import minifo_mounts
-    from ..fusefront.mount.sync import settle
+    from ..fusefront.mount.sync import sync_overlay
 
     code = 0
     for path in paths or dict.fromkeys(entry.mountpoint for entry in minifo_mounts()):
         try:
-            settle(path)
+            sync_overlay(path)
         except (MinifoError, OSError) as exc:
             code = _common.fail("minifo", exc, _common.SYSTEM)
     return code

@@ -1,1 +1,1 @@
-"""What happens to a mount from outside: options, the mount table, remount, sync and unmount, and the helper process."""
+"""Acts on a mount from outside of its daemon: options, mount table, remount, sync, unmount, and the helper process."""

@@ -1,11 +1,12 @@
-"""What becomes of a mount, told to whoever waits for its end.
+"""The report by which a daemon tells the command that unmounts it whether its last commit succeeded.
 
-The kernel forgets a mount before its daemon has made the last commit, and nobody is the daemon's parent by then.  So
-the daemon keeps a small file in memory (tmpfs, beside its redo log) while it serves, and removes it when all is
-durable.  A file that stays says what went wrong; one that still says ``serving`` when its daemon has ended says that it
-was killed.  It is JSON, is replaced by a rename, and goes with the machine's memory.
+The kernel removes a mount before its daemon makes the last commit, and no process waits for the daemon as its parent.
+So the daemon keeps a small file on tmpfs, beside its redo log, while it serves, and removes the file when all changes
+are durable.  A file that remains says what failed; if it still says ``serving`` when its daemon has ended, the daemon
+was killed.  The file is JSON, is replaced by rename(2), and disappears when the machine restarts.
 
-A file is believed only if it belongs to root or to the user who made the mount, and is short: that user may be anybody.
+A reader accepts a file only if it is short and belongs to root or to the user who made the mount, who need not be
+trusted.
 """
 
 from __future__ import annotations
@@ -24,27 +25,27 @@ from .mount_table import MountEntry
 log = logging.getLogger(__name__)
 
 _SUFFIX = ".mount"
-_MOST = 65_536  # bytes; a source is at most 4,095
+_SIZE_MAX = 65_536  # bytes; a source text has at most 4,095
 
 
 class Phase(StrEnum):
-    """How far a daemon is."""
+    """What a daemon is doing."""
 
     SERVING = "serving"
-    ENDING = "ending"  # the kernel has let go; the last commit is under way
+    ENDING = "ending"  # the kernel has closed the connection; the daemon makes the last commit
     FAILED = "failed"
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What a daemon says of itself.
+    """The content of a report.
 
     Attributes:
-        pid: its process id.
+        pid: process id of the daemon.
         device: st_dev of the mount.
         source: the mount's source text, which names base and storage.
-        phase: how far it is.
-        message, hint: what has failed, and the next step to take.
+        phase: what the daemon is doing.
+        message, hint: what failed, and what the user should do; empty unless *phase* is FAILED.
     """
 
     pid: int
@@ -56,7 +57,7 @@ class State:
 
 
 class EndReport:
-    """The file of this process, as its daemon keeps it.  Nothing is kept where there is no tmpfs.
+    """The report of this process, which is a daemon.  Without a tmpfs there is no file, and every method does nothing.
 
     Args:
         source: the mount's source text.
@@ -68,30 +69,39 @@ class EndReport:
         self._path: str | None = None
 
     def serving(self, device: int) -> None:
-        """The mount is there."""
+        """Create the file: the mount exists.
+
+        Args:
+            device: st_dev of the mount.
+        """
         directory = memory_directory()
         if directory is None:
             return
         self._device = device
         self._path = os.path.join(directory, f"{os.getpid()}{_SUFFIX}")
-        self._forget_the_dead(directory)
+        self._remove_stale(directory)
         self._write(Phase.SERVING)
 
     def ending(self) -> None:
-        """The kernel has let go of it."""
+        """Record that the kernel has closed the connection, and that the last commit begins."""
         self._write(Phase.ENDING)
 
     def failed(self, message: str, hint: str) -> None:
-        """Something is not durable."""
+        """Record that a change is not durable.
+
+        Args:
+            message: what failed.
+            hint: what the user should do.
+        """
         self._write(Phase.FAILED, message, hint)
 
     def done(self) -> None:
-        """Everything is durable."""
+        """Remove the file: all changes are durable."""
         if self._path is not None:
             try:
                 os.unlink(self._path)
             except OSError as error:
-                log.warning("%s: %s", self._path, error)
+                log.warning("%s cannot be removed, so umount may report a failure that is none: %s", self._path, error)
             self._path = None
 
     def _write(self, phase: Phase, message: str = "", hint: str = "") -> None:
@@ -104,12 +114,12 @@ class EndReport:
                 json.dump(asdict(state), file)  # ASCII: surrogate escapes survive
             os.replace(fresh, self._path)
         except OSError as error:
-            log.warning("%s: %s; whoever unmounts it will not be told how it ended", self._path, error)
-            with contextlib.suppress(OSError):  # it takes room that the redo log may need
+            log.warning("%s cannot be written, so umount will not say how the mount ended: %s", self._path, error)
+            with contextlib.suppress(OSError):  # it would take space that the redo log may need
                 os.unlink(fresh)
 
-    def _forget_the_dead(self, directory: str) -> None:
-        """Remove what daemons of the same overlay have left that are gone: the storage is in use again."""
+    def _remove_stale(self, directory: str) -> None:
+        """Remove reports of ended daemons of the same overlay: this daemon serves the storage now."""
         for name in os.listdir(directory):
             path = os.path.join(directory, name)
             state = read(path, os.geteuid()) if name.endswith(_SUFFIX) else None
@@ -118,37 +128,37 @@ class EndReport:
 
 
 def read(path: str, owner: int) -> State | None:
-    """What is said in one file; None if there is none, or none to be believed.
+    """Return the content of a report; None if there is no such file, or it is not acceptable.
 
     Args:
         path: the file.
-        owner: the user who may have written it, beside root.
+        owner: user id of the user who made the mount; the file must belong to that user or to root.
     """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
             st = os.fstat(fd)
-            if not stat.S_ISREG(st.st_mode) or st.st_uid not in (0, owner) or st.st_size > _MOST:
+            if not stat.S_ISREG(st.st_mode) or st.st_uid not in (0, owner) or st.st_size > _SIZE_MAX:
                 return None
-            fields = json.loads(os.read(fd, _MOST))
+            fields = json.loads(os.read(fd, _SIZE_MAX))
         finally:
             os.close(fd)
         words = {name: str(fields[name]) for name in ("source", "message", "hint")}
         return State(int(fields["pid"]), int(fields["device"]), phase=Phase(fields["phase"]), **words)
     except OSError as error:
-        log.debug("%s: %s", path, error)
+        log.debug("the report %s cannot be read: %s", path, error)
     except (ValueError, KeyError, TypeError) as error:
-        log.debug("%s is not a report: %s", path, error)
+        log.debug("%s is not a valid report: %s", path, error)
     return None
 
 
-class Found:
-    """The report of a mount, as somebody else reads it.
+class FoundReport:
+    """The report of another process's mount.
 
     Args:
         path: the file.
-        owner: the user who made the mount.
-        state: what it said when it was found.
+        owner: user id of the user who made the mount.
+        state: its content when it was found.
     """
 
     def __init__(self, path: str, owner: int, state: State) -> None:
@@ -157,48 +167,48 @@ class Found:
         self.pid = state.pid
 
     def now(self) -> State | None:
-        """What it says now; None when everything is durable."""
+        """Return the present content; None if the daemon has removed the file, for all changes are durable."""
         state = read(self._path, self._owner)
         return state if state is not None and state.pid == self.pid else None
 
 
 def owner_of(entry: MountEntry) -> int:
-    """The user who made a FUSE mount."""
+    """Return the user id of the user who made a FUSE mount."""
     return next((int(word[8:]) for word in entry.options if word.startswith("user_id=") and word[8:].isdigit()), 0)
 
 
-def find(entry: MountEntry, owner: int) -> Found | None:
-    """The report of the daemon that serves a mount, if it can be seen from here.
+def find(entry: MountEntry, owner: int) -> FoundReport | None:
+    """Return the report of the daemon that serves a mount; None if this process cannot read it.
 
     Args:
         entry: the mount.
-        owner: the user who made it.
+        owner: user id of the user who made it.
     """
     found = []
-    for directory in _places(owner):
+    for directory in _report_directories(owner):
         try:
             names = os.listdir(directory)
         except OSError as error:
-            log.debug("%s: %s", directory, error)
+            log.debug("%s cannot be listed: %s", directory, error)
             continue
         for name in names:
             path = os.path.join(directory, name)
             state = read(path, owner) if name.endswith(_SUFFIX) else None
             if state is not None and (state.device, state.source) == (entry.device, entry.source):
-                found.append(Found(path, owner, state))
-    # a killed daemon's report stays, and the number of its device is given to another mount
+                found.append(FoundReport(path, owner, state))
+    # the report of a killed daemon remains, and another mount may have got its st_dev
     return max(found, key=lambda report: is_running(report.pid), default=None)
 
 
-def _places(owner: int) -> list[str]:
-    """Where a user's daemons keep their reports (engine/store/redo_log.py, memory_directory)."""
+def _report_directories(owner: int) -> list[str]:
+    """Return the directories that may hold reports of a user's daemons (engine/store/redo_log.py, memory_directory)."""
     ours = memory_directory() if owner == os.geteuid() else None
     usual = ["/run/minifo"] if owner == 0 else [f"/run/user/{owner}/minifo"]
     return list(dict.fromkeys([*([ours] if ours else []), *usual, f"/dev/shm/minifo-{owner}"]))
 
 
 def is_running(pid: int) -> bool:
-    """Whether a process exists and has not ended."""
+    """Return whether a process exists and has not ended; a zombie has ended."""
     try:
         with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
             return file.read().rpartition(")")[2].split()[0] not in ("Z", "X")

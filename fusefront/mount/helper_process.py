@@ -441,7 +441,7 @@ def _is_writing(mountpoint: str, pid: int, ino: int) -> bool:
 
 
 def _unmark(mountpoint: str, source: str) -> None:
-    utab.unmark(mountpoint, source)
+    utab.remove_entry(mountpoint, source)
 
 
 def _is_root(mountpoint: str, device: int) -> bool:

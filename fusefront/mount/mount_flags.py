@@ -1,9 +1,9 @@
-"""What programs and devices in a mount may do: the words nosuid, nodev and noexec, and their contraries.
+"""Chooses the mount flags nosuid, nodev and noexec of a new mount.
 
-Whoever could put a file into base or storage could make it a set-id program or a device.  So the rule kept here: what
-the file systems below forbid, the overlay forbids too, and root's mounts forbid set-id programs and devices to begin
-with, as everybody's do.  Only a word that was given says otherwise, or ``base=/`` where nothing below forbids it, for a
-root file system is of no use without its devices and set-id programs.
+A user who can write to the base or the storage could create a set-id program or a device there.  So the rules kept
+here: the overlay forbids what the file systems of base or storage forbid, and by default set-id programs and devices,
+for root's mounts as for those of other users.  An explicit option overrides both.  With ``base=/`` the default is to
+allow what base and storage do not forbid, for a root file system is of no use without devices and set-id programs.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ _BY_DEFAULT = frozenset({"nosuid", "nodev"})  # of every FUSE mount: libfuse's m
 
 
 def words(options: MountOptions) -> set[str]:
-    """One word of each pair for a mount that is about to be made; of ``exec``, which is the default, none.
+    """Return the option words for FUSE: ``nosuid`` or ``suid``, ``nodev`` or ``dev``, and ``noexec`` if that applies.
 
     Args:
-        options: with true paths, and nothing mounted over them yet.
+        options: with true paths; call this before the mount may hide them.
 
     Raises:
-        OSError: base or storage cannot be asked (statvfs(3)).
+        OSError: statvfs(3) of base or storage failed.
     """
     below = {place: os.statvfs(place).f_flag for place in (options.base, options.storage)}
     found = set()
@@ -38,9 +38,9 @@ def words(options: MountOptions) -> set[str]:
         elif where or (forbids in _BY_DEFAULT and options.base != "/"):
             found.add(forbids)
             if where:
-                # of a root directory nobody expects it
+                # a warning for a root directory, for its programs may need set-id bits and devices
                 level = logging.WARNING if options.base == "/" else logging.INFO
-                log.log(level, "the overlay is %s because %s is; -o rootfs has it otherwise", forbids, where[0])
+                log.log(level, "the overlay is %s because %s is; mount with -o rootfs to allow it", forbids, where[0])
         elif forbids in _BY_DEFAULT and os.geteuid() == 0:
-            found.add(allows)  # fusermount3 refuses these words to others
+            found.add(allows)  # fusermount3 refuses these words to other users
     return found

@@ -1,9 +1,9 @@
-"""Who keeps a file system alive that is unmounted here: other mount namespaces, and processes that live inside it.
+"""Finds the processes that keep a file system alive after it was unmounted in this mount namespace.
 
-A mount is copied into every namespace made after it (a container, a service with a private /tmp), and a process may
-have its root or working directory in one that is mounted nowhere any more.  The kernel keeps the connection to the
-daemon for each of them.  A process's own mount table does not show what lies outside of its root directory, so root
-enters each namespace, where a process gets the namespace's root; others read the tables.
+A new mount namespace (of a container, of a service with a private /tmp) gets a copy of every mount, and a process may
+have its root or working directory in a file system that is mounted nowhere any more.  The kernel keeps the connection
+to the daemon open for each of these.  The mount table of a process does not show mounts outside of its root directory.
+So root's process enters each namespace, and gets the root directory of that namespace; other users read the tables.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ _CLONE_NEWNS = 0x00020000
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """Processes that keep a file system alive in one and the same way.
+    """Processes that keep a file system alive for the same reason.
 
     Attributes:
         pids: their process ids, ascending.
-        mountpoint: where it is mounted in their namespace; empty if they only live inside it.
+        mountpoint: where it is mounted in their mount namespace; empty if only a root or working directory is there.
     """
 
     pids: list[int]
@@ -36,9 +36,9 @@ class Holder:
 
 
 def holders(entry: MountEntry) -> list[Holder]:
-    """Who holds the file system of *entry*, as far as can be seen.
+    """Return the processes that keep the file system of *entry* alive, as far as the caller may see them.
 
-    Its daemon must be alive: it is asked when a process lives inside.
+    Its daemon must be running: the stat(2) of a root or working directory in the file system waits for it.
     """
     namespaces: dict[int, list[int]] = {}
     inside = []
@@ -48,7 +48,7 @@ def holders(entry: MountEntry) -> list[Holder]:
             if any(os.stat(f"/proc/{pid}/{what}").st_dev == entry.device for what in ("root", "cwd")):
                 inside.append(pid)
         except OSError as exc:
-            log.debug("process %d: %s", pid, exc.strerror)  # it ended, belongs to another user, or is the kernel's
+            log.debug("process %d cannot be examined: %s", pid, exc.strerror)  # ended, or of another user
     found = [
         Holder(pids, mountpoint)
         for pids in namespaces.values()
@@ -60,34 +60,38 @@ def holders(entry: MountEntry) -> list[Holder]:
 
 
 def _mountpoints(pids: list[int], entry: MountEntry) -> list[str]:
-    """Where the file system is mounted in the namespace of some processes."""
+    """Return the mount points of the file system of *entry* in the mount namespace that *pids* share."""
     entered = _in_namespace(pids[0], entry)
     if entered is not None:
         return entered
     for pid in pids:
         try:
-            return _of(mount_table.read_mounts(f"/proc/{pid}/mountinfo"), entry)
+            return _mountpoints_in(mount_table.read_mounts(f"/proc/{pid}/mountinfo"), entry)
         except OSError as exc:
-            log.debug("process %d: %s", pid, exc.strerror)
+            log.debug("the mounts of process %d cannot be read: %s", pid, exc.strerror)
     return []
 
 
-def _of(mounts: list[MountEntry], entry: MountEntry) -> list[str]:
+def _mountpoints_in(mounts: list[MountEntry], entry: MountEntry) -> list[str]:
     return [other.mountpoint for other in mounts if other.device == entry.device and other.source == entry.source]
 
 
 def _in_namespace(pid: int, entry: MountEntry) -> list[str] | None:
-    """The same, seen from the namespace's root directory; None if it cannot be entered."""
+    """Return the mount points of *entry* in the namespace of a process, read by a child that enters the namespace.
+
+    Returns:
+        Paths from the root directory of the namespace; None if the child cannot enter it.
+    """
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
         try:
-            proc = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)  # there may be none in there
+            proc = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)  # the namespace may have no /proc
             namespace = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
             if ctypes.CDLL(None).setns(namespace, _CLONE_NEWNS) == 0:
                 with open(os.open("self/mountinfo", os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc), "rb") as table:
                     mounts = mount_table.parse_mountinfo(table.read())
-                os.write(writer, json.dumps(_of(mounts, entry)).encode())
+                os.write(writer, json.dumps(_mountpoints_in(mounts, entry)).encode())
         finally:
             os._exit(0)
     os.close(writer)

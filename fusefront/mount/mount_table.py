@@ -1,13 +1,14 @@
-"""What is mounted where: the kernel's mount table, read exactly.
+"""Reads the kernel's mount table, and finds the mount that a path is on.
 
-The rule: a mount is found by its number, not by its path.  Paths are ambiguous (mounts are stacked, and hidden ones
-stay in the table), so the kernel is asked which mount a path is on, through an ``O_PATH`` descriptor.  That sends no
-request to the file system and therefore works on a mount whose daemon is dead.
+The rule kept: a mount is found by its number, not by its path.  A path may match several lines of the table, for
+mounts are stacked, and hidden ones stay in it.  So the kernel is asked for the number of the mount that a path is on,
+through an ``O_PATH`` descriptor.  That sends no request to the file system, so it works on a mount whose daemon has
+ended.
 
-What a mount's source text goes through, seen with libfuse 3.14 and Linux 6.18, as root and through fusermount3 alike:
-pyfuse3 takes options as ASCII; libfuse cuts them at commas and undoes ``\\x`` and ``\\ooo``; the kernel keeps any bytes
-up to 4,095 and shows blank, tab, newline, backslash and ``#`` as ``\\ooo``, every other byte as it is.
-:func:`fuse_option` and :func:`parse_mountinfo` are the two ends of that way.
+How the source text of a mount is encoded on its way, as seen with libfuse 3.14 and Linux 6.18, for root and through
+fusermount3: pyfuse3 encodes options as ASCII; libfuse splits them at commas and decodes ``\\x`` and ``\\ooo``; the
+kernel stores any bytes, 4,095 at most, and shows blank, tab, newline, backslash and ``#`` as ``\\ooo``, every other
+byte as it is.  :func:`fuse_option` encodes a source text, :func:`parse_mountinfo` decodes it.
 """
 
 from __future__ import annotations
@@ -33,11 +34,11 @@ class MountEntry:
     Attributes:
         id: the mount's number, unique while it exists.
         parent: number of the mount it is mounted on.
-        device: st_dev of the files in it; the same for every place the file system is mounted at.
+        device: st_dev of the files in it; the same for all mounts of one file system.
         root: the directory of the file system that is mounted here (not ``/`` for a bind mount of a part).
-        mountpoint: where, as this process sees it.
-        options: option words of the mount and of its file system.
-        fstype: the type, ``fuse.minifo`` for ours.
+        mountpoint: its path, as this process sees it.
+        options: option words of the mount, then those of its file system.
+        fstype: the type, ``fuse.minifo`` for a minifo mount.
         source: the source text.
     """
 
@@ -52,7 +53,7 @@ class MountEntry:
 
 
 def parse_mountinfo(data: bytes) -> list[MountEntry]:
-    """Read the text of a mountinfo file; paths that are not UTF-8 come out with surrogate escapes."""
+    """Return the mounts in the text of a mountinfo file; paths that are not UTF-8 get surrogate escapes."""
     return [_entry(line) for line in data.split(b"\n") if line]
 
 
@@ -74,27 +75,27 @@ def _entry(line: bytes) -> MountEntry:
 
 
 def plain_text(field: bytes) -> str:
-    """The text of a field, in which some characters stand as octal numbers."""
+    """Return the text of a field of mountinfo or utab, in which some bytes are written as ``\\ooo``."""
     return os.fsdecode(_OCTAL.sub(lambda match: bytes([int(match[1], 8)]), field))
 
 
 def read_mounts(path: str = _MOUNTINFO) -> list[MountEntry]:
-    """The mounts this process can see, or those of the process whose mountinfo file is *path*.
+    """Return the mounts that this process sees, or those of the process whose mountinfo file is *path*.
 
     Raises:
-        OSError: /proc is not there, or the process is gone.
+        OSError: /proc is not mounted, or the process has ended.
     """
     with open(path, "rb") as file:
         return parse_mountinfo(file.read())
 
 
 def locate(path: str) -> tuple[str, MountEntry | None]:
-    """The true path of *path* (symbolic links followed) and the mount it is on.
+    """Return the true path of *path*, with symbolic links resolved, and the mount that it is on.
 
-    The mount is None if it cannot be seen from here (its mount point lies outside the root directory of a chroot).
+    The mount is None if its mount point is outside of this process's root directory (in a chroot).
 
     Raises:
-        OSError: the path does not exist or cannot be reached; ENOTCONN if a dead mount lies on the way to it.
+        OSError: the path does not exist or cannot be reached; ENOTCONN if a dead mount is on the way to it.
     """
     fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
     try:
@@ -102,7 +103,7 @@ def locate(path: str) -> tuple[str, MountEntry | None]:
         with open(f"/proc/self/fdinfo/{fd}", "rb") as file:
             info = dict(line.split(b":", 1) for line in file.read().splitlines() if b":" in line)
         number = int(info[b"mnt_id"])
-        # Read while the descriptor is open: the number cannot be given to another mount meanwhile.
+        # Read while the descriptor is open, for until then no other mount can get this number.
         entry = next((entry for entry in read_mounts() if entry.id == number), None)
     finally:
         os.close(fd)
@@ -110,7 +111,7 @@ def locate(path: str) -> tuple[str, MountEntry | None]:
 
 
 def find_mount(path: str) -> MountEntry | None:
-    """The topmost mount exactly at *path* (symbolic links followed), or None if nothing is mounted there.
+    """Return the topmost mount exactly at *path*, with symbolic links resolved; None if nothing is mounted there.
 
     Raises:
         OSError: the path does not exist or cannot be reached.
@@ -120,34 +121,34 @@ def find_mount(path: str) -> MountEntry | None:
 
 
 def overlay_of(entry: MountEntry) -> tuple[str, str] | None:
-    """Base and storage of a minifo mount; None if *entry* is not one."""
+    """Return base and storage of a minifo mount; None if *entry* is another kind of mount."""
     return parse_source(entry.source) if entry.fstype == FSTYPE else None
 
 
 def minifo_mounts() -> list[MountEntry]:
-    """Every minifo mount this process can see."""
+    """Return all minifo mounts that this process sees."""
     return [entry for entry in read_mounts() if overlay_of(entry) is not None]
 
 
 def is_dead(mountpoint: str) -> bool:
-    """Whether the FUSE mount at *mountpoint* has lost its daemon.
+    """Return whether the daemon of the FUSE mount at *mountpoint* has ended.
 
-    statfs is asked because the kernel never caches its answer; stat would be answered from cached attributes.
+    It calls statfs(2), whose result the kernel never caches; stat(2) would return cached attributes of a dead mount.
     """
     try:
         os.statvfs(mountpoint)
     except OSError as exc:
-        # ECONNABORTED is what requests get that were under way when the connection ended.
+        # ECONNABORTED is the errno of requests that were not answered when the connection ended
         return exc.errno in {errno.ENOTCONN, errno.ECONNABORTED}
     return False
 
 
 def fuse_option(name: str, value: str) -> str:
-    """One ``name=value`` option for ``pyfuse3.init``, such that libfuse ends up with exactly *value*.
+    """Return a ``name=value`` option for ``pyfuse3.init``, encoded so that libfuse decodes exactly *value*.
 
-    libfuse cuts an option text at commas and takes ``\\x`` as x and ``\\ooo`` as the byte with that octal number, so
-    comma and backslash get a backslash and everything but printable ASCII (pyfuse3 encodes options as ASCII) its
-    number.  What libfuse hands on to fusermount3 it escapes again by itself.
+    libfuse splits an option text at commas, and decodes ``\\x`` to x and ``\\ooo`` to the byte with that octal number.
+    So commas and backslashes get a backslash, and every byte that is not printable ASCII is written as its number, for
+    pyfuse3 encodes options as ASCII.  libfuse itself encodes what it passes on to fusermount3.
 
     Args:
         name: the option's name, plain ASCII.

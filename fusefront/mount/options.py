@@ -1,10 +1,10 @@
-"""Mount options: the comma separated text of ``-o`` and the source text that /proc/mounts shows.
+"""Parses mount options: the comma-separated text of ``-o``, and the source text that /proc/mounts shows.
 
-One place knows every option word, its aliases and what it means; the rule it keeps is that nothing is guessed: a word
-that is not known is refused by name, and a word that cannot do what it says is refused rather than ignored.  In a value
-``\\,`` stands for a comma and ``\\\\`` for a backslash; any other backslash stands for itself, as it did for mini_fo.
+Only this module knows the option words, their aliases and their meanings.  The rule kept: it guesses nothing; an
+unknown word is refused by name, and so is a word that cannot have its effect.  In a value ``\\,`` stands for a comma
+and ``\\\\`` for a backslash; any other backslash stands for itself, as in mini_fo.
 
-This module is text only.  It does not look at the file system and imports neither trio nor pyfuse3.
+It only handles text: it does not access the file system, and imports neither trio nor pyfuse3.
 """
 
 from __future__ import annotations
@@ -16,24 +16,25 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ...engine.errors import UsageError
-from ...engine.tree.ancestors import LONGEST as ORIGIN_MOST
+from ...engine.tree.ancestors import LONGEST as ORIGIN_MAX
 
 log = logging.getLogger(__name__)
 
 COMMIT_SECONDS = 1.0
 COMMIT_LIMIT = 86_400.0
-SIZE_LEAST = 2 << 20  # bytes; below it the database and its log leave no room for content
+SIZE_MIN = 2 << 20  # bytes; in less the database and its log leave no room for content
 
 BASE_CHECKS = ("strict", "warn", "ignore")
 COPY_UPS = ("blocks", "whole")
 
-NAMES_LEAST = 1000  # fewer would be forgotten while one directory is listed
+NAMES_MIN = 1000  # with fewer, names would be forgotten during the listing of one directory
 
 _SUFFIXES = {"k": 10, "m": 20, "g": 30, "t": 40}
 
 _ALIASES = {"base": "base", "lowerdir": "base", "sto": "sto", "upperdir": "sto"}
 
-# Words of the kernel that libfuse and fusermount3 understand, by the one flag each pair sets: the last one given wins.
+# Words that libfuse and fusermount3 pass to the kernel, and the flag that each one sets or clears: the last word of a
+# flag counts.
 _KERNEL_WORDS = {
     "ro": "ro",
     "rw": "ro",
@@ -51,17 +52,17 @@ _KERNEL_WORDS = {
     "exec": "exec",
     "noexec": "exec",
 }
-# These undo a word before them, and ask nothing of the kernel.
+# Words that clear a flag; the kernel does not get them.
 _KERNEL_DEFAULTS = frozenset({"rw", "async", "atime", "relatime", "strictatime"})
-# What these ask of the overlay, for the kernel leaves access times to it.
+# Words about access times, and what the overlay does for each: the kernel leaves access times of a FUSE mount to it.
 _ACCESS: dict[str, Literal["relatime", "strictatime"]] = {
     "atime": "relatime",
     "relatime": "relatime",
     "strictatime": "strictatime",
 }
 
-# What these imply, unless a later word says otherwise: those of mount(8), and one of ours, for mount(8) keeps ``dev``,
-# ``suid`` and ``exec`` to itself.
+# Words that imply others, unless a later word contradicts: those of mount(8), and ``rootfs``, for mount(8) does not
+# pass ``dev``, ``suid`` and ``exec`` on.
 _IMPLIED = {
     "rootfs": ("dev", "suid", "exec"),
     "user": ("noexec", "nosuid", "nodev"),
@@ -70,7 +71,7 @@ _IMPLIED = {
     "group": ("nosuid", "nodev"),
 }
 
-# Words of mount(8) and fstab(5) that ask nothing of this file system, and two that every mount here already does.
+# Words of mount(8) and fstab(5) that mean nothing to this file system, and two that are always in force.
 # fmt: off
 _IGNORED = frozenset({
     "defaults", "auto", "noauto", "nouser", "nousers", "noowner", "nogroup", "nofail", "_netdev", "silent", "loud",
@@ -81,60 +82,60 @@ _IGNORED = frozenset({
 _IGNORED_WITH_VALUE = frozenset({"comment", "workdir", "helper", "uhelper"})
 _OWN_WITH_VALUE = frozenset({"commit", "max_size", "max_names", "redo", "base_check", "copy_up", "keep_origin"})
 _FLAGS = frozenset({"plain", "debug", "untrusted_sto", "allow_other", "noallow_other"})
-# What mount(8) hands on for a remount from /proc/self/mountinfo, where the kernel shows it.
+# Options that the kernel shows in /proc/self/mountinfo, and that mount(8) therefore passes on for a remount.
 _SHOWN_WITH_VALUE = frozenset({"user_id", "group_id", "max_read", "blksize"})
 
-#: Every option, for help texts: how it is written, and what it does.
+#: Every option for help texts: how it is written, and what it does.
 OPTIONS = (
     ("base=DIR, lowerdir=DIR", "the directory to overlay"),
     ("sto=DIR, upperdir=DIR", "the directory that receives every change"),
     ("commit=SECONDS", f"longest time until a change is durable (default {COMMIT_SECONDS:.0f})"),
     ("sync, dirsync", "every change is durable before its call returns; async undoes it"),
-    ("ro, rw", "take no changes, or take them (default)"),
+    ("ro, rw", "refuse changes, or allow them (default)"),
     ("max_size=SIZE", "most bytes the overlay may take in storage: 64m, 2g"),
-    ("base_check=HOW", "another base: strict refuses it, warn (default) a wrong one"),
+    ("base_check=HOW", "another base than last time: strict refuses it; warn; ignore"),
     ("copy_up=blocks, copy_up=whole", "how much of a large base file its first write copies"),
-    ("keep_origin=SIZE", "keep what base files up to SIZE were before a change, for merges"),
-    ("redo=aside", "go on without a redo log that cannot be replayed, and keep it"),
-    ("max_names=NUMBER", "most names kept in memory (default: by the size of memory)"),
-    ("nodev, nosuid, noexec", "as for every mount; those of base and storage hold here too"),
-    ("dev, suid, exec", "the contrary; dev and suid are the default for base=/ only"),
-    ("rootfs", "all three in one word, which mount(8) and fstab pass on"),
+    ("keep_origin=SIZE", "keep the old content of base files up to SIZE, for merges"),
+    ("redo=aside", "mount without a redo log that cannot be replayed; keep the log"),
+    ("max_names=NUMBER", "most names to keep in memory (default: by the size of memory)"),
+    ("nodev, nosuid, noexec", "as for every mount; also in force if base or storage has them"),
+    ("dev, suid, exec", "the opposite; dev and suid are the default for base=/ only"),
+    ("rootfs", "dev, suid and exec in one word, which mount(8) passes on"),
     ("noatime, relatime, strictatime", "whether reading a changed file sets its access time (default: no)"),
     ("allow_other, noallow_other", "whether other users may enter (default: root's mounts yes)"),
-    ("untrusted_sto", "a storage that others may change: read it only (ro,nosuid,nodev)"),
-    ("plain", "do without the hook into libfuse: slower, for trouble"),
+    ("untrusted_sto", "only read a storage that other users may change (ro,nosuid,nodev)"),
+    ("plain", "run without the session hook: slower, to find a fault"),
     ("debug", "log everything"),
-    ("remount,ro  remount,rw", "let a mount take no more changes, or take them again"),
-    ("user, nofail, x-..., ...", "the other words of mount(8) and fstab(5), as they are meant there"),
+    ("remount,ro  remount,rw", "make an existing mount read-only, or writable again"),
+    ("user, nofail, x-..., ...", "other words of mount(8) and fstab(5), with their meaning there"),
 )
 
 
 @dataclass(frozen=True, slots=True)
 class MountOptions:
-    """What one mount was asked for.
+    """The options of one mount.
 
     Attributes:
-        base: the directory to overlay, as it was written.
-        storage: the directory that receives every change, as it was written.
-        commit: seconds between two group commits.
+        base: the directory to overlay, as the user wrote it.
+        storage: the directory that receives every change, as the user wrote it.
+        commit: longest time, in seconds, between two group commits.
         sync: every operation is durable before it is acknowledged (``sync``, ``dirsync``).
-        read_only: the overlay takes no changes.
-        plain: run without the libfuse hook.
-        allow_other: whether other users may enter the mount; None leaves it to the default (yes for root's mounts).
-        kernel: mount words for FUSE that were asked for, each flag once: ``ro sync dirsync noatime dev nodev suid
-            nosuid exec noexec``.  What FUSE does without being asked is not named.
+        read_only: the overlay refuses changes.
+        plain: run without the session hook.
+        allow_other: whether other users may use the mount; None for the default (only root's mounts allow it).
+        kernel: words of the mount flags for FUSE, one for each flag that is not the default: ``ro sync dirsync noatime
+            dev nodev suid nosuid exec noexec``.
         debug: log everything.
-        access_times: which reads of changed files set their access time: those that find it older than the last change
-            or than a day (``relatime``, ``atime``), all (``strictatime``), or none.
-        max_size: most bytes the overlay may take in storage; None for as many as there are.
-        max_names: names that are kept in memory before all that are not in use are forgotten; None for a share of the
+        access_times: which reads of changed files set their access time: ``relatime`` (also ``atime``) if it is older
+            than the last change or than a day; ``strictatime`` every read; None no read.
+        max_size: most bytes that the overlay may take in storage; None for no limit.
+        max_names: number of names in memory above which the unused ones are forgotten; None for a share of the
             machine's memory.
-        redo_aside: go on without a redo log that cannot be replayed (``redo=aside``).
-        base_check: what becomes of a mount over another base than last time: ``strict``, ``warn`` or ``ignore``.
-        keep_origin: largest base file, in bytes, of which the version that is changed is kept; 0 for none.
-        copy_whole: copy base files wholly at their first write (``copy_up=whole``).
-        untrusted: others may write to the storage; read-only, nosuid and nodev then, whatever else was asked for.
+        redo_aside: mount without a redo log that cannot be replayed, and rename that log (``redo=aside``).
+        base_check: what to do if the base is another one than at the last mount: ``strict``, ``warn`` or ``ignore``.
+        keep_origin: the largest base file, in bytes, whose content is kept before its first change; 0 for none.
+        copy_whole: copy a base file as a whole at its first write (``copy_up=whole``).
+        untrusted: other users may write to the storage; implies read-only, nosuid and nodev, whatever else is set.
     """
 
     base: str
@@ -158,12 +159,12 @@ class MountOptions:
 
 @dataclass(frozen=True, slots=True)
 class Remount:
-    """What a mount that is there is to be changed to.
+    """A request to change the flags of an existing mount.
 
     Attributes:
-        read_only: whether it is to take no changes; None leaves it as it is.
-        words: the mount words given, each flag once.
-        base, storage: the places named, as they were written, or None.
+        read_only: True to refuse changes, False to allow them; None for no change.
+        words: the option words for mount flags, one for each flag.
+        base, storage: the directories in the request, as the user wrote them; None if it names none.
     """
 
     read_only: bool | None
@@ -173,7 +174,7 @@ class Remount:
 
 
 def describe() -> str:
-    """All options as text, a line each."""
+    """Return a help text of all options, a line each."""
     width = max(len(spelled) for spelled, _ in OPTIONS)
     lines = [f"  {spelled:{width}}  {meaning}" for spelled, meaning in OPTIONS]
     return "\n".join(["Options for -o, separated by commas:", *lines, _COMMAS])
@@ -185,16 +186,16 @@ _COMMAS = "Write a comma in a path as \\, and a backslash as \\\\."
 def parse(
     option_strings: Sequence[str], *, base: str | None = None, storage: str | None = None, sloppy: bool = False
 ) -> MountOptions:
-    """Read one or more ``-o`` texts, in their order, as one list of options.
+    """Return the options of a mount command.
 
     Args:
-        option_strings: comma separated texts; empty items are skipped, so a trailing comma does no harm.
-        base: a base named in another way (``--base``), taken literally; with ``base=`` beside it, it is a repetition.
-        storage: the same for the storage.
+        option_strings: the texts of its ``-o`` options, in their order; empty items between commas are skipped.
+        base: the value of ``--base``, in which a backslash has no meaning; an error if ``base=`` is given as well.
+        storage: the value of ``--sto``, in which a backslash has no meaning; an error if ``sto=`` is given as well.
         sloppy: skip unknown options instead of refusing them (``mount -s``).
 
     Raises:
-        UsageError: an option is unknown, repeated, missing, without a value or with a wrong one.
+        UsageError: an option is unknown, given twice, missing, without a value or with a wrong one.
     """
     parser = _Parser(sloppy)
     _feed(parser, option_strings, base, storage)
@@ -204,12 +205,18 @@ def parse(
 def parse_remount(
     option_strings: Sequence[str], *, base: str | None = None, storage: str | None = None, sloppy: bool = False
 ) -> Remount | None:
-    """The same for ``remount``; None if that word is not among them.
+    """Return the request of a remount command; None if ``remount`` is not among the options.
 
-    mount(8) hands on what the mount was made with as well, from fstab or from what the kernel shows.
+    mount(8) passes on the present options as well, from fstab or from the mount table.
+
+    Args:
+        option_strings: the texts of its ``-o`` options, in their order; empty items between commas are skipped.
+        base: the value of ``--base``; it may repeat ``base=``.
+        storage: the value of ``--sto``; it may repeat ``sto=``.
+        sloppy: skip unknown options instead of refusing them (``mount -s``).
 
     Raises:
-        UsageError: as ``parse``, but that nothing need be there.
+        UsageError: an option is unknown, without a value or with a wrong one.
     """
     if not any(item == "remount" for text in option_strings for item in _split(text)):
         return None
@@ -220,21 +227,21 @@ def parse_remount(
 
 def _feed(parser: _Parser, option_strings: Sequence[str], base: str | None, storage: str | None) -> None:
     if base is not None:
-        parser.place("base", "--base", base)
+        parser.set_directory("base", "--base", base)
     if storage is not None:
-        parser.place("sto", "--sto", storage)
+        parser.set_directory("sto", "--sto", storage)
     for text in option_strings:
         for item in _split(text):
             parser.take(item)
 
 
 class _Parser:
-    """Collects options one by one; every method raises UsageError."""
+    """Collects options one by one; its methods raise UsageError for an option that is refused."""
 
     def __init__(self, sloppy: bool, *, remount: bool = False) -> None:
         self.sloppy = sloppy
         self.remount = remount
-        self.places: dict[str, str] = {}
+        self.directories: dict[str, str] = {}
         self.spelled: dict[str, str] = {}
         self.kernel: dict[str, str] = {}
         self.commit = COMMIT_SECONDS
@@ -248,40 +255,41 @@ class _Parser:
         self.keep_origin = 0
 
     def take(self, item: str) -> None:
+        """Parse one option, ``NAME`` or ``NAME=VALUE``."""
         name, equals, value = item.partition("=")
         if equals:
             self._take_value(name, value)
         else:
             self._take_word(name)
 
-    def place(self, key: str, spelled: str, value: str) -> None:
-        """Set base or sto; *spelled* is how the user named it."""
+    def set_directory(self, key: str, spelled: str, value: str) -> None:
+        """Set ``base`` or ``sto``; *spelled* is the option as the user wrote it."""
         if not value:
             raise UsageError(f"{spelled} is empty", "it must name a directory")
-        if key in self.places and not (self.remount and self.places[key] == value):
+        if key in self.directories and not (self.remount and self.directories[key] == value):
             first = self.spelled[key]
             message = f"{spelled} is given twice" if first == spelled else f"{first} and {spelled} mean the same"
             raise UsageError(message, "give it once")
-        self.places[key] = value
+        self.directories[key] = value
         self.spelled[key] = spelled
 
     def _take_value(self, name: str, value: str) -> None:
         if name in _ALIASES:
-            self.place(_ALIASES[name], f"{name}=", value)
+            self.set_directory(_ALIASES[name], f"{name}=", value)
         elif name == "commit":
             self.commit = _seconds(value)
         elif name == "max_size":
-            self.max_size = _bytes(value)
+            self.max_size = _max_size(value)
         elif name == "max_names":
-            self.max_names = _count(value)
+            self.max_names = _max_names(value)
         elif name == "redo":
             if value != "aside":
-                raise UsageError(f"redo={value} is unknown", "the only way to go on without a redo log is redo=aside")
+                raise UsageError(f"redo={value} is unknown", "write redo=aside to mount without the redo log")
             self.redo_aside = True
         elif name == "base_check":
             self.base_check = _choice(name, value, BASE_CHECKS)
         elif name == "keep_origin":
-            self.keep_origin = _small_size(name, value)
+            self.keep_origin = _origin_size(name, value)
         elif name == "copy_up":
             self.copy_whole = _choice(name, value, COPY_UPS) == "whole"
         elif name == "user":
@@ -290,7 +298,7 @@ class _Parser:
             pass
         elif name in _IGNORED_WITH_VALUE or name.startswith(("x-", "X-")):
             if name == "workdir":
-                log.debug("workdir= is accepted and not used: storage needs no directory beside it")
+                log.debug("workdir= is ignored: minifo needs no second directory beside the storage")
         else:
             self._unknown(name)
 
@@ -313,22 +321,23 @@ class _Parser:
 
     def _unknown(self, name: str) -> None:
         if self.sloppy:
-            log.debug("unknown option %r skipped", name)
+            log.debug("the unknown option %r is skipped", name)
             return
         raise UsageError(f"unknown option '{name}'", _suggest(name))
 
     def remounted(self) -> Remount:
-        """What was asked for, of a remount."""
+        """Return the collected options as a request of a remount."""
         access = self.kernel.get("ro")
         return Remount(
             read_only=None if access is None else access == "ro",
             words=tuple(self.kernel.values()),
-            base=self.places.get("base"),
-            storage=self.places.get("sto"),
+            base=self.directories.get("base"),
+            storage=self.directories.get("sto"),
         )
 
     def result(self) -> MountOptions:
-        missing = [key for key in ("base", "sto") if key not in self.places]
+        """Return the collected options; refuse them if base or storage is missing."""
+        missing = [key for key in ("base", "sto") if key not in self.directories]
         if missing:
             names = " and ".join(f"{key}=" for key in missing)
             verb = "are" if len(missing) > 1 else "is"
@@ -337,8 +346,8 @@ class _Parser:
             self.kernel |= {"ro": "ro", "suid": "nosuid", "dev": "nodev"}
         words = tuple(word for word in self.kernel.values() if word not in _KERNEL_DEFAULTS)
         return MountOptions(
-            base=self.places["base"],
-            storage=self.places["sto"],
+            base=self.directories["base"],
+            storage=self.directories["sto"],
             commit=self.commit,
             sync="sync" in words or "dirsync" in words,
             read_only="ro" in words,
@@ -357,31 +366,31 @@ class _Parser:
         )
 
 
-def _number_of_bytes(name: str, value: str) -> int:
-    """A size in bytes, with the suffixes of tmpfs(5): k, m, g for powers of 1,024."""
+def _size(name: str, value: str) -> int:
+    """Return a size in bytes from a number with an optional suffix as in tmpfs(5): k, m, g for powers of 1,024."""
     number, power = (value[:-1], _SUFFIXES[value[-1].lower()]) if value[-1:].lower() in _SUFFIXES else (value, 0)
     if not number.isascii() or not number.isdigit():
         raise UsageError(f"{name}={value} is not a size", "give bytes, or 64m, 2g")
     return int(number) << power
 
 
-def _bytes(value: str) -> int:
-    size = _number_of_bytes("max_size", value)
-    if size < SIZE_LEAST:
-        raise UsageError(f"max_size={value} is too small", f"give at least {SIZE_LEAST >> 20}m")
+def _max_size(value: str) -> int:
+    size = _size("max_size", value)
+    if size < SIZE_MIN:
+        raise UsageError(f"max_size={value} is too small", f"give at least {SIZE_MIN >> 20}m")
     return size
 
 
-def _small_size(name: str, value: str) -> int:
-    size = _number_of_bytes(name, value)
-    if size > ORIGIN_MOST:
-        raise UsageError(f"{name}={value} is too large", f"give at most {ORIGIN_MOST >> 10}k")
+def _origin_size(name: str, value: str) -> int:
+    size = _size(name, value)
+    if size > ORIGIN_MAX:
+        raise UsageError(f"{name}={value} is too large", f"give at most {ORIGIN_MAX >> 10}k")
     return size
 
 
-def _count(value: str) -> int:
-    if not value.isascii() or not value.isdigit() or int(value) < NAMES_LEAST:
-        raise UsageError(f"max_names={value} is not a number of names", f"give {NAMES_LEAST} or more")
+def _max_names(value: str) -> int:
+    if not value.isascii() or not value.isdigit() or int(value) < NAMES_MIN:
+        raise UsageError(f"max_names={value} is not a number of names", f"give {NAMES_MIN} or more")
     return int(value)
 
 
@@ -405,8 +414,8 @@ def _seconds(value: str) -> float:
 
 
 def _suggest(name: str) -> str:
-    """A hint for an unknown option; the commonest slip is a comma inside a path."""
-    import difflib  # only for an error: it costs start-up time
+    """Return a hint for an unknown option: a similar known one, or else that a comma in a path needs a backslash."""
+    import difflib  # here, for it costs start-up time and only errors need it
 
     known = {*_ALIASES, *_OWN_WITH_VALUE, *_KERNEL_WORDS, *_IMPLIED, *_IGNORED, *_FLAGS}
     close = difflib.get_close_matches(name, sorted(known), n=1)
@@ -416,7 +425,7 @@ def _suggest(name: str) -> str:
 
 
 def _split(text: str) -> Iterator[str]:
-    """Cut *text* at its plain commas and undo ``\\,`` and ``\\\\``; empty items are left out."""
+    """Yield the items of *text* between commas, with ``\\,`` and ``\\\\`` decoded; skip empty items."""
     item: list[str] = []
     position = 0
     while position < len(text):
@@ -436,17 +445,17 @@ def _split(text: str) -> Iterator[str]:
 
 
 def escape(value: str) -> str:
-    """Write *value* so that it survives between the commas of an option text."""
+    """Return *value* encoded for an option text: commas and backslashes get a backslash."""
     return value.replace("\\", "\\\\").replace(",", "\\,")
 
 
 def format_source(base: str, storage: str) -> str:
-    """The source text (fsname) under which a mount shows in /proc/mounts."""
+    """Return the source text (fsname) that /proc/mounts shows for a mount."""
     return f"base={escape(base)},sto={escape(storage)}"
 
 
 def parse_source(text: str) -> tuple[str, str] | None:
-    """Undo :func:`format_source`; None if *text* does not come from there."""
+    """Return base and storage from a source text; None if :func:`format_source` cannot have returned it."""
     items = list(_split(text))
     if len(items) != 2 or not items[0].startswith("base=") or not items[1].startswith("sto="):
         return None

@@ -1,8 +1,8 @@
-"""Change a mount that is there: let it take no more changes, or take them again.
+"""Remounts an overlay: makes an existing mount read-only, or writable again.
 
-The kernel does it (mount(2) with MS_REMOUNT): it refuses changes from then on and has written back what it held of
-files.  What it knows nothing of is the daemon's commit, which is waited for.  The rule kept here: nothing is said to be
-changed that is not.  The daemon's own options are fixed when it starts.
+The kernel does this (mount(2) with MS_REMOUNT): it writes its dirty pages back, and refuses changes from then on.  It
+does not wait for the daemon's commit, so this module does.  The rule kept here: an option that remounting cannot change
+is refused, never ignored.  The daemon's own options are fixed when it starts.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .mount_table import MountEntry
 from .options import Remount
 from .unmount import is_written, our_mount
 
-# mount(2); a word that is shown sets its flag, and so does its contrary clear it.
+# mount(2): the flag that each option word sets, and the words that clear a flag
 _MS_RDONLY, _MS_REMOUNT = 1, 32
 _FLAGS = {
     "nosuid": 2, "nodev": 4, "noexec": 8, "sync": 16, "dirsync": 128, "noatime": 1 << 10, "nodiratime": 1 << 11,
@@ -28,29 +28,31 @@ _CONTRARY = {
     "suid": "nosuid", "dev": "nodev", "exec": "noexec", "async": "sync", "atime": "noatime",
     "relatime": "noatime", "strictatime": "noatime",
 }  # fmt: skip
-_FIXED = ("sync", "dirsync", "noatime")  # the daemon was told
+_FIXED = ("sync", "dirsync", "noatime")  # the daemon got these at its start
 
 
 def remount(request: Remount, mountpoint: str) -> None:
-    """Change the overlay mounted at a path; when it takes no more changes, all that was made are durable.
+    """Change the mount flags of the overlay mounted at a path.
+
+    When this returns after a change to read-only, all changes of the overlay are durable.
 
     Args:
-        request: what is asked for.
+        request: the flags to set.
         mountpoint: the path; symbolic links are followed.
 
     Raises:
-        StateError: nothing of ours is mounted there, it is busy, or it cannot be changed so.
-        UsageError: something else than ``ro`` and ``rw`` and the words of the kernel is to be changed.
+        StateError: there is no minifo mount, its daemon has ended, it is busy, or the kernel refuses the change.
+        UsageError: the request names another base or storage, or an option that only a new mount can change.
     """
     entry, storage = our_mount(mountpoint)
     target = entry.mountpoint
     if mount_table.is_dead(target):
-        raise StateError(f"{target} holds a mount whose daemon is gone", f"clear it: umount -l {target}")
+        raise StateError(f"the daemon of the mount at {target} has ended", f"clear the mount: umount -l {target}")
     _check_same(request, entry)
     read_only = "ro" in entry.options if request.read_only is None else request.read_only
     if not read_only and not is_written(storage, owner_of(entry)):
         raise StateError(
-            f"{target} was mounted read-only, its storage is not held for writing",
+            f"{target} cannot become writable: it was mounted read-only, so its daemon has not locked the storage",
             f"unmount it, then mount it without ro: minifo umount {target}",
         )
     _mount(entry, request, read_only=read_only)
@@ -63,11 +65,14 @@ def _check_same(request: Remount, entry: MountEntry) -> None:
     assert overlay is not None
     for given, there, what in zip((request.base, request.storage), overlay, ("base", "storage"), strict=True):
         if given is not None and os.path.realpath(given) != there:
-            raise UsageError(f"{entry.mountpoint} has {what} {there}, not {given}", "unmount it, then mount the other")
+            raise UsageError(
+                f"{entry.mountpoint} has {what} {there}, which remount cannot change to {given}",
+                "unmount it, then mount it with the other directory",
+            )
     for word in request.words:
         flag = _CONTRARY.get(word, word)
         if flag in _FIXED and (word == flag) != (flag in entry.options):
-            raise UsageError(f"{word} cannot be changed by remount", "unmount it, then mount it with the new options")
+            raise UsageError(f"remount cannot change {word}", "unmount it, then mount it with the new options")
 
 
 def _mount(entry: MountEntry, request: Remount, *, read_only: bool) -> None:
@@ -83,19 +88,23 @@ def _mount(entry: MountEntry, request: Remount, *, read_only: bool) -> None:
     if code == errno.EBUSY:
         raise StateError(f"{entry.mountpoint} is busy: files are open for writing", f"fuser -vm {entry.mountpoint}")
     if code == errno.EPERM:
-        raise StateError(f"{entry.mountpoint} cannot be remounted by this user", "remount it as root")
+        raise StateError(f"only root may remount {entry.mountpoint}", "remount it as root")
     raise StateError(f"{entry.mountpoint} cannot be remounted ({os.strerror(code)})", "see kernel messages: dmesg")
 
 
 def _commit(target: str) -> None:
-    """Return when everything is durable (fsync of a directory is answered after a commit)."""
+    """Return when all changes are durable: the daemon replies to fsync of a directory after a commit.
+
+    Raises:
+        StateError: the commit failed.
+    """
     root = os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(root)
     except OSError as error:
         raise StateError(
-            f"{target} takes no more changes, but the last ones are not durable ({error.strerror})",
-            "see the system's log for what failed",
+            f"{target} is read-only now, but its last changes are not durable ({error.strerror})",
+            "the system log says what failed",
         ) from error
     finally:
         os.close(root)

@@ -1,8 +1,8 @@
-"""Make everything an overlay was told durable, from outside.
+"""Makes all changes of a mounted overlay durable, from another process than its daemon.
 
-sync(2) and syncfs(2) alone do not: of a FUSE mount the kernel writes back the pages it holds, and tells the daemon
-nothing of what it is for (before Linux 7.3).  So pages are written back first, and then a directory is synced, which
-the daemon answers when everything is durable, not that directory alone.
+sync(2) and syncfs(2) alone do not: for a FUSE mount the kernel writes its dirty pages back, but before Linux 7.3 it
+does not tell the daemon to sync.  So this module has the pages written back first, and then syncs a directory: the
+daemon replies to that request when all changes of the overlay are durable, not those of the directory alone.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from . import mount_table
 _LISTING = "findmnt -t fuse.minifo lists the mounts"
 
 
-def settle(path: str) -> None:
-    """Return when everything done so far in an overlay is durable.
+def sync_overlay(path: str) -> None:
+    """Return when all changes made so far in a mounted overlay are durable.
 
     Args:
-        path: its mount point, or anything in it.
+        path: the mount point, or any path in the mount.
 
     Raises:
-        StateError: it lies on no overlay, or something could not be made durable.
+        StateError: *path* is not on a minifo mount, its daemon has ended, or a change could not be made durable.
     """
     try:
         _, entry = mount_table.locate(path)
@@ -44,7 +44,7 @@ def settle(path: str) -> None:
     except OSError as error:
         if error.errno in (errno.ENOTCONN, errno.ECONNABORTED):
             raise StateError(
-                f"the daemon of {path} is gone", f"clear the mount: umount -l {entry.mountpoint}"
+                f"the daemon of {path} has ended", f"clear the mount: umount -l {entry.mountpoint}"
             ) from error
         raise StateError(
             f"not everything in {entry.mountpoint} is durable ({error.strerror})", "the system log says what failed"

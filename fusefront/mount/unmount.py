@@ -1,8 +1,8 @@
-"""End a mount, and return only when its last commit is durable.
+"""Unmounts an overlay, and returns only when its last commit is durable.
 
-The kernel forgets a mount before its daemon has committed what it was told last.  The daemon says in its report
-(end_report.py) when that is done, or why it cannot be; where there is none, the storage's lock is waited for, which it
-holds until then.  Imports neither trio nor pyfuse3.
+The kernel removes a mount before its daemon has committed the last changes.  The daemon's report (end_report.py) says
+when they are durable, or why they cannot be.  If there is no report, this module waits for the lock of the storage,
+which the daemon holds until then.  It imports neither trio nor pyfuse3.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ import time
 
 from ...engine.errors import StateError
 from . import end_report, mount_holders, mount_table, utab
-from .end_report import Found, Phase
+from .end_report import FoundReport, Phase
 from .mount_table import MountEntry
 
 log = logging.getLogger(__name__)
 
 
 class MountBusy(StateError):
-    """The mount is in use, and so it stays."""
+    """The mount is in use, so it was not unmounted."""
 
 
 _LISTING = "findmnt -t fuse.minifo lists the mounts"
@@ -33,47 +33,48 @@ _LISTING = "findmnt -t fuse.minifo lists the mounts"
 _MNT_DETACH = 2
 _UMOUNT_NOFOLLOW = 8
 
-_NOTICE_AFTER = 3.0  # seconds of waiting until something is said
-_LETTING_GO = 15.0  # seconds the kernel may hold on to what is unmounted here, with nobody to be seen who uses it
-_FOREIGN = 60.0  # seconds to wait for a daemon of somebody else, who may mean ill
-_SLOWEST_POLL = 0.1
-_EXIT_WAIT = 2.0  # seconds granted to the daemon between its last commit and its end
-_CONNECTIONS = "/sys/fs/fuse/connections"  # one entry for each that is alive, by minor number; if fusectl is mounted
-_SHOWN = 5  # process ids that are named
+_NOTICE_AFTER = 3.0  # seconds until a warning says what the command waits for
+_CONNECTION_CLOSE = 15.0  # seconds until the kernel must have closed the connection, unless a process is seen to use it
+_OTHER_USER = 60.0  # seconds to wait for another user's daemon, which might never end on purpose
+_POLL_MAX = 0.1  # seconds
+_EXIT_WAIT = 2.0  # seconds for the daemon to exit after its last commit
+_CONNECTIONS = "/sys/fs/fuse/connections"  # has an entry, named by minor number, for each open one; needs fusectl
+_PIDS_SHOWN = 5  # process ids in a message
 
 
 def unmount(mountpoint: str, *, lazy: bool = False, timeout: float | None = None) -> None:
-    """Unmount the overlay at *mountpoint* and wait until storage is complete and free.
+    """Unmount the overlay at *mountpoint*; return when its changes are durable and its storage is unlocked.
 
-    If the daemon is dead already, the mount is detached, and that is logged as a warning.
+    If the daemon has ended before, the mount is only detached, and a warning is logged.
 
     Args:
         mountpoint: the path it is mounted at; symbolic links are followed.
-        lazy: detach now even if files are open; the daemon goes on until they are closed, so nothing is waited for.
-        timeout: longest wait in seconds for the last commit; None waits as long as the daemon takes for it.
+        lazy: detach it even if files are open, and return at once; the daemon serves them until they are closed.
+        timeout: longest wait in seconds for the last commit; None waits as long as the daemon takes, but 60 seconds at
+            most for the daemon of another user.
 
     Raises:
-        StateError: nothing of ours is mounted there, it is busy, something else keeps it alive, the daemon still holds
+        StateError: there is no minifo mount, it is busy, a process keeps the file system alive, the daemon still holds
             the storage, or its last changes are not durable.
     """
     entry, storage = our_mount(mountpoint)
     target = entry.mountpoint
     if target == "/":
-        # umount(2) would not even fail: it makes a process's root file system read-only
-        hint = "it ends with the system; this makes everything durable before: minifo sync /"
-        raise StateError("/ is an overlay, and the root directory of this process", hint)
-    dead = mount_table.is_dead(target)
+        # umount(2) of the root file system succeeds without unmounting: it makes it read-only
+        hint = "make its changes durable instead: minifo sync /"
+        raise StateError("/ cannot be unmounted: this overlay is the root directory of this process", hint)
+    is_dead = mount_table.is_dead(target)
     owner = end_report.owner_of(entry)
     found = end_report.find(entry, owner)
     holder = found.pid if found is not None else _holder(storage, owner)
-    detach(target, lazy=lazy or dead)
-    if dead:
-        utab.unmark(target, entry.source)
+    detach(target, lazy=lazy or is_dead)
+    if is_dead:
+        utab.remove_entry(target, entry.source)
         state = found.now() if found is not None else None
         why = f" ({state.message})" if state is not None and state.message else ""
         log.warning(
-            "the daemon of %s had died before%s; its mount is cleared now, "
-            "what it was told last is in memory until %s is mounted again",
+            "the daemon of %s had ended before%s; the mount is cleared now, and its last changes are in memory: "
+            "mount %s again before this machine restarts",
             target, why, storage,
         )  # fmt: skip
         return
@@ -81,23 +82,23 @@ def unmount(mountpoint: str, *, lazy: bool = False, timeout: float | None = None
         return
     others = [other for other in mount_table.read_mounts() if other.device == entry.device]
     if others:
-        log.warning("the overlay stays mounted at %s", others[0].mountpoint)
+        log.warning("the overlay is still mounted at %s", others[0].mountpoint)
         return
     if timeout is None and owner != os.geteuid():
-        timeout = _FOREIGN
-    patience = _Patience(entry, storage, timeout)
+        timeout = _OTHER_USER
+    wait = _DaemonWait(entry, storage, timeout)
     if found is None:
-        _wait_for_lock(patience, storage, owner, holder)
+        _wait_for_lock(wait, storage, owner, holder)
     else:
-        _wait_for_report(patience, found)
+        _wait_for_report(wait, found)
     _await_exit(holder)
 
 
 def our_mount(path: str) -> tuple[MountEntry, str]:
-    """The minifo mount exactly at *path*, and its storage.
+    """Return the minifo mount exactly at *path*, and the path of its storage.
 
     Raises:
-        StateError: there is none.
+        StateError: no minifo mount is there, or *path* cannot be reached.
     """
     try:
         real, entry = mount_table.locate(path)
@@ -117,10 +118,20 @@ def our_mount(path: str) -> tuple[MountEntry, str]:
     return entry, overlay[1]
 
 
-# -- letting go of the mount
+# -- unmounting
 
 
 def detach(target: str, *, lazy: bool) -> None:
+    """Unmount a file system by umount2(2), or by fusermount3 if that is refused; do not wait for its daemon.
+
+    Args:
+        target: the true path of the mount point.
+        lazy: detach it even if files are open.
+
+    Raises:
+        MountBusy: files are open, and *lazy* is false.
+        StateError: it cannot be unmounted.
+    """
     code = _umount2(target, _UMOUNT_NOFOLLOW | (_MNT_DETACH if lazy else 0))
     if code == errno.EPERM:
         _fusermount(target, lazy=lazy)
@@ -131,15 +142,15 @@ def detach(target: str, *, lazy: bool) -> None:
 
 
 def _umount2(target: str, flags: int) -> int:
-    """umount2(2); returns 0 or the errno."""
+    """Call umount2(2); return 0 or the errno."""
     libc = ctypes.CDLL(None, use_errno=True)
     return ctypes.get_errno() if libc.umount2(os.fsencode(target), flags) != 0 else 0
 
 
 def _fusermount(target: str, *, lazy: bool) -> None:
-    import subprocess  # only for those who are not root: it costs start-up time
+    import subprocess  # here, for it costs start-up time and root does not need it
 
-    # Its messages are compared below, so they must not be translated.
+    # not translated, for the message is compared below
     environment = {**os.environ, "LC_ALL": "C"}
     try:
         done = subprocess.run(
@@ -156,19 +167,19 @@ def _fusermount(target: str, *, lazy: bool) -> None:
 
 
 def _busy(target: str) -> MountBusy:
-    return MountBusy(f"{target} is busy", f"see who uses it: fuser -vm {target}")
+    return MountBusy(f"{target} is busy", f"this lists the processes that use it: fuser -vm {target}")
 
 
 # -- waiting for the daemon
 
 
-class _Patience:
-    """Bounds the wait for one daemon, and says what is waited for.
+class _DaemonWait:
+    """Waits for one daemon in steps, up to a timeout; warns the user, and fails if the daemon cannot end.
 
     Args:
         entry: the mount.
-        storage: its storage.
-        timeout: as for ``unmount``.
+        storage: path of its storage.
+        timeout: longest wait in seconds; None for no limit.
     """
 
     def __init__(self, entry: MountEntry, storage: str, timeout: float | None) -> None:
@@ -177,82 +188,89 @@ class _Patience:
         self._entry = entry
         self._timeout = timeout
         self._begin = time.monotonic()
-        self._next_look = self._begin + _NOTICE_AFTER
+        self._next_check = self._begin + _NOTICE_AFTER
         self._pause = 0.002
         self._noticed = False
 
-    def wait(self, pid: int, *, ending: bool) -> None:
-        """Wait for a moment.
+    def step(self, pid: int, *, ending: bool) -> None:
+        """Sleep for 2 to 100 ms, longer at each call.
 
         Args:
-            pid: the daemon.
-            ending: it has said that the kernel has let go.
+            pid: process id of the daemon, for messages.
+            ending: the daemon has reported that the kernel has closed the connection.
 
         Raises:
-            StateError: it took too long, or something keeps the mount alive.
+            StateError: the timeout is over, or a process keeps the file system alive, so that the daemon does not end.
         """
         now = time.monotonic()
         waited = now - self._begin
         if self._timeout is not None and waited > self._timeout:
             raise StateError(
                 f"{self.mountpoint} is unmounted, but its daemon (process {pid}) still holds {self.storage}",
-                "the last changes are durable when that process has ended",
+                "its last changes are durable when that process has ended: wait for it",
             )
-        if now > self._next_look:
+        if now > self._next_check:
             if not ending:
-                self._refuse_elsewhere(waited)
+                self._check_holders(waited)
             if not self._noticed:
                 log.warning("waiting for the last commit to %s (process %d)", self.storage, pid)
                 self._noticed = True
-            self._next_look = now + _NOTICE_AFTER
+            self._next_check = now + _NOTICE_AFTER
         time.sleep(self._pause)
-        self._pause = min(self._pause * 1.5, _SLOWEST_POLL)
+        self._pause = min(self._pause * 1.5, _POLL_MAX)
 
-    def _refuse_elsewhere(self, waited: float) -> None:
-        """Raise if the file system lives on: then its daemon will not end."""
+    def _check_holders(self, waited: float) -> None:
+        """Raise if processes keep the file system alive: then its daemon does not end.
+
+        Args:
+            waited: seconds since the unmount.
+
+        Raises:
+            StateError: they do, or the kernel has not closed the connection in 15 seconds.
+        """
         where = self.mountpoint
         for holder in mount_holders.holders(self._entry):
             first, number = holder.pids[0], len(holder.pids)
-            pids = ", ".join(map(str, holder.pids[:_SHOWN])) + (
-                f" and {number - _SHOWN} more" if number > _SHOWN else ""
+            pids = ", ".join(map(str, holder.pids[:_PIDS_SHOWN])) + (
+                f" and {number - _PIDS_SHOWN} more" if number > _PIDS_SHOWN else ""
             )
             process = f"process {pids} has" if number == 1 else f"processes {pids} have"
             if holder.mountpoint:
                 raise StateError(
                     f"{where} is unmounted here, but {process} it mounted in another mount namespace",
-                    f"end them, or unmount it there too: nsenter -t {first} -m umount {holder.mountpoint}",
+                    f"end them, or unmount it there: nsenter -t {first} -m umount {holder.mountpoint}",
                 )
             raise StateError(
                 f"{where} is unmounted here, but {process} a root or working directory inside",
-                f"end them: kill {pids.replace(',', '')}" if number <= _SHOWN else "end them",
+                f"end them: kill {pids.replace(',', '')}" if number <= _PIDS_SHOWN else "end them",
             )
-        if waited > _LETTING_GO and _is_alive(self._entry.device) is not False:
+        if waited > _CONNECTION_CLOSE and _is_connected(self._entry.device) is not False:
             raise StateError(
-                f"{where} is unmounted here, but the kernel has not let go of it after {_LETTING_GO:.0f} seconds",
-                "some process that cannot be seen from here has it mounted or a file of it open; the last changes are "
-                "durable when its daemon has ended",
+                f"{where} is unmounted here, but the kernel has not closed it after {_CONNECTION_CLOSE:.0f} seconds",
+                "a process that this user cannot see has it mounted or a file of it open; the last changes are durable "
+                "when its daemon has ended",
             )
 
 
-def _is_alive(device: int) -> bool | None:
-    """Whether the kernel still has a FUSE connection; None if that cannot be told."""
+def _is_connected(device: int) -> bool | None:
+    """Return whether the FUSE connection of the mount with st_dev *device* is open; None if that is unknown."""
     try:
         minors = os.listdir(_CONNECTIONS)
     except OSError as exc:
-        log.debug("%s: %s", _CONNECTIONS, exc)
+        log.debug("%s cannot be listed: %s", _CONNECTIONS, exc)
         return None
     return str(os.minor(device)) in minors if minors else None
 
 
-def _wait_for_report(patience: _Patience, found: Found) -> None:
-    """Return when the daemon has said that everything is durable.
+def _wait_for_report(wait: _DaemonWait, found: FoundReport) -> None:
+    """Return when the daemon has reported that all changes are durable.
 
     Raises:
-        StateError: it has said that something is not, or has ended without a word.
+        StateError: it has reported that some are not, it was killed, or *wait* raised it.
     """
-    where = patience.mountpoint
+    where = wait.mountpoint
     while True:
-        ended = not end_report.is_running(found.pid)  # before it is read: what it says last is read after its end
+        ended = not end_report.is_running(found.pid)  # before the report is read, so that the last one is not missed
         state = found.now()
         if state is None:
             return
@@ -261,50 +279,60 @@ def _wait_for_report(patience: _Patience, found: Found) -> None:
         if ended:
             raise StateError(
                 f"{where} is unmounted, but its daemon (process {found.pid}) was killed before its last commit",
-                f"what it was told last is in memory: mount {patience.storage} again before this machine restarts",
+                f"its last changes are in memory: mount {wait.storage} again before this machine restarts",
             )
-        patience.wait(found.pid, ending=state.phase is Phase.ENDING)
+        wait.step(found.pid, ending=state.phase is Phase.ENDING)
 
 
-def _wait_for_lock(patience: _Patience, storage: str, owner: int, holder: int) -> None:
-    """Return when the daemon has released the lock of *storage*."""
+def _wait_for_lock(wait: _DaemonWait, storage: str, owner: int, holder: int) -> None:
+    """Return when the daemon has released the lock of *storage*.
+
+    Args:
+        wait: bounds the wait.
+        storage: path of the storage.
+        owner: user id of the user who made the mount.
+        holder: process id of the daemon; 0 if it is unknown.
+
+    Raises:
+        StateError: the lock cannot be read, or *wait* raised it.
+    """
     try:
         fd = _open_lock(storage, owner)
     except FileNotFoundError:
         return  # a read-only mount on a medium without a lock file: there was nothing to commit
     except OSError as exc:
-        message = f"{patience.mountpoint} is unmounted, but the lock of {storage} cannot be read ({exc.strerror})"
-        raise StateError(message, "see in the system log whether its last changes are durable") from exc
+        message = f"{wait.mountpoint} is unmounted, but the lock of {storage} cannot be read ({exc.strerror})"
+        raise StateError(message, "the system log says whether its last changes are durable") from exc
     try:
         while not _free(fd):
             pid = _pid(fd)
             if holder and pid and pid != holder:
-                return  # somebody mounted it anew, so our daemon had released it
-            patience.wait(pid, ending=False)
+                return  # another daemon has the lock, so ours has released it
+            wait.step(pid, ending=False)
     finally:
         os.close(fd)
 
 
 def _open_lock(storage: str, owner: int) -> int:
-    """Open the lock file of a storage that a mount's source names.
+    """Return a descriptor of the lock file of a storage that a mount's source text names.
 
-    The source may be anybody's text (a user's mount has the one that the user gave it), so what is opened is a regular
-    file of *owner*, the user who made the mount, or nothing.
+    A user chooses the source text of his mount freely.  So only a regular file that belongs to *owner*, the user who
+    made the mount, is accepted.
 
     Raises:
-        OSError: it cannot be opened, or is something else.
+        OSError: the file cannot be opened, or is not acceptable.
     """
     path = os.path.join(storage, "lock")
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     st = os.fstat(fd)
     if not stat.S_ISREG(st.st_mode) or st.st_uid != owner:
         os.close(fd)
-        raise PermissionError(errno.EACCES, "not a lock of whoever made the mount", path)
+        raise PermissionError(errno.EACCES, "not a lock file of the user who made the mount", path)
     return fd
 
 
 def _free(fd: int) -> bool:
-    """Whether no writer holds the lock; it is only touched, not kept."""
+    """Return whether no writer holds the lock; do not keep it."""
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -314,17 +342,17 @@ def _free(fd: int) -> bool:
 
 
 def is_written(storage: str, owner: int) -> bool:
-    """Whether a writer holds a storage of *owner*; True where that cannot be seen (it may lie below a mount)."""
+    """Return whether a writer holds a storage of *owner*; True if no lock is visible, for a mount may hide it."""
     return not os.path.exists(os.path.join(storage, "lock")) or _holder(storage, owner) != 0
 
 
 def _holder(storage: str, owner: int) -> int:
-    """Process id of the storage's writer, 0 if it cannot be told."""
+    """Return the process id of the writer that holds a storage; 0 if there is none, or it is unknown."""
     try:
         fd = _open_lock(storage, owner)
     except OSError as exc:
-        # Storage may lie below the mount point and be out of sight until it is unmounted.
-        log.debug("the lock cannot be seen yet: %s", exc)
+        # the mount itself may hide the storage until it is unmounted
+        log.debug("the lock of %s cannot be opened yet: %s", storage, exc)
         return 0
     try:
         return 0 if _free(fd) else _pid(fd)
@@ -333,18 +361,19 @@ def _holder(storage: str, owner: int) -> int:
 
 
 def _pid(fd: int) -> int:
+    """Return the process id in a lock file; 0 if it has none."""
     text = os.pread(fd, 32, 0).split(b"\n")[0]
     return int(text) if text.isdigit() else 0
 
 
 def _await_exit(pid: int) -> None:
-    """Give process *pid* a moment to end, so that its directories are free when we return."""
+    """Return when process *pid* has ended, after 2 seconds at most, so that its directories are not busy any more."""
     if not pid:
         return
     try:
         fd = os.pidfd_open(pid)
     except OSError as exc:
-        log.debug("process %d: %s", pid, exc.strerror)  # it has ended
+        log.debug("process %d has ended: %s", pid, exc.strerror)
         return
     try:
         select.select([fd], [], [], _EXIT_WAIT)

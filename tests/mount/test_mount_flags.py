@@ -110,7 +110,7 @@ def test_the_root_directory_as_base(sandbox: MountSandbox) -> None:
     done = overlay.mount()
     assert words(overlay) == {"nosuid", "nodev", *below}
     assert "nosuid because" in done.stderr
-    assert "-o rootfs has it otherwise" in done.stderr
+    assert "mount with -o rootfs to allow it" in done.stderr
 
 
 def test_the_old_line(sandbox: MountSandbox, helpers: None) -> None:

@@ -202,7 +202,7 @@ def test_killed_daemon(sandbox: MountSandbox, helpers: None) -> None:
     os.unlink(overlay.mnt / "synced")
     check(overlay)
     overlay.kill()
-    assert "had died" in minifo("umount", overlay.mnt).stderr
+    assert "had ended before" in minifo("umount", overlay.mnt).stderr
     assert not is_mounted(overlay.mnt)
     overlay.mount()
     check(overlay)

@@ -94,9 +94,9 @@ def test_what_cannot_be_changed_is_refused(sandbox: MountSandbox, helpers: None)
 
     with open(overlay.mnt / "file", "wb"):
         refused("ro", "files are open for writing", 32)
-    refused("sync", "sync cannot be changed", 1)
-    refused("relatime", "relatime cannot be changed", 1)
-    refused("base=/usr", f"has base {overlay.base}, not /usr", 1)
+    refused("sync", "remount cannot change sync", 1)
+    refused("relatime", "remount cannot change relatime", 1)
+    refused("base=/usr", f"has base {overlay.base}, which remount cannot change to /usr", 1)
     refused("nosuch", "unknown option", 1)
     assert shown(overlay) == before
     overlay.umount()

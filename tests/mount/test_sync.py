@@ -51,7 +51,7 @@ def test_failures(sandbox: MountSandbox) -> None:
     lines = done.stderr.splitlines()
     assert [line.split("; ")[0] for line in lines] == [
         f"minifo: not everything in {failing.mnt} is durable (Input/output error)",
-        f"minifo: the daemon of {dead.mnt} is gone",
+        f"minifo: the daemon of {dead.mnt} has ended",
         f"minifo: {sandbox.home} is not on a minifo mount",
         f"minifo: {sandbox.home}/missing cannot be reached (No such file or directory)",
     ]
