@@ -1,4 +1,4 @@
-"""A file system in memory whose requests are put to plain functions first (hook.set_callbacks()), for tests of that road.
+"""A file system in memory that serves requests by callbacks of the session hook, or passes them on to pyfuse3.
 
 Run as a program it mounts and serves.  Both roads lead to the same tree, and each writes into the log which requests it
 was given, so a test sees who has answered.  What the functions of the short road do is set from outside, by setxattr of

@@ -287,7 +287,10 @@ def test_forgetting_is_told_with_its_counts(served: Served) -> None:
             roads |= {event[0] for event in heard["log"] if event[1] == "forget"}
             left = heard["told"]
         assert roads == ({"direct"} if order == "answer" else {"direct", "behind"})
-    for order, complaint in (("raise", "NotServedError: forget"), ("'wrong'", "TypeError: the callback for forget returned")):
+    for order, complaint in (
+        ("raise", "NotServedError: forget"),
+        ("'wrong'", "TypeError: the callback for forget returned"),
+    ):
         served.order("forget", order)
         served.file()
         found = ""
