@@ -19,7 +19,7 @@ _NAMES = 3000
 _LIMIT = 2900  # so that few are left to be found when it is reached
 _PTRACE_DETACH, _PTRACE_SEIZE, _PTRACE_INTERRUPT = 17, 0x4206, 0x4207
 _WALL = 0x40000000  # waitpid(2): threads as well
-_LINE = re.compile(r"of (\d+) names (\d+) are left")
+_LINE = re.compile(r"of (\d+) inodes (\d+) are still referenced")
 
 
 def _list(top: Path) -> list[tuple[str, int, int, int]]:
