@@ -1,10 +1,11 @@
-"""Start a mount: check what can be checked, become a daemon, report one clear line.
+"""Starts a mount: checks the directories, forks a daemon, and reports its failure in one line.
 
-The parent of a daemon returns only when the mount answers, or raises what went wrong in the child.  The rule kept here
-is fork safety: database, trio and pyfuse3 live in the process that serves, so ``session`` is imported after the fork.
-Before the fork nothing on disk is changed.
+The parent of a daemon returns only when the mount responds, or raises the error that the child reports.  The rule kept
+here is fork safety: only the process that serves uses the database, trio and pyfuse3, so ``session`` is imported after
+the fork.  Before the fork nothing on disk is changed.
 
-The child speaks once, as JSON through a pipe: ``{}`` when the mount answers, else the error's class, message and hint.
+The child sends one JSON object through a pipe: ``{}`` when the mount responds, otherwise the class, message and hint of
+an error.
 """
 
 from __future__ import annotations
@@ -38,12 +39,12 @@ def launch(options: MountOptions, mountpoint: str, *, foreground: bool = False) 
     """Mount an overlay.
 
     Args:
-        options: what to mount and how.
-        mountpoint: an existing directory; it may be the base itself.
+        options: of the mount.
+        mountpoint: path of an existing directory; it may be the base itself.
         foreground: serve in this process until unmounted, instead of in a daemon.
 
     Raises:
-        StateError: the mount cannot be made, or the daemon died before it answered.
+        StateError: the mount cannot be made, or the daemon ended before the mount responded.
     """
     options, mountpoint = check(options, mountpoint)
     if foreground:
@@ -68,59 +69,62 @@ def launch(options: MountOptions, mountpoint: str, *, foreground: bool = False) 
         utab.add_entry(mountpoint, format_source(options.base, options.storage))
         return
     _, status = os.waitpid(child, 0)
-    raise _silent_end(status) if report is None else _rebuilt(report)
+    raise _unreported_end(status) if report is None else _error_from(report)
 
 
 # -- before the fork
 
 
 def check(options: MountOptions, mountpoint: str) -> tuple[MountOptions, str]:
-    """Check all that can be seen from outside the storage, changing nothing.
+    """Check what can be checked before the storage is opened; change nothing.
 
     Returns:
-        The options with true paths of base and storage, and the true path of the mount point.
+        The options with the true paths of base and storage, and the true path of the mount point.
 
     Raises:
-        StateError: a directory is missing or unusable, the mount point is in use, or FUSE is not available.
+        StateError: a directory is missing or unusable, an overlay is mounted there already, or FUSE is not available.
     """
     mountpoint, entry = _mount_point(mountpoint)
     base = _directory(options.base, "base")
     storage = _directory(options.storage, "storage")
     overlay = mount_table.overlay_of(entry) if entry is not None else None
-    # An overlay may be stacked on an overlay in place; anything else at a mounted overlay is the same line run twice.
+    # An overlay may be mounted over an overlay at the same mount point; another base is a command that ran twice.
     if overlay is not None and (base != mountpoint or storage == overlay[1]):
         raise StateError(
             f"an overlay is already mounted at {mountpoint} (base {overlay[0]}, storage {overlay[1]})",
             f"unmount it first: minifo umount {mountpoint}",
         )
     if len(os.fsencode(format_source(base, storage))) > mount_table.SOURCE_LIMIT:
-        raise StateError("the paths of base and storage are too long together", "mount from shorter paths")
+        raise StateError(
+            f"the paths of base and storage are too long together (more than {mount_table.SOURCE_LIMIT} bytes)",
+            "mount from shorter paths",
+        )
     _check_fuse()
     return replace(options, base=base, storage=storage), mountpoint
 
 
 def is_mounted(options: MountOptions, mountpoint: str) -> bool:
-    """Whether just this is mounted there already: the same base and storage, alike in taking changes."""
+    """Return whether *mountpoint* is a live mount of the same base and storage already, alike read-only or writable."""
     try:
         real, entry = mount_table.locate(mountpoint)
     except OSError:
-        return False  # check() says what is wrong
+        return False  # check() raises the error
     if entry is None or entry.mountpoint != real or mount_table.is_dead(real):
         return False
-    # base and storage may be out of sight, below the mount
-    places = os.path.realpath(options.base), os.path.realpath(options.storage)
-    return mount_table.overlay_of(entry) == places and ("ro" in entry.options) == options.read_only
+    # without strict, for the mount may hide base and storage
+    overlay = os.path.realpath(options.base), os.path.realpath(options.storage)
+    return mount_table.overlay_of(entry) == overlay and ("ro" in entry.options) == options.read_only
 
 
 def _mount_point(path: str) -> tuple[str, mount_table.MountEntry | None]:
-    """The true path of the mount point, and the mount that is already there."""
+    """Return the true path of the mount point, and the mount that is already there, if any."""
     try:
         real, entry = mount_table.locate(path)
         if entry is not None and entry.mountpoint != real:
             entry = None
-        # Asked before stat, which would be answered from what the kernel remembers of a dead mount.
+        # before stat(2), which would return cached attributes of a dead mount
         if entry is not None and entry.fstype.startswith("fuse") and mount_table.is_dead(real):
-            raise StateError(f"{real} holds a mount whose daemon is gone", f"clear it: {_clearing(real)}")
+            raise StateError(f"the daemon of the mount at {real} has ended", f"clear the mount: {_clear_command(real)}")
         if not stat.S_ISDIR(os.stat(real).st_mode):
             raise StateError(f"mount point {path} is not a directory", "give an existing directory")
     except OSError as exc:
@@ -129,7 +133,7 @@ def _mount_point(path: str) -> tuple[str, mount_table.MountEntry | None]:
 
 
 def _directory(path: str, what: str) -> str:
-    """The true path of a directory that can be listed; *what* names it in the error."""
+    """Return the true path of a directory; raise StateError if it cannot be listed.  *what* names it in the error."""
     try:
         real = os.path.realpath(path, strict=True)
         os.close(os.open(real, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
@@ -139,6 +143,7 @@ def _directory(path: str, what: str) -> str:
 
 
 def _unusable(path: str, what: str, exc: OSError) -> StateError:
+    """Return the error for a directory that cannot be used; *what* names it."""
     subject = f"{what} {path}"
     if exc.errno == errno.ENOENT:
         hint = "check the path" if what == "base" else f"create it: mkdir -p {path}"
@@ -148,11 +153,11 @@ def _unusable(path: str, what: str, exc: OSError) -> StateError:
     if exc.errno in {errno.EACCES, errno.EPERM}:
         return StateError(f"{subject} cannot be read", "check its permissions, or mount as root")
     if exc.errno == errno.ENOTCONN:
-        return StateError(f"{subject} lies on a FUSE mount whose daemon is gone", "clear that mount: umount -l")
+        return StateError(f"{subject} is on a FUSE mount whose daemon has ended", "clear that mount: umount -l")
     return StateError(f"{subject} cannot be used ({exc.strerror})", "check the path")
 
 
-def _clearing(mountpoint: str) -> str:
+def _clear_command(mountpoint: str) -> str:
     return f"umount -l {mountpoint}" if os.geteuid() == 0 else f"fusermount3 -uz {mountpoint}"
 
 
@@ -160,9 +165,9 @@ def _check_fuse() -> None:
     try:
         os.close(os.open(_FUSE_DEVICE, os.O_RDWR | os.O_CLOEXEC))
     except PermissionError as exc:
-        raise StateError(f"{_FUSE_DEVICE} may not be opened", f"as root: chmod 666 {_FUSE_DEVICE}") from exc
+        raise StateError(f"{_FUSE_DEVICE} cannot be opened by this user", f"as root: chmod 666 {_FUSE_DEVICE}") from exc
     except OSError as exc:
-        raise StateError(f"{_FUSE_DEVICE} is not available ({exc.strerror})", "load it: modprobe fuse") from exc
+        raise StateError(f"{_FUSE_DEVICE} is not available ({exc.strerror})", "load FUSE: modprobe fuse") from exc
     if os.geteuid() != 0 and shutil.which("fusermount3") is None:
         raise StateError("fusermount3 is not installed", "install the package fuse3")
 
@@ -171,46 +176,47 @@ def _check_fuse() -> None:
 
 
 def _child(options: MountOptions, mountpoint: str, report: int) -> NoReturn:
-    """The daemon from its first to its last instruction; *report* is the pipe to the parent."""
+    """Run the daemon, and exit; *report* is the descriptor of the pipe to the parent."""
     status = 1
-    waiting = True
+    parent_waits = True
 
     def ready() -> None:
-        nonlocal waiting
-        waiting = False
+        nonlocal parent_waits
+        parent_waits = False
         _detach()
         _send(report, {})
 
     try:
         os.setsid()
-        # Whatever the caller had open would stay busy for as long as the mount lives.
+        # inherited descriptors would keep files of the caller open until the unmount
         os.closerange(3, report)
         os.closerange(report + 1, os.sysconf("SC_OPEN_MAX"))
         _serve(options, mountpoint, ready, foreground=False)
         status = 0
     except BaseException as exc:
-        # Nothing may leave this function: above it stands the parent's code.
-        if waiting:
-            _send(report, _described(exc))
+        # no exception may leave this function, for the code that called it is the parent's
+        if parent_waits:
+            _send(report, _report_of(exc))
         else:
-            log.critical("the daemon of %s ends: %s", mountpoint, exc, exc_info=not isinstance(exc, StateError))
+            trace = not isinstance(exc, StateError)
+            log.critical("the daemon of %s ends after an error: %s", mountpoint, exc, exc_info=trace)
     finally:
         os._exit(status)
 
 
 def _serve(options: MountOptions, mountpoint: str, ready: Callable[[], None], *, foreground: bool) -> None:
-    """Serve until unmounted.
+    """Serve the mount in this process until it is unmounted.
 
     Args:
-        options: with true paths.
+        options: of the mount, with true paths.
         mountpoint: its true path.
-        ready: called once, when the mount answers.
-        foreground: in the process, and the terminal, of the command.
+        ready: called once, when the mount responds.
+        foreground: this is the process of the command, with its terminal, and not a daemon.
     """
     _set_up_logging(debug=options.debug)
     signals.protect_daemon(foreground=foreground)
     last_words.enable(foreground=foreground)
-    # Content objects hold bytes of files whose modes are rows of the database: nobody else may read them directly.
+    # Content objects hold the bytes of files whose modes are rows of the database: other users must not read them.
     os.umask(0o077)
     from . import session
 
@@ -227,7 +233,7 @@ def _set_up_logging(*, debug: bool) -> None:
 
 
 def _detach() -> None:
-    """Let go of the terminal and of the directory the command was called in."""
+    """Log to the system log only, change to /, and replace stdin, stdout and stderr by /dev/null."""
     root = logging.getLogger()
     for handler in list(root.handlers):
         if type(handler) is logging.StreamHandler:
@@ -246,17 +252,18 @@ def _announce(options: MountOptions, mountpoint: str) -> None:
     sys.stderr.flush()
 
 
-# -- the pipe between them
+# -- the report of the child to the parent
 
 
 def _send(report: int, message: dict[str, object]) -> None:
     data = json.dumps(message).encode()  # ASCII: surrogate escapes survive
-    # The parent may have been killed meanwhile; the mount goes on without it.
+    # the parent may have been killed; the mount does not need it
     with contextlib.suppress(BrokenPipeError), open(report, "wb") as pipe:
         pipe.write(data)
 
 
-def _described(exc: BaseException) -> dict[str, object]:
+def _report_of(exc: BaseException) -> dict[str, object]:
+    """Return the report that describes an error, for the parent."""
     log.debug("the mount failed", exc_info=exc)
     if isinstance(exc, StateError):
         pid = exc.pid if isinstance(exc, StorageBusy) else 0
@@ -264,18 +271,20 @@ def _described(exc: BaseException) -> dict[str, object]:
     if isinstance(exc, OSError):
         where = f" ({os.fsdecode(exc.filename)})" if isinstance(exc.filename, str | bytes) else ""
         return {"kind": "StateError", "message": f"{exc.strerror or exc}{where}", "hint": ""}
-    message = f"the daemon failed before the mount answered ({type(exc).__name__}: {exc})"
-    return {"kind": "StateError", "message": message, "hint": "minifo mount -f -v shows where"}
+    message = f"the daemon failed before the mount responded ({type(exc).__name__}: {exc})"
+    return {"kind": "StateError", "message": message, "hint": "to see why: minifo mount -f -v"}
 
 
-def _rebuilt(report: dict[str, object]) -> StateError:
+def _error_from(report: dict[str, object]) -> StateError:
+    """Return the error that a report describes."""
     message, hint = str(report["message"]), str(report["hint"])
     if report["kind"] == StorageBusy.__name__:
         return StorageBusy(message, hint, int(str(report["pid"])))
     return _ERRORS.get(str(report["kind"]), StateError)(message, hint)
 
 
-def _silent_end(status: int) -> StateError:
+def _unreported_end(status: int) -> StateError:
+    """Return the error for a daemon that ended, with a status of waitpid(2), and sent no report."""
     code = os.waitstatus_to_exitcode(status)
     how = f"was ended by signal {-code} ({signal.strsignal(-code)})" if code < 0 else f"ended with status {code}"
-    return StateError(f"the daemon {how} before the mount answered", "minifo mount -f -v shows where")
+    return StateError(f"the daemon {how} before the mount responded", "to see why: minifo mount -f -v")

@@ -1,9 +1,9 @@
-"""The life of one mount: open, mount, serve, commit, unmount.
+"""Runs one mount from its start to its end: open the overlay, mount, serve, commit, unmount.
 
-The engine is opened before anything is mounted, so the base may become the mount point, and closed after the kernel has
-let go.  A mount ends by umount(8), or by a signal that asks for it (signals.py), which commits and unmounts.  If
-serving fails the mount is left in place on purpose, dead: to take it away would show the bare base to programs that
-write.
+The overlay is opened before the mount, so the base may be the mount point, and closed after the kernel has closed the
+connection.  A mount ends by umount(8), or by a signal (signals.py) after which this module commits and unmounts.  If
+the daemon fails, the mount stays in place without a server on purpose: to unmount it would uncover the base, and
+programs would write there.
 """
 
 from __future__ import annotations
@@ -42,46 +42,46 @@ from .serve.reply_cache import ReplyCache
 
 log = logging.getLogger(__name__)
 
-_TASKS = 100_000  # requests that may be under way; each that waits for durability is one, and more must be served
-_KEPT_MEMORY = 8 << 20  # bytes
+_TASKS_MAX = 100_000  # requests that pyfuse3 serves at a time; many may wait for a commit while others must be served
+_KEPT_MEMORY = 8 << 20  # bytes that malloc keeps for reuse
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
-_ENDING = 10.0  # seconds a daemon whose mount is gone already may take for its last commit
+_LAST_COMMIT = 10.0  # seconds to wait for the last commit of a daemon whose mount was removed
 
 
 def run(options: MountOptions, mountpoint: str, *, ready: Callable[[], None]) -> None:
     """Mount an overlay and serve it until it is unmounted.
 
     Args:
-        options: with true paths.
+        options: of the mount, with true paths.
         mountpoint: its true path.
-        ready: called once, when the mount answers.
+        ready: called once, when the mount responds.
 
     Raises:
         StateError: the overlay cannot be opened or mounted, or its last commit failed.
     """
-    mount_helper = MountHelper(mountpoint)  # forked first: it must hold nothing open
+    mount_helper = MountHelper(mountpoint)  # forked first, so that it inherits no descriptor
     set_relay(mount_helper.relay)
     extension = loader.load()
     loader.activate(not options.plain)
-    import pyfuse3  # after the hook: it must find the hook's symbols first
+    import pyfuse3  # after the hook, so that the dynamic linker finds the hook's functions first
 
     pyfuse3.trio = EagerTrio(extension)  # type: ignore[attr-defined]
 
     descriptor_limits.raise_limit()
     overlay = _open(options, extension.kernel_time if extension is not None else None)
-    # one that came between the mount and the loop that waits for it would leave a dead mount
+    # a signal between the mount and the event loop, which handles it, would leave a dead mount
     signal.pthread_sigmask(signal.SIG_BLOCK, signals.ending_signals())
     source = format_source(options.base, options.storage)
     report = EndReport(source)
     try:
         with _closing(overlay):
             committer = Committer(overlay, mount_helper, mountpoint, options.commit)
-            used = None if options.plain else extension
+            hook = None if options.plain else extension
             # before the mount, for afterwards these paths may lead through it
             writable = [path for path in (options.storage, memory_directory()) if path is not None]
             ruleset = privileges.landlock_ruleset(writable)
             base_reader = _base_reader(overlay, options.base)
-            insist = _mount(overlay, committer, mount_helper, base_reader, used, options, mountpoint)
+            make_synchronous = _mount(overlay, committer, mount_helper, base_reader, hook, options, mountpoint)
             _tune_memory()
             try:
                 report.serving(mount_helper.mounted())
@@ -89,7 +89,7 @@ def run(options: MountOptions, mountpoint: str, *, ready: Callable[[], None]) ->
                 mount_helper.stay_unbound()
                 privileges.drop_in_server_thread(ruleset)
                 limit = options.max_names or default_limit()
-                trio.run(_serve, overlay, committer, mount_helper, mountpoint, limit, insist, ready)
+                trio.run(_serve, overlay, committer, mount_helper, mountpoint, limit, make_synchronous, ready)
             except BaseException:
                 pyfuse3.close(unmount=False)
                 raise
@@ -97,7 +97,7 @@ def run(options: MountOptions, mountpoint: str, *, ready: Callable[[], None]) ->
             mount_helper.unmark(source)
             pyfuse3.close(unmount=True)
     except BaseException as error:
-        report.failed(*_said(error))
+        report.failed(*_message_and_hint(error))
         raise
     finally:
         set_relay(None)
@@ -107,10 +107,10 @@ def run(options: MountOptions, mountpoint: str, *, ready: Callable[[], None]) ->
 
 @contextlib.contextmanager
 def _closing(overlay: Overlay) -> Iterator[None]:
-    """Close an overlay at the end, whatever happened.
+    """Close an overlay at the end of the block, also after an exception.
 
     Raises:
-        StateError: not everything is durable.
+        StateError: some changes are not durable.
     """
     try:
         yield
@@ -125,29 +125,30 @@ def _closing(overlay: Overlay) -> Iterator[None]:
 
 
 def _not_durable(why: str, redo: str | None) -> StateError:
+    """Return the error for changes that are not durable; *redo* is the path of the redo log that has them, if any."""
     if redo is None:
-        return StateError(f"its last changes are lost: {why}", "repair the storage")
+        return StateError(f"its last changes are lost: {why}", "repair the storage before you mount it again")
     return StateError(
         f"its last changes are not durable: {why}",
-        f"they are in {redo}, in memory: repair the storage, and mount it again before this machine restarts",
+        f"{redo}, in memory, has them: repair the storage, and mount it again before this machine restarts",
     )
 
 
-def _said(error: BaseException) -> tuple[str, str]:
-    """Message and hint for whoever waits for the end."""
+def _message_and_hint(error: BaseException) -> tuple[str, str]:
+    """Return what failed and what to do, for the report that umount reads."""
     if isinstance(error, StateError):
         return error.message, error.hint
     return f"its daemon failed ({type(error).__name__}: {error})", "see the system log"
 
 
 def _tune_memory() -> None:
-    """Spend less time on getting and giving back memory."""
-    # what the cyclic garbage collector would look at is nodes, which are in no cycle
+    """Set up the garbage collector and malloc so that they take less time."""
+    # the garbage collector would mostly examine nodes, which are in no cycle
     gc.collect()
     gc.freeze()
     gc.set_threshold(10_000, 20, 20)
-    # glibc gives large buffers back at once, and each page of the next one costs a fault: more than the bytes of a
-    # write of 1 MiB cost.  It keeps up to 8 MiB now.
+    # glibc returns large buffers to the kernel at once, and each page of the next buffer costs a page fault: for a
+    # write of 1 MiB more than to copy its bytes.  With these limits it keeps up to 8 MiB.
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:  # musl has none
         mallopt(_M_MMAP_THRESHOLD, _KEPT_MEMORY // 2)
@@ -155,16 +156,22 @@ def _tune_memory() -> None:
 
 
 def _open(options: MountOptions, clock: Callable[[], int] | None) -> Overlay:
-    """Open the overlay; a daemon that is just ending is given time to finish its last commit.
+    """Return the open overlay; if an ending daemon still holds the storage, wait for its last commit.
 
     Args:
-        options: with true paths.
-        clock: the kernel's clock, or None where only the extension could read it.
+        options: of the mount, with true paths.
+        clock: returns the kernel's time in ns; None without the extension, which reads it.
+
+    Raises:
+        StateError: the overlay cannot be opened, or another process holds the storage.
     """
     directory = memory_directory()
     if directory is None and not options.read_only:
-        log.warning("no tmpfs for the redo log; every operation is committed by itself")
-    deadline = time.monotonic() + _ENDING
+        log.warning(
+            "%s: there is no tmpfs for the redo log, so every operation is committed by itself, which is slow",
+            options.storage,
+        )
+    deadline = time.monotonic() + _LAST_COMMIT
     while True:
         try:
             return Overlay.open(
@@ -189,6 +196,7 @@ def _open(options: MountOptions, clock: Callable[[], int] | None) -> Overlay:
 
 
 def _base_reader(overlay: Overlay, base: str) -> BaseReader:
+    """Return a reader for files of the base, which knows whether that is on a remote file system."""
     entry = mount_table.locate(base)[1]
     return BaseReader(overlay, remote=entry is not None and is_remote(entry.fstype))
 
@@ -202,13 +210,23 @@ def _mount(
     options: MountOptions,
     mountpoint: str,
 ) -> Callable[[], None]:
-    """Mount.
+    """Mount the overlay; from then on requests can be received.
 
     Args:
+        overlay: the open overlay.
+        committer: makes changes durable.
+        mount_helper: tells whether a process is writing to a file.
+        base_reader: reads files.
         extension: the session hook, or None in plain mode.
+        options: of the mount, with true paths.
+        mountpoint: its true path.
 
     Returns:
-        What makes every change durable before it is acknowledged, from the call on.
+        A function that switches to the mode of the mount option ``sync``: every change is durable before it is
+        acknowledged.
+
+    Raises:
+        StateError: libfuse cannot mount it.
     """
     import pyfuse3
 
@@ -229,17 +247,18 @@ def _mount(
             pyfuse3.init(operations, mountpoint, _fuse_options(options))
     except RuntimeError as error:
         said = "; ".join(lines) or str(error)
-        raise StateError(f"{mountpoint} cannot be mounted ({said})", "see kernel messages: dmesg") from error
+        raise StateError(f"{mountpoint} cannot be mounted ({said})", "the kernel's log may say why: dmesg") from error
 
-    def insist() -> None:
+    def make_synchronous() -> None:
         operations.synchronous = True
         if extension is not None:
             FastPath(overlay, handlers, synchronous=True).install(extension)
 
-    return insist
+    return make_synchronous
 
 
 def _fuse_options(options: MountOptions) -> set[str]:
+    """Return the options for ``pyfuse3.init``."""
     words = {
         "default_permissions",
         "subtype=minifo",
@@ -247,7 +266,7 @@ def _fuse_options(options: MountOptions) -> set[str]:
         *options.kernel,
     }
     if options.access_times is None:
-        words.add("noatime")  # for the kernel it makes no difference: it is what users are told
+        words.add("noatime")  # has no effect in the kernel; it shows users that access times are not set
     is_root = os.geteuid() == 0
     if options.allow_other or (options.allow_other is None and is_root):
         words.add("allow_other")
@@ -260,7 +279,7 @@ async def _serve(
     mount_helper: MountHelper,
     mountpoint: str,
     max_names: int,
-    insist: Callable[[], None],
+    make_synchronous: Callable[[], None],
     ready: Callable[[], None],
 ) -> None:
     import pyfuse3
@@ -268,63 +287,79 @@ async def _serve(
     trio.to_thread.current_default_thread_limiter().total_tokens = descriptor_limits.thread_limit()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(committer.run)
-        nursery.start_soon(_end_on_signal, committer, mount_helper, mountpoint, insist)
-        nursery.start_soon(_look_after, mount_helper)
-        nursery.start_soon(_say_ready, mount_helper, mountpoint, ready)
+        nursery.start_soon(_unmount_on_signal, committer, mount_helper, mountpoint, make_synchronous)
+        nursery.start_soon(_watch_helper, mount_helper)
+        nursery.start_soon(_report_ready, mount_helper, mountpoint, ready)
         nursery.start_soon(limit_inodes, overlay, mount_helper, max_names)
-        await pyfuse3.main(min_tasks=2, max_tasks=_TASKS)
+        await pyfuse3.main(min_tasks=2, max_tasks=_TASKS_MAX)
         nursery.cancel_scope.cancel()
 
 
-async def _say_ready(mount_helper: MountHelper, mountpoint: str, ready: Callable[[], None]) -> None:
+async def _report_ready(mount_helper: MountHelper, mountpoint: str, ready: Callable[[], None]) -> None:
+    """Call *ready* when the mount responds; log what the session hook lacks."""
     await trio.to_thread.run_sync(mount_helper.probe)
     status = loader.verify()
     if not status.active:
-        log.warning("%s runs in plain mode, slower and without default ACLs: %s", mountpoint, status.reason)
+        log.warning("%s runs in plain mode, so slower and without default ACLs: %s", mountpoint, status.reason)
     elif status.reason:
         log.warning("%s runs with the session hook, but %s", mountpoint, status.reason)
     ready()
 
 
-async def _look_after(mount_helper: MountHelper) -> None:
+async def _watch_helper(mount_helper: MountHelper) -> None:
+    """Replace the helper process when it has ended or was stopped, until cancelled."""
     with trio.open_signal_receiver(signal.SIGCHLD) as signals:
         mount_helper.look_after()
         async for _ in signals:
             mount_helper.look_after()
 
 
-async def _end_on_signal(
-    committer: Committer, mount_helper: MountHelper, mountpoint: str, insist: Callable[[], None]
+async def _unmount_on_signal(
+    committer: Committer, mount_helper: MountHelper, mountpoint: str, make_synchronous: Callable[[], None]
 ) -> None:
+    """Wait for a signal that ends the mount; commit and unmount.
+
+    SIGTERM does not end the mount of the system's root directory: from then on each change is durable at once.
+
+    Args:
+        committer: makes changes durable.
+        mount_helper: unmounts.
+        mountpoint: for log lines.
+        make_synchronous: switches to the mode of the mount option ``sync``.
+    """
     import pyfuse3
 
     ending = signals.ending_signals()
     with trio.open_signal_receiver(*ending) as arriving:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, ending)
         async for number in arriving:
-            log.info("%s: %s, unmounting", mountpoint, signal.Signals(number).name)
+            log.info("%s is unmounted after %s", mountpoint, signal.Signals(number).name)
             try:
                 await committer.flush()
             except StateError as error:
                 log.error("%s", error)
-            if number == signal.SIGTERM and await _carries_the_system(mount_helper):
-                # at shutdown everybody is told to end, and needs files until then; SIGKILL is what comes next
-                log.warning("%s is the root directory: its daemon stays, and commits each change at once", mountpoint)
-                insist()
+            if number == signal.SIGTERM and await _is_system_root(mount_helper):
+                # at shutdown every process gets SIGTERM, and needs files until it has ended; SIGKILL comes next
+                log.warning(
+                    "%s is the root directory: its daemon goes on after SIGTERM, and commits each change at once",
+                    mountpoint,
+                )
+                make_synchronous()
                 continue
             try:
                 await trio.to_thread.run_sync(lambda: mount_helper.detach(lazy=False))
             except StateError as error:
-                # we were told to end, and files are open: their owners get ENOTCONN, what they wrote is committed
-                log.warning("%s; ending all the same", error)
+                # files are open: programs get ENOTCONN for them, and what they wrote before is committed
+                log.warning("%s; the daemon ends after the signal, and open files fail with ENOTCONN", error)
                 await trio.to_thread.run_sync(lambda: mount_helper.detach(lazy=True))
                 pyfuse3.terminate()
             return
 
 
-async def _carries_the_system(mount_helper: MountHelper) -> bool:
+async def _is_system_root(mount_helper: MountHelper) -> bool:
+    """Return whether the mount is the root directory of process 1; False if this user may not know."""
     try:
         return await trio.to_thread.run_sync(mount_helper.is_root)
     except OSError as error:
-        log.debug("process 1: %s", error)  # another user's
+        log.debug("the root directory of process 1 is unknown: %s", error)
         return False

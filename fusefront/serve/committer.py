@@ -1,8 +1,8 @@
-"""When to commit: every ``commit=`` seconds, soon after activity stops, and whenever somebody waits for durability.
+"""Decides when to commit: every ``commit=`` seconds, soon after the last change, and when a request must be durable.
 
-The engine's group commit (engine/commit.py) says in which order; here its slow steps go to worker threads while
-requests are served.  A timed commit first makes the kernel write back what it holds of our files (syncfs on our own
-mount), for else it could stay in memory for half a minute.  Many waiters share one commit.
+engine/commit.py has the steps of a group commit, in their order; this module runs the slow ones in worker threads while
+requests are served.  A timed commit first makes the kernel write back its dirty pages (syncfs(2) on the mount), for
+otherwise they could stay in memory for half a minute.  All requests that wait at one time share one commit.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from ..process.descriptor_limits import acquired, waiting_requests_limit
 
 log = logging.getLogger(__name__)
 
-_REDO_MAX = 4 << 20  # bytes of redo log that call for a commit before its time
-_RETRY = 1.0  # seconds until a commit that found no room is tried again
-_SHORTAGE = 5.0  # seconds somebody who waits for a commit waits for descriptors or memory
-_AGAIN = 0.05  # seconds between two tries meanwhile
-_ROUNDS = 4  # of syncing objects while requests go on, before the gate
-_FEW = 32  # objects after whose syncing not many more will have been written
-_FEW_AT_ONCE = 2  # objects that may be synced while nobody else is served
-_TURN = 0.02  # seconds that blocks are given back before others get a turn
-_QUICK = 0.002  # seconds others may have to wait
-_QUIET = 0.5  # seconds without a change after which a commit need not wait for its time
+_REDO_MAX = 4 << 20  # bytes of redo log after which a commit is made before its time
+_RETRY = 1.0  # seconds until the next attempt of a timed commit for which storage had no room
+_SHORTAGE_MAX = 5.0  # seconds that a request waits for a commit which lacks descriptors or memory
+_SHORTAGE_RETRY = 0.05  # seconds between two attempts of such a commit
+_PRESYNC_ROUNDS = 4  # at most, of syncing content objects before the gate is closed
+_PRESYNC_ENOUGH = 32  # objects: after a round of so few, few more will have been written meanwhile
+_INLINE_OBJECTS = 2  # content objects that may be synced in the event loop
+_SLICE = 0.02  # seconds of freeing blocks before other requests are served
+_INLINE_STEP = 0.002  # seconds that a step may block the event loop
+_QUIET = 0.5  # seconds without a change after which a commit is made before its time
 
 
 class Committer:
@@ -38,9 +38,9 @@ class Committer:
 
     Args:
         overlay: the open overlay.
-        mount_helper: reaches the mount.
-        mountpoint: where it is mounted.
-        interval: seconds an acknowledged change may stay volatile at most.
+        mount_helper: makes the kernel write back dirty pages of the mount.
+        mountpoint: path of the mount, for messages.
+        interval: longest time, in seconds, until an acknowledged change is durable.
     """
 
     def __init__(self, overlay: Overlay, mount_helper: MountHelper, mountpoint: str, interval: float) -> None:
@@ -54,23 +54,23 @@ class Committer:
         self._changed = trio.Event()
         self._sealed = 0
         self._hardened = 0
-        self._quick = True  # the last step that waited for the medium did so for a moment only
+        self._storage_is_fast = True  # the last step that waited for storage took less than _INLINE_STEP
         overlay.when_dirty(self._note)
 
     def _note(self) -> None:
         self._changed.set()
 
     async def run(self) -> None:
-        """Commit in time, until cancelled."""
+        """Make the timed commits, until cancelled."""
         while True:
             await self._changed.wait()
             self._changed = trio.Event()
-            await self._wait()
-            await self._reap()
+            await self._wait_for_time()
+            await self._delete_unlinked()
             try:
                 await self.flush()
                 await trio.to_thread.run_sync(self._durability.relieve)
-                while not self._durability.give_back(_TURN):
+                while not self._durability.give_back(_SLICE):
                     await trio.lowlevel.checkpoint()
             except CommitPostponed as error:
                 log.warning("%s", error)
@@ -79,14 +79,16 @@ class Committer:
             except StateError as error:
                 log.error("%s", error)
 
-    async def _reap(self) -> None:
+    async def _delete_unlinked(self) -> None:
+        """Delete the content of unlinked files in slices, and serve other requests between them."""
         try:
             while not self._overlay.reap_more():
                 await trio.lowlevel.checkpoint()
         except (OSError, StateError) as error:
-            log.error("deleting: %s", error)  # what is left is swept at the next mount
+            log.error("unlinked files cannot be deleted now, the next mount deletes them: %s", error)
 
-    async def _wait(self) -> None:
+    async def _wait_for_time(self) -> None:
+        """Return when the next timed commit is due: after the interval, a quiet half second or much redo log."""
         deadline = trio.current_time() + self._interval
         while (left := deadline - trio.current_time()) > 0:
             seen = self._overlay.operations
@@ -95,7 +97,7 @@ class Committer:
                 return
 
     async def flush(self) -> None:
-        """Commit everything, what the kernel holds included.
+        """Make all changes durable, including dirty pages of the kernel.
 
         Raises:
             StateError: the commit failed; the overlay is read-only from now on.
@@ -103,15 +105,17 @@ class Committer:
         try:
             await trio.to_thread.run_sync(self._mount_helper.write_back)
         except OSError as error:
-            # bytes of some file could not be stored: its owner hears of it at close or fsync
-            log.warning("%s: write-back: %s", self._mountpoint, error)
+            # the program that wrote gets the error at close(2) or fsync(2)
+            log.warning("%s: some dirty pages cannot be written back: %s", self._mountpoint, error)
         await self.durable()
 
     async def write_back(self, ino: int) -> None:
-        """Make the kernel write back what it holds of one file; it does so while a request is being answered.
+        """Return when the kernel has written back its dirty pages of one file.
+
+        Requests are served meanwhile, the WRITEs of these pages among them.
 
         Raises:
-            OSError: something could not be written.
+            OSError: a page could not be written.
         """
         async with acquired(self._write_backs):
             answer = self._mount_helper.post_flush(ino)
@@ -120,24 +124,27 @@ class Committer:
                 await trio.to_thread.run_sync(self._mount_helper.flush, ino)
 
     async def durable(self) -> None:
-        """Return when everything done so far is durable.
+        """Return when all changes that the daemon has acknowledged so far are durable.
 
         Raises:
             StateError: the commit failed; the overlay is read-only from now on.
         """
-        deadline = trio.current_time() + _SHORTAGE
+        deadline = trio.current_time() + _SHORTAGE_MAX
         while True:
             try:
                 return await self._durable()
             except CommitPostponed as error:
                 if error.code not in SHORT or trio.current_time() > deadline:
                     raise
-                await trio.sleep(_AGAIN)
+                await trio.sleep(_SHORTAGE_RETRY)
 
     async def _durable(self) -> None:
         durability = self._durability
         if durability.failure is not None:
-            raise StateError(f"{self._mountpoint} is read-only since a commit failed ({durability.failure})")
+            raise StateError(
+                f"{self._mountpoint} is read-only since a commit failed ({durability.failure})",
+                "unmount it, and repair the storage",
+            )
         target = self._sealed + 1 if durability.is_needed else self._sealed
         while self._hardened < target:
             async with self._lock:
@@ -146,32 +153,37 @@ class Committer:
 
     async def _commit(self) -> None:
         durability = self._durability
-        for _ in range(_ROUNDS):
-            # while many are synced others are written: again, or the rest would be synced behind the gate
+        for _ in range(_PRESYNC_ROUNDS):
+            # requests write other objects during a long sync: repeat it, or the gate would be closed for those
             pending = durability.pending()
             if pending:
-                await self._slow_step(partial(durability.presync, pending), few=len(pending) <= _FEW_AT_ONCE)
-            if len(pending) <= _FEW:
+                await self._slow_step(partial(durability.presync, pending), few=len(pending) <= _INLINE_OBJECTS)
+            if len(pending) <= _PRESYNC_ENOUGH:
                 break
         sealed = durability.seal()
         self._sealed += 1
         number = self._sealed
         await self._slow_step(durability.harden, few=True)
-        durability.finish(sealed, _TURN)
+        durability.finish(sealed, _SLICE)
         self._hardened = number
 
     async def _slow_step(self, step: Callable[[], None], *, few: bool) -> None:
-        """Take a step that waits for the medium: in a worker thread, unless there is *few* to sync and that was quick.
+        """Run a step that waits for storage, in a worker thread unless it is expected to be fast.
 
-        To hand a step to a thread and back takes longer than a good disk needs to sync a file.
+        A switch to a thread and back takes longer than a fast disk needs to sync a file.
+
+        Args:
+            step: the step.
+            few: it syncs few files, so it may run in the event loop if the last step was fast.
         """
-        if few and self._quick:
-            self._quick = _seconds(step) < _QUICK
+        if few and self._storage_is_fast:
+            self._storage_is_fast = _seconds(step) < _INLINE_STEP
         else:
-            self._quick = await trio.to_thread.run_sync(_seconds, step) < _QUICK
+            self._storage_is_fast = await trio.to_thread.run_sync(_seconds, step) < _INLINE_STEP
 
 
 def _seconds(step: Callable[[], None]) -> float:
+    """Run *step*; return how long it took."""
     begin = time.perf_counter()
     step()
     return time.perf_counter() - begin

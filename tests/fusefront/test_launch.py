@@ -55,21 +55,21 @@ def launched(directory: Path, body: str, *, foreground: bool = False) -> subproc
         ("raise PermissionError(13, 'Permission denied', '/x')", "StateError|Permission denied (/x)||None"),
         (
             "raise ValueError('oops')",
-            "StateError|the daemon failed before the mount answered (ValueError: oops)|"
-            "minifo mount -f -v shows where|None",
+            "StateError|the daemon failed before the mount responded (ValueError: oops)|"
+            "to see why: minifo mount -f -v|None",
         ),
         (
             "os._exit(7)",
-            "StateError|the daemon ended with status 7 before the mount answered|minifo mount -f -v shows where|None",
+            "StateError|the daemon ended with status 7 before the mount responded|to see why: minifo mount -f -v|None",
         ),
         (
             "os.kill(os.getpid(), 9)",
-            "StateError|the daemon was ended by signal 9 (Killed) before the mount answered|"
-            "minifo mount -f -v shows where|None",
+            "StateError|the daemon was ended by signal 9 (Killed) before the mount responded|"
+            "to see why: minifo mount -f -v|None",
         ),
         (
             "return",
-            "StateError|the daemon ended with status 0 before the mount answered|minifo mount -f -v shows where|None",
+            "StateError|the daemon ended with status 0 before the mount responded|to see why: minifo mount -f -v|None",
         ),
     ],
 )
