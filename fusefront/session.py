@@ -130,7 +130,7 @@ def _not_durable(why: str, redo: str | None) -> StateError:
         return StateError(f"its last changes are lost: {why}", "repair the storage before you mount it again")
     return StateError(
         f"its last changes are not durable: {why}",
-        f"{redo}, in memory, has them: repair the storage, and mount it again before this machine restarts",
+        f"they are in {redo}, in memory: repair the storage, and mount it again before this machine restarts",
     )
 
 
