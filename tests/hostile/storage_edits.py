@@ -163,9 +163,9 @@ class Edit:
 @contextlib.contextmanager
 def _tables(paths: StoragePaths, *, loose: bool = False) -> Iterator[apsw.Connection]:
     """A connection to the database, rules off; *loose*: even the types of columns do not count."""
-    st = os.lstat(paths.database)
-    if not stat.S_ISREG(st.st_mode) or st.st_nlink > 1:
-        raise apsw.CantOpenError(paths.database)  # another edit put something there that would lead us out
+    # another edit may have put something there that would lead the edit itself out
+    if not os.path.isfile(paths.database) or os.path.islink(paths.database) or os.stat(paths.database).st_nlink > 1:
+        raise apsw.CantOpenError(paths.database)
     con = apsw.Connection(paths.database)
     try:
         plain = con.execute("SELECT sql, rowid FROM sqlite_schema WHERE sql IS NOT NULL").fetchall()
