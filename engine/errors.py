@@ -4,6 +4,9 @@
 or base cannot be used; ``UsageError`` says that the arguments are wrong.  A ``StateError`` or ``UsageError`` prints as
 one line; its ``hint`` is the next step for the user.  The engine raises no other error on purpose.
 
+Which errno an operation fails with is decided where its rule stands: names in tree/namespace.py, attributes in
+tree/attributes.py, bytes in tree/content.py and tree/ranges.py, errors of SQLite in store/database.py.
+
     MinifoError
     ├── FsError (also an OSError)   a system call's result: errno
     │   └── Shortage                descriptors or memory ran out before anything was done
