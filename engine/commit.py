@@ -320,7 +320,7 @@ class GroupCommit:
 
         Args:
             sealed: the commit, after ``harden``.
-            seconds: about how long to punch holes; ``give_back`` punches the rest.
+            seconds: about how long to punch holes; ``punch_holes`` punches the rest.
 
         Raises:
             StateError: storage failed; the overlay is read-only from now on.
@@ -345,7 +345,7 @@ class GroupCommit:
             except OSError as error:
                 log.debug("%s cannot be shortened: %s", self._redo.path, error)
 
-    def give_back(self, seconds: float) -> bool:
+    def punch_holes(self, seconds: float) -> bool:
         """Punch the holes that ``finish`` has left.
 
         Args:
@@ -391,7 +391,7 @@ class GroupCommit:
             self.harden()
             for sealed in list(self._unfinished):
                 self.finish(sealed)
-        self.give_back(math.inf)
+        self.punch_holes(math.inf)
 
     def run(self) -> None:
         """Do steps 2 to 4: all changes are durable when this returns.

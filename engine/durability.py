@@ -59,7 +59,7 @@ class Durability(Protocol):
     def finish(self, sealed: Sealed, seconds: float) -> None:
         """Step 4: delete garbage, trim shrunk files, and punch holes for about *seconds*."""
 
-    def give_back(self, seconds: float) -> bool:
+    def punch_holes(self, seconds: float) -> bool:
         """Punch the holes that ``finish`` has left, for about *seconds*; return False if there are more."""
 
     def relieve(self) -> None:

@@ -2,9 +2,9 @@
 
 Rows are written at the commit, long after their operation was acknowledged, so the space for them must be known to be
 free before.  An operation that takes space calls ``need`` first, which refuses it with ENOSPC if less than a margin
-would stay free.  Unlink, truncate and the like call ``give_back`` instead: their commits may use the reserve, a small
-file of allocated blocks, which is deleted when the margin is used up and made again when there is space.  ``max_size``
-limits the overlay's bytes in the same way.
+would stay free.  Unlink, truncate and the like call ``prepare_to_free`` instead: their commits may use the reserve, a
+small file of allocated blocks, which is deleted when the margin is used up and made again when there is space.
+``max_size`` limits the overlay's bytes in the same way.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class FreeSpace:
         # measured again after a quarter of it, because other processes fill the same file system
         self._credit = usable // 4 - cost
 
-    def give_back(self) -> None:
+    def prepare_to_free(self) -> None:
         """Prepare for an operation that frees space: make sure that it can be committed.  Never refuses.
 
         If space is scarce, commit the pending operations while the write-ahead log still fits: many deletions in one

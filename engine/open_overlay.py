@@ -160,8 +160,8 @@ class OpenOverlay:
             elif not read_only:
                 store.sync_dir(".")  # a killed daemon may have made the files, and not synced their names
             # an untrusted database is copied first, so that other users cannot change it while it is read
-            fetch = None if store.is_trusted else store.fetch
-            db = open_database(store.database, read_only=read_only, vfs=vfs, fetch=fetch)
+            copy_out = None if store.is_trusted else store.copy_out
+            db = open_database(store.database, read_only=read_only, vfs=vfs, copy_out=copy_out)
             overlay = cls(
                 view, store, db, max_size=max_size, copy_whole=copy_whole, keep_origin=keep_origin, clock=clock
             )
@@ -261,7 +261,7 @@ class OpenOverlay:
     def _prepare_to_free(self) -> None:
         """Prepare for an operation that may free space: make sure that it can be committed (free_space.py)."""
         if not self.db.read_only:
-            self.space.give_back()
+            self.space.prepare_to_free()
 
     def _claim_space(self, size: int) -> None:
         """Check that there are space and object ids for an operation with *size* bytes of content.

@@ -13,7 +13,7 @@ import stat
 
 from ..errors import StateError
 from ..model import OBJECTS_END
-from ..store.confined_dir import objection
+from ..store.confined_dir import why_refused
 from ..store.content_objects import ID_BLOCK, SLOT, object_name
 from ..store.storage import Storage
 
@@ -67,7 +67,7 @@ class ObjectInventory:
                 if not stat.S_ISREG(st.st_mode):
                     self.strays.append(f"{name}/{entry}")
                     continue
-                if (found := objection(st)) is not None:
+                if (found := why_refused(st)) is not None:
                     path = os.path.join(self._storage.path, name, entry)
                     raise StateError(f"{path} {found}", "copy the storage with cp -a, and check the copy")
                 self.sizes[first + number] = st.st_size

@@ -37,7 +37,7 @@ from ..store.database_file import (
 )
 from ..store.metadata_backup import NAMES
 from ..store.redo_log import Recording, RedoLog, memory_directory
-from ..store.redo_replay import lacking, replay
+from ..store.redo_replay import missing_content, replay
 from ..store.statements import SET_FACT
 from ..store.storage import Storage
 from .checks import Checks, Progress
@@ -269,7 +269,7 @@ class FsckSession:
         if self._copy is None:
             self._copy = tempfile.mkdtemp(prefix="minifo-fsck-", dir="/dev/shm" if os.path.isdir("/dev/shm") else None)
         for name in (DB_NAME, _WAL):
-            self.storage.fetch(name, os.path.join(self._copy, name))
+            self.storage.copy_out(name, os.path.join(self._copy, name))
         return connect(os.path.join(self._copy, DB_NAME), read_only=False)
 
     def _redo(self, uuid: object) -> RedoLog | None:
@@ -289,7 +289,7 @@ class FsckSession:
             return []
         try:
             waiting = redo.read(token)
-            if lacking(self.storage, waiting):
+            if missing_content(self.storage, waiting):
                 self._try_replay(con, redo, waiting)
         except StateError as error:
             return [Problem("E405", b"<overlay>", error.message)]

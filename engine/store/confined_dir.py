@@ -7,7 +7,7 @@ it is refused.  This is checked before the file is opened, because opening a dev
 afterwards.  (Between the two checks an attacker may put a device there; but a device node that works for the daemon
 there is one that the attacker could have opened directly.)
 
-Other users who may write to a storage directory could change it while minifo reads it; ``distrust`` finds that out.
+Other users who may write to a storage directory could change it while minifo reads it; ``check_trust`` refuses that.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ KINDS = {
 }
 
 
-def objection(st: os.stat_result) -> str | None:
+def why_refused(st: os.stat_result) -> str | None:
     """Return why a file in storage is refused, as text that follows its name; None for a regular file with one link."""
     if not stat.S_ISREG(st.st_mode):
         return f"is {KINDS.get(stat.S_IFMT(st.st_mode), 'no file')}, not a file"
@@ -282,7 +282,7 @@ def open_file(path: str) -> int:
 
 def _check_file(st: os.stat_result, name: str) -> None:
     """Raise EMLINK or ENXIO if *st* is not that of a regular file with a single name."""
-    reason = objection(st)
+    reason = why_refused(st)
     if reason is not None:
         raise OSError(errno.EMLINK if stat.S_ISREG(st.st_mode) else errno.ENXIO, reason, name)
 
@@ -290,7 +290,7 @@ def _check_file(st: os.stat_result, name: str) -> None:
 # -- which other users could change it
 
 
-def distrust(fd: int, st: os.stat_result | None = None) -> str | None:
+def foreign_write_access(fd: int, st: os.stat_result | None = None) -> str | None:
     """Return why users other than root and the caller may write to an object, as text that follows its name, or None.
 
     Args:
@@ -349,17 +349,17 @@ def check_trust(path: str, fd: int) -> None:
     Raises:
         StateError: other users may write to it.
     """
-    reason = distrust(fd)
+    reason = foreign_write_access(fd)
     if reason is not None:
-        raise untrusted(path, reason)
+        raise untrusted_error(path, reason)
 
 
-def untrusted(path: str, reason: str) -> StateError:
+def untrusted_error(path: str, reason: str) -> StateError:
     """Return the error for a storage, or a file in it, that other users may write to.
 
     Args:
         path: of the storage or the file.
-        reason: what ``distrust`` returned.
+        reason: what ``foreign_write_access`` returned.
     """
     hint = (
         "make it yours alone (chown, chmod go-w; vfat and exfat: mount it with umask=077),"
@@ -388,7 +388,7 @@ def check_layout(
     for name, is_type in expected:
         if name not in existing or (st := storage.find(name)) is None:
             continue
-        reason = objection(st) if is_type is stat.S_ISREG else None
+        reason = why_refused(st) if is_type is stat.S_ISREG else None
         if is_type is stat.S_ISDIR and not stat.S_ISDIR(st.st_mode):
             reason = f"is {KINDS.get(stat.S_IFMT(st.st_mode), 'something else')}, not a directory"
         if reason is not None:
@@ -400,8 +400,8 @@ def check_layout(
             continue
         fd = storage.open_in_thread(name, os.O_PATH | (os.O_DIRECTORY if is_type is stat.S_ISDIR else 0))
         try:
-            reason = distrust(fd)
+            reason = foreign_write_access(fd)
         finally:
             os.close(fd)
         if reason is not None:
-            raise untrusted(os.path.join(path, name), reason)
+            raise untrusted_error(os.path.join(path, name), reason)

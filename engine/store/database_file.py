@@ -115,7 +115,7 @@ def _check_journal(path: str) -> None:
 
 
 def open_database(
-    path: str, *, read_only: bool, vfs: str | None = None, fetch: Callable[[str, str], object] | None = None
+    path: str, *, read_only: bool, vfs: str | None = None, copy_out: Callable[[str, str], object] | None = None
 ) -> Database:
     """Open an existing database, and check that it is minifo's, with this version of the schema.
 
@@ -126,15 +126,15 @@ def open_database(
         path: path of minifo.db.
         read_only: open for reading only.
         vfs: name of the SQLite VFS to use; None for SQLite's own.
-        fetch: fetch(name, copy) copies a file of the storage, if it exists, to the path *copy*.  If given, the database
-            is read from a copy in memory that *fetch* makes, and *path* is not opened.
+        copy_out: copy_out(name, copy) copies a file of the storage, if it exists, to the path *copy*.  If given, the
+            database is read from a copy in memory that *copy_out* makes, and *path* is not opened.
 
     Raises:
         NotMinifo, NewerFormat, OlderFormat, Corrupt, StateError: it cannot be used; nothing was changed.
     """
     try:
-        if fetch is not None:
-            return Database(_copy(path, fetch), read_only=True)
+        if copy_out is not None:
+            return Database(_copy(path, copy_out), read_only=True)
         try:
             con = _open(path, read_only=read_only, immutable=read_only and _needs_immutable(path), vfs=vfs)
         except (apsw.IOError, apsw.CantOpenError) as error:
@@ -182,22 +182,22 @@ def _lacks_shared_memory(error: Exception) -> bool:
 def _fetch_beside(path: str) -> Callable[[str, str], object]:
     """Return a function that copies a file of the database's directory, if it exists, by its name."""
 
-    def fetch(name: str, copy: str) -> None:
+    def copy_out(name: str, copy: str) -> None:
         source = os.path.join(os.path.dirname(path), name)
         if os.path.exists(source):
             shutil.copyfile(source, copy)
 
-    return fetch
+    return copy_out
 
 
-def _copy(path: str, fetch: Callable[[str, str], object]) -> apsw.Connection:
+def _copy(path: str, copy_out: Callable[[str, str], object]) -> apsw.Connection:
     """Return a connection to a copy of the database and its log in memory; no process may write to them meanwhile."""
     con = apsw.Connection(":memory:")
     memory = "/dev/shm" if os.path.isdir("/dev/shm") else None
     with tempfile.TemporaryDirectory(prefix="minifo-", dir=memory) as directory:
         copy = os.path.join(directory, DB_NAME)
         for suffix in ("", "-wal"):
-            fetch(os.path.basename(path) + suffix, copy + suffix)
+            copy_out(os.path.basename(path) + suffix, copy + suffix)
         source = _open(copy, read_only=False)
         try:
             with con.backup("main", source, "main") as backup:

@@ -261,17 +261,17 @@ class RedoLog:
         except FileNotFoundError:
             return recording
         except OSError as error:
-            raise self.refused(str(error)) from error
+            raise self.refusal(str(error)) from error
         with open(fd, "rb") as file:
             st = os.fstat(fd)
             if not stat.S_ISREG(st.st_mode) or st.st_uid != os.geteuid():
-                raise self.refused("it is not a file of ours")
+                raise self.refusal("it is not a file of ours")
             if not st.st_size:
                 return recording  # the daemon was killed within begin(): everything was durable
             try:
                 follows = self._parse(file, token, recording)
             except BadRecord as error:
-                raise self.refused(str(error)) from error
+                raise self.refusal(str(error)) from error
         if not follows:
             recording = Recording()
             recording.stale = True
@@ -322,7 +322,7 @@ class RedoLog:
                 raise BadRecord("it holds a record of an unknown kind")
         return follows
 
-    def refused(self, why: str) -> StateError:
+    def refusal(self, why: str) -> StateError:
         """Return the error for a log that exists but cannot be replayed; the log stays where it is."""
         error = StateError(
             f"the changes acknowledged since the last commit are in {self._found}, which cannot be replayed: {why}",

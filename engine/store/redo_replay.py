@@ -38,7 +38,7 @@ def replay(db: Database, storage: Storage, redo: RedoLog, recording: Recording) 
             for number, params in operation.statements:
                 sql = text_of(number)
                 if sql is None:
-                    raise redo.refused(f"this version of minifo does not know its statement {number:08x}")
+                    raise redo.refusal(f"this version of minifo does not know its statement {number:08x}")
                 db.change(sql, params)
                 if sql == DROP_GARBAGE and isinstance(params[0], int):
                     deleted.append(params[0])
@@ -47,19 +47,19 @@ def replay(db: Database, storage: Storage, redo: RedoLog, recording: Recording) 
             if not known and storage.exists(object_name(number)):
                 db.change(ADD_GARBAGE, (number,))  # the failed storage did not keep the deletion of this file
     except (FsError, apsw.Error) as error:
-        raise redo.refused(f"it does not fit the database ({error})") from error
-    doubtful = lacking(storage, recording)
+        raise redo.refusal(f"it does not fit the database ({error})") from error
+    doubtful = missing_content(storage, recording)
     if doubtful:
         in_use = {number for (number,) in db.rows(_IN_USE)}
         lost = [(object_name(number), why) for number, why in sorted(doubtful.items()) if number in in_use]
         if lost:
             name, why = lost[0]
             more = f", and {len(lost) - 1} more" if len(lost) > 1 else ""
-            raise redo.refused(f"storage failed, and content did not arrive ({name} {why}{more})")
+            raise redo.refusal(f"storage failed, and content did not arrive ({name} {why}{more})")
     _sync(storage, redo, recording)
 
 
-def lacking(storage: Storage, recording: Recording) -> dict[int, str]:
+def missing_content(storage: Storage, recording: Recording) -> dict[int, str]:
     """Return the content objects in a log whose content may be lost, each with the reason.
 
     Objects that no row uses after the replay are among them.  The reason is text that follows the object's name.
@@ -89,4 +89,4 @@ def _sync(storage: Storage, redo: RedoLog, recording: Recording) -> None:
             if storage.exists(object_name(number)):
                 storage.sync_file(object_name(number))
     except OSError as error:
-        raise redo.refused(f"storage failed ({error.strerror})") from error
+        raise redo.refusal(f"storage failed ({error.strerror})") from error

@@ -277,7 +277,7 @@ class Storage:
             self._lock = None
         self._dir.close()
 
-    def fetch(self, name: str, copy: str) -> None:
+    def copy_out(self, name: str, copy: str) -> None:
         """Copy a file of the storage to a path outside it; do nothing if the file does not exist.
 
         Args:

@@ -70,7 +70,7 @@ class Committer:
             try:
                 await self.flush()
                 await trio.to_thread.run_sync(self._durability.relieve)
-                while not self._durability.give_back(_SLICE):
+                while not self._durability.punch_holes(_SLICE):
                     await trio.lowlevel.checkpoint()
             except CommitPostponed as error:
                 log.warning("%s", error)

@@ -25,7 +25,7 @@ _STATES = int(os.environ.get("CRASH_STATES", "100000" if os.environ.get("CI") el
 _TO_FIND = 10_000  # states after which a seeded fault must have been found
 
 _HARMLESS = {"database", "database_bytes", "log_bytes", "identity", "is_formatted", "has_holes", "check_empty", "lock"}
-_HARMLESS |= {"close", "exists", "stat", "names", "statvfs", "space", "fetch"}
+_HARMLESS |= {"close", "exists", "stat", "names", "statvfs", "space", "copy_out"}
 _COMPOSED = {"format"}  # of recorded effects
 _NO_CONTENT = {"allocate"}  # blocks, but neither bytes nor a size
 

@@ -427,7 +427,7 @@ def test_every_step_can_fail(ground: Ground) -> None:
         "is_formatted",
         "has_holes",
         "space",
-        "fetch",
+        "copy_out",
         "check_empty",
         "lock",
         "close",

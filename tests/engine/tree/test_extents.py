@@ -146,7 +146,7 @@ def test_blocks_are_given_back_in_turns(sandbox: OverlaySandbox, options: dict[s
     assert sum(map(len, sandbox.ov.objects.holes.values())) == held > 50
     sandbox.write("f", b"!" * 100, 0)
     turns = 0
-    while not commits.give_back(1e-4):
+    while not commits.punch_holes(1e-4):
         turns += 1
     assert turns > 0
     assert sandbox.ov.objects.holes == {}
