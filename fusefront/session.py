@@ -28,7 +28,7 @@ from ..engine.store.storage import Storage
 from .extension import loader
 from .mount import mount_flags, mount_table
 from .mount.end_report import EndReport
-from .mount.helper_process import MountHelper
+from .mount.helper_process import HelperProcess
 from .mount.options import MountOptions, format_source
 from .process import descriptor_limits, privileges, signals
 from .process.stderr_capture import captured_stderr
@@ -59,8 +59,8 @@ def run(options: MountOptions, mountpoint: str, *, ready: Callable[[], None]) ->
     Raises:
         StateError: the overlay cannot be opened or mounted, or its last commit failed.
     """
-    mount_helper = MountHelper(mountpoint)  # forked first, so that it inherits no descriptor
-    set_relay(mount_helper.relay)
+    helper = HelperProcess(mountpoint)  # forked first, so that it inherits no descriptor
+    set_relay(helper.relay)
     extension = loader.load()
     loader.activate(not options.plain)
     import pyfuse3  # after the hook, so that the dynamic linker finds the hook's functions first
@@ -75,33 +75,33 @@ def run(options: MountOptions, mountpoint: str, *, ready: Callable[[], None]) ->
     report = EndReport(source)
     try:
         with _closing(overlay):
-            committer = Committer(overlay, mount_helper, mountpoint, options.commit)
+            committer = Committer(overlay, helper, mountpoint, options.commit)
             hook = None if options.plain else extension
             # before the mount, for afterwards these paths may lead through it
             writable = [path for path in (options.storage, memory_directory()) if path is not None]
             ruleset = privileges.landlock_ruleset(writable)
             base_reader = _base_reader(overlay, options.base)
-            make_synchronous = _mount(overlay, committer, mount_helper, base_reader, hook, options, mountpoint)
+            make_synchronous = _mount(overlay, committer, helper, base_reader, hook, options, mountpoint)
             _tune_memory()
             try:
-                report.serving(mount_helper.mounted())
+                report.serving(helper.mounted())
                 privileges.drop_in_process()
-                mount_helper.stay_unbound()
+                helper.keep_privileges()
                 privileges.drop_in_server_thread(ruleset)
                 limit = options.max_names or default_limit()
-                trio.run(_serve, overlay, committer, mount_helper, mountpoint, limit, make_synchronous, ready)
+                trio.run(_serve, overlay, committer, helper, mountpoint, limit, make_synchronous, ready)
             except BaseException:
                 pyfuse3.close(unmount=False)
                 raise
             report.ending()
-            mount_helper.unmark(source)
+            helper.unmark(source)
             pyfuse3.close(unmount=True)
     except BaseException as error:
         report.failed(*_message_and_hint(error))
         raise
     finally:
         set_relay(None)
-        mount_helper.close()
+        helper.close()
     report.done()
 
 
@@ -204,7 +204,7 @@ def _base_reader(overlay: Overlay, base: str) -> BaseReader:
 def _mount(
     overlay: Overlay,
     committer: Committer,
-    mount_helper: MountHelper,
+    helper: HelperProcess,
     base_reader: BaseReader,
     extension: ModuleType | None,
     options: MountOptions,
@@ -215,7 +215,7 @@ def _mount(
     Args:
         overlay: the open overlay.
         committer: makes changes durable.
-        mount_helper: tells whether a process is writing to a file.
+        helper: tells whether a process is writing to a file.
         base_reader: reads files.
         extension: the session hook, or None in plain mode.
         options: of the mount, with true paths.
@@ -237,7 +237,7 @@ def _mount(
     reply_cache = ReplyCache(overlay, extension) if extension is not None else None
     ranges = RangeHandlers(overlay, committer, extension) if extension is not None else None
     synchronous = options.sync or (not overlay.durability.keeps_redo and not options.read_only)
-    handlers = Handlers(overlay, base_reader, reply_cache, mount_helper.is_writing, options.access_times)
+    handlers = Handlers(overlay, base_reader, reply_cache, helper.is_writing, options.access_times)
     operations = FuseOperations(overlay, handlers, committer, ranges, synchronous=synchronous)
     if extension is not None:
         FastPath(overlay, handlers, synchronous=synchronous).install(extension)
@@ -276,7 +276,7 @@ def _fuse_options(options: MountOptions) -> set[str]:
 async def _serve(
     overlay: Overlay,
     committer: Committer,
-    mount_helper: MountHelper,
+    helper: HelperProcess,
     mountpoint: str,
     max_names: int,
     make_synchronous: Callable[[], None],
@@ -287,17 +287,17 @@ async def _serve(
     trio.to_thread.current_default_thread_limiter().total_tokens = descriptor_limits.thread_limit()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(committer.run)
-        nursery.start_soon(_unmount_on_signal, committer, mount_helper, mountpoint, make_synchronous)
-        nursery.start_soon(_watch_helper, mount_helper)
-        nursery.start_soon(_report_ready, mount_helper, mountpoint, ready)
-        nursery.start_soon(limit_inodes, overlay, mount_helper, max_names)
+        nursery.start_soon(_unmount_on_signal, committer, helper, mountpoint, make_synchronous)
+        nursery.start_soon(_watch_helper, helper)
+        nursery.start_soon(_report_ready, helper, mountpoint, ready)
+        nursery.start_soon(limit_inodes, overlay, helper, max_names)
         await pyfuse3.main(min_tasks=2, max_tasks=_TASKS_MAX)
         nursery.cancel_scope.cancel()
 
 
-async def _report_ready(mount_helper: MountHelper, mountpoint: str, ready: Callable[[], None]) -> None:
+async def _report_ready(helper: HelperProcess, mountpoint: str, ready: Callable[[], None]) -> None:
     """Call *ready* when the mount responds; log what the session hook lacks."""
-    await trio.to_thread.run_sync(mount_helper.probe)
+    await trio.to_thread.run_sync(helper.probe)
     status = loader.verify()
     if not status.active:
         log.warning("%s runs in plain mode, so slower and without default ACLs: %s", mountpoint, status.reason)
@@ -306,16 +306,16 @@ async def _report_ready(mount_helper: MountHelper, mountpoint: str, ready: Calla
     ready()
 
 
-async def _watch_helper(mount_helper: MountHelper) -> None:
+async def _watch_helper(helper: HelperProcess) -> None:
     """Replace the helper process when it has ended or was stopped, until cancelled."""
     with trio.open_signal_receiver(signal.SIGCHLD) as signals:
-        mount_helper.look_after()
+        helper.check_child()
         async for _ in signals:
-            mount_helper.look_after()
+            helper.check_child()
 
 
 async def _unmount_on_signal(
-    committer: Committer, mount_helper: MountHelper, mountpoint: str, make_synchronous: Callable[[], None]
+    committer: Committer, helper: HelperProcess, mountpoint: str, make_synchronous: Callable[[], None]
 ) -> None:
     """Wait for a signal that ends the mount; commit and unmount.
 
@@ -323,7 +323,7 @@ async def _unmount_on_signal(
 
     Args:
         committer: makes changes durable.
-        mount_helper: unmounts.
+        helper: unmounts.
         mountpoint: for log lines.
         make_synchronous: switches to the mode of the mount option ``sync``.
     """
@@ -335,10 +335,10 @@ async def _unmount_on_signal(
         async for number in arriving:
             log.info("%s is unmounted after %s", mountpoint, signal.Signals(number).name)
             try:
-                await committer.flush()
+                await committer.commit_all()
             except StateError as error:
                 log.error("%s", error)
-            if number == signal.SIGTERM and await _is_system_root(mount_helper):
+            if number == signal.SIGTERM and await _is_system_root(helper):
                 # at shutdown every process gets SIGTERM, and needs files until it has ended; SIGKILL comes next
                 log.warning(
                     "%s is the root directory: its daemon goes on after SIGTERM, and commits each change at once",
@@ -347,19 +347,19 @@ async def _unmount_on_signal(
                 make_synchronous()
                 continue
             try:
-                await trio.to_thread.run_sync(lambda: mount_helper.detach(lazy=False))
+                await trio.to_thread.run_sync(lambda: helper.detach(lazy=False))
             except StateError as error:
                 # files are open: programs get ENOTCONN for them, and what they wrote before is committed
                 log.warning("%s; the daemon ends after the signal, and open files fail with ENOTCONN", error)
-                await trio.to_thread.run_sync(lambda: mount_helper.detach(lazy=True))
+                await trio.to_thread.run_sync(lambda: helper.detach(lazy=True))
                 pyfuse3.terminate()
             return
 
 
-async def _is_system_root(mount_helper: MountHelper) -> bool:
+async def _is_system_root(helper: HelperProcess) -> bool:
     """Return whether the mount is the root directory of process 1; False if this user may not know."""
     try:
-        return await trio.to_thread.run_sync(mount_helper.is_root)
+        return await trio.to_thread.run_sync(helper.is_root)
     except OSError as error:
         log.debug("the root directory of process 1 is unknown: %s", error)
         return False

@@ -16,7 +16,7 @@ import trio
 
 from ...engine import Overlay, StateError
 from ...engine.errors import SHORT, CommitPostponed
-from ..mount.helper_process import MountHelper
+from ..mount.helper_process import HelperProcess
 from ..process.descriptor_limits import acquired, waiting_requests_limit
 
 log = logging.getLogger(__name__)
@@ -38,15 +38,15 @@ class Committer:
 
     Args:
         overlay: the open overlay.
-        mount_helper: makes the kernel write back dirty pages of the mount.
+        helper: makes the kernel write back dirty pages of the mount.
         mountpoint: path of the mount, for messages.
         interval: longest time, in seconds, until an acknowledged change is durable.
     """
 
-    def __init__(self, overlay: Overlay, mount_helper: MountHelper, mountpoint: str, interval: float) -> None:
+    def __init__(self, overlay: Overlay, helper: HelperProcess, mountpoint: str, interval: float) -> None:
         self._overlay = overlay
         self._durability = overlay.durability
-        self._mount_helper = mount_helper
+        self._helper = helper
         self._mountpoint = mountpoint
         self._interval = interval
         self._lock = trio.Lock()
@@ -68,7 +68,7 @@ class Committer:
             await self._wait_for_time()
             await self._delete_unlinked()
             try:
-                await self.flush()
+                await self.commit_all()
                 await trio.to_thread.run_sync(self._durability.relieve)
                 while not self._durability.punch_holes(_SLICE):
                     await trio.lowlevel.checkpoint()
@@ -96,18 +96,18 @@ class Committer:
             if self._overlay.operations == seen or self._durability.redo_size > _REDO_MAX:
                 return
 
-    async def flush(self) -> None:
+    async def commit_all(self) -> None:
         """Make all changes durable, including dirty pages of the kernel.
 
         Raises:
             StateError: the commit failed; the overlay is read-only from now on.
         """
         try:
-            await trio.to_thread.run_sync(self._mount_helper.write_back)
+            await trio.to_thread.run_sync(self._helper.write_back_all)
         except OSError as error:
             # the program that wrote gets the error at close(2) or fsync(2)
             log.warning("%s: some dirty pages cannot be written back: %s", self._mountpoint, error)
-        await self.durable()
+        await self.make_durable()
 
     async def write_back(self, ino: int) -> None:
         """Return when the kernel has written back its dirty pages of one file.
@@ -118,12 +118,12 @@ class Committer:
             OSError: a page could not be written.
         """
         async with acquired(self._write_backs):
-            answer = self._mount_helper.post_flush(ino)
+            answer = self._helper.start_write_back(ino)
             await trio.lowlevel.wait_readable(answer)
-            if not self._mount_helper.flushed(answer):
-                await trio.to_thread.run_sync(self._mount_helper.flush, ino)
+            if not self._helper.finish_write_back(answer):
+                await trio.to_thread.run_sync(self._helper.write_back, ino)
 
-    async def durable(self) -> None:
+    async def make_durable(self) -> None:
         """Return when all changes that the daemon has acknowledged so far are durable.
 
         Raises:
@@ -132,13 +132,13 @@ class Committer:
         deadline = trio.current_time() + _SHORTAGE_MAX
         while True:
             try:
-                return await self._durable()
+                return await self._commit_up_to_now()
             except CommitPostponed as error:
                 if error.code not in SHORT or trio.current_time() > deadline:
                     raise
                 await trio.sleep(_SHORTAGE_RETRY)
 
-    async def _durable(self) -> None:
+    async def _commit_up_to_now(self) -> None:
         durability = self._durability
         if durability.failure is not None:
             raise StateError(

@@ -14,7 +14,7 @@ import os
 import trio
 
 from ...engine import Overlay
-from ..mount.helper_process import MountHelper
+from ..mount.helper_process import HelperProcess
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ def default_limit() -> int:
     return max(_LIMIT_MIN, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // _SHARE // _INODE_SIZE)
 
 
-async def limit_inodes(overlay: Overlay, mount_helper: MountHelper, limit: int) -> None:
+async def limit_inodes(overlay: Overlay, helper: HelperProcess, limit: int) -> None:
     """Make the kernel forget unused names whenever the engine keeps *limit* inodes or more, until cancelled.
 
     Return if the kernel refuses that.
@@ -42,7 +42,7 @@ async def limit_inodes(overlay: Overlay, mount_helper: MountHelper, limit: int) 
             await limit_reached.wait()
         before = overlay.known
         try:
-            await trio.to_thread.run_sync(mount_helper.forget)
+            await trio.to_thread.run_sync(helper.forget_names)
         except OSError as error:
             log.debug("the kernel cannot be made to forget names: %s", error)
             return

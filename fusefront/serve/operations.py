@@ -61,7 +61,7 @@ def _changes(handler: Handler[P, T]) -> Handler[P, T]:
     async def wrapper(self: FuseOperations, /, *args: P.args, **kwargs: P.kwargs) -> T:
         result = await handler(self, *args, **kwargs)
         if self.synchronous or self._durability.volatile:
-            await self.committer.durable()
+            await self.committer.make_durable()
         return result
 
     return _replies_errno(wrapper)
@@ -272,11 +272,11 @@ class FuseOperations(pyfuse3.Operations):
 
     @_replies_errno
     async def fsync(self, fh: int, datasync: bool) -> None:
-        await self.committer.durable()
+        await self.committer.make_durable()
 
     @_replies_errno
     async def fsyncdir(self, fh: int, datasync: bool) -> None:
-        await self.committer.durable()
+        await self.committer.make_durable()
 
     # -- extended attributes
 

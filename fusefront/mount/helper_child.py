@@ -1,0 +1,188 @@
+"""One helper process: how the daemon forks it and sends it calls, and what it does until the daemon ends.
+
+Each call goes to the child as one packet, with the writing end of a pipe for its answer, so that calls do not wait for
+each other: the child has as many threads as it once had calls at a time, and one more that waits for the next call.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import json
+import os
+import signal
+import socket
+import threading
+from typing import NoReturn
+
+from ..process import last_words, privileges, signals
+from ..process.system_log import LogSender
+from .mount_calls import answer
+
+PACKET = 8192  # bytes; a packet is a word and a few numbers, or a line of a log
+
+LOG = "log"  # the word of a packet that is a line for the system log: it has no answer
+
+
+class HelperChild:
+    """A child, as the daemon has it; it is forked when this object is made.
+
+    Args:
+        mountpoint: where the mount is, or will be.
+
+    Attributes:
+        pid: its process id.
+        has_answered: it has answered a call.
+        was_stopped: it was stopped (SIGSTOP) and therefore killed.
+    """
+
+    def __init__(self, mountpoint: str) -> None:
+        self.has_answered = False
+        self.was_stopped = False
+        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        daemon = os.getpid()
+        self.pid = os.fork()
+        if self.pid == 0:
+            _run(theirs.fileno(), mountpoint, daemon)
+        theirs.close()
+
+    def send(self, pipe: int | None, word: str, *arguments: int | str, wait: bool) -> bool:
+        """Send a packet.
+
+        Args:
+            pipe: descriptor that the answer is to be written to; it is closed here.
+            word, arguments: the call, or ``LOG`` and a line.
+            wait: until the socket has room for the packet.
+
+        Returns:
+            False if it could not be sent: the child has ended, or is stopped and its socket full.
+        """
+        packet = json.dumps([word, *arguments]).encode()
+        try:
+            flags = 0 if wait else socket.MSG_DONTWAIT
+            socket.send_fds(self._socket, [packet], [] if pipe is None else [pipe], flags)
+        except OSError:
+            return False  # the reader of the pipe sees its end
+        finally:
+            if pipe is not None:
+                os.close(pipe)
+        return True
+
+    def ask(self, word: str, *arguments: int | str) -> bytes:
+        """Return the answer to a call; empty if the child has ended without one."""
+        reader, writer = os.pipe()
+        with open(reader, "rb") as pipe:
+            self.send(writer, word, *arguments, wait=True)
+            text = pipe.read()
+        self.has_answered = self.has_answered or bool(text)
+        return text
+
+    def state(self) -> int | None:
+        """Return what has become of the child since the last call.
+
+        Returns:
+            CLD_STOPPED, another code of waitid(2) if it has ended, None if it runs as before.
+        """
+        try:
+            found = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WSTOPPED | os.WNOHANG)
+        except ChildProcessError:
+            return os.CLD_EXITED  # an earlier call was told of the end
+        return None if found is None else found.si_code
+
+    def kill(self) -> None:
+        """End it, even if it is stopped."""
+        # it is a child that was not waited for yet, so the number is still its own
+        os.kill(self.pid, signal.SIGKILL)
+
+    def close(self) -> None:
+        """Close the socket; the child then ends by itself."""
+        self._socket.close()
+
+
+# -- in the child
+
+
+def _run(channel: int, mountpoint: str, daemon: int) -> NoReturn:
+    """Serve calls until the daemon has ended.
+
+    Args:
+        channel: descriptor of the child's end of the socket.
+        mountpoint: where the mount is, or will be.
+        daemon: the daemon's process id.
+    """
+    try:
+        # the child ends with the daemon and never before: a terminal or a service manager signals a whole group
+        signals.ignore_all()
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        os.chdir("/")
+        # a pipe of the daemon's caller that stays open would look as if the command were still running
+        null = os.open(os.devnull, os.O_RDWR)
+        for fd in (0, 1, 2):
+            os.dup2(null, fd)
+        faulthandler.disable()  # its file is for the daemon's last words
+        begin = 3
+        for kept in sorted({channel, last_words.descriptor() or channel}):
+            os.closerange(begin, kept)
+            begin = kept + 1
+        os.closerange(begin, os.sysconf("SC_OPEN_MAX"))
+        with socket.socket(fileno=channel) as calls:
+            log_sender = LogSender(daemon)
+            privileges.drop_in_helper()
+            threads = _CallThreads(mountpoint, calls, log_sender)
+            threads.add()
+            threads.serve()
+    finally:
+        os._exit(0)
+
+
+class _CallThreads:
+    """Threads that each wait for a call, make it, and wait again; one is added when none is left that waits.
+
+    Args:
+        mountpoint: where the mount is.
+        calls: the socket that calls come from.
+        log_sender: sends lines to the system log.
+    """
+
+    def __init__(self, mountpoint: str, calls: socket.socket, log_sender: LogSender) -> None:
+        self._mountpoint = mountpoint
+        self._calls = calls
+        self._log_sender = log_sender
+        self._lock = threading.Lock()
+        self._idle = 1
+
+    def add(self) -> None:
+        """Start one more thread."""
+        self._idle += 1
+        threading.Thread(target=self._serve_and_exit, daemon=True).start()
+
+    def _serve_and_exit(self) -> None:
+        try:
+            self.serve()
+        finally:
+            os._exit(0)
+
+    def serve(self) -> None:
+        """Serve until the daemon has ended."""
+        while True:
+            packet, fds, _, _ = socket.recv_fds(self._calls, PACKET, 1)
+            if not packet:
+                with self._lock:
+                    for severity, line in last_words.take_report(self._mountpoint):
+                        self._log_sender.send(severity, line)
+                return
+            word, *arguments = json.loads(packet)
+            with self._lock:
+                if word == LOG:
+                    self._log_sender.send(*arguments)
+                    continue
+                self._idle -= 1
+                if self._idle == 0:
+                    self.add()
+            message = answer(self._mountpoint, word, *arguments)
+            # the daemon may have been killed meanwhile
+            with contextlib.suppress(BrokenPipeError), open(fds[0], "wb") as pipe:
+                pipe.write(json.dumps(message).encode())
+            with self._lock:
+                self._idle += 1

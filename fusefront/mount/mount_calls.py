@@ -1,0 +1,179 @@
+"""The calls on the daemon's own mount that the helper process makes for the daemon (helper_process.py).
+
+Each call is a function of the mount point and a few numbers; ``answer`` finds it by its name and turns what it raises
+into a message.  Most of them wait until the daemon has answered requests of the kernel.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import logging
+import os
+import struct
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from ...engine.errors import StateError
+from ...engine.store.syscalls import forget_names, syncfs
+from ..process import proc_info
+from . import utab
+from .mount_table import read_mounts
+from .unmount import detach
+
+log = logging.getLogger(__name__)
+
+Message = dict[str, Any]  # an answer as JSON has it: ``value``, or ``errno``, or ``state`` (message and hint)
+
+_FILEID_INO64_GEN = 0x81  # the kernel's fs/fuse/inode.c, fuse_encode_fh: node number (high word first), generation
+_ROOT_OF_INIT = "/proc/1/root"
+_WRITE_AND_WAIT = 1 | 2 | 4  # sync_file_range(2)
+_READ_AHEAD = 1024  # KiB; INIT can ask for 128 at most, which reads large files half as fast
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def answer(mountpoint: str, call: str, *arguments: int | str) -> Message:
+    """Make a call, and return its result or its error as a message.
+
+    Args:
+        mountpoint: where the mount is.
+        call: the name of the call, a key of ``_CALLS``.
+        arguments: what the call takes beside the mount point.
+    """
+    try:
+        return {"value": _CALLS[call](mountpoint, *arguments)}
+    except StateError as error:
+        return {"state": [error.message, error.hint]}
+    except OSError as error:
+        return {"errno": error.errno or errno.EIO}
+
+
+def result_of(message: Message, mountpoint: str) -> Any:
+    """Return the value in a message of ``answer``.
+
+    Raises:
+        StateError, OSError: what the call raised.
+    """
+    if "state" in message:
+        raise StateError(*message["state"])
+    if "errno" in message:
+        raise OSError(message["errno"], os.strerror(message["errno"]), mountpoint)
+    return message["value"]
+
+
+def _probe(mountpoint: str) -> int:
+    device = os.stat(mountpoint).st_dev
+    _set_read_ahead(device)
+    return device
+
+
+def _set_read_ahead(device: int) -> None:
+    """Let the kernel read further ahead than INIT can ask for; root only (sysfs, bdi)."""
+    path = f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}/read_ahead_kb"
+    try:
+        with open(path, "w", encoding="ascii") as file:
+            file.write(str(_READ_AHEAD))
+    except OSError as error:
+        log.debug("%s: %s", path, error)
+
+
+def _is_writing(mountpoint: str, pid: int, ino: int) -> bool:
+    return proc_info.is_writing(pid, ino)
+
+
+def _unmark(mountpoint: str, source: str) -> None:
+    utab.remove_entry(mountpoint, source)
+
+
+def _is_root(mountpoint: str, device: int) -> bool:
+    return os.stat(_ROOT_OF_INIT).st_dev == device
+
+
+def _open_root(mountpoint: str, device: int) -> int | None:
+    """Open the mount's root directory, wherever it is mounted now; None if no path leads to it.
+
+    For the call only: a descriptor that stays open would keep the mount busy.
+    """
+    for path in _paths(mountpoint, device):
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            if path == mountpoint and not isinstance(error, FileNotFoundError | NotADirectoryError):
+                raise
+            continue
+        if os.fstat(fd).st_dev == device:
+            return fd
+        os.close(fd)
+    return None
+
+
+def _paths(mountpoint: str, device: int) -> Iterator[str]:
+    """Where a mount may be: where it was made, and where it was moved to."""
+    yield mountpoint
+    # at boot the mount is moved over the root directory; the daemon and its helper keep the old root directory
+    yield _ROOT_OF_INIT
+    yield from (entry.mountpoint for entry in read_mounts() if entry.device == device)
+
+
+def _write_back_all(mountpoint: str, device: int) -> None:
+    root = _open_root(mountpoint, device)
+    if root is not None:
+        try:
+            syncfs(root)
+        finally:
+            os.close(root)
+
+
+def _forget_names(mountpoint: str, device: int) -> None:
+    root = _open_root(mountpoint, device)
+    if root is not None:
+        try:
+            forget_names(root)
+        finally:
+            os.close(root)
+
+
+def _write_back(mountpoint: str, device: int, ino: int) -> None:
+    root = _open_root(mountpoint, device)
+    if root is None:
+        return  # unmounted, or hidden by another mount: no process is left that could write
+    try:
+        try:
+            fd = _open_by_number(root, ino)
+        except PermissionError:
+            syncfs(root)  # any user may call it, but it writes every file back, not one
+            return
+        except OSError as error:
+            if error.errno != errno.ESTALE:
+                raise
+            return  # the kernel does not know the inode, so it holds nothing of it
+        try:
+            _check(_libc.sync_file_range(fd, ctypes.c_int64(0), ctypes.c_int64(0), _WRITE_AND_WAIT))
+        finally:
+            os.close(fd)
+    finally:
+        os.close(root)
+
+
+def _open_by_number(root: int, ino: int) -> int:
+    """Open a file of the mount by its inode number (open_by_handle_at(2))."""
+    handle = struct.pack("=IiIII", 12, _FILEID_INO64_GEN, ino >> 32, ino & 0xFFFFFFFF, 0)
+    return _check(_libc.open_by_handle_at(root, handle, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW))
+
+
+def _check(result: int) -> int:
+    if result < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+    return result
+
+
+def _detach(mountpoint: str, lazy: int) -> None:
+    detach(mountpoint, lazy=bool(lazy))
+
+
+_CALLS: dict[str, Callable[..., Any]] = {
+    "probe": _probe, "is_root": _is_root, "write_back": _write_back, "write_back_all": _write_back_all,
+    "forget_names": _forget_names, "detach": _detach, "is_writing": _is_writing, "unmark": _unmark,
+}  # fmt: skip
