@@ -9,7 +9,6 @@ Import this module after ``extension.loader.load()``: it imports pyfuse3.
 from __future__ import annotations
 
 import functools
-import stat
 from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
@@ -95,7 +94,6 @@ class FastPath:
         return self._durability.volatile
 
     def _rename(self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int) -> Any:
-        source = self._handlers.replacing_source(parent, name, new_parent, new_name, flags)
-        if source is not None and stat.S_ISREG(source.mode):
+        if self._handlers.to_write_back(parent, name, new_parent, new_name, flags) is not None:
             return NotImplemented  # pyfuse3's handler waits until the file is written back
         return self._handlers.rename(parent, name, new_parent, new_name, flags)

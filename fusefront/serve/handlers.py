@@ -13,6 +13,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import stat
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal
 
@@ -241,15 +242,20 @@ class Handlers:
     def rename(self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int) -> None:
         """Rename an object.
 
-        The caller first makes the kernel write back the file that ``replacing_source`` returns, if any (promise P3).
+        The caller first makes the kernel write back the file that ``to_write_back`` returns, if any.
         """
         self._overlay.rename(Ino(parent), name, Ino(new_parent), new_name, flags)
 
-    def replacing_source(self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int) -> Attr | None:
-        """Return the attributes of the inode that a rename moves onto an existing name; None if it replaces nothing."""
+    def to_write_back(self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int) -> int | None:
+        """Return the number of the file whose pages the kernel must write back before a rename, or None.
+
+        A regular file that is renamed onto an existing name is written back first: after a power cut the name then has
+        all of the old or all of the new content (promise P3).
+        """
         if flags != RenameFlags.NONE or self._overlay.lookup(Ino(new_parent), new_name) is None:
             return None
-        return self._overlay.lookup(Ino(parent), name)
+        source = self._overlay.lookup(Ino(parent), name)
+        return source.ino if source is not None and stat.S_ISREG(source.mode) else None
 
     # -- changing inodes
 

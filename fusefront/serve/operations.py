@@ -16,7 +16,6 @@ from __future__ import annotations
 import errno
 import functools
 import os
-import stat
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -217,11 +216,10 @@ class FuseOperations(pyfuse3.Operations):
         ctx: RequestContext,
     ) -> None:
         names = parent_inode_old, name_old, parent_inode_new, name_new, flags
-        source = self._handlers.replacing_source(*names)
-        if source is not None and stat.S_ISREG(source.mode):
-            # A file that replaces another one is written back first (promise P3).  Other requests may change both names
-            # meanwhile; the engine checks them again.
-            await self.committer.write_back(source.ino)
+        source = self._handlers.to_write_back(*names)
+        if source is not None:
+            # other requests may change both names meanwhile; the engine checks them again
+            await self.committer.write_back(source)
         self._handlers.rename(*names)
 
     # -- changing objects
