@@ -16,7 +16,10 @@ from setuptools import Extension, setup
 COMPILING = {"bdist_wheel", "build", "build_ext", "dist_info", "editable_wheel", "install"}
 
 #: The C files of the extension; all but the first have a header.
-PARTS = ("hook", "callbacks", "clock", "fast_path", "init", "names", "ranges", "reply_cache", "spin", "tmpfile")
+PARTS = (
+    *("hook", "callbacks", "clock", "fast_path", "init", "names", "ranges", "reply_cache", "shared_rules", "spin"),
+    "tmpfile",
+)
 
 #: The oldest libfuse that has all handlers the extension sets (lseek).
 OLDEST_LIBFUSE = "3.8"

@@ -33,6 +33,7 @@ from .mount.options import MountOptions, format_source
 from .process import descriptor_limits, privileges, signals
 from .process.stderr_capture import captured_stderr
 from .process.system_log import set_relay
+from .serve import shared_rules
 from .serve.base_reader import BaseReader, is_remote
 from .serve.committer import Committer
 from .serve.eager_trio import EagerTrio
@@ -63,6 +64,8 @@ def run(options: MountOptions, mountpoint: str, *, ready: Callable[[], None]) ->
     set_relay(helper.relay)
     extension = loader.load()
     loader.activate(not options.plain)
+    if extension is not None:
+        shared_rules.tell(extension)
     import pyfuse3  # after the hook, so that the dynamic linker finds the hook's functions first
 
     pyfuse3.trio = EagerTrio(extension)  # type: ignore[attr-defined]

@@ -12,8 +12,20 @@ class Status(TypedDict):
 
 def status() -> Status: ...
 def set_active(on: bool, /) -> None: ...
-def publish(
-    what: int,
+
+WANTED_FLAGS: dict[str, int]
+STATELESS_FLAGS: dict[str, int]
+
+def set_rules(
+    requests_per_turn: int,
+    slow_read: int,
+    for_ever: float,
+    name_max: int,
+    xattr_prefixes: tuple[bytes, ...],
+    xattr_names: tuple[bytes, ...],
+    /,
+) -> None: ...
+def publish_attr(
     ino: int,
     mode: int,
     nlink: int,
@@ -27,7 +39,21 @@ def publish(
     ctime: int,
     /,
 ) -> None: ...
-def range_request() -> tuple[int, int, int, int, int, int, int]: ...
+def range_request() -> tuple[str, int, int, int, int, int, int]: ...
+def publish_unlinked(
+    ino: int,
+    mode: int,
+    nlink: int,
+    uid: int,
+    gid: int,
+    rdev: int,
+    size: int,
+    blocks: int,
+    atime: int,
+    mtime: int,
+    ctime: int,
+    /,
+) -> None: ...
 def publish_no_xattrs(ino: int, /) -> None: ...
 def publish_file(ino: int, fd: int, size: int, /) -> None: ...
 def withdraw(ino: int, /) -> None: ...

@@ -11,8 +11,6 @@
 #include <sys/stat.h>
 #include <time.h>
 
-#define NS_PER_SECOND 1000000000LL
-
 static int clock_file = -1; /* a memfd */
 
 PyDoc_STRVAR(kernel_time_doc, "kernel_time() -> int\n\n"

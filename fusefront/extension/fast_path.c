@@ -9,13 +9,13 @@
 #include "fast_path.h"
 
 #include "callbacks.h"
+#include "clock.h"
 #include "protocol.h"
+#include "shared_rules.h"
 
 #include <errno.h>
 #include <limits.h>
 #include <stddef.h>
-
-enum { REPLY_MAX = 1 << 20 }; /* bytes; the kernel does not ask for more names at a time */
 
 static struct fuse_lowlevel_ops slow_ops; /* the handlers that get the requests passed on */
 
@@ -79,7 +79,7 @@ static bool reply_status(fuse_req_t req, int kind, PyObject *result)
 /* Reply the entry that the result, an Attr, describes; for LOOKUP None is a negative entry.  Else reply an errno. */
 static bool reply_entry(fuse_req_t req, int kind, PyObject *result)
 {
-	struct fuse_entry_param entry = {.entry_timeout = FOR_EVER, .attr_timeout = FOR_EVER};
+	struct fuse_entry_param entry = {.entry_timeout = rules.for_ever, .attr_timeout = rules.for_ever};
 
 	if (result == Py_None && kind == LOOKUP) {
 		reply_absent(req);
@@ -100,7 +100,7 @@ static bool reply_attr(fuse_req_t req, int kind, PyObject *result)
 
 	if (result == NULL || errno_of(result) || !parse_stat(result, &attr))
 		return reply_errno(req, kind, result);
-	fuse_reply_attr(req, &attr, FOR_EVER);
+	fuse_reply_attr(req, &attr, rules.for_ever);
 	Py_DECREF(result);
 	return true;
 }
@@ -169,7 +169,7 @@ static PyObject *time_or_none(int given, struct timespec time)
 {
 	long long ns;
 
-	if (__builtin_mul_overflow(time.tv_sec, 1000000000LL, &ns) || __builtin_add_overflow(ns, time.tv_nsec, &ns))
+	if (__builtin_mul_overflow(time.tv_sec, NS_PER_SECOND, &ns) || __builtin_add_overflow(ns, time.tv_nsec, &ns))
 		ns = time.tv_sec < 0 ? LLONG_MIN : LLONG_MAX;
 	return number_or_none(given, ns);
 }
@@ -351,7 +351,7 @@ static void fast_readdirplus(fuse_req_t req, fuse_ino_t ino, size_t size, off_t 
 		}
 		entry.ino = entry.attr.st_ino;
 		/* nlink 0 marks placeholder attributes (engine/tree/merged_view.py): the kernel must not cache them */
-		entry.entry_timeout = entry.attr_timeout = entry.attr.st_nlink != 0 ? FOR_EVER : 0;
+		entry.entry_timeout = entry.attr_timeout = entry.attr.st_nlink != 0 ? rules.for_ever : 0;
 		size_t more = fuse_add_direntry_plus(req, reply + used, size - used, name, &entry, cookie);
 		Py_DECREF(found);
 		if (more > size - used)

@@ -49,6 +49,7 @@
 #include "protocol.h"
 #include "reply_cache.h"
 #include "ranges.h"
+#include "shared_rules.h"
 #include "tmpfile.h"
 
 #include <dlfcn.h>
@@ -424,6 +425,23 @@ static PyMethodDef methods[] = {
 	{NULL, NULL, 0, NULL},
 };
 
+/* Add a dict of flags by their names to the module; false, with an exception set, if it fails. */
+static bool add_flags(PyObject *module, const char *attribute, const struct init_flag *flags)
+{
+	PyObject *dict = PyDict_New();
+
+	for (; dict != NULL && flags->name != NULL; flags++) {
+		PyObject *bit = PyLong_FromUnsignedLong(flags->bit);
+		if (bit == NULL || PyDict_SetItemString(dict, flags->name, bit) < 0)
+			Py_CLEAR(dict);
+		Py_XDECREF(bit);
+	}
+	if (dict != NULL && PyModule_AddObject(module, attribute, dict) == 0)
+		return true;
+	Py_XDECREF(dict);
+	return false;
+}
+
 static struct PyModuleDef definition = {
 	PyModuleDef_HEAD_INIT,
 	.m_name = "minifo.fusefront.extension._hook",
@@ -444,10 +462,13 @@ PyMODINIT_FUNC PyInit__hook(void)
 		return NULL;
 	}
 	PyObject *module = PyModule_Create(&definition);
-	PyMethodDef *const parts[] = {reply_cache_methods, names_methods,    callback_methods,
-				      ranges_methods,    spin_methods, clock_methods};
+	PyMethodDef *const parts[] = {reply_cache_methods, names_methods, callback_methods,    ranges_methods,
+				      spin_methods,        clock_methods, shared_rules_methods};
 	for (size_t part = 0; module != NULL && part < sizeof parts / sizeof *parts; part++)
 		if (PyModule_AddFunctions(module, parts[part]) < 0)
 			Py_CLEAR(module);
+	if (module != NULL && (!add_flags(module, "WANTED_FLAGS", wanted_flags) ||
+			       !add_flags(module, "STATELESS_FLAGS", stateless_flags)))
+		Py_CLEAR(module);
 	return module;
 }

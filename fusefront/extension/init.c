@@ -34,8 +34,17 @@ enum {
 #define INIT_HANDLE_KILLPRIV_V2 (UINT32_C(1) << 28)
 #define INIT_INIT_EXT (UINT32_C(1) << 30)
 
-#define INIT_WANTED (INIT_DONT_MASK | INIT_CACHE_SYMLINKS | INIT_HANDLE_KILLPRIV_V2)
-#define INIT_STATELESS (INIT_NO_OPEN_SUPPORT | INIT_NO_OPENDIR_SUPPORT)
+const struct init_flag wanted_flags[] = {
+	{"DONT_MASK", INIT_DONT_MASK},
+	{"CACHE_SYMLINKS", INIT_CACHE_SYMLINKS},
+	{"HANDLE_KILLPRIV_V2", INIT_HANDLE_KILLPRIV_V2},
+	{NULL, 0},
+};
+const struct init_flag stateless_flags[] = {
+	{"NO_OPEN_SUPPORT", INIT_NO_OPEN_SUPPORT},
+	{"NO_OPENDIR_SUPPORT", INIT_NO_OPENDIR_SUPPORT},
+	{NULL, 0},
+};
 
 struct handshake handshake;
 
@@ -54,9 +63,18 @@ void note_init(const unsigned char *bytes, size_t size)
 		handshake.offered |= (uint64_t)get32(bytes, INIT_FLAGS2) << 32;
 }
 
+static uint32_t mask_of(const struct init_flag *flags)
+{
+	uint32_t mask = 0;
+
+	for (; flags->name != NULL; flags++)
+		mask |= flags->bit;
+	return mask;
+}
+
 bool may_be_stateless(void)
 {
-	return handshake.answering && (handshake.offered & INIT_STATELESS) == INIT_STATELESS;
+	return handshake.answering && (~handshake.offered & mask_of(stateless_flags)) == 0;
 }
 
 /* Add the hook's flags to the reply in bytes[0:size].  False if that is an error, or has an unknown layout. */
@@ -71,7 +89,7 @@ static bool raise_flags(unsigned char *bytes, size_t size)
 	    get32(bytes, REPLY_MAJOR) != PROTOCOL_MAJOR)
 		return false;
 	uint32_t flags = get32(bytes, REPLY_FLAGS);
-	handshake.raised = (uint32_t)handshake.offered & INIT_WANTED & ~flags;
+	handshake.raised = (uint32_t)handshake.offered & mask_of(wanted_flags) & ~flags;
 	flags |= handshake.raised;
 	handshake.replied = flags;
 	if (flags & INIT_INIT_EXT && size >= REPLY_FLAGS2 + 4)

@@ -19,14 +19,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: INIT flags of the FUSE protocol that the hook asks the kernel for, and what happens without each.
-WANTED: Final = {
-    "HANDLE_KILLPRIV_V2": (1 << 28, "every small write costs a getxattr"),
-    "CACHE_SYMLINKS": (1 << 23, "every readlink costs a request"),
-    "DONT_MASK": (1 << 6, "the umask overrides default ACLs"),
+#: What happens without each of the INIT flags that the hook asks the kernel for (``WANTED_FLAGS`` of the extension).
+WITHOUT: Final = {
+    "HANDLE_KILLPRIV_V2": "every small write costs a getxattr",
+    "CACHE_SYMLINKS": "every readlink costs a request",
+    "DONT_MASK": "the umask overrides default ACLs",
 }
-#: INIT flags of a kernel that accepts ENOSYS as the reply to OPEN and OPENDIR.
-STATELESS: Final = {"NO_OPEN_SUPPORT": 1 << 17, "NO_OPENDIR_SUPPORT": 1 << 24}
 
 _loaded: ModuleType | None = None
 _on = True
@@ -102,14 +100,15 @@ def verify() -> HookStatus:
     if not status["session_hooked"]:
         return HookStatus(False, "the hook does not know this version of libfuse or pyfuse3")
     offered, replied = status["kernel_flags"], status["reply_flags"]
-    lacks = [f"the kernel lacks {name}" for name, bit in STATELESS.items() if not offered & bit]
+    wanted: dict[str, int] = _loaded.WANTED_FLAGS
+    lacks = [f"the kernel lacks {name}" for name, bit in _loaded.STATELESS_FLAGS.items() if not offered & bit]
     if status["init_seen"]:
-        lacks += [f"the kernel lacks {name}: {cost}" for name, (bit, cost) in WANTED.items() if not replied & bit]
+        lacks += [f"the kernel lacks {name}: {WITHOUT[name]}" for name, bit in wanted.items() if not replied & bit]
     else:
         lacks = ["the reply to INIT did not go through the hook"]
     return HookStatus(
         active=status["stateless"],
         reason="; ".join(lacks),
-        dont_mask=bool(replied & WANTED["DONT_MASK"][0]),
-        killpriv=bool(replied & WANTED["HANDLE_KILLPRIV_V2"][0]),
+        dont_mask=bool(replied & wanted["DONT_MASK"]),
+        killpriv=bool(replied & wanted["HANDLE_KILLPRIV_V2"]),
     )

@@ -9,6 +9,8 @@
  */
 #include "names.h"
 
+#include "shared_rules.h"
+
 #include <string.h>
 #include <time.h>
 
@@ -20,7 +22,6 @@ enum {
 	DIRECTORY_SLOTS = 1 << 12,
 	NAME_SLOTS = 1 << 17,
 	MOST_USED = NAME_SLOTS / 2, /* with more, a look-up would take many steps */
-	NAME_LENGTH_MAX = 255,       /* a longer name is an error, which Python replies */
 
 	EMPTY = 0,
 	REMOVED = 1, /* a search goes on behind this slot */
@@ -80,8 +81,9 @@ bool is_absent(uint64_t directory, const char *name)
 {
 	const uint64_t *salt = salt_of(directory);
 
+	/* a longer name is an error, which Python replies */
 	return salt != NULL && strcmp(name, ".") != 0 && strcmp(name, "..") != 0 &&
-	       strnlen(name, NAME_LENGTH_MAX + 1) <= NAME_LENGTH_MAX && *slot_of(hash_of(*salt, name)) == EMPTY;
+	       strlen(name) <= rules.name_max && *slot_of(hash_of(*salt, name)) == EMPTY;
 }
 
 /* Add a name of the directory with this salt; false if the table was full: then all directories are forgotten. */

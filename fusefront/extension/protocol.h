@@ -40,11 +40,8 @@ enum { /* enum fuse_opcode */
 	OP_INIT = 26,
 	OP_FSYNCDIR = 30,
 	OP_BATCH_FORGET = 42,
-	OP_FALLOCATE = 43,
 	OP_READDIRPLUS = 44,
 	OP_RENAME2 = 45,
-	OP_LSEEK = 46,
-	OP_COPY_FILE_RANGE = 47,
 	OP_SYNCFS = 50,
 	OP_TMPFILE = 51,
 };

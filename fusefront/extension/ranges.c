@@ -5,15 +5,13 @@
  */
 #include "ranges.h"
 
-#include "protocol.h"
-
 #include <errno.h>
 
-enum { REPLY_MAX = 64 }; /* bytes; no reply is longer */
+enum { REPLY_ROOM = 64 }; /* bytes; no reply is longer */
 
 /* The arguments of one request. */
 struct range_request {
-	int opcode;
+	const char *kind; /* fallocate, lseek or copy_file_range */
 	int mode; /* fallocate: its mode; lseek: SEEK_DATA or SEEK_HOLE; copy_file_range: its flags */
 	uint64_t ino, size;
 	int64_t offset;
@@ -30,7 +28,7 @@ static void pass_on(fuse_req_t req, struct range_request request)
 {
 	last = request;
 	if (*is_active)
-		getxattr_handler(req, last.ino, "", REPLY_MAX);
+		getxattr_handler(req, last.ino, "", REPLY_ROOM);
 	else
 		fuse_reply_err(req, ENOSYS);
 }
@@ -40,13 +38,13 @@ static void pass_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t offse
 {
 	(void)fi;
 	pass_on(req, (struct range_request){
-			 .opcode = OP_FALLOCATE, .ino = ino, .mode = mode, .offset = offset, .size = (uint64_t)length});
+			 .kind = "fallocate", .ino = ino, .mode = mode, .offset = offset, .size = (uint64_t)length});
 }
 
 static void pass_lseek(fuse_req_t req, fuse_ino_t ino, off_t off, int whence, struct fuse_file_info *fi)
 {
 	(void)fi;
-	pass_on(req, (struct range_request){.opcode = OP_LSEEK, .ino = ino, .mode = whence, .offset = off});
+	pass_on(req, (struct range_request){.kind = "lseek", .ino = ino, .mode = whence, .offset = off});
 }
 
 static void pass_copy(fuse_req_t req, fuse_ino_t ino_in, off_t off_in, struct fuse_file_info *fi_in, fuse_ino_t ino_out,
@@ -54,7 +52,7 @@ static void pass_copy(fuse_req_t req, fuse_ino_t ino_in, off_t off_in, struct fu
 {
 	(void)fi_in;
 	(void)fi_out;
-	pass_on(req, (struct range_request){.opcode = OP_COPY_FILE_RANGE,
+	pass_on(req, (struct range_request){.kind = "copy_file_range",
 					.ino = ino_in,
 					.offset = off_in,
 					.target = ino_out,
@@ -73,9 +71,9 @@ void install_range_handlers(struct fuse_lowlevel_ops *table,
 	table->copy_file_range = pass_copy;
 }
 
-PyDoc_STRVAR(range_request_doc, "range_request() -> (opcode, ino, offset, size, mode, target, at)\n\n"
+PyDoc_STRVAR(range_request_doc, "range_request() -> (kind, ino, offset, size, mode, target, at)\n\n"
 			"Return the request that was passed on as a getxattr of an empty name.\n"
-			    "opcode: 43 fallocate, 46 lseek, 47 copy_file_range.\n"
+			"kind: \"fallocate\", \"lseek\" or \"copy_file_range\".\n"
 			"mode: of fallocate its mode, of lseek SEEK_DATA or SEEK_HOLE, of copy_file_range its flags.\n"
 			"Call it before the handler of that getxattr awaits anything: the next request replaces it.");
 
@@ -83,7 +81,7 @@ static PyObject *py_range_request(PyObject *module, PyObject *unused)
 {
 	(void)module;
 	(void)unused;
-	return Py_BuildValue("iKLKiKL", last.opcode, (unsigned long long)last.ino, (long long)last.offset,
+	return Py_BuildValue("sKLKiKL", last.kind, (unsigned long long)last.ino, (long long)last.offset,
 			     (unsigned long long)last.size, last.mode, (unsigned long long)last.target,
 			     (long long)last.at);
 }

@@ -5,14 +5,14 @@
  */
 #include "reply_cache.h"
 
+#include "clock.h"
+#include "shared_rules.h"
+
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
-
-#define NS_PER_SECOND 1000000000LL
-#define SLOW_READ 5000000 /* ns; a slower file is left to Python */
 
 /* Each table has one slot for an inode number modulo its size; a later entry replaces the one in its slot.  A page of a
  * table takes memory once a slot in it is used. */
@@ -23,7 +23,6 @@ enum {
 	ATTR_SLOTS = 1 << 15,
 	NO_XATTR_SLOTS = 1 << 18,
 	FILE_SLOTS = 64,
-	READ_MAX = 1 << 20, /* bytes; the kernel does not ask for more at a time */
 };
 
 static struct known {
@@ -42,7 +41,7 @@ static struct {
 	int64_t size; /* of the file, in bytes */
 } files[FILE_SLOTS];
 
-static char *read_buffer; /* READ_MAX bytes, allocated for the first file */
+static char *read_buffer; /* REPLY_MAX bytes, allocated for the first file */
 
 /* The valid entry of an inode, if its kind is one of `what`; else NULL. */
 static struct known *known(uint64_t ino, unsigned what)
@@ -54,9 +53,7 @@ static struct known *known(uint64_t ino, unsigned what)
 
 bool lacks_xattr(uint64_t ino, const char *name)
 {
-	return no_xattrs[ino % NO_XATTR_SLOTS] == ino &&
-	       (strncmp(name, "security.", 9) == 0 || strncmp(name, "system.", 7) == 0 ||
-		strncmp(name, "user.", 5) == 0 || strncmp(name, "trusted.", 8) == 0);
+	return no_xattrs[ino % NO_XATTR_SLOTS] == ino && is_xattr_name(name);
 }
 
 static void forget_file(uint64_t ino)
@@ -89,14 +86,14 @@ bool reply_bytes(fuse_req_t req, uint64_t ino, size_t size, int64_t offset)
 	struct timespec begin, end;
 
 	clock_gettime(CLOCK_MONOTONIC, &begin);
-	if (length > READ_MAX || pread(files[ino % FILE_SLOTS].fd, read_buffer, length, offset) != (ssize_t)length) {
+	if (length > REPLY_MAX || pread(files[ino % FILE_SLOTS].fd, read_buffer, length, offset) != (ssize_t)length) {
 		forget_file(ino);
 		return false;
 	}
 	clock_gettime(CLOCK_MONOTONIC, &end); /* without the time that the reply takes */
 	fuse_reply_buf(req, read_buffer, length);
 	/* Other requests had to wait: Python reads a slow file by a worker thread. */
-	if ((end.tv_sec - begin.tv_sec) * NS_PER_SECOND + end.tv_nsec - begin.tv_nsec > SLOW_READ)
+	if ((end.tv_sec - begin.tv_sec) * NS_PER_SECOND + end.tv_nsec - begin.tv_nsec > rules.slow_read)
 		forget_file(ino);
 	return true;
 }
@@ -156,7 +153,7 @@ struct stat stat_of(const struct attributes *from)
 		.st_rdev = from->rdev,
 		.st_size = from->size,
 		.st_blocks = from->blocks,
-		.st_blksize = 4096,
+		.st_blksize = BLOCK_SIZE,
 	};
 	struct timespec *times[3] = {&attr.st_atim, &attr.st_mtim, &attr.st_ctim};
 
@@ -175,12 +172,12 @@ static void reply_known(fuse_req_t req, const struct known *slot)
 {
 	struct stat attr = stat_of(&slot->attributes);
 
-	fuse_reply_attr(req, &attr, FOR_EVER);
+	fuse_reply_attr(req, &attr, rules.for_ever);
 }
 
 void reply_absent(fuse_req_t req)
 {
-	struct fuse_entry_param none = {.entry_timeout = FOR_EVER};
+	struct fuse_entry_param none = {.entry_timeout = rules.for_ever};
 
 	fuse_reply_entry(req, &none);
 }
@@ -208,31 +205,41 @@ void reply_unlinked(fuse_req_t req, uint64_t ino)
  * Functions of the Python module
  */
 
-PyDoc_STRVAR(publish_doc,
-	     "publish(what, ino, mode, nlink, uid, gid, rdev, size, blocks, atime, mtime, ctime) -> None\n\n"
-	     "Answer requests about an inode from these attributes, until it is published again or withdrawn.\n"
-	     "what: 1 for its current attributes, 2 for an inode that has no name any more.\n"
-	     "Times are nanoseconds, blocks units of 512 bytes.  Call this and the other functions of the reply cache\n"
-	     "in the thread that serves requests.");
-
-static PyObject *py_publish(PyObject *module, PyObject *const *args, Py_ssize_t count)
+static PyObject *publish(uint32_t what, PyObject *const *args, Py_ssize_t count)
 {
 	struct attributes attributes;
 
-	(void)module;
-	if (count < 1) {
-		PyErr_SetString(PyExc_TypeError, "publish() takes 12 arguments");
-		return NULL;
-	}
-	unsigned long what = PyLong_AsUnsignedLong(args[0]);
-	if (PyErr_Occurred() || !parse_numbers(args + 1, count - 1, &attributes))
+	if (!parse_numbers(args, count, &attributes))
 		return NULL;
 	published[attributes.ino % ATTR_SLOTS] = (struct known){
-		.what = (uint32_t)what,
+		.what = what,
 		.epoch = epoch,
 		.attributes = attributes,
 	};
 	Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(publish_attr_doc,
+	     "publish_attr(ino, mode, nlink, uid, gid, rdev, size, blocks, atime, mtime, ctime) -> None\n\n"
+	     "Answer GETATTR of an inode with these attributes, until it is published again or withdrawn.\n"
+	     "Times are nanoseconds, blocks units of 512 bytes.  Call this and the other functions of the reply cache\n"
+	     "in the thread that serves requests.");
+
+static PyObject *py_publish_attr(PyObject *module, PyObject *const *args, Py_ssize_t count)
+{
+	(void)module;
+	return publish(KNOWN_ATTR, args, count);
+}
+
+PyDoc_STRVAR(publish_unlinked_doc,
+	     "publish_unlinked(ino, mode, nlink, uid, gid, rdev, size, blocks, atime, mtime, ctime) -> None\n\n"
+	     "Answer SETATTR of the times of an inode that has no name with these attributes, until it is withdrawn.\n"
+	     "Units are those of publish_attr().");
+
+static PyObject *py_publish_unlinked(PyObject *module, PyObject *const *args, Py_ssize_t count)
+{
+	(void)module;
+	return publish(KNOWN_UNLINKED, args, count);
 }
 
 /* The inode number that is the argument of a function; 0, with an exception set, if it is not one. */
@@ -273,7 +280,7 @@ static PyObject *py_publish_file(PyObject *module, PyObject *args)
 	(void)module;
 	if (!PyArg_ParseTuple(args, "KiL:publish_file", &ino, &fd, &size))
 		return NULL;
-	if (read_buffer == NULL && (read_buffer = malloc(READ_MAX)) == NULL)
+	if (read_buffer == NULL && (read_buffer = malloc(REPLY_MAX)) == NULL)
 		return PyErr_NoMemory();
 	forget_file(files[ino % FILE_SLOTS].ino);
 	files[ino % FILE_SLOTS].ino = ino;
@@ -327,7 +334,8 @@ static PyObject *py_withdraw_all(PyObject *module, PyObject *unused)
 }
 
 PyMethodDef reply_cache_methods[] = {
-	{"publish", (PyCFunction)(void (*)(void))py_publish, METH_FASTCALL, publish_doc},
+	{"publish_attr", (PyCFunction)(void (*)(void))py_publish_attr, METH_FASTCALL, publish_attr_doc},
+	{"publish_unlinked", (PyCFunction)(void (*)(void))py_publish_unlinked, METH_FASTCALL, publish_unlinked_doc},
 	{"publish_no_xattrs", py_publish_no_xattrs, METH_O, publish_no_xattrs_doc},
 	{"publish_file", py_publish_file, METH_VARARGS, publish_file_doc},
 	{"withdraw", py_withdraw, METH_O, withdraw_doc},

@@ -15,9 +15,11 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define FOR_EVER 1e9 /* seconds; only this mount changes the tree, so the kernel may cache replies without limit */
-
-enum { ATTRIBUTES = 11 };
+enum {
+	ATTRIBUTES = 11,
+	BLOCK_SIZE = 4096,   /* bytes, st_blksize; pyfuse3 replies the same */
+	REPLY_MAX = 1 << 20, /* bytes; the kernel does not ask for more at a time, of a file or of a directory */
+};
 
 /* The fields of engine.model.Attr. */
 struct attributes {
@@ -61,7 +63,7 @@ void reply_unlinked(fuse_req_t req, uint64_t ino);
 bool has_file(uint64_t ino);
 bool reply_bytes(fuse_req_t req, uint64_t ino, size_t size, int64_t offset);
 
-/* The module's functions publish(), withdraw() and the others of their names. */
+/* The module's functions publish_attr(), withdraw() and the others of their names. */
 extern PyMethodDef reply_cache_methods[];
 
 #endif

@@ -7,14 +7,16 @@
  */
 #include "spin.h"
 
+#include "clock.h"
+#include "shared_rules.h"
+
 #include <poll.h>
 #include <sched.h>
 #include <stdint.h>
 #include <time.h>
 
 enum {
-	IN_A_ROW = 64,    /* requests before the event loop runs other tasks */
-	SPIN_MAX = 100000,  /* ns */
+	SPIN_MAX = 100000,       /* ns */
 	WORTH_SPINNING = 200000, /* ns; had the daemon polled, a shorter sleep would not have been needed */
 };
 
@@ -27,7 +29,7 @@ static int64_t now(void)
 	struct timespec time;
 
 	clock_gettime(CLOCK_MONOTONIC, &time);
-	return time.tv_sec * INT64_C(1000000000) + time.tv_nsec;
+	return time.tv_sec * NS_PER_SECOND + time.tv_nsec;
 }
 
 static bool spin(int fd)
@@ -67,12 +69,12 @@ bool arrives_soon(int fd)
 
 bool count_request(void)
 {
-	return in_a_row < IN_A_ROW && ++in_a_row < IN_A_ROW;
+	return in_a_row < rules.requests_per_turn && ++in_a_row < rules.requests_per_turn;
 }
 
 PyDoc_STRVAR(arrives_soon_doc, "arrives_soon(fd) -> bool\n\n"
 			     "Return whether a descriptor can be read now or within 0.1 ms.\n"
-			     "False also after 64 requests in a row: then the event loop must run other tasks first.");
+			     "False also after too many requests in a row: then the event loop must run other tasks first.");
 
 static PyObject *py_arrives_soon(PyObject *module, PyObject *number)
 {
@@ -81,7 +83,7 @@ static PyObject *py_arrives_soon(PyObject *module, PyObject *number)
 	(void)module;
 	if (fd < 0)
 		return NULL;
-	if (in_a_row < IN_A_ROW && arrives_soon(fd))
+	if (in_a_row < rules.requests_per_turn && arrives_soon(fd))
 		Py_RETURN_TRUE;
 	in_a_row = 0;
 	Py_RETURN_FALSE;

@@ -7,13 +7,13 @@
 #include "tmpfile.h"
 
 #include "callbacks.h"
+#include "clock.h"
 #include "protocol.h"
+#include "shared_rules.h"
 
 #include <errno.h>
 #include <sys/uio.h>
 #include <unistd.h>
-
-#define NS_PER_SECOND 1000000000LL
 
 struct create_request { /* struct fuse_create_in */
 	uint32_t flags, mode, umask, open_flags;
@@ -53,14 +53,14 @@ static bool take_entry(PyObject *tuple, struct open_entry *entry)
 		return false;
 	*entry = (struct open_entry){
 		.nodeid = found.ino,
-		.entry_valid = (uint64_t)FOR_EVER,
-		.attr_valid = (uint64_t)FOR_EVER,
+		.entry_valid = (uint64_t)rules.for_ever,
+		.attr_valid = (uint64_t)rules.for_ever,
 		.ino = found.ino,
 		.mode = found.mode,
 		.nlink = found.nlink,
 		.uid = found.uid,
 		.gid = found.gid,
-		.block_size = 4096,
+		.block_size = BLOCK_SIZE,
 		.handle = found.ino,
 		.open_flags = KEEP_CACHE,
 	};

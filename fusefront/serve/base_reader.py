@@ -16,11 +16,11 @@ import trio
 
 from ...engine import Ino, Overlay
 from ..process.descriptor_limits import acquired, thread_limit, waiting_requests_limit
+from .shared_rules import SLOW_READ
 
 #: Types of file systems whose reads may wait for another machine or process.
 REMOTE = {"nfs", "nfs4", "cifs", "smb3", "ceph", "9p", "virtiofs", "afs", "ocfs2", "gfs2", "glusterfs"}
 
-_SLOW_READ = 0.005  # seconds; other requests should not wait for longer
 _READS_UNTIL_FAST = 32  # fast reads by worker threads after a slow read, before the event loop reads again
 _WORKERS = 16  # a limit of their own: a base that hangs must not use up the threads that commits need
 
@@ -88,7 +88,7 @@ class BaseReader:
         if offset == 0:
             self._overlay.read_ahead(ino)
         data = self._overlay.read(ino, offset, size)
-        if time.perf_counter() - begin > _SLOW_READ:
+        if time.perf_counter() - begin > SLOW_READ:
             self._reads_until_fast = _READS_UNTIL_FAST
         return data
 
@@ -110,7 +110,7 @@ class BaseReader:
                 data, seconds = await trio.to_thread.run_sync(
                     _read, fd, offset, size, abandon_on_cancel=True, limiter=self._limiter
                 )
-        slow = seconds > _SLOW_READ
+        slow = seconds > SLOW_READ
         self._reads_until_fast = _READS_UNTIL_FAST if slow else max(0, self._reads_until_fast - 1)
         return data
 

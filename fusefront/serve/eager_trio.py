@@ -19,7 +19,7 @@ from types import ModuleType, TracebackType
 
 import trio
 
-_IN_A_ROW = 64  # requests received without the event loop, before other tasks run
+from .shared_rules import REQUESTS_PER_TURN
 
 
 class EagerLock:
@@ -50,14 +50,14 @@ class EagerLowlevel:
 
     def __init__(self, arrives_soon: Callable[[int], bool]) -> None:
         self._arrives_soon = arrives_soon
-        self._left = _IN_A_ROW
+        self._left = REQUESTS_PER_TURN
 
     async def wait_readable(self, fd: int) -> None:
         """Return when *fd* is readable."""
         self._left -= 1
         if self._left > 0 and self._arrives_soon(fd):
             return
-        self._left = _IN_A_ROW
+        self._left = REQUESTS_PER_TURN
         await trio.lowlevel.wait_readable(fd)
 
 

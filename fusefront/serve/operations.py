@@ -27,8 +27,7 @@ from ...engine.model import NAME_MAX
 from .committer import Committer
 from .handlers import Handlers, errno_for
 from .range_handlers import RangeHandlers, Request
-
-_FOR_EVER = 1e9  # seconds
+from .shared_rules import FOR_EVER
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -103,8 +102,8 @@ class FuseOperations(pyfuse3.Operations):
     def _entry(self, attr: Attr) -> EntryAttributes:
         """Return a reply entry with these attributes, which the kernel may cache for ever."""
         entry = EntryAttributes()
-        entry.entry_timeout = _FOR_EVER
-        entry.attr_timeout = _FOR_EVER
+        entry.entry_timeout = FOR_EVER
+        entry.attr_timeout = FOR_EVER
         return self._fill(entry, attr)
 
     @staticmethod
@@ -131,7 +130,7 @@ class FuseOperations(pyfuse3.Operations):
             return self._entry(attr)
         negative = EntryAttributes()
         negative.st_ino = 0  # a negative entry: the kernel may cache that the name does not exist
-        negative.entry_timeout = _FOR_EVER
+        negative.entry_timeout = FOR_EVER
         return negative
 
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
@@ -155,7 +154,7 @@ class FuseOperations(pyfuse3.Operations):
         for name, attr, cookie in self._handlers.readdir(fh, start_id):
             # nlink 0 marks placeholder attributes (engine/tree/merged_view.py): the kernel must not cache them, so that
             # it asks for the real ones
-            form.entry_timeout = form.attr_timeout = _FOR_EVER if attr.nlink else 0
+            form.entry_timeout = form.attr_timeout = FOR_EVER if attr.nlink else 0
             if not pyfuse3.readdir_reply(token, name, self._fill(form, attr), cookie):
                 break
 

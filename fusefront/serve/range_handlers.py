@@ -22,7 +22,6 @@ from .committer import Committer
 
 log = logging.getLogger(__name__)
 
-_FALLOCATE, _LSEEK, _COPY = 43, 46, 47  # the opcodes of the FUSE protocol
 _LSEEK_REPLY = struct.Struct("=Q")  # struct fuse_lseek_out
 _COPY_REPLY = struct.Struct("=II")  # struct fuse_write_out
 
@@ -30,7 +29,7 @@ _COPY_REPLY = struct.Struct("=II")  # struct fuse_write_out
 class Request(NamedTuple):
     """One request, as the hook's ``range_request()`` returns it."""
 
-    opcode: int
+    kind: str  # fallocate, lseek or copy_file_range
     ino: int
     offset: int
     size: int
@@ -68,18 +67,18 @@ class RangeHandlers:
         """
         overlay = self._overlay
         ino, offset, size, mode = Ino(request.ino), request.offset, request.size, request.mode
-        if request.opcode == _FALLOCATE:
+        if request.kind == "fallocate":
             overlay.fallocate(ino, mode, offset, size, times=False)
             return b""
-        if request.opcode == _LSEEK:
+        if request.kind == "lseek":
             await self._write_back(ino)
             return _LSEEK_REPLY.pack(overlay.seek(ino, offset, mode))
-        if request.opcode == _COPY:
+        if request.kind == "copy_file_range":
             if mode != 0:
                 raise FsError(errno.EINVAL, f"copy with flags {mode}")
             done = overlay.copy(ino, offset, Ino(request.target), request.at, size, times=False)
             return _COPY_REPLY.pack(done, 0)
-        raise FsError(errno.ENOSYS, f"request {request.opcode}")
+        raise FsError(errno.ENOSYS, f"request {request.kind}")
 
     async def _write_back(self, ino: Ino) -> None:
         try:

@@ -20,9 +20,6 @@ from ...engine.tree.inode_rows import Row, Watcher
 
 log = logging.getLogger(__name__)
 
-_ATTR = 1  # these are the current attributes
-_UNLINKED = 2  # these are the last attributes of an inode without a name
-
 _MISSES = 3  # look-ups of missing names in a directory, after which all its names are read and published
 _COUNTED_MAX = 1024  # directories whose misses are counted
 _NAMES_MAX = 16_384  # names in a directory; to read more would take too long
@@ -37,7 +34,8 @@ class ReplyCache(Watcher):
     """
 
     def __init__(self, overlay: Overlay, hook: ModuleType) -> None:
-        self._publish = hook.publish
+        self._publish_attr = hook.publish_attr
+        self._publish_unlinked = hook.publish_unlinked
         self._withdraw = hook.withdraw
         self._withdraw_no_xattrs = hook.withdraw_no_xattrs
         self._withdraw_all = hook.withdraw_all
@@ -53,7 +51,7 @@ class ReplyCache(Watcher):
 
     def publish(self, attr: Attr) -> None:
         """Let the hook answer GETATTR with these attributes, until one of them changes."""
-        self._publish(_ATTR, *attr)
+        self._publish_attr(*attr)
 
     def count_miss(self, directory: Ino) -> None:
         """Count a LOOKUP of a missing name; publish all names of the directory after a number of them.
@@ -88,13 +86,11 @@ class ReplyCache(Watcher):
     def saved(self, row: Row) -> None:
         """Publish the attributes of an inode whose row is new or was changed, if the row alone gives all of them."""
         if stat.S_ISDIR(row.mode):
-            what = _ATTR
-        else:
-            self._withdraw(row.ino)  # the number of its blocks is not known yet
-            if row.nlink > 0 or row.ino in self._linkable:
-                return
-            what = _UNLINKED
-        self._publish(what, *row.attr(row.size + 511 >> 9))
+            self._publish_attr(*row.attr_by_size())
+            return
+        self._withdraw(row.ino)  # the number of its blocks is not known yet
+        if row.nlink == 0 and row.ino not in self._linkable:
+            self._publish_unlinked(*row.attr_by_size())
 
     def bare(self, ino: Ino) -> None:
         """Let the hook answer that an inode has no extended attributes."""
@@ -102,7 +98,7 @@ class ReplyCache(Watcher):
 
     def died(self, attr: Attr) -> None:
         """Let the hook answer SETATTR of times for a base file without a row that has lost its only name."""
-        self._publish(_UNLINKED, *attr)
+        self._publish_unlinked(*attr)
 
     def changed(self, ino: Ino) -> None:
         """Withdraw the attributes of an inode: they changed without a change of its row."""

@@ -192,7 +192,7 @@ def test_a_base_that_answers_from_memory_is_quick_again(sandbox: MountSandbox, m
         file = engine.lookup(ROOT, b"file")
         assert file is not None
         with monkeypatch.context() as patch:
-            patch.setattr(base_reader, "_SLOW_READ", 0.0)  # whatever it takes is too long
+            patch.setattr(base_reader, "SLOW_READ", 0.0)  # whatever it takes is too long
             await slow_base.read(Ino(file.ino), 0, 4096)
         for offset in range(0, 100 * 1000, 1000):
             seen.append(slow_base.is_fast)

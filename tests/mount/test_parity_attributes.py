@@ -423,6 +423,27 @@ def test_the_listing_is_whole_for_root(pair: Pair) -> None:
                          attempt(os.removexattr, "open", "odd.x")], uid=USER)  # fmt: skip
 
 
+@pytest.mark.parametrize("uid", [0, USER])
+@pytest.mark.parametrize("name", ["a", "dir", "symlink", "fifo", "mine", "new"])
+def test_names_outside_the_namespaces(pair: Pair, name: str, uid: int) -> None:
+    """What no file system can hold is refused as on ext4, also once the hook knows that there are no attributes."""
+    words = ["user.absent", "user.", "trusted.", "security.", "system.", "odd", "odd.x", "userx", "system.foo"]
+    words += ["system.posix_acl_access", "system.posix_acl_default", "system.posix_acl_access_"]
+
+    def act(_: str) -> list[Any]:
+        attempt(make, "new")
+        seen: list[Any] = []
+        for _ in range(3):
+            seen += [(word, attempt(os.getxattr, name, word, follow_symlinks=False)) for word in words]
+        for word in words[:-3]:
+            if word != "user.absent":
+                seen.append((word, attempt(os.setxattr, name, word, b"1", follow_symlinks=False)))
+            seen.append((word, attempt(os.removexattr, name, word, follow_symlinks=False)))
+        return seen
+
+    pair.same(act, uid=uid)
+
+
 def test_capabilities_go_with_a_write(pair: Pair) -> None:
     """A file capability is kept by chmod and rename, and dropped by a write, a truncation and a chown."""
     capability = bytes.fromhex("0100000200040000000000000000000000000000")

@@ -178,8 +178,10 @@ def serve(mountpoint: str, report: str) -> None:
     import pyfuse3
     import trio
 
+    from minifo.fusefront.serve import shared_rules
     from minifo.fusefront.serve.eager_trio import EagerTrio
 
+    shared_rules.tell(extension)
     tree = Tree()
     log: list[list[Any]] = []
     waits: list[tuple[int, bool]] = []  # length of the log, and what came of it

@@ -47,10 +47,12 @@ def serve(mode: str, mountpoint: str, report: str, spurious: bool, publishing: b
         publishing: there is a file ``known``, about which the hook is told what Python was asked once.
     """
     from minifo.fusefront.extension import loader
+    from minifo.fusefront.serve import shared_rules
 
     module = loader.load()
     assert module is not None
     loader.activate(mode == "hooked")
+    shared_rules.tell(module)
 
     import pyfuse3
     import trio
@@ -98,7 +100,7 @@ def serve(mode: str, mountpoint: str, report: str, spurious: bool, publishing: b
             log.append(["getattr", ino])
             if ino == KNOWN_INO:
                 # before 1970, and a size that the kernel does not believe, for the size is its own business
-                module.publish(1, ino, stat.S_IFREG | 0o600, 3, 7, 8, 0, 99, 16, -1_500_000_001, now, now)
+                module.publish_attr(ino, stat.S_IFREG | 0o600, 3, 7, 8, 0, 99, 16, -1_500_000_001, now, now)
             return self.attributes(ino)
 
         async def setattr(self, ino: int, attr: Any, fields: Any, fh: int | None, ctx: Any) -> Any:
@@ -173,11 +175,12 @@ def serve(mode: str, mountpoint: str, report: str, spurious: bool, publishing: b
 
         async def getxattr(self, ino: int, name: bytes, ctx: Any) -> bytes:
             if not name:
-                opcode, *arguments = module.range_request()
-                log.append(["asked", opcode, ino, *arguments])
+                kind, *arguments = module.range_request()
+                log.append(["asked", kind, ino, *arguments])
                 if arguments[3] == 0x10:
                     raise pyfuse3.FUSEError(errno.ENOSPC)
-                return {43: b"", 46: struct.pack("=Q", 1 << 40), 47: struct.pack("=II", 3, 0)}[opcode]
+                lseek, copy = struct.pack("=Q", 1 << 40), struct.pack("=II", 3, 0)
+                return {"fallocate": b"", "lseek": lseek, "copy_file_range": copy}[kind]
             log.append(["getxattr", ino, name.decode()])
             if ino == KNOWN_INO:
                 module.publish_no_xattrs(ino)
@@ -408,11 +411,11 @@ def test_hooked_range_requests_reach_python(fuse_required: None, tmp_path: Path)
         for fd in (file, setid):
             os.close(fd)
     assert mount.events("asked") == [
-        ["asked", 43, FILE_INO, FILE_INO, 1 << 33, 5, 3, 0, 0],
-        ["asked", 43, FILE_INO, FILE_INO, 1, 2, 0x10, 0, 0],
-        ["asked", 46, FILE_INO, FILE_INO, 3, 0, os.SEEK_DATA, 0, 0],
-        ["asked", 46, FILE_INO, FILE_INO, 2, 0, os.SEEK_HOLE, 0, 0],
-        ["asked", 47, SETID_INO, SETID_INO, 0, 6, 0, FILE_INO, 1 << 34],
+        ["asked", "fallocate", FILE_INO, FILE_INO, 1 << 33, 5, 3, 0, 0],
+        ["asked", "fallocate", FILE_INO, FILE_INO, 1, 2, 0x10, 0, 0],
+        ["asked", "lseek", FILE_INO, FILE_INO, 3, 0, os.SEEK_DATA, 0, 0],
+        ["asked", "lseek", FILE_INO, FILE_INO, 2, 0, os.SEEK_HOLE, 0, 0],
+        ["asked", "copy_file_range", SETID_INO, SETID_INO, 0, 6, 0, FILE_INO, 1 << 34],
     ]
 
 
@@ -600,6 +603,7 @@ def test_waiting_a_moment_tells_whether_something_is_there() -> None:
     """What is there is seen at once, and waiting in vain ends, however often."""
     done = run_python(
         "import os; from minifo.fusefront.extension import loader\n"
+        "from minifo.fusefront.serve import shared_rules; shared_rules.tell(loader.load())\n"
         "soon = loader.load().arrives_soon; reader, writer = os.pipe()\n"
         "print([soon(reader) for _ in range(20)].count(True), end=' ')\n"
         "os.write(writer, b'x'); print(soon(reader), end=' '); os.read(reader, 1); print(soon(reader))\n"
