@@ -1,4 +1,4 @@
-"""keep_origin: the versions that were changed are kept, and a merge needs no old base."""
+"""keep_origin: the base's versions of changed files are kept, so that a merge needs no old base."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ THEIRS, MERGED = b"a\nb\nc\nd\nE\n", b"A\nb\nc\nd\nE\n"
 
 
 def save(rebase_sandbox: RebaseSandbox, name: str, data: bytes) -> None:
-    """As an editor saves."""
+    """Save a file as editors do: write a new file, and rename it over the old one."""
     rebase_sandbox.create(name + "~", data)
     rebase_sandbox.rename(name + "~", name)
 
 
 def kept(overlay: Overlay) -> set[bytes]:
-    """The paths of which a version is kept."""
+    """Return the paths of the base files of which a version is kept."""
     return {path for (path,) in overlay.db.rows("SELECT path FROM ancestor")}
 
 
 def test_merging_without_the_old_base(rebase_sandbox: RebaseSandbox) -> None:
-    """However the file was changed: in place, by an editor, or deleted and made anew."""
+    """A file is merged without the old base, be it changed in place, saved by an editor, or deleted and created."""
     for name in ("inplace", "saved", "anew", "untouched"):
         rebase_sandbox.put(name, OLD)
     rebase_sandbox.open(keep_origin=LONGEST)
@@ -40,7 +40,7 @@ def test_merging_without_the_old_base(rebase_sandbox: RebaseSandbox) -> None:
 
 
 def test_the_next_base_is_merged_from_the_last_one(rebase_sandbox: RebaseSandbox) -> None:
-    """What was settled was made from the new version: that is kept from then on."""
+    """After a rebase the new base's version is kept, for the merge with the next base."""
     rebase_sandbox.put("f", OLD)
     rebase_sandbox.open(keep_origin=LONGEST)
     save(rebase_sandbox, "f", OURS)
@@ -53,7 +53,7 @@ def test_the_next_base_is_merged_from_the_last_one(rebase_sandbox: RebaseSandbox
 
 
 def test_what_is_not_kept(rebase_sandbox: RebaseSandbox) -> None:
-    """Large files, other kinds, what only moves or changes its mode; and nothing without the option."""
+    """No version is kept of large files, of other types, after a rename or chmod only, and without the option."""
     rebase_sandbox.put("large", b"x" * (LONGEST + 1))
     for name in ("moved", "mode", "d/inside", "plain"):
         rebase_sandbox.put(name, OLD)
@@ -69,7 +69,7 @@ def test_what_is_not_kept(rebase_sandbox: RebaseSandbox) -> None:
 
 
 def test_salvage_knows_it(rebase_sandbox: RebaseSandbox) -> None:
-    """The kept versions live through a salvage of the database."""
+    """The kept versions survive a rebuild of the database."""
     rebase_sandbox.put("f", OLD)
     rebase_sandbox.open(keep_origin=LONGEST)
     rebase_sandbox.write("f", OURS)

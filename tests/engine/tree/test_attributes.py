@@ -18,7 +18,7 @@ DEFAULT = b"system.posix_acl_default"
 
 @pytest.mark.parametrize("ns", [0, 1, 999_999_999, 1_700_000_000_123_456_789, 2**62, -1, -(10**18) + 1])
 def test_times_to_the_nanosecond(sandbox: OverlaySandbox, ns: int) -> None:
-    """Every time that can be set comes back exactly, before 1970 too, after a remount as well."""
+    """Every time that is set is returned exactly, before 1970 too, and after a remount."""
     sandbox.put("f")
     sandbox.set("f", atime=ns, mtime=ns + 1)
     sandbox.reopen()
@@ -27,7 +27,7 @@ def test_times_to_the_nanosecond(sandbox: OverlaySandbox, ns: int) -> None:
 
 
 def test_base_times_to_the_nanosecond(sandbox: OverlaySandbox) -> None:
-    """The base's own times are passed on whole, with a row or without."""
+    """The base's times are returned to the nanosecond, with a row and without."""
     full = sandbox.put("f")
     os.utime(full, ns=(1_600_000_000_000_000_001, 1_600_000_000_000_000_003))
     for _ in range(2):
@@ -37,7 +37,7 @@ def test_base_times_to_the_nanosecond(sandbox: OverlaySandbox) -> None:
 
 
 def test_one_time_alone(sandbox: OverlaySandbox) -> None:
-    """Setting one time leaves the other."""
+    """Setting atime leaves mtime unchanged, and the reverse."""
     sandbox.put("f")
     before = sandbox.attr("f")
     sandbox.set("f", atime=7)
@@ -50,7 +50,7 @@ def test_one_time_alone(sandbox: OverlaySandbox) -> None:
     ("mode", "after"), [(0o6755, 0o755), (0o2744, 0o2744), (0o4644, 0o644), (0o6711, 0o711), (0o1777, 0o1777)]
 )
 def test_chown_drops_set_ids(sandbox: OverlaySandbox, mode: int, after: int) -> None:
-    """chown drops set-user-ID, and set-group-ID where the group may execute (chown(2)); so does a write that asks."""
+    """chown, and a write with kill_priv, clear set-user-ID, and set-group-ID if the group may execute (chown(2))."""
     sandbox.create("f")
     for change in ({"uid": 0}, {"gid": 0}, {"kill_priv": True}, {"size": 3, "kill_priv": True}):
         sandbox.set("f", mode=mode, size=0)
@@ -59,7 +59,7 @@ def test_chown_drops_set_ids(sandbox: OverlaySandbox, mode: int, after: int) -> 
 
 
 def test_directories_keep_set_ids(sandbox: OverlaySandbox) -> None:
-    """A directory's set-group-ID bit is no privilege and stays through chown."""
+    """chown of a directory keeps its set-group-ID bit."""
     sandbox.mkdir("d")
     sandbox.set("d", mode=0o2775)
     sandbox.set("d", gid=0)
@@ -67,7 +67,7 @@ def test_directories_keep_set_ids(sandbox: OverlaySandbox) -> None:
 
 
 def test_group_of_a_set_group_id_directory(sandbox: OverlaySandbox) -> None:
-    """What is made in a set-group-ID directory gets its group, and a directory the bit as well (inode(7))."""
+    """A new object in a set-group-ID directory gets its group, and a new directory the bit as well (inode(7))."""
     sandbox.mkdir("d")
     sandbox.set("d", mode=0o2775, gid=4321)
     sandbox.create("d/f")
@@ -77,14 +77,14 @@ def test_group_of_a_set_group_id_directory(sandbox: OverlaySandbox) -> None:
 
 
 def test_owner_and_umask(sandbox: OverlaySandbox) -> None:
-    """A new object belongs to its maker, and the maker's umask counts."""
+    """A new object gets the caller's uid and gid, and the caller's umask applies."""
     attr = sandbox.ov.mknod(*sandbox.split("f"), 0o666, 0, Process(12, 34, 0o027))
     assert (attr.uid, attr.gid, attr.mode) == (12, 34, stat.S_IFREG | 0o640)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to make devices in the base")
 def test_devices(sandbox: OverlaySandbox) -> None:
-    """Device numbers come through, from the base and from mknod; other types have none."""
+    """Device numbers are those of the base or of mknod; other types have none."""
     os.mknod(sandbox.base / "null", stat.S_IFCHR | 0o666, os.makedev(1, 3))
     sandbox.ov.mknod(*sandbox.split("big"), stat.S_IFBLK | 0o600, os.makedev(259, 70_000), sandbox.me)
     sandbox.ov.mknod(*sandbox.split("pipe"), stat.S_IFIFO | 0o600, os.makedev(1, 3), sandbox.me)
@@ -96,7 +96,7 @@ def test_devices(sandbox: OverlaySandbox) -> None:
 
 
 def test_link_counts_of_directories(sandbox: OverlaySandbox) -> None:
-    """A directory's link count follows its subdirectories, in the base and above it."""
+    """A directory's link count is that of its subdirectories, those of the base and created ones."""
     (sandbox.base / "d" / "a").mkdir(parents=True)
     (sandbox.base / "e").mkdir()
     if (sandbox.base / "d").stat().st_nlink != 3:
@@ -114,7 +114,7 @@ def test_link_counts_of_directories(sandbox: OverlaySandbox) -> None:
 
 
 def test_base_attributes_are_taken_over(sandbox: OverlaySandbox) -> None:
-    """The first change copies all of the base's attributes into rows; the others stay as they were."""
+    """The first change of a base object copies all its attributes into rows; only the changed one differs."""
     full = sandbox.put("f")
     os.setxattr(full, "user.a", b"1")
     os.setxattr(full, "user.b", b"\0\xff")
@@ -128,7 +128,7 @@ def test_base_attributes_are_taken_over(sandbox: OverlaySandbox) -> None:
 
 
 def test_extended_attribute_errnos(sandbox: OverlaySandbox) -> None:
-    """The errnos of setxattr(2) and its siblings; a failed call leaves no row."""
+    """setxattr, getxattr and removexattr fail with the errnos of their man pages, and leave no row."""
     sandbox.put("f")
     ino = sandbox.ino("f")
     ov = sandbox.ov
@@ -155,7 +155,7 @@ def test_extended_attribute_errnos(sandbox: OverlaySandbox) -> None:
 
 
 def test_list_of_names_is_bounded(sandbox: OverlaySandbox) -> None:
-    """More names than listxattr(2) can return are refused."""
+    """An extended attribute is refused if listxattr(2) could not return all names any more."""
     ino = sandbox.create("f")
     for index in range(256):
         sandbox.ov.setxattr(ino, b"user.%0250d" % index, b"")
@@ -169,7 +169,7 @@ def test_list_of_names_is_bounded(sandbox: OverlaySandbox) -> None:
 
 
 def test_acl_and_mode_follow_each_other(sandbox: OverlaySandbox) -> None:
-    """Setting an ACL changes the mode, chmod changes the ACL, and one that says what the mode says is not kept."""
+    """Setting an ACL changes the mode, chmod changes the ACL, and an ACL equal to the mode is not stored."""
     ino = sandbox.create("f")
     sandbox.ov.setxattr(ino, ACCESS, file_trees.NAMED_ACL)
     assert stat.S_IMODE(sandbox.attr("f").mode) == 0o771
@@ -184,7 +184,7 @@ def test_acl_and_mode_follow_each_other(sandbox: OverlaySandbox) -> None:
 
 
 def test_default_acl_is_inherited(sandbox: OverlaySandbox) -> None:
-    """What is made in a directory with a default ACL gets it, instead of the umask."""
+    """A new object in a directory with a default ACL gets that ACL, and the umask does not apply."""
     sandbox.mkdir("d")
     sandbox.ov.setxattr(sandbox.ino("d"), DEFAULT, file_trees.NAMED_ACL)
     attr = sandbox.ov.mknod(*sandbox.split("d/f"), 0o666, 0, Process(0, 0, 0o077))
@@ -198,7 +198,7 @@ def test_default_acl_is_inherited(sandbox: OverlaySandbox) -> None:
 
 
 def test_removing_an_acl_that_is_not_there(sandbox: OverlaySandbox) -> None:
-    """It is as good as removed."""
+    """Removing an ACL that does not exist succeeds."""
     ino = sandbox.create("f")
     sandbox.ov.removexattr(ino, ACCESS)
     sandbox.ov.removexattr(ino, DEFAULT)

@@ -1,4 +1,4 @@
-"""A base that was replaced: objects are found again by their paths, and what is gone is kept."""
+"""A replaced base: objects are matched by their paths, and rows of objects that are gone are kept."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ BIG = b"x" * 200_000
 
 
 def fill(sandbox: OverlaySandbox) -> None:
-    """A base with a bit of everything, and changes of every kind above it."""
+    """Make a base with objects of all types, and an overlay with changes of every kind."""
     for name in ("d/written", "d/moved", "d/removed", "d/chmodded", "d/sub/deep", "alone", "a", "b"):
         sandbox.put(name, name.encode() + BIG)
     os.link(sandbox.base / "a", sandbox.base / "d" / "a2")
@@ -30,7 +30,7 @@ def fill(sandbox: OverlaySandbox) -> None:
 
 
 def look(sandbox: OverlaySandbox) -> dict[str, object]:
-    """Everything that fill made visible."""
+    """Return everything that shows of what ``fill`` made."""
     seen: dict[str, object] = {}
     for directory in ("", "d", "sub"):
         seen[f"{directory}/"] = sandbox.names(directory)
@@ -43,7 +43,7 @@ def look(sandbox: OverlaySandbox) -> dict[str, object]:
 
 
 def replace_base(sandbox: OverlaySandbox) -> None:
-    """Put a copy of the base, with other inode numbers, where the base was; the root may even keep its own."""
+    """Replace the base by a copy, in which all objects, except perhaps the root, have other inode numbers."""
     copy = sandbox.base.with_name("copy")
     shutil.copytree(sandbox.base, copy)
     if (copy / "a").exists():
@@ -57,7 +57,7 @@ def replace_base(sandbox: OverlaySandbox) -> None:
 
 
 def test_base_copied_elsewhere(sandbox: OverlaySandbox) -> None:
-    """A copy of the base at another path serves the overlay as well as the original."""
+    """The overlay shows the same over a copy of the base at another path."""
     fill(sandbox)
     seen, lists = look(sandbox), sandbox.lists()
     sandbox.close()
@@ -75,7 +75,7 @@ def test_base_copied_elsewhere(sandbox: OverlaySandbox) -> None:
 
 
 def test_base_replaced_in_place(sandbox: OverlaySandbox) -> None:
-    """The same where nothing but the inode numbers tells that the base is another one."""
+    """The overlay shows the same over a copy of the base at the same path, which differs in inode numbers only."""
     fill(sandbox)
     seen, lists = look(sandbox), sandbox.lists()
     sandbox.close()
@@ -87,7 +87,7 @@ def test_base_replaced_in_place(sandbox: OverlaySandbox) -> None:
 
 
 def test_gone_from_the_base(sandbox: OverlaySandbox) -> None:
-    """What the new base lacks does not show; its rows stay, and serve again when it is back."""
+    """Objects that the new base lacks do not show; their rows stay, and they show again with the old base."""
     fill(sandbox)
     seen, lists = look(sandbox), sandbox.lists()
     sandbox.close()
@@ -110,7 +110,7 @@ def test_gone_from_the_base(sandbox: OverlaySandbox) -> None:
 
 
 def wrong_base(sandbox: OverlaySandbox) -> None:
-    """Put another tree where the base was; the old one is kept."""
+    """Replace the base by an unrelated tree, and keep the old one."""
     sandbox.close()
     sandbox.base.rename(sandbox.base.with_name("right"))
     sandbox.base.mkdir()
@@ -118,7 +118,7 @@ def wrong_base(sandbox: OverlaySandbox) -> None:
 
 
 def test_a_wrong_base_is_refused(sandbox: OverlaySandbox) -> None:
-    """A typo in fstab, or a base that is not mounted yet: nothing is changed, and the right one shows all again."""
+    """A base that lacks most objects is refused; nothing is changed, and with the right base everything shows again."""
     fill(sandbox)
     seen, lists = look(sandbox), sandbox.lists()
     wrong_base(sandbox)
@@ -135,7 +135,7 @@ def test_a_wrong_base_is_refused(sandbox: OverlaySandbox) -> None:
 
 
 def test_a_wrong_base_is_taken_if_told(sandbox: OverlaySandbox) -> None:
-    """And is the base of the next mount, which asks no more."""
+    """With base_check=ignore a wrong base is accepted, and counts as the base of the last mount from then on."""
     fill(sandbox)
     seen = look(sandbox)
     wrong_base(sandbox)
@@ -149,7 +149,7 @@ def test_a_wrong_base_is_taken_if_told(sandbox: OverlaySandbox) -> None:
 
 
 def test_strict(sandbox: OverlaySandbox) -> None:
-    """Any other base is refused, however much of it is the same, until it was mounted once without."""
+    """base_check=strict refuses any other base, until it was mounted once without that option."""
     fill(sandbox)
     seen = look(sandbox)
     sandbox.reopen(base_check=BaseCheck.STRICT)
@@ -164,7 +164,7 @@ def test_strict(sandbox: OverlaySandbox) -> None:
 
 
 def test_many_objects_are_renumbered_at_once(sandbox: OverlaySandbox) -> None:
-    """In one pass over each table, however many there are: a number that was another's before does no harm."""
+    """Many objects get new inode numbers at once, also numbers that other objects had before."""
     for number in range(600):
         sandbox.put(f"d/{number}")
     for number in range(600):
@@ -182,14 +182,14 @@ def test_many_objects_are_renumbered_at_once(sandbox: OverlaySandbox) -> None:
 
 
 def test_same_base_is_not_searched(sandbox: OverlaySandbox) -> None:
-    """The base of last time is recognised, and nothing is written because of it."""
+    """A mount over the base of the last mount writes nothing."""
     fill(sandbox)
     sandbox.reopen()
     assert sandbox.ov.commits.count == 0
 
 
 def test_drift_shows_through(sandbox: OverlaySandbox) -> None:
-    """What the base changes meanwhile shows where the overlay has nothing of its own."""
+    """Changes of the base show for objects that the overlay has not changed."""
     sandbox.put("f", b"old")
     assert sandbox.read("f") == b"old"
     sandbox.close()

@@ -1,4 +1,4 @@
-"""The clock of changes: never behind itself or the kernel, and not stuck in a future that was taken back."""
+"""The clock for timestamps: it never goes behind itself or the kernel, but follows a system clock that is set back."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ SECOND = 10**9
 
 
 def test_it_is_the_coarse_clock() -> None:
-    """By itself it tells what the kernel's coarse clock does, not what the fine one does."""
+    """Without noted times the clock returns the kernel's coarse time, not the fine one."""
     before = time.clock_gettime_ns(COARSE)
     seen = Clock().now()
     assert before <= seen <= time.clock_gettime_ns(COARSE)
 
 
 def test_what_the_kernel_has_shown_counts() -> None:
-    """A noted time is not gone behind; one of the future is nobody's business."""
+    """The clock does not go behind a noted time, and ignores a noted time in the future."""
     clock = Clock()
     shown = time.time_ns()
     clock.note(shown)
@@ -30,7 +30,7 @@ def test_what_the_kernel_has_shown_counts() -> None:
 
 
 def test_a_clock_that_is_set_back_is_followed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Times go back with the system's clock: they do not stand still until it is there again."""
+    """When the system's clock is set back, the times go back too, and do not stand still."""
     fine = time.time_ns()
     clock = Clock(lambda: fine)
     monkeypatch.setattr(time, "time_ns", lambda: fine)
@@ -42,7 +42,7 @@ def test_a_clock_that_is_set_back_is_followed(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_the_kernels_clock() -> None:
-    """It goes on with the fine clock, never before what it has told, and never ahead."""
+    """The kernel's clock follows the fine clock, never goes back, and is never ahead of it."""
     told = [_hook.kernel_time() for _ in range(10_000)]
     assert told == sorted(told)
     assert abs(told[-1] - time.time_ns()) < SECOND

@@ -18,17 +18,17 @@ BLOCKS = b"".join(bytes([index]) * 4096 for index in range(64))  # 256 KiB
 
 
 def extents(sandbox: OverlaySandbox) -> list[tuple[int, int]]:
-    """The ranges that storage holds."""
+    """Return start and end of all extents."""
     return [(start, end) for start, end in sandbox.ov.db.rows('SELECT start, "end" FROM extent ORDER BY start')]
 
 
 def allocated(sandbox: OverlaySandbox) -> int:
-    """Bytes that content objects really take."""
+    """Return the bytes that all content objects take on disk."""
     return sum(path.stat().st_blocks * 512 for path in (sandbox.sto / "content").glob("*/*"))
 
 
 def test_one_byte_copies_one_block(sandbox: OverlaySandbox) -> None:
-    """A byte written to a large base file costs a block, not the file."""
+    """Writing one byte to a large base file copies one block, not the file."""
     sandbox.put("f", BLOCKS * 16)
     sandbox.write("f", b"!", 2 << 20)
     assert extents(sandbox) == [(2 << 20, (2 << 20) + 1)]
@@ -39,7 +39,7 @@ def test_one_byte_copies_one_block(sandbox: OverlaySandbox) -> None:
 
 
 def test_small_base_file_is_copied_whole(sandbox: OverlaySandbox) -> None:
-    """Up to 128 KiB a base file is copied at the first write; above that it is not."""
+    """The first write copies a base file of up to 128 KiB completely, and only the written blocks of a larger one."""
     sandbox.put("edge", BLOCKS[: 128 * KIB])
     sandbox.put("over", BLOCKS[: 128 * KIB + 1])
     sandbox.write("edge", b"!", 5)
@@ -50,7 +50,7 @@ def test_small_base_file_is_copied_whole(sandbox: OverlaySandbox) -> None:
 
 
 def test_tiny_files_are_rows(sandbox: OverlaySandbox) -> None:
-    """Files of up to 2 KiB need no object, and move to one when they grow."""
+    """The bytes of a file of up to 2 KiB are a row; they move to a content object when the file grows."""
     sandbox.create("f", b"x" * 2048)
     assert sandbox.objects() == {}
     sandbox.write("f", b"y", 2048)
@@ -60,7 +60,7 @@ def test_tiny_files_are_rows(sandbox: OverlaySandbox) -> None:
 
 
 def test_touching_ranges_become_one(sandbox: OverlaySandbox) -> None:
-    """Ranges that touch are merged, from the left, from the right and between."""
+    """Extents that touch are merged: on the left, on the right and on both sides."""
     sandbox.put("f", BLOCKS)
     for offset in (8192, 16384, 4096, 12288):
         sandbox.write("f", b"!" * 4096, offset)
@@ -68,7 +68,7 @@ def test_touching_ranges_become_one(sandbox: OverlaySandbox) -> None:
 
 
 def test_write_across_ranges(sandbox: OverlaySandbox) -> None:
-    """A write over several ranges and the base between them fills every gap."""
+    """A write over several extents and the base between them makes one extent."""
     sandbox.put("f", BLOCKS)
     for offset in (10_000, 30_000, 50_000):
         sandbox.write("f", b"!" * 1000, offset)
@@ -79,7 +79,7 @@ def test_write_across_ranges(sandbox: OverlaySandbox) -> None:
 
 @pytest.mark.parametrize("options", [{}, {"storage_io": DenseStorage}], ids=["holes", "dense"])
 def test_shrink_and_grow_shows_zeros(sandbox: OverlaySandbox, options: dict[str, Any]) -> None:
-    """What a shrink cut off never comes back, from the base, from an object or from a range."""
+    """Bytes that a shrink has cut off read as zeros after a grow, be they of the base, an object or an extent."""
     sandbox.put("base", BLOCKS)
     sandbox.open(**options)
     sandbox.create("made", BLOCKS)
@@ -99,7 +99,7 @@ def test_shrink_and_grow_shows_zeros(sandbox: OverlaySandbox, options: dict[str,
 
 
 def test_dense_storage_moved_to_one_with_holes(sandbox: OverlaySandbox) -> None:
-    """Ranges packed on one file system and ranges at their offsets on another do not meet in one object."""
+    """Packed blocks, and blocks written at their own offsets after storage has moved, do not share an object."""
     sandbox.put("f", BLOCKS)
     sandbox.open(storage_io=DenseStorage)
     sandbox.write("f", b"a" * 4096, 8192)
@@ -118,7 +118,7 @@ def test_dense_storage_moved_to_one_with_holes(sandbox: OverlaySandbox) -> None:
 
 
 def test_dense_storage_takes_what_is_written(sandbox: OverlaySandbox) -> None:
-    """Where files have no holes a far range costs its own bytes, not the way there."""
+    """On storage without holes a write far into a base file takes only its own blocks."""
     sandbox.put("f", BLOCKS * 64)
     sandbox.open(storage_io=DenseStorage)
     sandbox.write("f", b"!", 10 << 20)
@@ -127,7 +127,7 @@ def test_dense_storage_takes_what_is_written(sandbox: OverlaySandbox) -> None:
 
 
 def test_holes_survive_copy_up(sandbox: OverlaySandbox) -> None:
-    """A sparse base file that is copied stays sparse."""
+    """The copy of a sparse base file is sparse."""
     full = sandbox.put("f", b"")
     os.truncate(full, 120 * KIB)
     with full.open("r+b") as file:
@@ -139,7 +139,7 @@ def test_holes_survive_copy_up(sandbox: OverlaySandbox) -> None:
 
 
 def test_write_far_beyond_the_end(sandbox: OverlaySandbox) -> None:
-    """A file may be huge and empty: nothing is allocated for the hole."""
+    """A write far beyond the end allocates no blocks for the hole before it."""
     sandbox.create("f", b"start")
     sandbox.write("f", b"end", 1 << 40)
     assert sandbox.attr("f").size == (1 << 40) + 3
@@ -148,7 +148,7 @@ def test_write_far_beyond_the_end(sandbox: OverlaySandbox) -> None:
 
 
 def test_largest_offset(sandbox: OverlaySandbox) -> None:
-    """Beyond what an offset can address it is EFBIG, and nothing happened."""
+    """A write or truncate beyond the largest offset fails with EFBIG, and changes nothing."""
     sandbox.create("f", b"x")
     for action in (lambda: sandbox.write("f", b"12", FILE_MAX - 1), lambda: sandbox.set("f", size=FILE_MAX + 1)):
         with pytest.raises(FsError) as caught:
@@ -158,7 +158,7 @@ def test_largest_offset(sandbox: OverlaySandbox) -> None:
 
 
 def test_wrong_types(sandbox: OverlaySandbox) -> None:
-    """Reading, writing and cutting what is no regular file."""
+    """Reading, writing and truncating anything but a regular file fails with EISDIR or EINVAL."""
     sandbox.mkdir("d")
     fifo = sandbox.ov.mknod(*sandbox.split("p"), 0o010644, 0, sandbox.me).ino
     for code, action in (
@@ -177,7 +177,7 @@ def test_wrong_types(sandbox: OverlaySandbox) -> None:
 def test_failed_write_leaves_the_old_bytes_and_no_object(
     sandbox: OverlaySandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A full storage at the first write to a base file: ENOSPC, the base's bytes, no row, no object."""
+    """If storage is full at the first write to a base file, the write fails and leaves neither a row nor an object."""
     sandbox.put("f", BLOCKS)
     sandbox.names()
     real = os.pwrite
@@ -196,7 +196,7 @@ def test_failed_write_leaves_the_old_bytes_and_no_object(
 
 
 def test_attributes_follow_the_bytes(sandbox: OverlaySandbox) -> None:
-    """A write moves size, mtime and ctime; an empty write and a cut to the same size move nothing."""
+    """A write updates size, mtime and ctime; an empty write and a truncate to the same size update nothing."""
     full = sandbox.put("f", b"12345")
     before = full.stat()
     sandbox.write("f", b"")
@@ -211,7 +211,7 @@ def test_attributes_follow_the_bytes(sandbox: OverlaySandbox) -> None:
 @pytest.mark.parametrize("storage", [NarrowStorage, NarrowDenseStorage], ids=["holes", "dense"])
 @pytest.mark.parametrize("base", [0, 140_000, 400_000], ids=["created", "copied", "in part"])
 def test_a_file_larger_than_storage_holds(sandbox: OverlaySandbox, storage: type[NarrowStorage], base: int) -> None:
-    """It is spread over several objects, none larger than storage can hold, and reads as it was written."""
+    """A file larger than storage's largest file is spread over several objects, and reads as it was written."""
     expected = bytearray(b"base" * (base // 4))
     if base:
         sandbox.put("f", bytes(expected))
@@ -239,7 +239,7 @@ def test_a_file_larger_than_storage_holds(sandbox: OverlaySandbox, storage: type
 
 
 def test_storage_that_holds_nothing(sandbox: OverlaySandbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where not even a block fits the error is storage's, and no trace is left."""
+    """If storage cannot hold even one block, the write fails with storage's error and changes nothing."""
     sandbox.open(storage_io=NarrowStorage)
     monkeypatch.setattr(NarrowStorage, "largest", 0)
     ino = sandbox.create("f")
@@ -250,7 +250,7 @@ def test_storage_that_holds_nothing(sandbox: OverlaySandbox, monkeypatch: pytest
 
 
 def test_cut_to_more_than_storage_holds(sandbox: OverlaySandbox) -> None:
-    """A file cut from one size that storage could never hold to another leaves its object alone, and all is well."""
+    """A truncate between two sizes above storage's largest file leaves the object unchanged."""
     ino = sandbox.create("f", b"x" * 5000)
     sandbox.ov.commit()
     before = sandbox.objects()
@@ -265,7 +265,7 @@ def test_cut_to_more_than_storage_holds(sandbox: OverlaySandbox) -> None:
 
 
 def test_a_lost_object_is_cut(sandbox: OverlaySandbox) -> None:
-    """What is lost cannot be trimmed after the commit, and that is no reason to take no more changes."""
+    """If an object to be trimmed after a commit is missing, the overlay stays writable."""
     sandbox.create("f", b"x" * 5000)
     sandbox.reopen()
     for path in (sandbox.sto / "content").glob("*/*"):
@@ -278,7 +278,7 @@ def test_a_lost_object_is_cut(sandbox: OverlaySandbox) -> None:
 
 @pytest.mark.parametrize("base", [0, 200_000], ids=["created", "in part"])
 def test_the_first_write_is_beyond_what_storage_holds(sandbox: OverlaySandbox, base: int) -> None:
-    """No object is left that holds nothing of the file, and none is empty as if it had lost its bytes."""
+    """A first write beyond storage's largest file leaves no object that holds no bytes of the file."""
     if base:
         sandbox.put("f", b"b" * base)
     sandbox.open(storage_io=NarrowStorage, clone=False)

@@ -1,6 +1,6 @@
-"""A base that is another one: what shows of each kind of change, over a base object that changed or is gone.
+"""A base that was replaced: what shows of each kind of change if the base object has changed or is gone.
 
-Whatever shows over the new base, the old one shows the old tree again when it is back.
+In all cases the old base, put back, shows the old tree again.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ _BACK = "kept"
 
 @pytest.fixture(autouse=True)
 def any_base(sandbox: OverlaySandbox) -> None:
-    """Mounts whatever base there is; how a likely wrong one is refused is in test_anchor.py."""
+    """Accept any base; test_base_match.py tests how a likely wrong one is refused."""
     sandbox.base_check = BaseCheck.IGNORE
 
 
 def swap(sandbox: OverlaySandbox, change: Callable[[Path], object]) -> None:
-    """Close the overlay, and put a changed copy of the base in its place; the old one is kept."""
+    """Close the overlay, and replace its base by a changed copy; keep the old base."""
     sandbox.close()
     kept = sandbox.base.with_name(_BACK)
     subprocess_copy(sandbox.base, kept)
@@ -48,12 +48,12 @@ def swap_back(sandbox: OverlaySandbox) -> None:
 
 
 def subprocess_copy(source: Path, target: Path) -> None:
-    """A copy with hard links, times and owners as they are."""
+    """Copy a tree with its hard links, times and owners."""
     assert os.spawnlp(os.P_WAIT, "cp", "cp", "-a", str(source), str(target)) == 0
 
 
 def tree(sandbox: OverlaySandbox, path: str = "") -> dict[str, object]:
-    """All that shows: types, attributes and bytes by path; what cannot be read is its errno."""
+    """Return types, attributes and bytes of all objects by path, or the errno of reading them."""
     seen: dict[str, object] = {}
     for name in sandbox.names(path):
         place = os.path.join(path, name)
@@ -74,7 +74,7 @@ def tree(sandbox: OverlaySandbox, path: str = "") -> dict[str, object]:
 
 
 def rewrite(base: Path, name: str, data: bytes) -> None:
-    """Give a base file other bytes, by a new file in its place; its mtime moves on by a second."""
+    """Replace a base file by a new one with other bytes and an mtime one second later."""
     path = base / name
     old = path.stat()
     path.unlink()
@@ -86,7 +86,7 @@ def rewrite(base: Path, name: str, data: bytes) -> None:
 
 
 def test_attributes_over_new_bytes(sandbox: OverlaySandbox) -> None:
-    """chmod keeps the mode, and the bytes, size and mtime are those of the new base."""
+    """A file with a changed mode keeps it, and shows bytes, size and mtime of the new base."""
     sandbox.put("f", b"old")
     sandbox.set("f", mode=0o640)
     before = tree(sandbox)
@@ -102,7 +102,7 @@ def test_attributes_over_new_bytes(sandbox: OverlaySandbox) -> None:
 
 
 def test_mtime_that_was_set_stays(sandbox: OverlaySandbox) -> None:
-    """utimens is an attribute of ours; it does not follow the base."""
+    """An mtime that was set in the overlay stays, and does not follow the new base."""
     sandbox.put("f", b"old")
     sandbox.set("f", mtime=12345)
     swap(sandbox, lambda base: rewrite(base, "f", b"newer"))
@@ -110,7 +110,7 @@ def test_mtime_that_was_set_stays(sandbox: OverlaySandbox) -> None:
 
 
 def test_attributes_of_what_is_gone(sandbox: OverlaySandbox) -> None:
-    """A file of which the overlay has attributes only does not show, and is there again with the old base."""
+    """A file with changed attributes only does not show while the base lacks it, and shows again with the old base."""
     sandbox.put("d/f")
     sandbox.put("d/g")
     sandbox.set("d/f", mode=0o640)
@@ -123,7 +123,7 @@ def test_attributes_of_what_is_gone(sandbox: OverlaySandbox) -> None:
 
 
 def test_removing_what_holds_the_gone(sandbox: OverlaySandbox) -> None:
-    """A directory goes with what does not show in it."""
+    """Removing a directory also removes the rows of objects in it that do not show."""
     sandbox.put("d/f")
     sandbox.set("d/f", mode=0o640)
     swap(sandbox, lambda base: (base / "d" / "f").unlink())
@@ -139,7 +139,7 @@ def test_removing_what_holds_the_gone(sandbox: OverlaySandbox) -> None:
 
 
 def test_whole_content(sandbox: OverlaySandbox) -> None:
-    """What was written as a whole is ours, whatever the base has there now."""
+    """A file that the overlay holds completely stays unchanged, whatever the new base has at its path."""
     for name in ("changed", "gone", "d/gone", "kind"):
         sandbox.put(name, b"old")
         os.setxattr(sandbox.base / name, "user.colour", b"blue")
@@ -166,7 +166,7 @@ def test_whole_content(sandbox: OverlaySandbox) -> None:
 
 
 def test_removing_what_stands_by_itself(sandbox: OverlaySandbox) -> None:
-    """What shows although its base object is gone can be removed and renamed, and stays so with the old base."""
+    """A file that shows although its base object is gone can be removed and renamed, also for the old base."""
     for name in ("f", "g", "d/h"):
         sandbox.put(name, b"old")
         sandbox.write(name, b"ours!")
@@ -187,7 +187,7 @@ def test_removing_what_stands_by_itself(sandbox: OverlaySandbox) -> None:
 
 
 def test_kept_directory_stays(sandbox: OverlaySandbox) -> None:
-    """A directory that was worked in over a base without it is there at the next mount, though it is empty."""
+    """A directory that the base has lost stays when the last created name in it is removed."""
     sandbox.put("d/f")
     sandbox.create("d/mine")
     swap(sandbox, lambda base: shutil.rmtree(base / "d"))
@@ -202,7 +202,7 @@ def test_kept_directory_stays(sandbox: OverlaySandbox) -> None:
 
 @pytest.mark.parametrize("same_size", [False, True])
 def test_no_mixture_of_versions(sandbox: OverlaySandbox, same_size: bool, caplog: pytest.LogCaptureFixture) -> None:
-    """Of a file that was written in part only those bytes can be read while the base has another version."""
+    """Of a partly written file only the written bytes can be read while the base has another version."""
     sandbox.put("f", b"o" * BIG)
     sandbox.write("f", b"ours", 4096)
     before = tree(sandbox)
@@ -219,7 +219,7 @@ def test_no_mixture_of_versions(sandbox: OverlaySandbox, same_size: bool, caplog
 
 
 def test_same_size_and_mtime(sandbox: OverlaySandbox) -> None:
-    """Images whose files all have one mtime: another version is told by samples of its bytes."""
+    """Another version with the same size and mtime is recognised by samples of its bytes."""
     sandbox.put("f", b"o" * BIG)
     sandbox.write("f", b"ours", 4096)
 
@@ -233,7 +233,7 @@ def test_same_size_and_mtime(sandbox: OverlaySandbox) -> None:
 
 
 def test_part_of_what_is_gone(sandbox: OverlaySandbox) -> None:
-    """It shows, with the bytes that were written; writing and cutting go on."""
+    """A partly written file whose base file is gone shows, and can be written, truncated and removed."""
     sandbox.put("f", b"o" * BIG)
     sandbox.write("f", b"ours", 4096)
     sandbox.put("cut", b"c" * BIG)
@@ -254,7 +254,7 @@ def test_part_of_what_is_gone(sandbox: OverlaySandbox) -> None:
 
 
 def test_renamed(sandbox: OverlaySandbox) -> None:
-    """At the new name with the new bytes and attributes; gone, it does not show, and its neighbours do."""
+    """A renamed file shows bytes and attributes of the new base at its new name, and does not show if it is gone."""
     for name in ("same", "changed", "gone", "d/sub/deep"):
         sandbox.put(name, b"old")
     for name in ("same", "changed", "gone"):
@@ -277,7 +277,7 @@ def test_renamed(sandbox: OverlaySandbox) -> None:
 
 
 def test_link_of_what_is_gone(sandbox: OverlaySandbox) -> None:
-    """A new hard link of a base file that is gone does not show, and hides nothing beside it."""
+    """A new hard link to a base file that is gone does not show, and the names beside it do."""
     sandbox.put("f")
     sandbox.put("g")
     sandbox.link("f", "link")
@@ -295,7 +295,7 @@ def test_link_of_what_is_gone(sandbox: OverlaySandbox) -> None:
 
 
 def test_name_that_the_new_base_has_too(sandbox: OverlaySandbox) -> None:
-    """A name made here wins; to remove it removes it."""
+    """A created name hides a new base object of the same name; after its removal the name is free."""
     sandbox.mkdir("d")
     sandbox.create("f", b"ours")
     sandbox.put("e/x")
@@ -320,7 +320,7 @@ def test_name_that_the_new_base_has_too(sandbox: OverlaySandbox) -> None:
 
 
 def test_deleted(sandbox: OverlaySandbox) -> None:
-    """A whiteout hides the new version as well, and nothing where the base has nothing."""
+    """A whiteout hides the new version of a base file too, and does nothing if the file is gone."""
     sandbox.put("f")
     sandbox.put("g")
     sandbox.unlink("f")
@@ -335,7 +335,7 @@ def test_deleted(sandbox: OverlaySandbox) -> None:
 
 
 def test_directory_of_another_kind(sandbox: OverlaySandbox) -> None:
-    """What is made in a directory shows, whatever the base has in the directory's place."""
+    """Objects created in a base directory show, also if the new base has a file or nothing at its path."""
     for name in "def":
         sandbox.put(f"{name}/base")
     sandbox.put("f/deep/er/base")
@@ -373,7 +373,7 @@ def test_directory_of_another_kind(sandbox: OverlaySandbox) -> None:
 
 
 def test_marked_directory_that_is_gone(sandbox: OverlaySandbox) -> None:
-    """A directory without a row of its own shows with the mode it had, never wider."""
+    """A directory that is gone from the base and has no row shows with its old mode and owner."""
     sandbox.put("secret/f", b"old")
     (sandbox.base / "secret").chmod(0o710)
     os.chown(sandbox.base / "secret", 5, 6)
@@ -385,7 +385,7 @@ def test_marked_directory_that_is_gone(sandbox: OverlaySandbox) -> None:
 
 
 def test_another_kind_in_the_place_of_little(sandbox: OverlaySandbox) -> None:
-    """Where the overlay holds attributes only, the new base's object shows, and can be changed."""
+    """If the overlay holds attributes only, a new base object of another type shows, and can be changed."""
     sandbox.put("f", b"old")
     sandbox.put("d/sub/x")
     sandbox.set("f", mode=0o600)
@@ -414,7 +414,7 @@ def test_another_kind_in_the_place_of_little(sandbox: OverlaySandbox) -> None:
 
 
 def test_numbers_taken_by_others(sandbox: OverlaySandbox) -> None:
-    """A number that stood for a file of ours may be another file's now: they are not mixed up."""
+    """An inode number of a file in the overlay may be another file's in the new base: both files stay apart."""
     sandbox.put("a", b"first")
     sandbox.put("b", b"second")
     sandbox.write("a", b"ours!")
@@ -437,7 +437,7 @@ def test_numbers_taken_by_others(sandbox: OverlaySandbox) -> None:
 
 
 def test_link_counts_follow(sandbox: OverlaySandbox) -> None:
-    """A base file that has more names in the new base keeps its row as long as it has any."""
+    """A base file with more names in the new base keeps its row until the last name is removed."""
     sandbox.put("f", b"old")
     sandbox.rename("f", "g")
     sandbox.close()
@@ -452,7 +452,7 @@ def test_link_counts_follow(sandbox: OverlaySandbox) -> None:
 
 
 def test_whole_files(sandbox: OverlaySandbox) -> None:
-    """With ``whole`` no file depends on two versions, however it was changed."""
+    """With ``whole`` no file depends on two versions of the base, however it was changed."""
     names = ("write", "cut", "grow", "punch")
     data = os.urandom(BIG)
     for name in names:
@@ -469,7 +469,7 @@ def test_whole_files(sandbox: OverlaySandbox) -> None:
 
 
 def test_completing_later(sandbox: OverlaySandbox) -> None:
-    """A file that was written in part is completed at its next write once files are to be whole."""
+    """With ``whole`` the next write completes a file that was partly written without it."""
     data = os.urandom(BIG)
     sandbox.put("f", data)
     sandbox.write("f", b"ours", 4096)
@@ -483,7 +483,7 @@ def test_completing_later(sandbox: OverlaySandbox) -> None:
 
 
 def test_lost_content_objects(sandbox: OverlaySandbox, caplog: pytest.LogCaptureFixture) -> None:
-    """A content object that is lost is EIO where it is read; its neighbours and its directory go on as ever."""
+    """Reading a file whose content object is missing gives EIO; its directory and other files are not affected."""
     sandbox.mkdir("d")
     for name in ("d/a", "d/b", "d/c"):
         sandbox.create(name, b"x" * BIG)
@@ -510,7 +510,7 @@ def test_lost_content_objects(sandbox: OverlaySandbox, caplog: pytest.LogCapture
 
 
 def test_link_where_a_directory_was(sandbox: OverlaySandbox) -> None:
-    """A base directory that became a symlink keeps nobody from mounting."""
+    """An overlay can be mounted over a base in which a symlink has replaced a directory."""
     sandbox.put("d/e/f", b"old")
     sandbox.set("d/e/f", mode=0o640)
     sandbox.put("other/e/f")
@@ -525,7 +525,7 @@ def test_link_where_a_directory_was(sandbox: OverlaySandbox) -> None:
 
 
 def test_replaced_after_a_kill(sandbox: OverlaySandbox, tmp_path: Path) -> None:
-    """Numbers are looked at again when the redo log was replayed: it may hold all rows there are."""
+    """A replaced base is recognised also if only the replayed redo log has rows that show it."""
     sandbox.put("a", b"old")
     os.link(sandbox.base / "a", sandbox.base / "b")
     redo = tmp_path / "redo"
@@ -543,7 +543,7 @@ def test_replaced_after_a_kill(sandbox: OverlaySandbox, tmp_path: Path) -> None:
 
 
 def test_links_of_what_took_the_place(sandbox: OverlaySandbox) -> None:
-    """Another kind of object in a file's place does not lend its number to the file: its other links are its own."""
+    """An object of another type at a file's path keeps its own inode number and its other links."""
     sandbox.put("f", b"old")
     sandbox.put("g", b"old")
     sandbox.write("f", b"ours!")
@@ -565,7 +565,7 @@ def test_links_of_what_took_the_place(sandbox: OverlaySandbox) -> None:
 
 
 def test_two_files_that_became_links(sandbox: OverlaySandbox) -> None:
-    """Each keeps what is held of it, and a third link goes with the first, at each mount."""
+    """Two files that the new base has made hard links keep their own content; a third link follows the first file."""
     sandbox.put("a", b"a")
     sandbox.put("b", b"b")
     sandbox.write("a", b"ours a")
@@ -583,7 +583,7 @@ def test_two_files_that_became_links(sandbox: OverlaySandbox) -> None:
 
 
 def test_link_counts_after_other_bases(sandbox: OverlaySandbox) -> None:
-    """A file keeps its row as long as a name leads to it, however many links came and went below."""
+    """A file keeps its row while any name leads to it, however the links in the base change."""
     sandbox.put("a", b"old")
     os.link(sandbox.base / "a", sandbox.base / "b")
     assert sandbox.ino("a") == sandbox.ino("b")
@@ -601,7 +601,7 @@ def test_link_counts_after_other_bases(sandbox: OverlaySandbox) -> None:
 
 
 def test_unlinking_what_took_a_directory(sandbox: OverlaySandbox) -> None:
-    """With the file that shows in a directory's place goes what was held in that directory."""
+    """Unlinking a base file that has replaced a directory deletes the rows of objects in that directory."""
     sandbox.put("d/e/f", b"old")
     sandbox.put("d/e/g", b"old")
     sandbox.set("d/e/f", mode=0o640)
@@ -619,7 +619,7 @@ def test_unlinking_what_took_a_directory(sandbox: OverlaySandbox) -> None:
 
 
 def test_changing_what_took_a_linked_place(sandbox: OverlaySandbox) -> None:
-    """A new link of a base file does not outlast it, where another kind of object shows and is changed."""
+    """A new link to a base file is removed when an object of another type has its path and is changed."""
     sandbox.put("f", b"old")
     sandbox.link("f", "link")
 
@@ -634,7 +634,7 @@ def test_changing_what_took_a_linked_place(sandbox: OverlaySandbox) -> None:
 
 
 def test_removing_a_directory_with_an_open_file(sandbox: OverlaySandbox) -> None:
-    """A file that is still open goes when it is forgotten, not with its directory."""
+    """An open file in a removed directory is deleted when it is forgotten, and not before."""
     sandbox.put("d/f", b"o" * BIG)
     sandbox.write("d/f", b"ours", 4096)
     swap(sandbox, lambda base: shutil.rmtree(base / "d"))
@@ -648,7 +648,7 @@ def test_removing_a_directory_with_an_open_file(sandbox: OverlaySandbox) -> None
 
 
 def test_what_a_moved_directory_holds(sandbox: OverlaySandbox) -> None:
-    """What is held in a directory that was moved away does not go with the directory it came from."""
+    """Removing a directory keeps the rows of objects in a directory that was moved out of it."""
     sandbox.put("d/sub/f", b"old")
     sandbox.put("d/g", b"old")
     sandbox.set("d/sub/f", mode=0o640)
@@ -664,7 +664,7 @@ def test_what_a_moved_directory_holds(sandbox: OverlaySandbox) -> None:
 @pytest.mark.parametrize("size", [100, 3000, BIG])
 @pytest.mark.parametrize("whole", [False, True])
 def test_writing_to_what_was_cut(sandbox: OverlaySandbox, size: int, whole: bool) -> None:
-    """A file that was cut, and not written, can be written over another version of it; the two are not mixed."""
+    """A truncated file can be written over another version of its base file; bytes of both are never mixed."""
     sandbox.put("f", b"o" * BIG)
     sandbox.set("f", size=size - 1)
     swap(sandbox, lambda base: rewrite(base, "f", b"new"))
@@ -685,7 +685,7 @@ def test_writing_to_what_was_cut(sandbox: OverlaySandbox, size: int, whole: bool
 @pytest.mark.parametrize("exchange", [0, RenameFlags.EXCHANGE])
 @pytest.mark.parametrize("moved", [False, True])
 def test_renaming_to_a_name_of_the_gone(sandbox: OverlaySandbox, exchange: int, moved: bool) -> None:
-    """A name that was given to what is gone shows the new base's object; to rename over that settles it."""
+    """A name of a file that is gone shows the new base's object; a rename over it removes the old row."""
     sandbox.put("f")
     sandbox.put("g")
     (sandbox.rename if moved else sandbox.link)("f", "name")
@@ -707,7 +707,7 @@ def test_renaming_to_a_name_of_the_gone(sandbox: OverlaySandbox, exchange: int, 
 
 
 def test_taking_the_name_of_a_gone_directory(sandbox: OverlaySandbox) -> None:
-    """A directory of ours has as many links as it has directories, those that do not show among them."""
+    """The link count of a created directory counts its subdirectories, also those that do not show."""
     sandbox.mkdir("ours")
     sandbox.put("d/f")
     sandbox.rename("d", "ours/name")
@@ -719,7 +719,7 @@ def test_taking_the_name_of_a_gone_directory(sandbox: OverlaySandbox) -> None:
 
 
 def test_cutting_to_the_old_size(sandbox: OverlaySandbox) -> None:
-    """A file that was lengthened, and is cut to what it had in a base that is gone, is still there."""
+    """A file that was extended, and is truncated to its old size after its base file is gone, still shows."""
     sandbox.put("f", b"o" * BIG)
     sandbox.put("none", b"")
     sandbox.set("none", size=10)
@@ -738,7 +738,7 @@ def test_cutting_to_the_old_size(sandbox: OverlaySandbox) -> None:
 
 
 def test_removing_what_covers_the_base(sandbox: OverlaySandbox) -> None:
-    """With a name that hid a base object, which came back with a base, goes what is held of that object."""
+    """Removing a created name also deletes the rows of the base object below it, which came back with its base."""
     sandbox.put("f")
     sandbox.put("d/x")
     sandbox.set("f", mode=0o640)
@@ -755,7 +755,7 @@ def test_removing_what_covers_the_base(sandbox: OverlaySandbox) -> None:
 
 
 def test_changing_what_is_below_a_new_directory(sandbox: OverlaySandbox) -> None:
-    """A file in a directory that took a file's place keeps what is held of it; what was held of that file goes."""
+    """A file in a directory that has replaced a file keeps its changes; the rows of the replaced file are deleted."""
     sandbox.put("d", b"file")
     sandbox.set("d", mode=0o640)
 
@@ -772,7 +772,7 @@ def test_changing_what_is_below_a_new_directory(sandbox: OverlaySandbox) -> None
 
 
 def test_removing_a_directory_whose_file_had_other_links(sandbox: OverlaySandbox) -> None:
-    """A file keeps its row for the other links it had in a base; with its directory goes that, and its content."""
+    """Removing all names of a file that had other links in the old base leaves no content without a row."""
     sandbox.put("d/f", b"old")
     os.link(sandbox.base / "d" / "f", sandbox.base / "g")
     assert sandbox.ino("d/f") == sandbox.ino("g")
@@ -790,7 +790,7 @@ def test_removing_a_directory_whose_file_had_other_links(sandbox: OverlaySandbox
 
 
 def test_exchanging_what_became_links(sandbox: OverlaySandbox) -> None:
-    """Two files that a base made links of one change places all the same."""
+    """Two files that the new base has made hard links can be exchanged."""
     sandbox.put("a", b"a")
     sandbox.put("b", b"b")
     sandbox.write("a", b"ours a")
@@ -804,7 +804,7 @@ def test_exchanging_what_became_links(sandbox: OverlaySandbox) -> None:
 
 
 def test_two_gone_that_had_one_number(sandbox: OverlaySandbox) -> None:
-    """Objects that went with different bases are told apart, though their inode numbers were the same."""
+    """Objects that two earlier bases had under the same inode number are kept apart."""
     sandbox.put("a", b"old")
     sandbox.set("a", mode=0o640)
     sandbox.close()

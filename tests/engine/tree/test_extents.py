@@ -1,4 +1,4 @@
-"""A file of very many extents: no request touches them one by one, and what may take long is done in turns."""
+"""Files with very many extents: no request handles them one by one, and long work is done in slices."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MANY = 50_000
 
 
 def scattered(sandbox: OverlaySandbox, count: int = MANY) -> Ino:
-    """A base file of which every second block was written, by rows put into the database."""
+    """Make a base file with an extent for every second block, by rows written into the database; return its number."""
     with open(sandbox.put("f", b""), "wb") as file:
         file.truncate(2 * BLOCK * count)
     sandbox.write("f", b"x" * BLOCK)
@@ -43,12 +43,12 @@ def _fill(sandbox: OverlaySandbox, ino: Ino, number: int, count: int) -> None:
 
 
 def rows(sandbox: OverlaySandbox) -> int:
-    """How many extents there are."""
+    """Return the count of extents."""
     return int(sandbox.ov.db.value("SELECT count(*) FROM extent"))
 
 
 def steps(sandbox: OverlaySandbox) -> list[str]:
-    """The statements that change rows, from now on."""
+    """Return a list that collects the statements that change rows from now on."""
     made: list[str] = []
     change = sandbox.ov.db.change
 
@@ -61,7 +61,7 @@ def steps(sandbox: OverlaySandbox) -> list[str]:
 
 
 def test_blocks_are_an_upper_bound(sandbox: OverlaySandbox) -> None:
-    """They are counted while there are few extents; of more it is said that there is no hole."""
+    """st_blocks is exact for few extents; for many it is an upper bound, as if the file had no holes."""
     ino = scattered(sandbox)
     assert sandbox.attr("f").blocks == 2 * MANY * BLOCK // 512
     sandbox.ov.setattr(ino, SetAttr(size=2 * BLOCK * 1000))
@@ -70,7 +70,7 @@ def test_blocks_are_an_upper_bound(sandbox: OverlaySandbox) -> None:
 
 @pytest.mark.parametrize("way", ["punch", "shrink"])
 def test_a_range_is_taken_out_by_few_statements(sandbox: OverlaySandbox, way: str) -> None:
-    """However many extents lie in it; those at its ends are cut."""
+    """Removing a range of many extents takes a few statements, and shortens the extents at its ends."""
     ino = scattered(sandbox)
     made = steps(sandbox)
     first, last = 1000 * 2 * BLOCK + 100, 41_000 * 2 * BLOCK + 100
@@ -88,7 +88,7 @@ def test_a_range_is_taken_out_by_few_statements(sandbox: OverlaySandbox, way: st
 
 
 def test_an_orphan_goes_in_turns(sandbox: OverlaySandbox) -> None:
-    """A file without a name is deleted slice by slice; it is an orphan as long as any of it is there."""
+    """An orphan with many extents is deleted in slices, and stays an orphan until the last one."""
     scattered(sandbox)
     sandbox.unlink("f")
     left = [rows(sandbox)]
@@ -106,7 +106,7 @@ def test_an_orphan_goes_in_turns(sandbox: OverlaySandbox) -> None:
 
 
 def test_an_orphan_that_is_half_gone(sandbox: OverlaySandbox) -> None:
-    """After a crash between two slices the next mount deletes the rest; and so does an end in peace."""
+    """The rest of a partly deleted orphan is deleted by the next mount after a crash, and by close."""
     scattered(sandbox)
     sandbox.unlink("f")
     sandbox.ov.commit()
@@ -131,7 +131,7 @@ def test_an_orphan_that_is_half_gone(sandbox: OverlaySandbox) -> None:
 
 @pytest.mark.parametrize("options", [{}, {"storage_io": DenseStorage}], ids=["holes", "dense"])
 def test_blocks_are_given_back_in_turns(sandbox: OverlaySandbox, options: dict[str, Any]) -> None:
-    """A commit gives back what there is time for; the rest comes later, and nothing that is shown is lost."""
+    """A commit punches holes for a limited time and later calls punch the rest; no visible byte is lost."""
     sandbox.open(**options)
     data = bytes(range(1, 251)) * 64 * 64
     sandbox.create("f", data)

@@ -1,4 +1,4 @@
-"""Who watches the names of directories is told of each that comes and of each that goes, once."""
+"""A watcher of names is told once of each name that is added and of each that is removed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.shared.overlay_sandbox import OverlaySandbox
 
 
 class Names(Watcher):
-    """A watcher that keeps the names it is told of."""
+    """A watcher that keeps the names that it is told of."""
 
     def __init__(self) -> None:
         self.kept: dict[Ino, Counter[bytes]] = {}
@@ -28,7 +28,7 @@ class Names(Watcher):
 
 
 def watched(sandbox: OverlaySandbox, *directories: str) -> tuple[Names, dict[str, Ino]]:
-    """A watcher that knows the names there are."""
+    """Return a watcher that knows all present names, and the numbers of some directories."""
     names = Names()
     numbers = {path: sandbox.ino(path) for path in directories}
     for path, ino in numbers.items():
@@ -38,12 +38,12 @@ def watched(sandbox: OverlaySandbox, *directories: str) -> tuple[Names, dict[str
 
 
 def told(names: Names, ino: Ino) -> dict[bytes, int]:
-    """What a watcher keeps of a directory."""
+    """Return the names that a watcher keeps for a directory."""
     return {name: count for name, count in names.kept[ino].items() if count}
 
 
 def test_a_name_that_is_renamed_over_stays_one(sandbox: OverlaySandbox) -> None:
-    """Writing a new file and renaming it over the old one, as editors do, brings no more names."""
+    """Replacing a file by rename, as editors do, leaves the count of names unchanged."""
     sandbox.put("dir/file")
     names, numbers = watched(sandbox, "dir")
     for _ in range(5):
@@ -56,7 +56,7 @@ def test_a_name_that_is_renamed_over_stays_one(sandbox: OverlaySandbox) -> None:
 
 @pytest.mark.parametrize("seed", range(10))
 def test_names_told_are_names_there(sandbox: OverlaySandbox, seed: int) -> None:
-    """After any changes, failed ones among them, what was told adds up to what is listed."""
+    """After random changes, also failed ones, the watcher's names equal the listing."""
     draw = random.Random(seed)
     for path in ("a/x", "a/y", "b/x", "b/d/z"):
         sandbox.put(path)
@@ -91,7 +91,7 @@ def test_names_told_are_names_there(sandbox: OverlaySandbox, seed: int) -> None:
 
 
 def test_names_of_a_directory_nobody_has_listed_are_told(sandbox: OverlaySandbox) -> None:
-    """Who watches hears of every directory, whether its listing is kept or not."""
+    """A watcher is told of names in a directory that was never listed."""
     sandbox.put("dir/old")
     sandbox.put("dir/file")
     ino = sandbox.ino("dir")

@@ -1,4 +1,4 @@
-"""The four lists: what each operation puts on them, and what takes it off again."""
+"""The four lists: the rows that each name operation adds, and those that it removes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def lists(
     renamed: dict[str, str] | None = None,
     modified: dict[str, int] | None = None,
 ) -> Lists:
-    """What the lists should hold; what is not named is empty."""
+    """Return the expected rows of the four lists; a list that is not given is empty."""
     return Lists(created or set(), deleted or set(), renamed or {}, modified or {})
 
 
@@ -25,7 +25,7 @@ def lists(
 
 
 def test_reading_leaves_no_row(sandbox: OverlaySandbox) -> None:
-    """Looking at everything puts nothing on a list, nor anywhere else."""
+    """Reading and listing everything adds no row."""
     sandbox.put("d/f")
     assert sandbox.names("d") == ["f"]
     assert sandbox.read("d/f") == b"base"
@@ -34,7 +34,7 @@ def test_reading_leaves_no_row(sandbox: OverlaySandbox) -> None:
 
 
 def test_unlink_base(sandbox: OverlaySandbox) -> None:
-    """A base name that is removed is a whiteout and nothing else."""
+    """Unlinking a base file adds a whiteout only."""
     sandbox.put("f")
     sandbox.unlink("f")
     assert sandbox.lists() == lists(deleted={"f"})
@@ -43,7 +43,7 @@ def test_unlink_base(sandbox: OverlaySandbox) -> None:
 
 
 def test_rmdir_base_with_whiteouts(sandbox: OverlaySandbox) -> None:
-    """The whiteouts within a directory go with it: one hides it all."""
+    """Removing a base directory removes the whiteouts in it, and adds one for itself."""
     sandbox.put("d/f")
     sandbox.unlink("d/f")
     sandbox.rmdir("d")
@@ -51,7 +51,7 @@ def test_rmdir_base_with_whiteouts(sandbox: OverlaySandbox) -> None:
 
 
 def test_rename_base(sandbox: OverlaySandbox) -> None:
-    """A renamed base file is a whiteout and a place; its bytes are not copied."""
+    """Renaming a base file adds a whiteout and a row of ``renamed``, and copies no bytes."""
     sandbox.put("d/f")
     sandbox.rename("d/f", "g")
     assert sandbox.lists() == lists(deleted={"d/f"}, renamed={"g": "d/f"})
@@ -60,7 +60,7 @@ def test_rename_base(sandbox: OverlaySandbox) -> None:
 
 
 def test_rename_base_and_back(sandbox: OverlaySandbox) -> None:
-    """A rename back leaves nothing of the file, and its content is whole."""
+    """Renaming a base file back removes all its rows, and its content is intact."""
     sandbox.put("d/f")
     sandbox.rename("d/f", "g")
     sandbox.rename("g", "d/f")
@@ -70,7 +70,7 @@ def test_rename_base_and_back(sandbox: OverlaySandbox) -> None:
 
 
 def test_rename_directory_and_back(sandbox: OverlaySandbox) -> None:
-    """The same for a directory, with what changed inside it meanwhile."""
+    """Renaming a base directory back removes its rows, and keeps the changes inside it."""
     sandbox.put("d/f")
     sandbox.put("d/g")
     sandbox.rename("d", "e")
@@ -82,7 +82,7 @@ def test_rename_directory_and_back(sandbox: OverlaySandbox) -> None:
 
 
 def test_rename_chain_and_back(sandbox: OverlaySandbox) -> None:
-    """Only where the object came from and where it is counts, not the way between."""
+    """After several renames the rows depend only on the first and the last name."""
     sandbox.put("f")
     for old, new in (("f", "a"), ("a", "b"), ("b", "c")):
         sandbox.rename(old, new)
@@ -92,7 +92,7 @@ def test_rename_chain_and_back(sandbox: OverlaySandbox) -> None:
 
 
 def test_swap_by_a_third_name(sandbox: OverlaySandbox) -> None:
-    """Two base files that swap names are renamed both; a second swap leaves nothing."""
+    """Swapping two base files by a third name adds two rows of ``renamed``; a second swap removes all rows."""
     sandbox.put("a", b"A")
     sandbox.put("b", b"B")
     for expected in (lists(deleted={"a", "b"}, renamed={"a": "b", "b": "a"}), NOTHING):
@@ -104,7 +104,7 @@ def test_swap_by_a_third_name(sandbox: OverlaySandbox) -> None:
 
 
 def test_exchange_twice(sandbox: OverlaySandbox) -> None:
-    """The same in one step with RENAME_EXCHANGE, of a file and a directory."""
+    """RENAME_EXCHANGE of a base file and a base directory, done twice, leaves no rows."""
     sandbox.put("a", b"A")
     sandbox.put("d/b", b"B")
     sandbox.rename("a", "d", RenameFlags.EXCHANGE)
@@ -115,7 +115,7 @@ def test_exchange_twice(sandbox: OverlaySandbox) -> None:
 
 
 def test_rename_base_over_base(sandbox: OverlaySandbox) -> None:
-    """The name taken is a whiteout under a renamed file; the file that was there is gone."""
+    """Renaming a base file over another adds a whiteout for that name, and the replaced file is deleted."""
     sandbox.put("a", b"A")
     sandbox.put("b", b"B")
     sandbox.rename("a", "b")
@@ -124,7 +124,7 @@ def test_rename_base_over_base(sandbox: OverlaySandbox) -> None:
 
 
 def test_recreate_after_delete(sandbox: OverlaySandbox) -> None:
-    """A new object at a deleted name is created above its whiteout, with a number of its own."""
+    """A file created at a deleted base name gets a new inode number, and the whiteout stays."""
     sandbox.put("f")
     old = sandbox.ino("f")
     sandbox.unlink("f")
@@ -137,7 +137,7 @@ def test_recreate_after_delete(sandbox: OverlaySandbox) -> None:
 
 
 def test_opaque_directory(sandbox: OverlaySandbox) -> None:
-    """A directory made where a base one was deleted shows nothing of the base."""
+    """A directory created at the name of a deleted base directory shows nothing of the base."""
     sandbox.put("d/f")
     sandbox.unlink("d/f")
     sandbox.rmdir("d")
@@ -150,7 +150,7 @@ def test_opaque_directory(sandbox: OverlaySandbox) -> None:
 
 
 def test_base_directory_comes_back_over_opaque(sandbox: OverlaySandbox) -> None:
-    """A base directory renamed away and back over a created, empty one is itself again."""
+    """A base directory renamed away, and back over a created empty one, shows its base content again."""
     sandbox.put("d/f")
     sandbox.rename("d", "e")
     sandbox.mkdir("d")
@@ -163,7 +163,7 @@ def test_base_directory_comes_back_over_opaque(sandbox: OverlaySandbox) -> None:
 
 
 def test_write_base(sandbox: OverlaySandbox) -> None:
-    """A write puts a base file on the list of modified ones, with its bytes."""
+    """Writing to a base file adds a row of ``modified`` with content 1."""
     sandbox.put("f")
     sandbox.write("f", b"BA")
     assert sandbox.lists() == lists(modified={"f": 1})
@@ -171,7 +171,7 @@ def test_write_base(sandbox: OverlaySandbox) -> None:
 
 
 def test_chmod_base(sandbox: OverlaySandbox) -> None:
-    """A change of attributes alone copies no bytes."""
+    """chmod of a base file adds a row of ``modified`` with content 0, and copies no bytes."""
     sandbox.put("f", b"x" * 100_000)
     sandbox.set("f", mode=0o600, uid=os.geteuid(), mtime=5)
     assert sandbox.lists() == lists(modified={"f": 0})
@@ -181,7 +181,7 @@ def test_chmod_base(sandbox: OverlaySandbox) -> None:
 
 
 def test_rename_modified_and_back(sandbox: OverlaySandbox) -> None:
-    """A modified file keeps its change through a rename and back."""
+    """A modified base file keeps its change when it is renamed and renamed back."""
     sandbox.put("f")
     sandbox.write("f", b"new!")
     sandbox.rename("f", "g")
@@ -192,7 +192,7 @@ def test_rename_modified_and_back(sandbox: OverlaySandbox) -> None:
 
 
 def test_unlink_modified(sandbox: OverlaySandbox) -> None:
-    """A modified file that is removed leaves a whiteout; its rows go when nobody holds it."""
+    """Unlinking a modified base file adds a whiteout; its other rows are deleted when the kernel forgets it."""
     sandbox.put("f", b"x" * 5000)
     sandbox.write("f", b"new!")
     sandbox.unlink("f")
@@ -201,7 +201,7 @@ def test_unlink_modified(sandbox: OverlaySandbox) -> None:
 
 
 def test_drift_is_noted(sandbox: OverlaySandbox) -> None:
-    """The list of modified files knows the base's size and mtime of that moment."""
+    """A row of ``modified`` has size and mtime of the base file at the first change."""
     full = sandbox.put("f", b"12345")
     sandbox.set("f", mode=0o600)
     st = full.stat()
@@ -212,7 +212,7 @@ def test_drift_is_noted(sandbox: OverlaySandbox) -> None:
 
 
 def test_created_lives_on_one_list(sandbox: OverlaySandbox) -> None:
-    """Writing, renaming and removing a created file touches no list but its own."""
+    """Writing, renaming and unlinking a created file changes no list but ``created``."""
     sandbox.create("f", b"x")
     sandbox.set("f", mode=0o600)
     sandbox.rename("f", "g")
@@ -222,7 +222,7 @@ def test_created_lives_on_one_list(sandbox: OverlaySandbox) -> None:
 
 
 def test_rename_created_over_base(sandbox: OverlaySandbox) -> None:
-    """Replacing a base file by a new one (save of an editor): created above a whiteout."""
+    """Renaming a created file over a base file, as editors do, adds a whiteout and a row of ``created``."""
     sandbox.put("f", b"old")
     sandbox.create("f.tmp", b"new")
     sandbox.rename("f.tmp", "f")
@@ -231,7 +231,7 @@ def test_rename_created_over_base(sandbox: OverlaySandbox) -> None:
 
 
 def test_rename_created_over_created(sandbox: OverlaySandbox) -> None:
-    """The one that was there leaves no row."""
+    """Renaming a created file over another one deletes all rows of the replaced file."""
     sandbox.create("a", b"A")
     victim = sandbox.create("b", b"B")
     sandbox.rename("a", "b")
@@ -242,7 +242,7 @@ def test_rename_created_over_created(sandbox: OverlaySandbox) -> None:
 
 
 def test_rename_base_over_created(sandbox: OverlaySandbox) -> None:
-    """A base file over a created one: only the rename stays on the lists."""
+    """Renaming a base file over a created one leaves a whiteout and a row of ``renamed`` only."""
     sandbox.put("f")
     victim = sandbox.create("new", b"new")
     sandbox.rename("f", "new")
@@ -254,7 +254,7 @@ def test_rename_base_over_created(sandbox: OverlaySandbox) -> None:
 
 
 def test_unlink_renamed(sandbox: OverlaySandbox) -> None:
-    """A renamed file that is removed leaves the whiteout of its old name only."""
+    """Unlinking a renamed base file leaves only the whiteout of its old name."""
     sandbox.put("f")
     sandbox.rename("f", "g")
     sandbox.unlink("g")
@@ -262,7 +262,7 @@ def test_unlink_renamed(sandbox: OverlaySandbox) -> None:
 
 
 def test_recreate_at_the_old_name(sandbox: OverlaySandbox) -> None:
-    """The old name of a renamed file may be taken, and then blocks nothing."""
+    """A new file at the old name of a renamed one can be created and removed."""
     sandbox.put("f", b"old")
     sandbox.rename("f", "g")
     sandbox.create("f", b"new")
@@ -273,7 +273,7 @@ def test_recreate_at_the_old_name(sandbox: OverlaySandbox) -> None:
 
 
 def test_rename_directory_copies_no_child(sandbox: OverlaySandbox) -> None:
-    """Renaming a directory of any size adds the same few rows, and keeps everything below."""
+    """Renaming a base directory adds the same few rows at any size, and keeps all objects below it."""
     for index in range(300):
         sandbox.put(f"d/sub/{index}", b"%d" % index)
     before = [sandbox.rows(table) for table in ("inode", "origin", "created", "xattr")]
@@ -287,7 +287,7 @@ def test_rename_directory_copies_no_child(sandbox: OverlaySandbox) -> None:
 
 
 def test_child_of_renamed_directory(sandbox: OverlaySandbox) -> None:
-    """A child of a renamed directory is in base terms where it always was."""
+    """A child of a renamed directory keeps its path in base terms."""
     sandbox.put("d/f")
     sandbox.rename("d", "e")
     sandbox.write("e/f", b"x")
@@ -302,7 +302,7 @@ def test_child_of_renamed_directory(sandbox: OverlaySandbox) -> None:
 
 
 def test_base_hard_links_stay_one(sandbox: OverlaySandbox) -> None:
-    """A write through one base link shows through the other, and both keep their number."""
+    """A write through one hard link of a base file shows through the other, and both keep the inode number."""
     sandbox.put("a", b"x" * 9000)
     (sandbox.base / "d").mkdir()
     os.link(sandbox.base / "a", sandbox.base / "d" / "b")
@@ -317,7 +317,7 @@ def test_base_hard_links_stay_one(sandbox: OverlaySandbox) -> None:
 
 
 def test_unlink_one_base_link(sandbox: OverlaySandbox) -> None:
-    """One of two base links removed: a whiteout, and a link count of one."""
+    """Unlinking one of two base links adds a whiteout, and the link count is 1."""
     sandbox.put("a")
     os.link(sandbox.base / "a", sandbox.base / "b")
     sandbox.unlink("a")
@@ -329,7 +329,7 @@ def test_unlink_one_base_link(sandbox: OverlaySandbox) -> None:
 
 
 def test_rename_back_of_a_base_link_that_was_looked_up_by_the_other_name(sandbox: OverlaySandbox) -> None:
-    """A base link that has a row, renamed and renamed back, leaves no row, by whichever name it was found."""
+    """A base link that is renamed and renamed back leaves no row, also if it was looked up by its other name."""
     sandbox.put("a")
     os.link(sandbox.base / "a", sandbox.base / "b")
     sandbox.ino("b")
@@ -344,7 +344,7 @@ def test_rename_back_of_a_base_link_that_was_looked_up_by_the_other_name(sandbox
 
 
 def test_new_link_to_base(sandbox: OverlaySandbox) -> None:
-    """A link made to a base file is a created name; nothing is copied."""
+    """A new hard link to a base file is a row of ``created``; no bytes are copied."""
     sandbox.put("f", b"x" * 9000)
     sandbox.link("f", "g")
     assert sandbox.lists() == lists(created={"g"})
@@ -356,7 +356,7 @@ def test_new_link_to_base(sandbox: OverlaySandbox) -> None:
 
 
 def test_link_back_to_the_old_name(sandbox: OverlaySandbox) -> None:
-    """A renamed file linked at its old name: that one is the base's, the other one a created link."""
+    """Linking a renamed base file at its old name shows the base name again, and the other is a row of ``created``."""
     sandbox.put("f")
     sandbox.rename("f", "g")
     sandbox.link("g", "f")
@@ -366,7 +366,7 @@ def test_link_back_to_the_old_name(sandbox: OverlaySandbox) -> None:
 
 
 def test_rename_over_own_link(sandbox: OverlaySandbox) -> None:
-    """Renaming one link over another of the same file does nothing (rename(2))."""
+    """Renaming a hard link over another of the same file does nothing (rename(2))."""
     sandbox.put("a")
     sandbox.link("a", "b")
     sandbox.rename("a", "b")
@@ -377,7 +377,7 @@ def test_rename_over_own_link(sandbox: OverlaySandbox) -> None:
 
 
 def test_failed_operations_leave_no_row(sandbox: OverlaySandbox) -> None:
-    """An errno leaves the tables as they were."""
+    """An operation that fails leaves all tables unchanged."""
     sandbox.put("d/f")
     sandbox.put("e/g")
     before = sandbox.ov.db.rows("SELECT * FROM inode") + sandbox.ov.db.rows("SELECT * FROM origin")
@@ -406,7 +406,7 @@ def test_failed_operations_leave_no_row(sandbox: OverlaySandbox) -> None:
 
 
 def test_removed_directory_takes_nothing(sandbox: OverlaySandbox) -> None:
-    """In a directory that was removed while open nothing can be made or found."""
+    """In a directory that was removed while it is open nothing can be created or looked up."""
     (sandbox.base / "d").mkdir()
     sandbox.put("f")
     ino = sandbox.ino("d")
@@ -425,7 +425,7 @@ def test_removed_directory_takes_nothing(sandbox: OverlaySandbox) -> None:
 
 
 def test_hostile_names(sandbox: OverlaySandbox) -> None:
-    """Names are bytes: newlines, invalid UTF-8, 255 bytes, quotes and dashes go through every list and a remount."""
+    """Names with newlines, invalid UTF-8, quotes, dashes or 255 bytes survive in every list and a remount."""
     names = [b"new\nline", b"\xff\xfe", b" ", b"n" * 255, b"-rf", b"'\"$(x)`", b"%s\\", b"?"]
     for name in names:
         sandbox.put(os.fsdecode(name), name)
@@ -447,7 +447,7 @@ def test_hostile_names(sandbox: OverlaySandbox) -> None:
 
 
 def test_long_listing_of_all_kinds(sandbox: OverlaySandbox) -> None:
-    """Names of all four kinds, more than one query asks for, after a remount: each once, with what a look-up says."""
+    """After a remount a long listing with names of all kinds shows each once, with the attributes of a look-up."""
     for number in range(100):
         for kind in ("kept", "changed", "hidden", "moved"):
             sandbox.put(f"d/{kind}{number}")
@@ -465,7 +465,7 @@ def test_long_listing_of_all_kinds(sandbox: OverlaySandbox) -> None:
 
 
 def test_listing_while_names_go(sandbox: OverlaySandbox) -> None:
-    """What is taken away between two entries does not show any more, what is renamed there and back does."""
+    """A listing does not show names that are removed meanwhile, and shows those that are renamed and renamed back."""
     sandbox.put("d/base")
     for number in range(20):
         sandbox.create(f"d/{number}")

@@ -1,4 +1,4 @@
-"""Files made without a name (O_TMPFILE): orphans from the start, which ``link`` may give their first name."""
+"""Files created without a name (O_TMPFILE): orphans, to which ``link`` may give a first name."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from tests.shared.overlay_sandbox import OverlaySandbox
 
 
 def make(sandbox: OverlaySandbox, *, linkable: bool = True) -> Ino:
-    """An unnamed file in the root."""
+    """Create an unnamed file in the root, and return its number."""
     return Ino(sandbox.ov.tmpfile(ROOT, 0o640, Process(3, 4, 0o022), linkable=linkable).ino)
 
 
 def test_it_has_no_name(sandbox: OverlaySandbox) -> None:
-    """It can be written and read; no listing shows it, and its directory's times stay."""
+    """An unnamed file can be written and read, is in no listing, and leaves its directory's times unchanged."""
     before = sandbox.ov.getattr(ROOT)
     ino = make(sandbox)
     attr = sandbox.ov.getattr(ino)
@@ -29,7 +29,7 @@ def test_it_has_no_name(sandbox: OverlaySandbox) -> None:
 
 
 def test_it_goes_with_its_last_user(sandbox: OverlaySandbox) -> None:
-    """Forgotten, its rows and its content are gone; so it is after a new mount, or a kill."""
+    """The rows and the content of an unnamed file are deleted when it is forgotten, and after a remount or a kill."""
     for _ in range(3):
         ino = make(sandbox)
         sandbox.ov.write(ino, 0, b"x" * 10_000)
@@ -44,7 +44,7 @@ def test_it_goes_with_its_last_user(sandbox: OverlaySandbox) -> None:
 
 
 def test_its_first_name(sandbox: OverlaySandbox) -> None:
-    """``link`` names it, with all that was written, and it stays."""
+    """``link`` gives an unnamed file a name; it keeps its content, and stays after a remount."""
     ino = make(sandbox)
     sandbox.ov.write(ino, 0, b"x" * 10_000)
     assert sandbox.ov.link(ino, ROOT, b"name").nlink == 1
@@ -57,7 +57,7 @@ def test_its_first_name(sandbox: OverlaySandbox) -> None:
 
 
 def test_one_first_name_only(sandbox: OverlaySandbox) -> None:
-    """Once it has had a name it is a file like all: without one it stays without.  With O_EXCL it never has any."""
+    """A file that has lost its first name, or was made with O_EXCL, cannot be linked."""
     ino, private = make(sandbox), make(sandbox, linkable=False)
     sandbox.ov.link(ino, ROOT, b"name")
     sandbox.ov.unlink(ROOT, b"name")
@@ -69,7 +69,7 @@ def test_one_first_name_only(sandbox: OverlaySandbox) -> None:
 
 
 def test_a_link_that_fails_leaves_it_as_it_was(sandbox: OverlaySandbox) -> None:
-    """A name that is taken is no name for it, and the next one is."""
+    """A link that fails because the name exists leaves the file linkable."""
     sandbox.create("taken")
     ino = make(sandbox)
     with pytest.raises(FsError) as caught:

@@ -1,4 +1,4 @@
-"""Ranges of files: what a hole is in the tables, when blocks are given back, what is reserved, copied and told."""
+"""Ranges of files: rows of holes, when blocks are freed, and fallocate, copy_file_range and SEEK_DATA."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BYTES = b"".join(bytes([index]) * BLOCK for index in range(1, 65))  # 256 KiB wi
 
 
 class StubbornStorage(Storage):
-    """Storage on a file system that knows no fallocate."""
+    """Storage on a file system without fallocate(2)."""
 
     def allocate(self, fd: int, size: int, offset: int = 0) -> None:
         raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
@@ -33,23 +33,23 @@ class StubbornStorage(Storage):
 
 
 def allocated(sandbox: OverlaySandbox) -> int:
-    """Bytes that content objects really take."""
+    """Return the bytes that all content objects take on disk."""
     return sum(path.stat().st_blocks * 512 for path in (sandbox.sto / "content").glob("*/*"))
 
 
 def fallocate(sandbox: OverlaySandbox, path: str, mode: int, offset: int, size: int) -> None:
-    """Do it, and check the invariants."""
+    """Call fallocate on a file, and check the invariants."""
     sandbox.ov.ranges.fallocate(sandbox.ino(path), mode, offset, size)
     assert sandbox.ov.check() == []
 
 
 def extents(sandbox: OverlaySandbox) -> list[tuple[int, int, bool]]:
-    """Start and end of each, and whether it is a hole."""
+    """Return start and end of all extents, and whether each is a hole."""
     return sandbox.ov.db.rows('SELECT start, "end", object = 0 FROM extent ORDER BY ino, start')
 
 
 def parts(sandbox: OverlaySandbox, path: str) -> list[tuple[int, int]]:
-    """Where a file has data, as SEEK_DATA and SEEK_HOLE tell."""
+    """Return the ranges in which a file has data, by SEEK_DATA and SEEK_HOLE."""
     ino, size = sandbox.ino(path), sandbox.attr(path).size
     found: list[tuple[int, int]] = []
     at = 0
@@ -66,12 +66,12 @@ def parts(sandbox: OverlaySandbox, path: str) -> list[tuple[int, int]]:
 
 
 def zeroed(data: bytes, start: int, end: int) -> bytes:
-    """The bytes with a range of zeros."""
+    """Return the bytes with zeros in a range."""
     return data[:start] + bytes(end - start) + data[end:]
 
 
 def test_what_is_punched_twice_goes_once(sandbox: OverlaySandbox) -> None:
-    """Ranges that overlap before they are durable are counted once, and all of them are given back."""
+    """Overlapping holes that are not durable yet are counted once, and all their blocks are freed."""
     sandbox.create("f", BYTES)
     sandbox.ov.commit()
     for first, last in ((4, 6), (10, 12), (5, 11), (0, 20), (30, 31), (19, 30)):
@@ -85,7 +85,7 @@ def test_what_is_punched_twice_goes_once(sandbox: OverlaySandbox) -> None:
 
 @pytest.mark.parametrize("options", [{}, {"storage_io": DenseStorage}], ids=["holes", "dense"])
 def test_blocks_stay_until_the_hole_is_durable(sandbox: OverlaySandbox, options: dict[str, Any]) -> None:
-    """A commit has named the bytes: their blocks go after the next one, and st_blocks tells at once."""
+    """Blocks that a commit shows are freed after the next commit, but st_blocks shrinks at once."""
     sandbox.open(**options)
     sandbox.create("f", BYTES)
     sandbox.ov.commit()
@@ -105,7 +105,7 @@ def test_blocks_stay_until_the_hole_is_durable(sandbox: OverlaySandbox, options:
 
 
 def test_blocks_that_no_commit_has_named_go_at_once(sandbox: OverlaySandbox) -> None:
-    """A file made since the last commit gives its blocks back with the operation."""
+    """Blocks of a file created since the last commit are freed within the operation."""
     sandbox.create("f", BYTES)
     fallocate(sandbox, "f", PUNCH, 100, 100_000)
     assert allocated(sandbox) == len(BYTES) - 92 * 1024  # whole blocks only
@@ -113,7 +113,7 @@ def test_blocks_that_no_commit_has_named_go_at_once(sandbox: OverlaySandbox) -> 
 
 
 def test_what_is_written_again_meanwhile_stays(sandbox: OverlaySandbox) -> None:
-    """Bytes written into a hole before its blocks are given back are in place, and are not taken away with them."""
+    """Bytes written into a hole before its blocks are freed stay."""
     sandbox.create("f", BYTES)
     sandbox.ov.commit()
     fallocate(sandbox, "f", PUNCH, 0, 128 << 10)
@@ -132,7 +132,7 @@ def test_what_is_written_again_meanwhile_stays(sandbox: OverlaySandbox) -> None:
 
 
 def test_a_hole_over_the_base(sandbox: OverlaySandbox) -> None:
-    """It is a row: nothing is copied, neighbours become one, and bytes written into it go to an object."""
+    """A hole over base bytes is a row: no byte is copied, adjacent holes merge, and later writes go to an object."""
     sandbox.put("f", BYTES)
     fallocate(sandbox, "f", PUNCH, 8192, 8192)
     fallocate(sandbox, "f", PUNCH, 0, 8192)
@@ -155,7 +155,7 @@ def test_a_hole_over_the_base(sandbox: OverlaySandbox) -> None:
 
 
 def test_holes_where_there_is_nothing(sandbox: OverlaySandbox) -> None:
-    """Where the backing has a hole, or beyond its end, there is nothing to hide, and no row."""
+    """Punching where the backing has a hole, or beyond its end, adds no row."""
     sandbox.put("sparse", b"")
     os.truncate(sandbox.base / "sparse", 1 << 20)
     fallocate(sandbox, "sparse", PUNCH, 4096, 500_000)
@@ -166,7 +166,7 @@ def test_holes_where_there_is_nothing(sandbox: OverlaySandbox) -> None:
 
 
 def test_the_whole_file_is_a_hole(sandbox: OverlaySandbox) -> None:
-    """Then the object itself goes, and of a base file nothing shows any more."""
+    """Punching a whole file deletes its object, and hides all bytes of its base file."""
     sandbox.create("f", BYTES)
     sandbox.put("g", BYTES)
     sandbox.ov.commit()
@@ -183,7 +183,7 @@ def test_the_whole_file_is_a_hole(sandbox: OverlaySandbox) -> None:
 
 
 def test_small_files_are_zeroed_in_their_row(sandbox: OverlaySandbox) -> None:
-    """A row of bytes stays one."""
+    """A small file is zeroed in its row, and needs no object."""
     sandbox.create("f", b"x" * 1000)
     fallocate(sandbox, "f", PUNCH, 10, 20)
     assert sandbox.read("f") == b"x" * 10 + bytes(20) + b"x" * 970
@@ -193,7 +193,7 @@ def test_small_files_are_zeroed_in_their_row(sandbox: OverlaySandbox) -> None:
 
 
 def test_zeroed_ranges_keep_their_blocks(sandbox: OverlaySandbox) -> None:
-    """Zeroing gives nothing back, reserves what is missing, and enlarges the file unless told to keep its size."""
+    """Zeroing frees no blocks, allocates missing ones, and extends the file unless FALLOC_FL_KEEP_SIZE is given."""
     sandbox.create("f", BYTES)
     sandbox.ov.commit()
     fallocate(sandbox, "f", ZERO | KEEP, 65_536, 1 << 20)
@@ -207,7 +207,7 @@ def test_zeroed_ranges_keep_their_blocks(sandbox: OverlaySandbox) -> None:
 
 
 def test_reserving_takes_blocks(sandbox: OverlaySandbox) -> None:
-    """Blocks are there afterwards, beyond the end, too; the size follows only if it may."""
+    """fallocate allocates blocks, beyond the end too, and extends the file unless FALLOC_FL_KEEP_SIZE is given."""
     sandbox.create("f")
     fallocate(sandbox, "f", KEEP, 0, 1 << 20)
     assert allocated(sandbox) >= 1 << 20
@@ -223,7 +223,7 @@ def test_reserving_takes_blocks(sandbox: OverlaySandbox) -> None:
 
 
 def test_reserving_keeps_what_was_about_to_go(sandbox: OverlaySandbox) -> None:
-    """A hole that is reserved again before it is durable keeps its blocks."""
+    """A hole that is allocated again before it is durable keeps its blocks."""
     sandbox.create("f", BYTES)
     sandbox.ov.commit()
     fallocate(sandbox, "f", PUNCH, 0, 65_536)
@@ -233,7 +233,7 @@ def test_reserving_keeps_what_was_about_to_go(sandbox: OverlaySandbox) -> None:
 
 
 def test_reserving_over_the_base_asks_for_room_only(sandbox: OverlaySandbox) -> None:
-    """A large base file is not copied for it, but where there is no room it is refused."""
+    """fallocate copies no large base file, but fails with ENOSPC if storage has too little space for it."""
     sandbox.open(max_size=4 << 20)
     sandbox.put("f", BYTES)
     fallocate(sandbox, "f", 0, 0, 1 << 20)
@@ -246,7 +246,7 @@ def test_reserving_over_the_base_asks_for_room_only(sandbox: OverlaySandbox) -> 
 
 
 def test_no_room_leaves_no_trace(sandbox: OverlaySandbox) -> None:
-    """Reserving more than there is fails as a whole, and what is counted stays right."""
+    """fallocate of more than the free space fails without a change, and the count of used bytes stays right."""
     sandbox.open(max_size=8 << 20)
     sandbox.create("f", BYTES)
     before = sandbox.attr("f")
@@ -263,7 +263,7 @@ def test_no_room_leaves_no_trace(sandbox: OverlaySandbox) -> None:
 
 
 def test_what_is_reserved_can_be_written_when_nothing_else_can(sandbox: OverlaySandbox) -> None:
-    """That is what reserving is for: others use up the room, and the blocks are there all the same."""
+    """Allocated blocks can be written after other files have filled the storage."""
     sandbox.open(max_size=4 << 20)
     sandbox.create("f")
     fallocate(sandbox, "f", 0, 0, 3 << 20)
@@ -288,7 +288,7 @@ def test_what_is_reserved_can_be_written_when_nothing_else_can(sandbox: OverlayS
 
 @pytest.mark.parametrize("mode", [FALLOC_FL_PUNCH_HOLE, 0x08, 0x20, 0x40, KEEP | 0x08, PUNCH | ZERO])
 def test_other_modes_are_not_served(sandbox: OverlaySandbox, mode: int) -> None:
-    """What cannot be done is said to be unsupported, so that callers do it otherwise."""
+    """Other modes of fallocate fail with EOPNOTSUPP, so that callers use another way."""
     sandbox.create("f", b"x")
     with pytest.raises(FsError) as caught:
         fallocate(sandbox, "f", mode, 0, 1)
@@ -296,7 +296,7 @@ def test_other_modes_are_not_served(sandbox: OverlaySandbox, mode: int) -> None:
 
 
 def test_errnos(sandbox: OverlaySandbox) -> None:
-    """Ranges that are none, or too far, and what is no regular file."""
+    """Empty, negative and too large ranges, and objects that are not regular files, give the errnos of fallocate(2)."""
     ino = sandbox.create("f", b"x")
     directory = sandbox.mkdir("d")
     ranges = sandbox.ov.ranges
@@ -319,7 +319,7 @@ def test_errnos(sandbox: OverlaySandbox) -> None:
 
 
 def test_where_there_is_data(sandbox: OverlaySandbox) -> None:
-    """Extents, holes, the base's own holes and the end are told apart, in whole blocks."""
+    """SEEK_DATA and SEEK_HOLE find extents, holes, the base's own holes and the end of the file, in whole blocks."""
     sandbox.put("f", b"")
     with open(sandbox.base / "f", "r+b") as file:
         os.pwrite(file.fileno(), b"b" * BLOCK * 16, 0)
@@ -338,7 +338,7 @@ def test_where_there_is_data(sandbox: OverlaySandbox) -> None:
 
 
 def test_copies_keep_holes(sandbox: OverlaySandbox) -> None:
-    """Data is copied, holes are made where the target had bytes, and the size follows."""
+    """A copy copies data, makes holes where the source has some, and extends the target."""
     sandbox.put("f", BYTES)
     fallocate(sandbox, "f", PUNCH, 65_536, 65_536)
     sandbox.create("g", b"g" * 300_000)
@@ -354,7 +354,7 @@ def test_copies_keep_holes(sandbox: OverlaySandbox) -> None:
 
 
 def test_a_copy_is_done_piece_by_piece(sandbox: OverlaySandbox) -> None:
-    """One call moves a few megabytes and says how many, so that other requests get their turn."""
+    """One call copies a few megabytes and returns how many bytes, so that other requests are answered in between."""
     sandbox.create("f", BYTES * 40)  # 10 MiB
     sandbox.create("g")
     done = 0
@@ -367,14 +367,14 @@ def test_a_copy_is_done_piece_by_piece(sandbox: OverlaySandbox) -> None:
 
 
 def test_copies_within_a_file(sandbox: OverlaySandbox) -> None:
-    """Ranges that touch are no overlap."""
+    """A copy within a file fails if its ranges overlap; ranges that only touch do not."""
     ino = sandbox.create("f", BYTES)
     assert sandbox.ov.ranges.copy(ino, 0, ino, 8192, 8192) == 8192
     assert sandbox.read("f") == BYTES[:8192] * 2 + BYTES[16_384:]
 
 
 def test_a_kill_keeps_holes(sandbox: OverlaySandbox, tmp_path: Any) -> None:
-    """The redo log has them; their blocks are not given back, and nothing comes through."""
+    """Holes survive a kill through the redo log, and the bytes below them do not show."""
     redo = tmp_path / "redo"
     redo.mkdir()
     sandbox.open(redo_directory=str(redo))
@@ -390,7 +390,7 @@ def test_a_kill_keeps_holes(sandbox: OverlaySandbox, tmp_path: Any) -> None:
 
 
 def test_storage_that_cannot_give_back(sandbox: OverlaySandbox) -> None:
-    """Without fallocate below, holes are holes all the same; they only save nothing, and reserving needs room."""
+    """Without fallocate(2) in storage, holes read as zeros but free no blocks; allocating checks the free space."""
     sandbox.open(storage_io=StubbornStorage)
     sandbox.create("f", BYTES)
     sandbox.ov.commit()

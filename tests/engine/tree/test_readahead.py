@@ -38,7 +38,7 @@ _libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
 
 @pytest.fixture
 def sandbox() -> Iterator[OverlaySandbox]:
-    """An empty base and an empty storage on a disk."""
+    """An overlay with an empty base and an empty storage on a disk."""
     with tempfile.TemporaryDirectory(prefix="minifo-test-", dir="/var/tmp") as place:
         fd = os.open(place, os.O_RDONLY)
         kind = file_system_type(fd)
@@ -50,7 +50,7 @@ def sandbox() -> Iterator[OverlaySandbox]:
 
 
 def cached(path: Path) -> list[bool]:
-    """For each page of a file whether it is in memory (mincore(2), which reads nothing itself)."""
+    """Return for each page of a file whether it is in the page cache (mincore(2), which reads nothing itself)."""
     fd = os.open(path, os.O_RDONLY | os.O_NOATIME)
     try:
         size = os.fstat(fd).st_size
@@ -65,7 +65,7 @@ def cached(path: Path) -> list[bool]:
 
 
 def drop(path: Path) -> None:
-    """Have a file on the disk only."""
+    """Write a file to the disk, and drop it from the page cache."""
     fd = os.open(path, os.O_RDONLY)
     try:
         os.fsync(fd)
@@ -78,12 +78,12 @@ def drop(path: Path) -> None:
 
 
 def content(name: str, size: int = SIZE) -> bytes:
-    """What a file of that name holds."""
+    """Return the content of the file with a name."""
     return (name.encode() + b"\n").ljust(32, b".") * (size // 32)
 
 
 def make(sandbox: OverlaySandbox, directory: str, count: int, size: int = SIZE) -> None:
-    """Make a base directory of files, none of which is in memory."""
+    """Make a base directory of files that are not in the page cache."""
     for number in range(count):
         sandbox.put(f"{directory}/file{number}", content(f"file{number}", size))
     for number in range(count):
@@ -91,7 +91,7 @@ def make(sandbox: OverlaySandbox, directory: str, count: int, size: int = SIZE) 
 
 
 def listed(sandbox: OverlaySandbox, directory: str) -> list[DirEntry]:
-    """The entries of a directory in the order of its listing."""
+    """Return the entries of a directory in the order of its listing."""
     return list(sandbox.ov.readdir(sandbox.ino(directory)))[2:]
 
 
@@ -107,7 +107,7 @@ def place(sandbox: OverlaySandbox, directory: str, entry: DirEntry) -> Path:
 
 
 def come(sandbox: OverlaySandbox, directory: str, entries: Sequence[DirEntry]) -> bool:
-    """Whether the first bytes of all these files come into memory, unasked by whoever reads."""
+    """Return whether the first page of all these files comes into the page cache without a read."""
     deadline = time.monotonic() + 5
     while not all(cached(place(sandbox, directory, entry))[0] for entry in entries):
         if time.monotonic() > deadline:
@@ -117,13 +117,13 @@ def come(sandbox: OverlaySandbox, directory: str, entries: Sequence[DirEntry]) -
 
 
 def stay_away(sandbox: OverlaySandbox, directory: str, entries: Sequence[DirEntry]) -> bool:
-    """Whether all these files stay on the disk."""
+    """Return whether all these files stay out of the page cache."""
     time.sleep(MOMENT)
     return not any(any(cached(place(sandbox, directory, entry))) for entry in entries)
 
 
 def test_the_next_files_come_before_they_are_read(sandbox: OverlaySandbox) -> None:
-    """Whoever reads in the order of the listing finds the next ones in memory, from the first one to the last."""
+    """A caller that reads files in the order of the listing finds the next ones in the page cache."""
     make(sandbox, "dir", 50)
     entries = listed(sandbox, "dir")
     assert stay_away(sandbox, "dir", entries), "to list them has read them"
@@ -136,7 +136,7 @@ def test_the_next_files_come_before_they_are_read(sandbox: OverlaySandbox) -> No
 
 
 def test_nothing_comes_after_random_reads(sandbox: OverlaySandbox) -> None:
-    """Files far apart, or backwards, tell nothing; nor does a directory that was never listed."""
+    """Reads in another order, or in a directory that was not listed, start no reading ahead."""
     make(sandbox, "dir", 60)
     make(sandbox, "unlisted", 10)
     entries = listed(sandbox, "dir")
@@ -153,7 +153,7 @@ def test_nothing_comes_after_random_reads(sandbox: OverlaySandbox) -> None:
 
 
 def test_who_goes_on_in_order_is_followed_again(sandbox: OverlaySandbox) -> None:
-    """After a leap the next file in order is enough."""
+    """After a jump, reading one file in the order of the listing starts reading ahead again."""
     make(sandbox, "dir", 60)
     entries = listed(sandbox, "dir")
     read(sandbox, entries[40])
@@ -163,7 +163,7 @@ def test_who_goes_on_in_order_is_followed_again(sandbox: OverlaySandbox) -> None
 
 
 def test_what_has_no_bytes_is_passed_over_and_never_opened(sandbox: OverlaySandbox) -> None:
-    """Fifos, devices, sockets, links, directories and empty files among the files do not end it."""
+    """FIFOs, devices, sockets, symlinks, directories and empty files are skipped, and never opened."""
     make(sandbox, "dir", 12)
     top = sandbox.base / "dir"
     for number in range(3):
@@ -204,7 +204,7 @@ def test_what_has_no_bytes_is_passed_over_and_never_opened(sandbox: OverlaySandb
 
 
 def test_of_a_large_file_the_beginning_comes(sandbox: OverlaySandbox) -> None:
-    """The rest is left to the kernel's own reading ahead, once somebody reads it."""
+    """Only the beginning of a large file is read ahead; the kernel reads ahead within it."""
     make(sandbox, "dir", 4, 1 << 20)
     entries = listed(sandbox, "dir")
     sandbox.ov.read_ahead(Ino(entries[0].attr.ino))
@@ -217,7 +217,7 @@ def test_of_a_large_file_the_beginning_comes(sandbox: OverlaySandbox) -> None:
 
 
 def test_at_the_end_nothing_is_left_to_ask_for(sandbox: OverlaySandbox) -> None:
-    """The last files of a directory, the only one of another, and one in the root are read like any."""
+    """The last files of a directory, a single file, and a file in the root are read without an error."""
     make(sandbox, "dir", 6)
     make(sandbox, "single", 1)
     sandbox.put("top", content("top"))
@@ -233,7 +233,7 @@ def test_at_the_end_nothing_is_left_to_ask_for(sandbox: OverlaySandbox) -> None:
 
 
 def test_what_changes_meanwhile_does_no_harm(sandbox: OverlaySandbox) -> None:
-    """Names deleted, replaced, renamed and made after the listing: whoever reads gets what is there now."""
+    """Files deleted, replaced, renamed or created after the listing are read as they are now."""
     make(sandbox, "dir", 40)
     entries = listed(sandbox, "dir")
     read(sandbox, entries[0])
@@ -266,7 +266,7 @@ def test_what_changes_meanwhile_does_no_harm(sandbox: OverlaySandbox) -> None:
 
 
 def test_a_directory_that_is_renamed_is_still_followed(sandbox: OverlaySandbox) -> None:
-    """Its files are where they were in the base, and right under either name."""
+    """Files of a renamed directory are read ahead from their place in the base."""
     make(sandbox, "dir", 20)
     entries = listed(sandbox, "dir")
     sandbox.rename("dir", "other")
@@ -279,7 +279,7 @@ def test_a_directory_that_is_renamed_is_still_followed(sandbox: OverlaySandbox) 
 
 
 def test_the_last_directories_listed_are_followed(sandbox: OverlaySandbox) -> None:
-    """Of many the last ones, and one that is listed again is among them."""
+    """Only the directories listed last are remembered; listing one again counts."""
     directories = [f"dir{number}" for number in range(DIRECTORIES + 1)]
     for directory in directories:
         make(sandbox, directory, 3)

@@ -1,4 +1,4 @@
-"""Rows that somebody has edited: each gives EIO by itself, and hides none of its neighbours."""
+"""Rows with impossible values: each gives EIO for its own object, and the objects beside it are intact."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _STRICT = ") STRICT"
 
 
 class Edited:
-    """An overlay of a few files that is closed, edited and opened again."""
+    """An overlay of a few files, whose rows tests edit while it is closed."""
 
     def __init__(self, top: Path) -> None:
         self.base, self.storage = str(top / "base"), str(top / "sto")
@@ -72,7 +72,7 @@ class Edited:
 
 @pytest.fixture
 def edited(tmp_path: Path) -> Iterator[Edited]:
-    """One, open."""
+    """An open overlay whose rows can be edited."""
     found = Edited(tmp_path)
     yield found
     if found.is_open:
@@ -93,7 +93,7 @@ _COLUMNS = {
 @pytest.mark.parametrize(("column", "value"), [(c, v) for c, values in _COLUMNS.items() for v in values])
 @pytest.mark.parametrize("name", ["bad", "renamed"])
 def test_an_impossible_number_gives_eio_by_itself(edited: Edited, column: str, value: int, name: str) -> None:
-    """Looking the file up fails, its neighbours are there, and a tool that would write by rows names the row."""
+    """A look-up of the file fails, the files beside it show, and a command that checks all rows names the row."""
     overlay = edited.edit(f"UPDATE inode SET {column} = {value} WHERE ino = {{{name}}}")
     with pytest.raises(FsError) as caught:
         overlay.lookup(ROOT, name.encode())
@@ -109,7 +109,7 @@ def test_an_impossible_number_gives_eio_by_itself(edited: Edited, column: str, v
 @pytest.mark.parametrize("value", ["'text'", "x'00ff'", "1.5"])
 @pytest.mark.parametrize("column", ["mode", "size", "mtime"])
 def test_a_value_of_another_type_is_not_believed(edited: Edited, column: str, value: str) -> None:
-    """SQLite does not look at types where it reads a row."""
+    """A value of another type gives EIO, although SQLite does not check types when it reads."""
     overlay = edited.edit(f"UPDATE inode SET {column} = {value} WHERE ino = {{bad}}", loose=True)
     with pytest.raises(FsError):
         overlay.lookup(ROOT, b"bad")
@@ -120,7 +120,7 @@ def test_a_value_of_another_type_is_not_believed(edited: Edited, column: str, va
 
 @pytest.mark.parametrize("name", ["x'61002f'", "'../../etc'", "'..'", "'.'", "''", f"'{'n' * 256}'"])
 def test_an_impossible_name_is_not_listed(edited: Edited, name: str) -> None:
-    """The kernel would take one for damage of the whole directory."""
+    """An impossible name is left out of listings, because the kernel would refuse the whole listing for it."""
     overlay = edited.edit(f"UPDATE created SET name = CAST({name} AS BLOB) WHERE ino = {{bad}}")
     assert _names(overlay) == _ALL - {b"bad"}
     with pytest.raises(Corrupt, match="name"):
@@ -129,7 +129,7 @@ def test_an_impossible_name_is_not_listed(edited: Edited, name: str) -> None:
 
 @pytest.mark.parametrize("path", ["x'2f6d00'", "'/../moved'", "'moved'", "'/a/../../etc/passwd'", "''"])
 def test_a_place_outside_of_the_base_leads_nowhere(edited: Edited, path: str) -> None:
-    """The object cannot be used, and all others can."""
+    """An object whose origin is not a path in the base gives EIO; all others can be used."""
     overlay = edited.edit(f"UPDATE origin SET path = CAST({path} AS BLOB) WHERE ino = {{renamed}}")
     assert _names(overlay) == _ALL
     with pytest.raises(OSError, match=r".*"):
@@ -140,7 +140,7 @@ def test_a_place_outside_of_the_base_leads_nowhere(edited: Edited, path: str) ->
 
 @pytest.mark.parametrize("target", ["zeroblob(3)", "x''", f"CAST('{'t' * 5000}' AS BLOB)", "NULL"])
 def test_an_impossible_target_gives_eio(edited: Edited, target: str) -> None:
-    """Only to whoever reads the link."""
+    """A symlink with an impossible target gives EIO to readlink only."""
     overlay = edited.edit(f"UPDATE inode SET target = {target} WHERE ino = {{link}}")
     with pytest.raises(FsError) as caught:
         overlay.readlink(Ino(edited.inos["link"]))
@@ -150,7 +150,7 @@ def test_an_impossible_target_gives_eio(edited: Edited, target: str) -> None:
 
 
 def test_a_circle_of_directories_ends(edited: Edited) -> None:
-    """A rename looks at all directories above."""
+    """A rename does not loop for ever on a cycle of directories in the rows."""
     overlay = edited.edit("UPDATE created SET parent = {sub} WHERE ino = {dir}")
     other = overlay.mkdir(ROOT, b"other", 0o755, Process())
     assert other.ino
@@ -167,13 +167,13 @@ def test_a_circle_of_directories_ends(edited: Edited) -> None:
      ("window", "5"), ("commit_token", "-1"), ("base", "NULL")],
 )  # fmt: skip
 def test_an_impossible_fact_is_refused(edited: Edited, key: str, value: str) -> None:
-    """At each open, before anything else is asked."""
+    """An impossible value in ``overlay`` is refused at each open, before other tables are read."""
     with pytest.raises(Corrupt, match=key.split("_")[0]):
         edited.edit(f"UPDATE overlay SET value = {value} WHERE key = '{key}'")
 
 
 def test_opening_many_entries_takes_no_longer(tmp_path: Path) -> None:
-    """Rows are looked at where they are read: opening does not read them."""
+    """Opening an overlay takes no longer with many rows, because rows are checked when they are read."""
     few, many = Edited(tmp_path), Edited.__new__(Edited)
     (tmp_path / "many").mkdir()
     Edited.__init__(many, tmp_path / "many")
@@ -197,7 +197,7 @@ def test_opening_many_entries_takes_no_longer(tmp_path: Path) -> None:
 
 
 def test_paths_in_base_terms() -> None:
-    """What can be one, and what cannot."""
+    """Paths in base terms are told from other byte strings."""
     sound = (b"/", b"/a", b"/a/b", b"/...", b"/..a", b"/a.", b"/\xff", b"/a\nb", b"/" + b"n" * 255)
     assert all(map(is_base_path, sound))
     others = (b"", b"a", b"//", b"/a/", b"/a//b", b"/.", b"/..", b"/a/..", b"/../a", b"/a\0", b"/" + b"n" * 256)
@@ -206,14 +206,14 @@ def test_paths_in_base_terms() -> None:
 
 @pytest.mark.parametrize("table", ["created", "renamed"])
 def test_a_name_of_the_root_is_refused(edited: Edited, table: str) -> None:
-    """Whoever walks the tree would never come to its end."""
+    """A row that gives the root a name is refused, because a walk through the tree would never end."""
     overlay = edited.edit(f"INSERT INTO {table} VALUES ({{dir}}, CAST('round' AS BLOB), 1)")
     with pytest.raises(Corrupt, match="inode 1: a directory with two names"):
         examine(overlay.db, "minifo.db")
 
 
 def test_a_huge_value_is_not_read(edited: Edited) -> None:
-    """What we put into rows is small: a value that is not takes no memory."""
+    """A huge value in a row gives an error, and is not read into memory."""
     overlay = edited.edit("UPDATE small SET data = zeroblob(30000000) WHERE ino = {bad}")
     with pytest.raises(FsError):
         overlay.read(Ino(edited.inos["bad"]), 0, 10)
