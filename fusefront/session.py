@@ -25,6 +25,8 @@ from ..engine import Overlay, StateError, StorageBusy
 from ..engine.recovery import BaseCheck
 from ..engine.store.redo_log import memory_directory
 from ..engine.store.storage import Storage
+from .control.interface import Mounted, service
+from .control.server import ControlSocket
 from .extension import loader
 from .mount import mount_flags, mount_table
 from .mount.end_report import EndReport
@@ -83,19 +85,24 @@ def run(options: MountOptions, mountpoint: str, *, ready: Callable[[], None]) ->
             # before the mount, for afterwards these paths may lead through it
             writable = [path for path in (options.storage, memory_directory()) if path is not None]
             ruleset = privileges.landlock_ruleset(writable)
+            control = ControlSocket(options.storage)
             base_reader = _base_reader(overlay, options.base)
             make_synchronous = _mount(overlay, committer, helper, base_reader, hook, options, mountpoint)
             _tune_memory()
             try:
                 report.serving(helper.mounted())
+                control.listen()
                 privileges.drop_in_process()
                 helper.keep_privileges()
                 privileges.drop_in_server_thread(ruleset)
                 limit = options.max_names or default_limit()
-                trio.run(_serve, overlay, committer, helper, mountpoint, limit, make_synchronous, ready)
+                mounted = Mounted(overlay, committer, options.base, mountpoint)
+                trio.run(_serve, mounted, control, helper, limit, make_synchronous, ready)
             except BaseException:
                 pyfuse3.close(unmount=False)
                 raise
+            finally:
+                control.close()
             report.ending()
             helper.unmark(source)
             pyfuse3.close(unmount=True)
@@ -277,10 +284,9 @@ def _fuse_options(options: MountOptions) -> set[str]:
 
 
 async def _serve(
-    overlay: Overlay,
-    committer: Committer,
+    mounted: Mounted,
+    control: ControlSocket,
     helper: HelperProcess,
-    mountpoint: str,
     max_names: int,
     make_synchronous: Callable[[], None],
     ready: Callable[[], None],
@@ -289,11 +295,12 @@ async def _serve(
 
     trio.to_thread.current_default_thread_limiter().total_tokens = descriptor_limits.thread_limit()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(committer.run)
-        nursery.start_soon(_unmount_on_signal, committer, helper, mountpoint, make_synchronous)
+        nursery.start_soon(mounted.committer.run)
+        nursery.start_soon(_unmount_on_signal, mounted.committer, helper, mounted.mountpoint, make_synchronous)
         nursery.start_soon(_watch_helper, helper)
-        nursery.start_soon(_report_ready, helper, mountpoint, ready)
-        nursery.start_soon(limit_inodes, overlay, helper, max_names)
+        nursery.start_soon(_report_ready, helper, mounted.mountpoint, ready)
+        nursery.start_soon(limit_inodes, mounted.overlay, helper, max_names)
+        nursery.start_soon(control.serve, service(mounted))
         await pyfuse3.main(min_tasks=2, max_tasks=_TASKS_MAX)
         nursery.cancel_scope.cancel()
 

@@ -37,13 +37,15 @@ ROOMS = {
         "": {"errors", "model", "store", "tree"},
         "fsck": {"errors", "model", "store", "tree", ""},
         "rebase": {"errors", "model", "store", "tree", ""},
+        "queries": {"errors", "model", "store", "tree", "", "rebase"},
     },
     "fusefront": {
         "process": set(),
         "mount": {"process"},
         "extension": set(),
         "serve": {"process", "mount"},
-        "": {"process", "mount", "extension", "serve"},
+        "control": {"process", "mount", "extension", "serve"},
+        "": {"process", "mount", "extension", "serve", "control"},
     },
     "migrations": {
         "": set(),

@@ -17,6 +17,7 @@ from . import _common
 # Subcommand: the module of this package whose function ``command`` is the click command.
 _COMMANDS = {
     "diagnose": "diagnose",
+    "diff": "diff",
     "fsck": "fsck",
     "install-helpers": "install_helpers",
     "merge": "merge",
@@ -25,6 +26,7 @@ _COMMANDS = {
     "mount": "mount",
     "overlay": "overlay",
     "rebase": "rebase",
+    "status": "status",
     "sync": "sync",
     "umount": "umount",
     "upgrade": "upgrade",

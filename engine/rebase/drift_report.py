@@ -140,17 +140,18 @@ def bytes_missing(db: Database, row: Row) -> int:
     return size - (covered or 0)
 
 
-def same_bytes(content: Content, row: Row, other: int) -> bool:
+def same_bytes(content: Content, row: Row, other: int, base: bytes | None = None) -> bool:
     """Return True if a file has the same bytes as another of the same size.
 
     Args:
         content: reads the file.
-        row: the file; none of its bytes may come from the base.
+        row: the file.
         other: a descriptor of the other file.
+        base: path of the base file that some of its bytes come from; None if none of them do.
     """
     for at in range(0, row.size, _STEP):
         size = min(_STEP, row.size - at)
-        if content.read(row, None, at, size) != os.pread(other, size, at):
+        if content.read(row, base, at, size) != os.pread(other, size, at):
             return False
     return True
 

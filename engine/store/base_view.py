@@ -113,6 +113,11 @@ class BaseView:
         self._hidden: bytes | None = None
         self.root_stat = os.fstat(self._root)
 
+    @property
+    def descriptor(self) -> int:
+        """A descriptor of the base's root directory (O_PATH); this view closes it."""
+        return self._root
+
     def hide(self, path: bytes, identity: tuple[int, int]) -> None:
         """Hide *path* (base terms) if it leads to the object with *identity*, (st_dev, st_ino); else do nothing."""
         try:

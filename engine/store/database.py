@@ -198,6 +198,11 @@ class Database:
             self._check_for_loss(error)
             raise FsError(errno_of(error), str(error)) from error
 
+    def begin_reading(self) -> None:
+        """Begin a read transaction that lasts until the database is closed: all answers are of one state."""
+        self._cursor.execute("BEGIN")
+        self.value("SELECT count(*) FROM overlay")  # it begins with the first look (sqlite.org/lang_transaction.html)
+
     @property
     def is_shared(self) -> bool:
         """Whether other connections may read the database while this one is open."""

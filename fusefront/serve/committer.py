@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 
@@ -31,6 +32,7 @@ _INLINE_OBJECTS = 2  # content objects that may be synced in the event loop
 _SLICE = 0.02  # seconds of freeing blocks before other requests are served
 _INLINE_STEP = 0.002  # seconds that a step may block the event loop
 _QUIET = 0.5  # seconds without a change after which a commit is made before its time
+_REMEMBERED = 1000  # commits whose duration is kept
 
 
 class Committer:
@@ -54,6 +56,8 @@ class Committer:
         self._changed = trio.Event()
         self._sealed = 0
         self._hardened = 0
+        self.held: deque[int] = deque(maxlen=_REMEMBERED)  # ns that requests waited for each of the last commits
+        self.last_commit: int | None = None  # time.monotonic_ns() when the last one was durable
         self._storage_is_fast = True  # the last step that waited for storage took less than _INLINE_STEP
         overlay.when_dirty(self._note)
 
@@ -160,14 +164,19 @@ class Committer:
                 await self._slow_step(partial(durability.presync, pending), few=len(pending) <= _INLINE_OBJECTS)
             if len(pending) <= _PRESYNC_ENOUGH:
                 break
+        began = time.monotonic_ns()
         sealed = durability.seal()
+        held = time.monotonic_ns() - began
         self._sealed += 1
         number = self._sealed
-        await self._slow_step(durability.harden, few=True)
+        held += await self._slow_step(durability.harden, few=True)
+        began = time.monotonic_ns()
         durability.finish(sealed, _SLICE)
         self._hardened = number
+        self.last_commit = time.monotonic_ns()
+        self.held.append(held + self.last_commit - began)
 
-    async def _slow_step(self, step: Callable[[], None], *, few: bool) -> None:
+    async def _slow_step(self, step: Callable[[], None], *, few: bool) -> int:
         """Run a step that waits for storage, in a worker thread unless it is expected to be fast.
 
         A switch to a thread and back takes longer than a fast disk needs to sync a file.
@@ -175,11 +184,18 @@ class Committer:
         Args:
             step: the step.
             few: it syncs few files, so it may run in the event loop if the last step was fast.
+
+        Returns:
+            How long requests waited for it, in ns.
         """
         if few and self._storage_is_fast:
-            self._storage_is_fast = _seconds(step) < _INLINE_STEP
+            seconds = _seconds(step)
+            held = int(seconds * 1e9)
         else:
-            self._storage_is_fast = await trio.to_thread.run_sync(_seconds, step) < _INLINE_STEP
+            seconds = await trio.to_thread.run_sync(_seconds, step)
+            held = 0
+        self._storage_is_fast = seconds < _INLINE_STEP
+        return held
 
 
 def _seconds(step: Callable[[], None]) -> float:

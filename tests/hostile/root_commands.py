@@ -293,6 +293,8 @@ class Child:
         yield "rebase", lambda: command(["rebase", sto, "--base", base2])
         yield "upgrade -n", lambda: command(["upgrade", "-n", sto])
         yield "diagnose", lambda: command(["diagnose", sto])
+        yield "status", lambda: command(["status", "--base", base, sto])
+        yield "diff", lambda: command(["diff", "-r", "--ignore-identical", "--base", base, sto])
         yield "import", lambda: command(["meta", "import", sto, "--base", base, "--sto", self._free("imported")])
         for flag in ("-p", "-y"):
             mended = self._copy()

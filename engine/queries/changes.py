@@ -1,0 +1,321 @@
+"""What an overlay changed, from rows: the difference between its base and the merged tree, name by name.
+
+No tree is walked, but for a base directory in whose place a new one stands, and for directories that are gone, where
+every name below them is asked for.
+
+* A name is *added* where the base has none, *modified* where the base has an object of the same kind whose bytes
+  (of a symlink: target; of a device: number) are others, of another *type*, or *deleted*.
+* A base object at a new name is *renamed*, with what else changed of it.  A directory takes along what is in it: those
+  names are not listed.
+* *Metadata*: the same bytes with another owner, mode, time or extended attribute.  Sizes and times of directories say
+  nothing, so a directory is never listed for them.
+
+Rows say what was done, not whether it made a difference: a file that was overwritten with the same bytes is modified.
+``identical=False`` compares, and leaves such changes out.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from enum import Enum
+from functools import cached_property, lru_cache
+from typing import NamedTuple
+
+from ..errors import FsError
+from ..model import Ino
+from ..overlay import Overlay
+from ..rebase.drift_report import same_bytes
+from ..store.base_view import join, split
+from ..store.list_statements import IS_HIDDEN
+from ..tree.inode_rows import Row
+from .directories import Directories
+
+_PIECE = 4096  # rows in one query
+_LISTINGS = 16  # base directories whose names are kept
+
+_ADDED = (
+    "SELECT c.parent, c.name, c.ino, o.path, i.mode"
+    " FROM created c LEFT JOIN origin o ON o.ino = c.parent LEFT JOIN inode i ON i.ino = c.ino"
+    " WHERE (c.parent, c.name) > (?, ?) ORDER BY c.parent, c.name LIMIT ?"
+)
+_IN = "SELECT c.name, c.ino, i.mode FROM created c LEFT JOIN inode i USING (ino) WHERE c.parent = ?"
+_RENAMED = (
+    "SELECT r.parent, r.name, r.ino, o.path, i.mode, i.seen_links & 0xffffffff, m.content"
+    " FROM renamed r JOIN origin o USING (ino) LEFT JOIN inode i USING (ino) LEFT JOIN modified m USING (ino)"
+    " WHERE (r.parent, r.name) > (?, ?) ORDER BY r.parent, r.name LIMIT ?"
+)
+_DELETED = (
+    "SELECT d.parent, d.name, o.path, c.ino FROM deleted d JOIN origin o ON o.ino = d.parent"
+    " LEFT JOIN created c ON c.parent = d.parent AND c.name = d.name"
+    " WHERE (d.parent, d.name) > (?, ?) ORDER BY d.parent, d.name LIMIT ?"
+)
+_MODIFIED = (
+    "SELECT o.path, m.ino, m.content, i.mode FROM origin o JOIN modified m USING (ino) JOIN inode i USING (ino)"
+    " WHERE o.path > ? AND i.nlink > 0 ORDER BY o.path LIMIT ?"
+)
+
+
+class Kind(Enum):
+    """What happened to a name."""
+
+    ADDED = "A"
+    MODIFIED = "M"
+    DELETED = "D"
+    RENAMED = "R"
+    TYPE = "T"
+    METADATA = "m"
+
+
+class Change(NamedTuple):
+    """One difference between base and merged tree.
+
+    Attributes:
+        kind: what happened.
+        path: where it shows; of what is deleted: where the base has it.
+        old: the base path of what shows elsewhere than in the base, else None.
+        ino: the number of what shows; 0 of what is deleted.
+        is_dir: whether it is a directory (of what is deleted: was).
+        also: what else happened to what is renamed: MODIFIED or METADATA.
+    """
+
+    kind: Kind
+    path: bytes
+    old: bytes | None
+    ino: int
+    is_dir: bool
+    also: Kind | None = None
+
+
+def changes(overlay: Overlay, *, recursive: bool = False, identical: bool = True) -> Iterator[Change]:
+    """Yield what an overlay changed, in no particular order.
+
+    Args:
+        overlay: nothing of it may change meanwhile.
+        recursive: list every name below directories that are new or gone, too.
+        identical: list changes that made no difference, too.
+
+    Raises:
+        OSError: base or storage cannot be read.
+    """
+    found = _Changes(overlay, recursive).all()
+    return found if identical else filter(None, map(_Comparison(overlay).real, found))
+
+
+class _Changes:
+    def __init__(self, overlay: Overlay, recursive: bool) -> None:
+        self._ov = overlay
+        self._db = overlay.db
+        self._base = overlay.base
+        self._recursive = recursive
+        self._directories = Directories(overlay.db)
+        self._names = lru_cache(_LISTINGS)(self._list)
+
+    def all(self) -> Iterator[Change]:
+        """Every list in turn."""
+        yield from self._renamed()
+        yield from self._added()
+        yield from self._deleted()
+        yield from self._modified()
+
+    def _list(self, base: bytes) -> frozenset[bytes]:
+        try:
+            return frozenset(self._base.names(base))
+        except OSError:
+            if self._base.find(base) is None:
+                return frozenset()
+            raise
+
+    @cached_property
+    def _moved(self) -> set[bytes]:
+        """The base paths of what has a new name."""
+        return {path for (path,) in self._db.each("SELECT o.path FROM renamed r JOIN origin o USING (ino)")}
+
+    @cached_property
+    def _linked(self) -> set[int]:
+        """Base objects with a new link."""
+        return {ino for (ino,) in self._db.each("SELECT c.ino FROM created c JOIN origin o ON o.ino = c.ino")}
+
+    def _is_hidden(self, base: bytes) -> bool:
+        """Return whether the base name at a path is hidden."""
+        directory, name = split(base)
+        return bool(self._db.row(IS_HIDDEN, (self._directories.number(directory), name)))
+
+    # -- names that lead somewhere
+
+    def _renamed(self) -> Iterator[Change]:
+        after: tuple[int, bytes] = (0, b"")
+        while rows := self._db.rows(_RENAMED, (*after, _PIECE)):
+            after = rows[-1][:2]
+            for parent, name, ino, base, mode, links, content in rows:
+                path = join(self._directories.path(parent), name)
+                is_dir = mode is not None and stat.S_ISDIR(mode)
+                if links is not None and links > 1 and not is_dir and not self._is_hidden(base):
+                    yield Change(Kind.ADDED, path, None, ino, False)  # the base has it by another link as well
+                    continue
+                also = None
+                if content is not None and not is_dir:
+                    also = Kind.MODIFIED if content else Kind.METADATA
+                yield Change(Kind.RENAMED, path, base, ino, is_dir, also)
+
+    def _added(self) -> Iterator[Change]:
+        after: tuple[int, bytes] = (0, b"")
+        while rows := self._db.rows(_ADDED, (*after, _PIECE)):
+            after = rows[-1][:2]
+            for parent, name, ino, base, mode in rows:
+                if base is None:
+                    continue  # in a created directory
+                under = join(base, name)
+                if name not in self._names(base) or under in self._moved:
+                    yield from self._new(join(self._directories.path(parent), name), ino, mode)
+                else:
+                    yield from self._replaced(join(self._directories.path(parent), name), under, ino, mode)
+
+    def _new(self, path: bytes, ino: int, mode: int | None) -> Iterator[Change]:
+        """A name in whose place the base has nothing."""
+        is_dir = mode is not None and stat.S_ISDIR(mode)
+        yield Change(Kind.ADDED, path, None, ino, is_dir)
+        if is_dir and self._recursive:
+            yield from self._below(path, ino)
+
+    def _below(self, path: bytes, ino: int) -> Iterator[Change]:
+        """All names in a created directory."""
+        waiting = [(path, ino)]
+        while waiting:
+            path, ino = waiting.pop()
+            for name, number, mode in self._db.rows(_IN, (ino,)):
+                is_dir = mode is not None and stat.S_ISDIR(mode)
+                yield Change(Kind.ADDED, join(path, name), None, number, is_dir)
+                if is_dir:
+                    waiting.append((join(path, name), number))
+
+    def _replaced(self, path: bytes, under: bytes, ino: int, mode: int | None) -> Iterator[Change]:
+        """What stands in the place of a base object."""
+        if ino in self._linked:  # another base object, with a new link here
+            yield Change(Kind.ADDED, path, None, ino, False)
+            yield from self._gone(under)
+            return
+        st = self._base.find(under)
+        is_dir = mode is not None and stat.S_ISDIR(mode)
+        old = under if under != path else None
+        if st is None:
+            yield Change(Kind.ADDED, path, None, ino, is_dir)
+        elif mode is None or stat.S_IFMT(mode) != stat.S_IFMT(st.st_mode):
+            yield Change(Kind.TYPE, path, old, ino, is_dir)
+            if self._recursive:
+                yield from self._below(path, ino)
+                for name in self._names(under) if stat.S_ISDIR(st.st_mode) else ():
+                    yield from self._gone(join(under, name))
+        elif not is_dir:
+            yield Change(Kind.MODIFIED, path, old, ino, False)
+        else:
+            yield from self._merged(path, under, ino, st)
+
+    def _merged(self, path: bytes, under: bytes, ino: int, st: os.stat_result) -> Iterator[Change]:
+        """A created directory in the place of a base one, name by name."""
+        row = self._ov.inodes.row(Ino(ino))
+        if row is not None and (row.mode, row.uid, row.gid) != (st.st_mode, st.st_uid, st.st_gid):
+            yield Change(Kind.METADATA, path, under if under != path else None, ino, True)
+        here = {name: (number, mode) for name, number, mode in self._db.rows(_IN, (ino,))}
+        names = self._names(under)
+        for name, (number, mode) in here.items():
+            below = join(under, name)
+            if name in names and below not in self._moved:
+                yield from self._replaced(join(path, name), below, number, mode)
+            else:
+                yield from self._new(join(path, name), number, mode)
+        for name in names:
+            if name not in here:
+                yield from self._gone(join(under, name))
+
+    # -- names that are gone
+
+    def _deleted(self) -> Iterator[Change]:
+        after: tuple[int, bytes] = (0, b"")
+        while rows := self._db.rows(_DELETED, (*after, _PIECE)):
+            after = rows[-1][:2]
+            for _, name, base, replaced in rows:
+                if replaced is None and name in self._names(base):
+                    yield from self._gone(join(base, name))
+
+    def _gone(self, base: bytes) -> Iterator[Change]:
+        """A base name that does not show, unless its object shows elsewhere."""
+        if base in self._moved:
+            return
+        st = self._base.find(base)
+        is_dir = st is not None and stat.S_ISDIR(st.st_mode)
+        yield Change(Kind.DELETED, base, None, 0, is_dir)
+        if is_dir and self._recursive:
+            for name in self._names(base):
+                yield from self._gone(join(base, name))
+
+    # -- objects in their place
+
+    def _modified(self) -> Iterator[Change]:
+        after = b""
+        while rows := self._db.rows(_MODIFIED, (after, _PIECE)):
+            after = rows[-1][0]
+            for base, ino, content, mode in rows:
+                if base in self._moved or (ino in self._linked and self._is_hidden(base)):
+                    continue
+                path = self._directories.shown(base) if base != b"/" else base
+                is_dir = stat.S_ISDIR(mode)
+                directory, name = split(base)
+                old = base if base != path else None
+                if base != b"/" and name not in self._names(directory):
+                    yield Change(Kind.ADDED, path, None, ino, is_dir)  # the base has lost it, and it stands by itself
+                elif content and not is_dir:
+                    yield Change(Kind.MODIFIED, path, old, ino, is_dir)
+                else:
+                    yield Change(Kind.METADATA, path, old, ino, is_dir)
+
+
+class _Comparison:
+    """Tells changes that made a difference from those that did not."""
+
+    def __init__(self, overlay: Overlay) -> None:
+        self._ov = overlay
+
+    def real(self, change: Change) -> Change | None:
+        """Return a change as it is by comparison with the base, or None where nothing differs."""
+        if change.kind is Kind.RENAMED and change.also is not None:
+            return change._replace(also=self._differs(change, change.old or change.path))
+        if change.kind in (Kind.MODIFIED, Kind.METADATA):
+            kind = self._differs(change, change.old or change.path)
+            return None if kind is None else change._replace(kind=kind)
+        return change
+
+    def _differs(self, change: Change, base: bytes) -> Kind | None:
+        st = self._ov.base.find(base)
+        row = self._ov.inodes.row(Ino(change.ino))
+        if st is None or row is None:
+            return change.also or change.kind
+        if stat.S_IFMT(st.st_mode) != stat.S_IFMT(row.mode):
+            return Kind.TYPE
+        if not change.is_dir and not self._same_bytes(row, st, base):
+            return Kind.MODIFIED
+        same = (row.mode, row.uid, row.gid) == (st.st_mode, st.st_uid, st.st_gid)
+        same = same and (change.is_dir or row.mtime == st.st_mtime_ns) and self._xattrs(row.ino) == self._of_base(base)
+        return None if same else Kind.METADATA
+
+    def _same_bytes(self, row: Row, st: os.stat_result, base: bytes) -> bool:
+        if stat.S_ISLNK(row.mode):
+            return self._ov.readlink(row.ino) == self._ov.base.readlink(base)
+        if not stat.S_ISREG(row.mode):
+            return row.rdev == st.st_rdev
+        if row.size != st.st_size:
+            return False
+        path = self._ov.inodes.node(row.ino).path
+        if path is None or row.is_own:
+            return same_bytes(self._ov.content, row, self._ov.base.file(base, st), path)
+        return True
+
+    def _xattrs(self, ino: Ino) -> dict[bytes, bytes]:
+        return {name: self._ov.getxattr(ino, name) for name in self._ov.listxattr(ino)}
+
+    def _of_base(self, base: bytes) -> dict[bytes, bytes]:
+        try:
+            return {name: self._ov.base.getxattr(base, name) for name in self._ov.base.listxattr(base)}
+        except FsError:
+            return {}

@@ -1,0 +1,48 @@
+"""Figures of an overlay: what its lists count, and the bytes it takes in storage."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from ..free_space import RESERVE
+from ..overlay import Overlay
+
+_LISTS = ("created", "deleted", "modified", "renamed")
+_CONTENT = (
+    "SELECT coalesce((SELECT sum(length(data)) FROM small), 0)"
+    " + coalesce((SELECT sum(min(size, coalesce(bound, size))) FROM inode WHERE object > 0), 0)"
+    ' + coalesce((SELECT sum("end" - start) FROM extent WHERE object > 0), 0)'
+)
+
+
+def figures(overlay: Overlay) -> dict[str, Any]:
+    """Return what every state of an overlay has, mounted or not.
+
+    Bytes of content are what files show of it: holes of content objects are counted, blocks that no file shows any more
+    are not.
+    """
+    storage = overlay.storage
+    space = overlay.space
+    base = overlay.db.value("SELECT value FROM overlay WHERE key = 'base'")
+    return {
+        "pid": os.getpid(),
+        "uuid": overlay.uuid,
+        "base_directory": f"/proc/{os.getpid()}/fd/{overlay.base.descriptor}",  # even where a mount covers it
+        "storage": os.fspath(storage.path),
+        "read_only": overlay.db.read_only or overlay.commits.failure is not None,
+        "failure": None if overlay.commits.failure is None else str(overlay.commits.failure),
+        "lists": {name: overlay.db.value(f"SELECT count(*) FROM {name}") for name in _LISTS},
+        "usage": {
+            "content": overlay.db.value(_CONTENT),
+            "database": storage.database_bytes() - storage.log_bytes(),
+            "log": storage.log_bytes(),
+            "reserve": storage.stat(RESERVE).st_size if storage.exists(RESERVE) else 0,
+            "limit": space.max_size,
+            "free": space.free(),
+        },
+        "base": os.fsdecode(base) if isinstance(base, bytes) else base,
+        "pending": overlay.commits.is_needed,
+        "names": len(overlay.inodes),
+        "orphans": overlay.db.value("SELECT count(*) FROM orphan"),
+    }

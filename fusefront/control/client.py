@@ -1,0 +1,105 @@
+"""Calls to the control socket of a mount, from a tool; needs no event loop."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import socket
+import stat
+from typing import Any
+
+from ...engine.errors import StateError
+from .varlink import LONGEST, encode
+
+NAME = "control"  # of the socket, in the storage directory
+_INTERFACE = "org.minifo.Overlay"
+
+
+class ControlClient:
+    """A connection to the daemon of a mount.
+
+    Args:
+        storage: the storage directory.
+        timeout: seconds that one answer may take.
+
+    Raises:
+        StateError: nothing listens there.
+    """
+
+    def __init__(self, storage: str, timeout: float = 30.0) -> None:
+        self._storage = storage
+        self._timeout = timeout
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._socket.settimeout(timeout)
+        self._buffer = bytearray()
+        try:
+            fd = _open_socket(storage)
+            try:
+                self._socket.connect(f"/proc/self/fd/{fd}")
+            finally:
+                os.close(fd)
+        except OSError as error:
+            self._socket.close()
+            raise StateError(
+                f"the daemon of storage {storage} cannot be asked ({error.strerror or error})",
+                "ask as root or as the owner of the mount; a daemon of an older minifo has no control socket",
+            ) from error
+
+    def call(self, method: str, **parameters: Any) -> dict[str, Any]:
+        """Return the answer to a method of org.minifo.Overlay.
+
+        Raises:
+            StateError: the daemon does not answer in time, does not know the method, or says that it failed.
+        """
+        try:
+            self._socket.sendall(encode({"method": f"{_INTERFACE}.{method}", "parameters": parameters}))
+            reply = json.loads(self._receive())
+        except TimeoutError as error:
+            raise StateError(
+                f"the daemon of storage {self._storage} has not answered for {self._timeout:g} s",
+                "it may be waiting for its base or its storage: see the system log",
+            ) from error
+        except (OSError, ValueError) as error:
+            raise StateError(
+                f"the daemon of storage {self._storage} gave no answer ({error})", "is it still mounted?"
+            ) from error
+        if "error" in reply:
+            said = reply.get("parameters", {}).get("reason") or reply["error"].rpartition(".")[2]
+            raise StateError(f"the daemon of storage {self._storage} cannot do that ({said})", "see the system log")
+        found = reply.get("parameters")
+        return found if isinstance(found, dict) else {}
+
+    def _receive(self) -> bytes:
+        while (end := self._buffer.find(b"\0")) < 0:
+            data = self._socket.recv(65536)
+            if not data or len(self._buffer) > LONGEST:
+                raise ValueError("the connection ended")
+            self._buffer += data
+        message = bytes(self._buffer[:end])
+        del self._buffer[: end + 1]
+        return message
+
+    def close(self) -> None:
+        """End the connection."""
+        self._socket.close()
+
+    def __enter__(self) -> ControlClient:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _open_socket(storage: str) -> int:
+    """Return a descriptor of the socket itself: what a storage has in its place may lead elsewhere."""
+    directory = os.open(storage, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fd = os.open(NAME, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+    finally:
+        os.close(directory)
+    st = os.fstat(fd)
+    if not stat.S_ISSOCK(st.st_mode) or st.st_uid not in (0, os.geteuid()):
+        os.close(fd)
+        raise OSError(errno.ENOTSOCK, "its control socket is something else, or another user's")
+    return fd

@@ -1,0 +1,100 @@
+"""What a mounted overlay answers: the methods of org.minifo.Overlay (org.minifo.Overlay.varlink)."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from ...engine import Overlay, StateError
+from ...engine.queries.figures import figures
+from ..extension import loader
+from ..serve.committer import Committer
+from .varlink import Answer, Service, VarlinkError
+
+INTERFACE = "org.minifo.Overlay"
+
+
+@dataclass(frozen=True)
+class Mounted:
+    """What the daemon knows of its mount.
+
+    Attributes:
+        overlay: the open overlay.
+        committer: commits it.
+        base: the base directory as the user named it.
+        mountpoint: where it is mounted.
+    """
+
+    overlay: Overlay
+    committer: Committer
+    base: str
+    mountpoint: str
+
+
+def program_version() -> str:
+    """Return the version of the installed program; ``unknown`` where it was not installed as a package."""
+    try:
+        return version("minifo")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def service(mounted: Mounted) -> Service:
+    """Return the service that answers for a mount."""
+    found = Service(program_version())
+    text = resources.files(__package__).joinpath(INTERFACE + ".varlink").read_text("utf-8")
+    found.descriptions[INTERFACE] = text
+
+    async def status(parameters: Mapping[str, Any]) -> Answer:
+        return _status(mounted)
+
+    async def sync(parameters: Mapping[str, Any]) -> Answer:
+        try:
+            await mounted.committer.commit_all()
+        except StateError as error:
+            raise VarlinkError(INTERFACE + ".CommitFailed", reason=str(error)) from error
+        return {}
+
+    found.methods[INTERFACE + ".Status"] = status
+    found.methods[INTERFACE + ".Sync"] = sync
+    return found
+
+
+def _status(mounted: Mounted) -> Answer:
+    overlay, committer = mounted.overlay, mounted.committer
+    held = sorted(committer.held)
+    last = committer.last_commit
+    hook = loader.verify()
+    known = figures(overlay)
+    return known | {
+        "version": program_version(),
+        "base": mounted.base,
+        "mountpoint": mounted.mountpoint,
+        "mode": "hooked" if hook.active else "plain",
+        "mode_reason": hook.reason,
+        "commits": {
+            "pending": known.pop("pending"),
+            "age_ns": None if last is None else time.monotonic_ns() - last,
+            "count": len(held),
+            "median_ns": _percentile(held, 50),
+            "p99_ns": _percentile(held, 99),
+            "longest_ns": held[-1] if held else 0,
+        },
+        "memory": _resident(),
+    }
+
+
+def _percentile(ordered: list[int], percent: int) -> int:
+    """Return a percentile of ordered numbers, 0 of none."""
+    return ordered[min(len(ordered) - 1, len(ordered) * percent // 100)] if ordered else 0
+
+
+def _resident() -> int:
+    """Return the bytes of memory this process uses (proc(5), VmRSS)."""
+    with open("/proc/self/statm", "rb") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")

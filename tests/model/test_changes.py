@@ -1,0 +1,213 @@
+"""What an overlay says it changed, against an independent walk over base and merged tree."""
+
+from __future__ import annotations
+
+import functools
+import os
+import stat
+from collections import defaultdict
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import settings
+from hypothesis.stateful import invariant
+
+from minifo.engine import ROOT, Attr, Ino, Overlay
+from minifo.engine.queries.changes import changes
+from minifo.engine.store.syscalls import clone_mount
+from tests.model.state_machine import AttributeRules, LifeRules
+from tests.model.state_machine_unnamed import UnnamedRules
+from tests.shared import file_trees
+
+pytestmark = [
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root: owners and devices are compared"),
+    pytest.mark.skipif(
+        file_trees.scratch_root() is None, reason="needs a tmpfs at /dev/shm that takes user attributes"
+    ),
+]
+
+Line = tuple[str, bytes, bytes | None]  # letters, path, old path
+
+
+class Walk:
+    """The changes of an overlay, found by walking both trees and comparing all they hold.
+
+    Files with several links in the base, or with new ones, are left out: which of their names went where cannot be told
+    from a walk.
+    """
+
+    def __init__(self, base: bytes, overlay: Overlay) -> None:
+        self.base = base
+        self.overlay = overlay
+        self.places: dict[int, list[bytes]] = defaultdict(list)
+        self.stats: dict[bytes, os.stat_result] = {}
+        self._scan(b"")
+        self.shown: dict[int, list[bytes]] = defaultdict(list)
+        self.attrs: dict[bytes, Attr] = {}
+        self._look(b"", ROOT)
+        self.linked = {ino for ino, places in self.places.items() if len(places) > 1}
+        self.linked |= {
+            ino for (ino,) in overlay.db.rows("SELECT ino FROM created WHERE ino IN (SELECT ino FROM origin)")
+        }
+
+    def _scan(self, path: bytes) -> None:
+        for entry in os.scandir(self.base + (path or b"/")):
+            st = entry.stat(follow_symlinks=False)
+            full = path + b"/" + entry.name
+            self.stats[full] = st
+            self.places[st.st_ino].append(full)
+            if entry.is_dir(follow_symlinks=False):
+                self._scan(full)
+
+    def _look(self, path: bytes, ino: Ino) -> None:
+        for entry in self.overlay.readdir(ino):
+            if entry.name in (b".", b".."):
+                continue
+            full = path + b"/" + entry.name
+            attr = self.overlay.lookup(ino, entry.name)
+            assert attr is not None
+            self.attrs[full] = attr
+            self.shown[attr.ino].append(full)
+            if stat.S_ISDIR(attr.mode):
+                self._look(full, Ino(attr.ino))
+
+    def lines(self) -> Iterator[Line]:
+        """Every change, all names below directories that are new or gone among them."""
+        root = self.overlay.getattr(ROOT)
+        if self._metadata(root, os.lstat(self.base + b"/"), b"/"):
+            yield "m", b"/", None
+        yield from self._compare(b"", b"")
+
+    def _in(self, tree: dict[bytes, object], path: bytes | None) -> set[bytes]:
+        if path is None:
+            return set()
+        return {full[len(path) + 1 :] for full in tree if full.rpartition(b"/")[0] == path}
+
+    def _compare(self, under: bytes | None, path: bytes | None) -> Iterator[Line]:
+        """One directory: its path in the base and in the merged tree; None where it is in one only."""
+        for name in sorted(self._in(self.stats, under) | self._in(self.attrs, path)):  # type: ignore[arg-type]
+            old = under + b"/" + name if under is not None and under + b"/" + name in self.stats else None
+            new = path + b"/" + name if path is not None and path + b"/" + name in self.attrs else None
+            yield from self._pair(old, new)
+
+    def _pair(self, old: bytes | None, new: bytes | None) -> Iterator[Line]:
+        st = self.stats[old] if old is not None else None
+        attr = self.attrs[new] if new is not None else None
+        if st is not None and attr is not None and st.st_ino == attr.ino:
+            assert old is not None
+            assert new is not None
+            letters = self._differs(attr, st, old)
+            if letters:
+                yield letters, new, old if old != new else None
+            if stat.S_ISDIR(st.st_mode):
+                yield from self._compare(old, new)
+            return
+        replaced = False
+        if attr is not None:
+            assert new is not None
+            is_dir = stat.S_ISDIR(attr.mode)
+            if attr.ino in self.places:
+                source = self.places[attr.ino][0]
+                also = self._differs(attr, self.stats[source], source)
+                yield "R" + ("" if is_dir else also), new, source
+                if is_dir:
+                    if also:
+                        yield also, new, source
+                    yield from self._compare(source, new)
+            elif st is not None and st.st_ino not in self.shown:
+                assert old is not None
+                replaced = True
+                yield from self._replaced(old, st, new, attr)
+            else:
+                yield "A", new, None
+                if is_dir:
+                    yield from self._compare(None, new)
+        if st is not None and not replaced and st.st_ino not in self.shown:
+            assert old is not None
+            yield "D", old, None
+            if stat.S_ISDIR(st.st_mode):
+                yield from self._compare(old, None)
+
+    def _replaced(self, old: bytes, st: os.stat_result, new: bytes, attr: Attr) -> Iterator[Line]:
+        elsewhere = old if old != new else None
+        if stat.S_IFMT(st.st_mode) != stat.S_IFMT(attr.mode):
+            yield "T", new, elsewhere
+            yield from self._compare(old if stat.S_ISDIR(st.st_mode) else None, None)
+            yield from self._compare(None, new if stat.S_ISDIR(attr.mode) else None)
+            return
+        letters = self._differs(attr, st, old)
+        if letters:
+            yield letters, new, elsewhere
+        if stat.S_ISDIR(attr.mode):
+            yield from self._compare(old, new)
+
+    def _differs(self, attr: Attr, st: os.stat_result, old: bytes) -> str:
+        if stat.S_ISREG(attr.mode):
+            with open(self.base + old, "rb") as file:
+                if file.read() != self.overlay.read(Ino(attr.ino), 0, 1 << 24):
+                    return "M"
+        elif stat.S_ISLNK(attr.mode):
+            if self.overlay.readlink(Ino(attr.ino)) != os.readlink(self.base + old):
+                return "M"
+        elif not stat.S_ISDIR(attr.mode) and attr.rdev != st.st_rdev:
+            return "M"
+        return "m" if self._metadata(attr, st, old) else ""
+
+    def _metadata(self, attr: Attr, st: os.stat_result, old: bytes) -> bool:
+        ours = (attr.mode, attr.uid, attr.gid)
+        if ours != (st.st_mode, st.st_uid, st.st_gid):
+            return True
+        if not stat.S_ISDIR(attr.mode) and attr.mtime != st.st_mtime_ns:
+            return True
+        ino = Ino(attr.ino)
+        mine = {name: self.overlay.getxattr(ino, name) for name in self.overlay.listxattr(ino)}
+        path = self.base + old
+        names = os.listxattr(path, follow_symlinks=False)
+        return mine != {os.fsencode(name): os.getxattr(path, name, follow_symlinks=False) for name in names}
+
+    def is_plain(self, line: Line) -> bool:
+        """Return whether a line is about no file with several links in the base."""
+        letters, path, old = line
+        if letters == "D":
+            return self.stats[path].st_ino not in self.linked
+        base = old or path
+        if base in self.stats and self.stats[base].st_ino in self.linked:
+            return False
+        return path == b"/" or self.attrs[path].ino not in self.linked
+
+
+@functools.cache
+def _without_access_times(base: bytes) -> bytes:
+    """A way to a directory by which reading leaves no access times, for these are compared elsewhere."""
+    fd = os.open(base, os.O_PATH | os.O_DIRECTORY)
+    try:
+        return b"/proc/self/fd/%d" % clone_mount(fd)
+    finally:
+        os.close(fd)
+
+
+class Changes(UnnamedRules, AttributeRules, LifeRules):
+    """Rules about names and attributes, and after some steps the question what they changed."""
+
+    build = staticmethod(file_trees.build_small)
+    pool = (b"a", b"b", b"c", b"d", b"e")
+    full_every = 1000
+
+    @invariant()
+    def changes_agree(self) -> None:
+        """The rows and the walk say the same."""
+        if self.steps % 4:
+            return
+        walk = Walk(_without_access_times(os.fsencode(self.t.base)), self.t.ov)
+        expected = sorted(filter(walk.is_plain, walk.lines()), key=repr)
+        found = []
+        for change in changes(self.t.ov, recursive=True, identical=False):
+            letters = change.kind.value + (change.also.value if change.also is not None else "")
+            line = (letters, change.path, change.old)
+            if walk.is_plain(line):
+                found.append(line)
+        assert sorted(found, key=repr) == expected, self.t.told("rows and walk differ")
+
+
+TestChanges = Changes.TestCase
+TestChanges.settings = settings(stateful_step_count=40)

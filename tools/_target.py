@@ -1,0 +1,102 @@
+"""What TARGET means to the verbs that ask an overlay: a storage directory, or any path in a mounted overlay.
+
+A mounted overlay is asked at its control socket.  Where a verb needs rows, it asks the daemon to make everything
+durable, and then reads the database in a transaction of its own: it sees all that was done before it asked, and holds
+up nobody.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from ..engine import NotMinifo, Overlay, StateError, StorageBusy
+from ..engine.queries.at_rest import open_at_rest, open_beside
+from ..engine.queries.figures import figures
+from ..fusefront.control.client import ControlClient
+from ..fusefront.mount import mount_table
+
+
+def storage_of(target: str) -> tuple[str, bool]:
+    """Return the storage directory that TARGET means, and whether it was named by a path in a mount of it.
+
+    Raises:
+        StateError: the path does not exist, or a mount whose daemon is gone lies on the way to it.
+    """
+    try:
+        real, entry = mount_table.locate(target)
+    except OSError as error:
+        raise StateError(
+            f"{target} cannot be reached ({error.strerror})", "name a storage directory, or a path in a mounted overlay"
+        ) from error
+    overlay = mount_table.overlay_of(entry) if entry is not None else None
+    return (overlay[1], True) if overlay is not None else (real, False)
+
+
+@contextmanager
+def opened(target: str, base: str | None = None) -> Iterator[Overlay]:
+    """Open the overlay that TARGET means, read-only.
+
+    Args:
+        target: a storage directory, or a path in a mounted overlay.
+        base: the base directory of one that is not mounted; None for that of its last mount.
+
+    Raises:
+        NotMinifo: there is no overlay.
+        StateError: it cannot be opened, or its daemon does not answer.
+    """
+    storage, mounted = storage_of(target)
+    if not mounted:
+        try:
+            overlay = open_at_rest(storage, base)
+        except StorageBusy:
+            mounted = True
+        except NotMinifo as error:
+            raise NotMinifo(error.message, "name a storage directory, or a path in a mounted overlay") from error
+        else:
+            try:
+                yield overlay
+            finally:
+                overlay.close()
+            return
+    with ControlClient(storage) as client:
+        known = client.call("Status")
+        if not known["read_only"]:
+            client.call("Sync")
+        overlay = open_beside(storage, _base(known))
+        try:
+            yield overlay
+        finally:
+            overlay.close()
+
+
+def _base(known: dict[str, Any]) -> str:
+    """The base of a mounted overlay: by the daemon's descriptor, for a mount may cover its path."""
+    through = str(known["base_directory"])
+    return through if os.path.isdir(through) else str(known["base"])
+
+
+def status(target: str, base: str | None = None) -> tuple[dict[str, Any], bool]:
+    """Return what is known of the overlay that TARGET means, and whether it is mounted.
+
+    Raises:
+        NotMinifo, StateError: as for ``opened``.
+    """
+    storage, mounted = storage_of(target)
+    if not mounted:
+        try:
+            overlay = open_at_rest(storage, base)
+        except StorageBusy:
+            pass
+        else:
+            try:
+                found = figures(overlay)
+                for name in ("pid", "base_directory", "pending", "names"):  # they say something of a daemon only
+                    del found[name]
+                return found, False
+            finally:
+                overlay.close()
+    with ControlClient(storage) as client:
+        return client.call("Status"), True

@@ -1,0 +1,134 @@
+"""``minifo diff``: what an overlay changed."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator
+
+import click
+
+from ..engine import UsageError
+from ..engine.queries.changes import Change, Kind, changes
+from . import _common
+from ._output import json_name, plain
+from ._target import opened
+
+_WORDS = {
+    Kind.ADDED: "added",
+    Kind.MODIFIED: "modified",
+    Kind.DELETED: "deleted",
+    Kind.RENAMED: "renamed",
+    Kind.TYPE: "another type",
+    Kind.METADATA: "metadata only",
+}
+
+
+@click.command(
+    "diff",
+    epilog="""\b
+Letters:
+  A added   M modified   D deleted   R renamed   T another type   m metadata only (owner, mode, times, xattrs)
+  RM, Rm: renamed, and modified or with other metadata.
+  A directory that is new or gone as a whole is one line; -r lists what is in it, too.
+
+\b
+Examples:
+  minifo diff /var/lib/usr-changes            # a storage directory that is not mounted
+  minifo diff /mnt/usr share lib/*.conf       # a mounted overlay, these paths only
+  minifo diff --json /mnt/usr | jq .path
+  minifo diff --exit-code --ignore-identical /mnt/usr || echo changed
+
+\b
+Exit codes: 0, or with --exit-code 1 where something differs; 2 failure.""",
+)
+@click.option("-r", "--recursive", is_flag=True, help="List every name in directories that are new or gone.")
+@click.option("--ignore-identical", is_flag=True, help="Compare, and leave out what makes no difference.")
+@click.option("--name-only", is_flag=True, help="Paths without letters.")
+@click.option("--stat", "as_stat", is_flag=True, help="Counts only.")
+@click.option("-z", "--null", "null", is_flag=True, help="End each field with a NUL; paths as they are.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object in each line.")
+@click.option("--exit-code", is_flag=True, help="Exit with 1 where something differs.")
+@click.option("--base", metavar="DIR", help="The base, where it is not the one of the last mount.")
+@click.argument("target", default=".")
+@click.argument("patterns", metavar="[PATH]...", nargs=-1)
+def command(
+    target: str,
+    patterns: tuple[str, ...],
+    recursive: bool,
+    ignore_identical: bool,
+    name_only: bool,
+    as_stat: bool,
+    null: bool,
+    as_json: bool,
+    exit_code: bool,
+    base: str | None,
+) -> int:
+    """List what the overlay TARGET changed.
+
+    TARGET is a storage directory, or any path in a mounted overlay. PATHs limit the list to these and what is below
+    them; they may hold wildcards as in .gitignore.
+    """
+    if sum((name_only, as_stat, as_json)) > 1:
+        raise UsageError("--name-only, --stat and --json exclude each other", "give one of them")
+    _common.log_to_stderr("minifo")
+    with opened(target, base) as overlay:
+        found = sorted(
+            _matching(changes(overlay, recursive=recursive, identical=not ignore_identical), patterns),
+            key=lambda change: change.path,
+        )
+    if as_stat:
+        _print_counts(found)
+    else:
+        write = sys.stdout.buffer.write
+        for change in found:
+            write(_line(change, name_only=name_only, null=null, as_json=as_json))
+    return 1 if exit_code and found else 0
+
+
+def _matching(found: Iterable[Change], patterns: tuple[str, ...]) -> Iterator[Change]:
+    if not patterns:
+        yield from found
+        return
+    import pathspec  # only where it is needed
+
+    spec = pathspec.GitIgnoreSpec.from_lines(map(_anchored, patterns))
+    for change in found:
+        if any(spec.match_file(os.fsdecode(path)[1:]) for path in (change.path, change.old) if path is not None):
+            yield change
+
+
+def _anchored(pattern: str) -> str:
+    """A pattern with a slash stands for a path from the root of the overlay, as in .gitignore at its top."""
+    bare = pattern.strip("/")
+    return f"/{bare}" if "/" in bare or pattern.startswith("/") else bare
+
+
+def _line(change: Change, *, name_only: bool, null: bool, as_json: bool) -> bytes:
+    letters = change.kind.value + (change.also.value if change.also is not None else "")
+    renamed = change.kind is Kind.RENAMED and change.old is not None
+    if as_json:
+        known: dict[str, object] = {"change": letters, "directory": change.is_dir, **json_name("path", change.path)}
+        if change.old is not None:
+            known |= json_name("old_path", change.old)
+        return json.dumps(known).encode() + b"\n"
+    if null:
+        fields = [change.path] if name_only else [letters.encode(), *([change.old] if renamed else []), change.path]
+        return b"".join(field + b"\0" for field in fields if field is not None)
+    slash = "/" if change.is_dir and change.path != b"/" else ""
+    name = plain(change.path) + slash
+    if name_only:
+        return name.encode() + b"\n"
+    if renamed and change.old is not None:
+        name = f"{plain(change.old)}{slash} -> {name}"
+    return f"{letters:2} {name}\n".encode()
+
+
+def _print_counts(found: list[Change]) -> None:
+    counts = Counter(change.kind for change in found)
+    for kind in Kind:
+        if counts[kind]:
+            click.echo(f"{kind.value}  {counts[kind]:>9}  {_WORDS[kind]}")
+    click.echo(f"   {len(found):>9}  in all")

@@ -1,0 +1,110 @@
+"""``minifo status``: how an overlay is, in a page."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from . import _common
+from ._target import status
+
+_LISTS = ("created", "modified", "deleted", "renamed")
+
+
+@click.command(
+    "status",
+    epilog="""\b
+Examples:
+  minifo status /mnt/usr                  # a mounted overlay, by any path in it
+  minifo status /var/lib/usr-changes      # a storage directory, mounted or not
+  minifo status --json /mnt/usr | jq .usage.content
+
+\b
+Exit codes: 0 all is well, 1 something needs attention (it says what), 2 failure.""",
+)
+@click.option("--json", "as_json", is_flag=True, help="Write one JSON object: times in ns, sizes in bytes.")
+@click.option("--base", metavar="DIR", help="The base of an overlay that is not mounted, where it has moved.")
+@click.argument("target", default=".")
+def command(target: str, as_json: bool, base: str | None) -> int:
+    """Show how the overlay TARGET is: identity, what it holds, what it takes, and whether it needs attention."""
+    _common.log_to_stderr("minifo")
+    found, mounted = status(target, base)
+    found["mounted"] = mounted
+    found["attention"] = attention(found)
+    if as_json:
+        click.echo(json.dumps(found))
+    else:
+        _print(found)
+    return 1 if found["attention"] else 0
+
+
+def attention(found: dict[str, Any]) -> list[str]:
+    """Return what needs attention, one sentence each, with the next step."""
+    wrong = []
+    if found["failure"] is not None:
+        wrong.append(
+            f"It takes no changes since a commit failed ({found['failure']}): unmount, and run minifo-fsck"
+            f" {found['storage']}."
+        )
+    if found["usage"]["free"] < 1 << 20:
+        wrong.append("Its storage is full: delete something, or give it more room.")
+    if found.get("mode") == "plain" and found.get("mode_reason") not in ("", "plain mode was asked for"):
+        wrong.append(f"It runs in plain mode, which is slower: {found['mode_reason']}.")
+    return wrong
+
+
+def _print(found: dict[str, Any]) -> None:
+    usage, lists = found["usage"], found["lists"]
+    where = f"mounted at {found['mountpoint']}" if found["mounted"] else "not mounted"
+    lines = [
+        ("overlay", f"{found['uuid']}, {where}"),
+        ("base", found["base"]),
+        ("storage", found["storage"]),
+    ]
+    if found["mounted"]:
+        mode = "read-only" if found["read_only"] else "read-write"
+        lines.append(("daemon", f"process {found['pid']}, minifo {found['version']}, {mode}, {found['mode']}"))
+    lines.append(("changes", ", ".join(f"{lists[name]:,} {name}" for name in _LISTS)))
+    lines.append(("content", f"{size(usage['content'])}, database {size(usage['database'] + usage['log'])}"))
+    limit = f" of {size(usage['limit'])}" if usage["limit"] is not None else ""
+    lines.append(("free", size(usage["free"]) + limit))
+    if found["mounted"]:
+        commits = found["commits"]
+        age = "none yet" if commits["age_ns"] is None else f"{duration(commits['age_ns'])} ago"
+        lines.append(("last commit", age + (", changes wait for the next one" if commits["pending"] else "")))
+        if commits["count"]:
+            lines.append(
+                (
+                    "commits hold up",
+                    f"{duration(commits['median_ns'])} (median), {duration(commits['p99_ns'])} (99th percentile),"
+                    f" {duration(commits['longest_ns'])} (longest of {commits['count']})",
+                )
+            )
+        lines.append(("memory", f"{size(found['memory'])}, {found['names']:,} names"))
+    if found["orphans"]:
+        lines.append(("deleted, open", f"{found['orphans']:,}"))
+    width = max(len(label) for label, _ in lines)
+    for label, text in lines:
+        click.echo(f"{label + ':':{width + 2}}{_common.printable(str(text))}")
+    for sentence in found["attention"]:
+        click.echo(_common.printable(sentence))
+
+
+def size(number: int) -> str:
+    """Return a number of bytes for people: 1.5 GiB."""
+    value = float(number)
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if value < 1024:
+            return f"{value:.0f} {unit}" if unit == "bytes" else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.1f} TiB"
+
+
+def duration(ns: int) -> str:
+    """Return a time in ns for people: 1.5 ms."""
+    for unit, factor in (("s", 10**9), ("ms", 10**6), ("µs", 10**3)):
+        if ns >= factor:
+            return f"{ns / factor:.1f} {unit}"
+    return f"{ns} ns"
