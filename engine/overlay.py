@@ -290,7 +290,7 @@ class Overlay(OpenOverlay):
         try:
             self._claim_space(len(data))
         except FsError as error:
-            if error.errno != errno.ENOSPC or not self.ranges.holds(ino, offset, len(data)):
+            if error.errno != errno.ENOSPC or not self.ranges.has_blocks(ino, offset, len(data)):
                 raise
             self._prepare_to_free()  # the content has its blocks already: only the rows need space
         with self.db.operation():

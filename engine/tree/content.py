@@ -1,13 +1,14 @@
 """File bytes: where each byte of a file is, and how it is read, written and cut.
 
-A file's bytes come from its *backing* (one content object, a row where it is small, or the base file) up to ``bound``,
-overlaid by *extents*, ranges that lie in content objects.  What neither covers reads as zeros.  So nothing is copied
-that need not be: the first write to a large base file makes one extent, a file created here is one row or one object
-without extents, and a shrink is a row.  An extent without an object is a hole: it hides what the backing has there
-(tree/ranges.py makes them).
+A file's bytes come from its *backing* up to ``bound``, and from its *extents*.  The backing is one content object, a
+row if the file is small, or the base file.  An extent is a range of the file that lies in a content object or is a
+hole, whatever the backing has there (tree/ranges.py makes holes).  All other bytes are zeros.  So little is copied: the
+first write to a large base file makes one extent, a created file is one row or one object without extents, and a shrink
+is a change of one row.
 
-The rule kept here: no byte that a commit has named is cut or removed before the commit that drops it is durable.  A
-shrink lowers ``bound`` and leaves the file alone (it is trimmed after the commit); bytes beyond it go to an extent.
+The rule kept here: no byte that a commit refers to is cut or removed before the commit that drops it is durable.  A
+shrink lowers ``bound`` and leaves the object alone; the object is cut after the commit.  Bytes that are written beyond
+``bound`` go to an extent.
 """
 
 from __future__ import annotations
@@ -32,10 +33,10 @@ from .stored_bytes import StoredBytes
 log = logging.getLogger(__name__)
 
 _SET_DIGEST = statement("UPDATE modified SET digest = ? WHERE ino = ?")
-_COPY_WHOLE = 128 << 10  # base files up to this size (bytes) are copied whole: cheaper than keeping extents
-SMALL_MAX = 2048  # bytes of a file that are kept in a row; above that a file of its own writes less
-_COPY_STEP = 1 << 20
-_COUNTED = 20_000  # extents of a file that are counted each time somebody asks for its blocks: 10 ms
+_COPY_WHOLE = 128 << 10  # bytes; a base file up to this size is copied whole, which is cheaper than extents
+SMALL_MAX = 2048  # bytes; a file up to this size is kept in a row, a larger one costs fewer writes as an object
+_COPY_STEP = 1 << 20  # bytes
+_COUNTED_MAX = 20_000  # extents; st_blocks of a file with more is estimated, as counting them takes over 10 ms
 
 _CUT_SMALL = statement("UPDATE small SET data = substr(data, 1, ?) WHERE ino = ?")
 
@@ -48,8 +49,12 @@ class Content:
         base: the base view.
         inodes: rows of files.
         objects: the content objects in storage.
-        stored: what storage holds of files.
-        whole: copy base files always whole, so that none depends on two versions of one.
+        stored: the bytes of files in storage.
+        whole: copy a base file whole at its first write, so that no file is a mixture of base and storage.
+
+    Attributes:
+        extents: the extents of all files.
+        small_max: size of the largest file that is kept in a row, in bytes.
     """
 
     def __init__(
@@ -75,15 +80,14 @@ class Content:
     # -- reading
 
     def read(self, row: Row, path: bytes | None, offset: int, size: int) -> bytes:
-        """Read up to *size* bytes at *offset*; fewer at the end of the file.
+        """Return *size* bytes at *offset*, or fewer if the file ends before.
 
         Args:
-            row: the file's row.
-            path: its base file (base terms), if it has one.
-            offset, size: bytes.
+            row, path: the file's row, and its base file (base terms), if it has one.
+            offset, size: the range, in bytes.
 
         Raises:
-            OSError: EIO and its kin from storage or base.
+            OSError: EIO if the base no longer has the version that holds some of the bytes; errors of storage and base.
         """
         end = min(offset + size, row.size)
         if end <= offset:
@@ -95,12 +99,7 @@ class Content:
         at = offset
         for extent in self.extents.of(row.ino, offset, end):
             if at < extent.start:
-                self._fill(
-                    out,
-                    offset,
-                    at,
-                    self._read_backing(row, path, at, extent.start),
-                )
+                self._fill(out, offset, at, self._read_backing(row, path, at, extent.start))
             at = max(at, extent.start)
             stop = min(extent.end, end)
             if extent.object != HOLE:
@@ -116,7 +115,7 @@ class Content:
         out[at - offset : at - offset + len(data)] = data
 
     def _read_backing(self, row: Row, path: bytes | None, start: int, end: int) -> bytes:
-        """Bytes of the backing; short where it ends, which reads as zeros."""
+        """Return the bytes of a range of the backing, without those beyond its end: they are zeros."""
         if row.bound is not None:
             end = min(end, row.bound)
         if end <= start:
@@ -130,21 +129,26 @@ class Content:
         return b""
 
     def base_fd(self, row: Row, path: bytes) -> int:
-        """A descriptor of the base file that holds bytes of a file; valid until the next call.
+        """Return a descriptor of the base file that backs a file; it is valid until the next call.
 
         Raises:
-            OSError: EIO where the base has another version of it by now than the file was written over.
+            OSError: EIO if the file was written over another version of the base file than the base has now.
         """
         if self.is_lost(row, path):
-            raise FsError(errno.EIO, f"read {row.ino}")
+            raise FsError(errno.EIO, f"read inode {row.ino}: the base has another version")
         return self._base.file(path)
 
     def is_lost(self, row: Row, path: bytes) -> bool:
-        """True where bytes that a file has from the base are those of a version that is not there: none can be read."""
+        """Return True if a file needs bytes of a version of its base file that the base no longer has."""
         return row.object is None and row.is_own and not self._inodes.drift.same_version(row, path)
 
     def blocks(self, row: Row, path: bytes | None, st: os.stat_result | None = None) -> int:
-        """Allocated blocks of 512 bytes, as st_blocks tells them; *st* is the base file's, where it is known."""
+        """Return the allocated blocks of a file for st_blocks, in 512 bytes; an upper bound for a file with extents.
+
+        Args:
+            row, path: the file's row, and its base file (base terms), if it has one.
+            st: the base file's attributes, if the caller has just read them.
+        """
         if row.object == SMALL:
             return _blocks_of(min(row.size, self.small_max))
         backing = 0
@@ -152,7 +156,7 @@ class Content:
             try:
                 backing = self._objects.stat(row.object).st_blocks
             except OSError as error:
-                log.debug("%s: %s", object_name(row.object), error)  # lost: reading it says so
+                log.debug("%s: %s", object_name(row.object), error)  # a lost object: reading the file reports it
             if leaving := self._objects.leaving(row.object):
                 backing = max(0, backing - leaving // 512)
         elif path is not None and row.bound:
@@ -161,10 +165,10 @@ class Content:
                 backing = st.st_blocks if row.bound >= st.st_size else min(st.st_blocks, _blocks_of(row.bound))
         if not row.mapped:
             return backing
-        # a range may hide blocks of the backing: an upper bound, but one that leaves large holes out
-        lengths = self.extents.lengths(row.ino, _COUNTED)
+        # an upper bound, as extents may hide blocks of the backing; holes are subtracted
+        lengths = self.extents.lengths(row.ino, _COUNTED_MAX)
         if lengths is None:
-            return _blocks_of(row.size)  # to count them would hold up everybody
+            return _blocks_of(row.size)  # counting would hold up all other requests
         holes, data = lengths
         if row.object is None:
             backing = max(0, backing - _blocks_of(holes))
@@ -173,17 +177,24 @@ class Content:
     # -- writing
 
     def write(self, row: Row, path: bytes | None, offset: int, data: bytes | memoryview, *, times: bool = True) -> None:
-        """Write *data* at *offset*; the row's size follows, and unless *times* is False its times.  In an operation.
+        """Write *data* at *offset*, and save the row with the new size and times.  Call it inside an operation.
+
+        Args:
+            row: the file's row; if it is a base file, ``Inodes.modify`` has put it in ``modified``.
+            path: its base file (base terms), if it has one.
+            offset: where to write, in bytes.
+            data: the bytes.
+            times: False to leave mtime and ctime as they are.
 
         Raises:
-            OSError: ENOSPC and its kin, EFBIG beyond the largest offset.
+            OSError: EFBIG beyond the largest offset; errors of storage, such as ENOSPC.
         """
         end = offset + len(data)
         if end > FILE_MAX:
-            raise FsError(errno.EFBIG, f"write {row.ino}")
+            raise FsError(errno.EFBIG, f"write inode {row.ino}")
         saved = self._inodes.row(row.ino)
         if row.object is None and row.mapped:
-            row = self.before_part(row, path)  # in part already: only to complete it
+            row = self.prepare_partial_write(row, path)  # its digest is noted already; this may complete the file
         number, bound, mapped = self.writable(row, path, end)
         if number == SMALL:
             self._write_small(row, path, offset, data)
@@ -191,45 +202,46 @@ class Content:
             if number is not None and bound is None and offset > row.size:
                 self.cut_stale(number, row.size)
             if number is None:
-                row = self.before_part(row, path)
+                row = self.prepare_partial_write(row, path)
             self._write_extents(row, Backing(number, bound, mapped), offset, data)
             mapped = 1
         mtime, ctime = (self._inodes.now(),) * 2 if times else (row.mtime, row.ctime)
         size = max(row.size, end)
         written = row._replace(size=size, mtime=mtime, ctime=ctime, object=number, bound=bound, mapped=mapped)
         if end > self._objects.largest:
-            self.tell_hollow(written)
+            self.make_nonempty(written)
         if written != saved:
             self._inodes.save(written)
         else:
-            self._inodes.watcher.changed(row.ino)  # its blocks, that is
+            self._inodes.watcher.changed(row.ino)  # st_blocks may differ
 
     def writable(self, row: Row, path: bytes | None, end: int) -> Backing:
-        """The file's backing, made fit for a write up to *end*: a row or an object of its own where that is cheap.
+        """Return the backing for a write that ends at offset *end*; make or copy a content object if that is cheap.
 
-        Inside an operation.  A file that turns small here has no row of its bytes yet.
+        Call it inside an operation.  The caller saves the row with this backing; if that is ``SMALL``, the caller also
+        writes the row of ``small``.
         """
         number, bound, mapped = row.object, row.bound, row.mapped
         if number and bound is not None and self._objects.stat(number).st_size <= bound:
-            bound = None  # the file was trimmed since: what lies beyond reads as zeros by itself
+            bound = None  # the object was cut after the commit of a shrink: nothing lies beyond bound any more
         if mapped:
             return Backing(number, bound, mapped)
         if number == SMALL:
             return Backing(SMALL if end <= self.small_max else self._outgrow(row), None, 0)
         if number is None:
-            based = bound if path is not None and bound else 0
-            if path is not None and based and self.is_lost(row, path):
+            base_size = bound if path is not None and bound else 0
+            if path is not None and base_size and self.is_lost(row, path):
                 return Backing(None, bound, 0)
-            if max(based, end) <= self.small_max:
+            if max(base_size, end) <= self.small_max:
                 return Backing(SMALL, None, 0)
-            if path is None or not based:
+            if path is None or not base_size:
                 return Backing(self._objects.create(), None, 0)
-            number = self._copy_up(row, path, based)
-            return Backing(number, based if number is None else None, 0)
+            number = self._copy_up(row, path, base_size)
+            return Backing(number, base_size if number is None else None, 0)
         return Backing(number, bound, 0)
 
     def _write_backing(self, backing: Backing, row: Row, offset: int, data: bytes | memoryview) -> bool:
-        """Write into the object that holds all of a file; False if there is none, or it cannot hold all of *data*."""
+        """Write into the object that holds all of a file; return False if there is none or it cannot hold the data."""
         number, bound, mapped = backing
         if number is None or mapped or (bound is not None and offset + len(data) > bound):
             return False
@@ -238,38 +250,35 @@ class Content:
         return self._objects.write_fitting(number, data, offset) == len(data)
 
     def _write_small(self, row: Row, path: bytes | None, offset: int, data: bytes | memoryview) -> None:
-        """Write into the row of a small file, made of what backs it so far."""
+        """Write into the row of a small file; if it has none yet, make it with the bytes of the present backing."""
         old = self._read_backing(row, path, 0, row.size)
         new = old[:offset].ljust(offset, b"\0") + bytes(data) + old[offset + len(data) :]
         self._stored.put_small(row.ino, new)  # invariant 19: the caller saves the row with object = SMALL
 
     def _outgrow(self, row: Row) -> int:
-        """Move the bytes of a small file to an object of their own."""
+        """Move the bytes of a small file from its row to a new object; return the object's id."""
         number = self._objects.create()
         self._objects.write(number, self._stored.small(row.ino), 0)
         self._stored.drop_small(row.ino)
         return number
 
     def cut_stale(self, number: int, size: int) -> None:
-        """Cut off what an object has beyond its file's end, before that end moves.
-
-        No row ever named these bytes: they were left by a crash between a write and its commit.
-        """
+        """Cut an object to its file's size before the file grows: a crash may have left bytes beyond the end."""
         if self._objects.stat(number).st_size > size:
             self._objects.truncate(number, size)
 
-    def before_part(self, row: Row, path: bytes | None) -> Row:
-        """Before some bytes of a file are changed and others stay the base's: see that a mixture is never shown.
+    def prepare_partial_write(self, row: Row, path: bytes | None) -> Row:
+        """Prepare a file for a change after which some of its bytes are in storage and others in the base.
 
-        What identifies the base's version is noted; or, where files are to be whole, the rest is copied.  Inside an
-        operation.
+        A digest of the base file is noted, so that a replaced base never shows through in a mixture of two versions;
+        or, if base files are to be copied whole (``whole``), the file is.  Call it inside an operation.
 
         Args:
-            row: the file's row, on the list of modified ones.
+            row: the file's row; it is in ``modified``.
             path: its base file (base terms), if it has one.
 
         Returns:
-            The row; where its backing is another now it is not saved yet.
+            The row, with another backing if the file was copied.  It is not saved yet.
         """
         if path is None or row.object is not None or not row.bound or self.is_lost(row, path):
             return row
@@ -281,18 +290,20 @@ class Content:
         return row
 
     def complete(self, row: Row, path: bytes, source: int | None = None) -> Row:
-        """Copy what a file still has from the base, so that it depends on the base no more.  Inside an operation.
+        """Copy the bytes that a file still has from the base, so that it needs the base no more.
+
+        Call it inside an operation.
 
         Args:
-            row: the file's row, on the list of modified ones; its bytes are the base's up to its bound.
+            row: the file's row; it is in ``modified``.
             path: its base file (base terms).
-            source: a descriptor of the version that it was written over, where the base has another one by now.
+            source: a descriptor of the version over which the file was written; None to read it from the base.
 
         Returns:
-            The row, not saved yet.
+            The row with its new backing.  It is not saved yet.
 
         Raises:
-            OSError: EIO where the base has another version by now; ENOSPC and its kin.
+            OSError: EIO if *source* is None and the base has another version; errors of storage, such as ENOSPC.
         """
         if row.object is not None or not row.bound:
             return row
@@ -307,14 +318,14 @@ class Content:
         return row._replace(object=number, bound=None)
 
     def _copy_up(self, row: Row, path: bytes, size: int) -> int | None:
-        """Copy the first *size* bytes of a base file to a new object, or return None where extents serve better."""
+        """Copy the first *size* bytes of a base file to a new object; return its id, or None if extents are cheaper."""
         source = self.base_fd(row, path)
         if self._can_clone:
             number = self._objects.create()
             try:
                 self._objects.clone(number, source)
             except OSError:
-                self._can_clone = False  # another file system, or one without reflinks: both stay so while mounted
+                self._can_clone = False  # another file system, or no reflinks: neither changes while mounted
             else:
                 self._objects.truncate(number, size)
                 return number
@@ -328,7 +339,14 @@ class Content:
         return self._copy(source, size, number, [])
 
     def _copy(self, source: int, size: int, number: int, covered: list[Extent]) -> int:
-        """Copy the first *size* bytes of a file to a new object, holes as holes, but for what extents cover."""
+        """Copy the first *size* bytes of a file to an object, and return the object's id.
+
+        Args:
+            source: a descriptor of the file; its holes are not copied.
+            size: in bytes.
+            number: the object, which is empty.
+            covered: extents of the file: their ranges are not copied.
+        """
         done = start = 0
         for extent in [*covered, Extent(size, size, HOLE, size)]:
             for first, end in data_ranges(source, start, extent.start):
@@ -338,7 +356,7 @@ class Content:
                     done = at + len(data)
             start = extent.end
         if done < size:
-            self._objects.truncate(number, size)  # it ends with a hole
+            self._objects.truncate(number, size)  # the file ends with a hole
         return number
 
     def _write_extents(self, row: Row, backing: Backing, offset: int, data: bytes | memoryview) -> None:
@@ -360,76 +378,83 @@ class Content:
             self._write_gap(row, backing, at, view[at - offset :])
 
     def _write_gap(self, row: Row, backing: Backing, start: int, data: memoryview) -> None:
-        """Write a range that no extent covers: into the backing where that is this file's object, else beside it."""
+        """Write a range that no extent covers: as far as possible into the backing object, the rest to extents."""
         number, bound, _ = backing
-        own = 0
+        done = 0
         if number:
-            room = self._objects.largest if bound is None else min(bound, self._objects.largest)
-            own = min(max(0, room - start), len(data))
-            if own:
-                own = self._objects.write_fitting(number, data[:own], start)
-        if own < len(data):
-            self._add_extent(row, start + own, data[own:])
+            limit = self._objects.largest if bound is None else min(bound, self._objects.largest)
+            done = min(max(0, limit - start), len(data))
+            if done:
+                done = self._objects.write_fitting(number, data[:done], start)
+        if done < len(data):
+            self._add_extents(row, start + done, data[done:])
 
-    def _add_extent(self, row: Row, start: int, data: memoryview) -> None:
-        """Write a range that no extent covers to objects that are not the backing: mostly to one."""
+    def _add_extents(self, row: Row, start: int, data: memoryview) -> None:
+        """Write a range that no extent covers to new extents; mostly it is one."""
         while data:
-            number, at = self._place(row, start, len(data))
+            number, at = self._choose_object(row, start, len(data))
             done = self._objects.write_fitting(number, data, at)
             if done:
                 self.extents.join(row.ino, Extent(start, start + done, number, at))
             elif at <= BLOCK_SIZE:
-                raise FsError(errno.EFBIG, f"write {row.ino}")  # not even a file of that size
+                raise FsError(errno.EFBIG, f"write inode {row.ino}")  # storage cannot even hold a file of one block
             elif number not in self._stored.objects_of(row._replace(mapped=1)):
-                self._objects.drop(number)  # made for what it cannot hold
+                self._objects.drop(number)  # a new object that cannot hold the first byte
             start += done
             data = data[done:]
 
-    def _place(self, row: Row, start: int, size: int) -> tuple[int, int]:
-        """Where *size* bytes from *start* on go: an object of this file, and the offset in it.
+    def _choose_object(self, row: Row, start: int, size: int) -> tuple[int, int]:
+        """Return a content object of this file for a new extent, and the extent's offset in the object.
 
-        Where files can have holes that is the same offset as in the file: neighbours merge.  Elsewhere, and beyond the
-        largest file that storage can hold, blocks are packed, after all that the object ever held.  What a commit has
-        named stays, even if no row names it any more: an object that was cut takes no new ranges before the cut is
-        durable.
-        The two ways are never mixed in one object (storage may have been moved to another file system), and
-        ``at = start`` tells them apart.
+        If storage can have holes, the offset in the object is the offset in the file, so that neighbouring extents
+        merge.  Otherwise, and beyond the size of the largest file that storage can hold, extents are *packed*: the new
+        one goes behind the last byte that the object ever had.  An object is either packed or not, as storage may move
+        to another file system; ``at = start`` tells the two apart.
+
+        Bytes that the last commit refers to must stay, even if no row refers to them now.  So an object that was cut
+        takes no new extent before the cut is durable.
         """
         packed = not self._objects.has_holes or start + size > self._objects.largest
         sql = f"FROM extent WHERE ino = ? AND (at <> start) = {int(packed)} AND object > 0"
-        # almost always the first one will do, and a file may have a hundred thousand
-        found = self._db.rows(f"SELECT object {sql} LIMIT 1", (row.ino,))
-        if found and not packed and found[0][0] in self._objects.cut:
-            found = self._db.rows(f"SELECT DISTINCT object {sql}", (row.ino,))
-            found = [values for values in found if values[0] not in self._objects.cut]
+        # the object of the first extent almost always serves, and a file may have a hundred thousand extents
+        rows = self._db.rows(f"SELECT object {sql} LIMIT 1", (row.ino,))
+        if rows and not packed and rows[0][0] in self._objects.cut:
+            rows = self._db.rows(f"SELECT DISTINCT object {sql}", (row.ino,))
+            rows = [values for values in rows if values[0] not in self._objects.cut]
         if not packed:
-            return (int(found[0][0]) if found else self._objects.create()), start
-        at = self._tail(int(found[0][0]), start) if found else 0
-        if found and at + size > self._objects.largest:
-            found = self._db.rows(f"SELECT max(object) {sql}", (row.ino,))  # full, and so are all but the newest one
-            at = self._tail(int(found[0][0]), start)
-        if found and at + size <= self._objects.largest:
-            return int(found[0][0]), at
+            return (int(rows[0][0]) if rows else self._objects.create()), start
+        at = self._packed_end(int(rows[0][0]), start) if rows else 0
+        if rows and at + size > self._objects.largest:
+            # that object is full; of the file's packed objects only the newest may have room
+            rows = self._db.rows(f"SELECT max(object) {sql}", (row.ino,))
+            at = self._packed_end(int(rows[0][0]), start)
+        if rows and at + size <= self._objects.largest:
+            return int(rows[0][0]), at
         number = self._objects.create()
-        return number, self._tail(number, start)
+        return number, self._packed_end(number, start)
 
-    def _tail(self, number: int, start: int) -> int:
-        """The first block after all that an object ever held, which is not *start*."""
+    def _packed_end(self, number: int, start: int) -> int:
+        """Return the offset of the first block behind an object's last byte; the next block if that is *start*."""
         tail = -(-self._objects.stat(number).st_size // BLOCK_SIZE) * BLOCK_SIZE
         return tail if tail != start else tail + BLOCK_SIZE
 
     # -- cutting
 
     def resize(self, row: Row, path: bytes | None, size: int) -> None:
-        """Set a file's size, times aside.  Inside an operation.
+        """Set a file's size, and save the row; its times stay.  Call it inside an operation.
+
+        Args:
+            row: the file's row; if it is a base file, it is in ``modified``.
+            path: its base file (base terms), if it has one.
+            size: in bytes.
 
         Raises:
-            OSError: EFBIG beyond the largest offset.
+            OSError: EFBIG beyond the largest offset; errors of base and storage, such as ENOSPC.
         """
         if size > FILE_MAX:
-            raise FsError(errno.EFBIG, f"truncate {row.ino}")
+            raise FsError(errno.EFBIG, f"truncate inode {row.ino}")
         if size:
-            row = self.before_part(row, path)
+            row = self.prepare_partial_write(row, path)
         number, bound, mapped = row.object, row.bound, row.mapped
         if size == 0:
             self._stored.release(row)
@@ -445,17 +470,18 @@ class Content:
                 self._objects.trims[number] = (row.ino, size)
         elif number is not None and bound is None:
             self.cut_stale(number, row.size)
-            self.tell_hollow(row._replace(size=size))
-        cut = row._replace(size=size, object=number, bound=bound, mapped=mapped)
-        if path is not None and row.is_own and not cut.is_own and not self._inodes.drift.same_version(row, path):
-            cut = cut._replace(mapped=1)  # of the size it had in another base it is not this base's all the same
-        self._inodes.save(cut)
+            self.make_nonempty(row._replace(size=size))
+        resized = row._replace(size=size, object=number, bound=bound, mapped=mapped)
+        if path is not None and row.is_own and not resized.is_own and not self._inodes.drift.same_version(row, path):
+            # back at the size of the version over which it was written, it would follow this base's other version
+            resized = resized._replace(mapped=1)
+        self._inodes.save(resized)
 
-    def tell_hollow(self, row: Row) -> None:
-        """Tell an object of which nothing was written yet, and that shows, from one that has lost its bytes.
+    def make_nonempty(self, row: Row) -> None:
+        """Give a file's object one byte if it is empty and the file shows some of it as zeros.
 
-        minifo-fsck takes an empty one for lost, as some file systems leave it after a power cut.  A byte is enough: on
-        storage without holes more would take blocks.
+        minifo-fsck reports an empty object as lost, because some file systems leave one after a power cut.  One byte
+        only: on storage without holes more would take blocks.
         """
         needed = row.size if row.bound is None else min(row.bound, row.size)
         if row.object and needed and self._objects.stat(row.object).st_size == 0:
@@ -469,10 +495,11 @@ class Content:
             self._objects.drop(number)
 
     def trim(self, trims: dict[int, tuple[int, int]]) -> None:
-        """Give back the space of shrunk files, now that the commit that dropped their ends is durable.
+        """Cut the objects of shrunk files, after the commit with the shrinks is durable.
 
         Args:
-            trims: by object, the inode and the bytes that stay, as that commit had them.
+            trims: for each object the file's inode number and its size in bytes, as they were in that commit.  The
+                object is left alone if its file has got another bound or backing since, or an extent beyond the size.
         """
         for number, (ino, size) in trims.items():
             row = self._inodes.row(Ino(ino))
@@ -480,14 +507,14 @@ class Content:
             if row is None or (row.object, row.bound) != (number, size) or reused is not None:
                 continue
             try:
-                # one that is shorter stays so: storage may hold no file of that size, or no holes
+                # never grown: storage may be unable to hold a file of that size, or to have holes
                 if self._objects.stat(number).st_size > size:
                     self._objects.truncate(number, size)
             except FsError as error:
-                log.debug("trim: %s", error)  # lost: reading it says so
+                log.debug("trim: %s", error)  # a lost object: reading the file reports it
             self._inodes.watcher.changed(row.ino)
 
 
 def _blocks_of(size: int) -> int:
-    """Blocks of 512 bytes that *size* bytes take where space is given out in blocks of 4 KiB."""
+    """Return how many blocks of 512 bytes *size* bytes take if storage allocates blocks of 4 KiB."""
     return -(-size // BLOCK_SIZE) * (BLOCK_SIZE // 512)

@@ -1,7 +1,7 @@
-"""Blocks that files gave up by a punched hole: given back to storage once the commit that says so is durable.
+"""Frees blocks of content objects below punched holes, after the commit with the hole is durable.
 
-They are given back only where no row shows them again by then; what a crash keeps from being given back stays allocated
-until the file goes.
+Until then the last commit still shows the blocks.  A block that a row shows again by then is not freed.  If a crash
+comes first, the block stays allocated until the file is deleted.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 class FreedBlocks:
-    """Blocks of content objects that are to be given back.
+    """Notes blocks that can be freed, and frees them.
 
     Args:
         db: the overlay's database.
@@ -39,9 +39,14 @@ class FreedBlocks:
         self._objects = objects
 
     def add(self, ino: Ino, number: int, parts: list[tuple[int, int]]) -> None:
-        """Note that a file gave up parts of an object, in offsets of the object: whole blocks of them are given back.
+        """Note that a file no longer uses parts of an object; the whole blocks in them are freed later.
 
-        At once if no commit has named the object, else when that is durable.
+        They are freed at the end of the operation if no commit refers to the object, else after the next commit.
+
+        Args:
+            ino: the file.
+            number: the object.
+            parts: start and end of each part, in bytes, as offsets in the object.
         """
         for start, end in parts:
             first, stop = -(-start // BLOCK_SIZE) * BLOCK_SIZE, end // BLOCK_SIZE * BLOCK_SIZE
@@ -50,7 +55,7 @@ class FreedBlocks:
 
     def _add_range(self, ino: Ino, number: int, start: int, end: int) -> None:
         if number < self._objects.committed_next:
-            # in order and apart from each other: what is given up twice goes once
+            # the list stays sorted and without overlaps, so that no range is freed twice
             holes = self._objects.holes.setdefault(number, [])
             near = slice(
                 bisect_right(holes, start, key=lambda hole: hole.end),
@@ -60,53 +65,63 @@ class FreedBlocks:
             new = [Hole(ino, first, stop, self._db.operations) for first, stop in parts]
             holes[near] = sorted([*holes[near], *new], key=lambda hole: hole.start)
             return
-        for first, stop in self._unseen(ino, number, start, end):
+        for first, stop in self._unused(ino, number, start, end):
             self.punch(number, stop - first, first)
 
     def punch(self, number: int, size: int, offset: int) -> None:
-        """Give blocks back after the operation that made them free: it has succeeded, whatever comes of this."""
+        """Free a range of an object, after the operation that no longer needs it; an error is only logged.
+
+        The operation has succeeded by then, and blocks that stay allocated do no harm.
+        """
         try:
             self._objects.punch(number, size, offset)
         except OSError as error:
-            log.warning("%s keeps blocks it does not need: %s", object_name(number), error)
+            log.warning("unused blocks of %s cannot be freed: %s", object_name(number), error)
 
     def hand_back(self, operation: int, seconds: float = math.inf) -> bool:
-        """Give back blocks that operations up to that one gave up, now that their commit is durable.
+        """Free the blocks that were noted up to an operation, after the commit of that operation is durable.
 
         Args:
-            operation: the last one of the commit.
-            seconds: how long that may take, about.
+            operation: number of the last operation in the commit.
+            seconds: stop after about this time.
 
         Returns:
-            False if there are more.
+            False if some are left.
         """
         deadline = time.monotonic() + seconds
         for number, holes in list(self._objects.holes.items()):
-            kept = []
-            for place, hole in enumerate(holes):
+            later = []
+            for index, hole in enumerate(holes):
                 if hole.operation > operation:
-                    kept.append(hole)
+                    later.append(hole)
                     continue
                 if time.monotonic() > deadline:
-                    self._objects.holes[number] = kept + holes[place:]
+                    self._objects.holes[number] = later + holes[index:]
                     return False
-                for first, stop in self._unseen(Ino(hole.ino), number, hole.start, hole.end):
+                for first, stop in self._unused(Ino(hole.ino), number, hole.start, hole.end):
                     self._objects.punch(number, stop - first, first)
                 self._inodes.watcher.changed(Ino(hole.ino))
-            if kept:
-                self._objects.holes[number] = kept
+            if later:
+                self._objects.holes[number] = later
             else:
                 del self._objects.holes[number]
         return True
 
-    def _unseen(self, ino: Ino, number: int, start: int, end: int) -> list[tuple[int, int]]:
-        """The parts of a range of an object, in its own offsets, of which no row of the file shows any byte."""
+    def _unused(self, ino: Ino, number: int, start: int, end: int) -> list[tuple[int, int]]:
+        """Return the parts of a range of an object of which the file's rows show no byte.
+
+        Args:
+            ino: the file.
+            number: the object.
+            start, end: the range, in bytes, as offsets in the object; so are the parts.
+        """
         row = self._inodes.row(ino)
         if row is None:
             return []
         if row.object == number:
-            covers = self._extents.of(ino, start, end) if row.mapped else []
-            return [(max(start, cover.start), min(end, cover.end)) for cover in covers]
+            # as the backing, the object shows all but what extents cover
+            covering = self._extents.of(ino, start, end) if row.mapped else []
+            return [(max(start, extent.start), min(end, extent.end)) for extent in covering]
         if not self._extents.is_packed(ino, number):
             shown = [extent[:2] for extent in self._extents.of(ino, start, end) if extent.object == number]
             return gaps(shown, start, end)
@@ -118,7 +133,7 @@ class FreedBlocks:
 
 
 def gaps(parts: Iterable[tuple[int, ...]], start: int, end: int) -> list[tuple[int, int]]:
-    """What lies in a range between parts of it, which are in order."""
+    """Return what is left of a range without the given *parts* of it, which are sorted."""
     found = []
     for first, stop in parts:
         if start < first:
