@@ -98,7 +98,7 @@ class Resolutions:
         self._inodes.save(self._ov.content.complete(self._row(entry), entry.base, source))
 
     def renew_ancestor(self, entry: Entry) -> None:
-        """Let the base's version take the place of the older one that was kept for merges, if one was."""
+        """Replace the ancestor of a file, if there is one, by the version that the base has now."""
         self._inodes.ancestors.renew(entry.base)
 
     def replace(self, entry: Entry, data: bytes) -> None:

@@ -287,7 +287,7 @@ class Attributes:
             self._defaults.pop(ino, None)
 
     def add(self, ino: Ino, found: Iterable[tuple[bytes, bytes | None]]) -> None:
-        """Add extended attributes that an object does not have as rows yet.  Inside an operation."""
+        """Add rows of ``xattr`` for an object that has none with these names.  Call it inside an operation."""
         for name, value in found:
             self._db.change(_ADD_XATTR, (ino, name, value))
 

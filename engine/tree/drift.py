@@ -170,7 +170,7 @@ class Drift:
         if is_dir:
             return max(2, row.nlink + st.st_nlink - seen)
         known = self.known_links(row.ino, path)
-        # the tables tell of one base name only, the one in origin, whether it is hidden or renamed: estimate the rest
+        # an estimate: only of the base name in origin do the tables tell whether it is hidden or renamed
         return max(1, known if st.st_nlink == 1 else max(known, row.nlink + st.st_nlink - seen))
 
     @staticmethod

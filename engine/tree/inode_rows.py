@@ -44,7 +44,7 @@ class Row(NamedTuple):
         return Attr._make((*self[:7], blocks, *self[7:10]))
 
     def attr_by_size(self) -> Attr:
-        """The attributes users see, with as many blocks as the size takes: what a directory reports."""
+        """Return the attributes of a directory as stat(2) reports them: its size gives the number of blocks."""
         return Attr._make((*self[:7], self.size + 511 >> 9, *self[7:10]))
 
 

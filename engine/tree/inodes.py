@@ -57,9 +57,9 @@ class Inodes:
         base: the base view.
         numbers: gives base objects their inode numbers.
         next_ino: next number for a created object.
-        clock: tells the time of changes.
-        stored: what storage holds of files.
-        ancestors: keeps versions of base files.
+        clock: returns the timestamps of changes.
+        stored: the bytes of files in storage.
+        ancestors: keeps copies of base files from before their first change.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Inodes:
         self._base = base
         self.numbers = numbers
         self.next_ino = next_ino
-        self.first_ino = next_ino  # of those made since the overlay was opened
+        self.first_ino = next_ino  # number of the first object created since the overlay was opened
         self.clock = clock
         self.unnamed: set[Ino] = set()  # files made without a name that may still be given one (O_TMPFILE)
         self._nodes: dict[Ino, Node] = {ROOT: Node(ROOT, (None, b"/"), ROOT, True, True)}
@@ -264,7 +264,7 @@ class Inodes:
         return self._cache(row)
 
     def rolled_back(self) -> None:
-        """Forget what an operation that was undone has left in memory."""
+        """Clear the caches of rows after a failed operation, and tell the watcher; the database calls it."""
         self._rows.clear()
         self._prefetched.clear()
         self._adopted = None
