@@ -1,6 +1,6 @@
-"""Bytes and attributes on their way from one tree to another: what importer, exporter and merge share.
+"""Copying of bytes and attributes from one tree to another, for importer, exporter and merge.
 
-Holes stay holes: only ranges that hold data are read and written.
+Holes stay holes: only ranges with data are read and written.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from ..engine.model import Attr, Ino, is_known_xattr
 from ..engine.store.base_view import BaseView
 from .effects import Effects
 
-_HOLE = 64 << 10  # bytes; as many zeros in a row become a hole
+_PIECE = 64 << 10  # bytes of a piece; a piece of zeros becomes a hole
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EXDEV, errno.ENAMETOOLONG, errno.EINVAL)
 
 
 def stat_or_none(view: BaseView, path: bytes) -> os.stat_result | None:
-    """The attributes of what stands at *path*, or None if nothing can be there."""
+    """Return the attributes of the object at *path*, or None if the tree has no object there."""
     try:
         return view.stat(path)
     except OSError as error:
@@ -30,48 +30,55 @@ def stat_or_none(view: BaseView, path: bytes) -> os.stat_result | None:
 
 
 def pieces(ranges: Iterable[tuple[int, int]], read: Callable[[int, int], bytes]) -> Iterator[tuple[int, bytes]]:
-    """The bytes of a file, in pieces that begin at the same offsets whatever its holes are; zeros alone are left out.
+    """Yield the bytes of a file in pieces of 64 KiB, each with its offset; pieces of zeros are left out.
 
-    So two files of one size have the same pieces if, and only if, they hold the same bytes, and a file of any size
-    takes no longer than what it holds.
+    Offsets are multiples of 64 KiB, whatever the holes of the file are.  So two files of the same size have the same
+    pieces if, and only if, they have the same bytes, and holes take no time.
 
     Args:
-        ranges: its data, in order.
-        read: gives bytes by their offset and number.
+        ranges: the ranges of the file that have data (start and end), in order.
+        read: returns bytes of the file; its arguments are offset and count.
     """
     done = 0
     for start, end in ranges:
-        for at in range(max(done, start // _HOLE * _HOLE), end, _HOLE):
-            data = read(at, _HOLE)
-            done = at + _HOLE
+        for at in range(max(done, start // _PIECE * _PIECE), end, _PIECE):
+            data = read(at, _PIECE)
+            done = at + _PIECE
             if data.count(0) != len(data):
                 yield at, data
 
 
-def bytes_in(overlay: Overlay, ino: Ino, size: int) -> Iterator[tuple[int, bytes]]:
-    """The same of a file in an overlay."""
+def pieces_in(overlay: Overlay, ino: Ino, size: int) -> Iterator[tuple[int, bytes]]:
+    """Yield the bytes of a file in an overlay as ``pieces`` does: pieces of 64 KiB with offsets, without zeros."""
     return pieces(overlay.data_ranges(ino, 0, size), lambda at, count: overlay.read(ino, at, count))
 
 
 def xattrs_of(view: BaseView, path: bytes) -> dict[bytes, bytes]:
-    """All extended attributes of an object that an overlay can hold."""
+    """Return the extended attributes of an object in a tree, without those that an overlay cannot store."""
     return {name: view.getxattr(path, name) for name in view.listxattr(path) if is_known_xattr(name)}
 
 
-def own_xattrs(overlay: Overlay, ino: Ino) -> dict[bytes, bytes]:
-    """All extended attributes of an object in an overlay."""
+def xattrs_in(overlay: Overlay, ino: Ino) -> dict[bytes, bytes]:
+    """Return all extended attributes of an object in an overlay."""
     return {name: overlay.getxattr(ino, name) for name in overlay.listxattr(ino)}
 
 
-def write_out(effects: Effects, overlay: Overlay, attr: Attr, path: bytes) -> None:
-    """Make a plain object that is no directory, with the content or target of one in an overlay; attributes aside."""
+def copy_out(effects: Effects, overlay: Overlay, attr: Attr, path: bytes) -> None:
+    """Copy an object of an overlay that is not a directory to *path*, without its attributes.
+
+    Args:
+        effects: writes the copy.
+        overlay: the overlay.
+        attr: the attributes of the object.
+        path: where to make the copy; no object may be there.
+    """
     ino = Ino(attr.ino)
     if stat.S_ISLNK(attr.mode):
         effects.symlink(overlay.readlink(ino), path)
     elif stat.S_ISREG(attr.mode):
         fd = effects.create(path)
         try:
-            for at, data in bytes_in(overlay, ino, attr.size):
+            for at, data in pieces_in(overlay, ino, attr.size):
                 effects.write(fd, data, at)
             effects.truncate(fd, attr.size)
         finally:
@@ -80,17 +87,17 @@ def write_out(effects: Effects, overlay: Overlay, attr: Attr, path: bytes) -> No
         effects.mknod(path, attr.mode, attr.rdev)
 
 
-def dress(effects: Effects, path: bytes, attributes: Sequence[int], xattrs: dict[bytes, bytes] | None) -> None:
-    """Give a plain object its attributes, in the order in which none undoes another.
+def set_attributes(effects: Effects, path: bytes, attributes: Sequence[int], xattrs: dict[bytes, bytes] | None) -> None:
+    """Set the attributes of an object outside an overlay, in an order in which no system call undoes another one.
 
     Args:
-        effects: what does it.
-        path: the object; symlinks are not followed.
-        attributes: mode, uid, gid, and atime and mtime in ns.
-        xattrs: all its extended attributes; None leaves them as they are.
+        effects: does the system calls.
+        path: the object; a symlink is not followed.
+        attributes: mode, uid, gid, atime and mtime; times in ns.
+        xattrs: all extended attributes; None leaves them as they are.
 
     Raises:
-        OSError: as the system calls; EOPNOTSUPP where the file system cannot hold an extended attribute.
+        OSError: a system call failed; EOPNOTSUPP if the file system cannot store an extended attribute.
     """
     mode, uid, gid, atime, mtime = attributes
     st = os.lstat(path)

@@ -1,9 +1,9 @@
 """Everything that migrations write to a directory tree: one method for one system call.
 
-A test can replace the class ``Effects`` by a recorder or a fault injector; ``Doors`` bundles it with the two other ways
-in which a migration writes to a disk.
+A test can replace the class ``Effects`` by a recorder or a fault injector; ``DiskAccess`` bundles it with the two other
+ways in which a migration writes to a disk.
 
-Paths are absolute, as text or bytes.  The caller resolves the directories that the user has named once (realpath(3));
+Paths are absolute, as text or bytes.  A migration resolves the directories that the user has named once (realpath(3));
 below them no symlink is followed (engine/store/confined_dir.py).
 """
 
@@ -66,7 +66,7 @@ _JOURNAL_MAX = 256 << 20  # bytes of a journal
 def read_json(path: str) -> Any:
     """Return the JSON value in a file of a storage, such as a journal.
 
-    The storage may come from anywhere, so the caller must check every part of the value.
+    A storage may come from an untrusted source, so every part of the value must be checked before use.
 
     Raises:
         Corrupt: the file is not a regular file, or not JSON.
@@ -238,7 +238,7 @@ class Effects:
         self.rmdir(top)
 
 
-class Doors(NamedTuple):
+class DiskAccess(NamedTuple):
     """The three ways in which a migration reads and writes a disk; tests replace them by recorders and fault injectors.
 
     Attributes:
@@ -346,4 +346,4 @@ class Doors(NamedTuple):
         self._open(base, storage, base_check, memory_directory()).close()
 
 
-DOORS = Doors()
+DISK_ACCESS = DiskAccess()

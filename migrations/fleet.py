@@ -46,7 +46,7 @@ from typing import Any, Literal
 
 from ..engine import ROOT, Ino, MinifoError, Overlay, StateError, UsageError
 from ..engine.store.database import DB_NAME
-from .effects import DOORS, Doors
+from .effects import DISK_ACCESS, DiskAccess
 from .meta.codec import META_NAME
 from .meta.importer import BACKUP, WORK, import_storage, plan_import
 from .schema.upgrade import upgrade
@@ -194,11 +194,11 @@ class Fleet:
     Args:
         plan: what to do.
         dry_run: True to check and plan each storage only; no shell command runs and no report is written.
-        doors: the ways to the disk.
+        disk: reads and writes the disk (see ``DiskAccess``).
     """
 
-    def __init__(self, plan: Plan, *, dry_run: bool = False, doors: Doors = DOORS) -> None:
-        self._doors = doors
+    def __init__(self, plan: Plan, *, dry_run: bool = False, disk: DiskAccess = DISK_ACCESS) -> None:
+        self._disk = disk
         self._plan = plan
         self._dry_run = dry_run
         self._stopped = threading.Event()
@@ -212,7 +212,7 @@ class Fleet:
             storage had failed).
         """
         if not self._dry_run:
-            self._doors.effects.make_directories(os.path.realpath(self._plan.reports))
+            self._disk.effects.make_directories(os.path.realpath(self._plan.reports))
         with ThreadPoolExecutor(self._plan.parallel) as pool:
             reports = list(pool.map(self._task, self._plan.tasks))
         if not self._dry_run:
@@ -220,7 +220,7 @@ class Fleet:
             for report in reports:
                 counts[report["status"]] = counts.get(report["status"], 0) + 1
             summary = {"counts": counts, "storages": {report["name"]: report["status"] for report in reports}}
-            self._doors.effects.write_durably(
+            self._disk.effects.write_durably(
                 os.path.join(self._plan.reports, "summary.json"), json.dumps(summary, indent=1)
             )
         return reports
@@ -243,13 +243,13 @@ class Fleet:
                 self._stopped.set()
         report["seconds"] = round(time.time() - began, 3)
         if not self._dry_run:
-            self._doors.effects.write_durably(path, json.dumps(report, indent=1))
+            self._disk.effects.write_durably(path, json.dumps(report, indent=1))
         return report
 
     def _do(self, task: Task) -> dict[str, Any]:
         found = self._check(task)
         _hook(task, task.before)
-        found |= _upgrade(task, self._doors) if task.action == "upgrade" else _import(task, self._doors)
+        found |= _upgrade(task, self._disk) if task.action == "upgrade" else _import(task, self._disk)
         storage = task.source if task.target is None else task.target
         if task.expect:
             _expect(task, storage)
@@ -293,7 +293,7 @@ def _was_begun(task: Task) -> bool:
     return any(os.path.exists(os.path.join(storage, name)) for name in (WORK, DB_NAME))
 
 
-def _import(task: Task, doors: Doors) -> dict[str, Any]:
+def _import(task: Task, disk: DiskAccess) -> dict[str, Any]:
     storage = task.source if task.target is None else task.target
     if os.path.exists(os.path.join(storage, DB_NAME)) and not os.path.exists(os.path.join(storage, WORK)):
         if task.in_place and not os.path.exists(os.path.join(storage, BACKUP)):
@@ -305,13 +305,13 @@ def _import(task: Task, doors: Doors) -> dict[str, Any]:
         task.target,
         meta_name=os.fsencode(task.meta_name),
         d_over_r=task.d_over_r,
-        doors=doors,
+        disk=disk,
     )
     return {"compared": report.compared.entries if report.compared is not None else None, "backup": report.backup}
 
 
-def _upgrade(task: Task, doors: Doors) -> dict[str, Any]:
-    return upgrade(task.source, doors=doors)._asdict()
+def _upgrade(task: Task, disk: DiskAccess) -> dict[str, Any]:
+    return upgrade(task.source, disk=disk)._asdict()
 
 
 def _expect(task: Task, storage: str) -> None:

@@ -51,7 +51,7 @@ def run_tool(work: Callable[[], int], failed: int) -> int:
 
 
 def _take_standard_streams() -> None:
-    """Open /dev/null in place of each of stdin, stdout and stderr that the caller has closed.
+    """Open /dev/null in place of each of stdin, stdout and stderr that the parent process has closed.
 
     Without that, the next file that the program opens (the daemon's lock, a content object) would get descriptor 0, 1
     or 2: the daemon would close it when it detaches, or write a message into it.

@@ -12,7 +12,7 @@ import click
 
 from ..engine.errors import UsageError
 from ..engine.store.storage import Storage
-from ..migrations.effects import DOORS
+from ..migrations.effects import DISK_ACCESS
 from ..migrations.merge.apply import merge
 from . import _common
 
@@ -45,10 +45,10 @@ def command(storage: str, base: str, apply: bool, as_json: bool, untrusted: bool
         raise UsageError(
             "--apply does not go with --untrusted-sto", "make the storage yours (chown, chmod go-w), then merge it"
         )
-    doors = DOORS._replace(storage=partial(Storage, untrusted=True)) if untrusted else DOORS
+    disk = DISK_ACCESS._replace(storage=partial(Storage, untrusted=True)) if untrusted else DISK_ACCESS
     line = _Line()
     try:
-        report = merge(storage, base, apply=apply, progress=line.show, doors=doors)
+        report = merge(storage, base, apply=apply, progress=line.show, disk=disk)
     finally:
         line.end()
     if as_json:

@@ -190,7 +190,7 @@ class Extraction:
         return ""
 
     def _set_attributes(self, path: str, row: dict[str, Any]) -> None:
-        """Set owner, mode, extended attributes and times of an extracted object, as far as the caller may."""
+        """Set owner, mode, extended attributes and times of an extracted object, as far as the user may."""
         if os.geteuid() == 0:
             self._target.chown(path, row["uid"], row["gid"])
         mode = stat.S_IMODE(row["mode"])
@@ -201,7 +201,7 @@ class Extraction:
         for name, value in self._db.rows("SELECT name, value FROM xattr WHERE ino = ?", (row["ino"],)):
             if self._harmless and not name.startswith(b"user.") and name not in XATTR_ACLS:
                 continue
-            with suppress(OSError, ValueError):  # the target's file system or the caller's rights may not allow it
+            with suppress(OSError, ValueError):  # the target's file system or the user's rights may not allow it
                 self._target.setxattr(path, name, value)
         self._target.utime(path, row["atime"], row["mtime"])
 

@@ -53,7 +53,7 @@ _REPORT_LINES = 5  # lines of SQLite's integrity report that are passed on
 
 @contextmanager
 def acting_as_owner(path: str) -> Iterator[None]:
-    """Give root the effective ids of a storage's owner inside this context; do nothing for any other caller.
+    """Give root the effective ids of a storage's owner inside this context; do nothing for any other user.
 
     So whatever the owner does to the storage at the same time, root does no more than the owner could do, and the
     owner owns the files that root makes there.

@@ -1,8 +1,8 @@
 """A reader for the pages of a damaged SQLite database that does not use SQLite (sqlite.org/fileformat2.html).
 
 Each B-tree is walked from its root; a damaged page is counted and skipped.  If there were damaged pages, the pages that
-no tree has reached are read as well, because their parent page may be a damaged one; the caller recognizes the table by
-the types of the row's values.  Of the write-ahead log all complete commits count.
+no tree has reached are read as well, because their parent page may be a damaged one; fsck/rebuild.py recognizes the
+table of such a row by the types of its values.  Of the write-ahead log all complete commits count.
 """
 
 from __future__ import annotations

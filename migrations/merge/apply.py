@@ -29,8 +29,8 @@ from ...engine.store.confined_dir import BENEATH, open_file
 from ...engine.store.database import DB_NAME
 from ...engine.store.storage import MERGING
 from ...engine.store.syscalls import openat2
-from ..copying import dress, own_xattrs, write_out
-from ..effects import DOORS, Doors, Effects, read_json
+from ..copying import copy_out, set_attributes, xattrs_in
+from ..effects import DISK_ACCESS, DiskAccess, Effects, read_json
 from .plan import Change, MergePlan, Operation, decode_journal
 
 STAGE = b".minifo-merge"
@@ -63,7 +63,7 @@ def merge(
     *,
     apply: bool = False,
     progress: Progress = lambda what, done, total: None,
-    doors: Doors = DOORS,
+    disk: DiskAccess = DISK_ACCESS,
 ) -> MergeReport:
     """Apply an overlay to its base, or finish a merge that was interrupted.
 
@@ -72,24 +72,24 @@ def merge(
         base: the overlay's base, which must be writable; no other process may use it.
         apply: False to make the plan only.
         progress: called from time to time with the name of the step, the number of units done, and their total.
-        doors: the ways to the disk.
+        disk: reads and writes the disk (see ``DiskAccess``).
 
     Raises:
         StateError: storage or base cannot be read or written, or is in use.
     """
     storage, base = os.path.realpath(storage), os.path.realpath(base)
-    doors.storage(storage).close()  # checks that the storage is the caller's and has no symlinks
+    disk.storage(storage).close()  # checks that the storage is the user's and has no symlinks
     with _locked(storage):
         if os.path.exists(os.path.join(storage, MERGING)):
             if not apply:
                 raise StateError(f"a merge of {storage} was interrupted", "finish it with --apply")
             for directory in (storage, base):
-                doors.effects.sync_all(directory)  # the changes of a killed run may not be durable yet
-            _Application(doors, storage, base, progress).run()
+                disk.effects.sync_all(directory)  # the changes of a killed run may not be durable yet
+            _Application(disk, storage, base, progress).run()
             return MergeReport([], True, True)
         if apply:
-            doors.finish_killed(base, storage)
-        overlay = doors.overlay(base, storage, read_only=not apply)
+            disk.finish_killed(base, storage)
+        overlay = disk.overlay(base, storage, read_only=not apply)
         try:
             plan = MergePlan(overlay)
             if not apply:
@@ -97,11 +97,11 @@ def merge(
             if not plan.changes and Lists(overlay).is_empty():
                 return MergeReport([], True, False)  # the storage is empty: there is nothing to do
             _check(overlay, plan, base, storage)
-            facts = _stage(doors.effects, overlay, plan, os.fsencode(base), progress)
+            facts = _stage(disk.effects, overlay, plan, os.fsencode(base), progress)
         finally:
             overlay.close()
-        _begin(doors, storage, base, plan, facts)
-        _Application(doors, storage, base, progress).run()
+        _begin(disk, storage, base, plan, facts)
+        _Application(disk, storage, base, progress).run()
         return MergeReport(plan.changes, True, False)
 
 
@@ -158,20 +158,20 @@ def _stage(effects: Effects, overlay: Overlay, plan: MergePlan, base: bytes, pro
             effects.link(stage + b"/" + staged.same.encode(), path)
         else:
             attr = overlay.getattr(Ino(staged.ino))
-            write_out(effects, overlay, attr, path)
+            copy_out(effects, overlay, attr, path)
             values = (attr.mode, attr.uid, attr.gid, attr.atime, attr.mtime)
-            dress(effects, path, values, own_xattrs(overlay, Ino(staged.ino)))
+            set_attributes(effects, path, values, xattrs_in(overlay, Ino(staged.ino)))
         if not count % 64:
             progress("staging", count, len(plan.staged))
     effects.sync_all(base)
     return [root.atime, root.mtime]
 
 
-def _begin(doors: Doors, storage: str, base: str, plan: MergePlan, times: list[int]) -> None:
+def _begin(disk: DiskAccess, storage: str, base: str, plan: MergePlan, times: list[int]) -> None:
     """Write the journal and rename the database: from here on an interrupted merge is finished, not undone."""
     database = os.path.join(storage, DB_NAME)
-    effects = doors.effects
-    doors.fold_log(database)
+    effects = disk.effects
+    disk.fold_log(database)
     effects.write_durably(os.path.join(storage, _PHASE), _PHASES[0])
     operations = plan.journal()
     effects.write_durably(
@@ -187,9 +187,9 @@ def _begin(doors: Doors, storage: str, base: str, plan: MergePlan, times: list[i
 class _Application:
     """Executes the journal of one storage, starting with the phase that ``merge-phase`` names."""
 
-    def __init__(self, doors: Doors, storage: str, base: str, progress: Progress) -> None:
-        self._doors = doors
-        self._effects = doors.effects
+    def __init__(self, disk: DiskAccess, storage: str, base: str, progress: Progress) -> None:
+        self._disk = disk
+        self._effects = disk.effects
         self._storage = storage
         self._base = os.fsencode(base)
         self._stage = self._base + b"/" + STAGE
@@ -300,7 +300,7 @@ class _Application:
         elif operation.kind == "overwrite":
             self._overwrite(staged, self._stage + b"/" + operation.source.encode())
         elif operation.kind == "dress":
-            dress(self._effects, staged if operation.name else path, operation.attributes, operation.xattrs)
+            set_attributes(self._effects, staged if operation.name else path, operation.attributes, operation.xattrs)
 
     def _place(self, staged: bytes, path: bytes) -> None:
         self._effects.rename(staged, path)
@@ -319,7 +319,7 @@ class _Application:
         with contextlib.suppress(FileNotFoundError):
             self._effects.unlink(self._at(MERGING))
         self._effects.sync(self._storage)
-        self._doors.overlay(os.fsdecode(self._base), self._storage).close()
+        self._disk.overlay(os.fsdecode(self._base), self._storage).close()
 
     def _overwrite(self, target: bytes, source: bytes) -> None:
         """Copy the content of the file *source* into the file *target*, so that all its hard links show it.

@@ -1,13 +1,14 @@
-"""The plan of a merge: how a base becomes what its overlay shows, as operations that may each be done twice.
+"""The plan of a merge: operations that turn a base into the tree that its overlay shows; each can be repeated.
 
-Everything happens in four phases, and by renames within the base's file system:
+There are four phases.  Objects move only by renames within the base's file system:
 
-    stage    new content, and links to base files that get another name, are made in a directory of their own
-    lift     every base object that does not show at its place any more moves there, the deepest first
-    place    directories, staged files and lifted directories move to where they show, the outermost first
-    dress    owners, modes, extended attributes and times
+    stage    make new files, and hard links to base files that get another name, in the staging directory
+    lift     move every base object that no longer shows at its path to the staging directory, the deepest first
+    place    make directories, and move staged files and lifted directories to their paths, the outermost first
+    dress    set owners, modes, extended attributes and times
 
-Lifting before placing is what makes swaps and chains of renames come out right.
+All lifts come before all places, so that objects can swap their names, also in longer chains of renames.  The journal
+in storage contains these words, so they are part of the format.
 """
 
 from __future__ import annotations
@@ -27,25 +28,33 @@ from ..copying import stat_or_none
 
 
 class Staged(NamedTuple):
-    """One file made while staging: its name there, the inode that gives attributes and content, or a base file."""
+    """One file to make in the staging directory.
+
+    Attributes:
+        name: its name there.
+        ino: the inode of the overlay with its attributes and content.
+        link: the base path of a file to link instead of making a new one; else None.
+        same: the name of a staged file to link instead of making a new one; else None.
+    """
 
     name: str
     ino: int
-    link: bytes | None = None  # base path of the file to link instead
-    same: str | None = None  # staged before, to link instead
+    link: bytes | None = None
+    same: str | None = None
 
 
 class Operation(NamedTuple):
     """One operation of the journal.
 
     Attributes:
-        kind: ``lift`` path to name; ``mkdir`` path; ``place`` name at path; ``overwrite`` the bytes of path's file
-            (staged as ``name``) with those staged as ``source``; ``dress`` path, or what is staged as ``name``.
-        path: in the base as it will be; of a lift, as it was.
-        name: in the staging directory.
-        source: see ``overwrite``.
-        attributes: of ``dress``: mode, uid, gid, atime, mtime.
-        xattrs: of ``dress``: all extended attributes, or None to leave them as they are.
+        kind: ``lift``: move *path* to the staged *name*; ``mkdir``: make the directory *path*; ``place``: move the
+            staged *name* to *path*; ``overwrite``: copy the bytes of the staged *source* into the file *path*, which
+            is staged as *name*; ``dress``: set attributes of *path*, or of the staged *name* if it is not empty.
+        path: a base path after the merge; for ``lift`` one before the merge.
+        name: a name in the staging directory.
+        source: a name in the staging directory, for ``overwrite``.
+        attributes: for ``dress``: mode, uid, gid, atime and mtime (ns).
+        xattrs: for ``dress``: all extended attributes, or None to leave them as they are.
     """
 
     kind: str
@@ -57,7 +66,13 @@ class Operation(NamedTuple):
 
 
 class Change(NamedTuple):
-    """One line of the plan as people read it: A, D, M, R or m (attributes only), the path, the old one of a rename."""
+    """One line of the plan for the user.
+
+    Attributes:
+        letter: A added, D deleted, M content changed, m only attributes changed, R renamed.
+        path: the path in the merged view.
+        old: the old path of a rename; else None.
+    """
 
     letter: str
     path: bytes
@@ -65,10 +80,18 @@ class Change(NamedTuple):
 
 
 class MergePlan:
-    """What a merge does.
+    """The staged files, operations and changes of a merge.
 
     Args:
-        overlay: open, only read.
+        overlay: the open overlay; it is only read.
+
+    Attributes:
+        staged: the files to make in the staging directory, in order.
+        lifts: operations of the phase ``lift``, in order.
+        places: operations of the phase ``place``, in order.
+        dresses: operations of the phase ``dress``, in order.
+        changes: the lines of the plan for the user.
+        directories: base directories whose entries the merge changes.
     """
 
     def __init__(self, overlay: Overlay) -> None:
@@ -79,7 +102,7 @@ class MergePlan:
         self.places: list[Operation] = []
         self.dresses: list[Operation] = []
         self.changes: list[Change] = []
-        self.directories: list[bytes] = []  # base directories that are worked in
+        self.directories: list[bytes] = []
         self._lifted: dict[bytes, str] = {}
         self._files: dict[int, str] = {}
         self._overwritten: set[int] = set()
@@ -150,14 +173,14 @@ class MergePlan:
         content = self._lists.modified(attr.ino)
         st = stat_or_none(self._ov.base, base)
         if st is None:
-            return  # the base has lost it; there is nothing to show
+            return  # the base no longer has the file, so the overlay does not show it
         alone = st.st_nlink == 1 and attr.nlink == 1
         if listed:
             self.changes.append(Change("R", place, base) if renamed else Change("A", place))
         elif content is not None:
             self.changes.append(Change("M" if content else "m", place))
         if content and alone:
-            # a whole new file takes the place at once
+            # the file has one name: a complete new file replaces it by a rename
             name = self._stage(Staged(f"file-{len(self.staged)}", attr.ino))
             self.places.append(Operation("place", place, name))
             return
@@ -173,7 +196,7 @@ class MergePlan:
             self._dress(place, attr, base)
 
     def _unseen(self) -> None:
-        """Changed base files of which only names in untouched directories are left."""
+        """Add operations for changed base files that have names only in directories without overlay state."""
         for ino, path, content, nlink in self._lists.modified_files():
             if nlink == 0 or ino in self._seen or stat_or_none(self._ov.base, path) is None:
                 continue
@@ -199,7 +222,7 @@ class MergePlan:
     # -- attributes
 
     def _dress(self, path: bytes, attr: Attr, base: bytes | None, name: str = "") -> None:
-        # a directory without a row has its own times, which placing a file in it moves
+        # also for a directory without a row: placing a file in it changes its times, which must be set back
         xattrs = None
         if self._lists.owns_xattrs(attr.ino):
             names = self._ov.listxattr(Ino(attr.ino))
@@ -209,15 +232,15 @@ class MergePlan:
         if base is not None and self._lists.modified(attr.ino) is not None and stat.S_ISDIR(attr.mode):
             self.changes.append(Change("m", path))
 
-    # -- as JSON, every byte of a path by one character
+    # -- the journal: JSON, in which each byte of a path is one character (latin-1)
 
     def journal(self) -> list[dict[str, Any]]:
-        """The operations, in order."""
+        """Return all operations in order, as JSON values."""
         return [encode(operation) for operation in (*self.lifts, *self.places, *self.dresses)]
 
 
 def encode(operation: Operation) -> dict[str, Any]:
-    """An operation as JSON takes it."""
+    """Return an operation as a JSON value."""
     found: dict[str, Any] = {"kind": operation.kind, "path": operation.path.decode("latin-1"), "name": operation.name}
     found |= {"source": operation.source, "attributes": list(operation.attributes), "xattrs": None}
     if operation.xattrs is not None:
@@ -230,16 +253,19 @@ _STAGED = re.compile(r"(lifted|file|link)-\d{1,18}")
 
 
 def decode_journal(found: Any, where: str) -> tuple[str, tuple[int, int], list[Operation]]:
-    """Base, times of the base's root, and operations of a journal; as one that we wrote could say, or not at all.
+    """Check the JSON value of a journal and return its content.
 
     Args:
-        found: the JSON.
+        found: the JSON value; it may come from an untrusted storage.
         where: the journal's path, for messages.
 
+    Returns:
+        The base, the atime and mtime of the base's root (ns), and the operations.
+
     Raises:
-        Corrupt: naming the operation.
+        Corrupt: ``MergePlan`` cannot have written this value; the message names the operation.
     """
-    hint = "look at it by hand; nothing was changed"
+    hint = "inspect it by hand; nothing was changed"
     try:
         base, (atime, mtime), operations = found["base"], found["times"], found["operations"]
         os.fsencode(base)
@@ -256,12 +282,12 @@ def decode_journal(found: Any, where: str) -> tuple[str, tuple[int, int], list[O
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise Corrupt(f"{where} is damaged at operation {number}", hint) from error
         if not _is_possible(decoded[-1]):
-            raise Corrupt(f"{where} says what cannot be, at operation {number}", hint)
+            raise Corrupt(f"{where} is damaged: operation {number} is impossible", hint)
     return base, (atime, mtime), decoded
 
 
 def _is_possible(operation: Operation) -> bool:
-    """True for what ``MergePlan`` could ask for."""
+    """Return whether ``MergePlan`` can have written an operation."""
     kind, names = operation.kind, (operation.name, operation.source)
     wanted = {"mkdir": (), "overwrite": names}.get(kind, names[:1])
     if kind not in _KINDS or not is_base_path(operation.path) or (operation.path == b"/" and kind != "dress"):
@@ -283,7 +309,7 @@ def _is_possible(operation: Operation) -> bool:
 
 
 def _decode(found: dict[str, Any]) -> Operation:
-    """What ``encode`` made, back again."""
+    """Return the operation of a JSON value that ``encode`` has made."""
     xattrs = found["xattrs"]
     if xattrs is not None:
         xattrs = {k.encode("latin-1"): v.encode("latin-1") for k, v in xattrs.items()}

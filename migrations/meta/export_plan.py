@@ -1,17 +1,18 @@
-"""The plan of an export: an overlay as a mini_fo storage tree, and what that format cannot say.
+"""The plan of an export: the objects of a mini_fo storage tree for an overlay, and what that format cannot express.
 
-What shows must be the same under mini_fo.  So a renamed file is a whole copy at its new place, a changed one a whole
-copy at its own; only a renamed directory is an R line, beside an empty storage directory.  A D line would win over an R
-line for the same name, so it is left out there: the R line hides the base name as well.
+mini_fo must show the same tree as the overlay.  So a renamed file becomes a complete copy at its new path, and a
+changed file one at its own path; only a renamed directory becomes an R line and an empty storage directory.  mini_fo
+would let a D line win over an R line for the same name, so that D line is left out; the R line hides the base name,
+too.
 
-Whatever gets lost is a ``Loss``, one for each object and kind:
+Everything that is lost is a ``Loss``, one for each object and kind:
 
-    metadata-only   a file whose attributes alone were changed becomes a whole copy
+    metadata-only   a file of which only attributes were changed becomes a complete copy
     xattr           extended attributes are written, but mini_fo drops them when it copies a file up
-    hard-link       names of one file are separate files to mini_fo
-    renamed         a directory whose old path mini_fo would misread becomes a whole copy
+    hard-link       mini_fo treats the names of one file as separate files
+    renamed         a directory whose old path mini_fo would misread becomes a complete copy
     name            a name with a line feed cannot be hidden: the base object shows again
-    meta-name       an object with the name of mini_fo's own files cannot be shown
+    meta-name       an object with the name of META files cannot be shown
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from .storage_tree import is_directory
 
 
 class Loss(NamedTuple):
-    """Something the old format cannot say: its kind (see above), where, and what becomes of it."""
+    """Something that the old format cannot express: its kind (see above), its path, and what becomes of it."""
 
     kind: str
     place: bytes
@@ -42,10 +43,10 @@ class Item:
     """One object of the storage tree.
 
     Attributes:
-        place: its path, the same in the view and in storage.
+        place: its path, which is the same in the merged view and in storage.
         attr: its attributes.
         records: the META records of a directory.
-        same: place of the first name of a file that was exported before.
+        same: for a further name of a file: the place of its first name; else None.
     """
 
     place: bytes
@@ -56,15 +57,19 @@ class Item:
 
 class _Directory(NamedTuple):
     item: Item
-    base: bytes | None  # the base directory that shows through, or None where everything is copied
+    base: bytes | None  # the base directory whose entries it shows; None if everything in it is copied
 
 
 class ExportPlan:
-    """The items of a storage tree, directories before what is in them.
+    """The items of a storage tree, each directory before its entries.
 
     Args:
-        overlay: open, only read.
-        meta_name: the name META files get.
+        overlay: the open overlay; it is only read.
+        meta_name: the name for META files.
+
+    Attributes:
+        items: the objects of the storage tree.
+        losses: what the old format cannot express.
     """
 
     def __init__(self, overlay: Overlay, meta_name: bytes) -> None:
@@ -116,7 +121,7 @@ class ExportPlan:
                 if why is None and is_directory(stat_or_none(ov.base, through)):
                     redirects[name] = redirect
                 else:
-                    self._lose("renamed", place, f"{why or 'the base does not have it any more'}: it is copied whole")
+                    self._lose("renamed", place, f"{why or 'the base no longer has it'}: it becomes a complete copy")
                     through = None
             below.append(_Directory(child, through))
         item.records += self._hidden(item, base, redirects)
@@ -124,7 +129,7 @@ class ExportPlan:
         return files, below
 
     def _hidden(self, item: Item, base: bytes | None, redirects: dict[bytes, Redirect]) -> list[Record]:
-        """The D lines of a directory."""
+        """Return the D records of a directory."""
         if base is None:
             return []
         records: list[Record] = []
@@ -136,14 +141,14 @@ class ExportPlan:
             if why is None:
                 records.append(Whiteout(name))
             else:
-                self._lose("name", join(item.place, name), f"{why}: what the base has there shows again")
+                self._lose("name", join(item.place, name), f"{why}: the base object with this name shows again")
         return records
 
     def _add_file(self, item: Item, files: list[Item], listed: bool) -> None:
         attr = item.attr
         first = self._first.setdefault(attr.ino, item.place)
         if attr.nlink > 1:
-            self._lose("hard-link", item.place, "its names are separate files to mini_fo")
+            self._lose("hard-link", item.place, "mini_fo treats its names as separate files")
         if first != item.place:
             item.same = first
         elif stat.S_ISREG(attr.mode) and not listed and self._lists.modified(attr.ino) is False:
@@ -162,14 +167,14 @@ class ExportPlan:
     # -- what has changed
 
     def _is_changed(self, path: bytes, attr: Attr) -> bool:
-        """True if what shows at a base object's own place is not just the base's, or holds something that is not."""
+        """Return whether the object at a base path differs from the base's, or is a directory with such an object."""
         may_differ = self._lists.may_differ(attr.ino)
         if stat.S_ISDIR(attr.mode):
             return may_differ or path in self._aliases
         return may_differ and self._lists.modified(attr.ino) is not None
 
     def _changed_aliases(self) -> set[bytes]:
-        """Base directories, up to the root, that hold another link of a changed base file."""
+        """Return the base directories that have a further hard link of a changed base file, and those above them."""
         ov = self._ov
         changed = set()
         for file in self._lists.modified_files():

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from ...engine import Overlay, StateError, UsageError
 from ...engine.model import Attr, Ino
 from ...engine.store.base_view import BaseView
-from ..copying import dress, own_xattrs, write_out
-from ..effects import DOORS, Doors, Effects
+from ..copying import copy_out, set_attributes, xattrs_in
+from ..effects import DISK_ACCESS, DiskAccess, Effects
 from . import codec
 from .codec import META_NAME
 from .export_plan import ExportPlan, Item, Loss
@@ -54,7 +54,7 @@ def export_storage(
     lossy: bool = False,
     meta_name: bytes = META_NAME,
     progress: Progress = lambda what, done, total: None,
-    doors: Doors = DOORS,
+    disk: DiskAccess = DISK_ACCESS,
 ) -> ExportReport:
     """Write an overlay as a mini_fo storage tree.
 
@@ -65,7 +65,7 @@ def export_storage(
         lossy: True to write even if the old format cannot express everything.
         meta_name: the name for META files.
         progress: called from time to time with the name of the step, the number of units done, and their total.
-        doors: the ways to the disk.
+        disk: reads and writes the disk (see ``DiskAccess``).
 
     Returns:
         The report.  If there are losses and *lossy* is False, nothing was written.
@@ -76,8 +76,8 @@ def export_storage(
     """
     destination = os.path.realpath(destination)
     _check_destination(destination)
-    effects = doors.effects
-    overlay = doors.overlay(base, storage, read_only=True)
+    effects = disk.effects
+    overlay = disk.overlay(base, storage, read_only=True)
     try:
         plan = ExportPlan(overlay, meta_name)
         metas = sum(bool(item.records) for item in plan.items)
@@ -117,12 +117,12 @@ class _Writer:
                     self._meta(path, item)
                 directories.append((path, item.attr))
             else:
-                write_out(self._effects, self._ov, item.attr, path)
-                self._dress(path, item.attr)
+                copy_out(self._effects, self._ov, item.attr, path)
+                self._set_attributes(path, item.attr)
             if not count % 64:
                 progress("exporting", count, len(items))
         for path, attr in reversed(directories):
-            self._dress(path, attr)
+            self._set_attributes(path, attr)
         progress("exporting", len(items), len(items))
 
     def _meta(self, directory: bytes, item: Item) -> None:
@@ -134,15 +134,15 @@ class _Writer:
             os.close(fd)
         self._effects.chmod(path, codec.META_MODE)
 
-    def _dress(self, path: bytes, attr: Attr) -> None:
+    def _set_attributes(self, path: bytes, attr: Attr) -> None:
         values = (attr.mode, attr.uid, attr.gid, attr.atime, attr.mtime)
-        xattrs = own_xattrs(self._ov, Ino(attr.ino))
+        xattrs = xattrs_in(self._ov, Ino(attr.ino))
         try:
-            dress(self._effects, path, values, xattrs)
+            set_attributes(self._effects, path, values, xattrs)
         except OSError as error:
             if error.errno != errno.EOPNOTSUPP:
                 raise
-            dress(self._effects, path, values, None)  # without xattrs, which are on the list of losses
+            set_attributes(self._effects, path, values, None)  # without xattrs, which are on the list of losses
 
 
 def _verify(overlay: Overlay, work: str, meta_name: bytes, losses: list[Loss]) -> None:

@@ -1,14 +1,14 @@
-"""The plan of an import: what each place of a mini_fo storage tree becomes, as steps in the order to take them.
+"""The plan of an import: a list of steps, in order, that turn a mini_fo storage tree into an overlay.
 
-The states are mini_fo's (b: the base has an object, s: storage has one, d: there is a D line):
+Each place has one of mini_fo's states (b: the base has an object, s: storage has one, d: there is a D line):
 
     b s -  MODIFIED        the base object, changed         - s -  CREATED   a new object
     b s d  DEL_REWRITTEN   a new object over a hidden one   b - d  DELETED   hidden
-    - s d  mini_fo listed it and could not open it: it is kept as CREATED, with a note
+    - s d  mini_fo listed the object and could not open it: it is kept as CREATED, with a note
 
-An R line makes another base directory the base side of a name.  Two things mini_fo showed cannot be said by renaming,
-and are copied instead: a base directory seen at two places, and what lies below the second one.  Base files with
-several links were separate files to mini_fo, so a changed one becomes a new file.
+An R line makes another base directory the base side of a name.  If a base directory shows at two places, a rename can
+express only one of them; the second place, with everything below it, becomes a copy.  mini_fo treated the hard links of
+a base file as separate files, so a changed one becomes a new file.
 """
 
 from __future__ import annotations
@@ -31,13 +31,14 @@ class Step(NamedTuple):
     """One change of the new overlay.
 
     Attributes:
-        kind: ``hide`` a base name; ``modify`` a base object in its own place; ``move`` a base directory here; ``make``
-            a new object; ``link`` one more name for an object made before; ``unlink``: a base file has lost names.
-        place: where; for ``unlink`` the base path.
-        state: what mini_fo called it.
-        stored: True where attributes and content come from storage, False where from the base at ``origin``.
-        origin: the base path of what is modified, moved or copied; of a link, the place of the first name.
-        over: True where a base name is hidden beneath it.
+        kind: ``hide``: hide a base name; ``modify``: change a base object at its own path; ``move``: move a base
+            directory to this place; ``make``: create an object; ``link``: add a name for an object of an earlier step;
+            ``unlink``: set the link count of a base file that has lost names.
+        place: the place to change; for ``unlink`` the base path.
+        state: mini_fo's state of the place.
+        stored: True if attributes and content come from storage, False if they come from the base at ``origin``.
+        origin: for ``modify``, ``move`` and copies the base path; for ``link`` the place of the first name.
+        over: True if the object covers a base name, which must be hidden.
         links: the link count of a directory, or of the file of ``unlink``.
     """
 
@@ -52,11 +53,13 @@ class Step(NamedTuple):
 
 @dataclass(slots=True)
 class _Entry:
-    """A place that is not as the base has it, on its way to become a step.
+    """A place that differs from the base, with its step.
 
     Attributes:
-        base: the base directory that shows through a directory, or None.
-        owned: True where that base directory is shown as itself, False where it is copied.
+        step: the step, which is still incomplete for a directory (``links``).
+        is_dir: True for a directory.
+        base: for a directory the base directory whose entries it shows, or None.
+        owned: True if the place is that base directory itself, False if it is a copy.
     """
 
     step: Step
@@ -69,9 +72,12 @@ class ImportPlan:
     """The steps that turn a mini_fo storage into an overlay.
 
     Args:
-        tree: the storage over its base; its notes grow while the plan is made.
-        d_over_r: what counts where one name has a D and an R line.  ``kernel``: D, as mini_fo showed it after a mount;
-            ``intent``: R, what the user had done.
+        tree: the mini_fo storage over its base; making the plan adds notes to it.
+        d_over_r: which line counts if a name has both a D and an R line.  ``kernel``: D, as mini_fo showed it after a
+            mount; ``intent``: R, as the user had renamed it.
+
+    Attributes:
+        steps: the steps in order.
     """
 
     def __init__(self, tree: LegacyTree, d_over_r: DOverR = "kernel") -> None:
@@ -102,20 +108,23 @@ class ImportPlan:
                     self._moved_to.setdefault(old, []).append(join(place, name))
 
     def _redirect(self, place: bytes, name: bytes) -> bytes | None:
-        """The old path of the R line that counts for a name, or None."""
+        """Return the old path of the R line that counts for a name, or None if none counts."""
         meta = self.tree.meta(place)
         old = meta.moved.get(name)
         if old is None or (name in meta.hidden and not self._intent):
             return None
         if self.tree.stat(join(place, name)) is None and not is_directory(self.tree.base_stat(old)):
-            return None  # neither side is there
+            return None  # neither base nor storage has the directory
         return old
 
     def _is_hidden(self, place: bytes, name: bytes) -> bool:
         return name in self.tree.meta(place).hidden and self._redirect(place, name) is None
 
     def home(self, path: bytes) -> bytes | None:
-        """The place where a base directory shows as itself, or None: its own one first, then where it was moved."""
+        """Return the place at which a base directory shows as itself, or None if it does not.
+
+        This is its own path if it shows there, else the first place that it was moved to.
+        """
         if path in self._homes:
             return self._homes[path]
         parent, name = split(path)
@@ -148,15 +157,17 @@ class ImportPlan:
             if entry.owned:
                 assert entry.base is not None
                 before = self.tree.base.stat(entry.base).st_nlink
-                links = before + subdirectories if before > 1 else before  # btrfs: 1 says nothing and stays
+                links = before + subdirectories if before > 1 else before  # btrfs: always 1, not a count
             yield entry.step._replace(links=links)
-            # files first: a link comes after the first name of its file, which was met first
+            # files before subdirectories: then the step for a file's first name precedes those for its other names
             yield from (child.step for child in below if not child.is_dir)
             pending += [child for child in reversed(below) if child.is_dir]
 
     def _children(self, entry: _Entry) -> tuple[list[_Entry], int]:
-        """The places below a directory that need a step; and its subdirectories, as a difference to the base's if it is
-        a base directory."""
+        """Return the places in a directory that need a step, and the number of its subdirectories.
+
+        If the place is the base directory itself (``owned``), the number is the difference to that in the base.
+        """
         place, base, owned = entry.step.place, entry.base, entry.owned
         meta = self.tree.meta(place)
         stored = set(self.tree.names(place)) if is_directory(self.tree.stat(place)) else set()
@@ -179,7 +190,7 @@ class ImportPlan:
         return found, subdirectories
 
     def _hide_meta(self, entry: _Entry) -> list[_Entry]:
-        """mini_fo never showed the name of its own files, wherever it lay."""
+        """Return the step that hides a base object with the name of META files, because mini_fo never showed one."""
         if entry.base is None or not entry.owned:
             return []
         path = join(entry.base, self.tree.meta_name)
@@ -191,12 +202,12 @@ class ImportPlan:
         return [_Entry(Step("hide", place, State.DELETED), False)]
 
     def _child(self, parent: _Entry, name: bytes, under: os.stat_result | None) -> _Entry | None:
-        """What becomes of one name; None if the base shows it unchanged, or nothing shows.
+        """Return the step for one name, or None if the base shows it unchanged or mini_fo showed nothing.
 
         Args:
             parent: the directory.
-            name: the name.
-            under: attributes of what its base side has at the name.
+            name: the name in it.
+            under: the attributes of the object with this name in the directory's base side, or None.
         """
         place = join(parent.step.place, name)
         meta = self.tree.meta(parent.step.place)
@@ -206,7 +217,7 @@ class ImportPlan:
         stored = self.tree.stat(place)
         old = self._redirect(parent.step.place, name)
         if name in meta.moved and stored is None and not is_directory(self.tree.base_stat(meta.moved[name])):
-            self._note("broken", place, "an R line for what neither the base nor storage has; it is left out")
+            self._note("broken", place, "an R line for an object that neither base nor storage has; it is left out")
         if old is not None:
             return self._moved(parent, name, under, stored, old)
         over = parent.owned and under is not None
@@ -224,15 +235,15 @@ class ImportPlan:
         place = join(parent.step.place, name)
         over = parent.owned and under is not None
         if stored is not None and not is_directory(self.tree.base_stat(old)):
-            self._note("broken", place, f"renamed from {os.fsdecode(old)!r}, which is no directory of the base")
+            self._note("broken", place, f"renamed from {os.fsdecode(old)!r}, which is not a directory of the base")
             return self._over(self._make(place, stored, State.CREATED, over=over), parent, name)
         if stored is not None and not is_directory(stored):
-            self._note("clash", place, "an R line for what is no directory in storage; storage counts")
+            self._note("clash", place, "an R line for an object that is not a directory in storage; storage counts")
             return self._over(self._make(place, stored, State.MODIFIED, over=over), parent, name)
         state = State.MODIFIED
         if stored is None:
             state = State.UNMODIFIED
-            self._note("unlisted", place, "renamed to here, but mini_fo did not list it; now it shows")
+            self._note("unlisted", place, "mini_fo could open this renamed directory but did not list it; it shows now")
         if self.home(old) != place:
             self._note("twice", place, f"{os.fsdecode(old)!r} shows at another place as well; this one is a copy")
             step = Step("make", place, state, stored is not None, old, over)
@@ -246,7 +257,7 @@ class ImportPlan:
         )
 
     def _over(self, entry: _Entry, parent: _Entry, name: bytes) -> _Entry:
-        """Remember the base object that *entry* hides."""
+        """Record the base object that *entry* covers as not shown, and return *entry*."""
         if entry.step.over:
             assert parent.base is not None
             self._lost.append(join(parent.base, name))
@@ -261,16 +272,16 @@ class ImportPlan:
         if stored is not None:
             state = State.DEL_REWRITTEN if known else State.CREATED
             if not known:
-                self._note("broken", place, "a D line for what the base does not have; mini_fo could not open it")
+                self._note("broken", place, "a D line for a name that the base lacks; mini_fo could not open it")
             return self._over(self._make(place, stored, state, over=over), parent, name)
         if over:
             return self._over(_Entry(Step("hide", place, State.DELETED, over=True), False), parent, name)
         if under is None:
-            self._note("hides-nothing", place, "a D line for what the base does not have")
+            self._note("hides-nothing", place, "a D line for a name that the base does not have")
         return None
 
     def _modified(self, parent: _Entry, name: bytes, under: os.stat_result, stored: os.stat_result) -> _Entry:
-        """Base and storage both have the name."""
+        """Return the step for a name that both base and storage have."""
         assert parent.base is not None
         place, path = join(parent.step.place, name), join(parent.base, name)
         if is_directory(under) and is_directory(stored):
@@ -283,13 +294,13 @@ class ImportPlan:
         return self._over(self._make(place, stored, State.MODIFIED, over=parent.owned), parent, name)
 
     def _is_same_kind(self, place: bytes, path: bytes, under: os.stat_result, stored: os.stat_result) -> bool:
-        """True if a base object can become the stored one by changing attributes and bytes."""
+        """Return whether a change of attributes and bytes can turn the base object into the stored one."""
         if stat.S_ISLNK(under.st_mode):
             return self.tree.base.readlink(path) == self.tree.storage.readlink(place)
         return under.st_rdev == stored.st_rdev
 
     def _make(self, place: bytes, stored: os.stat_result, state: State, *, over: bool) -> _Entry:
-        """A new object from storage."""
+        """Return the step that creates an object from storage, or a link if its file has a step already."""
         if is_directory(stored):
             return _Entry(Step("make", place, state, over=over), True)
         if stored.st_nlink > 1:
@@ -299,7 +310,7 @@ class ImportPlan:
         return _Entry(Step("make", place, state, over=over), False)
 
     def _copy(self, parent: _Entry, name: bytes, under: os.stat_result) -> _Entry:
-        """A new object from the base, below a base directory that shows twice."""
+        """Return the step that copies an object of the base; needed below the second place of a base directory."""
         assert parent.base is not None
         path = join(parent.base, name)
         step = Step("make", join(parent.step.place, name), State.UNMODIFIED, False, path)
@@ -308,7 +319,7 @@ class ImportPlan:
     # -- link counts of base files
 
     def _unlinked(self) -> Iterator[Step]:
-        """Base files with several links of which some do not show any more."""
+        """Yield a step for each base file with several hard links of which some, but not all, no longer show."""
         lost: dict[tuple[int, int], tuple[bytes, int, int]] = {}
         pending = list(self._lost)
         while pending:

@@ -1,13 +1,13 @@
-"""Bringing a mini_fo storage over: the life of an import, from the plan to a storage that can be mounted.
+"""The import of a mini_fo storage, from the plan to a storage that can be mounted, and the restore that undoes it.
 
-The new storage is built in a directory of its own inside the target and moved up when it is complete and verified:
+The new storage is built in a working directory inside the target, and moved up when it is complete and verified:
 
-    NEW/.minifo-import/    minifo.db and content while they are built; a mount refuses NEW as long as it is there
-    NEW/content, NEW/minifo.db    moved up in this order; with the database the storage is whole
+    NEW/.minifo-import/           minifo.db and content while they are built; a mount refuses NEW while this exists
+    NEW/content, NEW/minifo.db    moved up in this order; with the database the storage is complete
 
-In place, the target is the mini_fo storage itself.  Before the move its own files go to ``mini_fo-backup``, from
-where ``restore`` brings them back.  A crash at any step leaves the source as it was, or a state the same command goes
-on from.  The source is never written; in place, it is moved.
+In an import in place the target is the mini_fo storage itself.  Before the move its own files are moved to
+``mini_fo-backup``, from where ``restore`` moves them back.  A crash at any step leaves the source unchanged, or a state
+from which the same command continues.  The files of the source are never written; an import in place only renames them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from ...engine.store.confined_dir import ConfinedDir, check_layout
 from ...engine.store.database import DB_NAME
 from ...engine.store.database_file import check_header
 from ...engine.store.storage import IMPORTING, RESTORING
-from ..effects import DOORS, Doors, Effects, read_json
+from ..effects import DISK_ACCESS, DiskAccess, Effects, read_json
 from .codec import META_NAME
 from .import_plan import DOverR, ImportPlan, Step
 from .import_rows import ImportRun, digest_of
@@ -40,28 +40,28 @@ BACKUP = "mini_fo-backup"
 _RESTORE = RESTORING
 _CONTENT = "content"
 _LOST_FOUND = "lost+found"
-_FACTS = ".minifo-import.json"  # in the backup: what must be so for the way back
+_FACTS = ".minifo-import.json"  # in the backup: commit token of the new storage, attributes of the old directory
 _COMPLETE = "complete"
 
-Progress = Callable[[str, int, int], None]  # what is being done, how much is done, of how much
+Progress = Callable[[str, int, int], None]  # name of the step, number of units done, their total
 
 
 def _silent(what: str, done: int, total: int) -> None:
-    """No progress shown."""
+    """Show no progress."""
 
 
 @dataclass
 class ImportReport:
-    """What an import did, or would do.
+    """The result of an import, or of its plan.
 
     Attributes:
-        steps: the plan.
-        notes: what a person may want to know.
-        counts: how many places there are of each of mini_fo's states.
-        resumed: steps an earlier run had done already.
-        compared: how mini_fo's view and the new one agree; None for a dry run.
-        backup: where the mini_fo storage is now, if it was imported in place.
-        already: an earlier run had come to its end, and nothing was left to do.
+        steps: the plan; empty if this run only finished the move of a complete import.
+        notes: messages for the user about places in the storage.
+        resumed: number of steps that an earlier, interrupted run had finished.
+        compared: the result of the comparison of mini_fo's view with the new overlay; None for a dry run.
+        backup: the directory with the mini_fo storage after an import in place.
+        already: True if an earlier run had finished this import; nothing was changed.
+        counts: the number of places with each of mini_fo's states.
     """
 
     steps: list[Step]
@@ -87,18 +87,18 @@ def plan_import(
     meta_name: bytes = META_NAME,
     d_over_r: DOverR = "kernel",
 ) -> ImportReport:
-    """What an import would do; nothing is changed.
+    """Return what an import would do; change nothing.
 
     Args:
         source: the mini_fo storage.
-        base: the base it was mounted with.
-        target: the new storage, the source itself for an import in place; None if it does not matter yet.
-        meta_name: the name of its META files.
-        d_over_r: what counts where one name has a D and an R line (see ``ImportPlan``).
+        base: the base that mini_fo was mounted with.
+        target: the new storage; the source itself for an import in place; None if it is not known yet.
+        meta_name: the name of META files in the source.
+        d_over_r: which line counts if a name has both a D and an R line (see ``ImportPlan``).
 
     Raises:
         StateError: source or base cannot be read.
-        UsageError: one of the places cannot be right.
+        UsageError: source, base or target cannot be the right directory.
     """
     with _view(source, "the mini_fo storage") as storage, _view(base, "base") as view:
         _check_places(source, base, target)
@@ -122,21 +122,24 @@ def import_storage(
     meta_name: bytes = META_NAME,
     d_over_r: DOverR = "kernel",
     progress: Progress = _silent,
-    doors: Doors = DOORS,
+    disk: DiskAccess = DISK_ACCESS,
 ) -> ImportReport:
     """Import a mini_fo storage.
 
+    A call that repeats a finished import changes nothing and returns a report with ``already``.
+
     Args:
-        source, base, meta_name, d_over_r: as for ``plan_import``.
-        target: the new storage, a directory that is empty or does not exist yet; None to import in place.
-        progress: called now and then.
-        doors: the ways to the disk.
+        source: the mini_fo storage.
+        base: the base that mini_fo was mounted with.
+        target: the new storage, a directory that is empty or does not exist; None to import in place.
+        meta_name: the name of META files in the source.
+        d_over_r: which line counts if a name has both a D and an R line (see ``ImportPlan``).
+        progress: called from time to time with the name of the step, the number of units done, and their total.
+        disk: reads and writes the disk (see ``DiskAccess``).
 
     Raises:
-        UsageError: one of the places cannot be right; nothing was changed.
-        StateError: something cannot be read or written, or the result does not show what mini_fo showed.
-
-    Given again after its end it changes nothing, and says so (``already``).
+        UsageError: source, base or target cannot be the right directory; nothing was changed.
+        StateError: a directory cannot be read or written, or the new overlay does not show what mini_fo showed.
     """
     source = os.path.realpath(source)
     target = None if target is None else os.path.realpath(target)
@@ -144,86 +147,86 @@ def import_storage(
     with _view(source, "the mini_fo storage"), _view(base, "base"):
         _check_places(source, base, place)
     if target is not None:
-        _make_target(doors.effects, target)
+        _make_target(disk.effects, target)
     with _locked(place), _view(source, "the mini_fo storage") as storage:
         work = os.path.join(place, WORK)
         options = _Options(meta_name, d_over_r, target is None)
-        if _is_imported(doors, base, storage, place, options):
-            # a run that was killed at its very end may be given again
-            doors.effects.sync_all(place)
+        if _is_imported(disk, base, storage, place, options):
+            # the changes of an earlier run that was killed right at its end may not be durable yet
+            disk.effects.sync_all(place)
             return ImportReport([], [], already=True, backup=os.path.join(place, BACKUP) if target is None else None)
         _check_target(place, in_place=target is None)
         if os.path.isdir(work):
-            doors.effects.sync_all(place)  # what a killed run has left may be in memory only
+            disk.effects.sync_all(place)  # the changes of a killed run may not be durable yet
         if _is_complete(place):
-            # an earlier run was cut short while it moved things
+            # an earlier run was interrupted while it moved files
             report = ImportReport([], [])
         else:
-            _make_work(doors.effects, place, work)
-            report = _build(doors, base, storage, work, options, progress)
+            _make_work(disk.effects, place, work)
+            report = _build(disk, base, storage, work, options, progress)
         if target is None:
-            _set_aside(doors, place, work)
-            _take_over(doors.effects, place)
+            _move_to_backup(disk, place, work)
+            _make_private(disk.effects, place)
             report.backup = os.path.join(place, BACKUP)
-        _move_up(doors.effects, place, work)
+        _move_up(disk.effects, place, work)
     return report
 
 
-def restore(storage: str, *, discard: bool = False, doors: Doors = DOORS) -> None:
-    """Undo an import in place: the mini_fo storage comes back, the new one is deleted.
+def restore(storage: str, *, discard: bool = False, disk: DiskAccess = DISK_ACCESS) -> None:
+    """Undo an import in place: restore the mini_fo storage from its backup and delete the new storage.
 
     Args:
-        storage: a storage that was imported in place and is not mounted.
-        discard: True to give up what was changed since the import.
-        doors: the ways to the disk.
+        storage: a storage that was imported in place; it must not be mounted.
+        discard: True to restore even if changes made since the import are lost.
+        disk: reads and writes the disk (see ``DiskAccess``).
 
     Raises:
-        StateError: there is no backup, or changes would be lost.
+        StateError: the storage has no backup, or changes would be lost.
     """
-    effects = doors.effects
+    effects = disk.effects
     storage = os.path.realpath(storage)
-    backup, aside = os.path.join(storage, BACKUP), os.path.join(storage, _RESTORE)
+    backup, discarded = os.path.join(storage, BACKUP), os.path.join(storage, _RESTORE)
     with _locked(storage):
         if not os.path.isdir(backup):
-            if os.path.isdir(aside):
-                effects.sync_all(storage)  # what a killed run has left may be in memory only
-                _clear_away(effects, storage, aside)  # an earlier run was cut short at its very end
+            if os.path.isdir(discarded):
+                effects.sync_all(storage)  # the changes of a killed run may not be durable yet
+                _delete_discarded(effects, storage, discarded)  # an earlier run was interrupted before this step
                 return
-            raise StateError(f"{storage} holds no {BACKUP}", "only an import in place can be undone")
-        doors.storage(storage).close()  # it is ours, and nothing in it leads elsewhere
-        if os.path.isdir(aside):
-            effects.sync_all(storage)  # as above
+            raise StateError(f"{storage} has no {BACKUP}", "only an import in place can be undone")
+        disk.storage(storage).close()  # checks that the storage is the user's and has no symlinks
+        if os.path.isdir(discarded):
+            effects.sync_all(storage)  # the changes of a killed run may not be durable yet
         else:
-            _check_unchanged(doors, storage, backup, discard)
-            effects.mkdir(aside)
-            effects.sync(storage)  # else what is moved into it could be lost with it
-        # the database first: without it nothing can be mounted here
-        if os.path.exists(os.path.join(storage, DB_NAME)) and not os.path.exists(os.path.join(aside, DB_NAME)):
-            effects.rename(os.path.join(storage, DB_NAME), os.path.join(aside, DB_NAME))
+            _check_unchanged(disk, storage, backup, discard)
+            effects.mkdir(discarded)
+            effects.sync(storage)  # a crash must not lose this directory after files were moved into it
+        # the database first: without it the storage cannot be mounted
+        if os.path.exists(os.path.join(storage, DB_NAME)) and not os.path.exists(os.path.join(discarded, DB_NAME)):
+            effects.rename(os.path.join(storage, DB_NAME), os.path.join(discarded, DB_NAME))
             effects.sync(storage)
-        if not os.path.exists(os.path.join(aside, _COMPLETE)):
+        if not os.path.exists(os.path.join(discarded, _COMPLETE)):
             for name in os.listdir(storage):
                 if name not in (BACKUP, _RESTORE, _LOST_FOUND):
-                    effects.rename(os.path.join(storage, name), os.path.join(aside, name))
+                    effects.rename(os.path.join(storage, name), os.path.join(discarded, name))
             effects.sync(storage)
-            effects.write_durably(os.path.join(aside, _COMPLETE), "")
+            effects.write_durably(os.path.join(discarded, _COMPLETE), "")
         for name in os.listdir(backup):
             if name != _FACTS:
                 effects.rename(os.path.join(backup, name), os.path.join(storage, name))
         effects.sync(storage)
         if os.path.exists(os.path.join(backup, _FACTS)):
-            effects.rename(os.path.join(backup, _FACTS), os.path.join(aside, _FACTS))
-            effects.sync(aside)
+            effects.rename(os.path.join(backup, _FACTS), os.path.join(discarded, _FACTS))
+            effects.sync(discarded)
         effects.rmdir(backup)
-        effects.sync(storage)  # while there is a backup, what lies beside it is taken for the new storage
-        _clear_away(effects, storage, aside)
+        effects.sync(storage)  # while a backup exists, the next run takes the files beside it for the new storage
+        _delete_discarded(effects, storage, discarded)
 
 
-def _clear_away(effects: Effects, storage: str, aside: str) -> None:
-    """Delete what was minifo's, and give the storage back its own times."""
+def _delete_discarded(effects: Effects, storage: str, discarded: str) -> None:
+    """Delete the files of the new storage, and restore the attributes of the mini_fo storage's directory."""
     facts: dict[str, int] = {}
-    for name in sorted(os.listdir(aside), key=lambda name: name == _FACTS):
-        path = os.path.join(aside, name)
+    for name in sorted(os.listdir(discarded), key=lambda name: name == _FACTS):
+        path = os.path.join(discarded, name)
         if name == _FACTS:
             facts = _facts(path)
             if "uid" in facts:
@@ -234,7 +237,7 @@ def _clear_away(effects: Effects, storage: str, aside: str) -> None:
             effects.remove_tree(path)
         else:
             effects.unlink(path)
-    effects.rmdir(aside)
+    effects.rmdir(discarded)
     if facts:
         effects.utime(storage, facts["atime"], facts["mtime"])
     effects.sync(storage)
@@ -244,9 +247,9 @@ def _clear_away(effects: Effects, storage: str, aside: str) -> None:
 
 
 def _build(
-    doors: Doors, base: str, storage: BaseView, work: str, options: _Options, progress: Progress
+    disk: DiskAccess, base: str, storage: BaseView, work: str, options: _Options, progress: Progress
 ) -> ImportReport:
-    overlay = doors.overlay(base, work, finished=False)
+    overlay = disk.overlay(base, work, finished=False)
     try:
         plan = ImportPlan(_tree(overlay.base, storage, options), options.d_over_r)
         report = ImportReport(plan.steps, plan.tree.notes)
@@ -255,26 +258,29 @@ def _build(
         report.resumed = run.run()
     finally:
         overlay.close()
-    overlay = doors.overlay(base, work)
+    overlay = disk.overlay(base, work)
     try:
         view = LegacyView(_tree(overlay.base, storage, options), intent=options.d_over_r == "intent")
         report.compared = compare(view, overlay, lambda done: progress("comparing", done, 0))
         broken = overlay.check()
         if broken:
-            raise StateError(f"the import breaks rule {broken[0].number}: {broken[0].rule}", "please report this")
+            raise StateError(
+                f"the import breaks rule {broken[0].number}: {broken[0].rule}",
+                "this is an error in minifo, please report it",
+            )
         if report.compared.differences:
             first = report.compared.differences[0]
             raise StateError(
-                f"the import shows {len(report.compared.differences)} things otherwise than mini_fo, first:"
+                f"the imported overlay differs from mini_fo's view in {len(report.compared.differences)} points, first:"
                 f" {first.what} of {os.fsdecode(first.place)!r} is {first.overlay!r} instead of {first.legacy!r}",
-                f"nothing was replaced, what was built is in {work}; was mini_fo mounted with this base?",
+                f"check that mini_fo was mounted with this base; nothing was replaced, the result is in {work}",
             )
         ImportRun(plan, overlay, lambda done: None).finish()
     finally:
         overlay.close()
-    doors.fold_log(os.path.join(work, DB_NAME))
-    doors.effects.write_durably(os.path.join(work, _COMPLETE), "")
-    doors.effects.sync(work)
+    disk.fold_log(os.path.join(work, DB_NAME))
+    disk.effects.write_durably(os.path.join(work, _COMPLETE), "")
+    disk.effects.sync(work)
     return report
 
 
@@ -290,20 +296,20 @@ def _is_complete(place: str) -> bool:
     work = os.path.join(place, WORK)
     if not os.path.isdir(work):
         return False
-    # the database moves up last; what is left in the working directory then may be any part of it
+    # the database moves up last: once it has, any files may be left in the working directory
     return any(map(os.path.exists, (os.path.join(work, _COMPLETE), os.path.join(place, DB_NAME))))
 
 
-def _is_imported(doors: Doors, base: str, storage: BaseView, place: str, options: _Options) -> bool:
-    """True where this very import has come to its end: from this source, over this base, with these options."""
+def _is_imported(disk: DiskAccess, base: str, storage: BaseView, place: str, options: _Options) -> bool:
+    """Return whether an earlier run has finished an import from this source, over this base, with these options."""
     database = os.path.join(place, DB_NAME)
     if os.path.exists(os.path.join(place, WORK)) or not os.path.exists(database):
         return False
-    doors.storage(place).close()  # it is ours, and nothing in it leads elsewhere
+    disk.storage(place).close()  # checks that the storage is the user's and has no symlinks
     if options.in_place:
         return os.path.exists(os.path.join(place, BACKUP, _FACTS))
     check_header(database)
-    known = doors.fact(database, IMPORTED)
+    known = disk.fact(database, IMPORTED)
     if known is None:
         return False
     with _view(base, "base") as view:
@@ -312,7 +318,7 @@ def _is_imported(doors: Doors, base: str, storage: BaseView, place: str, options
 
 def _make_target(effects: Effects, target: str) -> None:
     if os.path.isdir(target):
-        effects.sync_all(target)  # a killed run may have made it, in memory only
+        effects.sync_all(target)  # a killed run may have made it, and it may not be durable yet
     else:
         effects.mkdir(target)
         effects.sync(os.path.dirname(os.path.abspath(target)))
@@ -322,14 +328,14 @@ def _make_work(effects: Effects, place: str, work: str) -> None:
     st = os.stat(place)
     with contextlib.suppress(FileExistsError):
         effects.mkdir(work)
-        # in place, the source's own time is part of what is imported
+        # for an import in place: the times of this directory are imported, too
         effects.utime(place, st.st_atime_ns, st.st_mtime_ns)
         effects.sync(place)
 
 
-def _set_aside(doors: Doors, place: str, work: str) -> None:
-    """Move the mini_fo storage's files to the backup; the last file written there says that all are."""
-    effects = doors.effects
+def _move_to_backup(disk: DiskAccess, place: str, work: str) -> None:
+    """Move the files of the mini_fo storage to the backup; the file ``_FACTS`` there shows that all are moved."""
+    effects = disk.effects
     backup = os.path.join(place, BACKUP)
     facts = os.path.join(backup, _FACTS)
     if os.path.exists(facts):
@@ -337,12 +343,12 @@ def _set_aside(doors: Doors, place: str, work: str) -> None:
     before = os.path.join(work, _FACTS)
     if not os.path.exists(before):
         st = os.stat(place)
-        known = {"token": _token(doors, os.path.join(work, DB_NAME)), "atime": st.st_atime_ns, "mtime": st.st_mtime_ns}
+        known = {"token": _token(disk, os.path.join(work, DB_NAME)), "atime": st.st_atime_ns, "mtime": st.st_mtime_ns}
         known |= {"uid": st.st_uid, "gid": st.st_gid, "mode": stat.S_IMODE(st.st_mode)}
         effects.write_durably(before, json.dumps(known))
     with contextlib.suppress(FileExistsError):
         effects.mkdir(backup)
-    effects.sync(place)  # else what is moved into it could be lost with it
+    effects.sync(place)  # a crash must not lose this directory after files were moved into it
     for name in os.listdir(place):
         if name not in (WORK, BACKUP, _LOST_FOUND):
             effects.rename(os.path.join(place, name), os.path.join(backup, name))
@@ -352,8 +358,8 @@ def _set_aside(doors: Doors, place: str, work: str) -> None:
     effects.sync(backup)
 
 
-def _take_over(effects: Effects, place: str) -> None:
-    """Make a directory that had the owner and mode of an overlay's root the caller's, as a storage must be."""
+def _make_private(effects: Effects, place: str) -> None:
+    """Give the storage directory to the user with the mode 0700; mini_fo's had owner and mode of the overlay's root."""
     st = os.stat(place)
     if st.st_uid != os.geteuid() or stat.S_IMODE(st.st_mode) != 0o700:
         effects.chown(place, os.geteuid(), os.getegid())
@@ -373,8 +379,8 @@ def _move_up(effects: Effects, place: str, work: str) -> None:
     effects.sync(place)
 
 
-def _token(doors: Doors, database: str) -> int:
-    token = doors.fact(database, "commit_token")
+def _token(disk: DiskAccess, database: str) -> int:
+    token = disk.fact(database, "commit_token")
     return token if isinstance(token, int) else 0
 
 
@@ -395,7 +401,7 @@ def _view(path: str, what: str) -> Iterator[BaseView]:
 
 @contextlib.contextmanager
 def _locked(place: str) -> Iterator[None]:
-    """Keep another import out; a mount is kept out by what lies in the directory."""
+    """Lock a directory against another import; a mount refuses it because of the files of the import in it."""
     try:
         fd = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
@@ -406,8 +412,8 @@ def _locked(place: str) -> Iterator[None]:
         os.close(fd)
         raise StorageBusy(f"storage {place} is in use by another import", "wait for it") from error
     try:
-        with contextlib.closing(ConfinedDir(os.dup(fd))) as door:
-            check_layout(door, place, (), (WORK, BACKUP, _RESTORE), trusted=False)
+        with contextlib.closing(ConfinedDir(os.dup(fd))) as directory:
+            check_layout(directory, place, (), (WORK, BACKUP, _RESTORE), trusted=False)
         yield
     finally:
         os.close(fd)
@@ -415,11 +421,15 @@ def _locked(place: str) -> Iterator[None]:
 
 def _check_places(source: str, base: str, target: str | None) -> None:
     if _lies_in(base, source):
-        raise UsageError(f"base {base} is, or lies in, the storage {source}", "name the base mini_fo was mounted with")
+        raise UsageError(
+            f"base {base} is, or is below, the storage {source}", "give the base that mini_fo was mounted with"
+        )
     if target is None or target == source:
         return
     if _lies_in(target, source) or _lies_in(source, target):
-        raise UsageError(f"{target} and {source} lie within each other", "give a directory beside it, or --in-place")
+        raise UsageError(
+            f"one of {target} and {source} is below the other", "give a directory beside the source, or --in-place"
+        )
     if os.path.lexists(target) and not os.path.isdir(target):
         raise UsageError(f"{target} is not a directory", "give an empty directory, or one that does not exist")
     if not os.path.isdir(os.path.dirname(os.path.abspath(target))):
@@ -444,42 +454,46 @@ def _check_target(place: str, *, in_place: bool) -> None:
         raise UsageError(f"{place} is a minifo storage already", hint)
     if in_place:
         if BACKUP in names:
-            raise UsageError(f"{place} holds a {BACKUP} already", "move it away")
+            raise UsageError(f"{place} already has a {BACKUP}", "move it away")
         return
     foreign = sorted(names - {_LOST_FOUND})
     if foreign:
-        raise UsageError(f"{place} is not empty ({foreign[0]!r})", "give an empty directory, nothing was changed")
+        raise UsageError(f"{place} is not empty (it has {foreign[0]!r})", "give an empty directory")
 
 
-def _check_unchanged(doors: Doors, storage: str, backup: str, discard: bool) -> None:
-    store = doors.storage(storage)
+def _check_unchanged(disk: DiskAccess, storage: str, backup: str, discard: bool) -> None:
+    store = disk.storage(storage)
     try:
         if not store.is_formatted:
-            raise StateError(f"{storage} holds no overlay", "look at it by hand, its backup is in " + backup)
+            raise StateError(f"{storage} holds no overlay", f"inspect it by hand; the mini_fo storage is in {backup}")
         store.lock(exclusive=True)
     finally:
         store.close()
     token = _facts(os.path.join(backup, _FACTS))["token"]
-    if not discard and _token(doors, os.path.join(storage, DB_NAME)) != token:
+    if not discard and _token(disk, os.path.join(storage, DB_NAME)) != token:
         raise StateError(
             f"{storage} was changed since the import",
-            "take the changes along with 'minifo meta export', or give them up with --discard",
+            "export the changes with 'minifo meta export', or discard them with --discard",
         )
 
 
 def _facts(path: str) -> dict[str, int]:
-    """What must be so for the way back.
+    """Read what an import in place has recorded for ``restore``.
+
+    Returns:
+        The commit token of the new storage, and the attributes of the mini_fo storage's directory.
 
     Raises:
-        Corrupt: it is not what an import wrote.
+        Corrupt: no import can have written this file.
     """
     found = read_json(path)
     times = {"token", "atime", "mtime"}
     limits = {"uid": 0xFFFF_FFFF, "gid": 0xFFFF_FFFF, "mode": 0o10000}
-    is_whole = isinstance(found, dict) and set(found) in (times, times | set(limits))  # the others came later
+    # early versions have recorded token and times only
+    is_whole = isinstance(found, dict) and set(found) in (times, times | set(limits))
     if not is_whole or not all(
         type(value) is int and (0 <= value < limits[key] if key in limits else abs(value) < 1 << 63)
         for key, value in found.items()
     ):
-        raise Corrupt(f"{path} is damaged", "look at it by hand")
+        raise Corrupt(f"{path} is damaged", "inspect it by hand; nothing was changed")
     return dict(found)

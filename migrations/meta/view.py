@@ -20,7 +20,7 @@ from ...engine.model import ROOT, Attr, Ino, State
 from ...engine.store.base_view import BaseView, join
 from ...engine.store.syscalls import data_ranges
 from ...engine.tree.row_checks import is_name
-from ..copying import bytes_in, pieces, xattrs_of
+from ..copying import pieces, pieces_in, xattrs_of
 from .codec import Redirect, Whiteout, kernel_lists
 from .storage_tree import LegacyTree, is_directory
 
@@ -213,7 +213,7 @@ def _digest_of_file(tree: BaseView, path: bytes) -> str:
 
 
 def _digest_in_overlay(overlay: Overlay, ino: Ino, size: int) -> str:
-    return _digest(bytes_in(overlay, ino, size))
+    return _digest(pieces_in(overlay, ino, size))
 
 
 def _digest(found: Iterator[tuple[int, bytes]]) -> str:

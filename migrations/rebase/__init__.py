@@ -1,1 +1,1 @@
-"""Rebasing: the plan for an overlay over a replaced base, and its execution."""
+"""The rebase of an overlay whose base was replaced: the plan, its execution, and the preparation before an update."""

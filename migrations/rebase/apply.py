@@ -1,9 +1,9 @@
-"""Rebasing: an overlay is settled over a base that took the place of the one it was made over.
+"""The execution of a rebase: the decisions about a replaced base are carried out in storage.
 
-One transaction of the engine's: the rows are committed when all content they name is durable, and what they do not name
-any more is deleted after that.  So a rebase that was cut short has not happened, and what it left of content is swept
-when the overlay is next opened.  ``prepare`` only moves bytes into storage, file by file, and shows the same before,
-in between and after; it may commit as often as it likes.
+A rebase is one transaction of the engine: the rows are committed when all content they refer to is durable, and content
+that is no longer referred to is deleted after that.  So an interrupted rebase has changed nothing, and the next open of
+the overlay deletes the content that it left.  The preparation before an update only copies bytes into storage, file by
+file; the overlay shows the same at any time, so it commits several times.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ...engine.rebase.drift_report import Became, Entry, Held, drift
 from ...engine.rebase.resolutions import Resolutions
 from ...engine.rebase.versions import Versions
 from ...engine.recovery import BaseCheck
-from ..effects import DOORS, Doors
+from ..effects import DISK_ACCESS, DiskAccess
 from .plan import (
     BESIDE,
     Action,
@@ -41,12 +41,12 @@ _COMMIT_BYTES = 64 << 20
 
 @dataclass
 class RebaseReport:
-    """What a rebase did or would do.
+    """The result of a rebase.
 
     Attributes:
-        decisions: about everything that the base's change concerns.
-        counts: how many entries became what, unchanged ones among them.
-        applied: whether it was done.
+        decisions: the decision about each entry that the new base concerns.
+        counts: how many entries there are of each kind (``Became``), including unchanged ones.
+        applied: True if the decisions were carried out, False if only the plan was made.
     """
 
     decisions: list[Decision]
@@ -55,12 +55,12 @@ class RebaseReport:
 
     @property
     def conflicts(self) -> list[Decision]:
-        """What needs a decision, and stays as it is until there is one."""
+        """The decisions that the user has to make; their entries are not changed."""
         return [decision for decision in self.decisions if decision.action is Action.CONFLICT]
 
     @property
     def size(self) -> int:
-        """Bytes it takes in storage, at most."""
+        """The bytes that the rebase takes in storage, at most."""
         return sum(decision.size for decision in self.decisions if decision.action is not Action.CONFLICT)
 
 
@@ -77,22 +77,24 @@ def rebase(
     apply: bool = False,
     any_base: bool = False,
     progress: Progress = _quiet,
-    doors: Doors = DOORS,
+    disk: DiskAccess = DISK_ACCESS,
 ) -> RebaseReport:
-    """Settle an overlay over a new base.
+    """Adapt an overlay to a new base.
 
     Args:
-        storage: the overlay's storage, not mounted.
+        storage: the overlay's storage; it must not be mounted.
         base: the new base.
-        old_base: the base it was made over, where that is still at hand.
-        policies: whose version counts (``Policies``).
+        old_base: the base before the update, if it still exists.
+        policies: rules for which version to keep (``Policies``).
         apply: False to make the plan only, which changes nothing.
-        any_base: apply it over a base that lacks most of what the overlay refers to, as well.
-        progress: called now and then.
-        doors: the ways to the disk.
+        any_base: True to accept a base that lacks most of the objects that the overlay refers to.
+        progress: called from time to time with the name of the step, the number of units done, and their total.
+        disk: reads and writes the disk (see ``DiskAccess``).
 
     Raises:
-        StateError: something cannot be read or written, is in use, or does not fit; nothing was changed.
+        StateError: storage or a base cannot be read or written, or is in use, or storage has too little space;
+            nothing was changed.
+        UsageError: a policy is wrong.
     """
     rules = Policies(policies)
     _check_storage(storage)
@@ -103,15 +105,15 @@ def rebase(
             stack.callback(old.close)
         check = BaseCheck.IGNORE if any_base or not apply else BaseCheck.WARN
         if apply:
-            _finish_killed(doors, base, storage, check, "name that one, or give --any-base if this one is meant")
-        overlay = doors.overlay(base, storage, read_only=not apply, base_check=check)
+            _finish_killed(disk, base, storage, check, "give the right base, or --any-base if this one is right")
+        overlay = disk.overlay(base, storage, read_only=not apply, base_check=check)
         stack.callback(overlay.close)
         versions = Versions(overlay, old)
         planner = Planner(overlay, versions, rules)
         decisions, counts = planner.plan(progress)
         report = RebaseReport(decisions, counts, apply)
         if apply:
-            _make_room(overlay, report)
+            _check_space(overlay, report)
             with overlay.transaction():
                 _Application(overlay, versions, planner, report, progress).run()
             overlay.commit()
@@ -119,60 +121,70 @@ def rebase(
 
 
 def _check_storage(storage: str) -> None:
-    # to open an empty directory would make an overlay of it
+    # without this check, opening an empty directory would make a new overlay in it
     if not os.path.exists(os.path.join(storage, "minifo.db")):
         raise NotMinifo(f"storage {storage} holds no overlay", "check the path")
 
 
-def _finish_killed(doors: Doors, base: str, storage: str, check: BaseCheck, hint: str) -> None:
-    """Let what a killed daemon had acknowledged become durable; a rebase itself keeps no log that is replayed.
+def _finish_killed(disk: DiskAccess, base: str, storage: str, check: BaseCheck, hint: str) -> None:
+    """Replay the redo log of a killed daemon and commit it, because a rebase opens the overlay without that log.
+
+    Args:
+        disk: reads and writes the disk (see ``DiskAccess``).
+        base: the base of the overlay.
+        storage: its storage.
+        check: what to do if this is not the base of the last mount.
+        hint: the advice for the user if the base is refused.
 
     Raises:
-        WrongBase: this is likely the wrong base.
+        WrongBase: this is probably not the right base.
     """
     try:
-        doors.finish_killed(base, storage, check)
+        disk.finish_killed(base, storage, check)
     except WrongBase as error:
         raise WrongBase(error.message, hint) from error
 
 
-def _make_room(overlay: Overlay, report: RebaseReport) -> None:
-    """See that everything fits, and that there are enough ids of content objects for one transaction.
+def _check_space(overlay: Overlay, report: RebaseReport) -> None:
+    """Check the free space, and reserve the ids of all content objects that one transaction needs.
 
     Raises:
-        StateError: it does not fit.
+        StateError: storage has too little free space.
     """
     needed = report.size + _PER_ENTRY * len(report.decisions)
     free = overlay.free()
     if needed > free:
-        hint = "make room, or choose policies that copy less"
+        hint = "free some space, or choose policies that copy less"
         raise StateError(f"{needed} bytes are needed in {overlay.storage_path}, {free} are free", hint)
     copies = sum(decision.size > 0 or decision.action is Action.MERGE for decision in report.decisions)
     overlay.reserve(2 * copies)
 
 
 class _Application:
-    """Carries decisions out; inside an operation."""
+    """Carries out the decisions of a plan, inside one transaction of the overlay."""
 
     def __init__(
         self, overlay: Overlay, versions: Versions, planner: Planner, report: RebaseReport, progress: Progress
     ) -> None:
         self._versions = versions
         self._planner = planner
-        self._settler = Resolutions(overlay)
+        self._resolutions = Resolutions(overlay)
         self._decisions = report.decisions
         self._progress = progress
         self._done = 0
 
     def run(self) -> None:
-        """In the order that ``Resolutions`` needs: what copies, what the base has, what is gone, names, whiteouts."""
+        """Carry out all decisions in the order that ``Resolutions`` needs.
+
+        The order is: objects that the new base has, each after its copies; objects that it lacks; names and whiteouts.
+        """
         decisions = self._decisions
-        later: list[int] = []
+        names: list[int] = []
         gone: set[int] = set()
         for index, decision in enumerate(decisions):
             self._copy(decision)
             if self._is_name(decision.entry):
-                later.append(index)
+                names.append(index)
             elif decision.action in (Action.CREATE, Action.DROP):
                 gone.add(index)
             else:
@@ -180,20 +192,26 @@ class _Application:
                 self._step()
         for index in self._settle_gone([index for index in deepest_first(decisions) if index in gone]):
             decisions[index] = decisions[index]._replace(action=Action.WAIT)
-        for index in later:
+        for index in names:
             self._name(decisions[index])
             self._step()
         for decision in decisions:
             if decision.action not in (Action.WAIT, Action.CONFLICT):
-                self._settler.renew_ancestor(decision.entry)  # what is settled was made from this version
+                # from now on the entry counts as made over this version
+                self._resolutions.renew_ancestor(decision.entry)
 
     def _settle_gone(self, gone: list[int]) -> list[int]:
-        """Settle what is gone: what is no directory, then directories, as what is in them lets go of them.
+        """Carry out the decisions about objects that the new base lacks: first files, then directories.
+
+        A directory can be settled only after all objects in it, so this repeats until no further one can be.
+
+        Args:
+            gone: indices of the decisions, the deepest paths first.
 
         Returns:
-            Directories in which something stays that waits.
+            The indices of directories that cannot be settled because an object in them waits.
         """
-        gone.sort(key=lambda index: self._decisions[index].entry.held is Held.DIRECTORY)  # and the deepest first
+        gone.sort(key=lambda index: self._decisions[index].entry.held is Held.DIRECTORY)  # stable: still deepest first
         while True:
             left = [index for index in gone if not self._gone(self._decisions[index])]
             if len(left) == len(gone):
@@ -209,37 +227,40 @@ class _Application:
         return entry.held in (Held.WHITEOUT, Held.CREATED, Held.REPLACED) or entry.became is Became.SHADOW
 
     def _copy(self, decision: Decision) -> None:
-        """What a decision copies: the rest of our file from the old base, the new base's file beside ours."""
+        """Copy what a decision needs: our file's missing bytes from the old base; the new base's file beside ours."""
         entry = decision.entry
         if decision.action is Action.CONFLICT:
             return
         if decision.completes:
             source = self._versions.below(entry)
             if source is None:
-                raise StateError(f"the old version of {os.fsdecode(entry.base)} is gone", "run it again")
-            self._settler.complete(entry, source)
+                raise StateError(f"the old version of {os.fsdecode(entry.base)} is gone", "run the command again")
+            self._resolutions.complete(entry, source)
         if decision.action is Action.BOTH or (
             decision.policy is Policy.BOTH and decision.action is Action.CREATE and entry.became is Became.KIND
         ):
-            self._settler.beside(entry, entry.path.rpartition(b"/")[2] + BESIDE)
+            self._resolutions.beside(entry, entry.path.rpartition(b"/")[2] + BESIDE)
 
     def _present(self, decision: Decision) -> None:
         entry, action = decision.entry, decision.action
         if action in (Action.KEEP, Action.BOTH):
-            self._settler.accept(entry)
+            self._resolutions.accept(entry)
         elif action is Action.TAKE:
-            self._settler.restore(entry)
+            self._resolutions.restore(entry)
         elif action is Action.MERGE:
-            self._settler.replace(entry, self._merged(entry))
+            self._resolutions.replace(entry, self._merged(entry))
 
     def _merged(self, entry: Entry) -> bytes:
         merged = self._planner.merged(entry)
         if isinstance(merged, str):
-            raise StateError(f"{os.fsdecode(entry.path)}: {merged}", "it changed meanwhile; run it again")
+            raise StateError(
+                f"{os.fsdecode(entry.path)} changed during the rebase and cannot be merged now ({merged})",
+                "run the command again",
+            )
         return merged
 
     def _gone(self, decision: Decision) -> bool:
-        settle = self._settler.keep if decision.action is Action.CREATE else self._settler.drop
+        settle = self._resolutions.keep if decision.action is Action.CREATE else self._resolutions.drop
         if not settle(decision.entry):
             return False
         self._step()
@@ -248,20 +269,26 @@ class _Application:
     def _name(self, decision: Decision) -> None:
         entry, action = decision.entry, decision.action
         if entry.held is Held.WHITEOUT:
-            self._settler.unhide(entry)
+            self._resolutions.unhide(entry)
         elif action is Action.DROP:
-            self._settler.uncover(entry)
+            self._resolutions.uncover(entry)
         elif action is Action.MERGE:
-            self._settler.rewrite(entry, self._merged(entry))
+            self._resolutions.rewrite(entry, self._merged(entry))
         elif action in (Action.COVER, Action.BOTH) and entry.held is not Held.REPLACED:
-            self._settler.cover(entry)
+            self._resolutions.cover(entry)
 
 
 # -- before an update
 
 
-class Lacking(NamedTuple):
-    """A file that needs bytes of the base: how many, and whether this base has the version that it was written over."""
+class PartialFile(NamedTuple):
+    """A partly written file, which needs bytes of the base.
+
+    Attributes:
+        entry: the file.
+        size: the number of bytes that it needs, at most.
+        is_version: True if this base has the version that the file was written over.
+    """
 
     entry: Entry
     size: int
@@ -270,12 +297,12 @@ class Lacking(NamedTuple):
 
 @dataclass
 class PrepareReport:
-    """What ``prepare`` did.
+    """The result of a preparation.
 
     Attributes:
-        files: what was completed.
-        size: bytes that took.
-        conflicts: files whose version the base given does not have.
+        files: the files that were completed.
+        size: the number of bytes copied.
+        conflicts: the files that were written over a version that this base does not have.
     """
 
     files: list[Entry] = field(default_factory=list)
@@ -287,30 +314,30 @@ class Preparation:
     """Completes partly written files from the base that they were written over; a context manager.
 
     Args:
-        storage: the overlay's storage, not mounted.
-        base: its base, which is to be replaced.
-        doors: the ways to the disk.
+        storage: the overlay's storage; it must not be mounted.
+        base: the overlay's base, which the user is going to replace.
+        disk: reads and writes the disk (see ``DiskAccess``).
 
     Attributes:
-        size: bytes it will take, at most.
-        free: bytes there are.
-        count: files that are to be completed.
+        size: the bytes that the copies take in storage, at most.
+        free: the bytes that are free in storage.
+        count: the number of files that will be completed.
 
     Raises:
-        StateError: something cannot be read or written, or is in use.
+        StateError: storage or base cannot be read or written, or is in use.
     """
 
-    def __init__(self, storage: str, base: str, *, doors: Doors = DOORS) -> None:
+    def __init__(self, storage: str, base: str, *, disk: DiskAccess = DISK_ACCESS) -> None:
         _check_storage(storage)
-        _finish_killed(doors, base, storage, BaseCheck.WARN, "name that one: its bytes are what is wanted")
-        self._ov = doors.overlay(base, storage)
+        _finish_killed(disk, base, storage, BaseCheck.WARN, "give the base that the overlay was last mounted with")
+        self._ov = disk.overlay(base, storage)
         try:
-            self._lacking = list(self._look())
+            self._partial_files = self._find_partial_files()
         except BaseException:
             self._ov.close()
             raise
-        self.size = sum(file.size for file in self._lacking if file.is_version)
-        self.count = sum(file.is_version for file in self._lacking)
+        self.size = sum(file.size for file in self._partial_files if file.is_version)
+        self.count = sum(file.is_version for file in self._partial_files)
         self.free = self._ov.free()
 
     def __enter__(self) -> Preparation:
@@ -319,7 +346,7 @@ class Preparation:
     def __exit__(self, *error: object) -> None:
         self._ov.close()
 
-    def _look(self) -> list[Lacking]:
+    def _find_partial_files(self) -> list[PartialFile]:
         found = []
         versions = Versions(self._ov, None)
         for entry in drift(self._ov):
@@ -328,22 +355,22 @@ class Preparation:
                 st = self._ov.base.find(entry.base)
                 if st is not None:
                     size = min(size, st.st_blocks * 512 or size)
-                found.append(Lacking(entry, size, entry.became is Became.UNCHANGED))
+                found.append(PartialFile(entry, size, entry.became is Became.UNCHANGED))
         return found
 
     def run(self, progress: Progress = _quiet) -> PrepareReport:
-        """Complete the files.  Cut short, it goes on when it is called again.
+        """Copy the missing bytes of all files.  After an interruption, another run continues.
 
         Raises:
-            StateError: they do not fit; nothing was changed.  Or storage failed.
+            StateError: storage has too little free space, and nothing was changed; or storage failed.
         """
         if self.size > self.free:
             message = f"{self.size} bytes are needed in {self._ov.storage_path}, {self.free} are free"
-            raise StateError(message, "make room; nothing was copied")
+            raise StateError(message, "free some space; nothing was copied")
         report = PrepareReport()
         resolutions = Resolutions(self._ov)
         pending = files = 0
-        for file in self._lacking:
+        for file in self._partial_files:
             if not file.is_version:
                 report.conflicts.append(file.entry)
                 continue

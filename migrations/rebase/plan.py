@@ -1,13 +1,14 @@
-"""The plan of a rebase: what is to become of each thing that an overlay holds of a base that was replaced.
+"""The plan of a rebase: for each object that the overlay has changed and the new base has changed, too, an action.
 
-A *policy* says whose version counts, for all paths or for those that match a pattern:
+*Ours* is the overlay's version of an object, *theirs* the version in the new base.  A *policy* says which version to
+keep, for all paths or for those that match a pattern:
 
-    ours        what shows stays
-    theirs      the base's version shows, and ours is given up
-    keep-both   ours stays, and the base's is put beside it, as NAME.minifo-new
-    merge       a three-way merge, where both have another text than the old base; elsewhere as ours
+    ours        keep our version
+    theirs      discard our version and show the base's
+    keep-both   keep our version, and copy the base's beside it as NAME.minifo-new
+    merge       a three-way merge if both differ from the text in the old base; otherwise as ours
 
-Nothing is lost but by ``theirs``: what a policy cannot do is a conflict, and stays as it is.
+Only ``theirs`` loses anything.  If a policy cannot be followed, that is a conflict, and the object is not changed.
 """
 
 from __future__ import annotations
@@ -28,12 +29,13 @@ from ...engine.store.base_view import join, split
 from .text_merge import LONGEST, is_text, merge_text
 
 BESIDE = b".minifo-new"
+_BOTH_CREATED = "both created it; there is no common version to merge from"
 
 Progress = Callable[[str, int, int], None]
 
 
 class Policy(Enum):
-    """Whose version counts."""
+    """Which version of an object to keep."""
 
     OURS = "ours"
     THEIRS = "theirs"
@@ -42,30 +44,30 @@ class Policy(Enum):
 
 
 class Action(Enum):
-    """What is done about an entry."""
+    """What is done about an entry; the values are the words that the user sees."""
 
     NONE = "nothing"
-    KEEP = "keep ours"  # it counts as made over the new version
+    KEEP = "keep ours"  # from now on it counts as made over the base's new version
     TAKE = "take the base's"
     MERGE = "merge"
     BOTH = "keep both"
-    CREATE = "make it ours"  # a created object
+    CREATE = "make it ours"  # turn it into a created object
     DROP = "drop"
     COVER = "hide the base's"
-    WAIT = "wait"  # for the old base, or for somebody to say theirs
+    WAIT = "wait"  # keep it hidden until the old base is back, or the user gives the policy theirs
     CONFLICT = "conflict"
 
 
 class Decision(NamedTuple):
-    """What becomes of one entry.
+    """The decision about one entry.
 
     Attributes:
         entry: the entry.
-        policy: the one that counts for its path.
+        policy: the policy that counts for its path.
         action: what is done.
-        completes: whether what the file lacks is copied from the old base first.
-        size: bytes this takes in storage, at most.
-        why: of a conflict, what is missing or in the way.
+        completes: True if missing bytes of the file are copied from the old base first.
+        size: the bytes that this takes in storage, at most.
+        why: the reason for a conflict; empty for any other action.
     """
 
     entry: Entry
@@ -77,14 +79,14 @@ class Decision(NamedTuple):
 
 
 class Policies:
-    """Policies by path: of those that match the last one counts.
+    """The policy for each path: the last rule that matches it counts.
 
     Args:
-        rules: ``POLICY`` or ``POLICY:PATTERN``.  A pattern stands for a path, and all below it; in it ``*`` and ``?``
+        rules: texts ``POLICY`` or ``POLICY:PATTERN``.  A pattern matches a path and all paths below it; ``*`` and ``?``
             also match slashes (fnmatch(3) without FNM_PATHNAME).
 
     Raises:
-        UsageError: a rule is none.
+        UsageError: a text is not a rule.
     """
 
     def __init__(self, rules: Sequence[str]) -> None:
@@ -93,11 +95,11 @@ class Policies:
             word, colon, pattern = rule.partition(":")
             if word not in {policy.value for policy in Policy} or (colon and not pattern.startswith("/")):
                 hint = "give ours, theirs, keep-both or merge, alone or with a pattern: merge:/etc/*.conf"
-                raise UsageError(f"{rule!r} is no policy", hint)
+                raise UsageError(f"{rule!r} is not a policy", hint)
             self._rules.append((pattern.rstrip("/") if colon else "", Policy(word)))
 
     def of(self, path: bytes) -> Policy:
-        """The policy of a path."""
+        """Return the policy for a path of the merged view."""
         text = os.fsdecode(path)
         for pattern, policy in reversed(self._rules):
             if not pattern or fnmatch.fnmatchcase(text, pattern) or fnmatch.fnmatchcase(text, pattern + "/*"):
@@ -106,22 +108,27 @@ class Policies:
 
 
 class Planner:
-    """Decides about entries.
+    """Decides about the entries of one overlay.
 
     Args:
-        overlay: open over the new base; only read.
-        versions: of the files in it.
-        policies: whose version counts.
+        overlay: the overlay, open over the new base; it is only read.
+        versions: gives the versions of its files.
+        policies: the policy for each path.
     """
 
     def __init__(self, overlay: Overlay, versions: Versions, policies: Policies) -> None:
         self._ov = overlay
         self._versions = versions
         self._policies = policies
-        self._placed: set[bytes] = set()  # copies of the base's files beside ours
+        self._placed: set[bytes] = set()  # paths of the copies that keep-both will make
 
     def plan(self, progress: Progress) -> tuple[list[Decision], Counter[str]]:
-        """Decisions about all that the base's change concerns, and how many entries became what."""
+        """Compare the overlay with the new base.
+
+        Returns:
+            A decision about each entry that the new base concerns, and how many entries there are of each kind
+            (``Became``), including unchanged ones.
+        """
         decisions: list[Decision] = []
         counts: Counter[str] = Counter()
         total = self._versions.count()
@@ -134,7 +141,11 @@ class Planner:
         return decisions, counts
 
     def _directories(self, decisions: list[Decision]) -> None:
-        """A directory that is gone stays as it is while something in it waits, and is ours if something in it is."""
+        """Correct the decisions about directories that the new base lacks, according to the objects in them.
+
+        Such a directory waits while an object in it waits or is a conflict.  Otherwise, if an object in it is kept, it
+        becomes a created directory.
+        """
         waiting: set[bytes] = set()
         holding: set[bytes] = set()
         for index in deepest_first(decisions):
@@ -170,7 +181,7 @@ class Planner:
         return self._changed(entry, policy)
 
     def _replaced(self, entry: Entry, policy: Policy) -> Decision:
-        """About a file that was put in the place of the base's, which is another one now."""
+        """Decide about an object that the user has put in the place of a base file, which the new base has changed."""
         if policy is Policy.THEIRS:
             if self._versions.is_directory(entry):
                 return Decision(entry, policy, Action.CONFLICT, why="ours is a directory; remove it, or choose ours")
@@ -187,7 +198,7 @@ class Planner:
         st = self._ov.base.find(entry.base)
         return st is None or not stat.S_ISREG(st.st_mode)
 
-    # -- what the base has
+    # -- objects that the new base has
 
     def _changed(self, entry: Entry, policy: Policy) -> Decision:
         if policy is Policy.THEIRS and entry.held is not Held.NAME:
@@ -203,7 +214,7 @@ class Planner:
         if policy is Policy.THEIRS:
             return Decision(entry, policy, Action.TAKE)
         if self._versions.below(entry) is None:
-            return Decision(entry, policy, Action.CONFLICT, why=self._lacking())
+            return Decision(entry, policy, Action.CONFLICT, why=self._why_incomplete())
         decision = Decision(entry, policy, Action.KEEP, True, self._versions.missing(entry))
         if policy is Policy.BOTH:
             return self._beside(decision._replace(action=Action.BOTH))
@@ -211,10 +222,10 @@ class Planner:
             return self._merge(decision._replace(action=Action.MERGE))
         return decision
 
-    def _lacking(self) -> str:
+    def _why_incomplete(self) -> str:
         if self._versions.old is not None:
-            return "the old base given has not the version that some blocks were written over"
-        return "some blocks are those of the old version; give --old-base, or the policy theirs"
+            return "the base given with --old-base does not have the version that some blocks were written over"
+        return "some blocks are only in the old version; give --old-base, or the policy theirs"
 
     def _beside(self, decision: Decision) -> Decision:
         entry = decision.entry
@@ -222,15 +233,17 @@ class Planner:
         directory, name = split(entry.path)
         beside = name + BESIDE
         if st is None or not stat.S_ISREG(st.st_mode):
-            return decision._replace(action=Action.CONFLICT, why="what the base has is no file to put beside ours")
+            why = "the base's version is not a file, so it cannot be put beside ours"
+            return decision._replace(action=Action.CONFLICT, why=why)
         if len(beside) > NAME_MAX:
-            return decision._replace(action=Action.CONFLICT, why="the name is too long to put another beside it")
+            why = f"the name is too long for the suffix {os.fsdecode(BESIDE)}"
+            return decision._replace(action=Action.CONFLICT, why=why)
         place = join(directory, beside)
         known = self._find(place)
         if known is not None and self._versions.is_copy(known, entry.base, st):
-            return decision  # put there the last time
+            return decision  # an earlier rebase has made this copy
         if place in self._placed or known is not None:
-            why = f"{os.fsdecode(beside)} is there already; settle and remove that one"
+            why = f"{os.fsdecode(beside)} exists already; compare it with ours, then delete it"
             return decision._replace(action=Action.CONFLICT, why=why)
         self._placed.add(place)
         return decision._replace(size=decision.size + st.st_size)
@@ -249,15 +262,15 @@ class Planner:
         if isinstance(found, str):
             return decision._replace(action=Action.CONFLICT, why=found)
         if not decision.completes and self._versions.read(decision.entry) == found:
-            return decision._replace(action=Action.KEEP)  # ours has it all, as after a merge
-        # all of it is written anew
+            return decision._replace(action=Action.KEEP)  # ours is the merged text already
+        # the whole file is written again
         return decision._replace(completes=False, size=decision.size + len(found))
 
     def merged(self, entry: Entry) -> bytes | str:
-        """The bytes of a merged file, or why it cannot be merged."""
+        """Return the bytes of a merged file, or the reason why it cannot be merged."""
         st = self._ov.base.stat(entry.base)
         if not (self._versions.is_file(entry) and stat.S_ISREG(st.st_mode)):
-            return "it is no file"
+            return "it is not a file"
         if max(self._versions.size(entry), st.st_size) > LONGEST:
             return "it is too large to be merged"
         ancestor = self._versions.ancestor(entry, LONGEST + 1)
@@ -265,14 +278,14 @@ class Planner:
             return "the old version is not known" + ("" if self._versions.old is not None else "; give --old-base")
         ours = self._versions.ours(entry)
         if ours is None:
-            return self._lacking()
+            return self._why_incomplete()
         theirs = os.pread(self._ov.base.file(entry.base, st), st.st_size, 0)
         if not (is_text(ours) and is_text(ancestor) and is_text(theirs)):
-            return "it is no text"
+            return "it is not a text"
         merged = merge_text(ours, ancestor, theirs)
         return merged if merged is not None else "both changed the same lines"
 
-    # -- what the base has not, or as another kind of object
+    # -- objects that the new base lacks, or has as another type
 
     def _gone(self, entry: Entry, policy: Policy) -> Decision:
         if not entry.shows:
@@ -282,7 +295,7 @@ class Planner:
         decision = Decision(entry, policy, Action.CREATE)
         if entry.held is Held.PART:
             if self._versions.below(entry) is None:
-                return decision._replace(action=Action.CONFLICT, why=self._lacking())
+                return decision._replace(action=Action.CONFLICT, why=self._why_incomplete())
             decision = decision._replace(completes=True, size=self._versions.missing(entry))
         if policy is Policy.BOTH and entry.became is Became.KIND:
             return self._beside(decision)
@@ -299,10 +312,10 @@ class Planner:
         if policy is Policy.BOTH:
             return self._beside(Decision(entry, policy, Action.BOTH))
         if policy is Policy.MERGE:
-            return Decision(entry, policy, Action.CONFLICT, why="both made it; there is no version to merge from")
+            return Decision(entry, policy, Action.CONFLICT, why=_BOTH_CREATED)
         return Decision(entry, policy, Action.COVER)
 
 
 def deepest_first(decisions: Sequence[Decision]) -> list[int]:
-    """The order in which what is gone can be settled, as indices."""
+    """Return the indices of the decisions, those with the deepest base paths first."""
     return sorted(range(len(decisions)), key=lambda index: -decisions[index].entry.base.count(b"/"))

@@ -1,6 +1,6 @@
-"""Three-way merges of text, by diff3 of the GNU diffutils (diff3(1)).
+"""Three-way merges of texts with diff3(1) of the GNU diffutils.
 
-The three texts are files in memory only: what is merged may be a secret.
+diff3 reads the three texts from files in memory (memfd_create(2)), because they may be secret.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ import subprocess
 
 from ...engine import StateError
 
-LONGEST = 4 << 20  # bytes of a text that is merged
+LONGEST = 4 << 20  # bytes of a text that can be merged, at most
 
 
 def merge_text(ours: bytes, ancestor: bytes, theirs: bytes) -> bytes | None:
-    """*ours* with the changes from *ancestor* to *theirs*, or None where both changed the same place.
+    """Return *ours* with the changes from *ancestor* to *theirs* applied, or None if both changed the same lines.
 
     Raises:
-        StateError: there is no diff3, or it failed.
+        StateError: the program diff3 is not installed, or failed.
     """
     if ours == theirs or ancestor == theirs:
         return ours
@@ -35,7 +35,7 @@ def merge_text(ours: bytes, ancestor: bytes, theirs: bytes) -> bytes | None:
             with open(fd, "wb", closefd=False) as file:
                 file.write(text)
         names = [f"/proc/self/fd/{fd}" for fd in fds]
-        # -E: only what both changed in different ways is a conflict, not what both changed alike
+        # -E: lines that both have changed in the same way are no conflict
         command = [program, "-E", "-m", "--text", "--", *names]
         done = subprocess.run(
             command, pass_fds=fds, capture_output=True, check=False, env={**os.environ, "LC_ALL": "C"}
@@ -51,5 +51,5 @@ def merge_text(ours: bytes, ancestor: bytes, theirs: bytes) -> bytes | None:
 
 
 def is_text(data: bytes) -> bool:
-    """True for what can be merged line by line."""
+    """Return whether the bytes are a text, which can be merged line by line."""
     return b"\0" not in data

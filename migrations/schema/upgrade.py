@@ -21,7 +21,7 @@ import apsw
 from ...engine.errors import Corrupt, NewerFormat, NotMinifo, StateError
 from ...engine.store.database import DB_NAME
 from ...engine.store.database_file import APPLICATION_ID, SCHEMA_VERSION, connect, schema_of, strange_objects
-from ..effects import DOORS, Doors
+from ..effects import DISK_ACCESS, DiskAccess
 
 _PLAIN_NAME = re.compile(r"[a-z_][a-z0-9_]*")
 _STEP_FILE = re.compile(r"(\d{4})_\w+\.sql")
@@ -51,7 +51,7 @@ def upgrade(
     steps: Mapping[int, str] | None = None,
     target: int = SCHEMA_VERSION,
     dry_run: bool = False,
-    doors: Doors = DOORS,
+    disk: DiskAccess = DISK_ACCESS,
 ) -> Upgrade:
     """Upgrade the database of a storage to the version *target*.
 
@@ -60,7 +60,7 @@ def upgrade(
         steps: the SQL of each step by the version that it leads to; None for the steps of this package.
         target: the version to reach.
         dry_run: True to return what would be done and change nothing.
-        doors: the ways to the disk.
+        disk: reads and writes the disk (see ``DiskAccess``).
 
     Raises:
         NotMinifo: the storage holds no database of minifo.
@@ -70,12 +70,12 @@ def upgrade(
         StateError: a step is missing, or failed and was rolled back.
     """
     steps = shipped_steps() if steps is None else steps
-    store = doors.storage(storage)
+    store = disk.storage(storage)
     try:
         if not store.is_formatted:
             raise NotMinifo(f"storage {storage} holds no overlay", "check the path")
         store.lock(exclusive=True)
-        return _upgrade(doors, store.database, steps, target, dry_run)
+        return _upgrade(disk, store.database, steps, target, dry_run)
     except (apsw.CorruptError, apsw.NotADBError) as error:
         raise Corrupt(f"{store.database} is damaged ({error})", f"run: minifo-fsck {storage}") from error
     except apsw.Error as error:
@@ -86,8 +86,8 @@ def upgrade(
         store.close()
 
 
-def _upgrade(doors: Doors, path: str, steps: Mapping[int, str], target: int, dry_run: bool) -> Upgrade:
-    con = connect(path, read_only=dry_run, vfs=doors.vfs)
+def _upgrade(disk: DiskAccess, path: str, steps: Mapping[int, str], target: int, dry_run: bool) -> Upgrade:
+    con = connect(path, read_only=dry_run, vfs=disk.vfs)
     try:
         if not dry_run:
             # exclusive locking works also in a file system without shared memory maps
@@ -104,7 +104,7 @@ def _upgrade(doors: Doors, path: str, steps: Mapping[int, str], target: int, dry
         _check_plain(con, path)
         if dry_run or before == target:
             return Upgrade(before, target, None)
-        backup = _copy_database(doors, con, path, before)
+        backup = _copy_database(disk, con, path, before)
         con.execute("PRAGMA synchronous=FULL").fetchall()
         for number in range(before + 1, target + 1):
             _run_step(con, path, number, steps[number])
@@ -134,16 +134,16 @@ def _check_plain(con: apsw.Connection, path: str) -> None:
             raise Corrupt(f"{path} is damaged (its {kind} {name!r:.100} is not ours)", "it cannot be upgraded")
 
 
-def _copy_database(doors: Doors, con: apsw.Connection, path: str, version: int) -> str:
+def _copy_database(disk: DiskAccess, con: apsw.Connection, path: str, version: int) -> str:
     """Make a complete and durable copy of the database beside it, and return the copy's path."""
     backup = f"{path}.bak-v{version}"
     temporary = f"{backup}.new"
     if os.path.exists(temporary):
-        doors.effects.unlink(temporary)
+        disk.effects.unlink(temporary)
     con.execute("VACUUM INTO ?", (temporary,)).fetchall()
-    doors.effects.sync(temporary)
-    doors.effects.rename(temporary, backup)
-    doors.effects.sync(os.path.dirname(path))
+    disk.effects.sync(temporary)
+    disk.effects.rename(temporary, backup)
+    disk.effects.sync(os.path.dirname(path))
     return backup
 
 

@@ -19,7 +19,7 @@ from minifo.engine import ROOT, Overlay, Process, SetAttr, StateError, UsageErro
 from minifo.engine.model import Ino
 from minifo.engine.store.database import DB_NAME
 from minifo.engine.store.database_file import SCHEMA_VERSION
-from minifo.migrations.effects import DOORS, Doors
+from minifo.migrations.effects import DISK_ACCESS, DiskAccess
 from minifo.migrations.fleet import Fleet, read_plan
 from minifo.migrations.merge.apply import STAGE, merge
 from minifo.migrations.meta import import_rows
@@ -57,7 +57,7 @@ class MigrationCase(ABC):
         """Make what is there before, and know what must come of it."""
 
     @abstractmethod
-    def run(self, doors: Doors = DOORS) -> None:
+    def run(self, disk: DiskAccess = DISK_ACCESS) -> None:
         """The command; given again, it goes on."""
 
     @abstractmethod
@@ -140,8 +140,8 @@ class Import(MigrationCase):
         shutil.rmtree(self.target)
         self.before = fingerprint(self.source, atimes=False)
 
-    def run(self, doors: Doors = DOORS) -> None:
-        few_steps(lambda: import_storage(str(self.source), str(self.base), str(self.target), doors=doors))
+    def run(self, disk: DiskAccess = DISK_ACCESS) -> None:
+        few_steps(lambda: import_storage(str(self.source), str(self.base), str(self.target), disk=disk))
 
     def old(self) -> None:
         if (self.target / DB_NAME).exists():
@@ -182,8 +182,8 @@ class InPlace(MigrationCase):
         del found[b""]
         return found
 
-    def run(self, doors: Doors = DOORS) -> None:
-        few_steps(lambda: import_storage(str(self.storage), str(self.base), None, doors=doors))
+    def run(self, disk: DiskAccess = DISK_ACCESS) -> None:
+        few_steps(lambda: import_storage(str(self.storage), str(self.base), None, disk=disk))
 
     def old(self) -> None:
         if (self.storage / DB_NAME).exists():
@@ -206,8 +206,8 @@ class Restore(InPlace):
         super().prepare()
         import_storage(str(self.storage), str(self.base), None)
 
-    def run(self, doors: Doors = DOORS) -> None:
-        restore(str(self.storage), doors=doors)
+    def run(self, disk: DiskAccess = DISK_ACCESS) -> None:
+        restore(str(self.storage), disk=disk)
 
     def old(self) -> None:
         if (self.storage / DB_NAME).exists():
@@ -244,8 +244,8 @@ class Merge(MigrationCase):
         found[b"/"] = (*found[b"/"][:5], *found[b"/"][6:])
         return found
 
-    def run(self, doors: Doors = DOORS) -> None:
-        merge(str(self.storage), str(self.base), apply=True, doors=doors)
+    def run(self, disk: DiskAccess = DISK_ACCESS) -> None:
+        merge(str(self.storage), str(self.base), apply=True, disk=disk)
 
     def old(self) -> None:
         if (self.storage / DB_NAME).exists():
@@ -311,7 +311,7 @@ class Rebase(MigrationCase):
         found = overlay_contents.shown(self.base, self.storage, links=True)
         return {path: value[:5] + value[6:] for path, value in found.items()}
 
-    def run(self, doors: Doors = DOORS) -> None:
+    def run(self, disk: DiskAccess = DISK_ACCESS) -> None:
         rebase(
             str(self.storage),
             str(self.base),
@@ -319,7 +319,7 @@ class Rebase(MigrationCase):
             policies=["ours", "merge:/merge", "keep-both:/both", "keep-both:/made", "theirs:/theirs", "theirs:/hidden"],
             apply=True,
             any_base=True,
-            doors=doors,
+            disk=disk,
         )
 
     def old(self) -> None:
@@ -362,8 +362,8 @@ class Upgrade(MigrationCase):
         finally:
             con.close()
 
-    def run(self, doors: Doors = DOORS) -> None:
-        upgrade(str(self.storage), steps=STEPS, target=LAST, doors=doors)
+    def run(self, disk: DiskAccess = DISK_ACCESS) -> None:
+        upgrade(str(self.storage), steps=STEPS, target=LAST, disk=disk)
 
     def old(self) -> None:
         try:
@@ -403,8 +403,8 @@ class Plan(MigrationCase):
         for name in os.listdir(self.workdir):
             shutil.rmtree(self.workdir / name)
 
-    def run(self, doors: Doors = DOORS) -> None:
-        reports = Fleet(read_plan(str(self.plan)), doors=doors).run()
+    def run(self, disk: DiskAccess = DISK_ACCESS) -> None:
+        reports = Fleet(read_plan(str(self.plan)), disk=disk).run()
         bad = [report for report in reports if report["status"] not in ("done", "skipped")]
         if bad:
             raise StateError(str(bad[0]["error"]))
@@ -436,8 +436,8 @@ class Export(MigrationCase):
         found = legacy_tree(self.target)
         return {path: seen[:5] + seen[6:] if path.endswith(META_NAME) else seen for path, seen in found.items()}
 
-    def run(self, doors: Doors = DOORS) -> None:
-        export_storage(str(self.place / "new"), str(self.place / "base"), str(self.target), lossy=True, doors=doors)
+    def run(self, disk: DiskAccess = DISK_ACCESS) -> None:
+        export_storage(str(self.place / "new"), str(self.place / "base"), str(self.target), lossy=True, disk=disk)
 
     def old(self) -> None:
         with suppress(UsageError):  # it had just come to its end

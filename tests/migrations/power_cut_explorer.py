@@ -28,7 +28,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from minifo.engine import StateError, UsageError
-from minifo.migrations.effects import Doors
+from minifo.migrations.effects import DiskAccess
 from tests.crash.disk_checker import Wrong
 from tests.crash.disk_model import Disk, Inode, State
 from tests.crash.explorer import FIXED, Failure, Summary, scratch_directory
@@ -135,7 +135,7 @@ def record(case: MigrationCase, killed_at: int | None = None) -> tuple[State, li
 def _run(case: MigrationCase, recorder: Recorder) -> None:
     effects = RecordedEffects(recorder)
     with reproducible():
-        case.run(Doors(effects) if case.reads else Doors(effects, recorder.storage, recorder.vfs))
+        case.run(DiskAccess(effects) if case.reads else DiskAccess(effects, recorder.storage, recorder.vfs))
 
 
 class _Dying(Recorder):

@@ -48,9 +48,9 @@ def test_plan_for_people(rebase_sandbox: RebaseSandbox, capsys: pytest.CaptureFi
         "ours        base           would settle     path",
         "name        gone           wait             /C",
         "some blocks other version  conflict         /a",
-        " " * 44 + "some blocks are those of the old version; give --old-base, or the policy theirs",
+        " " * 44 + "some blocks are only in the old version; give --old-base, or the policy theirs",
         "some blocks other version  conflict         /b",
-        " " * 44 + "some blocks are those of the old version; give --old-base, or the policy theirs",
+        " " * 44 + "some blocks are only in the old version; give --old-base, or the policy theirs",
         "attributes  changed        keep ours        /\\xff\\n",
         "1 to settle, 2 conflicts, 1 waiting for the old base, 1 as before",
     ]
@@ -94,7 +94,7 @@ def test_what_is_refused(rebase_sandbox: RebaseSandbox, tmp_path: Path, capfd: p
     """One line that says what to do; nothing is changed, and nothing is made of an empty directory."""
     updated(rebase_sandbox)
     assert run(rebase_sandbox, "--policy", "mine") == 1
-    assert "'mine' is no policy" in capfd.readouterr().err
+    assert "'mine' is not a policy" in capfd.readouterr().err
     assert run(rebase_sandbox, "--prepare", "--apply") == 1
     assert "--prepare goes with --base only" in capfd.readouterr().err
     empty = tmp_path / "empty"
@@ -127,7 +127,7 @@ def test_a_wrong_base(rebase_sandbox: RebaseSandbox, tmp_path: Path, capfd: pyte
     assert run(rebase_sandbox, "--apply") == 2
     err = capfd.readouterr().err
     assert "is likely the wrong one" in err
-    assert err.endswith("name that one, or give --any-base if this one is meant\n")
+    assert err.endswith("give the right base, or --any-base if this one is right\n")
     assert run(rebase_sandbox, "--prepare") == 2
     assert "any-base" not in capfd.readouterr().err
     assert run(rebase_sandbox, "--apply", "--any-base") == 3

@@ -292,7 +292,7 @@ def test_refusals_say_what_to_do(make: Callable[[Tree, Tree], Path]) -> None:
     arguments = (str(place / "sto"), str(place / "base"))
     with pytest.raises(UsageError, match="is not empty"):
         import_storage(*arguments, str(place / "full"))
-    with pytest.raises(UsageError, match="within each other"):
+    with pytest.raises(UsageError, match="is below the other"):
         import_storage(*arguments, str(place / "sto" / "new"))
     bring(place)
     (place / "sto" / "c").write_text("")

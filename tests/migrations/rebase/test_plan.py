@@ -130,7 +130,7 @@ def test_both_where_the_name_is_taken(rebase_sandbox: RebaseSandbox) -> None:
     rebase_sandbox.create("config.minifo-new", b"of the last update")
     report = rebase_sandbox.rebase("keep-both")
     assert [os.fsdecode(d.entry.path) for d in report.conflicts] == ["/config"]
-    assert "config.minifo-new is there already" in report.conflicts[0].why
+    assert "config.minifo-new exists already" in report.conflicts[0].why
     assert rebase_sandbox.read("config.minifo-new") == b"of the last update"
     rebase_sandbox.unlink("config.minifo-new")
     assert rebase_sandbox.rebase("keep-both").conflicts == []
@@ -145,7 +145,7 @@ def test_merging(rebase_sandbox: RebaseSandbox) -> None:
     report = rebase_sandbox.rebase("merge", old=True)
     assert {os.fsdecode(d.entry.path): d.why for d in report.conflicts} == {
         "/clash": "both changed the same lines",
-        "/binary": "it is no text",
+        "/binary": "it is not a text",
     }
     shown = rebase_sandbox.shown()
     assert shown["config"][-1] == b"LINE" + TEXT[4 : -len(LINES[-1])] + b"last\n"
@@ -252,7 +252,7 @@ def test_part_with_a_wrong_old_base(rebase_sandbox: RebaseSandbox) -> None:
         os.utime(rebase_sandbox.old / name, ns=(st.st_atime_ns, st.st_mtime_ns))
     report = rebase_sandbox.rebase(old=True)
     assert {d.why for d in report.conflicts} == {
-        "the old base given has not the version that some blocks were written over"
+        "the base given with --old-base does not have the version that some blocks were written over"
     }
     assert len(report.conflicts) == 3
 
@@ -416,7 +416,7 @@ def test_both_over_another_kind(rebase_sandbox: RebaseSandbox) -> None:
     """A file of the base is put beside our directory; a directory is not."""
     kinds(rebase_sandbox)
     report = rebase_sandbox.rebase("keep-both")
-    assert [d.why for d in report.conflicts] == ["what the base has is no file to put beside ours"]
+    assert [d.why for d in report.conflicts] == ["the base's version is not a file, so it cannot be put beside ours"]
     assert rebase_sandbox.read("d.minifo-new") == b"a file"
     assert rebase_sandbox.names("d") == ["mine"]
 
