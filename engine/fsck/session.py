@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import codecs
 import errno
-import fcntl
 import os
 import shutil
 import tempfile
@@ -40,6 +39,7 @@ from ..store.redo_log import Recording, RedoLog, memory_directory
 from ..store.redo_replay import missing_content, replay
 from ..store.statements import SET_FACT
 from ..store.storage import Storage
+from ..store.writer_lock import LOCK, lock_holder
 from .checks import Checks, Progress
 from .object_inventory import ObjectInventory
 from .problems import NEEDS_REBUILD, Problem
@@ -168,14 +168,10 @@ class FsckSession:
                 self.writable, self.obstacle = False, error.message
             return
         try:
-            self._lock = self.storage.open("lock", write=False)
+            self._lock = self.storage.open(LOCK, write=False)
         except FileNotFoundError:
             return  # never mounted, or a copy of a storage: no mount uses it
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            text = os.pread(self._lock, 32, 0).split(b"\n")[0]
-            self.holder = int(text) if text.isdigit() else 0
+        self.holder = lock_holder(self._lock, keep=True)
 
     # -- checking
 

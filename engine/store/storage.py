@@ -13,15 +13,16 @@ import os
 import shutil
 import stat
 import struct
-import time
 from typing import NamedTuple
 
 from ..errors import SHORT, Corrupt, NotMinifo, Shortage, StateError, StorageBusy
+from . import writer_lock
 from .confined_dir import ConfinedDir, check_layout, check_trust
 from .database import DB_NAME
 from .database_file import format_database
 from .syscall_numbers import iow
 from .syscalls import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, fallocate, syncfs
+from .writer_lock import LOCK
 
 LEGACY_META = "META_dAfFgHE39ktF3HD2sr"  # name of mini_fo's list files; migrations/meta decodes them
 MERGING = "merge.db"  # the database has this name while a merge applies it to the base
@@ -30,7 +31,7 @@ RESTORING = ".minifo-restore"  # directory for the files that a restored mini_fo
 _UNFINISHED = {MERGING: ("a merge", "merge --apply"), IMPORTING: ("an import", "meta import")}
 _UNFINISHED |= {RESTORING: ("the undoing of an import", "meta restore")}
 _FILES = {DB_NAME, DB_NAME + "-wal", DB_NAME + "-shm", DB_NAME + ".new"}
-_FILES |= {"lock", "reserve", "minifo.names", "minifo.names.new"}
+_FILES |= {LOCK, "reserve", "minifo.names", "minifo.names.new"}
 _DIRECTORIES = {"content", "checkpoints"}
 # files and directories from which an interrupted migration continues
 _JOURNALS = {MERGING, "merge-journal", "merge-phase", "merge-journal.new", "merge-phase.new"}
@@ -44,7 +45,6 @@ FICLONE = iow(0x94, 9, struct.calcsize("i"))  # ioctl_ficlone(2)
 FICLONERANGE = iow(0x94, 13, struct.calcsize(_CLONE_RANGE))
 _ASSUMED_SPACE = 1 << 42  # bytes, where the file system does not report its size
 _NO_FILE = (errno.ELOOP, errno.ENXIO, errno.EMLINK, errno.EISDIR)  # ConfinedDir's answers for what is not a plain file
-_LOCK_TIMEOUT = 0.3  # seconds
 _FETCH_MAX = 2 << 30  # bytes of a database that may be copied into memory
 _LEGACY_SEARCH_MAX = 10_000  # directories that are searched for a META file
 
@@ -56,26 +56,6 @@ class Space(NamedTuple):
     free: int  # with the blocks that are reserved for root
     available: int
     is_known: bool  # False: the file system does not report it, and the other figures are assumed
-
-
-def _flock(fd: int, *, exclusive: bool) -> None:
-    """Lock an open file, waiting up to _LOCK_TIMEOUT for a holder that has it only for a moment.
-
-    Such holders are: a process that asks whether the lock is free; and a child that another thread of the holder has
-    just forked, until its exec closes the inherited descriptor (flock(2): the lock belongs to the open file, not to
-    the process).
-
-    Raises:
-        BlockingIOError: it is still locked after that time.
-    """
-    deadline = time.monotonic() + _LOCK_TIMEOUT
-    while True:
-        try:
-            return fcntl.flock(fd, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.01)
 
 
 def _raise_if_short(error: OSError, name: str) -> None:
@@ -243,7 +223,7 @@ class Storage:
         try:
             if not self.is_trusted:
                 raise PermissionError  # an untrusted storage is only read: do not create the lock
-            fd = self._dir.open("lock", os.O_RDWR | os.O_CREAT)
+            fd = self._dir.open(LOCK, os.O_RDWR | os.O_CREAT)
         except OSError as error:
             if error.errno in _NO_FILE:
                 raise Corrupt(f"the lock of storage {self.path} {_reason(error)}", "put a file in its place") from error
@@ -252,22 +232,20 @@ class Storage:
                     f"storage {self.path} cannot be written ({error.strerror})", "mount with -o ro"
                 ) from error
             try:
-                fd = self._dir.open("lock", os.O_RDONLY)
+                fd = self._dir.open(LOCK, os.O_RDONLY)
             except OSError:
                 return  # a read-only medium without a lock: no process can write to it
         try:
-            _flock(fd, exclusive=exclusive)
+            writer_lock.take(fd, exclusive=exclusive)
         except OSError as error:
-            text = os.pread(fd, 32, 0).split(b"\n")[0]
+            pid = writer_lock.noted_pid(fd)
             os.close(fd)
             if error.errno not in (errno.EAGAIN, errno.EACCES):
                 raise StateError(f"storage {self.path} cannot be locked ({error.strerror})") from error
-            pid = int(text) if text.isdigit() else 0
             holder = f"process {pid}" if pid else "another process"
             raise StorageBusy(f"storage {self.path} is in use by {holder}", "unmount it first", pid) from error
         if exclusive:
-            os.ftruncate(fd, 0)
-            os.pwrite(fd, b"%d\n" % os.getpid(), 0)
+            writer_lock.note_pid(fd)
         self._lock = fd
 
     def close(self) -> None:

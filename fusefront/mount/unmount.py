@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import fcntl
 import logging
 import os
 import select
@@ -17,6 +16,7 @@ import stat
 import time
 
 from ...engine.errors import StateError
+from ...engine.store.writer_lock import LOCK, lock_holder
 from . import end_report, mount_holders, mount_table, utab
 from .end_report import FoundReport, Phase
 from .mount_table import MountEntry
@@ -304,8 +304,7 @@ def _wait_for_lock(wait: _DaemonWait, storage: str, owner: int, holder: int) -> 
         message = f"{wait.mountpoint} is unmounted, but the lock of {storage} cannot be read ({exc.strerror})"
         raise StateError(message, "the system log says whether its last changes are durable") from exc
     try:
-        while not _free(fd):
-            pid = _pid(fd)
+        while (pid := lock_holder(fd)) is not None:
             if holder and pid and pid != holder:
                 return  # another daemon has the lock, so ours has released it
             wait.step(pid, ending=False)
@@ -322,7 +321,7 @@ def _open_lock(storage: str, owner: int) -> int:
     Raises:
         OSError: the file cannot be opened, or is not acceptable.
     """
-    path = os.path.join(storage, "lock")
+    path = os.path.join(storage, LOCK)
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     st = os.fstat(fd)
     if not stat.S_ISREG(st.st_mode) or st.st_uid != owner:
@@ -331,19 +330,9 @@ def _open_lock(storage: str, owner: int) -> int:
     return fd
 
 
-def _free(fd: int) -> bool:
-    """Return whether no writer holds the lock; do not keep it."""
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    fcntl.flock(fd, fcntl.LOCK_UN)
-    return True
-
-
 def is_written(storage: str, owner: int) -> bool:
     """Return whether a writer holds a storage of *owner*; True if no lock is visible, for a mount may hide it."""
-    return not os.path.exists(os.path.join(storage, "lock")) or _holder(storage, owner) != 0
+    return not os.path.exists(os.path.join(storage, LOCK)) or _holder(storage, owner) != 0
 
 
 def _holder(storage: str, owner: int) -> int:
@@ -355,15 +344,9 @@ def _holder(storage: str, owner: int) -> int:
         log.debug("the lock of %s cannot be opened yet: %s", storage, exc)
         return 0
     try:
-        return 0 if _free(fd) else _pid(fd)
+        return lock_holder(fd) or 0
     finally:
         os.close(fd)
-
-
-def _pid(fd: int) -> int:
-    """Return the process id in a lock file; 0 if it has none."""
-    text = os.pread(fd, 32, 0).split(b"\n")[0]
-    return int(text) if text.isdigit() else 0
 
 
 def _await_exit(pid: int) -> None:

@@ -13,14 +13,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import json
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from ...engine import ROOT, Overlay, StateError, StorageBusy
+from ...engine import ROOT, Overlay, StateError
 from ...engine.errors import Corrupt
 from ...engine.lists import Lists
 from ...engine.model import Ino
@@ -30,6 +29,7 @@ from ...engine.store.database import DB_NAME
 from ...engine.store.storage import MERGING
 from ...engine.store.syscalls import openat2
 from ..copying import copy_out, set_attributes, xattrs_in
+from ..directory_lock import locked
 from ..effects import DISK_ACCESS, DiskAccess, Effects, read_json
 from .plan import Change, MergePlan, Operation, decode_journal
 
@@ -79,7 +79,7 @@ def merge(
     """
     storage, base = os.path.realpath(storage), os.path.realpath(base)
     disk.storage(storage).close()  # checks that the storage is the user's and has no symlinks
-    with _locked(storage):
+    with locked(storage, "being merged"):
         if os.path.exists(os.path.join(storage, MERGING)):
             if not apply:
                 raise StateError(f"a merge of {storage} was interrupted", "finish it with --apply")
@@ -103,23 +103,6 @@ def merge(
         _begin(disk, storage, base, plan, facts)
         _Application(disk, storage, base, progress).run()
         return MergeReport(plan.changes, True, False)
-
-
-@contextlib.contextmanager
-def _locked(storage: str) -> Iterator[None]:
-    try:
-        fd = os.open(storage, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError as error:
-        raise StateError(f"storage {storage} cannot be opened ({error.strerror})", "check the path") from error
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(fd)
-        raise StorageBusy(f"storage {storage} is being merged", "wait for it") from error
-    try:
-        yield
-    finally:
-        os.close(fd)
 
 
 def _check(overlay: Overlay, plan: MergePlan, base: str, storage: str) -> None:

@@ -13,7 +13,6 @@ from which the same command continues.  The files of the source are never writte
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import stat
@@ -21,13 +20,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from ...engine import Corrupt, NotMinifo, StateError, StorageBusy, UsageError
+from ...engine import Corrupt, NotMinifo, StateError, UsageError
 from ...engine.bulk_import import IMPORTED
 from ...engine.store.base_view import BaseView
 from ...engine.store.confined_dir import ConfinedDir, check_layout
 from ...engine.store.database import DB_NAME
 from ...engine.store.database_file import check_header
 from ...engine.store.storage import IMPORTING, RESTORING
+from ..directory_lock import locked
 from ..effects import DISK_ACCESS, DiskAccess, Effects, read_json
 from .codec import META_NAME
 from .import_plan import DOverR, ImportPlan, Step
@@ -401,22 +401,11 @@ def _view(path: str, what: str) -> Iterator[BaseView]:
 
 @contextlib.contextmanager
 def _locked(place: str) -> Iterator[None]:
-    """Lock a directory against another import; a mount refuses it because of the files of the import in it."""
-    try:
-        fd = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError as error:
-        raise StateError(f"storage {place} cannot be opened ({error.strerror})", "check the path") from error
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(fd)
-        raise StorageBusy(f"storage {place} is in use by another import", "wait for it") from error
-    try:
+    """Lock a directory against another import, and check its layout (store/confined_dir.py)."""
+    with locked(place, "in use by another import") as fd:
         with contextlib.closing(ConfinedDir(os.dup(fd))) as directory:
             check_layout(directory, place, (), (WORK, BACKUP, _RESTORE), trusted=False)
         yield
-    finally:
-        os.close(fd)
 
 
 def _check_places(source: str, base: str, target: str | None) -> None:
