@@ -13,12 +13,11 @@ import os
 from collections.abc import Callable, Container
 from contextlib import AbstractContextManager
 from functools import partial
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import apsw
 
 from .commit import GroupCommit
-from .durability import Durability
 from .errors import FsError, NotMinifo, StateError
 from .free_space import FreeSpace
 from .model import Ino
@@ -45,6 +44,9 @@ from .tree.path_resolver import PathResolver
 from .tree.ranges import Ranges
 from .tree.row_checks import examine
 from .tree.stored_bytes import StoredBytes
+
+if TYPE_CHECKING:
+    from .durability import Durability
 
 log = logging.getLogger(__name__)
 

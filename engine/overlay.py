@@ -273,7 +273,7 @@ class Overlay(OpenOverlay):
         held = self.inodes.attributes(node)
         with self.db.operation():
             self.attributes.setattr(node, change, held)
-        return self.merge.attr(self.inodes.attributes(node), node, None if isinstance(held, Row) else held)
+        return self.merge.attr(self.inodes.attributes(node), node, held.base_blocks)
 
     def write(self, ino: Ino, offset: int, data: bytes | memoryview, *, times: bool = True) -> int:
         """Write all of *data* into a file, and return how many bytes that is.
@@ -296,7 +296,7 @@ class Overlay(OpenOverlay):
         with self.db.operation():
             node = self.inodes.node(ino)
             held = self.inodes.attributes(node)
-            self._check_regular(node, held.mode if isinstance(held, Row) else held.st_mode)
+            self._check_regular(node, held.mode)
             if data:
                 # the file may outlive its base file now, so it needs rows for all its attributes
                 row = self.attributes.own_xattrs(node, held, save=False)

@@ -7,7 +7,6 @@ attributes that may copy or write file bytes.
 from __future__ import annotations
 
 import errno
-import os
 import stat
 from collections.abc import Iterable
 
@@ -29,7 +28,7 @@ from ..store.database import Database
 from ..store.statements import statement
 from . import acl
 from .content import Content
-from .inode_rows import Row
+from .inode_rows import AnyAttr, Row
 from .inodes import Inodes
 from .nodes import Node
 from .row_checks import bytes_of, is_xattr_name
@@ -85,7 +84,7 @@ class Attributes:
 
     # -- setattr
 
-    def setattr(self, node: Node, change: SetAttr, held: Row | os.stat_result) -> None:
+    def setattr(self, node: Node, change: SetAttr, held: AnyAttr) -> None:
         """Change attributes of one object.  Call it inside an operation.
 
         Args:
@@ -127,7 +126,7 @@ class Attributes:
         self._inodes.save(row._replace(mode=mode, uid=uid, gid=gid, atime=atime, mtime=mtime, ctime=ctime))
 
     @staticmethod
-    def _is_nothing(change: SetAttr, held: Row | os.stat_result) -> bool:
+    def _is_nothing(change: SetAttr, held: AnyAttr) -> bool:
         """Return True if *change* needs no row.
 
         The kernel writes back an inode's times after a rename or an unlink, and it asks to drop set-id bits before each
@@ -136,16 +135,13 @@ class Attributes:
         """
         if not (change.mode is None and change.uid is None and change.gid is None and change.atime is None):
             return False
-        if owned := isinstance(held, Row):
-            mode, size, mtime = held.mode, held.size, held.mtime
-        else:
-            mode, size, mtime = held.st_mode, held.st_size, held.st_mtime_ns
-        if change.size is not None and not (stat.S_ISREG(mode) and change.size == size):
+        mode = held.mode
+        if change.size is not None and not (stat.S_ISREG(mode) and change.size == held.size):
             return False
         if change.kill_priv and without_set_ids(mode, in_group=change.in_group) != mode and not stat.S_ISDIR(mode):
             return False
-        same_mtime = change.mtime is None or change.mtime == mtime
-        return same_mtime and not (owned and (change.mtime is not None or change.ctime is not None))
+        same_mtime = change.mtime is None or change.mtime == held.mtime
+        return same_mtime and (held.row is None or (change.mtime is None and change.ctime is None))
 
     def _new_mode(self, row: Row, change: SetAttr) -> int:
         mode = row.mode if change.mode is None else stat.S_IFMT(row.mode) | change.mode & _PERMISSIONS
@@ -291,7 +287,7 @@ class Attributes:
         for name, value in found:
             self._db.change(_ADD_XATTR, (ino, name, value))
 
-    def own_xattrs(self, node: Node, held: Row | os.stat_result | None = None, *, save: bool = True) -> Row:
+    def own_xattrs(self, node: Node, held: AnyAttr | None = None, *, save: bool = True) -> Row:
         """Copy an object's extended attributes from the base to rows, if they are not rows yet; return its row.
 
         From then on the base's extended attributes of this object are not read any more.  Call it inside an operation.
@@ -303,8 +299,9 @@ class Attributes:
         """
         if held is None:
             held = self._inodes.attributes(node)
-        if isinstance(held, Row) and held.xattrs:
-            return held
+        found = held.row
+        if found is not None and found.xattrs:
+            return found
         from_base = [(name, self._find(node, name)) for name in self.listxattr(node)]
         row = self._inodes.adopt(node, held, xattrs=1)  # invariant 15: who has rows of xattr owns its attributes
         self.add(node.ino, from_base)

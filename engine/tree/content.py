@@ -142,12 +142,12 @@ class Content:
         """Return True if a file needs bytes of a version of its base file that the base no longer has."""
         return row.object is None and row.is_own and not self._inodes.drift.same_version(row, path)
 
-    def blocks(self, row: Row, path: bytes | None, st: os.stat_result | None = None) -> int:
+    def blocks(self, row: Row, path: bytes | None, base_blocks: tuple[int, int] | None = None) -> int:
         """Return the allocated blocks of a file for st_blocks, in 512 bytes; an upper bound for a file with extents.
 
         Args:
             row, path: the file's row, and its base file (base terms), if it has one.
-            st: the base file's attributes, if the caller has just read them.
+            base_blocks: size and blocks of the base file, if the caller has just read them.
         """
         if row.object == SMALL:
             return _blocks_of(min(row.size, self.small_max))
@@ -160,9 +160,11 @@ class Content:
             if leaving := self._objects.leaving(row.object):
                 backing = max(0, backing - leaving // 512)
         elif path is not None and row.bound:
-            st = st or self._base.find(path)
-            if st is not None:
-                backing = st.st_blocks if row.bound >= st.st_size else min(st.st_blocks, _blocks_of(row.bound))
+            if base_blocks is None and (st := self._base.find(path)) is not None:
+                base_blocks = st.st_size, st.st_blocks
+            if base_blocks is not None:
+                size, blocks = base_blocks
+                backing = blocks if row.bound >= size else min(blocks, _blocks_of(row.bound))
         if not row.mapped:
             return backing
         # an upper bound, as extents may hide blocks of the backing; holes are subtracted

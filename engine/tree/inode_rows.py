@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import stat
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from ..model import Attr, Ino
 
@@ -46,6 +47,51 @@ class Row(NamedTuple):
     def attr_by_size(self) -> Attr:
         """Return the attributes of a directory as stat(2) reports them: its size gives the number of blocks."""
         return Attr._make((*self[:7], self.size + 511 >> 9, *self[7:10]))
+
+    @property
+    def row(self) -> Row:
+        """The row itself; ``BaseAttr`` has None here."""
+        return self
+
+    @property
+    def base_blocks(self) -> None:
+        """None: only ``BaseAttr`` knows what the base says."""
+
+
+class BaseAttr(Attr):
+    """The attributes of a base object that has no row: those that the base has.
+
+    The link count is the base's, too, even if the object has lost its only name in the overlay.
+    """
+
+    __slots__ = ()
+
+    row = None
+    is_own = False
+
+    @property
+    def base_blocks(self) -> tuple[int, int]:
+        """Size in bytes, and blocks of 512 bytes, of the base object."""
+        return self.size, self.blocks
+
+    def unlinked(self) -> Attr:
+        """Return the attributes with a link count of 0: those of an object that has lost its only name."""
+        return Attr._make((*self[:2], 0, *self[3:]))
+
+
+#: The attributes of any object: its row, or the attributes of its base object if it has no row.
+AnyAttr: TypeAlias = Row | BaseAttr
+
+
+def base_attr(st: os.stat_result, ino: Ino) -> BaseAttr:
+    """Return the attributes of a base object; *ino* is its inode number in the overlay."""
+    # made at each lookup of a base object; _make is faster than a call of the class
+    return BaseAttr._make(
+        (
+            *(ino, st.st_mode, st.st_nlink, st.st_uid, st.st_gid, st.st_rdev, st.st_size, st.st_blocks),
+            *(st.st_atime_ns, st.st_mtime_ns, st.st_ctime_ns),
+        )
+    )
 
 
 class Backing(NamedTuple):

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..errors import FsError
-from ..model import ROOT, Attr, Ino
+from ..model import ROOT, Ino
 from ..store.base_view import BaseView, join, split
 from ..store.database import Database
 from ..store.list_statements import DROP_MODIFIED, DROP_ORIGIN, DROP_XATTRS
@@ -22,7 +22,7 @@ from ..store.statements import statement
 from .ancestors import Ancestors
 from .clock import Clock
 from .drift import Drift
-from .inode_rows import Row, Watcher
+from .inode_rows import AnyAttr, BaseAttr, Row, Watcher, base_attr
 from .nodes import BaseLocation, Node, Numbers
 from .row_checks import number_of, path_of, row_of
 from .stored_bytes import StoredBytes
@@ -270,10 +270,6 @@ class Inodes:
         self._adopted = None
         self.watcher.lost()
 
-    def died(self, st: os.stat_result, ino: Ino) -> None:
-        """Tell the watcher that a base file without a row has lost its only name."""
-        self.watcher.died(self.attr_of_base(st, ino, dead=True))
-
     def save(self, row: Row) -> None:
         """Write *row* over the row of the object; only ``save`` and ``stamp`` update rows of ``inode``."""
         self._db.change(_UPDATE, (*row[1:], row.ino))
@@ -297,7 +293,7 @@ class Inodes:
         self._prefetched.pop(ino, None)
         self.watcher.dropped(ino)
 
-    def attributes(self, node: Node) -> Row | os.stat_result:
+    def attributes(self, node: Node) -> AnyAttr:
         """Return the attributes of an object, from its row or from the base.
 
         Raises:
@@ -311,19 +307,18 @@ class Inodes:
         if path is None:
             raise FsError(errno.ESTALE, f"inode {node.ino}")
         if not (node.state and node.is_dir):
-            return self._base.stat(path)
+            return base_attr(self._base.stat(path), node.ino)
         st = self._base.find(path)
         if st is None or not stat.S_ISDIR(st.st_mode):
             self.drift.gone.add(node.ino)
             st = self.drift.gone_directory(node.ino)
             if st is None:
                 raise FsError(errno.ENOENT, os.fsdecode(path))
-        return st
+        return base_attr(st, node.ino)
 
     def mode(self, node: Node) -> int:
         """Return the type and permission bits of an object."""
-        found = self.attributes(node)
-        return found.mode if isinstance(found, Row) else found.st_mode
+        return self.attributes(node).mode
 
     def create(
         self, mode: int, uid: int, gid: int, rdev: int, nlink: int, size: int, target: bytes | None = None
@@ -338,7 +333,7 @@ class Inodes:
             self._db.change(_ADD_ORPHAN, (ino,))
         return self._note_saved(row)
 
-    def adopt(self, node: Node, held: Row | os.stat_result | None = None, *, xattrs: int = 0) -> Row:
+    def adopt(self, node: Node, held: AnyAttr | None = None, *, xattrs: int = 0) -> Row:
         """Return the row of an object; if a base object has none, make it with the base's attributes.
 
         A new row also gets the object and all directories above it into ``origin``.  No file bytes are copied.
@@ -351,45 +346,47 @@ class Inodes:
         Raises:
             OSError: ENOENT if the base object is gone and there is no row; ESTALE for a created object without a row.
         """
-        st = held if held is not None else self.attributes(node)
-        if isinstance(st, Row):
-            return st
+        if held is None:
+            held = self.attributes(node)
+        if isinstance(held, Row):
+            return held
         path = node.path
         assert path is not None
-        bound = st.st_size if stat.S_ISREG(st.st_mode) else None
-        nlink = 0 if node.dead else st.st_nlink
+        bound = held.size if stat.S_ISREG(held.mode) else None
+        nlink = 0 if node.dead else held.nlink
         row = Row._make(
             (
-                *(node.ino, st.st_mode, nlink, st.st_uid, st.st_gid, st.st_rdev, st.st_size),
-                *(st.st_atime_ns, st.st_mtime_ns, st.st_ctime_ns, None, bound, 0, xattrs),
-                *(st.st_nlink, st.st_size, st.st_mtime_ns),
+                *(node.ino, held.mode, nlink, held.uid, held.gid, held.rdev, held.size),
+                *(held.atime, held.mtime, held.ctime, None, bound, 0, xattrs),
+                *(held.nlink, held.size, held.mtime),
             )
         )
         self._db.change(_INSERT, (*row, None))
         self._adopted = self._note_saved(row)
-        self.mark(path, node.ino, st)  # invariant 8: what was not created has an origin
+        self.mark(path, node.ino, held)  # invariant 8: what was not created has an origin
         if node.dead:
             self._db.change(_ADD_ORPHAN, (node.ino,))
         return row
 
-    def mark(self, path: bytes, ino: Ino | None = None, st: os.stat_result | None = None) -> None:
+    def mark(self, path: bytes, ino: Ino | None = None, attr: BaseAttr | None = None) -> None:
         """Add a base object and all directories above it to ``origin``: from now on they may have overlay state.
 
         Args:
             path: the base object (base terms).
-            ino, st: its number and attributes, if the caller knows them.
+            ino, attr: its number and attributes, if the caller knows them.
         """
         while self._is_free(path) or ino is not None:
-            if st is None:
+            if attr is None:
                 st = self._base.stat(path)
-            if ino is None:
-                ino = self.drift.ino_of(st, *split(path))
-            seen = (st.st_mode, st.st_uid, st.st_gid) if stat.S_ISDIR(st.st_mode) else (None, None, None)
-            is_new = self._db.change(_MARK, (ino, path, *seen))
-            self._note_state(ino)
+                if ino is None:
+                    ino = self.drift.ino_of(st, *split(path))
+                attr = base_attr(st, ino)
+            seen = (attr.mode, attr.uid, attr.gid) if stat.S_ISDIR(attr.mode) else (None, None, None)
+            is_new = self._db.change(_MARK, (attr.ino, path, *seen))
+            self._note_state(Ino(attr.ino))
             if not is_new or path == b"/":
                 return
-            path, ino, st = split(path)[0], None, None
+            path, ino, attr = split(path)[0], None, None
 
     def _is_free(self, path: bytes) -> bool:
         """Return True if *path* is not in ``origin``.
@@ -476,14 +473,6 @@ class Inodes:
         if not self.numbers.is_created(ino):
             self._db.change(DROP_ORIGIN, (ino,))
             self._db.change(DROP_MODIFIED, (ino,))
-
-    # -- attributes as users see them
-
-    def attr_of_base(self, st: os.stat_result, ino: Ino, *, dead: bool = False) -> Attr:
-        """Return the attributes of a base object without a row; *dead* makes its link count 0."""
-        nlink = 0 if dead else st.st_nlink
-        times = st.st_atime_ns, st.st_mtime_ns, st.st_ctime_ns
-        return Attr(ino, st.st_mode, nlink, st.st_uid, st.st_gid, st.st_rdev, st.st_size, st.st_blocks, *times)
 
     def base_child(self, directory: Node, name: bytes) -> tuple[os.stat_result, Ino] | None:
         """Return the base object at *name* in the base side of a directory: its attributes and its inode number.

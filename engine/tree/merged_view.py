@@ -32,7 +32,7 @@ from ..store.base_view import BaseView, join
 from ..store.database import Database
 from ..store.list_statements import IS_HIDDEN
 from .content import Content
-from .inode_rows import Row
+from .inode_rows import AnyAttr, BaseAttr, Row, base_attr
 from .inodes import Inodes
 from .nodes import Node
 from .readahead import ReadAhead
@@ -81,8 +81,9 @@ cookie_of = _hash_cookie if sys.hash_info.width == 64 else _digest_cookie
 
 Kind = Literal["created", "renamed", "base"]
 
-# The fields of ``Ref``, and the base object's attributes if they were read.  A plain tuple, as each lookup makes one.
-_Found = tuple[Kind, Node, Row | os.stat_result, os.stat_result | None]
+# The fields of ``Ref``; and if the attributes are a row, size and blocks of the base object, where those were read.  A
+# plain tuple, as each lookup makes one.
+_Found = tuple[Kind, Node, AnyAttr, tuple[int, int] | None]
 
 
 class Ref(NamedTuple):
@@ -96,7 +97,7 @@ class Ref(NamedTuple):
 
     kind: Kind
     node: Node
-    held: Row | os.stat_result
+    held: AnyAttr
 
 
 class MergedView:
@@ -150,21 +151,21 @@ class MergedView:
         if found is None:
             self._missing = (directory.ino, name)
             return None
-        _, node, held, st = found
-        return self.attr(held, node, st)
+        _, node, held, base_blocks = found
+        return self.attr(held, node, base_blocks)
 
-    def attr(self, held: Row | os.stat_result, node: Node, st: os.stat_result | None = None) -> Attr:
+    def attr(self, held: AnyAttr, node: Node, base_blocks: tuple[int, int] | None = None) -> Attr:
         """Return the attributes of an object as stat(2) reports them.
 
         Args:
             held: its row, or the attributes of its base object.
             node: the object.
-            st: the attributes of its base object if *held* is a row and the caller has just read them.
+            base_blocks: size and blocks of its base object if *held* is a row and the caller has just read them.
         """
-        if not isinstance(held, Row):
-            return self._inodes.attr_of_base(held, node.ino, dead=node.dead)
+        if isinstance(held, BaseAttr):
+            return held.unlinked() if node.dead else held
         if stat.S_ISREG(held.mode):
-            return held.attr(self._content.blocks(held, node.path, st))
+            return held.attr(self._content.blocks(held, node.path, base_blocks))
         return held.attr_by_size() if node.is_dir else held.attr(0)
 
     def _find(self, directory: Node, name: bytes) -> _Found | None:
@@ -236,7 +237,9 @@ class MergedView:
         if st is None:
             return None
         node = inodes.add_node(ino, location, directory.ino, stat.S_ISDIR(st.st_mode), True)
-        return "base", node, row if row is not None else st, st
+        if row is None:
+            return "base", node, base_attr(st, ino), None
+        return "base", node, row, (st.st_size, st.st_blocks)
 
     def _gone_shows(self, node: Node) -> bool:
         """Return True if the overlay holds enough of an object that is gone from the base to show it."""
@@ -262,7 +265,9 @@ class MergedView:
             state = self._db.value("SELECT 1 FROM origin WHERE ino = ?", (ino,)) is not None
             row = self._inodes.row(ino, st) if state else None
         node = self._inodes.add_node(ino, (path, name), directory.ino, is_dir, state)
-        return "base", node, row if row is not None else st, st
+        if row is None:
+            return "base", node, base_attr(st, ino), None
+        return "base", node, row, (st.st_size, st.st_blocks)
 
     # -- listings
 

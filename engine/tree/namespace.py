@@ -22,7 +22,6 @@ from ..store.database import Database
 from ..store.list_statements import ADD, DROP, DROP_IN, DROP_ORIGIN, HIDE, IS_HIDDEN, IS_NAMED, NAMES
 from . import acl
 from .attributes import Attributes
-from .inode_rows import Row
 from .inodes import Inodes
 from .merged_view import MergedView, Ref
 from .nodes import Node
@@ -108,12 +107,9 @@ class Namespace:
         """Create an object without a name, and return its node."""
         is_dir = stat.S_ISDIR(mode)
         directory = self._inodes.attributes(parent)
-        directory_mode, directory_gid = (
-            (directory.mode, directory.gid) if isinstance(directory, Row) else (directory.st_mode, directory.st_gid)
-        )
         gid = caller.gid
-        if directory_mode & stat.S_ISGID:
-            gid = directory_gid
+        if directory.mode & stat.S_ISGID:
+            gid = directory.gid
             if is_dir:
                 mode |= stat.S_ISGID
         access = default = None
@@ -200,7 +196,7 @@ class Namespace:
 
     def _keep_ancestor(self, parent: Node, name: bytes, ref: Ref) -> None:
         """Keep an ancestor of the base file at a name that is removed: the next file there may be its new version."""
-        is_own = isinstance(ref.held, Row) and ref.held.is_own  # then it was kept at the first write
+        is_own = ref.held.is_own  # then it was kept at the first write
         if self._inodes.ancestors.limit and ref.kind == "base" and parent.path is not None and not is_own:
             self._inodes.ancestors.keep(join(parent.path, name))
 
@@ -233,7 +229,7 @@ class Namespace:
     def _drop_link(self, ref: Ref) -> None:
         """Lower the link count of an object that is not a directory, after a name of it was unbound."""
         held = ref.held
-        if isinstance(held, Row) or held.st_nlink > 1:
+        if held.row is not None or held.nlink > 1:
             row = self._inodes.adopt(ref.node, held)
             left = row.nlink - 1
             if left == 0 and ref.node.path is not None and self._inodes.drift.may_be_miscounted(row):
@@ -243,7 +239,7 @@ class Namespace:
         else:
             # an unchanged base file: the whiteout is all that is needed, and open handles read on from the base
             self._die(ref.node)
-            self._inodes.died(held, ref.node.ino)
+            self._inodes.watcher.died(self._view.attr(held, ref.node))
 
     def _drop_directory(self, node: Node) -> None:
         """Delete what belongs to a directory after its name was unbound: its whiteouts, and rows that do not show."""

@@ -141,8 +141,7 @@ class Ranges:
         return self._inodes.row(node.ino) if node.state else None
 
     def _size(self, node: Node) -> int:
-        found = self._inodes.attributes(node)
-        return found.size if isinstance(found, Row) else found.st_size
+        return self._inodes.attributes(node).size
 
     def _adopt(self, node: Node, *, changed: bool = True) -> Row:
         row = self._own_xattrs(node) if changed else self._inodes.adopt(node)
