@@ -124,7 +124,9 @@ def _mount_point(path: str) -> tuple[str, mount_table.MountEntry | None]:
             entry = None
         # before stat(2), which would return cached attributes of a dead mount
         if entry is not None and entry.fstype.startswith("fuse") and mount_table.is_dead(real):
-            raise StateError(f"the daemon of the mount at {real} has ended", f"clear the mount: {_clear_command(real)}")
+            raise StateError(
+                f"the daemon of the mount at {real} has ended", f"clear the mount: {mount_table.clear_command(real)}"
+            )
         if not stat.S_ISDIR(os.stat(real).st_mode):
             raise StateError(f"mount point {path} is not a directory", "give an existing directory")
     except OSError as exc:
@@ -152,13 +154,9 @@ def _unusable(path: str, what: str, exc: OSError) -> StateError:
         return StateError(f"{subject} is not a directory", "give an existing directory")
     if exc.errno in {errno.EACCES, errno.EPERM}:
         return StateError(f"{subject} cannot be read", "check its permissions, or mount as root")
-    if exc.errno == errno.ENOTCONN:
+    if exc.errno in mount_table.DEAD_ERRNOS:
         return StateError(f"{subject} is on a FUSE mount whose daemon has ended", "clear that mount: umount -l")
     return StateError(f"{subject} cannot be used ({exc.strerror})", "check the path")
-
-
-def _clear_command(mountpoint: str) -> str:
-    return f"umount -l {mountpoint}" if os.geteuid() == 0 else f"fusermount3 -uz {mountpoint}"
 
 
 def _check_fuse() -> None:

@@ -105,7 +105,7 @@ def diagnose(path: str, user: _User, want: str) -> Cause | None:
         try:
             entry = mount_table.find_mount(place) if not os.path.islink(place) else None
         except OSError as error:
-            if error.errno == errno.ENOTCONN:
+            if error.errno in mount_table.DEAD_ERRNOS:
                 return Cause(
                     f"the daemon of the mount at {place} is gone", f"minifo umount {place}, then mount it again"
                 )

@@ -23,6 +23,10 @@ from .options import parse_source
 FSTYPE = "fuse.minifo"
 SOURCE_LIMIT = 4095  # bytes; mount(2) refuses a longer source with EINVAL
 
+#: What a call on a mount fails with whose daemon has ended; the second if it was under way when the connection ended.
+DEAD_ERRNOS = frozenset({errno.ENOTCONN, errno.ECONNABORTED})
+LISTING_HINT = "findmnt -t fuse.minifo lists the mounts"
+
 _MOUNTINFO = "/proc/self/mountinfo"
 _OCTAL = re.compile(rb"\\([0-7]{3})")
 
@@ -138,9 +142,13 @@ def is_dead(mountpoint: str) -> bool:
     try:
         os.statvfs(mountpoint)
     except OSError as exc:
-        # ECONNABORTED is the errno of requests that were not answered when the connection ended
-        return exc.errno in {errno.ENOTCONN, errno.ECONNABORTED}
+        return exc.errno in DEAD_ERRNOS
     return False
+
+
+def clear_command(mountpoint: str) -> str:
+    """Return the command by which this user removes a mount whose daemon has ended."""
+    return f"umount -l {mountpoint}" if os.geteuid() == 0 else f"fusermount3 -uz {mountpoint}"
 
 
 def fuse_option(name: str, value: str) -> str:

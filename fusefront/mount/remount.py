@@ -47,7 +47,8 @@ def remount(request: Remount, mountpoint: str) -> None:
     entry, storage = our_mount(mountpoint)
     target = entry.mountpoint
     if mount_table.is_dead(target):
-        raise StateError(f"the daemon of the mount at {target} has ended", f"clear the mount: umount -l {target}")
+        command = mount_table.clear_command(target)
+        raise StateError(f"the daemon of the mount at {target} has ended", f"clear the mount: {command}")
     _check_same(request, entry)
     read_only = "ro" in entry.options if request.read_only is None else request.read_only
     if not read_only and not is_written(storage, owner_of(entry)):

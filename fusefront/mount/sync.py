@@ -7,15 +7,12 @@ daemon replies to that request when all changes of the overlay are durable, not 
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 
 from ...engine.errors import StateError
 from ...engine.store.syscalls import syncfs
 from . import mount_table
-
-_LISTING = "findmnt -t fuse.minifo lists the mounts"
 
 
 def sync_overlay(path: str) -> None:
@@ -30,9 +27,9 @@ def sync_overlay(path: str) -> None:
     try:
         _, entry = mount_table.locate(path)
     except OSError as error:
-        raise StateError(f"{path} cannot be reached ({error.strerror})", _LISTING) from error
+        raise StateError(f"{path} cannot be reached ({error.strerror})", mount_table.LISTING_HINT) from error
     if entry is None or mount_table.overlay_of(entry) is None:
-        raise StateError(f"{path} is not on a minifo mount", _LISTING)
+        raise StateError(f"{path} is not on a minifo mount", mount_table.LISTING_HINT)
     try:
         directory = path if stat.S_ISDIR(os.stat(path).st_mode) else entry.mountpoint
         fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -42,10 +39,9 @@ def sync_overlay(path: str) -> None:
         finally:
             os.close(fd)
     except OSError as error:
-        if error.errno in (errno.ENOTCONN, errno.ECONNABORTED):
-            raise StateError(
-                f"the daemon of {path} has ended", f"clear the mount: umount -l {entry.mountpoint}"
-            ) from error
+        if error.errno in mount_table.DEAD_ERRNOS:
+            command = mount_table.clear_command(entry.mountpoint)
+            raise StateError(f"the daemon of {path} has ended", f"clear the mount: {command}") from error
         raise StateError(
             f"not everything in {entry.mountpoint} is durable ({error.strerror})", "the system log says what failed"
         ) from error

@@ -28,8 +28,6 @@ class MountBusy(StateError):
     """The mount is in use, so it was not unmounted."""
 
 
-_LISTING = "findmnt -t fuse.minifo lists the mounts"
-
 _MNT_DETACH = 2
 _UMOUNT_NOFOLLOW = 8
 
@@ -103,18 +101,18 @@ def our_mount(path: str) -> tuple[MountEntry, str]:
     try:
         real, entry = mount_table.locate(path)
     except FileNotFoundError as exc:
-        raise StateError(f"{path} does not exist", _LISTING) from exc
+        raise StateError(f"{path} does not exist", mount_table.LISTING_HINT) from exc
     except OSError as exc:
-        raise StateError(f"{path} cannot be reached ({exc.strerror})", _LISTING) from exc
+        raise StateError(f"{path} cannot be reached ({exc.strerror})", mount_table.LISTING_HINT) from exc
     if entry is None:
-        raise StateError(f"{path} is not mounted", _LISTING)
+        raise StateError(f"{path} is not mounted", mount_table.LISTING_HINT)
     overlay = mount_table.overlay_of(entry)
     if entry.mountpoint != real:
         if overlay is None:
-            raise StateError(f"{path} is not mounted", _LISTING)
+            raise StateError(f"{path} is not mounted", mount_table.LISTING_HINT)
         raise StateError(f"{path} lies inside the mount {entry.mountpoint}", f"minifo umount {entry.mountpoint}")
     if overlay is None:
-        raise StateError(f"{path} is not a minifo mount but {entry.fstype}", _LISTING)
+        raise StateError(f"{path} is not a minifo mount but {entry.fstype}", mount_table.LISTING_HINT)
     return entry, overlay[1]
 
 
@@ -138,7 +136,7 @@ def detach(target: str, *, lazy: bool) -> None:
     elif code == errno.EBUSY:
         raise _busy(target)
     elif code:
-        raise StateError(f"{target} cannot be unmounted ({os.strerror(code)})", _LISTING)
+        raise StateError(f"{target} cannot be unmounted ({os.strerror(code)})", mount_table.LISTING_HINT)
 
 
 def _umount2(target: str, flags: int) -> int:
