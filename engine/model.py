@@ -49,6 +49,9 @@ class Attr(NamedTuple):
     ctime: int
 
 
+FIRST_COOKIE = 3  # of a name in a listing; 1 and 2 are the cookies of "." and ".."
+
+
 class DirEntry(NamedTuple):
     """One entry of a directory listing; a listing that starts at ``cookie`` goes on after this entry."""
 

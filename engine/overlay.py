@@ -237,16 +237,16 @@ class Overlay(OpenOverlay):
             self.inodes.drop_node(ino)
             self.attributes.forget(ino)
 
-    def hold(self, ino: Ino) -> None:
+    def add_lookup(self, ino: Ino) -> None:
         """Count one more reference of the kernel to a number (nlookup), after the reply of a lookup or a create."""
         self.inodes.node(ino).nlookup += 1
 
-    def is_held(self, ino: Ino) -> bool:
+    def is_referenced(self, ino: Ino) -> bool:
         """Return whether the kernel has references to a number."""
         node = self.inodes.node_in_memory(ino)
         return node is not None and node.nlookup > 0
 
-    def release(self, counts: Iterable[tuple[Ino, int]]) -> None:
+    def subtract_lookups(self, counts: Iterable[tuple[Ino, int]]) -> None:
         """Subtract the kernel's references of a FORGET request, and ``forget`` the numbers that have none left.
 
         Args:

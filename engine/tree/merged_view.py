@@ -27,7 +27,7 @@ from hashlib import blake2b
 from typing import Any, Literal, NamedTuple
 
 from ..errors import FsError
-from ..model import NAME_MAX, Attr, DirEntry, Ino
+from ..model import FIRST_COOKIE, NAME_MAX, Attr, DirEntry, Ino
 from ..store.base_view import BaseView, join
 from ..store.database import Database
 from ..store.list_statements import IS_HIDDEN
@@ -40,7 +40,6 @@ from .row_checks import is_name, named, number_of
 
 log = logging.getLogger(__name__)
 
-_FIRST_COOKIE = 3  # 1 and 2 are "." and ".."
 _COOKIE_MASK = (1 << 62) - 1
 _PIECE = 64  # names looked up by one query
 _CACHED_NAMES = 20_000  # names in all cached listings; the listing used last is cached in any case
@@ -68,11 +67,11 @@ _MADE = "SELECT name, ino FROM created WHERE parent = ?1 UNION ALL SELECT name, 
 
 
 def _hash_cookie(name: bytes) -> int:
-    return (hash(name) & _COOKIE_MASK) + _FIRST_COOKIE
+    return (hash(name) & _COOKIE_MASK) + FIRST_COOKIE
 
 
 def _digest_cookie(name: bytes) -> int:
-    return (int.from_bytes(blake2b(name, digest_size=8).digest(), "big") & _COOKIE_MASK) + _FIRST_COOKIE
+    return (int.from_bytes(blake2b(name, digest_size=8).digest(), "big") & _COOKIE_MASK) + FIRST_COOKIE
 
 
 # Python's own hash of bytes is keyed and fast, but has only 32 bits on 32-bit machines

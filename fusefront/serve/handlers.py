@@ -20,14 +20,14 @@ from typing import Any, Literal
 import pyfuse3
 
 from ...engine import Attr, DirEntry, Ino, Overlay, Process, RenameFlags, SetAttr, StateError
-from ...engine.errors import CommitPostponed
+from ...engine.errors import FULL, CommitPostponed
+from ...engine.model import ACL_ACCESS, FIRST_COOKIE
 from .base_reader import BaseReader
 from .reply_cache import ReplyCache
 
 log = logging.getLogger(__name__)
 
 _UNREPORTED_MAX = 4096  # files
-_ACL_ACCESS = b"system.posix_acl_access"
 
 
 def errno_for(error: Exception, what: str) -> int:
@@ -76,7 +76,7 @@ class Handlers:
 
     def _counted(self, attr: Attr) -> Attr:
         """Return *attr*; count one more reference of the kernel to its inode (nlookup), for the reply creates one."""
-        self._overlay.hold(Ino(attr.ino))
+        self._overlay.add_lookup(Ino(attr.ino))
         return attr
 
     def lookup(self, parent: int, name: bytes) -> Attr | None:
@@ -96,11 +96,11 @@ class Handlers:
         """
         forgotten = [(Ino(ino), nlookup) for ino, nlookup in counts]
         try:
-            self._overlay.release(forgotten)
+            self._overlay.subtract_lookups(forgotten)
         except (OSError, StateError) as error:
             log.error("unlinked files cannot be deleted now, the next mount deletes them: %s", error)
         if self._unreported:
-            self._unreported -= {ino for ino, _ in forgotten if not self._overlay.is_held(ino)}
+            self._unreported -= {ino for ino, _ in forgotten if not self._overlay.is_referenced(ino)}
 
     def getattr(self, ino: int, pid: int) -> Attr:
         """Return the attributes of an inode.
@@ -139,11 +139,11 @@ class Handlers:
             try:
                 yield entry
             except GeneratorExit:
-                if not self._overlay.is_held(child):
+                if not self._overlay.is_referenced(child):
                     self._overlay.forget([child])
                 raise
-            if entry.cookie > 2:  # "." and ".." are no references
-                self._overlay.hold(child)
+            if entry.cookie >= FIRST_COOKIE:  # "." and ".." are no references
+                self._overlay.add_lookup(child)
 
     def getxattr(self, ino: int, name: bytes) -> bytes:
         """Return the value of an extended attribute.
@@ -305,7 +305,7 @@ class Handlers:
             # bytes.  The time of this call would be milliseconds later, and visible once the kernel forgets the inode.
             self._overlay.write(Ino(ino), offset, data, times=False)
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            if error.errno in FULL:
                 self._fail_next_write(ino)
             raise
 
@@ -326,7 +326,7 @@ class Handlers:
 
         An access ACL clears the set-group-ID bit of the file unless the caller is root or in the file's group.
         """
-        keep_sgid = name != _ACL_ACCESS or self._in_group(ino, caller_uid, caller_gid, pid)
+        keep_sgid = name != ACL_ACCESS or self._in_group(ino, caller_uid, caller_gid, pid)
         self._overlay.setxattr(Ino(ino), name, value, keep_sgid=keep_sgid)
 
     def _in_group(self, ino: int, uid: int, gid: int, pid: int) -> bool:
