@@ -31,9 +31,10 @@ import apsw
 
 from .errors import FULL, SHORT, CommitPostponed, FsError, Shortage, StateError
 from .free_space import FreeSpace
-from .store.content_objects import ID_BLOCK, ObjectStore
+from .store.content_objects import ObjectStore
 from .store.database import DB_NAME, Database, Statement
 from .store.metadata_backup import MetadataBackup
+from .store.object_paths import ID_BLOCK
 from .store.redo_log import RedoLog
 from .store.statements import SET_FACT
 from .store.storage import Storage

@@ -10,8 +10,8 @@ from typing import Any
 
 from .errors import Corrupt, StateError, UsageError
 from .store.base_view import BaseView
-from .store.content_objects import ID_BLOCK
 from .store.database import Database
+from .store.object_paths import ID_BLOCK
 from .store.storage import Storage
 from .tree.base_match import base_mark
 from .tree.nodes import choose_window

@@ -24,10 +24,11 @@ from .model import Ino
 from .mount_checks import check_nesting, first_facts, hide_storage, open_base, read_facts
 from .recovery import BaseCheck, Recovery, commit_token
 from .store.base_view import BaseView
-from .store.content_objects import IDS_PER_OPERATION, ObjectStore, object_name
+from .store.content_objects import IDS_PER_OPERATION, ObjectStore
 from .store.database import Database
 from .store.database_file import check_header, open_database
 from .store.invariants import Violation, check
+from .store.object_paths import object_name
 from .store.redo_log import RedoLog
 from .store.storage import Storage
 from .tree.ancestors import Ancestors

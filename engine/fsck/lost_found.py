@@ -12,8 +12,8 @@ from typing import Any
 
 from ..model import DIRECTORY_SIZE, NAME_MAX
 from ..store.base_view import BaseView
-from ..store.content_objects import ID_BLOCK
 from ..store.database import Database, Params
+from ..store.object_paths import ID_BLOCK
 from ..tree.base_match import NUMBERED
 from ..tree.nodes import UNREACHED
 from .object_inventory import ObjectInventory

@@ -8,17 +8,14 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import stat
 
 from ..errors import StateError
-from ..model import OBJECTS_END
 from ..store.confined_dir import why_refused
-from ..store.content_objects import ID_BLOCK, SLOT, object_name
+from ..store.object_paths import object_directory, object_name, object_number
 from ..store.storage import Storage
 
 _CHUNK = 1 << 20
-_BLOCK = re.compile(r"0|[1-9a-f][0-9a-f]{0,12}")
 
 
 class ObjectInventory:
@@ -51,13 +48,12 @@ class ObjectInventory:
         self.strays.clear()
         for block in self._names("content"):
             name = f"content/{block}"
-            if not _BLOCK.fullmatch(block) or not stat.S_ISDIR(self._mode(name)):
+            if object_number(name, "0") is None or not stat.S_ISDIR(self._mode(name)):
                 self.strays.append(name)
                 continue
-            first = int(block, 16) << 10
             for entry in self._names(name):
-                number = int(entry, 16) if SLOT.fullmatch(entry) else ID_BLOCK
-                if number >= ID_BLOCK or first + number >= OBJECTS_END:
+                number = object_number(name, entry)
+                if number is None:
                     self.strays.append(f"{name}/{entry}")
                     continue
                 try:
@@ -70,7 +66,7 @@ class ObjectInventory:
                 if (found := why_refused(st)) is not None:
                     path = os.path.join(self._storage.path, name, entry)
                     raise StateError(f"{path} {found}", "copy the storage with cp -a, and check the copy")
-                self.sizes[first + number] = st.st_size
+                self.sizes[number] = st.st_size
 
     def rescan(self) -> None:
         """Scan ``content/`` again after the rows of a mounted storage were read, and merge the results of both scans.
@@ -174,7 +170,7 @@ class ObjectInventory:
         self.sizes[new] = offset
 
     def _create(self, number: int, size: int) -> int:
-        directory = f"content/{number >> 10:x}"
+        directory = object_directory(number)
         for name in ("content", directory):
             if not self._storage.exists(name):
                 self._storage.mkdir(name)

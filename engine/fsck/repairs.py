@@ -12,7 +12,7 @@ import uuid
 
 from ..model import DIRECTORY_SIZE, FILE_MAX, ROOT, XATTR_MAX
 from ..store.base_view import split
-from ..store.content_objects import ID_BLOCK
+from ..store.object_paths import ID_BLOCK
 from ..tree.extents import HOLE
 from ..tree.nodes import RESERVED, UNREACHED, WINDOW_32, WINDOW_64
 from ..tree.path_resolver import is_base_path

@@ -12,7 +12,6 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import re
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import NamedTuple
@@ -21,26 +20,20 @@ from ..errors import FsError
 from ..model import FILE_MAX
 from .database import Database
 from .fd_cache import FdCache, share
+from .object_paths import ID_BLOCK, object_directory, object_name, object_number
 from .statements import statement
 from .storage import Storage
 
 log = logging.getLogger(__name__)
 
 IDS_PER_OPERATION = 8  # more ids than any single operation takes
-ID_BLOCK = 1024  # ids in one directory, and the least that a commit reserves
 _FDS = 128
 _PROBE_SIZE = 1 << 20  # bytes
 # errnos that mean: there is no object, or something in its place that is not a regular file with a single name
 _LOST = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENXIO, errno.EMLINK, errno.EXDEV)
 ADD_GARBAGE = statement("INSERT INTO garbage VALUES (?)")
 DROP_GARBAGE = statement("DELETE FROM garbage WHERE object = ?")
-SLOT = re.compile(r"0|[1-9a-f][0-9a-f]{0,2}")  # the name of an object within its directory
 _FDATASYNC_MAX = 32  # above this many files one syncfs is cheaper (26 against 1,284 ms for 1,000 on ext4)
-
-
-def object_name(number: int) -> str:
-    """Return the path of an object in storage; each directory holds 1,024 ids."""
-    return f"content/{number >> 10:x}/{number & 1023:x}"
 
 
 class Hole(NamedTuple):
@@ -120,7 +113,7 @@ class ObjectStore:
         number = self.next_object  # invariant 14: an id is given to one object of one inode, once
         if number >= self.limit:
             raise OSError(errno.ENOSPC, "no reserved id of a content object is left")
-        directory = f"content/{number >> 10:x}"
+        directory = object_directory(number)
         if directory not in self._dirs:
             for parent, name in ((".", "content"), ("content", directory)):
                 if not self._storage.exists(name):
@@ -365,7 +358,7 @@ class ObjectStore:
         self.trims.pop(number, None)
         self.holes.pop(number, None)
         taken = self._storage.stat(object_name(number)).st_blocks * 512 if self.used is not None else 0
-        self.changed_dirs.add(f"content/{number >> 10:x}")
+        self.changed_dirs.add(object_directory(number))
         self._storage.unlink(object_name(number))
         if self.used is not None:
             self.used -= taken
@@ -428,13 +421,12 @@ class ObjectStore:
             sql = "SELECT object FROM inode WHERE object >= ?1 UNION SELECT object FROM extent WHERE object >= ?1"
             in_use = {number for (number,) in self._db.rows(sql, (first,))}
         count = 0
-        directories = [f"content/{block:x}" for block in range(first >> 10, (self.limit >> 10) + 1)]
+        last = self.limit // ID_BLOCK * ID_BLOCK
+        directories = [object_directory(number) for number in range(first // ID_BLOCK * ID_BLOCK, last + 1, ID_BLOCK)]
         for directory in directories:
             for name in self._storage.names(directory):
-                if not SLOT.fullmatch(name) or int(name, 16) >= ID_BLOCK:
-                    continue  # not a content object; minifo-fsck reports it
-                number = int(directory.rpartition("/")[2], 16) << 10 | int(name, 16)
-                if number >= first and number not in in_use:
+                number = object_number(directory, name)  # None: not a content object; minifo-fsck reports it
+                if number is not None and number >= first and number not in in_use:
                     self._storage.unlink(object_name(number))
                     count += 1
         if count:
@@ -473,7 +465,7 @@ class ObjectStore:
         for number in numbers:
             if self._storage.exists(object_name(number)):
                 self._unlink(number)
-            elif self._storage.exists(directory := f"content/{number >> 10:x}"):
+            elif self._storage.exists(directory := object_directory(number)):
                 # a daemon may have deleted it, and been killed before it synced the directory
                 self.changed_dirs.add(directory)
             self.swept.add(number)

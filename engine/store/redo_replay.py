@@ -11,8 +11,9 @@ from __future__ import annotations
 import apsw
 
 from ..errors import FsError
-from .content_objects import ADD_GARBAGE, DROP_GARBAGE, object_name
+from .content_objects import ADD_GARBAGE, DROP_GARBAGE
 from .database import Database
+from .object_paths import object_name
 from .redo_log import Recording, RedoLog
 from .statements import text_of
 from .storage import Storage

@@ -20,8 +20,9 @@ import os
 from ..errors import FsError
 from ..model import BLOCK_SIZE, FILE_MAX, Ino
 from ..store.base_view import BaseView
-from ..store.content_objects import ObjectStore, object_name
+from ..store.content_objects import ObjectStore
 from ..store.database import Database
+from ..store.object_paths import object_name
 from ..store.statements import statement
 from ..store.syscalls import data_ranges
 from .drift import sample

@@ -14,8 +14,9 @@ from collections.abc import Iterable
 from functools import partial
 
 from ..model import BLOCK_SIZE, Ino
-from ..store.content_objects import Hole, ObjectStore, object_name
+from ..store.content_objects import Hole, ObjectStore
 from ..store.database import Database
+from ..store.object_paths import object_name
 from .extents import Extents
 from .inodes import Inodes
 

@@ -11,7 +11,7 @@ import os
 import shutil
 
 from minifo.engine import ROOT, Ino, Overlay
-from minifo.engine.store.content_objects import object_name
+from minifo.engine.store.object_paths import object_name
 from minifo.engine.store.storage import Storage
 from tests.crash.disk_model import State
 from tests.crash.recorded_overlay import CALLER, Tree, tree_of

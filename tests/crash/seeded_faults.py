@@ -15,7 +15,7 @@ from typing import Any
 from unittest.mock import patch
 
 from minifo.engine import commit, overlay, recovery
-from minifo.engine.store import content_objects, database_file, redo_replay, storage
+from minifo.engine.store import content_objects, database_file, object_paths, redo_replay, storage
 from minifo.engine.tree import content, freed_blocks, namespace
 from tests.crash import recorder
 
@@ -81,7 +81,7 @@ def _then_sync(true: Callable[..., Any]) -> Callable[..., Any]:
     def harden(self: commit.GroupCommit) -> None:
         true(self)
         late: set[int] = getattr(self, "_late", set())
-        self._objects.sync({n for n in late if self._storage.exists(content_objects.object_name(n))})
+        self._objects.sync({n for n in late if self._storage.exists(object_paths.object_name(n))})
 
     return harden
 
@@ -158,10 +158,10 @@ def _no_reservation(true: Callable[..., Any]) -> Callable[..., Any]:
     times = count(2)
 
     def claim_space(self: overlay.Overlay, size: int) -> None:
-        if self.objects.free_ids() < 2 * content_objects.ID_BLOCK:
+        if self.objects.free_ids() < 2 * object_paths.ID_BLOCK:
             # as if so many had been made and deleted; each time others, for no name may be taken
-            jump = 2 * next(times) * content_objects.ID_BLOCK
-            self.objects.limit += jump + 2 * content_objects.ID_BLOCK
+            jump = 2 * next(times) * object_paths.ID_BLOCK
+            self.objects.limit += jump + 2 * object_paths.ID_BLOCK
             self.objects.next_object += jump
         true(self, size)
 
@@ -200,7 +200,7 @@ def _trust_directories(true: Callable[..., Any]) -> Callable[..., Any]:
         return number
 
     def self_dir(store: content_objects.ObjectStore) -> str:
-        return os.path.dirname(content_objects.object_name(store.next_object))
+        return os.path.dirname(object_paths.object_name(store.next_object))
 
     return create
 

@@ -19,7 +19,7 @@ import pytest
 
 from minifo.engine import ROOT, Ino, Overlay, SetAttr, StateError
 from minifo.engine.errors import CommitPostponed
-from minifo.engine.store.content_objects import object_name
+from minifo.engine.store.object_paths import object_name
 from minifo.engine.store.storage import Storage
 from minifo.engine.store.syscalls import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, FALLOC_FL_ZERO_RANGE
 from tests.crash.io_fault_injector import Injector

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from minifo.engine import Overlay
-from minifo.engine.store.content_objects import ID_BLOCK
+from minifo.engine.store.object_paths import ID_BLOCK
 from tests.shared.overlay_sandbox import NOTHING, OverlaySandbox
 
 BIG = b"x" * 10_000  # above what is kept in a row

@@ -14,7 +14,7 @@ from minifo.engine import ROOT, Ino, Overlay, Process, RenameFlags
 from minifo.engine.fsck.problems import NEEDS_REBUILD, Problem
 from minifo.engine.fsck.rebuild import Rebuilt, rebuild
 from minifo.engine.fsck.session import FsckSession
-from minifo.engine.store.content_objects import object_name
+from minifo.engine.store.object_paths import object_name
 from minifo.engine.store.syscalls import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE
 from tests.shared.file_trees import change_rows
 

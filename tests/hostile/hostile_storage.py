@@ -15,7 +15,7 @@ from pathlib import Path
 import apsw
 
 from minifo.engine import ROOT, Ino, Overlay, Process, RenameFlags
-from minifo.engine.store.content_objects import object_name
+from minifo.engine.store.object_paths import object_name
 from tests.shared.file_trees import change_rows
 
 SECRET = b"nobody is to see this: 5ecae2b1\n"

@@ -13,10 +13,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from minifo.engine.store.content_objects import object_name
 from minifo.engine.store.database import DB_NAME
 from minifo.engine.store.database_file import open_database
 from minifo.engine.store.invariants import check
+from minifo.engine.store.object_paths import object_name
 from tests.live_crash.load_history import (
     Event,
     Moment,
