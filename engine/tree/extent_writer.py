@@ -1,0 +1,123 @@
+"""Writes ranges of files into extents, and chooses where in a content object the bytes of a new extent lie.
+
+tree/content.py calls this for what a file's backing cannot take: a range of a large base file, or bytes beyond the
+largest file that storage can hold.
+"""
+
+from __future__ import annotations
+
+import errno
+
+from ..errors import FsError
+from ..model import BLOCK_SIZE
+from ..store.content_objects import ObjectStore
+from ..store.database import Database
+from .extents import HOLE, Extent
+from .inode_rows import Backing, Row
+from .stored_bytes import StoredBytes
+
+
+class ExtentWriter:
+    """Writes ranges of files into extents.
+
+    Args:
+        db: the overlay's database.
+        objects: the content objects in storage.
+        stored: the bytes of files in storage.
+    """
+
+    def __init__(self, db: Database, objects: ObjectStore, stored: StoredBytes) -> None:
+        self._db = db
+        self._objects = objects
+        self._stored = stored
+
+    def write(self, row: Row, backing: Backing, offset: int, data: bytes | memoryview) -> None:
+        """Write a range into the extents that it touches, and into the backing object and new extents between them.
+
+        Call it inside an operation.
+
+        Args:
+            row: the file's row.
+            backing: where its bytes come from if no extent covers them.
+            offset, data: where, and what.
+
+        Raises:
+            OSError: ENOSPC or EDQUOT; EFBIG if storage cannot hold a file of that size.
+        """
+        view = memoryview(data)
+        end = offset + len(view)
+        at = offset
+        extents = self._stored.extents.of(row.ino, offset, end)
+        if any(extent.object == HOLE for extent in extents):
+            self._stored.extents.carve(row.ino, offset, end, holes_only=True)
+            extents = [extent for extent in extents if extent.object != HOLE]
+        for extent in extents:
+            if at < extent.start:
+                self._write_gap(row, backing, at, view[at - offset : extent.start - offset])
+            at = max(at, extent.start)
+            stop = min(extent.end, end)
+            self._objects.write(extent.object, view[at - offset : stop - offset], extent.at + at - extent.start)
+            at = stop
+        if at < end:
+            self._write_gap(row, backing, at, view[at - offset :])
+
+    def _write_gap(self, row: Row, backing: Backing, start: int, data: memoryview) -> None:
+        """Write a range that no extent covers: as far as possible into the backing object, the rest to extents."""
+        number, bound, _ = backing
+        done = 0
+        if number:
+            limit = self._objects.largest if bound is None else min(bound, self._objects.largest)
+            done = min(max(0, limit - start), len(data))
+            if done:
+                done = self._objects.write_fitting(number, data[:done], start)
+        if done < len(data):
+            self._add_extents(row, start + done, data[done:])
+
+    def _add_extents(self, row: Row, start: int, data: memoryview) -> None:
+        """Write a range that no extent covers to new extents; mostly it is one."""
+        while data:
+            number, at = self._choose_object(row, start, len(data))
+            done = self._objects.write_fitting(number, data, at)
+            if done:
+                self._stored.extents.join(row.ino, Extent(start, start + done, number, at))
+            elif at <= BLOCK_SIZE:
+                raise FsError(errno.EFBIG, f"write inode {row.ino}")  # storage cannot even hold a file of one block
+            elif number not in self._stored.objects_of(row._replace(mapped=1)):
+                self._objects.drop(number)  # a new object that cannot hold the first byte
+            start += done
+            data = data[done:]
+
+    def _choose_object(self, row: Row, start: int, size: int) -> tuple[int, int]:
+        """Return a content object of this file for a new extent, and the extent's offset in the object.
+
+        If storage can have holes, the offset in the object is the offset in the file, so that neighbouring extents
+        merge.  Otherwise, and beyond the size of the largest file that storage can hold, extents are *packed*: the new
+        one goes behind the last byte that the object ever had.  An object is either packed or not, as storage may move
+        to another file system; ``at = start`` tells the two apart.
+
+        Bytes that the last commit refers to must stay, even if no row refers to them now.  So an object that was cut
+        takes no new extent before the cut is durable.
+        """
+        packed = not self._objects.has_holes or start + size > self._objects.largest
+        sql = f"FROM extent WHERE ino = ? AND (at <> start) = {int(packed)} AND object > 0"
+        # the object of the first extent almost always serves, and a file may have a hundred thousand extents
+        rows = self._db.rows(f"SELECT object {sql} LIMIT 1", (row.ino,))
+        if rows and not packed and rows[0][0] in self._objects.cut:
+            rows = self._db.rows(f"SELECT DISTINCT object {sql}", (row.ino,))
+            rows = [values for values in rows if values[0] not in self._objects.cut]
+        if not packed:
+            return (int(rows[0][0]) if rows else self._objects.create()), start
+        at = self._packed_end(int(rows[0][0]), start) if rows else 0
+        if rows and at + size > self._objects.largest:
+            # that object is full; of the file's packed objects only the newest may have room
+            rows = self._db.rows(f"SELECT max(object) {sql}", (row.ino,))
+            at = self._packed_end(int(rows[0][0]), start)
+        if rows and at + size <= self._objects.largest:
+            return int(rows[0][0]), at
+        number = self._objects.create()
+        return number, self._packed_end(number, start)
+
+    def _packed_end(self, number: int, start: int) -> int:
+        """Return the offset of the first block behind an object's last byte; the next block if that is *start*."""
+        tail = -(-self._objects.stat(number).st_size // BLOCK_SIZE) * BLOCK_SIZE
+        return tail if tail != start else tail + BLOCK_SIZE
