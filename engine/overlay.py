@@ -270,10 +270,10 @@ class Overlay(OpenOverlay):
             self._claim_space(0)
         else:
             self._prepare_to_free()
-        held = self.inodes.attributes(node)
+        attr = self.inodes.attributes(node)
         with self.db.operation():
-            self.attributes.setattr(node, change, held)
-        return self.merge.attr(self.inodes.attributes(node), node, held.base_blocks)
+            self.attributes.setattr(node, change, attr)
+        return self.merge.attr(self.inodes.attributes(node), node, attr.base_blocks)
 
     def write(self, ino: Ino, offset: int, data: bytes | memoryview, *, times: bool = True) -> int:
         """Write all of *data* into a file, and return how many bytes that is.
@@ -295,11 +295,11 @@ class Overlay(OpenOverlay):
             self._prepare_to_free()  # the content has its blocks already: only the rows need space
         with self.db.operation():
             node = self.inodes.node(ino)
-            held = self.inodes.attributes(node)
-            self._check_regular(node, held.mode)
+            attr = self.inodes.attributes(node)
+            self._check_regular(node, attr.mode)
             if data:
                 # the file may outlive its base file now, so it needs rows for all its attributes
-                row = self.attributes.own_xattrs(node, held, save=False)
+                row = self.attributes.own_xattrs(node, attr, save=False)
                 self.inodes.modify(row, content=True)
                 self.content.write(row, node.path, offset, data, times=times)
         return len(data)

@@ -84,23 +84,23 @@ class Attributes:
 
     # -- setattr
 
-    def setattr(self, node: Node, change: SetAttr, held: AnyAttr) -> None:
+    def setattr(self, node: Node, change: SetAttr, attr: AnyAttr) -> None:
         """Change attributes of one object.  Call it inside an operation.
 
         Args:
             node: the object.
             change: the attributes to set.
-            held: its attributes now.
+            attr: its attributes now.
 
         Raises:
             FsError: EISDIR or EINVAL if *change* sets the size of an object that is not a regular file.
         """
         if change.ctime is not None:
             self._inodes.clock.note(change.ctime)  # from the kernel: no system call sets a ctime
-        if self._is_nothing(change, held):
+        if self._is_nothing(change, attr):
             return
         # a file with bytes of its own may outlive its base file, so it needs its own copy of the xattrs too
-        row = self._inodes.adopt(node, held) if change.size is None else self.own_xattrs(node, held)
+        row = self._inodes.adopt(node, attr) if change.size is None else self.own_xattrs(node, attr)
         atime = row.atime if change.atime is None else change.atime
         mtime = row.mtime if change.mtime is None else change.mtime
         ctime = self._inodes.now() if change.ctime is None else change.ctime
@@ -126,7 +126,7 @@ class Attributes:
         self._inodes.save(row._replace(mode=mode, uid=uid, gid=gid, atime=atime, mtime=mtime, ctime=ctime))
 
     @staticmethod
-    def _is_nothing(change: SetAttr, held: AnyAttr) -> bool:
+    def _is_nothing(change: SetAttr, attr: AnyAttr) -> bool:
         """Return True if *change* needs no row.
 
         The kernel writes back an inode's times after a rename or an unlink, and it asks to drop set-id bits before each
@@ -135,13 +135,13 @@ class Attributes:
         """
         if not (change.mode is None and change.uid is None and change.gid is None and change.atime is None):
             return False
-        mode = held.mode
-        if change.size is not None and not (stat.S_ISREG(mode) and change.size == held.size):
+        mode = attr.mode
+        if change.size is not None and not (stat.S_ISREG(mode) and change.size == attr.size):
             return False
         if change.kill_priv and without_set_ids(mode, in_group=change.in_group) != mode and not stat.S_ISDIR(mode):
             return False
-        same_mtime = change.mtime is None or change.mtime == held.mtime
-        return same_mtime and (held.row is None or (change.mtime is None and change.ctime is None))
+        same_mtime = change.mtime is None or change.mtime == attr.mtime
+        return same_mtime and (attr.row is None or (change.mtime is None and change.ctime is None))
 
     def _new_mode(self, row: Row, change: SetAttr) -> int:
         mode = row.mode if change.mode is None else stat.S_IFMT(row.mode) | change.mode & _PERMISSIONS
@@ -287,23 +287,23 @@ class Attributes:
         for name, value in found:
             self._db.change(_ADD_XATTR, (ino, name, value))
 
-    def own_xattrs(self, node: Node, held: AnyAttr | None = None, *, save: bool = True) -> Row:
+    def own_xattrs(self, node: Node, attr: AnyAttr | None = None, *, save: bool = True) -> Row:
         """Copy an object's extended attributes from the base to rows, if they are not rows yet; return its row.
 
         From then on the base's extended attributes of this object are not read any more.  Call it inside an operation.
 
         Args:
             node: the object.
-            held: its attributes, if the caller has just read them.
+            attr: its attributes, if the caller has just read them.
             save: False if the caller saves the returned row itself.
         """
-        if held is None:
-            held = self._inodes.attributes(node)
-        found = held.row
+        if attr is None:
+            attr = self._inodes.attributes(node)
+        found = attr.row
         if found is not None and found.xattrs:
             return found
         from_base = [(name, self._find(node, name)) for name in self.listxattr(node)]
-        row = self._inodes.adopt(node, held, xattrs=1)  # invariant 15: who has rows of xattr owns its attributes
+        row = self._inodes.adopt(node, attr, xattrs=1)  # invariant 15: who has rows of xattr owns its attributes
         self.add(node.ino, from_base)
         if not row.xattrs:
             row = row._replace(xattrs=1)

@@ -333,37 +333,37 @@ class Inodes:
             self._db.change(_ADD_ORPHAN, (ino,))
         return self._note_saved(row)
 
-    def adopt(self, node: Node, held: AnyAttr | None = None, *, xattrs: int = 0) -> Row:
+    def adopt(self, node: Node, attr: AnyAttr | None = None, *, xattrs: int = 0) -> Row:
         """Return the row of an object; if a base object has none, make it with the base's attributes.
 
         A new row also gets the object and all directories above it into ``origin``.  No file bytes are copied.
 
         Args:
             node: the object.
-            held: its attributes, if the caller has just read them.
+            attr: its attributes, if the caller has just read them.
             xattrs: the column ``xattrs`` of a new row: 1 if the caller then adds all extended attributes as rows.
 
         Raises:
             OSError: ENOENT if the base object is gone and there is no row; ESTALE for a created object without a row.
         """
-        if held is None:
-            held = self.attributes(node)
-        if isinstance(held, Row):
-            return held
+        if attr is None:
+            attr = self.attributes(node)
+        if isinstance(attr, Row):
+            return attr
         path = node.path
         assert path is not None
-        bound = held.size if stat.S_ISREG(held.mode) else None
-        nlink = 0 if node.dead else held.nlink
+        bound = attr.size if stat.S_ISREG(attr.mode) else None
+        nlink = 0 if node.dead else attr.nlink
         row = Row._make(
             (
-                *(node.ino, held.mode, nlink, held.uid, held.gid, held.rdev, held.size),
-                *(held.atime, held.mtime, held.ctime, None, bound, 0, xattrs),
-                *(held.nlink, held.size, held.mtime),
+                *(node.ino, attr.mode, nlink, attr.uid, attr.gid, attr.rdev, attr.size),
+                *(attr.atime, attr.mtime, attr.ctime, None, bound, 0, xattrs),
+                *(attr.nlink, attr.size, attr.mtime),
             )
         )
         self._db.change(_INSERT, (*row, None))
         self._adopted = self._note_saved(row)
-        self.mark(path, node.ino, held)  # invariant 8: what was not created has an origin
+        self.mark(path, node.ino, attr)  # invariant 8: what was not created has an origin
         if node.dead:
             self._db.change(_ADD_ORPHAN, (node.ino,))
         return row

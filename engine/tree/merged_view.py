@@ -91,12 +91,12 @@ class Ref(NamedTuple):
     Attributes:
         kind: the list that holds the name, or ``base`` if the name is the base's.
         node: the object's node.
-        held: its attributes, from its row or from the base.
+        attr: its attributes, from its row or from the base.
     """
 
     kind: Kind
     node: Node
-    held: AnyAttr
+    attr: AnyAttr
 
 
 class MergedView:
@@ -150,22 +150,22 @@ class MergedView:
         if found is None:
             self._missing = (directory.ino, name)
             return None
-        _, node, held, base_blocks = found
-        return self.attr(held, node, base_blocks)
+        _, node, attr, base_blocks = found
+        return self.attr(attr, node, base_blocks)
 
-    def attr(self, held: AnyAttr, node: Node, base_blocks: tuple[int, int] | None = None) -> Attr:
+    def attr(self, attributes: AnyAttr, node: Node, base_blocks: tuple[int, int] | None = None) -> Attr:
         """Return the attributes of an object as stat(2) reports them.
 
         Args:
-            held: its row, or the attributes of its base object.
+            attributes: its row, or the attributes of its base object.
             node: the object.
-            base_blocks: size and blocks of its base object if *held* is a row and the caller has just read them.
+            base_blocks: size and blocks of its base object if *attributes* is a row and the caller has just read them.
         """
-        if isinstance(held, BaseAttr):
-            return held.unlinked() if node.dead else held
-        if stat.S_ISREG(held.mode):
-            return held.attr(self._content.blocks(held, node.path, base_blocks))
-        return held.attr_by_size() if node.is_dir else held.attr(0)
+        if isinstance(attributes, BaseAttr):
+            return attributes.unlinked() if node.dead else attributes
+        if stat.S_ISREG(attributes.mode):
+            return attributes.attr(self._content.blocks(attributes, node.path, base_blocks))
+        return attributes.attr_by_size() if node.is_dir else attributes.attr(0)
 
     def _find(self, directory: Node, name: bytes) -> _Found | None:
         if directory.dead:
@@ -190,9 +190,9 @@ class MergedView:
             if table == _ORIGIN:
                 return self._at_origin(directory, name, Ino(ino))
             node = self._inodes.node_in(number_of(ino), directory)
-            held = self._inodes.attributes(node)
+            attr = self._inodes.attributes(node)
             if node.ino not in self._inodes.drift.gone or self._gone_shows(node):
-                return ("created" if table == _CREATED else "renamed"), node, held, None
+                return ("created" if table == _CREATED else "renamed"), node, attr, None
             return self._covered(directory, name)
         child = self._inodes.base_child(directory, name)
         if child is None:
@@ -417,8 +417,8 @@ class MergedView:
             if isinstance(st, OSError):
                 yield DirEntry(name, self._stand_in(directory, name, st), cookies[name])
                 continue
-            _, node, held, _ = self._at_base(directory, path, name, st, self._inodes.drift.ino_of(st, path, name))
-            yield DirEntry(name, self.attr(held, node), cookies[name])
+            _, node, attr, _ = self._at_base(directory, path, name, st, self._inodes.drift.ino_of(st, path, name))
+            yield DirEntry(name, self.attr(attr, node), cookies[name])
 
     def _stand_in(self, directory: Node, name: bytes, error: OSError) -> Attr:
         """Return attributes for a listed name whose own cannot be read; a program that uses the name gets the error.

@@ -196,7 +196,7 @@ class Namespace:
 
     def _keep_ancestor(self, parent: Node, name: bytes, ref: Ref) -> None:
         """Keep an ancestor of the base file at a name that is removed: the next file there may be its new version."""
-        is_own = ref.held.is_own  # then it was kept at the first write
+        is_own = ref.attr.is_own  # then it was kept at the first write
         if self._inodes.ancestors.limit and ref.kind == "base" and parent.path is not None and not is_own:
             self._inodes.ancestors.keep(join(parent.path, name))
 
@@ -228,9 +228,9 @@ class Namespace:
 
     def _drop_link(self, ref: Ref) -> None:
         """Lower the link count of an object that is not a directory, after a name of it was unbound."""
-        held = ref.held
-        if held.row is not None or held.nlink > 1:
-            row = self._inodes.adopt(ref.node, held)
+        attr = ref.attr
+        if attr.row is not None or attr.nlink > 1:
+            row = self._inodes.adopt(ref.node, attr)
             left = row.nlink - 1
             if left == 0 and ref.node.path is not None and self._inodes.drift.may_be_miscounted(row):
                 # links in replaced bases may have been counted wrongly; counting names takes long, so only at 0
@@ -239,7 +239,7 @@ class Namespace:
         else:
             # an unchanged base file: the whiteout is all that is needed, and open handles read on from the base
             self._die(ref.node)
-            self._inodes.watcher.died(self._view.attr(held, ref.node))
+            self._inodes.watcher.died(self._view.attr(attr, ref.node))
 
     def _drop_directory(self, node: Node) -> None:
         """Delete what belongs to a directory after its name was unbound: its whiteouts, and rows that do not show."""
@@ -375,7 +375,7 @@ class Namespace:
     def _rebind(self, ref: Ref, parent: Node, name: bytes) -> None:
         """Give an object that was just unbound another name, and change its ctime."""
         node = ref.node
-        row = self._inodes.adopt(node, ref.held)
+        row = self._inodes.adopt(node, ref.attr)
         self._inodes.stamp(row, row.nlink, row.atime, row.mtime, self._inodes.now())
         if node.is_dir and node.parent != parent.ino:
             self._db.on_failure(partial(setattr, node, "parent", node.parent))
