@@ -30,11 +30,11 @@ IMPORTING = ".minifo-import"  # directory in which an import builds a database f
 RESTORING = ".minifo-restore"  # directory for the files that a restored mini_fo storage replaces
 _UNFINISHED = {MERGING: ("a merge", "merge --apply"), IMPORTING: ("an import", "meta import")}
 _UNFINISHED |= {RESTORING: ("the undoing of an import", "meta restore")}
-_FILES = {DB_NAME, DB_NAME + "-wal", DB_NAME + "-shm", DB_NAME + ".new"}
+_FILES = {DB_NAME, DB_NAME + "-wal", DB_NAME + "-shm", DB_NAME + "-journal", DB_NAME + ".new"}
 _FILES |= {LOCK, "reserve", "minifo.names", "minifo.names.new"}
 _DIRECTORIES = {"content", "checkpoints"}
 # files and directories from which an interrupted migration continues
-_JOURNALS = {MERGING, "merge-journal", "merge-phase", "merge-journal.new", "merge-phase.new"}
+_JOURNALS = {MERGING, MERGING + "-journal", "merge-journal", "merge-phase", "merge-journal.new", "merge-phase.new"}
 _WORK_DIRECTORIES = {IMPORTING, RESTORING, "mini_fo-backup"}
 _OURS = {*_FILES, *_DIRECTORIES, "control"}
 _BACKUP = DB_NAME + ".bak-"  # prefix of the copies that minifo-fsck makes before it repairs

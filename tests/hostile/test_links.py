@@ -69,6 +69,7 @@ SPOILT: dict[str, Callable[[HostileStorage], None]] = {
     "log is a hard link": _hard_link("minifo.db-wal"),
     "log is a fifo": _fifo("minifo.db-wal"),
     "index is a hard link": _hard_link("minifo.db-shm"),
+    "rollback journal is a hard link": _hard_link("minifo.db-journal"),
     "metadata backup is a symlink": _link("minifo.names", "secret"),
     "metadata backup is a fifo": _fifo("minifo.names"),
     "new metadata backup is a hard link": _hard_link("minifo.names.new"),
