@@ -98,26 +98,26 @@ def diagnose(path: str, user: _User, want: str) -> Cause | None:
     """
     from ..fusefront.mount import mount_table
 
-    place = "/"
+    prefix = "/"
     for name in ["", *path.strip("/").split("/")]:
-        place = os.path.join(place, name)
-        last = place.rstrip("/") == path.rstrip("/")
+        prefix = os.path.join(prefix, name)
+        last = prefix.rstrip("/") == path.rstrip("/")
         try:
-            entry = mount_table.find_mount(place) if not os.path.islink(place) else None
+            entry = mount_table.find_mount(prefix) if not os.path.islink(prefix) else None
         except OSError as error:
             if error.errno in mount_table.DEAD_ERRNOS:
                 return Cause(
-                    f"the daemon of the mount at {place} is gone", f"minifo umount {place}, then mount it again"
+                    f"the daemon of the mount at {prefix} is gone", f"minifo umount {prefix}, then mount it again"
                 )
             entry = None  # this process may not look there; the probe as the user below decides
         if entry is not None and mount_table.overlay_of(entry) is not None:
-            cause = _of_mount(entry.options, place, user, want)
+            cause = _refused_by_mount(entry.options, prefix, user, want)
             if cause is not None:
                 return cause
         needed = _MODES[want] if last else os.X_OK
-        code = _as_user(user, lambda p=place, n=needed: _access(p, n))  # type: ignore[misc]
+        code = _as_user(user, lambda p=prefix, n=needed: _access(p, n))  # type: ignore[misc]
         if code:
-            return _refused(place, user, want if last else "x", code)
+            return _refused_by_file(prefix, user, want if last else "x", code)
     if want == "r":
         code = _as_user(user, lambda: _open(path))
         if code in (errno.EACCES, errno.EPERM):
@@ -128,38 +128,38 @@ def diagnose(path: str, user: _User, want: str) -> Cause | None:
     return None
 
 
-def _of_mount(options: tuple[str, ...], place: str, user: _User, want: str) -> Cause | None:
+def _refused_by_mount(options: tuple[str, ...], path: str, user: _User, want: str) -> Cause | None:
     owner = next((int(word[8:]) for word in options if word.startswith("user_id=")), 0)
     if "allow_other" not in options and user.uid != owner:
         return Cause(
-            f"only the user with uid {owner}, not even root, may access the mount at {place}",
+            f"only the user with uid {owner}, not even root, may access the mount at {path}",
             "mount it with -o allow_other (see user_allow_other in /etc/fuse.conf), or as root",
         )
     for word, letter in (("ro", "w"), ("noexec", "x")):
         if word in options and want == letter:
-            return Cause(f"{place} is mounted with the option {word}", f"unmount it and mount it without {word}")
+            return Cause(f"{path} is mounted with the option {word}", f"unmount it and mount it without {word}")
     return None
 
 
-def _refused(place: str, user: _User, want: str, code: int) -> Cause:
+def _refused_by_file(path: str, user: _User, want: str, code: int) -> Cause:
     if code in (errno.ENOENT, errno.ENOTDIR):
-        return Cause(f"{place} does not exist", "check the path")
+        return Cause(f"{path} does not exist", "check the path")
     if code == errno.EROFS:
-        return Cause(f"{place} is in a read-only file system", "mount that file system writable")
+        return Cause(f"{path} is in a read-only file system", "mount that file system writable")
     if code != errno.EACCES:
-        return Cause(f"{place} cannot be accessed ({os.strerror(code)})", "read the log of the mount")
+        return Cause(f"{path} cannot be accessed ({os.strerror(code)})", "read the log of the mount")
     try:
-        st = os.stat(place)
-        has_acl = os.fsdecode(ACL_ACCESS) in os.listxattr(place)
+        st = os.stat(path)
+        has_acl = os.fsdecode(ACL_ACCESS) in os.listxattr(path)
     except OSError:
-        return Cause(f"{user.name} may not enter a directory above {place}", "ask as root: sudo minifo diagnose --user")
+        return Cause(f"{user.name} may not enter a directory above {path}", "ask as root: sudo minifo diagnose --user")
     if has_acl and _by_mode(st, user, _MODES[want]):
-        return Cause(f"an ACL of {place} refuses {user.name}", f"read it with getfacl {place}, change it with setfacl")
+        return Cause(f"an ACL of {path} refuses {user.name}", f"read it with getfacl {path}, change it with setfacl")
     is_dir = stat.S_ISDIR(st.st_mode)
-    subject = f"the directory {place}" if is_dir else place
+    subject = f"the directory {path}" if is_dir else path
     verb = "entered" if is_dir and want == "x" else _WORDS[want]
     owner = f"owner {_name_of(st.st_uid)}, mode {stat.filemode(st.st_mode)}"
-    return Cause(f"{subject} may not be {verb} by {user.name} ({owner})", f"chmod or chown {place}")
+    return Cause(f"{subject} may not be {verb} by {user.name} ({owner})", f"chmod or chown {path}")
 
 
 def _name_of(uid: int) -> str:

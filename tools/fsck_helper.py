@@ -40,7 +40,8 @@ usage: minifo-fsck {SYNOPSIS}
 Check the storage STO of an overlay, and repair it.
 
   -n             only check: ask nothing and change nothing
-  -p, -a         make safe repairs only: they change nothing that the overlay shows
+  -p, -a         make safe repairs only: they change nothing that the overlay shows, but lost objects appear in
+                 lost+found
   -y             make all repairs
                  (without -n, -p, -a, -y: ask before each repair on a terminal, else change nothing)
   -f             check every page of the database thoroughly
@@ -72,7 +73,7 @@ class Request:
     json: bool = False
     verify: bool = False
     base: str | None = None
-    rescue: str | None = None
+    extract_to: str | None = None
     progress: int | None = None
     untrusted: bool = False
 
@@ -164,7 +165,7 @@ def parse(arguments: list[str]) -> Request | str:
     channel = flags.get("-C", "")
     if "-C" in flags and not (channel.isdigit() and _is_open(int(channel))):
         raise UsageError(f"-C takes an open file descriptor, not {channel!r}", "see minifo-fsck --help")
-    storage, base = _place(named[0])
+    storage, base = _parse_operand(named[0])
     mode = modes[0] if modes else ""
     if "--rescue" in flags:
         if mode in ("y", "p"):
@@ -192,7 +193,7 @@ def _is_open(number: int) -> bool:
     return True
 
 
-def _place(text: str) -> tuple[str, str | None]:
+def _parse_operand(text: str) -> tuple[str, str | None]:
     """Return the storage and, if known, the base that the operand *text* means.
 
     fsck(8) passes the first field of a line in fstab: the storage directory, or the source text of a mount
@@ -218,7 +219,7 @@ def check_storage(request: Request) -> Outcome:
     is_interactive = not request.mode and not request.json and sys.stdin.isatty() and sys.stdout.isatty()
     write = request.mode in ("p", "y") or is_interactive
     with contextlib.ExitStack() as stack:
-        if request.rescue is None:
+        if request.extract_to is None:
             # loaded now, while this process is root: minifo's files may be readable by root only
             import minifo.engine.fsck.rebuild  # noqa: F401
 
@@ -228,7 +229,7 @@ def check_storage(request: Request) -> Outcome:
         )
         outcome.holder = session.holder
         outcome.found = outcome.left = session.check(full=request.full, verify=request.verify, progress=progress)
-        if request.rescue is not None:
+        if request.extract_to is not None:
             progress.clear()
             _extract(request, session, outcome, progress)
         elif write and any(not problem.is_note for problem in outcome.found):
@@ -274,10 +275,10 @@ def _repair(request: Request, session: FsckSession, outcome: Outcome, progress: 
 def _extract(request: Request, session: FsckSession, outcome: Outcome, progress: Progress) -> None:
     from ..engine.fsck.rebuild import open_extraction
 
-    assert request.rescue is not None
-    result = open_extraction(session, outcome.found).run(request.rescue, progress)
+    assert request.extract_to is not None
+    result = open_extraction(session, outcome.found).run(request.extract_to, progress)
     outcome.extracted = {
-        "directory": request.rescue,
+        "directory": request.extract_to,
         "written": result.written,
         "damaged": [{"path": os.fsdecode(path), "reason": reason} for path, reason in result.damaged],
     }

@@ -83,13 +83,13 @@ def find_scripts() -> str:
         StateError: the helpers are not installed.
     """
     # a script in a virtual environment names its python in its first line, so a link to the script runs that python
-    places = [sysconfig.get_path("scripts"), os.path.dirname(sys.executable), os.path.dirname(sys.argv[0])]
-    for place in places:
-        found = os.path.abspath(place)
+    candidates = [sysconfig.get_path("scripts"), os.path.dirname(sys.executable), os.path.dirname(sys.argv[0])]
+    for candidate in candidates:
+        found = os.path.abspath(candidate)
         if all(os.path.exists(os.path.join(found, name)) for name in HELPERS):
             return found
     raise StateError(
-        f"the helpers are not in {os.path.abspath(places[0])}", "install minifo with pip, then call it again"
+        f"the helpers are not in {os.path.abspath(candidates[0])}", "install minifo with pip, then run this again"
     )
 
 
@@ -102,10 +102,10 @@ def check_trust(scripts: str) -> None:
     Raises:
         StateError: a user other than root can change a helper, its python, or a module.
     """
-    place = changeable(what_runs([os.path.join(scripts, name) for name in HELPERS]))
-    if place is not None:
+    changeable_path = changeable(what_runs([os.path.join(scripts, name) for name in HELPERS]))
+    if changeable_path is not None:
         raise StateError(
-            f"users other than root may change {place}, and mount(8) would run it as root",
+            f"users other than root may change {changeable_path}, and mount(8) would run it as root",
             "install minifo as root, for example in /opt/minifo, or give --anyway",
         )
 
@@ -122,10 +122,10 @@ def plan_links(directory: str, scripts: str) -> dict[str, str | None]:
         path = os.path.join(directory, name)
         target = os.path.join(scripts, name)
         if os.path.lexists(path):
-            there = _link_target(path)
-            if there is None:
+            old_target = _link_target(path)
+            if old_target is None:
                 raise StateError(f"{path} exists and is not a link of minifo", "move it away, or choose another --dir")
-            if there == target:
+            if old_target == target:
                 continue
         steps[name] = target
     return steps

@@ -41,7 +41,7 @@ def command(directory: str, suffix: str | None, sto_parent: str, mnt_parent: str
 
     _common.log_to_stderr("minifo")
     try:
-        storage, mountpoint = places(directory, suffix, sto_parent, mnt_parent)
+        storage, mountpoint = make_directories(directory, suffix, sto_parent, mnt_parent)
         bring_up(storage)
         launch(MountOptions(base=os.path.realpath(directory), storage=storage), mountpoint)
     except (MinifoError, OSError) as exc:
@@ -50,7 +50,7 @@ def command(directory: str, suffix: str | None, sto_parent: str, mnt_parent: str
     return 0
 
 
-def places(directory: str, suffix: str | None, sto_parent: str, mnt_parent: str) -> tuple[str, str]:
+def make_directories(directory: str, suffix: str | None, sto_parent: str, mnt_parent: str) -> tuple[str, str]:
     """Make the directories for storage and mount point where they do not exist, and return their paths.
 
     Args:

@@ -43,7 +43,7 @@ Policies (the last one that matches a path counts; the default is ours):
   ours       keep the overlay's version, as if it were made over the new base
   theirs     discard the overlay's version and show the base's
   keep-both  keep the overlay's version, and copy the base's beside it as NAME.minifo-new
-  merge      three-way merge of text files, with the version in --old-base as ancestor
+  merge      if both changed a text file: three-way merge from the version in --old-base; else as ours
 A pattern matches a path and all paths below it; * and ? in it also match slashes.
 
 \b

@@ -26,15 +26,15 @@ def changeable(paths: list[str]) -> str | None:
     """
     seen: set[str] = set()
     for path in paths:
-        for place in _way(os.path.abspath(path)):
-            if place not in seen and _is_open(place):
-                return place
-            seen.add(place)
+        for found in _way_to(os.path.abspath(path)):
+            if found not in seen and _others_may_change(found):
+                return found
+            seen.add(found)
         for directory, directories, files in os.walk(path):
             for name in (*directories, *files):
-                place = os.path.join(directory, name)
-                if _is_open(place):
-                    return place
+                found = os.path.join(directory, name)
+                if _others_may_change(found):
+                    return found
     return None
 
 
@@ -42,24 +42,24 @@ def what_runs(scripts: list[str]) -> list[str]:
     """Return the paths of all code that runs with *scripts*: the scripts, this python, and its modules."""
     installed = [sysconfig.get_path(kind) for kind in ("stdlib", "purelib", "platlib")]
     found = [importlib.util.find_spec(f"minifo.{part}") for part in _PARTS]  # elsewhere in an editable install
-    ours = [place for spec in found if spec is not None for place in spec.submodule_search_locations or ()]
-    return [*scripts, sys.executable, *installed, *ours]
+    minifo = [path for spec in found if spec is not None for path in spec.submodule_search_locations or ()]
+    return [*scripts, sys.executable, *installed, *minifo]
 
 
-def _way(path: str, depth: int = 0) -> Iterator[str]:
+def _way_to(path: str, depth: int = 0) -> Iterator[str]:
     """Yield *path* and all directories above it; where a symbolic link is on the way, also the way to its target."""
     if depth > 40:  # as many as the kernel follows, path_resolution(7)
         return
-    place = "/"
+    prefix = "/"
     for name in path.split("/"):
-        place = os.path.join(place, name)
-        yield place
-        if os.path.islink(place):
-            target = os.path.join(os.path.dirname(place), os.readlink(place))
-            yield from _way(os.path.normpath(target), depth + 1)
+        prefix = os.path.join(prefix, name)
+        yield prefix
+        if os.path.islink(prefix):
+            target = os.path.join(os.path.dirname(prefix), os.readlink(prefix))
+            yield from _way_to(os.path.normpath(target), depth + 1)
 
 
-def _is_open(path: str) -> bool:
+def _others_may_change(path: str) -> bool:
     """Return whether a user other than root may change a file, or replace an entry of a directory."""
     try:
         st = os.lstat(path)

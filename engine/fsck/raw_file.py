@@ -1,7 +1,7 @@
-"""A file of a storage that may be damaged, read piece by piece: what the medium cannot give reads as zeros.
+"""A file of a damaged storage, read in parts; a page that the medium cannot return reads as zeros.
 
-Nothing is read that was not asked for, and holes are told apart from data: a database of a terabyte that is nearly all
-hole costs no more than what it holds.
+Only the requested bytes are read, and holes can be skipped: so a database file of a terabyte that has few data blocks
+takes little time and memory.
 """
 
 from __future__ import annotations
@@ -13,46 +13,46 @@ from typing import Protocol
 
 from ..store.storage import Storage
 
-PAGE = 4096  # bytes; what is lost at most for one block that cannot be read
+PAGE = 4096  # bytes; a bad block of the medium costs at most one such page
 _STEP = 1 << 20  # bytes copied at once
 
 
 class Source(Protocol):
-    """Bytes that SQLite's pages or its log are read from."""
+    """A source of the bytes of a database file or its write-ahead log."""
 
     @property
     def size(self) -> int:
-        """Length in bytes."""
+        """The length in bytes."""
 
     def read(self, at: int, size: int) -> bytes:
-        """Return bytes from an offset; fewer at the end."""
+        """Return up to *size* bytes from the offset *at* on; fewer at the end."""
 
     def data(self) -> Iterator[tuple[int, int]]:
-        """Yield the ranges [start, end) that are no holes."""
+        """Yield the ranges [start, end) that are not holes."""
 
 
 class Memory:
-    """Bytes in memory as a source."""
+    """A source that reads from bytes in memory."""
 
     def __init__(self, content: bytes) -> None:
         self._content = content
 
     @property
     def size(self) -> int:
-        """Length in bytes."""
+        """The length in bytes."""
         return len(self._content)
 
     def read(self, at: int, size: int) -> bytes:
-        """Return bytes from an offset; fewer at the end."""
+        """Return up to *size* bytes from the offset *at* on; fewer at the end."""
         return self._content[at : at + size]
 
     def data(self) -> Iterator[tuple[int, int]]:
-        """Yield all of it."""
+        """Yield one range with all bytes."""
         yield 0, len(self._content)
 
 
 class RawFile:
-    """A file in storage, open until ``close``; one that cannot be opened is empty.
+    """A file in storage that is open until ``close``; a file that cannot be opened counts as empty.
 
     Args:
         storage: the storage directory.
@@ -69,11 +69,11 @@ class RawFile:
 
     @property
     def size(self) -> int:
-        """Length in bytes."""
+        """The length in bytes."""
         return self._size
 
     def read(self, at: int, size: int) -> bytes:
-        """Return bytes from an offset, fewer at the end; zeros for each page that cannot be read."""
+        """Return up to *size* bytes from the offset *at* on, with zeros for each page that cannot be read."""
         if self._fd is None:
             return b""
         end = min(at + size, self._size)
@@ -81,12 +81,12 @@ class RawFile:
             found = os.pread(self._fd, max(0, end - at), at)
         except OSError:
             if end - at <= PAGE:
-                return bytes(end - at)  # a bad block of the medium: this page is lost, not those behind it
+                return bytes(end - at)  # a bad block of the medium: only this page is lost
             return b"".join(self.read(start, min(PAGE, end - start)) for start in range(at, end, PAGE))
         return found.ljust(max(0, end - at), b"\0")
 
     def data(self) -> Iterator[tuple[int, int]]:
-        """Yield the ranges [start, end) that are no holes (lseek(2), SEEK_DATA)."""
+        """Yield the ranges [start, end) that are not holes (lseek(2), SEEK_DATA)."""
         at = 0
         while self._fd is not None and at < self._size:
             try:
@@ -95,12 +95,12 @@ class RawFile:
             except OSError as error:
                 if error.errno == errno.ENXIO:
                     return  # a hole up to the end
-                start, end = at, self._size  # the file system does not say: all of it may be data
+                start, end = at, self._size  # the file system cannot tell: take all as data
             yield start, min(end, self._size)
             at = end
 
     def copy_to(self, fd: int) -> None:
-        """Write all of it to an empty file of the storage; holes stay holes."""
+        """Copy the file to the empty file *fd* of the storage; holes stay holes."""
         for start, end in self.data():
             for at in range(start, end, _STEP):
                 self._storage.write(fd, self.read(at, min(_STEP, end - at)), at)

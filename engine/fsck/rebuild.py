@@ -263,14 +263,14 @@ def _fill_from_backup(con: apsw.Connection, collector: _RowCollector, backup: Ro
     collector.add("overlay", backup["overlay"])
     collector.add("origin", backup["origin"])
     named = {ino for (ino,) in con.execute("SELECT ino FROM created UNION SELECT ino FROM renamed")}
-    there = {ino for (ino,) in con.execute("SELECT ino FROM inode")}
+    with_row = {ino for (ino,) in con.execute("SELECT ino FROM inode")}
     for table in ("created", "renamed"):
-        collector.add(table, [row for row in backup[table] if row[2] in there - named])
-    gaps = {row[0] for row in backup["inode"] if row[0] in named - there}
+        collector.add(table, [row for row in backup[table] if row[2] in with_row - named])
+    gaps = {row[0] for row in backup["inode"] if row[0] in named - with_row}
     for table in ("inode", "modified", "extent", "small", "xattr"):
         # the backup adds content and attributes of an inode only if the inode's own row comes from the backup, too, or
         # if pages of the table are damaged
-        known = gaps | there if table in damaged_tables else gaps
+        known = gaps | with_row if table in damaged_tables else gaps
         collector.add(table, [row for row in backup[table] if row[0] in known])
     if "deleted" in damaged_tables:
         collector.add("deleted", backup["deleted"])

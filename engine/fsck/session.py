@@ -447,7 +447,7 @@ def _check_database(con: apsw.Connection, path: str, full: bool) -> list[Problem
     """
     where = b"minifo.db"
     try:
-        there = {name for kind, name, _, _ in schema_of(con) if kind == "table"}
+        tables = {name for kind, name, _, _ in schema_of(con) if kind == "table"}
         identity = con.execute("PRAGMA application_id").fetchone()
         version = con.execute("PRAGMA user_version").fetchone()
         strange = strange_objects(con)
@@ -457,7 +457,7 @@ def _check_database(con: apsw.Connection, path: str, full: bool) -> list[Problem
         return [Problem("E102", where, str(error))]
     found = []
     if identity != (APPLICATION_ID,):
-        if there and not there & {name for _, name, _, _ in true_schema()}:
+        if tables and not tables & {name for _, name, _, _ in true_schema()}:
             raise NotMinifo(
                 "minifo.db is a database, but not one of minifo's", "give the directory that the mount has as sto="
             )
@@ -469,7 +469,9 @@ def _check_database(con: apsw.Connection, path: str, full: bool) -> list[Problem
         found.append(Problem("E104", where, f"{number} instead of {SCHEMA_VERSION}"))
     if strange:
         # no SQL statement may run on foreign tables; the rebuild reads rows from the pages
-        return [Problem("E105" if there else "E101", where, ", ".join(strange) if there else "it is empty")]
+        return [
+            Problem("E105" if tables else "E101", where, ", ".join(strange) if tables else "the file has no tables")
+        ]
     try:
         report = [row[0] for row in con.execute(f"PRAGMA {'integrity' if full else 'quick'}_check({_REPORT_LINES})")]
     except (apsw.Error, UnicodeDecodeError) as error:

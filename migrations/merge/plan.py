@@ -145,29 +145,29 @@ class MergePlan:
         for entry in sorted(self._ov.readdir(Ino(attr.ino)), key=lambda entry: entry.name):
             if entry.name in (b".", b".."):
                 continue
-            place, found = join(path, entry.name), entry.attr
+            child_path, found = join(path, entry.name), entry.attr
             origin = self._lists.origin(found.ino)
             listed = entry.name in created or entry.name in renamed
             if not stat.S_ISDIR(found.mode):
-                self._file(found, place, listed, origin, entry.name in renamed)
+                self._file(found, child_path, listed, origin, entry.name in renamed)
             elif entry.name in created:
-                self.places.append(Operation("mkdir", place))
-                self.changes.append(Change("A", place))
-                below.append((found, place, None))
+                self.places.append(Operation("mkdir", child_path))
+                self.changes.append(Change("A", child_path))
+                below.append((found, child_path, None))
             elif entry.name in renamed:
                 assert origin is not None
-                self.places.append(Operation("place", place, self._lift(origin)))
-                self.changes.append(Change("R", place, origin))
-                below.append((found, place, origin))
+                self.places.append(Operation("place", child_path, self._lift(origin)))
+                self.changes.append(Change("R", child_path, origin))
+                below.append((found, child_path, origin))
             elif self._lists.may_differ(found.ino):
-                below.append((found, place, origin))
+                below.append((found, child_path, origin))
         return below
 
     # -- files
 
-    def _file(self, attr: Attr, place: bytes, listed: bool, base: bytes | None, renamed: bool) -> None:
+    def _file(self, attr: Attr, path: bytes, listed: bool, base: bytes | None, renamed: bool) -> None:
         if base is None:
-            self._stage_new(attr, place)
+            self._stage_new(attr, path)
             return
         self._seen.add(attr.ino)
         content = self._lists.modified(attr.ino)
@@ -176,24 +176,24 @@ class MergePlan:
             return  # the base no longer has the file, so the overlay does not show it
         alone = st.st_nlink == 1 and attr.nlink == 1
         if listed:
-            self.changes.append(Change("R", place, base) if renamed else Change("A", place))
+            self.changes.append(Change("R", path, base) if renamed else Change("A", path))
         elif content is not None:
-            self.changes.append(Change("M" if content else "m", place))
+            self.changes.append(Change("M" if content else "m", path))
         if content and alone:
             # the file has one name: a complete new file replaces it by a rename
             name = self._stage(Staged(f"file-{len(self.staged)}", attr.ino))
-            self.places.append(Operation("place", place, name))
+            self.places.append(Operation("place", path, name))
             return
         if listed:
             name = self._stage(Staged(f"link-{len(self.staged)}", attr.ino, link=base))
-            self.places.append(Operation("place", place, name))
+            self.places.append(Operation("place", path, name))
         if content and attr.ino not in self._overwritten:
             self._overwritten.add(attr.ino)
             target = self._stage(Staged(f"link-{len(self.staged)}", attr.ino, link=base))
             source = self._stage(Staged(f"file-{len(self.staged)}", attr.ino))
-            self.places.append(Operation("overwrite", place, target, source))
+            self.places.append(Operation("overwrite", path, target, source))
         if content is not None:
-            self._dress(place, attr, base)
+            self._dress(path, attr, base)
 
     def _unseen(self) -> None:
         """Add operations for changed base files that have names only in directories without overlay state."""
@@ -208,12 +208,12 @@ class MergePlan:
             self.changes.append(Change("M" if content else "m", path))
             self._dress(path, attr, path, target)
 
-    def _stage_new(self, attr: Attr, place: bytes) -> None:
+    def _stage_new(self, attr: Attr, path: bytes) -> None:
         first = self._files.get(attr.ino)
         name = self._stage(Staged(f"file-{len(self.staged)}", attr.ino, same=first))
         self._files.setdefault(attr.ino, name)
-        self.places.append(Operation("place", place, name))
-        self.changes.append(Change("A", place))
+        self.places.append(Operation("place", path, name))
+        self.changes.append(Change("A", path))
 
     def _stage(self, staged: Staged) -> str:
         self.staged.append(staged)

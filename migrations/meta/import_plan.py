@@ -86,7 +86,7 @@ class ImportPlan:
         self._moved_to: dict[bytes, list[bytes]] = {}
         self._homes: dict[bytes, bytes | None] = {b"/": b"/"}
         self._first_links: dict[tuple[int, int], bytes] = {}
-        self._lost: list[bytes] = []  # base paths that do not show at their own place
+        self._lost: list[bytes] = []  # base paths at which the base object does not show
         self._find_moves()
         self.steps = [*self._walk(), *self._unlinked()]
 

@@ -143,32 +143,34 @@ def import_storage(
     """
     source = os.path.realpath(source)
     target = None if target is None else os.path.realpath(target)
-    place = source if target is None else target
+    new_storage = source if target is None else target
     with _view(source, "the mini_fo storage"), _view(base, "base"):
-        _check_places(source, base, place)
+        _check_places(source, base, new_storage)
     if target is not None:
         _make_target(disk.effects, target)
-    with _locked(place), _view(source, "the mini_fo storage") as storage:
-        work = os.path.join(place, WORK)
+    with _locked(new_storage), _view(source, "the mini_fo storage") as storage:
+        work = os.path.join(new_storage, WORK)
         options = _Options(meta_name, d_over_r, target is None)
-        if _is_imported(disk, base, storage, place, options):
+        if _is_imported(disk, base, storage, new_storage, options):
             # the changes of an earlier run that was killed right at its end may not be durable yet
-            disk.effects.sync_all(place)
-            return ImportReport([], [], already=True, backup=os.path.join(place, BACKUP) if target is None else None)
-        _check_target(place, in_place=target is None)
+            disk.effects.sync_all(new_storage)
+            return ImportReport(
+                [], [], already=True, backup=os.path.join(new_storage, BACKUP) if target is None else None
+            )
+        _check_target(new_storage, in_place=target is None)
         if os.path.isdir(work):
-            disk.effects.sync_all(place)  # the changes of a killed run may not be durable yet
-        if _is_complete(place):
+            disk.effects.sync_all(new_storage)  # the changes of a killed run may not be durable yet
+        if _is_complete(new_storage):
             # an earlier run was interrupted while it moved files
             report = ImportReport([], [])
         else:
-            _make_work(disk.effects, place, work)
+            _make_work(disk.effects, new_storage, work)
             report = _build(disk, base, storage, work, options, progress)
         if target is None:
-            _move_to_backup(disk, place, work)
-            _make_private(disk.effects, place)
-            report.backup = os.path.join(place, BACKUP)
-        _move_up(disk.effects, place, work)
+            _move_to_backup(disk, new_storage, work)
+            _make_private(disk.effects, new_storage)
+            report.backup = os.path.join(new_storage, BACKUP)
+        _move_up(disk.effects, new_storage, work)
     return report
 
 
@@ -292,22 +294,22 @@ def _tree(base: BaseView, storage: BaseView, options: _Options) -> LegacyTree:
 # -- moving
 
 
-def _is_complete(place: str) -> bool:
-    work = os.path.join(place, WORK)
+def _is_complete(new_storage: str) -> bool:
+    work = os.path.join(new_storage, WORK)
     if not os.path.isdir(work):
         return False
     # the database moves up last: once it has, any files may be left in the working directory
-    return any(map(os.path.exists, (os.path.join(work, _COMPLETE), os.path.join(place, DB_NAME))))
+    return any(map(os.path.exists, (os.path.join(work, _COMPLETE), os.path.join(new_storage, DB_NAME))))
 
 
-def _is_imported(disk: DiskAccess, base: str, storage: BaseView, place: str, options: _Options) -> bool:
+def _is_imported(disk: DiskAccess, base: str, storage: BaseView, new_storage: str, options: _Options) -> bool:
     """Return whether an earlier run has finished an import from this source, over this base, with these options."""
-    database = os.path.join(place, DB_NAME)
-    if os.path.exists(os.path.join(place, WORK)) or not os.path.exists(database):
+    database = os.path.join(new_storage, DB_NAME)
+    if os.path.exists(os.path.join(new_storage, WORK)) or not os.path.exists(database):
         return False
-    disk.storage(place).close()  # checks that the storage is the user's and has no symlinks
+    disk.storage(new_storage).close()  # checks that the storage is the user's and has no symlinks
     if options.in_place:
-        return os.path.exists(os.path.join(place, BACKUP, _FACTS))
+        return os.path.exists(os.path.join(new_storage, BACKUP, _FACTS))
     check_header(database)
     known = disk.fact(database, IMPORTED)
     if known is None:
@@ -324,59 +326,59 @@ def _make_target(effects: Effects, target: str) -> None:
         effects.sync(os.path.dirname(os.path.abspath(target)))
 
 
-def _make_work(effects: Effects, place: str, work: str) -> None:
-    st = os.stat(place)
+def _make_work(effects: Effects, new_storage: str, work: str) -> None:
+    st = os.stat(new_storage)
     with contextlib.suppress(FileExistsError):
         effects.mkdir(work)
         # for an import in place: the times of this directory are imported, too
-        effects.utime(place, st.st_atime_ns, st.st_mtime_ns)
-        effects.sync(place)
+        effects.utime(new_storage, st.st_atime_ns, st.st_mtime_ns)
+        effects.sync(new_storage)
 
 
-def _move_to_backup(disk: DiskAccess, place: str, work: str) -> None:
+def _move_to_backup(disk: DiskAccess, new_storage: str, work: str) -> None:
     """Move the files of the mini_fo storage to the backup; the file ``_FACTS`` there shows that all are moved."""
     effects = disk.effects
-    backup = os.path.join(place, BACKUP)
+    backup = os.path.join(new_storage, BACKUP)
     facts = os.path.join(backup, _FACTS)
     if os.path.exists(facts):
         return
     before = os.path.join(work, _FACTS)
     if not os.path.exists(before):
-        st = os.stat(place)
+        st = os.stat(new_storage)
         known = {"token": _token(disk, os.path.join(work, DB_NAME)), "atime": st.st_atime_ns, "mtime": st.st_mtime_ns}
         known |= {"uid": st.st_uid, "gid": st.st_gid, "mode": stat.S_IMODE(st.st_mode)}
         effects.write_durably(before, json.dumps(known))
     with contextlib.suppress(FileExistsError):
         effects.mkdir(backup)
-    effects.sync(place)  # a crash must not lose this directory after files were moved into it
-    for name in os.listdir(place):
+    effects.sync(new_storage)  # a crash must not lose this directory after files were moved into it
+    for name in os.listdir(new_storage):
         if name not in (WORK, BACKUP, _LOST_FOUND):
-            effects.rename(os.path.join(place, name), os.path.join(backup, name))
-    effects.sync(place)
+            effects.rename(os.path.join(new_storage, name), os.path.join(backup, name))
+    effects.sync(new_storage)
     effects.sync(backup)
     effects.rename(before, facts)
     effects.sync(backup)
 
 
-def _make_private(effects: Effects, place: str) -> None:
+def _make_private(effects: Effects, new_storage: str) -> None:
     """Give the storage directory to the user with the mode 0700; mini_fo's had owner and mode of the overlay's root."""
-    st = os.stat(place)
+    st = os.stat(new_storage)
     if st.st_uid != os.geteuid() or stat.S_IMODE(st.st_mode) != 0o700:
-        effects.chown(place, os.geteuid(), os.getegid())
-        effects.chmod(place, 0o700)
-        effects.utime(place, st.st_atime_ns, st.st_mtime_ns)
-        effects.sync(place)
+        effects.chown(new_storage, os.geteuid(), os.getegid())
+        effects.chmod(new_storage, 0o700)
+        effects.utime(new_storage, st.st_atime_ns, st.st_mtime_ns)
+        effects.sync(new_storage)
 
 
-def _move_up(effects: Effects, place: str, work: str) -> None:
+def _move_up(effects: Effects, new_storage: str, work: str) -> None:
     for name in (_CONTENT, DB_NAME):
         if os.path.exists(os.path.join(work, name)):
-            effects.rename(os.path.join(work, name), os.path.join(place, name))
-            effects.sync(place)
+            effects.rename(os.path.join(work, name), os.path.join(new_storage, name))
+            effects.sync(new_storage)
     for name in os.listdir(work):
         effects.unlink(os.path.join(work, name))
     effects.rmdir(work)
-    effects.sync(place)
+    effects.sync(new_storage)
 
 
 def _token(disk: DiskAccess, database: str) -> int:
@@ -400,11 +402,11 @@ def _view(path: str, what: str) -> Iterator[BaseView]:
 
 
 @contextlib.contextmanager
-def _locked(place: str) -> Iterator[None]:
+def _locked(new_storage: str) -> Iterator[None]:
     """Lock a directory against another import, and check its layout (store/confined_dir.py)."""
-    with locked(place, "in use by another import") as fd:
+    with locked(new_storage, "in use by another import") as fd:
         with contextlib.closing(ConfinedDir(os.dup(fd))) as directory:
-            check_layout(directory, place, (), (WORK, BACKUP, _RESTORE), trusted=False)
+            check_layout(directory, new_storage, (), (WORK, BACKUP, _RESTORE), trusted=False)
         yield
 
 
@@ -417,7 +419,8 @@ def _check_places(source: str, base: str, target: str | None) -> None:
         return
     if _lies_in(target, source) or _lies_in(source, target):
         raise UsageError(
-            f"one of {target} and {source} is below the other", "give a directory beside the source, or --in-place"
+            f"one of {target} and {source} is below the other",
+            "give a directory beside the source, or --in-new_storage",
         )
     if os.path.lexists(target) and not os.path.isdir(target):
         raise UsageError(f"{target} is not a directory", "give an empty directory, or one that does not exist")
@@ -434,20 +437,20 @@ def _lies_in(path: str, directory: str) -> bool:
     return os.path.commonpath([inner, outer]) == outer
 
 
-def _check_target(place: str, *, in_place: bool) -> None:
-    names = set(os.listdir(place))
+def _check_target(new_storage: str, *, in_place: bool) -> None:
+    names = set(os.listdir(new_storage))
     if WORK in names:
         return
     if DB_NAME in names:
         hint = "there is nothing to import" if in_place else "give an empty directory"
-        raise UsageError(f"{place} is a minifo storage already", hint)
+        raise UsageError(f"{new_storage} is a minifo storage already", hint)
     if in_place:
         if BACKUP in names:
-            raise UsageError(f"{place} already has a {BACKUP}", "move it away")
+            raise UsageError(f"{new_storage} already has a {BACKUP}", "move it away")
         return
     foreign = sorted(names - {_LOST_FOUND})
     if foreign:
-        raise UsageError(f"{place} is not empty (it has {foreign[0]!r})", "give an empty directory")
+        raise UsageError(f"{new_storage} is not empty (it has {foreign[0]!r})", "give an empty directory")
 
 
 def _check_unchanged(disk: DiskAccess, storage: str, backup: str, discard: bool) -> None:

@@ -34,8 +34,8 @@ from .plan import (
     deepest_first,
 )
 
-_PER_ENTRY = 1024  # bytes of rows and of log, at most, that settling one takes
-_COMMIT_FILES = 64  # files completed, or bytes of them, after which ``prepare`` commits
+_PER_ENTRY = 1024  # bytes of rows and write-ahead log that settling one entry takes, at most
+_COMMIT_FILES = 64  # a preparation commits after this many files, or after _COMMIT_BYTES
 _COMMIT_BYTES = 64 << 20
 
 

@@ -131,7 +131,9 @@ def _check_plain(con: apsw.Connection, path: str) -> None:
     for kind, name, _, sql in schema_of(con):
         virtual = (sql or "").upper().startswith("CREATE VIRTUAL")
         if kind not in ("table", "index") or virtual or not _PLAIN_NAME.fullmatch(name):
-            raise Corrupt(f"{path} is damaged (its {kind} {name!r:.100} is not ours)", "it cannot be upgraded")
+            raise Corrupt(
+                f"{path} is damaged (its {kind} {name!r:.100} is not one of minifo's)", "it cannot be upgraded"
+            )
 
 
 def _copy_database(disk: DiskAccess, con: apsw.Connection, path: str, version: int) -> str:

@@ -1,4 +1,4 @@
-"""``minifo overlay``: places by default, and what the old script got wrong."""
+"""``minifo overlay``: make_directories by default, and what the old script got wrong."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 from minifo.engine import UsageError
 from minifo.tools.cli import main
-from minifo.tools.overlay import places
+from minifo.tools.overlay import make_directories
 from tests.migrations import overlay_contents
 
 
@@ -16,8 +16,8 @@ def test_names_are_those_of_the_old_script(tmp_path: Path) -> None:
     """sto-NAME and mini_fo-NAME below the parents, with the suffix behind."""
     (tmp_path / "usr").mkdir()
     base, top = str(tmp_path / "usr"), str(tmp_path)
-    assert places(base, None, top, top) == (f"{top}/sto-usr", f"{top}/mini_fo-usr")
-    assert places(base + "/", "x", top, top) == (f"{top}/sto-usr-x", f"{top}/mini_fo-usr-x")
+    assert make_directories(base, None, top, top) == (f"{top}/sto-usr", f"{top}/mini_fo-usr")
+    assert make_directories(base + "/", "x", top, top) == (f"{top}/sto-usr-x", f"{top}/mini_fo-usr-x")
     assert all(path.is_dir() for path in (tmp_path / "sto-usr-x", tmp_path / "mini_fo-usr-x"))
 
 
@@ -25,12 +25,12 @@ def test_storage_of_another_base_is_refused(tmp_path: Path) -> None:
     """Two directories of one name do not share whiteouts."""
     for path in ("one/usr", "two/usr"):
         (tmp_path / path).mkdir(parents=True)
-    storage, _ = places(str(tmp_path / "one/usr"), None, str(tmp_path), str(tmp_path))
+    storage, _ = make_directories(str(tmp_path / "one/usr"), None, str(tmp_path), str(tmp_path))
     with overlay_contents.opened(tmp_path / "one/usr", storage):
         pass
     with pytest.raises(UsageError, match="was made for"):
-        places(str(tmp_path / "two/usr"), None, str(tmp_path), str(tmp_path))
-    places(str(tmp_path / "one/usr"), None, str(tmp_path), str(tmp_path))
+        make_directories(str(tmp_path / "two/usr"), None, str(tmp_path), str(tmp_path))
+    make_directories(str(tmp_path / "one/usr"), None, str(tmp_path), str(tmp_path))
 
 
 def test_failure_is_one_line_and_not_success(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
