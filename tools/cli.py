@@ -16,20 +16,25 @@ from . import _common
 
 # Subcommand: the module of this package whose function ``command`` is the click command.
 _COMMANDS = {
+    "cat": "cat",
     "diagnose": "diagnose",
     "diff": "diff",
+    "du": "du",
     "fsck": "fsck",
     "install-helpers": "install_helpers",
+    "list": "list",
     "merge": "merge",
     "meta": "meta",
     "migrate": "migrate",
     "mount": "mount",
     "overlay": "overlay",
     "rebase": "rebase",
+    "state": "state",
     "status": "status",
     "sync": "sync",
     "umount": "umount",
     "upgrade": "upgrade",
+    "which": "which",
 }
 
 
