@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 from ..model import ROOT, Attr, Ino, State
 from ..overlay import Overlay
 from ..store.base_view import join, split
-from ..store.content_objects import object_name
 from ..store.list_statements import IS_HIDDEN
+from ..store.object_paths import object_name
 from .directories import Directories
 
 _BYTES = (
