@@ -14,7 +14,7 @@ SOURCES = sorted(
     path
     for package in ("engine", "fusefront", "migrations", "tools")
     for path in (ROOT / package).rglob("*")
-    if path.suffix in {".py", ".pyi", ".c", ".h", ".sql"} and path.name != "__init__.py"
+    if path.suffix in {".py", ".pyi", ".c", ".h", ".sql", ".varlink"} and path.name != "__init__.py"
 )
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)\s]*)?\)")
 NAMED = re.compile(r"`((?:engine|fusefront|migrations|tools|tests|docs|\.ci)/[\w./*-]*)`")
