@@ -25,12 +25,12 @@ from .store.statements import SET_FACT
 from .store.storage import Storage
 from .tree.base_match import (
     Survey,
+    assign_reserved,
     base_mark,
     describe,
     is_replaced,
     is_same_mark,
-    keep_reserved,
-    reanchor,
+    renumber,
     survey,
 )
 from .tree.inodes import Inodes
@@ -162,7 +162,7 @@ class Recovery:
             self._survey = survey(db, self._base, self._inodes.numbers)
         if self._survey is not None and self._survey.moved:
             with db.operation():
-                reanchor(db, self._survey.moved)
+                renumber(db, self._survey.moved)
         self._settle_numbers()
         if self._facts:
             with db.operation():
@@ -193,7 +193,7 @@ class Recovery:
         return True
 
     def _settle_numbers(self) -> None:
-        keep_reserved(self._db, self._base, self._inodes.numbers)
+        assign_reserved(self._db, self._base, self._inodes.numbers)
         self._inodes.drift.cache_numbers()
 
     def _replay(self, redo: RedoLog, *, aside: bool) -> bool:

@@ -127,7 +127,7 @@ def is_replaced(db: Database, base: BaseView, numbers: Numbers) -> bool:
     return present < missing
 
 
-def keep_reserved(db: Database, base: BaseView, numbers: Numbers) -> None:
+def assign_reserved(db: Database, base: BaseView, numbers: Numbers) -> None:
     """Give base objects that cannot keep their own numbers the reserved numbers by which rows refer to them."""
     kept: set[tuple[int, int]] = set()
     for ino, path, mode in db.rows(f"{_ORIGINS} WHERE ino >= ? ORDER BY path", (stat.S_IFDIR, RESERVED)):
@@ -140,7 +140,7 @@ def keep_reserved(db: Database, base: BaseView, numbers: Numbers) -> None:
         # if two paths have become links of one file, the file gets the number of the first path
         if identity not in kept and (other is None or (other.st_dev, other.st_ino) != identity):
             kept.add(identity)
-            numbers.keep(identity, Ino(ino))
+            numbers.assign(identity, Ino(ino))
 
 
 def survey(db: Database, base: BaseView, numbers: Numbers) -> Survey:
@@ -175,7 +175,7 @@ def survey(db: Database, base: BaseView, numbers: Numbers) -> Survey:
     return Survey(found, gone, moved)
 
 
-def reanchor(db: Database, moved: dict[int, int]) -> None:
+def renumber(db: Database, moved: dict[int, int]) -> None:
     """Change the inode numbers in all tables.  Call it inside an operation.
 
     Args:

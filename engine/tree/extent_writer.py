@@ -39,7 +39,8 @@ class ExtentWriter:
         Args:
             row: the file's row.
             backing: where its bytes come from if no extent covers them.
-            offset, data: where, and what.
+            offset: where to write, in bytes.
+            data: the bytes.
 
         Raises:
             OSError: ENOSPC or EDQUOT; EFBIG if storage cannot hold a file of that size.

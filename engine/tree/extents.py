@@ -3,8 +3,8 @@
 A hole is an extent without an object: the range reads as zeros, whatever the backing has there.  The extents of a file
 do not overlap.  Two that touch in the file and in their object are merged into one row.
 
-Only rows change here.  tree/content.py and tree/ranges.py write the objects, and decide what becomes of an object after
-its rows are gone.
+Only rows change here.  tree/content.py, tree/extent_writer.py and tree/ranges.py write the objects, and decide what
+becomes of an object after its rows are gone.
 """
 
 from __future__ import annotations
@@ -159,7 +159,7 @@ class Extents:
     def is_packed(self, ino: Ino, number: int) -> bool:
         """Return True if an object is packed: its bytes lie at other offsets than in the file.
 
-        Either all extents of an object are packed, or none (``Content``).
+        Either all extents of an object are packed, or none (tree/extent_writer.py).
         """
         return bool(
             self._db.value("SELECT at <> start FROM extent WHERE ino = ? AND object = ? LIMIT 1", (ino, number))

@@ -124,7 +124,7 @@ class Numbers:
         number = RESERVED + int.from_bytes(digest, "big") % _RESERVED_SIZE
         while number in self._taken or not is_free(number):
             number = RESERVED + (number + 1) % _RESERVED_SIZE
-        self.keep(identity, Ino(number))
+        self.assign(identity, Ino(number))
         return Ino(number)
 
     def _reserve(self, identity: tuple[int, int]) -> Ino:
@@ -135,7 +135,7 @@ class Numbers:
         number = RESERVED + int.from_bytes(digest, "big") % _RESERVED_SIZE
         while number in self._taken:
             number = RESERVED + (number + 1) % _RESERVED_SIZE
-        self.keep(identity, Ino(number))
+        self.assign(identity, Ino(number))
         return Ino(number)
 
     def unused(self, ino: int) -> Ino:
@@ -146,7 +146,7 @@ class Numbers:
         """
         return self._reserve((-1, ino))
 
-    def keep(self, identity: tuple[int, int], ino: Ino) -> None:
+    def assign(self, identity: tuple[int, int], ino: Ino) -> None:
         """Give the base object with this *identity*, (st_dev, st_ino), the number *ino* from now on."""
         self._reserved[identity] = self._displaced[identity] = ino
         self._taken[ino] = identity
