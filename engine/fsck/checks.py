@@ -78,13 +78,19 @@ class Checks:
         Raises:
             FsError: the database cannot be read.
         """
-        parts: list[Callable[[], Iterator[Problem]]] = [self._facts]
+        parts: list[Callable[[], Iterator[Problem]]] = [self._check_facts]
         if not wrong_facts(self.facts):
             # these checks use the facts: with wrong facts every inode number would look wrong
-            parts += [self._invariants, self._rows, self._directories, self._origins, self._counters]
-            parts += [self._nameless, self._content, self._leftovers]
-            parts += [self._verified] if self._verify else []
-            parts += [self._against_base] if self._base is not None else []
+            parts += [
+                self._check_invariants,
+                self._check_rows,
+                self._check_link_counts,
+                self._check_marks,
+                self._check_counters,
+            ]
+            parts += [self._check_names, self._check_content, self._check_leftovers]
+            parts += [self._read_content] if self._verify else []
+            parts += [self._compare_with_base] if self._base is not None else []
         found: list[Problem] = []
         for index, part in enumerate(parts):
             self._progress("checking", index, len(parts))
@@ -92,16 +98,19 @@ class Checks:
         self._progress("checking", len(parts), len(parts))
         return _causes_only(found, self.paths)
 
-    def _at(self, code: str, ino: int, detail: str = "", key: tuple[object, ...] | None = None) -> Problem:
+    def _problem_at(self, code: str, ino: int, detail: str = "", key: tuple[object, ...] | None = None) -> Problem:
+        """Return a problem of one inode; its key is the inode number unless *key* is given."""
         return Problem(code, self.paths.of(ino), detail, (ino,) if key is None else key)
 
     # -- facts and counters
 
-    def _facts(self) -> Iterator[Problem]:
+    def _check_facts(self) -> Iterator[Problem]:
+        """Check the rows of the table overlay (E209)."""
         for key in wrong_facts(self.facts):
             yield Problem("E209", b"<overlay>", f"{key} is {self.facts.get(key, 'missing')!r}", (key,))
 
-    def _counters(self) -> Iterator[Problem]:
+    def _check_counters(self) -> Iterator[Problem]:
+        """Check the counters for inode numbers and content object ids (E208)."""
         window, end = self.facts["window"], self.facts["window_end"]
         created = (window, end - UNREACHED)
         highest = self._db.value("SELECT max(ino) FROM inode WHERE ino >= ? AND ino < ?", created) or 0
@@ -118,22 +127,24 @@ class Checks:
 
     # -- rows
 
-    def _invariants(self) -> Iterator[Problem]:
+    def _check_invariants(self) -> Iterator[Problem]:
+        """Check the numbered invariants (E001 to E019)."""
         for number, _, row in invariants.check(self._db):
             code = f"E{number:03d}"
             if number in _BY_NAME:
                 place = self.paths.of_name(row[0], row[1])  # type: ignore[arg-type]
                 yield Problem(code, place, "" if len(row) < 3 else f"inode {row[2]}", row)
             elif number == 14:
-                yield Problem(code, self._owner(row[0]), f"object {row[0]}", row)  # type: ignore[arg-type]
+                yield Problem(code, self._owner_path(row[0]), f"object {row[0]}", row)  # type: ignore[arg-type]
             elif number == 17:
                 yield Problem(code, b"/", "", ())
             else:
                 ino: int = row[0]  # type: ignore[assignment]
                 rest = ", ".join(os.fsdecode(value) if isinstance(value, bytes) else str(value) for value in row[1:])
-                yield self._at(code, ino, f"inode {ino}" + (f": {rest}" if rest else ""), row)
+                yield self._problem_at(code, ino, f"inode {ino}" + (f": {rest}" if rest else ""), row)
 
-    def _owner(self, number: int) -> bytes:
+    def _owner_path(self, number: int) -> bytes:
+        """Return the path of the file that owns a content object, or a text with the id if none does."""
         ino = self._owners.get(number)
         return self.paths.of(ino) if ino is not None else b"<object %d>" % number
 
@@ -143,7 +154,8 @@ class Checks:
         sql = "SELECT object, ino FROM inode WHERE object IS NOT NULL UNION SELECT object, ino FROM extent"
         return dict(self._db.rows(sql + " ORDER BY ino DESC"))
 
-    def _rows(self) -> Iterator[Problem]:
+    def _check_rows(self) -> Iterator[Problem]:
+        """Check names (E203), attributes (E204), and rows that contradict each other (E205 to E207)."""
         for parent, name, ino, table in self._db.rows(
             f"SELECT * FROM ({_NAMED} UNION ALL SELECT parent, name, NULL, 'deleted' FROM deleted)"
             f" WHERE length(name) NOT BETWEEN 1 AND {NAME_MAX} OR name IN (x'2e', x'2e2e')"
@@ -158,19 +170,20 @@ class Checks:
             " OR xattrs NOT IN (0, 1)",
             (self.facts["window_end"], UNREACHED),
         ):
-            yield self._at("E204", ino, f"inode {ino}, mode {mode:o}, links {nlink}, owner {uid}:{gid}")
+            yield self._problem_at("E204", ino, f"inode {ino}, mode {mode:o}, links {nlink}, owner {uid}:{gid}")
         for ino, count in self._db.rows(TWO_NAMED):
-            yield self._at("E205", ino, f"{count} beside its own place" if count == 1 else f"{count} names")
+            yield self._problem_at("E205", ino, f"{count} beside its own place" if count == 1 else f"{count} names")
         window = (self.facts["window"], self.facts["window_end"])
         for (ino,) in self._db.rows("SELECT ino FROM inode WHERE xattrs <> 1 AND ino >= ? AND ino < ?", window):
-            yield self._at("E206", ino)
+            yield self._problem_at("E206", ino)
         for (ino,) in self._db.rows(
             f"SELECT i.ino FROM inode i JOIN origin USING (ino) LEFT JOIN modified m USING (ino)"
             f" WHERE {_OWN_BYTES} AND m.content IS NOT 1"
         ):
-            yield self._at("E207", ino)
+            yield self._problem_at("E207", ino)
 
-    def _directories(self) -> Iterator[Problem]:
+    def _check_link_counts(self) -> Iterator[Problem]:
+        """Check the link counts of created directories (E202)."""
         subdirectories = f"(SELECT parent, count(*) AS n FROM ({_NAMED}) JOIN inode USING (ino)"
         sql = (
             f"SELECT i.ino, nlink, 2 + coalesce(n, 0) FROM inode i LEFT JOIN {subdirectories}"
@@ -179,9 +192,10 @@ class Checks:
             " AND nlink <> 2 + coalesce(n, 0)"
         )
         for ino, nlink, due in self._db.rows(sql, (self.facts["window"], self.facts["window_end"])):
-            yield self._at("E202", ino, f"{nlink} instead of {due}", (ino, due))
+            yield self._problem_at("E202", ino, f"{nlink} instead of {due}", (ino, due))
 
-    def _origins(self) -> Iterator[Problem]:
+    def _check_marks(self) -> Iterator[Problem]:
+        """Check that every directory above a base object with overlay state is marked (E201)."""
         marked = self.paths.by_path
         below_gone: list[tuple[bytes, int]] = []
         for path, ino in marked.items():
@@ -193,15 +207,15 @@ class Checks:
             elif self._is_deleted(directory):
                 below_gone.append((path, ino))
             else:
-                yield self._no_mark(ino, path)
-        lost = self._tops_of_lost() if below_gone else set()
+                yield self._missing_mark(ino, path)
+        lost = self._topmost_lost_paths() if below_gone else set()
         for path, ino in below_gone:
             if path in lost:
                 # not safe: the mark makes the deleted directory show again
-                yield dataclasses.replace(self._no_mark(ino, path), safe=False)
+                yield dataclasses.replace(self._missing_mark(ino, path), safe=False)
 
-    def _no_mark(self, ino: int, path: bytes) -> Problem:
-        return self._at("E201", ino, f"{os.fsdecode(split(path)[0])} has no mark", (ino, path))
+    def _missing_mark(self, ino: int, path: bytes) -> Problem:
+        return self._problem_at("E201", ino, f"{os.fsdecode(split(path)[0])} has no mark", (ino, path))
 
     @cached_property
     def _hidden(self) -> set[tuple[int, bytes]]:
@@ -225,7 +239,7 @@ class Checks:
                 return parent in self._orphans or (parent, name) in self._hidden
         return False
 
-    def _tops_of_lost(self) -> set[bytes]:
+    def _topmost_lost_paths(self) -> set[bytes]:
         """Return the topmost marked paths below deleted directories that lead to content in storage shown nowhere.
 
         Only a file that has exactly one name in the base counts: a file with several names may still show under
@@ -250,8 +264,8 @@ class Checks:
                 at, path = above, split(path)[0]
         return found
 
-    def _nameless(self) -> Iterator[Problem]:
-        """Find base objects that show nowhere: they have no name in the overlay, and their base path is hidden."""
+    def _check_names(self) -> Iterator[Problem]:
+        """Check for base objects that show nowhere: no name in the overlay, and a hidden base path (E210)."""
         paths = self.paths
         directories = {split(path)[0] for path in paths.by_path}
         for ino, path in paths.origins.items():
@@ -262,7 +276,7 @@ class Checks:
             mode, nlink, links = row or (stat.S_IFDIR if path in directories else 0, 1, 1)
             # a file with several names may show under another one: in this base, or in the one it was first seen in
             if nlink > 0 and (mode & _TYPE == stat.S_IFDIR or (links == 1 and self._has_one_name(path))):
-                yield self._at("E210", ino, f"its path was {os.fsdecode(path)}", (ino, path))
+                yield self._problem_at("E210", ino, f"its path was {os.fsdecode(path)}", (ino, path))
 
     def _has_one_name(self, path: bytes) -> bool:
         st = self._stat(path) if self._base is not None else None
@@ -270,7 +284,8 @@ class Checks:
 
     # -- content
 
-    def _content(self) -> Iterator[Problem]:
+    def _check_content(self) -> Iterator[Problem]:
+        """Check which content objects exist and how long they are (E301, E302, N303, E304, W306)."""
         sizes = self._inventory.sizes
         named: set[int] = set()
         for ino, number, size, bound, mapped in self._db.rows(
@@ -280,11 +295,11 @@ class Checks:
             actual = sizes.get(number)
             needed = size if bound is None else min(bound, size)
             if actual is None:
-                yield self._at("E301", ino, f"object {number}", (ino, number))
+                yield self._problem_at("E301", ino, f"object {number}", (ino, number))
             elif actual == 0 and needed > 0:
-                yield self._at("E302", ino, f"object {number} is empty", (ino, number, needed))
+                yield self._problem_at("E302", ino, f"object {number} is empty", (ino, number, needed))
             elif actual < needed and not mapped:
-                yield self._at("N303", ino, f"object {number} has {actual} of {needed} bytes", (ino, number))
+                yield self._problem_at("N303", ino, f"object {number} has {actual} of {needed} bytes", (ino, number))
         ends: dict[tuple[int, int], int] = {}
         for ino, number, end in self._db.rows(
             'SELECT ino, object, max(at + "end" - start) FROM extent WHERE object > 0 GROUP BY ino, object'
@@ -296,9 +311,9 @@ class Checks:
             named.add(number)
             actual = sizes.get(number)
             if actual is None:
-                yield self._at("E301", ino, f"object {number}", (ino, number))
+                yield self._problem_at("E301", ino, f"object {number}", (ino, number))
             elif actual < end:
-                yield self._at("E302", ino, f"object {number} has {actual} of {end} bytes", (ino, number, end))
+                yield self._problem_at("E302", ino, f"object {number} has {actual} of {end} bytes", (ino, number, end))
         named |= {number for (number,) in self._db.rows("SELECT object FROM garbage")}
         for number in sorted(sizes.keys() - named):
             first, limit = self.facts["next_object"], self.facts["object_limit"]
@@ -307,7 +322,8 @@ class Checks:
         for name in sorted(self._inventory.strays):
             yield Problem("W306", os.fsencode(name), "", (name,))
 
-    def _leftovers(self) -> Iterator[Problem]:
+    def _check_leftovers(self) -> Iterator[Problem]:
+        """Count what the next mount removes (N401 to N403)."""
         sizes, first = self._inventory.sizes, self.facts["next_object"]
         count = self._db.value("SELECT count(*) FROM orphan JOIN inode USING (ino) WHERE nlink = 0")
         if count:
@@ -319,19 +335,21 @@ class Checks:
         if count and not self._live:
             yield Problem("N403", b"<overlay>", f"{count} objects")
 
-    def _verified(self) -> Iterator[Problem]:
+    def _read_content(self) -> Iterator[Problem]:
+        """Read every byte of every content object (E305)."""
         total = sum(self._inventory.sizes.values())
         done = 0
         for number, size in sorted(self._inventory.sizes.items()):
             error = self._inventory.verify(number)
             if error is not None and not (self._live and self._inventory.is_gone(error)):
-                yield Problem("E305", self._owner(number), f"object {number}: {error.strerror}", (number,))
+                yield Problem("E305", self._owner_path(number), f"object {number}: {error.strerror}", (number,))
             done += size
             self._progress("reading content", done, total)
 
     # -- the base
 
     def _stat(self, path: bytes) -> os.stat_result | None:
+        """Return the attributes of a base object, or None if the base has no object at the path."""
         assert self._base is not None
         if not is_base_path(path):
             return None
@@ -342,7 +360,8 @@ class Checks:
                 return None
             raise
 
-    def _against_base(self) -> Iterator[Problem]:
+    def _compare_with_base(self) -> Iterator[Problem]:
+        """Compare the rows with the base (W501 to W506, N505)."""
         assert self._base is not None
         from ..tree.base_match import base_mark
 
@@ -360,19 +379,21 @@ class Checks:
                 gone.add(path)
             elif st is None:
                 gone.add(path)
-                yield self._at("W501", ino, f"base {os.fsdecode(path)}", (ino, path))
+                yield self._problem_at("W501", ino, f"base {os.fsdecode(path)}", (ino, path))
             elif mode is not None and ino != ROOT and mode & _TYPE != st.st_mode & _TYPE:
                 gone.add(path)
                 detail = f"a {kind_of(mode)} here, a {kind_of(st.st_mode)} in the base"
-                yield self._at("W502", ino, detail, (ino, path))
+                yield self._problem_at("W502", ino, detail, (ino, path))
             else:
                 stats[ino] = st
                 if not other and numbers.of(st) != ino and ino < 1 << 62:
-                    yield self._at("W506", ino, f"{numbers.of(st)} instead of {ino}")
+                    yield self._problem_at("W506", ino, f"{numbers.of(st)} instead of {ino}")
         for ino, content, size, mtime in self._db.rows("SELECT ino, content, base_size, base_mtime FROM modified"):
             st = stats.get(ino) if content else None
             if st is not None and stat.S_ISREG(st.st_mode) and (st.st_size, st.st_mtime_ns) != (size, mtime):
-                yield self._at("W503", ino, f"{size} bytes then, {st.st_size} now", (ino, st.st_size, st.st_mtime_ns))
+                yield self._problem_at(
+                    "W503", ino, f"{size} bytes then, {st.st_size} now", (ino, st.st_size, st.st_mtime_ns)
+                )
         for parent, name in self._db.rows("SELECT parent, name FROM deleted"):
             directory = self.paths.origins.get(parent)
             if directory is None or directory in gone or join(directory, name) in gone:

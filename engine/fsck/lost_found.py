@@ -44,9 +44,11 @@ class LostFound:
     # -- rows
 
     def _change(self, sql: str, params: Params = ()) -> int:
+        """Execute a statement that changes rows, and return how many it has changed."""
         return self._db.change_unlogged(sql, params)
 
     def _row(self, ino: int) -> dict[str, Any] | None:
+        """Return columns of the row of an inode by name, or None if it has no row."""
         names = ("mode", "nlink", "size", "object", "bound", "mapped", "xattrs", "target")
         row = self._db.row(f"SELECT {', '.join(names)} FROM inode WHERE ino = ?", (ino,))
         if row is None:
@@ -55,12 +57,14 @@ class LostFound:
         return {**dict(zip(names, row, strict=True)), "mode": row[0] & 0xFFFF}
 
     def _fact(self, key: str) -> int:
+        """Return a number in the table overlay."""
         return int(self._db.value("SELECT value FROM overlay WHERE key = ?", (key,)))
 
     def _set_fact(self, key: str, value: int | str | None) -> None:
         self._change("INSERT INTO overlay VALUES (?1, ?2) ON CONFLICT (key) DO UPDATE SET value = ?2", (key, value))
 
     def _take_number(self, key: str) -> int:
+        """Return the next free inode number or content object id, and advance its counter (the key)."""
         number = self._fact(key)
         if key == "next_ino":
             number = max(number, self._first_free())
@@ -82,9 +86,11 @@ class LostFound:
         return self._next_free
 
     def _is_created(self, ino: int) -> bool:
+        """Return whether an inode number is one of a created object."""
         return self._fact("window") <= ino < self._fact("window_end")
 
     def _names_of(self, ino: int) -> list[tuple[str, int, bytes]]:
+        """Return all names of an inode: table, number of the directory, and name."""
         sql = (
             "SELECT 'created', parent, name FROM created WHERE ino = ?1"
             " UNION ALL SELECT 'renamed', parent, name FROM renamed WHERE ino = ?1"
@@ -92,6 +98,7 @@ class LostFound:
         return [(table, parent, name) for table, parent, name in self._db.rows(sql, (ino,))]
 
     def _insert_inode(self, mode: int, size: int, *, object: int | None = None, mapped: int = 0) -> int:
+        """Insert a row for a new object that belongs to root, and return its inode number."""
         ino = self._take_number("next_ino")
         times = (self._now,) * 3
         nlink = 2 if stat.S_ISDIR(mode) else 1
@@ -132,6 +139,7 @@ class LostFound:
         return ino
 
     def _is_taken(self, name: bytes) -> bool:
+        """Return whether the root directory of the overlay shows an object with this name."""
         for table in ("created", "renamed"):
             if self._db.value(f"SELECT 1 FROM {table} WHERE parent = 1 AND name = ?", (name,)) is not None:
                 return True
@@ -230,9 +238,11 @@ class LostFound:
         return new
 
     def _renumber(self, ino: int, new: int) -> None:
+        """Give an object the inode number *new* in all tables."""
         for table, column in NUMBERED:
             self._change(f"UPDATE OR IGNORE {table} SET {column} = ? WHERE {column} = ?", (new, ino))
 
     def _delete_name(self, parent: int, name: bytes) -> None:
+        """Delete a name from the tables created and renamed."""
         for table in ("created", "renamed"):
             self._change(f"DELETE FROM {table} WHERE parent = ? AND name = ?", (parent, name))

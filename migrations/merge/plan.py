@@ -119,10 +119,11 @@ class MergePlan:
             attr, path, base = pending.pop()
             self._dress(path, attr, base)
             if base is not None:
-                self._hide(attr.ino, base, path)
+                self._lift_hidden(attr.ino, base, path)
             pending += reversed(self._children(attr, path, base))
 
-    def _hide(self, ino: int, base: bytes, path: bytes) -> None:
+    def _lift_hidden(self, ino: int, base: bytes, path: bytes) -> None:
+        """Add a lift for each base object that a whiteout in this directory hides."""
         self.directories.append(base)
         for name in self._lists.deleted(ino):
             old = join(base, name)
@@ -133,6 +134,7 @@ class MergePlan:
                 self.changes.append(Change("D", join(path, name)))
 
     def _lift(self, path: bytes) -> str:
+        """Add a lift of a base path unless there is one, and return its name in the staging directory."""
         name = self._lifted.get(path)
         if name is None:
             name = self._lifted[path] = f"lifted-{len(self._lifted)}"
@@ -140,6 +142,7 @@ class MergePlan:
         return name
 
     def _children(self, attr: Attr, path: bytes, base: bytes | None) -> list[tuple[Attr, bytes, bytes | None]]:
+        """Add the operations for the entries of a directory; return the subdirectories to visit."""
         created, renamed = self._lists.created(attr.ino), self._lists.renamed(attr.ino)
         below: list[tuple[Attr, bytes, bytes | None]] = []
         for entry in sorted(self._ov.readdir(Ino(attr.ino)), key=lambda entry: entry.name):
@@ -166,6 +169,7 @@ class MergePlan:
     # -- files
 
     def _file(self, attr: Attr, path: bytes, listed: bool, base: bytes | None, renamed: bool) -> None:
+        """Add the operations for one name of an object that is not a directory."""
         if base is None:
             self._stage_new(attr, path)
             return
@@ -209,6 +213,7 @@ class MergePlan:
             self._dress(path, attr, path, target)
 
     def _stage_new(self, attr: Attr, path: bytes) -> None:
+        """Add the operations that create an object of the overlay at a path."""
         first = self._files.get(attr.ino)
         name = self._stage(Staged(f"file-{len(self.staged)}", attr.ino, same=first))
         self._files.setdefault(attr.ino, name)
@@ -216,12 +221,14 @@ class MergePlan:
         self.changes.append(Change("A", path))
 
     def _stage(self, staged: Staged) -> str:
+        """Add a file to stage, and return its name."""
         self.staged.append(staged)
         return staged.name
 
     # -- attributes
 
     def _dress(self, path: bytes, attr: Attr, base: bytes | None, name: str = "") -> None:
+        """Add the operation that sets the attributes of a path, or of the staged *name*."""
         # also for a directory without a row: placing a file in it changes its times, which must be set back
         xattrs = None
         if self._lists.owns_xattrs(attr.ino):

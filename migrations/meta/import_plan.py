@@ -96,6 +96,7 @@ class ImportPlan:
     # -- where base directories show
 
     def _find_moves(self) -> None:
+        """Record for each base directory the places to which R lines move it."""
         pending = [b"/"]
         while pending:
             place = pending.pop()
@@ -118,6 +119,7 @@ class ImportPlan:
         return old
 
     def _is_hidden(self, place: bytes, name: bytes) -> bool:
+        """Return whether a D line counts for a name."""
         return name in self.tree.meta(place).hidden and self._redirect(place, name) is None
 
     def home(self, path: bytes) -> bytes | None:
@@ -137,6 +139,7 @@ class ImportPlan:
         return found
 
     def _shows_own(self, at: bytes, name: bytes, path: bytes) -> bool:
+        """Return whether the base directory *path* shows at its own name in the place *at*."""
         if self._is_hidden(at, name):
             return False
         old = self._redirect(at, name)
@@ -148,6 +151,7 @@ class ImportPlan:
     # -- the walk
 
     def _walk(self) -> Iterator[Step]:
+        """Yield the steps for all places, each directory before its entries."""
         root = Step("modify", b"/", State.MODIFIED, origin=b"/")
         pending = [_Entry(root, True, b"/", True)]
         while pending:
@@ -232,6 +236,7 @@ class ImportPlan:
     def _moved(
         self, parent: _Entry, name: bytes, under: os.stat_result | None, stored: os.stat_result | None, old: bytes
     ) -> _Entry | None:
+        """Return the step for a name with an R line that counts."""
         place = join(parent.step.place, name)
         over = parent.owned and under is not None
         if stored is not None and not is_directory(self.tree.base_stat(old)):
@@ -266,6 +271,7 @@ class ImportPlan:
     def _hidden(
         self, parent: _Entry, name: bytes, under: os.stat_result | None, stored: os.stat_result | None, over: bool
     ) -> _Entry | None:
+        """Return the step for a name with a D line that counts, or None."""
         place = join(parent.step.place, name)
         old = self.tree.meta(parent.step.place).moved.get(name)
         known = under is not None if old is None else self.tree.base_stat(old) is not None

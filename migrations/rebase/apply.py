@@ -188,12 +188,12 @@ class _Application:
             elif decision.action in (Action.CREATE, Action.DROP):
                 gone.add(index)
             else:
-                self._present(decision)
+                self._settle_present(decision)
                 self._step()
         for index in self._settle_gone([index for index in deepest_first(decisions) if index in gone]):
             decisions[index] = decisions[index]._replace(action=Action.WAIT)
         for index in names:
-            self._name(decisions[index])
+            self._settle_name(decisions[index])
             self._step()
         for decision in decisions:
             if decision.action not in (Action.WAIT, Action.CONFLICT):
@@ -213,7 +213,7 @@ class _Application:
         """
         gone.sort(key=lambda index: self._decisions[index].entry.held is Held.DIRECTORY)  # stable: still deepest first
         while True:
-            left = [index for index in gone if not self._gone(self._decisions[index])]
+            left = [index for index in gone if not self._settle_one_gone(self._decisions[index])]
             if len(left) == len(gone):
                 return left
             gone = left
@@ -224,6 +224,7 @@ class _Application:
 
     @staticmethod
     def _is_name(entry: Entry) -> bool:
+        """Return whether an entry is a whiteout, or an object of the overlay at a path that the base has, too."""
         return entry.held in (Held.WHITEOUT, Held.CREATED, Held.REPLACED) or entry.became is Became.SHADOW
 
     def _copy(self, decision: Decision) -> None:
@@ -241,7 +242,8 @@ class _Application:
         ):
             self._resolutions.beside(entry, entry.path.rpartition(b"/")[2] + BESIDE)
 
-    def _present(self, decision: Decision) -> None:
+    def _settle_present(self, decision: Decision) -> None:
+        """Settle an object that the new base has."""
         entry, action = decision.entry, decision.action
         if action in (Action.KEEP, Action.BOTH):
             self._resolutions.accept(entry)
@@ -251,6 +253,11 @@ class _Application:
             self._resolutions.replace(entry, self._merged(entry))
 
     def _merged(self, entry: Entry) -> bytes:
+        """Return the merged bytes of a file.
+
+        Raises:
+            StateError: the file cannot be merged, although the plan has merged it.
+        """
         merged = self._planner.merged(entry)
         if isinstance(merged, str):
             raise StateError(
@@ -259,14 +266,16 @@ class _Application:
             )
         return merged
 
-    def _gone(self, decision: Decision) -> bool:
+    def _settle_one_gone(self, decision: Decision) -> bool:
+        """Settle an object that the new base lacks; return False if a directory still has entries that wait."""
         settle = self._resolutions.keep if decision.action is Action.CREATE else self._resolutions.drop
         if not settle(decision.entry):
             return False
         self._step()
         return True
 
-    def _name(self, decision: Decision) -> None:
+    def _settle_name(self, decision: Decision) -> None:
+        """Settle a whiteout, or a name that the overlay and the new base both have."""
         entry, action = decision.entry, decision.action
         if entry.held is Held.WHITEOUT:
             self._resolutions.unhide(entry)
@@ -347,6 +356,7 @@ class Preparation:
         self._ov.close()
 
     def _find_partial_files(self) -> list[PartialFile]:
+        """Return the partly written files of the overlay."""
         found = []
         versions = Versions(self._ov, None)
         for entry in drift(self._ov):

@@ -167,6 +167,7 @@ class Planner:
                 holding.add(split(entry.base)[0])
 
     def _decide(self, entry: Entry) -> Decision:
+        """Return the decision about one entry."""
         policy = self._policies.of(entry.path)
         if entry.became is Became.UNHIDING:
             return Decision(entry, policy, Action.DROP)
@@ -193,6 +194,7 @@ class Planner:
         return Decision(entry, policy, Action.KEEP)
 
     def _is_gone(self, entry: Entry) -> bool:
+        """Return whether a partly written file has lost its file in the base."""
         if entry.became is not Became.PARTIAL:
             return False
         st = self._ov.base.find(entry.base)
@@ -201,6 +203,7 @@ class Planner:
     # -- objects that the new base has
 
     def _changed(self, entry: Entry, policy: Policy) -> Decision:
+        """Decide about an object of which the new base has another version, or one with the same bytes as ours."""
         if policy is Policy.THEIRS and entry.held is not Held.NAME:
             return Decision(entry, policy, Action.TAKE)
         if entry.held is Held.CONTENT and entry.became is Became.CHANGED:
@@ -211,6 +214,7 @@ class Planner:
         return Decision(entry, policy, Action.KEEP)
 
     def _partial(self, entry: Entry, policy: Policy) -> Decision:
+        """Decide about a partly written file whose other blocks have changed in the base."""
         if policy is Policy.THEIRS:
             return Decision(entry, policy, Action.TAKE)
         if self._versions.below(entry) is None:
@@ -223,11 +227,13 @@ class Planner:
         return decision
 
     def _why_incomplete(self) -> str:
+        """Return the reason why a partly written file cannot be completed."""
         if self._versions.old is not None:
             return "the base given with --old-base does not have the version that some blocks were written over"
         return "some blocks are only in the old version; give --old-base, or the policy theirs"
 
     def _beside(self, decision: Decision) -> Decision:
+        """Plan a copy of the base's file beside ours; return a conflict if that is not possible."""
         entry = decision.entry
         st = self._ov.base.find(entry.base)
         directory, name = split(entry.path)
@@ -249,6 +255,7 @@ class Planner:
         return decision._replace(size=decision.size + st.st_size)
 
     def _find(self, path: bytes) -> Ino | None:
+        """Return the inode number of a path in the merged view, or None."""
         ino = Ino(1)
         for name in path.split(b"/")[1:]:
             attr = self._ov.lookup(ino, name)
@@ -258,6 +265,7 @@ class Planner:
         return ino
 
     def _merge(self, decision: Decision) -> Decision:
+        """Plan a three-way merge; return a conflict if that is not possible."""
         found = self.merged(decision.entry)
         if isinstance(found, str):
             return decision._replace(action=Action.CONFLICT, why=found)
@@ -288,6 +296,7 @@ class Planner:
     # -- objects that the new base lacks, or has as another type
 
     def _gone(self, entry: Entry, policy: Policy) -> Decision:
+        """Decide about an object that the new base lacks, or has as another type."""
         if not entry.shows:
             return Decision(entry, policy, Action.DROP if policy is Policy.THEIRS else Action.WAIT)
         if policy is Policy.THEIRS:
@@ -302,6 +311,7 @@ class Planner:
         return decision
 
     def _shadow(self, entry: Entry, policy: Policy) -> Decision:
+        """Decide about a created or renamed object at a path at which the new base has an object, too."""
         if entry.became is Became.IDENTICAL and policy is not Policy.THEIRS:
             return Decision(entry, policy, Action.COVER)
         if policy is Policy.THEIRS:
