@@ -93,8 +93,8 @@ class OpenOverlay:
             self.stored,
             freed,
             own_xattrs=self.attributes.own_xattrs,
-            make_room=self._claim_space,
-            give_back=self._prepare_to_free,
+            claim_space=self._claim_space,
+            prepare_to_free=self._prepare_to_free,
         )
         self._reaping: list[Ino] = []
         self.space = FreeSpace(db, storage, self.objects, self.commit, max_size)

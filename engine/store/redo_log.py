@@ -265,7 +265,7 @@ class RedoLog:
         with open(fd, "rb") as file:
             st = os.fstat(fd)
             if not stat.S_ISREG(st.st_mode) or st.st_uid != os.geteuid():
-                raise self.refusal("it is not a file of ours")
+                raise self.refusal("it is not a regular file, or belongs to another user")
             if not st.st_size:
                 return recording  # the daemon was killed within begin(): everything was durable
             try:

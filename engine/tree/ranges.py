@@ -60,8 +60,8 @@ class Ranges:
         stored: the bytes of files in storage.
         freed: frees blocks that files no longer use.
         own_xattrs: gives a file extended attributes of its own (``Attributes.own_xattrs``).
-        make_room: called before an operation that needs this number of bytes in storage; raises ENOSPC.
-        give_back: called before an operation that only frees space.
+        claim_space: called before an operation that needs this number of bytes in storage; raises ENOSPC.
+        prepare_to_free: called before an operation that only frees space.
     """
 
     def __init__(
@@ -74,8 +74,8 @@ class Ranges:
         stored: StoredBytes,
         freed: FreedBlocks,
         own_xattrs: Callable[[Node], Row],
-        make_room: Callable[[int], None],
-        give_back: Callable[[], None],
+        claim_space: Callable[[int], None],
+        prepare_to_free: Callable[[], None],
     ) -> None:
         self._db = db
         self._base = base
@@ -85,8 +85,8 @@ class Ranges:
         self._stored = stored
         self._freed = freed
         self._own_xattrs = own_xattrs
-        self._make_room = make_room
-        self._give_back = give_back
+        self._claim_space = claim_space
+        self._prepare_to_free = prepare_to_free
         self._cannot_share: set[bool] = set()  # True: base files cannot share blocks with storage; False: objects
 
     # -- fallocate
@@ -112,9 +112,9 @@ class Ranges:
         end = self._end(ino, offset, size)
         node = self._file(ino)
         if mode == _PUNCH:
-            self._give_back()
+            self._prepare_to_free()
         else:
-            self._make_room(self._unallocated(node, offset, end))
+            self._claim_space(self._unallocated(node, offset, end))
         with self._db.operation():
             row = self._adopt(node, changed=mode != _PUNCH or offset < self._size(node))
             if mode != 0 and mode != FALLOC_FL_KEEP_SIZE:
@@ -403,7 +403,7 @@ class Ranges:
         if source == target and abs(offset - at) < size:
             raise FsError(errno.EINVAL, f"copy within inode {source}: the ranges overlap")
         parts, reached = self._first_data(source_node, offset, size)
-        self._make_room(sum(end - start for start, end in parts))
+        self._claim_space(sum(end - start for start, end in parts))
         with self._db.operation():
             row, shared = self._share(source_node, offset, self._adopt(target_node), target_node.path, at, size)
             if not shared:

@@ -373,7 +373,7 @@ def test_a_symlink_or_fifo_in_place_of_the_log(killed: Killed, tmp_path: Path) -
     assert not (tmp_path / "nothing").exists()
     log.unlink()
     os.mkfifo(log)
-    with pytest.raises(StateError, match="not a file of ours"):
+    with pytest.raises(StateError, match="not a regular file"):
         killed.open()
     assert canary.read_bytes() == data
 
