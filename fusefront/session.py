@@ -67,7 +67,7 @@ def run(options: MountOptions, mountpoint: str, *, ready: Callable[[], None]) ->
     extension = loader.load()
     loader.activate(not options.plain)
     if extension is not None:
-        shared_rules.tell(extension)
+        shared_rules.pass_to(extension)
     import pyfuse3  # after the hook, so that the dynamic linker finds the hook's functions first
 
     pyfuse3.trio = EagerTrio(extension)  # type: ignore[attr-defined]

@@ -17,8 +17,8 @@ extern struct handshake {
 	uint32_t raised;  /* flags of the reply that the hook added */
 } handshake;
 
-/* INIT flags and their names; the last name is NULL.  The hook asks for the first, and needs the others: a kernel without
- * them does not accept ENOSYS as the reply to OPEN and OPENDIR. */
+/* INIT flags and their names; the last name is NULL.  The hook asks for the first, and needs the others: a kernel
+ * without them does not accept ENOSYS as the reply to OPEN and OPENDIR. */
 struct init_flag {
 	const char *name;
 	uint32_t bit;

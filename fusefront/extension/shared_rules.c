@@ -1,4 +1,4 @@
-/* Rules that the extension follows as Python does.  shared_rules.h says when they are told. */
+/* The constants that Python passes to the extension (shared_rules.h). */
 #include "shared_rules.h"
 
 #include <string.h>
@@ -12,8 +12,8 @@ struct names {
 
 struct shared_rules rules;
 
-static struct names xattr_prefixes; /* of names that end in anything */
-static struct names xattr_names;    /* whole names beside them */
+static struct names xattr_prefixes; /* a name of which one of these is a proper prefix is valid */
+static struct names xattr_names;    /* complete valid names without such a prefix */
 
 bool is_xattr_name(const char *name)
 {
@@ -28,8 +28,8 @@ bool is_xattr_name(const char *name)
 	return false;
 }
 
-/* Copy the bytes objects in a tuple; false, with an exception set, if they are something else, too many or too long. */
-static bool take_names(PyObject *tuple, struct names *names)
+/* Copy the bytes objects of a tuple; false, with an exception set, if an item is not bytes, or they do not fit. */
+static bool parse_names(PyObject *tuple, struct names *names)
 {
 	struct names found = {.count = PyTuple_GET_SIZE(tuple)};
 
@@ -49,30 +49,31 @@ static bool take_names(PyObject *tuple, struct names *names)
 
 PyDoc_STRVAR(set_rules_doc,
 	     "set_rules(requests_per_turn, slow_read, for_ever, name_max, xattr_prefixes, xattr_names) -> None\n\n"
-	     "Tell the extension what it must do as Python does.\n"
-	     "requests_per_turn: how many requests are served in a row before the event loop gets a turn.\n"
-	     "slow_read: ns; a file whose read takes longer is left to Python.\n"
-	     "for_ever: seconds the kernel may keep what it was told.\n"
-	     "name_max: bytes in one name; longer ones are left to Python.\n"
-	     "xattr_prefixes, xattr_names: tuples of bytes: extended attributes whose absence is answered ENODATA.");
+	     "Set the constants that Python and the extension have in common.\n"
+	     "requests_per_turn: number of requests served in a row before the event loop runs other tasks.\n"
+	     "slow_read: ns; after a longer read of a file Python answers READ of it.\n"
+	     "for_ever: seconds that the kernel may cache a reply.\n"
+	     "name_max: bytes; Python answers requests about a longer name.\n"
+	     "xattr_prefixes, xattr_names: tuples of bytes; GETXATTR of a missing attribute is answered with ENODATA\n"
+	     "only if its name is one of these names or begins with one of these prefixes.");
 
 static PyObject *py_set_rules(PyObject *module, PyObject *args)
 {
-	struct shared_rules told;
+	struct shared_rules given;
 	struct names prefixes, names;
 	PyObject *prefix_tuple, *name_tuple;
 	long long slow_read;
 	Py_ssize_t name_max;
 
 	(void)module;
-	if (!PyArg_ParseTuple(args, "iLdnO!O!:set_rules", &told.requests_per_turn, &slow_read, &told.for_ever,
+	if (!PyArg_ParseTuple(args, "iLdnO!O!:set_rules", &given.requests_per_turn, &slow_read, &given.for_ever,
 			      &name_max, &PyTuple_Type, &prefix_tuple, &PyTuple_Type, &name_tuple))
 		return NULL;
-	if (!take_names(prefix_tuple, &prefixes) || !take_names(name_tuple, &names))
+	if (!parse_names(prefix_tuple, &prefixes) || !parse_names(name_tuple, &names))
 		return NULL;
-	told.slow_read = slow_read;
-	told.name_max = (size_t)name_max;
-	rules = told;
+	given.slow_read = slow_read;
+	given.name_max = (size_t)name_max;
+	rules = given;
 	xattr_prefixes = prefixes;
 	xattr_names = names;
 	Py_RETURN_NONE;

@@ -74,7 +74,7 @@ bool count_request(void)
 
 PyDoc_STRVAR(arrives_soon_doc, "arrives_soon(fd) -> bool\n\n"
 			     "Return whether a descriptor can be read now or within 0.1 ms.\n"
-			     "False also after too many requests in a row: then the event loop must run other tasks first.");
+			     "False also after too many requests in a row: then the event loop must run other tasks.");
 
 static PyObject *py_arrives_soon(PyObject *module, PyObject *number)
 {

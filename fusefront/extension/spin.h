@@ -11,7 +11,8 @@
  * thread holds it, during the wait. */
 bool arrives_soon(int fd);
 
-/* Count a request; false if rules.requests_per_turn of them came without a turn of the event loop: then other tasks must run first. */
+/* Count a request; false if rules.requests_per_turn of them came without a turn of the event loop: then other tasks
+ * must run first. */
 bool count_request(void);
 
 /* To be called when a request was received: adapts the time to poll to how long the daemon slept before it. */

@@ -1,7 +1,7 @@
-"""One helper process: how the daemon forks it and sends it calls, and what it does until the daemon ends.
+"""One helper process: the daemon's side, which forks it and sends it calls, and the child's side, which makes them.
 
-Each call goes to the child as one packet, with the writing end of a pipe for its answer, so that calls do not wait for
-each other: the child has as many threads as it once had calls at a time, and one more that waits for the next call.
+The daemon sends each call as one packet, with the writing end of a pipe for the answer.  So calls do not wait for each
+other: the child has one thread for each call that it makes, and one more that waits for the next packet.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from .mount_calls import answer
 
 PACKET = 8192  # bytes; a packet is a word and a few numbers, or a line of a log
 
-LOG = "log"  # the word of a packet that is a line for the system log: it has no answer
+LOG = "log"  # the first word of a packet with a line for the system log, which has no answer
 
 
 class HelperChild:
-    """A child, as the daemon has it; it is forked when this object is made.
+    """A child process; creating this object forks it.
 
     Args:
         mountpoint: where the mount is, or will be.
@@ -33,7 +33,7 @@ class HelperChild:
     Attributes:
         pid: its process id.
         has_answered: it has answered a call.
-        was_stopped: it was stopped (SIGSTOP) and therefore killed.
+        was_stopped: the daemon has killed it, because it was stopped (SIGSTOP).
     """
 
     def __init__(self, mountpoint: str) -> None:
@@ -50,9 +50,9 @@ class HelperChild:
         """Send a packet.
 
         Args:
-            pipe: descriptor that the answer is to be written to; it is closed here.
-            word, arguments: the call, or ``LOG`` and a line.
-            wait: until the socket has room for the packet.
+            pipe: descriptor to which the child writes the answer; it is closed here.
+            word, arguments: the name of a call and its arguments, or ``LOG``, a severity and a line.
+            wait: whether to wait until the socket has room for the packet.
 
         Returns:
             False if it could not be sent: the child has ended, or is stopped and its socket full.
@@ -62,7 +62,7 @@ class HelperChild:
             flags = 0 if wait else socket.MSG_DONTWAIT
             socket.send_fds(self._socket, [packet], [] if pipe is None else [pipe], flags)
         except OSError:
-            return False  # the reader of the pipe sees its end
+            return False  # the caller finds the pipe closed without an answer
         finally:
             if pipe is not None:
                 os.close(pipe)
@@ -78,20 +78,20 @@ class HelperChild:
         return text
 
     def state(self) -> int | None:
-        """Return what has become of the child since the last call.
+        """Return a change of the child's state since the last call of this method.
 
         Returns:
-            CLD_STOPPED, another code of waitid(2) if it has ended, None if it runs as before.
+            CLD_STOPPED; another code of waitid(2) if it has ended; None if nothing has changed.
         """
         try:
             found = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WSTOPPED | os.WNOHANG)
         except ChildProcessError:
-            return os.CLD_EXITED  # an earlier call was told of the end
+            return os.CLD_EXITED  # an earlier call returned its end
         return None if found is None else found.si_code
 
     def kill(self) -> None:
         """End it, even if it is stopped."""
-        # it is a child that was not waited for yet, so the number is still its own
+        # waitid(2) has not reported its end, so no other process can have its number
         os.kill(self.pid, signal.SIGKILL)
 
     def close(self) -> None:
@@ -116,11 +116,11 @@ def _run(channel: int, mountpoint: str, daemon: int) -> NoReturn:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         os.chdir("/")
-        # a pipe of the daemon's caller that stays open would look as if the command were still running
+        # an inherited pipe that stays open would look to the caller of the command as if that were still running
         null = os.open(os.devnull, os.O_RDWR)
         for fd in (0, 1, 2):
             os.dup2(null, fd)
-        faulthandler.disable()  # its file is for the daemon's last words
+        faulthandler.disable()  # its file is for a crash of the daemon
         begin = 3
         for kept in sorted({channel, last_words.descriptor() or channel}):
             os.closerange(begin, kept)
@@ -137,7 +137,7 @@ def _run(channel: int, mountpoint: str, daemon: int) -> NoReturn:
 
 
 class _CallThreads:
-    """Threads that each wait for a call, make it, and wait again; one is added when none is left that waits.
+    """Threads that wait for a call, make it, and wait again; another thread is added when none of them waits.
 
     Args:
         mountpoint: where the mount is.

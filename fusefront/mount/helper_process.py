@@ -1,18 +1,19 @@
-"""What the daemon asks of its own mount, asked by a process of its own.
+"""The helper process of a daemon, which makes blocking calls on the daemon's own mount.
 
-Some calls on the mount wait until the daemon has answered requests, and cannot be interrupted meanwhile: syncfs(2),
-writing a file's pages back, stat(2), umount(2).  A thread of the daemon that makes one outlives a SIGKILL of the
-daemon, and keeps the FUSE device open with it: the connection would never end, and every process that uses the mount
-would hang until an administrator aborts the connection.  The rule kept here: no thread of the daemon waits for its own
-mount.  A child, forked before the device and the storage are opened, does it instead; it ends with the daemon
+Some calls on a mount wait until the daemon has answered requests, and cannot be interrupted meanwhile: syncfs(2),
+writing a file's pages back, stat(2), umount(2).  A thread of the daemon that makes such a call outlives a SIGKILL of
+the daemon and keeps the FUSE device open: the connection would never end, and every process that uses the mount would
+hang until an administrator aborts the connection.  The rule kept here: no thread of the daemon waits for its own mount.
+A child makes these calls instead.  It is forked before the device and the storage are opened, and ends with the daemon
 (helper_child.py).
 
-A child that was killed is replaced, and its unanswered calls are made again; one that was stopped (SIGSTOP) is killed,
-for commits and renames wait for it.  The daemon hears of both by SIGCHLD.  A child that is lost before it has answered
-any call is not replaced once more: then the daemon makes the calls itself.
+A child that was killed is replaced, and its unanswered calls are made again.  A child that was stopped (SIGSTOP) is
+killed first, for commits and renames wait for it.  SIGCHLD tells the daemon of both.  If a child ends before it has
+answered any call, it is not replaced: from then on the daemon makes the calls itself.
 
-The threads that serve the mount may not unmount it any more (privileges.py), and neither may what they start.  So
-children are forked, and calls are made without them, by threads that kept that privilege (privileged_threads.py).
+The threads that serve the mount have dropped the privilege to unmount it (privileges.py), and so have threads and
+processes that they start.  So other threads, which have kept that privilege, fork the children and make the calls if
+there is no child (privileged_threads.py).
 """
 
 from __future__ import annotations
@@ -33,13 +34,13 @@ from .mount_table import find_mount
 
 log = logging.getLogger(__name__)
 
-_SOON = 0.2  # seconds the loop that serves the mount may wait for an answer
+_SOON = 0.2  # seconds that the event loop may wait for an answer
 
 T = TypeVar("T")
 
 
 class HelperProcess:
-    """The process that uses a mount on behalf of its daemon.  Calls may come from any thread, and block.
+    """Makes calls on the mount by a child process.  Any thread may use this object; its methods block.
 
     Args:
         mountpoint: where the mount is, or will be.
@@ -49,23 +50,23 @@ class HelperProcess:
         self._mountpoint = mountpoint
         self._device = 0
         self._lock = threading.Lock()  # held by the thread that replaces the child
-        self._gave_up = False  # no child is tried any more
+        self._gave_up = False  # no other child is forked; the daemon makes the calls
         self._child = HelperChild(mountpoint)
-        self._former: list[HelperChild] = []  # replaced, and not known to have ended
+        self._former: list[HelperChild] = []  # replaced children that may not have ended yet
         self._threads: PrivilegedThreads | None = None
 
     def keep_privileges(self) -> None:
-        """Keep what the calling thread may do now, for calls after it has given that up."""
+        """Start threads that keep the privileges of the calling thread, before that drops them."""
         self._threads = PrivilegedThreads()
 
     def mounted(self) -> int:
-        """Note that the mount is there now, so that calls which need its st_dev work even before ``probe`` returns.
+        """Read the st_dev of the new mount, so that calls which need it work even before ``probe`` returns.
 
-        The mount table names its device without a request to it.
+        The mount table has it, so no request is sent to the daemon.
 
         Returns:
-            The mount's st_dev, or 0 where the table shows nothing (a chroot that the mount point lies outside of): then
-            ``probe`` is the first to know.
+            The mount's st_dev; 0 if the table does not show the mount (in a chroot, if the mount point is outside):
+            then ``probe`` finds it.
 
         Raises:
             OSError: the mount table cannot be read.
@@ -76,49 +77,49 @@ class HelperProcess:
         return self._device
 
     def probe(self) -> int:
-        """Return when the mount answers, with its st_dev.
+        """Return the mount's st_dev when the mount responds.
 
         Raises:
-            OSError: it does not.
+            OSError: the mount returned an error.
         """
         self._device = int(self._ask("probe"))
         return self._device
 
     def write_back_all(self) -> None:
-        """Make the kernel write back everything it holds of the mount; nothing if the mount is gone already.
+        """Return when the kernel has written back all dirty pages of the mount; at once if it is unmounted already.
 
         Raises:
-            OSError: something could not be written; its owner hears of it at close or fsync.
+            OSError: a page could not be written; the program that wrote it gets the error at close(2) or fsync(2).
         """
         if self._device:
             self._ask("write_back_all", self._device)
 
     def write_back(self, ino: int) -> None:
-        """Make the kernel write back what it holds of one file.
+        """Return when the kernel has written back all dirty pages of one file.
 
         Raises:
-            OSError: something could not be written.
+            OSError: a page could not be written.
         """
         self._ask("write_back", self._device, ino)
 
     def start_write_back(self, ino: int) -> int:
-        """Ask for ``write_back`` and do not wait.
+        """Start to write back the dirty pages of one file; do not wait.
 
         Returns:
-            A descriptor that can be read when it is done; to be given to ``finish_write_back``.
+            A descriptor that becomes readable when it is done; pass it to ``finish_write_back``.
         """
         reader, writer = os.pipe()
         self._child.send(writer, "write_back", self._device, ino, wait=False)
         return reader
 
     def finish_write_back(self, reader: int) -> bool:
-        """Take the answer to ``start_write_back``.
+        """Read the result of ``start_write_back`` and close its descriptor.
 
         Returns:
-            False if the child ended without an answer: then ``write_back`` is still to be called.
+            False if the child ended without an answer: then the caller must call ``write_back``.
 
         Raises:
-            OSError: something could not be written.
+            OSError: a page could not be written.
         """
         try:
             text = os.read(reader, PACKET)
@@ -138,29 +139,32 @@ class HelperProcess:
         self._ask("forget_names", self._device)
 
     def is_writing(self, pid: int, ino: int) -> bool:
-        """Return whether a process has a file open for writing (proc_info.py); False where no answer comes at once."""
+        """Return whether a process has a file open for writing (proc_info.py); False if no answer comes at once."""
         child = self._child
         reader, writer = os.pipe()
         with open(reader, "rb") as pipe:
             child.send(writer, "is_writing", pid, ino, wait=False)
-            # the loop that serves the mount waits here, and it is also what kills a child that was stopped
+            # not longer: the event loop waits here, and only the event loop can kill a child that was stopped
             text = pipe.read() if select.select([pipe], [], [], _SOON)[0] else b""
         return bool(text) and bool(self._result(text))
 
     def unmark(self, source: str) -> None:
-        """Take back umount(8)'s note of the mount (utab.py)."""
+        """Remove the entry of the mount in umount(8)'s file utab (utab.py)."""
         self._ask("unmark", source)
 
     def is_root(self) -> bool:
         """Return whether the mount is the root directory of process 1: the whole system runs on it.
 
         Raises:
-            OSError: that cannot be told.
+            OSError: the root directory of process 1 cannot be examined.
         """
         return bool(self._ask("is_root", self._device))
 
     def detach(self, *, lazy: bool) -> None:
-        """Unmount.
+        """Unmount the mount.
+
+        Args:
+            lazy: also if files are open.
 
         Raises:
             StateError: it is busy, or this user may not unmount it.
@@ -168,15 +172,15 @@ class HelperProcess:
         self._ask("detach", lazy)
 
     def relay(self, severity: int, line: str) -> bool:
-        """Pass a line on to the system log, without waiting and without logging anything itself.
+        """Make the child send a line to the system log; neither wait nor log.
 
         Returns:
-            False if it could not be passed on.
+            False if the line could not be passed to the child.
         """
         return self._child.send(None, LOG, severity, line, wait=False)
 
     def check_child(self) -> None:
-        """Replace a child that has ended, kill one that was stopped.  To be called at SIGCHLD."""
+        """Replace the child if it has ended; kill it if it was stopped.  To be called at SIGCHLD."""
         with self._lock:
             self._former = [child for child in self._former if child.state() is None]
             child = self._child
@@ -188,7 +192,7 @@ class HelperProcess:
             self._replace(child)
 
     def close(self) -> None:
-        """End the child: the daemon ends, or has said why it does."""
+        """End the child; it reports nothing, for the daemon ends as expected or has logged why it ends."""
         last_words.mark_expected_end()
         self._gave_up = True
         self._child.close()
@@ -213,10 +217,9 @@ class HelperProcess:
         """Fork another child in the place of one that has ended, unless another thread has done so already.
 
         Returns:
-            False if there is none.
+            False if there is no child: the daemon must make the calls.
         """
-        # the process that killed the child did not mean the mount, so the mount goes on; but what killed a child in the
-        # middle of its first call would kill the next one as well
+        # if a child ends before its first answer, the next one would probably end, too
         with self._lock:
             if self._gave_up or self._child is not child:
                 return not self._gave_up
@@ -226,6 +229,6 @@ class HelperProcess:
             self._former.append(child)
             child.close()
         end = "was stopped" if child.was_stopped else "was killed"
-        what = "the daemon does its work by itself" if self._gave_up else f"{self._child.pid} takes its place"
+        what = "the daemon does its work itself" if self._gave_up else f"{self._child.pid} takes its place"
         log.warning("%s: the helper process %d %s; %s", self._mountpoint, child.pid, end, what)
         return not self._gave_up

@@ -1,7 +1,7 @@
 """The calls on the daemon's own mount that the helper process makes for the daemon (helper_process.py).
 
-Each call is a function of the mount point and a few numbers; ``answer`` finds it by its name and turns what it raises
-into a message.  Most of them wait until the daemon has answered requests of the kernel.
+Each call is a function of the mount point and a few numbers.  ``answer`` calls it by its name, and returns its result
+or error as a message.  Most of them wait until the daemon has answered requests of the kernel.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def answer(mountpoint: str, call: str, *arguments: int | str) -> Message:
     Args:
         mountpoint: where the mount is.
         call: the name of the call, a key of ``_CALLS``.
-        arguments: what the call takes beside the mount point.
+        arguments: the arguments of the call after the mount point.
     """
     try:
         return {"value": _CALLS[call](mountpoint, *arguments)}
@@ -50,10 +50,10 @@ def answer(mountpoint: str, call: str, *arguments: int | str) -> Message:
 
 
 def result_of(message: Message, mountpoint: str) -> Any:
-    """Return the value in a message of ``answer``.
+    """Return the result in a message of ``answer``.
 
     Raises:
-        StateError, OSError: what the call raised.
+        StateError, OSError: the error in the message.
     """
     if "state" in message:
         raise StateError(*message["state"])
@@ -63,6 +63,7 @@ def result_of(message: Message, mountpoint: str) -> Any:
 
 
 def _probe(mountpoint: str) -> int:
+    """Return st_dev of the mount when it responds; set its read-ahead."""
     device = os.stat(mountpoint).st_dev
     _set_read_ahead(device)
     return device
@@ -75,7 +76,7 @@ def _set_read_ahead(device: int) -> None:
         with open(path, "w", encoding="ascii") as file:
             file.write(str(_READ_AHEAD))
     except OSError as error:
-        log.debug("%s: %s", path, error)
+        log.debug("the read-ahead of the mount cannot be set in %s: %s", path, error)
 
 
 def _is_writing(mountpoint: str, pid: int, ino: int) -> bool:
@@ -91,9 +92,9 @@ def _is_root(mountpoint: str, device: int) -> bool:
 
 
 def _open_root(mountpoint: str, device: int) -> int | None:
-    """Open the mount's root directory, wherever it is mounted now; None if no path leads to it.
+    """Return a descriptor of the mount's root directory, also if the mount was moved; None if no path leads to it.
 
-    For the call only: a descriptor that stays open would keep the mount busy.
+    The caller closes it at the end of the call, for an open descriptor would keep the mount busy.
     """
     for path in _paths(mountpoint, device):
         try:
@@ -109,7 +110,7 @@ def _open_root(mountpoint: str, device: int) -> int | None:
 
 
 def _paths(mountpoint: str, device: int) -> Iterator[str]:
-    """Where a mount may be: where it was made, and where it was moved to."""
+    """Yield the paths where the mount may be: its first mount point, and those to which it may have been moved."""
     yield mountpoint
     # at boot the mount is moved over the root directory; the daemon and its helper keep the old root directory
     yield _ROOT_OF_INIT
@@ -147,7 +148,7 @@ def _write_back(mountpoint: str, device: int, ino: int) -> None:
         except OSError as error:
             if error.errno != errno.ESTALE:
                 raise
-            return  # the kernel does not know the inode, so it holds nothing of it
+            return  # the kernel has no such inode in memory, so it has no dirty pages of it
         try:
             _check(_libc.sync_file_range(fd, ctypes.c_int64(0), ctypes.c_int64(0), _WRITE_AND_WAIT))
         finally:
@@ -157,7 +158,11 @@ def _write_back(mountpoint: str, device: int, ino: int) -> None:
 
 
 def _open_by_number(root: int, ino: int) -> int:
-    """Open a file of the mount by its inode number (open_by_handle_at(2))."""
+    """Return a descriptor of a file of the mount by its inode number (open_by_handle_at(2)).
+
+    Raises:
+        OSError: ESTALE if the kernel has no such inode in memory, EPERM if the user is not root.
+    """
     handle = struct.pack("=IiIII", 12, _FILEID_INO64_GEN, ino >> 32, ino & 0xFFFFFFFF, 0)
     return _check(_libc.open_by_handle_at(root, handle, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW))
 

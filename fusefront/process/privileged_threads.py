@@ -1,7 +1,8 @@
-"""Threads that keep the privileges which the thread that serves the mount has given up (privileges.py).
+"""Threads that keep the privileges which the thread that serves the mount has dropped (privileges.py).
 
-Landlock, capabilities and seccomp bind a thread, and a new thread inherits what binds the one that starts it.  So one
-thread is started before anything is given up, and starts a thread for each call that needs more.
+Landlock, capabilities and seccomp restrict a thread, and a new thread inherits the restrictions of the thread that
+starts it.  So one thread is started before any privilege is dropped; it starts a new thread for each call that needs
+those privileges.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ T = TypeVar("T")
 
 
 class PrivilegedThreads:
-    """Calls functions in threads with the privileges of the thread that makes this object."""
+    """Calls functions in threads that have the privileges of the thread which creates this object."""
 
     def __init__(self) -> None:
         self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()

@@ -131,6 +131,7 @@ class Committer:
         """Return when all changes that the daemon has acknowledged so far are durable.
 
         Raises:
+            CommitPostponed: storage has no room for the commit, or descriptors or memory are short; nothing is lost.
             StateError: the commit failed; the overlay is read-only from now on.
         """
         deadline = trio.current_time() + _SHORTAGE_MAX

@@ -1,7 +1,7 @@
-"""Rules that Python's handlers and the C extension must follow alike: said here, and told to the extension at start.
+"""The constants that both Python's handlers and the C extension use; Python passes them to the extension at the start.
 
-The extension answers some requests without Python (fusefront/extension/hook.c).  Whether it does must not change the
-answer, so it keeps no constant of its own where Python has one too.
+The extension answers some requests without Python (fusefront/extension/hook.c), and its answer must be the same as
+Python's.  So if Python has a constant, the extension does not define it again.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from typing import Final
 
 from ...engine.model import NAME_MAX, XATTR_ACLS, XATTR_SPACES
 
-REQUESTS_PER_TURN: Final = 64  # requests served in a row before the event loop gets a turn
-SLOW_READ: Final = 0.005  # seconds for a read of a base file; other requests should not wait for a longer one
-FOR_EVER: Final = 1e9  # seconds the kernel may keep what it was told: only this mount changes the tree
+REQUESTS_PER_TURN: Final = 64  # requests served in a row before the event loop runs other tasks
+SLOW_READ: Final = 0.005  # seconds; while a read of a base file takes longer, the base counts as slow
+FOR_EVER: Final = 1e9  # seconds that the kernel may cache a reply: only this mount changes the tree
 
 
-def tell(extension: ModuleType) -> None:
-    """Tell the extension the rules; to be called before a session is made."""
+def pass_to(extension: ModuleType) -> None:
+    """Pass the constants to the C extension; call this before a session is created."""
     extension.set_rules(REQUESTS_PER_TURN, round(SLOW_READ * 1e9), FOR_EVER, NAME_MAX, XATTR_SPACES, XATTR_ACLS)

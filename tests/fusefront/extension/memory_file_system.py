@@ -181,7 +181,7 @@ def serve(mountpoint: str, report: str) -> None:
     from minifo.fusefront.serve import shared_rules
     from minifo.fusefront.serve.eager_trio import EagerTrio
 
-    shared_rules.tell(extension)
+    shared_rules.pass_to(extension)
     tree = Tree()
     log: list[list[Any]] = []
     waits: list[tuple[int, bool]] = []  # length of the log, and what came of it

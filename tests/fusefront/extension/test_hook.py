@@ -52,7 +52,7 @@ def serve(mode: str, mountpoint: str, report: str, spurious: bool, publishing: b
     module = loader.load()
     assert module is not None
     loader.activate(mode == "hooked")
-    shared_rules.tell(module)
+    shared_rules.pass_to(module)
 
     import pyfuse3
     import trio
@@ -603,7 +603,7 @@ def test_waiting_a_moment_tells_whether_something_is_there() -> None:
     """What is there is seen at once, and waiting in vain ends, however often."""
     done = run_python(
         "import os; from minifo.fusefront.extension import loader\n"
-        "from minifo.fusefront.serve import shared_rules; shared_rules.tell(loader.load())\n"
+        "from minifo.fusefront.serve import shared_rules; shared_rules.pass_to(loader.load())\n"
         "soon = loader.load().arrives_soon; reader, writer = os.pipe()\n"
         "print([soon(reader) for _ in range(20)].count(True), end=' ')\n"
         "os.write(writer, b'x'); print(soon(reader), end=' '); os.read(reader, 1); print(soon(reader))\n"

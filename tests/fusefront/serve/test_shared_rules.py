@@ -25,7 +25,7 @@ def test_c_has_no_list_of_xattr_names() -> None:
 
 def test_c_takes_the_rules() -> None:
     """What is told is of the form that the extension wants; names that it has no room for are refused."""
-    shared_rules.tell(_hook)
+    shared_rules.pass_to(_hook)
     for names in ((b"n" * 64,), (b"n",) * 64):
         with pytest.raises(ValueError, match="too many or too long"):
             _hook.set_rules(64, 1, 1.0, 255, names, ())
