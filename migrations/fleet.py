@@ -132,6 +132,11 @@ def read_plan(path: str) -> Plan:
 
 
 def _tasks(path: str, entry: dict[str, Any]) -> list[Task]:
+    """Return the storages that one [[storage]] table of a plan means.
+
+    Raises:
+        UsageError: the table has an unknown key, or a wrong or missing value.
+    """
     for key, value in entry.items():
         good = (
             isinstance(value, str)
@@ -226,6 +231,7 @@ class Fleet:
         return reports
 
     def _task(self, task: Task) -> dict[str, Any]:
+        """Migrate one storage and return its report; errors end up in the report."""
         settings = dict(vars(task))
         report: dict[str, Any] = {"name": task.name, "settings": settings, "status": "stopped", "error": None}
         if self._stopped.is_set():
@@ -294,6 +300,7 @@ def _was_begun(task: Task) -> bool:
 
 
 def _import(task: Task, disk: DiskAccess) -> dict[str, Any]:
+    """Import one storage unless an earlier run has, and return the items for its report."""
     storage = task.source if task.target is None else task.target
     if os.path.exists(os.path.join(storage, DB_NAME)) and not os.path.exists(os.path.join(storage, WORK)):
         if task.in_place and not os.path.exists(os.path.join(storage, BACKUP)):
@@ -315,6 +322,11 @@ def _upgrade(task: Task, disk: DiskAccess) -> dict[str, Any]:
 
 
 def _expect(task: Task, storage: str) -> None:
+    """Check that the paths in ``expect`` exist in a migrated overlay.
+
+    Raises:
+        StateError: a path does not exist.
+    """
     if not task.base:
         raise StateError("the plan has expect, but no base for this storage", "add base to the plan")
     overlay = Overlay.open(task.base, storage)
@@ -333,6 +345,11 @@ def _expect(task: Task, storage: str) -> None:
 
 
 def _hook(task: Task, command: str) -> None:
+    """Run a shell command of the plan; do nothing if it is empty.
+
+    Raises:
+        StateError: the command failed.
+    """
     if not command:
         return
     facts = {"NAME": task.name, "SOURCE": task.source, "BASE": task.base, "TARGET": task.target or task.source}

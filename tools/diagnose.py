@@ -72,6 +72,11 @@ def command(path: str, user: str | None, want: str, as_json: bool) -> int:
 
 
 def _user(name: str | None) -> _User:
+    """Return the user with a name; the present user if *name* is None.
+
+    Raises:
+        UsageError: the user does not exist, or only root may ask about that user.
+    """
     if name is None:
         uid = os.geteuid()
         try:
@@ -129,6 +134,7 @@ def diagnose(path: str, user: _User, want: str) -> Cause | None:
 
 
 def _refused_by_mount(options: tuple[str, ...], path: str, user: _User, want: str) -> Cause | None:
+    """Return the cause if the options of an overlay's mount refuse the access, else None."""
     owner = next((int(word[8:]) for word in options if word.startswith("user_id=")), 0)
     if "allow_other" not in options and user.uid != owner:
         return Cause(
@@ -142,6 +148,7 @@ def _refused_by_mount(options: tuple[str, ...], path: str, user: _User, want: st
 
 
 def _refused_by_file(path: str, user: _User, want: str, code: int) -> Cause:
+    """Return the cause why a system call on *path* has failed with the errno *code*."""
     if code in (errno.ENOENT, errno.ENOTDIR):
         return Cause(f"{path} does not exist", "check the path")
     if code == errno.EROFS:

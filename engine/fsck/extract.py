@@ -78,6 +78,7 @@ class Extraction:
             self._target.close()
 
     def _run(self, progress: Progress) -> Extracted:
+        """Write all objects below the opened target."""
         names = self._db.rows("SELECT ino, parent, name FROM created UNION ALL SELECT ino, parent, name FROM renamed")
         paths_of: dict[int, list[bytes]] = {}
         for ino, parent, name in names:
@@ -137,6 +138,7 @@ class Extraction:
         return ""
 
     def _write_file(self, path: str, row: dict[str, Any], base: bytes | None) -> str:
+        """Write a regular file; return what is missing of it, or an empty string."""
         missing = ""
         fd = self._target.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
         try:

@@ -170,6 +170,7 @@ class ObjectInventory:
         self.sizes[new] = offset
 
     def _create(self, number: int, size: int) -> int:
+        """Create an object of *size* zero bytes durably, and return a descriptor for writing."""
         directory = object_directory(number)
         for name in ("content", directory):
             if not self._storage.exists(name):

@@ -157,6 +157,7 @@ class FsckSession:
         self.storage.close()
 
     def _take_lock(self, write: bool) -> None:
+        """Lock the storage against writers; set ``holder``, ``writable`` and ``obstacle``."""
         if write and not self.storage.is_trusted:
             self.writable, self.obstacle = False, "the storage is not trusted"
         elif write:
@@ -209,6 +210,7 @@ class FsckSession:
             check_version(path, version)
 
     def _check(self, full: bool, verify: bool, progress: Progress) -> list[Problem]:
+        """Check the database file, then its rows unless the database must be rebuilt."""
         if not self.storage.exists(DB_NAME):
             return [Problem("E100", b"minifo.db")]
         progress("checking the database", 0, 1)
@@ -280,6 +282,7 @@ class FsckSession:
             return None  # the uuid, which names the log, is damaged: that is reported as a problem of its own
 
     def _check_redo(self, con: apsw.Connection, uuid: object, token: object) -> list[Problem]:
+        """Report the redo log of a killed daemon: N404 if it can be replayed, E405 if it cannot."""
         redo = self._redo(uuid)
         if redo is None or not isinstance(token, int):
             return []
@@ -374,6 +377,7 @@ class FsckSession:
     def _repair(
         self, db: Database, choose: Choose, backed_up: bool, progress: Progress
     ) -> tuple[list[Problem], list[Problem]]:
+        """Repair the rows of the opened database in one transaction, after a copy of the database was made."""
         facts: dict[str, object] = dict(db.rows("SELECT key, value FROM overlay"))
         with db.operation():
             redo, token = self._redo(facts.get("uuid")), facts.get("commit_token")

@@ -96,6 +96,7 @@ class SqlitePages:
         return children
 
     def _cells(self, number: int, page: bytes, start: int) -> list[int]:
+        """Return the offsets of the cells in a page, as its cell pointer array tells."""
         count = int.from_bytes(page[start + 3 : start + 5], "big")
         first = start + (12 if page[start] in (_TABLE_INNER, _INDEX_INNER) else 8)
         if first + 2 * count > PAGE_SIZE:
@@ -150,6 +151,11 @@ class SqlitePages:
         return free
 
     def _record(self, page: bytes, at: int, kind: int) -> Record:
+        """Decode the record in the cell at the offset *at*, with its overflow pages.
+
+        Raises:
+            IndexError, ValueError, struct.error, OverflowError: the record is damaged.
+        """
         if kind == _INDEX_INNER:
             at += 4
         size, at = _varint(page, at)
@@ -200,6 +206,11 @@ _SIZES = (0, 1, 2, 3, 4, 6, 8, 8, 0, 0)
 
 
 def _values(payload: bytes) -> tuple[Value, ...]:
+    """Decode the values of a record from its payload.
+
+    Raises:
+        IndexError, ValueError, struct.error: the payload is damaged.
+    """
     head, at = _varint(payload, 0)
     if head > len(payload):
         raise ValueError(head)

@@ -181,6 +181,7 @@ class _Application:
         self._made: set[bytes] = set()  # directories made since the last sync
 
     def run(self) -> None:
+        """Execute the rest of the journal, then empty the storage."""
         journal = self._at(_JOURNAL)
         if os.path.exists(journal):
             base, times, operations = decode_journal(read_json(journal), journal)
@@ -203,6 +204,7 @@ class _Application:
         return os.path.join(self._storage, name)
 
     def _apply(self, operations: list[Operation]) -> None:
+        """Execute the phases from the one that ``merge-phase`` names, and make each durable before the next."""
         phase = self._phase()
         steps = {"lift": 0, "mkdir": 1, "place": 1, "overwrite": 1, "dress": 2}
         for current in range(phase, len(_PHASES) - 1):
@@ -268,6 +270,7 @@ class _Application:
                 self._made.add(operation.path)
 
     def _do(self, operation: Operation) -> None:
+        """Execute one operation of the journal; a repeated one changes nothing."""
         self._keep_order(operation)
         path = self._base + operation.path
         staged = self._stage + b"/" + operation.name.encode()

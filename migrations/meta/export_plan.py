@@ -95,6 +95,7 @@ class ExportPlan:
         return items
 
     def _children(self, directory: _Directory) -> tuple[list[Item], list[_Directory]]:
+        """Return the items for the files in a directory, and its subdirectories that differ from the base."""
         item, base = directory.item, directory.base
         ov, ino = self._ov, item.attr.ino
         created, renamed = self._lists.created(ino), self._lists.renamed(ino)
@@ -145,6 +146,7 @@ class ExportPlan:
         return records
 
     def _add_file(self, item: Item, files: list[Item], listed: bool) -> None:
+        """Add an item for a file, and the losses that it causes."""
         attr = item.attr
         first = self._first.setdefault(attr.ino, item.place)
         if attr.nlink > 1:

@@ -106,6 +106,7 @@ class _Writer:
         self._meta_name = meta_name
 
     def write(self, items: list[Item], progress: Progress) -> None:
+        """Write all items; attributes of directories come last, because entries change their times."""
         directories = []
         for count, item in enumerate(items):
             path = self._top + item.place if item.place != b"/" else self._top

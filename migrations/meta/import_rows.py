@@ -83,6 +83,7 @@ class ImportRun:
     # -- steps
 
     def _execute(self, step: Step) -> None:
+        """Execute one step, inside a step of the bulk import."""
         if step.kind == "unlink":
             self._bulk_import.set_links(Ino(self._adopt(step.place, ROOT).ino), step.links)
             return
@@ -123,6 +124,7 @@ class ImportRun:
         return self._bulk_import.adopt(path, parent, lambda above: home(above) is not None)
 
     def _modify(self, step: Step, parent: Ino) -> None:
+        """Give a base object the content and attributes of the storage object at the same place."""
         assert step.origin is not None
         attr = self._adopt(step.origin, parent)
         ino = Ino(attr.ino)
@@ -166,6 +168,7 @@ class ImportRun:
         self._bulk_import.set_links(ino, step.links)
 
     def _make(self, step: Step, parent: Ino, name: bytes) -> None:
+        """Create an object with content and attributes of one in storage or in the base."""
         view: BaseView = self._plan.tree.storage if step.stored else self._ov.base
         path = step.place if step.stored else step.origin
         assert path is not None

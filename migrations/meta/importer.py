@@ -251,6 +251,7 @@ def _delete_discarded(effects: Effects, storage: str, discarded: str) -> None:
 def _build(
     disk: DiskAccess, base: str, storage: BaseView, work: str, options: _Options, progress: Progress
 ) -> ImportReport:
+    """Build the new storage in the working directory, compare it with mini_fo's view, and mark it complete."""
     overlay = disk.overlay(base, work, finished=False)
     try:
         plan = ImportPlan(_tree(overlay.base, storage, options), options.d_over_r)
@@ -411,6 +412,11 @@ def _locked(new_storage: str) -> Iterator[None]:
 
 
 def _check_places(source: str, base: str, target: str | None) -> None:
+    """Refuse directories that cannot be source, base and target of one import.
+
+    Raises:
+        UsageError: with the reason.
+    """
     if _lies_in(base, source):
         raise UsageError(
             f"base {base} is, or is below, the storage {source}", "give the base that mini_fo was mounted with"
@@ -438,6 +444,11 @@ def _lies_in(path: str, directory: str) -> bool:
 
 
 def _check_target(new_storage: str, *, in_place: bool) -> None:
+    """Refuse a directory that cannot become the new storage.
+
+    Raises:
+        UsageError: with the reason.
+    """
     names = set(os.listdir(new_storage))
     if WORK in names:
         return
@@ -454,6 +465,11 @@ def _check_target(new_storage: str, *, in_place: bool) -> None:
 
 
 def _check_unchanged(disk: DiskAccess, storage: str, backup: str, discard: bool) -> None:
+    """Refuse a restore that would lose changes made since the import, unless *discard* is set.
+
+    Raises:
+        StateError: changes would be lost, or the storage is in use.
+    """
     store = disk.storage(storage)
     try:
         if not store.is_formatted:

@@ -118,6 +118,7 @@ class LegacyTree:
         return found
 
     def _read(self, place: bytes) -> DirectoryMeta:
+        """Read the META file of a directory, decide how to read each line, and add notes."""
         path = join(place, self.meta_name)
         st = self.stat(path)
         if st is None:

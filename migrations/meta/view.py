@@ -183,6 +183,7 @@ def _stat(view: LegacyView, shown: Shown) -> os.stat_result:
 
 
 def _object(view: LegacyView, shown: Shown, overlay: Overlay, attr: Attr, place: bytes) -> list[Difference]:
+    """Return the differences between one object of mini_fo's view and the same object of the overlay."""
     tree, path = view.side(shown)
     st = tree.stat(path)
     pairs: list[tuple[str, object, object]] = [

@@ -150,6 +150,12 @@ def _copy_database(disk: DiskAccess, con: apsw.Connection, path: str, version: i
 
 
 def _run_step(con: apsw.Connection, path: str, number: int, sql: str) -> None:
+    """Run one step in a transaction that also sets the version.
+
+    Raises:
+        StateError: the step failed and was rolled back.
+        Corrupt: the step does not lead to the tables of this minifo; it was rolled back.
+    """
     con.execute("BEGIN IMMEDIATE")
     try:
         con.execute(sql).fetchall()
