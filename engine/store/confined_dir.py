@@ -152,13 +152,16 @@ class ConfinedDir:
         Raises:
             OSError: ENOTDIR or ELOOP if one of them exists and is not a directory.
         """
-        if name in ("", "."):
-            return
-        try:
-            self.at(name + "/")
-        except FileNotFoundError:
-            self.make_directories(name.rpartition("/")[0])
-            self.mkdir(name)
+        missing = []  # the deepest first; a loop, for a hostile path may be deeper than Python recurses
+        while name not in ("", "."):
+            try:
+                self.at(name + "/")
+                break
+            except FileNotFoundError:
+                missing.append(name)
+                name = name.rpartition("/")[0]
+        for directory in reversed(missing):
+            self.mkdir(directory)
 
     def mkdir(self, name: str, mode: int = 0o700) -> None:
         """Make a directory."""

@@ -388,3 +388,15 @@ def test_missing_lock_file_is_no_obstacle(sample: SampleStorage) -> None:
     with FsckSession(sample.storage, write=False) as examination:
         assert examination.check() == []
     assert not os.path.exists(os.path.join(sample.storage, "lock"))
+
+
+def test_rescue_to_a_path_deeper_than_python_recurses(sample: SampleStorage) -> None:
+    """A hostile row may give a file thousands of directories: they are made, or the file is told to be missing."""
+    deep = (b"/d" * 1900 + b"/x").hex()
+    sample.sql(f"UPDATE origin SET path = x'{deep}' WHERE ino = (SELECT ino FROM modified WHERE content = 1 LIMIT 1)")
+    rescued = os.path.join(sample.top, "rescued")
+    try:
+        assert run("--rescue", rescued, "--base", sample.base, sample.storage) == 4
+        assert os.path.isdir(os.path.join(rescued, "d/d/d/d"))
+    finally:
+        subprocess.run(["rm", "-rf", rescued], check=True)  # shutil.rmtree recurses
