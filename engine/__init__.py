@@ -1,6 +1,7 @@
 """The overlay engine: a read-only base, a storage directory with one database, and every file-system rule.
 
-Needs apsw and the standard library; knows nothing of FUSE, does not print, and is synchronous.  Start at ``Overlay``.
+It needs apsw and the standard library only, knows nothing of FUSE, prints nothing, and is synchronous.  Start reading
+at ``Overlay``.
 """
 
 from .errors import (

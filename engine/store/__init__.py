@@ -1,1 +1,1 @@
-"""What is on disk: the base, and database, content objects and logs in storage; read and written here only."""
+"""The state on disk: the base, and database, content objects and logs of storage; only this folder accesses them."""

@@ -1,6 +1,6 @@
-"""Where in storage the content object of an id lies: in a directory for each block of ids.
+"""The paths of content objects in storage: a directory for each block of ids, and a file for each id.
 
-The id of an object can be found from its path, so a sweep needs no rows (store/content_objects.py).
+A path also gives the id back, so a sweep needs no rows (store/content_objects.py).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The writer's lock of a storage: how it is taken, and how others see who holds it (promise P7).
+"""The writer's lock of a storage: how to take it, and how to find the process that holds it (promise P7).
 
-The file ``lock`` in the storage is locked by flock(2), exclusively by a writer, and says the writer's process id in its
-first line.  The lock belongs to the open file, so it ends with its holder.
+A writer locks the file ``lock`` in the storage exclusively (flock(2)), and writes its process id into the first line.
+The lock belongs to the open file, so it ends with its holder.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import fcntl
 import os
 import time
 
-LOCK = "lock"  # its name in the storage
+LOCK = "lock"  # name of the file in the storage
 
 _TIMEOUT = 0.3  # seconds
 
@@ -23,7 +23,7 @@ def take(fd: int, *, exclusive: bool) -> None:
     the process).
 
     Raises:
-        BlockingIOError: it is still locked after that time; ``noted_pid`` tells by which process.
+        BlockingIOError: it is still locked after that time; ``noted_pid`` returns the process.
     """
     deadline = time.monotonic() + _TIMEOUT
     while True:
@@ -37,23 +37,23 @@ def take(fd: int, *, exclusive: bool) -> None:
 
 
 def note_pid(fd: int) -> None:
-    """Say in the file that this process holds the lock."""
+    """Write the id of this process, which holds the lock, into the file."""
     os.ftruncate(fd, 0)
     os.pwrite(fd, b"%d\n" % os.getpid(), 0)
 
 
 def noted_pid(fd: int) -> int:
-    """The process id in the file, that of the last writer; 0 if there is none."""
+    """Return the process id in the file, that of the last writer; 0 if there is none."""
     text = os.pread(fd, 32, 0).split(b"\n")[0]
     return int(text) if text.isdigit() else 0
 
 
 def lock_holder(fd: int, *, keep: bool = False) -> int | None:
-    """Process id of the writer that holds the lock, 0 if that cannot be told, None if no writer does.
+    """Return the process id of the writer that holds the lock, 0 if it is not known, None if no writer holds it.
 
     Args:
         fd: the lock file, open for reading.
-        keep: keep the lock, shared, where no writer holds it, so that none can come.
+        keep: if no writer holds the lock, keep it shared, so that no writer can take it.
     """
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
