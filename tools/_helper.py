@@ -5,18 +5,16 @@ This module does not use click: helpers run at boot and must start fast, and mou
 
 from __future__ import annotations
 
-import ctypes
 import getopt
 import os
 import sys
 from collections.abc import Callable
 
 from ..engine.errors import MinifoError, UsageError
+from ..engine.store import syscalls
 from . import _common
 
 Given = list[tuple[str, str]]
-
-_CLONE_NEWNS = 0x00020000
 
 
 def run(
@@ -92,9 +90,9 @@ def enter_mount_namespace(path: str) -> None:
     """
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        libc = ctypes.CDLL(None, use_errno=True)
-        if libc.setns(fd, _CLONE_NEWNS) != 0:
-            code = ctypes.get_errno()
-            raise OSError(code, os.strerror(code), path)
+        syscalls.enter_mount_namespace(fd)
+    except OSError as error:
+        error.filename = path
+        raise
     finally:
         os.close(fd)

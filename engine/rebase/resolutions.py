@@ -14,7 +14,7 @@ from ..errors import FsError
 from ..model import ROOT, Ino, Process, SetAttr
 from ..overlay import Overlay
 from ..store.base_view import join, split
-from ..store.list_statements import ADD, DROP, DROP_IN, DROP_MODIFIED, DROP_XATTRS, HIDE, NAMES
+from ..store.list_statements import ADD, DROP, DROP_IN, DROP_MODIFIED, DROP_XATTRS, HAS_NAMES_IN, HIDE, NAMES
 from ..store.statements import statement
 from ..store.syscalls import data_ranges
 from ..tree.inode_rows import SMALL, Row
@@ -24,7 +24,6 @@ _NOTE = statement("UPDATE modified SET base_size = ?, base_mtime = ?, digest = N
 _EMPTY = statement("INSERT INTO small VALUES (?, x'')")
 _RENUMBER_OWNED = [statement(f"UPDATE {table} SET ino = ? WHERE ino = ?") for table in ("extent", "small", "xattr")]
 _RENUMBER_PARENT = [statement(f"UPDATE {table} SET parent = ? WHERE parent = ?") for table in NAMES]
-_HAS_NAMES_IN = "SELECT 1 FROM created WHERE parent = ?1 UNION ALL SELECT 1 FROM renamed WHERE parent = ?1 LIMIT 1"
 _SUBDIRECTORIES = (
     "SELECT count(*) FROM (SELECT ino FROM created WHERE parent = ?1 UNION ALL SELECT ino FROM renamed"
     " WHERE parent = ?1) JOIN inode USING (ino) WHERE mode & 61440 = 16384"
@@ -202,7 +201,7 @@ class Resolutions:
         """
         row = self._inodes.row(Ino(entry.ino))
         is_dir = row is None or stat.S_ISDIR(row.mode)
-        if is_dir and (self._has_origins_below(entry.base) or self._db.value(_HAS_NAMES_IN, (entry.ino,)) is not None):
+        if is_dir and (self._has_origins_below(entry.base) or self._db.value(HAS_NAMES_IN, (entry.ino,)) is not None):
             return False
         for name in entry.names:
             self._drop_name(name)

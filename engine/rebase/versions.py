@@ -11,11 +11,10 @@ import stat
 from ..model import Ino
 from ..overlay import Overlay
 from ..store.base_view import BaseView
+from ..store.list_statements import HAS_NAMES_IN
 from ..tree.drift import sample
 from ..tree.inode_rows import Row
 from .drift_report import Entry, Held, bytes_missing, same_bytes
-
-_HAS_NAMES_IN = "SELECT 1 FROM created WHERE parent = ?1 UNION ALL SELECT 1 FROM renamed WHERE parent = ?1 LIMIT 1"
 
 
 class Versions:
@@ -61,7 +60,7 @@ class Versions:
 
     def has_names_in(self, entry: Entry) -> bool:
         """Return True if a directory has a name in ``created`` or ``renamed`` in it."""
-        return self._db.value(_HAS_NAMES_IN, (entry.ino,)) is not None
+        return self._db.value(HAS_NAMES_IN, (entry.ino,)) is not None
 
     def read(self, entry: Entry) -> bytes:
         """Return all bytes of the overlay's file, which must need none of the base (``missing`` is 0)."""

@@ -24,3 +24,5 @@ DROP_XATTRS = statement("DELETE FROM xattr WHERE ino = ?")
 IS_HIDDEN = "SELECT 1 FROM deleted WHERE parent = ? AND name = ?"
 #: Find out whether an inode number has a name in ``created`` or ``renamed``: the number.
 IS_NAMED = "SELECT 1 FROM created WHERE ino = ?1 UNION ALL SELECT 1 FROM renamed WHERE ino = ?1"
+#: Find out whether a directory has a name in ``created`` or ``renamed`` in it: the directory.
+HAS_NAMES_IN = "SELECT 1 FROM created WHERE parent = ?1 UNION ALL SELECT 1 FROM renamed WHERE parent = ?1 LIMIT 1"

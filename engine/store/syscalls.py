@@ -1,4 +1,4 @@
-"""The system calls Python lacks, and nothing else: openat2, open_tree, mount_setattr, fspick, fallocate, syncfs.
+"""The system calls Python lacks, and nothing else: openat2, open_tree, mount_setattr, fspick, fallocate, syncfs ...
 
 Called through ctypes, so that the engine needs no compiler: by the C library's name where it has one, else by number
 (syscall_numbers.py).  Each function raises OSError like the functions in ``os``.  Structures: openat2(2),
@@ -50,6 +50,9 @@ RESOLVE_NO_MAGICLINKS = 0x02
 RESOLVE_NO_SYMLINKS = 0x04
 RESOLVE_BENEATH = 0x08
 
+_SYNC_FILE_RANGE_WRITE_AND_WAIT = 1 | 2 | 4  # linux/fs.h
+_CLONE_NEWNS = 0x0002_0000  # linux/sched.h
+
 FALLOC_FL_KEEP_SIZE = 0x01
 FALLOC_FL_PUNCH_HOLE = 0x02
 FALLOC_FL_ZERO_RANGE = 0x10
@@ -94,7 +97,16 @@ class _MountAttr(ctypes.Structure):
     )
 
 
-def _checked(result: int, call: bytes) -> int:
+def checked(result: int, call: str) -> int:
+    """Return what a function of the C library returned, unless that says that it failed.
+
+    Args:
+        result: what it returned.
+        call: its name, for the error.
+
+    Raises:
+        OSError: *result* is negative; with the errno of the last call through ctypes.
+    """
     if result < 0:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code), call)
@@ -200,7 +212,7 @@ def clone_mount(fd: int) -> int:
             Linux 5.12.
     """
     flags = _OPEN_TREE_CLONE | os.O_CLOEXEC | _AT_EMPTY_PATH
-    tree = _checked(_open_tree(fd, ctypes.c_char_p(b""), flags), b"open_tree")
+    tree = checked(_open_tree(fd, ctypes.c_char_p(b""), flags), "open_tree")
     attr = _MountAttr(
         _MOUNT_ATTR_RDONLY | _MOUNT_ATTR_NOATIME | _MOUNT_ATTR_NOEXEC | _MOUNT_ATTR_NOSUID | _MOUNT_ATTR_NODEV,
         _MOUNT_ATTR_ATIME,
@@ -208,7 +220,7 @@ def clone_mount(fd: int) -> int:
         0,
     )
     try:
-        _checked(
+        checked(
             _mount_setattr(
                 tree,
                 ctypes.c_char_p(b""),
@@ -216,7 +228,7 @@ def clone_mount(fd: int) -> int:
                 ctypes.byref(attr),
                 ctypes.c_size_t(ctypes.sizeof(attr)),
             ),
-            b"mount_setattr",
+            "mount_setattr",
         )
     except OSError:
         os.close(tree)
@@ -236,7 +248,7 @@ def fallocate(fd: int, mode: int, offset: int, size: int) -> None:
         OSError: ENOSPC; EOPNOTSUPP where the file system cannot.
     """
     number = ctypes.c_int64
-    _checked(_fallocate(fd, mode, number(offset), number(size)), b"fallocate")
+    checked(_fallocate(fd, mode, number(offset), number(size)), "fallocate")
 
 
 def syncfs(fd: int) -> None:
@@ -245,13 +257,47 @@ def syncfs(fd: int) -> None:
     Raises:
         OSError: EIO where a write has failed since the descriptor was opened.
     """
-    _checked(_libc.syncfs(fd), b"syncfs")
+    checked(_libc.syncfs(fd), "syncfs")
+
+
+def sync_file_range(fd: int) -> None:
+    """Write back all dirty pages of a file, and wait for that, but sync no metadata and no medium (sync_file_range(2)).
+
+    Raises:
+        OSError: a page could not be written.
+    """
+    whole = ctypes.c_int64(0), ctypes.c_int64(0)  # offset, and size: 0 is up to the end
+    checked(_libc.sync_file_range(fd, *whole, _SYNC_FILE_RANGE_WRITE_AND_WAIT), "sync_file_range")
+
+
+def open_by_handle_at(mount: int, kind: int, handle: bytes, flags: int) -> int:
+    """Open a file by a handle of its file system (open_by_handle_at(2)).
+
+    Args:
+        mount: a descriptor of any file in the file system.
+        kind, handle: the type of the handle and its bytes, as the file system defines them.
+        flags: of open(2).
+
+    Raises:
+        OSError: ESTALE if the file system does not know the handle, EPERM without CAP_DAC_READ_SEARCH.
+    """
+    struct_file_handle = struct.pack("=Ii", len(handle), kind) + handle
+    return checked(_libc.open_by_handle_at(mount, struct_file_handle, flags), "open_by_handle_at")
+
+
+def enter_mount_namespace(fd: int) -> None:
+    """Move this process into the mount namespace that a descriptor of ``/proc/PID/ns/mnt`` refers to (setns(2)).
+
+    Raises:
+        OSError: EINVAL if it refers to no mount namespace, EPERM if this process may not enter it.
+    """
+    checked(_libc.setns(fd, _CLONE_NEWNS), "setns")
 
 
 def file_system_type(fd: int) -> int:
     """Return the magic number of the file system that *fd* lies in (statfs(2), f_type)."""
     buffer = ctypes.create_string_buffer(256)  # struct statfs is 120 bytes with 64-bit words; f_type comes first
-    _checked(_fstatfs(fd, buffer), b"fstatfs")
+    checked(_fstatfs(fd, buffer), "fstatfs")
     return int(struct.unpack_from(F_TYPE, buffer)[0]) & 0xFFFF_FFFF
 
 
@@ -285,9 +331,9 @@ def forget_names(root: int) -> None:
     Raises:
         OSError: EPERM without CAP_SYS_ADMIN, ENOSYS before Linux 5.2.
     """
-    fd = _checked(_fspick(root, b"", _FSPICK_CLOEXEC | _FSPICK_EMPTY_PATH), b"fspick")
+    fd = checked(_fspick(root, b"", _FSPICK_CLOEXEC | _FSPICK_EMPTY_PATH), "fspick")
     try:
-        _checked(_fsconfig(fd, _FSCONFIG_CMD_RECONFIGURE, None, None, 0), b"fsconfig")
+        checked(_fsconfig(fd, _FSCONFIG_CMD_RECONFIGURE, None, None, 0), "fsconfig")
     finally:
         os.close(fd)
 

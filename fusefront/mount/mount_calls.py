@@ -6,7 +6,6 @@ or error as a message.  Most of them wait until the daemon has answered requests
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import logging
 import os
@@ -15,7 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from ...engine.errors import StateError
-from ...engine.store.syscalls import forget_names, syncfs
+from ...engine.store.syscalls import forget_names, open_by_handle_at, sync_file_range, syncfs
 from ..process import proc_info
 from . import utab
 from .mount_table import read_mounts
@@ -27,10 +26,7 @@ Message = dict[str, Any]  # an answer as JSON has it: ``value``, or ``errno``, o
 
 _FILEID_INO64_GEN = 0x81  # the kernel's fs/fuse/inode.c, fuse_encode_fh: node number (high word first), generation
 _ROOT_OF_INIT = "/proc/1/root"
-_WRITE_AND_WAIT = 1 | 2 | 4  # sync_file_range(2)
 _READ_AHEAD = 1024  # KiB; INIT can ask for 128 at most, which reads large files half as fast
-
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def answer(mountpoint: str, call: str, *arguments: int | str) -> Message:
@@ -150,7 +146,7 @@ def _write_back(mountpoint: str, device: int, ino: int) -> None:
                 raise
             return  # the kernel has no such inode in memory, so it has no dirty pages of it
         try:
-            _check(_libc.sync_file_range(fd, ctypes.c_int64(0), ctypes.c_int64(0), _WRITE_AND_WAIT))
+            sync_file_range(fd)
         finally:
             os.close(fd)
     finally:
@@ -158,20 +154,13 @@ def _write_back(mountpoint: str, device: int, ino: int) -> None:
 
 
 def _open_by_number(root: int, ino: int) -> int:
-    """Return a descriptor of a file of the mount by its inode number (open_by_handle_at(2)).
+    """Return a descriptor of a file of the mount by its inode number.
 
     Raises:
         OSError: ESTALE if the kernel has no such inode in memory, EPERM if the user is not root.
     """
-    handle = struct.pack("=IiIII", 12, _FILEID_INO64_GEN, ino >> 32, ino & 0xFFFFFFFF, 0)
-    return _check(_libc.open_by_handle_at(root, handle, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW))
-
-
-def _check(result: int) -> int:
-    if result < 0:
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code))
-    return result
+    handle = struct.pack("=III", ino >> 32, ino & 0xFFFF_FFFF, 0)
+    return open_by_handle_at(root, _FILEID_INO64_GEN, handle, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
 
 
 def _detach(mountpoint: str, lazy: int) -> None:

@@ -8,18 +8,16 @@ So root's process enters each namespace, and gets the root directory of that nam
 
 from __future__ import annotations
 
-import ctypes
 import json
 import logging
 import os
 from dataclasses import dataclass
 
+from ...engine.store.syscalls import enter_mount_namespace
 from . import mount_table
 from .mount_table import MountEntry
 
 log = logging.getLogger(__name__)
-
-_CLONE_NEWNS = 0x00020000
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,10 +86,10 @@ def _in_namespace(pid: int, entry: MountEntry) -> list[str] | None:
         try:
             proc = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)  # the namespace may have no /proc
             namespace = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
-            if ctypes.CDLL(None).setns(namespace, _CLONE_NEWNS) == 0:
-                with open(os.open("self/mountinfo", os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc), "rb") as table:
-                    mounts = mount_table.parse_mountinfo(table.read())
-                os.write(writer, json.dumps(_mountpoints_in(mounts, entry)).encode())
+            enter_mount_namespace(namespace)
+            with open(os.open("self/mountinfo", os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc), "rb") as table:
+                mounts = mount_table.parse_mountinfo(table.read())
+            os.write(writer, json.dumps(_mountpoints_in(mounts, entry)).encode())
         finally:
             os._exit(0)
     os.close(writer)

@@ -29,6 +29,7 @@ import struct
 from collections.abc import Callable, Iterable
 
 from ...engine.store.syscall_numbers import HERE, syscall_number
+from ...engine.store.syscalls import checked
 
 log = logging.getLogger(__name__)
 
@@ -161,20 +162,13 @@ def _log_refusal(what: str, error: OSError) -> None:
     log.log(level, "the daemon keeps privileges that it does not need, for the kernel refuses %s: %s", what, error)
 
 
-def _checked(result: int, what: str) -> int:
-    if result < 0:
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code), what)
-    return result
-
-
 def _prctl(option: int, *arguments: int) -> None:
     words = [ctypes.c_ulong(argument) for argument in (*arguments, 0, 0, 0, 0)[:4]]
-    _checked(_libc.prctl(option, *words), "prctl")
+    checked(_libc.prctl(option, *words), "prctl")
 
 
 def _syscall(number: int, *arguments: object) -> int:
-    return _checked(int(_libc.syscall(ctypes.c_long(number), *arguments)), "syscall")
+    return checked(int(_libc.syscall(ctypes.c_long(number), *arguments)), "syscall")
 
 
 def _make_undumpable() -> None:
@@ -190,7 +184,7 @@ def _keep_capabilities(wanted: frozenset[int]) -> None:
     """Drop every capability that is not in *wanted*, and empty the bounding set and the ambient set."""
     header = struct.pack("=Ii", _CAPABILITY_VERSION, 0)
     words = (ctypes.c_uint32 * 6)()
-    _checked(_libc.capget(header, words), "capget")
+    checked(_libc.capget(header, words), "capget")
     for capability in range(_CAPABILITY_MAX):
         if _libc.prctl(_PR_CAPBSET_DROP, ctypes.c_ulong(capability), *[ctypes.c_ulong(0)] * 3) != 0:
             break  # EINVAL: this kernel has no capability of that number; EPERM: SETPCAP was dropped by an earlier call
@@ -199,7 +193,7 @@ def _keep_capabilities(wanted: frozenset[int]) -> None:
     for half in (0, 1):
         kept = words[3 * half + 1] & (mask >> 32 * half) & 0xFFFF_FFFF
         words[3 * half], words[3 * half + 1], words[3 * half + 2] = kept, kept, 0
-    _checked(_libc.capset(header, words), "capset")
+    checked(_libc.capset(header, words), "capset")
 
 
 def seccomp_program(machine: str) -> bytes | None:
