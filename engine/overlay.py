@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 
 from .errors import FsError
-from .model import Attr, Caller, DirEntry, Ino, RenameFlags, SetAttr
+from .model import ROOT, Attr, Caller, DirEntry, Ino, RenameFlags, SetAttr
 from .open_overlay import OpenOverlay
 from .store.syscalls import ranges_by
 from .tree.inode_rows import Row
@@ -45,6 +45,23 @@ class Overlay(OpenOverlay):
         if name == b"..":
             return self.getattr(directory.parent)
         return self.merge.lookup(directory, name)
+
+    def find(self, path: bytes) -> Attr | None:
+        """Return the attributes of the object at a path, or None if there is none.
+
+        Args:
+            path: absolute, ``/`` for the root; symbolic links are not followed.
+        """
+        attr = self.getattr(ROOT)
+        for name in path.split(b"/"):
+            if name:
+                if not stat.S_ISDIR(attr.mode):
+                    return None
+                found = self.lookup(Ino(attr.ino), name)
+                if found is None:
+                    return None
+                attr = found
+        return attr
 
     def getattr(self, ino: Ino) -> Attr:
         """Return the attributes of an object.

@@ -44,7 +44,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from ..engine import ROOT, Ino, MinifoError, Overlay, StateError, UsageError
+from ..engine import MinifoError, Overlay, StateError, UsageError
 from ..engine.store.database import DB_NAME
 from .effects import DISK_ACCESS, DiskAccess
 from .meta.codec import META_NAME
@@ -332,14 +332,10 @@ def _expect(task: Task, storage: str) -> None:
     overlay = Overlay.open(task.base, storage)
     try:
         for path in task.expect:
-            ino = ROOT
-            for name in filter(None, os.fsencode(path).split(b"/")):
-                attr = overlay.lookup(ino, name)
-                if attr is None:
-                    raise StateError(
-                        f"{path} does not exist in the overlay of {storage}", "inspect the storage before you use it"
-                    )
-                ino = Ino(attr.ino)
+            if overlay.find(os.fsencode(path)) is None:
+                raise StateError(
+                    f"{path} does not exist in the overlay of {storage}", "inspect the storage before you use it"
+                )
     finally:
         overlay.close()
 

@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from ..model import ROOT, Attr, Ino, State
+from ..model import Ino, State
 from ..overlay import Overlay
 from ..store.base_view import join, split
 from ..store.list_statements import IS_HIDDEN
@@ -24,34 +24,15 @@ _BYTES = (
 _NAMES = "SELECT ino, parent, name FROM created UNION ALL SELECT ino, parent, name FROM renamed"
 
 
-def find(overlay: Overlay, path: bytes) -> Attr | None:
-    """Return the attributes of what stands at a path of the merged tree, or None.
-
-    Args:
-        overlay: the open overlay.
-        path: absolute, ``/`` for the root; symbolic links are not followed.
-    """
-    attr = overlay.getattr(ROOT)
-    for name in path.split(b"/"):
-        if name:
-            if not stat.S_ISDIR(attr.mode):
-                return None
-            found = overlay.lookup(Ino(attr.ino), name)
-            if found is None:
-                return None
-            attr = found
-    return attr
-
-
 def state(overlay: Overlay, path: bytes) -> State:
     """Return what happened to a path, in mini_fo's words.
 
     A name that was renamed away, or a directory above it, is DELETED at its old path and CREATED at its new one, as
     mini_fo's META files said it; what is in a renamed directory is what it was.
     """
-    attr = find(overlay, path)
+    attr = overlay.find(path)
     directory, name = split(path)
-    above = find(overlay, directory) if path != b"/" else None
+    above = overlay.find(directory) if path != b"/" else None
     hidden = above is not None and bool(overlay.db.row(IS_HIDDEN, (above.ino, name)))
     if attr is None:
         under = _base_path(overlay, directory) if path != b"/" else None
@@ -73,13 +54,13 @@ def _is_named(overlay: Overlay, parent: int, name: bytes) -> bool:
 
 def _base_path(overlay: Overlay, path: bytes) -> bytes | None:
     """The base path of the directory at a path, or None for a created one."""
-    attr = find(overlay, path)
+    attr = overlay.find(path)
     return overlay.inodes.node(Ino(attr.ino)).path if attr is not None else None
 
 
 def base_path(overlay: Overlay, path: bytes) -> bytes | None:
     """Return the path in the base of what a path shows, or of what it showed before it was changed; else None."""
-    attr = find(overlay, path)
+    attr = overlay.find(path)
     if attr is not None and (under := overlay.inodes.node(Ino(attr.ino)).path) is not None:
         return under
     directory, name = split(path)
@@ -99,7 +80,7 @@ def backing(overlay: Overlay, path: bytes) -> dict[str, Any] | None:
         * ``visible``: how many bytes of the backing show;
         * ``extents``: start, end and object (None for a hole) of each range that lies elsewhere, at most 1000.
     """
-    attr = find(overlay, path)
+    attr = overlay.find(path)
     if attr is None:
         return None
     ino = Ino(attr.ino)

@@ -7,11 +7,12 @@ then the gone ones, the deepest paths first.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 
 from ..errors import FsError
-from ..model import ROOT, Ino, Process, SetAttr
+from ..model import Ino, Process, SetAttr
 from ..overlay import Overlay
 from ..store.base_view import join, split
 from ..store.list_statements import ADD, DROP, DROP_IN, DROP_MODIFIED, DROP_XATTRS, HAS_NAMES_IN, HIDE, NAMES
@@ -130,13 +131,10 @@ class Resolutions:
         ov.attributes.setattr(node, change, self._inodes.attributes(node))
 
     def _directory(self, path: bytes) -> Ino:
-        ino = ROOT
-        for name in path.split(b"/")[1:] if path != b"/" else ():
-            attr = self._ov.lookup(ino, name)
-            if attr is None:
-                raise FsError(2, os.fsdecode(path))
-            ino = Ino(attr.ino)
-        return ino
+        attr = self._ov.find(path)
+        if attr is None:
+            raise FsError(errno.ENOENT, os.fsdecode(path))
+        return Ino(attr.ino)
 
     # -- objects that are gone from the base
 

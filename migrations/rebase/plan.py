@@ -245,24 +245,14 @@ class Planner:
             why = f"the name is too long for the suffix {os.fsdecode(BESIDE)}"
             return decision._replace(action=Action.CONFLICT, why=why)
         place = join(directory, beside)
-        known = self._find(place)
-        if known is not None and self._versions.is_copy(known, entry.base, st):
+        known = self._ov.find(place)
+        if known is not None and self._versions.is_copy(Ino(known.ino), entry.base, st):
             return decision  # an earlier rebase has made this copy
         if place in self._placed or known is not None:
             why = f"{os.fsdecode(beside)} exists already; compare it with ours, then delete it"
             return decision._replace(action=Action.CONFLICT, why=why)
         self._placed.add(place)
         return decision._replace(size=decision.size + st.st_size)
-
-    def _find(self, path: bytes) -> Ino | None:
-        """Return the inode number of a path in the merged view, or None."""
-        ino = Ino(1)
-        for name in path.split(b"/")[1:]:
-            attr = self._ov.lookup(ino, name)
-            if attr is None:
-                return None
-            ino = Ino(attr.ino)
-        return ino
 
     def _merge(self, decision: Decision) -> Decision:
         """Plan a three-way merge; return a conflict if that is not possible."""
