@@ -182,8 +182,12 @@ class _Changes:
     def _below(self, path: bytes, ino: int) -> Iterator[Change]:
         """All names in a created directory."""
         waiting = [(path, ino)]
+        seen = set()  # in damaged rows, directories may be in each other
         while waiting:
             path, ino = waiting.pop()
+            if ino in seen:
+                continue
+            seen.add(ino)
             for name, number, mode in self._db.rows(_IN, (ino,)):
                 is_dir = mode is not None and stat.S_ISDIR(mode)
                 yield Change(Kind.ADDED, join(path, name), None, number, is_dir)
@@ -241,14 +245,16 @@ class _Changes:
 
     def _gone(self, base: bytes) -> Iterator[Change]:
         """A base name that does not show, unless its object shows elsewhere."""
-        if base in self._moved:
-            return
-        st = self._base.find(base)
-        is_dir = st is not None and stat.S_ISDIR(st.st_mode)
-        yield Change(Kind.DELETED, base, None, 0, is_dir)
-        if is_dir and self._recursive:
-            for name in self._names(base):
-                yield from self._gone(join(base, name))
+        waiting = [base]
+        while waiting:
+            base = waiting.pop()
+            if base in self._moved:
+                continue
+            st = self._base.find(base)
+            is_dir = st is not None and stat.S_ISDIR(st.st_mode)
+            yield Change(Kind.DELETED, base, None, 0, is_dir)
+            if is_dir and self._recursive:
+                waiting += [join(base, name) for name in self._names(base)]
 
     # -- objects in their place
 

@@ -20,7 +20,6 @@ _NAMED = " UNION ALL ".join(
 )
 _ORIGIN = "SELECT path FROM origin WHERE ino = ?"
 _AT = "SELECT ino FROM origin WHERE path = ?"
-_DEEPEST = 4096  # directories in a path; more is a circle, which only damage makes
 
 
 class Directories:
@@ -42,26 +41,31 @@ class Directories:
 
     def path(self, ino: int) -> bytes:
         """Return the merged path of a directory; ``<inode N>`` begins the path of one that damage cut off."""
-        return self._path(ino, 0)
+        names: list[tuple[int, bytes]] = []  # from the directory up, each with its own name
+        seen: set[int] = set()
+        at = ino
+        while at not in self._paths:
+            above = None if at in seen else self._above(at)
+            if above is None:  # nothing leads there, or directories are in each other
+                self._paths[at] = b"<inode %d>" % at
+                break
+            seen.add(at)
+            names.append((at, above[1]))
+            at = above[0]
+        path = self._paths[at]
+        for number, name in reversed(names):
+            path = self._paths[number] = join(path, name)
+        return path
 
-    def _path(self, ino: int, depth: int) -> bytes:
-        found = self._paths.get(ino)
-        if found is None:
-            found = self._paths[ino] = self._found(ino, depth)
-        return found
-
-    def _found(self, ino: int, depth: int) -> bytes:
-        lost = b"<inode %d>" % ino
-        if depth > _DEEPEST:
-            return lost
+    def _above(self, ino: int) -> tuple[int, bytes] | None:
+        """Return the parent of a directory and its name there, or None where no row says."""
         if ino in self._named:
-            parent, name = self._named[ino]
-            return join(self._path(parent, depth + 1), name)
+            return self._named[ino]
         base = self._db.value(_ORIGIN, (ino,))
-        if base is None:
-            return lost
+        if base is None or base == b"/":
+            return None
         directory, name = split(base)
-        return join(self._path(self.number(directory), depth + 1), name)
+        return self.number(directory), name
 
     def number(self, base: bytes) -> int:
         """Return the number of a base directory that holds changes, by its path in base terms; 0 for another one."""
@@ -73,4 +77,4 @@ class Directories:
     def shown(self, base: bytes) -> bytes:
         """Return the merged path of what a base path stands for, as far as the directories above it say."""
         directory, name = split(base)
-        return join(self._path(self.number(directory), 0), name)
+        return join(self.path(self.number(directory)), name)

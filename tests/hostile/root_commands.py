@@ -295,6 +295,8 @@ class Child:
         yield "diagnose", lambda: command(["diagnose", sto])
         yield "status", lambda: command(["status", "--base", base, sto])
         yield "diff", lambda: command(["diff", "-r", "--ignore-identical", "--base", base, sto])
+        yield "du", lambda: command(["du", "--base", base, sto])
+        yield "state", lambda: command(["state", "--base", base, "--sto", sto, "plain", "made/x", "none"])
         yield "import", lambda: command(["meta", "import", sto, "--base", base, "--sto", self._free("imported")])
         for flag in ("-p", "-y"):
             mended = self._copy()
