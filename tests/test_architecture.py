@@ -267,3 +267,13 @@ def test_tests_carry_the_name_of_their_module(path: Path) -> None:
     folder = ROOT / path.relative_to(ROOT / "tests").parent
     modules = {module.stem for module in folder.iterdir() if module.suffix in (".py", ".c")}
     assert any(f"{path.stem}_".startswith(f"test_{module}_") for module in modules), f"no such module in {folder}"
+
+
+def test_architecture_page_describes_every_source_file() -> None:
+    """A file of the product is a link in docs/internals/architecture.md, with its duty beside it."""
+    page = (ROOT / "docs" / "internals" / "architecture.md").read_text()
+    suffixes = {".py", ".pyi", ".c", ".h", ".sql", ".varlink"}
+    sources = [path for package in ARROWS for path in (ROOT / package).rglob("*") if path.suffix in suffixes]
+    names = sorted(str(path.relative_to(ROOT)) for path in sources if path.name != "__init__.py")
+    missing = [name for name in names if f"](../../{name})" not in page]
+    assert not missing, f"add a row to docs/internals/architecture.md for: {', '.join(missing)}"
