@@ -44,7 +44,7 @@ class _User(NamedTuple):
 Examples:
   minifo diagnose /mnt/etc/shadow
   sudo minifo diagnose --user www-data --for w /mnt/www/upload
-Exits with 0 if the access is allowed, with 1 if not.""",
+The exit code is 0 if the access is allowed, 1 if it is not.""",
 )
 @click.option("--user", metavar="NAME", help="The user whose access is tested (default: you; others: root only).")
 @click.option(
@@ -54,7 +54,7 @@ Exits with 0 if the access is allowed, with 1 if not.""",
     default="r",
     help="The access to test: read (default), write, or execute/enter.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Write one JSON object.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.argument("path")
 def command(path: str, user: str | None, want: str, as_json: bool) -> int:
     """Tell why a user may not access PATH, and what to do about it."""

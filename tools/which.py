@@ -27,7 +27,7 @@ Examples:
   minifo which /mnt/usr/share/dict/words
   minifo which --json /mnt/usr/bin/tool | jq .extents""",
 )
-@click.option("--json", "as_json", is_flag=True, help="Write one JSON object.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--sto", metavar="DIR", help="A storage directory; PATH is then from the root of its overlay.")
 @click.option("--base", metavar="DIR", help="The base, where it is not the one of the last mount.")
 @click.argument("path", metavar="PATH")

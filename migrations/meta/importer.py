@@ -412,11 +412,7 @@ def _locked(new_storage: str) -> Iterator[None]:
 
 
 def _check_places(source: str, base: str, target: str | None) -> None:
-    """Refuse directories that cannot be source, base and target of one import.
-
-    Raises:
-        UsageError: with the reason.
-    """
+    """Raise UsageError for directories that cannot be source, base and target of one import."""
     if _lies_in(base, source):
         raise UsageError(
             f"base {base} is, or is below, the storage {source}", "give the base that mini_fo was mounted with"
@@ -444,11 +440,7 @@ def _lies_in(path: str, directory: str) -> bool:
 
 
 def _check_target(new_storage: str, *, in_place: bool) -> None:
-    """Refuse a directory that cannot become the new storage.
-
-    Raises:
-        UsageError: with the reason.
-    """
+    """Raise UsageError for a directory that cannot become the new storage."""
     names = set(os.listdir(new_storage))
     if WORK in names:
         return
