@@ -31,6 +31,7 @@ from ..store.base_view import join, split
 from ..store.list_statements import IS_HIDDEN
 from ..tree.inode_rows import Row
 from .directories import Directories
+from .typed_rows import each, rows
 
 _PIECE = 4096  # rows in one query
 _LISTINGS = 16  # base directories whose names are kept
@@ -130,12 +131,12 @@ class _Changes:
     @cached_property
     def _moved(self) -> set[bytes]:
         """The base paths of what has a new name."""
-        return {path for (path,) in self._db.each("SELECT o.path FROM renamed r JOIN origin o USING (ino)")}
+        return {path for (path,) in each(self._db, "SELECT o.path FROM renamed r JOIN origin o USING (ino)", "b")}
 
     @cached_property
     def _linked(self) -> set[int]:
         """Base objects with a new link."""
-        return {ino for (ino,) in self._db.each("SELECT c.ino FROM created c JOIN origin o ON o.ino = c.ino")}
+        return {ino for (ino,) in each(self._db, "SELECT c.ino FROM created c JOIN origin o ON o.ino = c.ino", "i")}
 
     def _is_hidden(self, base: bytes) -> bool:
         """Return whether the base name at a path is hidden."""
@@ -146,9 +147,9 @@ class _Changes:
 
     def _renamed(self) -> Iterator[Change]:
         after: tuple[int, bytes] = (0, b"")
-        while rows := self._db.rows(_RENAMED, (*after, _PIECE)):
-            after = rows[-1][:2]
-            for parent, name, ino, base, mode, links, content in rows:
+        while found := rows(self._db, _RENAMED, (*after, _PIECE), "ibibIII"):
+            after = found[-1][:2]
+            for parent, name, ino, base, mode, links, content in found:
                 path = join(self._directories.path(parent), name)
                 is_dir = mode is not None and stat.S_ISDIR(mode)
                 if links is not None and links > 1 and not is_dir and not self._is_hidden(base):
@@ -161,9 +162,9 @@ class _Changes:
 
     def _added(self) -> Iterator[Change]:
         after: tuple[int, bytes] = (0, b"")
-        while rows := self._db.rows(_ADDED, (*after, _PIECE)):
-            after = rows[-1][:2]
-            for parent, name, ino, base, mode in rows:
+        while found := rows(self._db, _ADDED, (*after, _PIECE), "ibiBI"):
+            after = found[-1][:2]
+            for parent, name, ino, base, mode in found:
                 if base is None:
                     continue  # in a created directory
                 under = join(base, name)
@@ -188,7 +189,7 @@ class _Changes:
             if ino in seen:
                 continue
             seen.add(ino)
-            for name, number, mode in self._db.rows(_IN, (ino,)):
+            for name, number, mode in rows(self._db, _IN, (ino,), "biI"):
                 is_dir = mode is not None and stat.S_ISDIR(mode)
                 yield Change(Kind.ADDED, join(path, name), None, number, is_dir)
                 if is_dir:
@@ -221,7 +222,7 @@ class _Changes:
         row = self._ov.inodes.row(Ino(ino))
         if row is not None and (row.mode, row.uid, row.gid) != (st.st_mode, st.st_uid, st.st_gid):
             yield Change(Kind.METADATA, path, under if under != path else None, ino, True)
-        here = {name: (number, mode) for name, number, mode in self._db.rows(_IN, (ino,))}
+        here = {name: (number, mode) for name, number, mode in rows(self._db, _IN, (ino,), "biI")}
         names = self._names(under)
         for name, (number, mode) in here.items():
             below = join(under, name)
@@ -237,9 +238,9 @@ class _Changes:
 
     def _deleted(self) -> Iterator[Change]:
         after: tuple[int, bytes] = (0, b"")
-        while rows := self._db.rows(_DELETED, (*after, _PIECE)):
-            after = rows[-1][:2]
-            for _, name, base, replaced in rows:
+        while found := rows(self._db, _DELETED, (*after, _PIECE), "ibbI"):
+            after = found[-1][:2]
+            for _, name, base, replaced in found:
                 if replaced is None and name in self._names(base):
                     yield from self._gone(join(base, name))
 
@@ -260,9 +261,9 @@ class _Changes:
 
     def _modified(self) -> Iterator[Change]:
         after = b""
-        while rows := self._db.rows(_MODIFIED, (after, _PIECE)):
-            after = rows[-1][0]
-            for base, ino, content, mode in rows:
+        while found := rows(self._db, _MODIFIED, (after, _PIECE), "biii"):
+            after = found[-1][0]
+            for base, ino, content, mode in found:
                 if base in self._moved or (ino in self._linked and self._is_hidden(base)):
                     continue
                 path = self._directories.shown(base) if base != b"/" else base

@@ -13,6 +13,7 @@ from ..model import ROOT
 from ..store.base_view import join, split
 from ..store.database import Database
 from ..store.list_statements import NAMES
+from .typed_rows import each, rows
 
 _NAMED = " UNION ALL ".join(
     f"SELECT t.ino, t.parent, t.name FROM {table} t JOIN inode i USING (ino) WHERE i.mode >> 12 = {stat.S_IFDIR >> 12}"
@@ -37,7 +38,7 @@ class Directories:
     @cached_property
     def _named(self) -> dict[int, tuple[int, bytes]]:
         """The parent and the name of each directory that was created or renamed."""
-        return {ino: (parent, name) for ino, parent, name in self._db.each(_NAMED)}
+        return {ino: (parent, name) for ino, parent, name in each(self._db, _NAMED, "iib")}
 
     def path(self, ino: int) -> bytes:
         """Return the merged path of a directory; ``<inode N>`` begins the path of one that damage cut off."""
@@ -61,10 +62,10 @@ class Directories:
         """Return the parent of a directory and its name there, or None where no row says."""
         if ino in self._named:
             return self._named[ino]
-        base = self._db.value(_ORIGIN, (ino,))
-        if base is None or base == b"/":
+        found = rows(self._db, _ORIGIN, (ino,), "b")
+        if not found or found[0][0] == b"/":
             return None
-        directory, name = split(base)
+        directory, name = split(found[0][0])
         return self.number(directory), name
 
     def number(self, base: bytes) -> int:

@@ -14,6 +14,7 @@ from ..store.base_view import join, split
 from ..store.list_statements import IS_HIDDEN
 from ..store.object_paths import object_name
 from .directories import Directories
+from .typed_rows import each, rows
 
 _BYTES = (
     "SELECT ino, length(data) FROM small UNION ALL"
@@ -100,7 +101,8 @@ def backing(overlay: Overlay, path: bytes) -> dict[str, Any] | None:
     if row is not None and row.mapped:
         sql = 'SELECT start, "end", object FROM extent WHERE ino = ? ORDER BY start LIMIT 1000'
         found["extents"] = [
-            (start, end, object_name(number) if number else None) for start, end, number in overlay.db.rows(sql, (ino,))
+            (start, end, object_name(number) if number else None)
+            for start, end, number in rows(overlay.db, sql, (ino,), "iii")
         ]
     return found
 
@@ -121,12 +123,12 @@ def usage(overlay: Overlay) -> Iterator[Usage]:
     """Yield what each object with bytes of its own takes in storage, in no particular order."""
     db, directories = overlay.db, Directories(overlay.db)
     sizes: dict[int, int] = defaultdict(int)
-    for ino, size in db.each(_BYTES):
-        sizes[ino] += size
-    for ino, parent, name in db.each(_NAMES):
+    for ino, size in each(db, _BYTES, "iI"):
+        sizes[ino] += size or 0
+    for ino, parent, name in each(db, _NAMES, "iib"):
         if ino in sizes:
             yield Usage(join(directories.path(parent), name), sizes.pop(ino))
-    for ino, base in db.each("SELECT ino, path FROM origin"):
+    for ino, base in each(db, "SELECT ino, path FROM origin", "ib"):
         if ino in sizes:
             yield Usage(directories.shown(base) if base != b"/" else base, sizes.pop(ino))
     for ino, size in sizes.items():
