@@ -29,7 +29,15 @@ _VALUES = st.one_of(
     st.binary(max_size=3000),
     st.text(st.characters(exclude_categories=["Cs"]), max_size=50),
 )
-_STATEMENTS = st.lists(st.tuples(st.integers(0, 2**32 - 1), st.lists(_VALUES, max_size=20).map(tuple)), max_size=6)
+_STATEMENTS = st.lists(
+    # a statement has as many values each time: here the number says how many
+    st.integers(0, 2**32 - 1).flatmap(
+        lambda number: st.tuples(
+            st.just(number), st.lists(_VALUES, min_size=number % 21, max_size=number % 21).map(tuple)
+        )
+    ),
+    max_size=6,
+)
 _NUMBER = st.integers(-(2**63), 2**63 - 1)
 
 
