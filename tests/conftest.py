@@ -1,15 +1,21 @@
-"""What all tests share: the check that real mounts are possible, how hard hypothesis tries, figures at the end.
+"""What all tests share: markers, the check of log lines, how hard hypothesis tries, figures at the end.
 
-A test that needs a mount takes the fixture ``fuse_required``.  Where mounts are impossible it is skipped with the
-reason on show, but in CI (``CI=true``) it fails: there a skip would pass for a test that ran.
+A test that needs a mount takes the fixture ``fuse_required`` and is marked ``mount`` by that; one that needs root for
+anything else is marked ``root``.  Where that is impossible it is skipped with the reason on show, but in CI
+(``CI=true``) it fails: there a skip would pass for a test that ran.
+
+A test fails if it logs a warning or an error that it does not announce with the marker ``logs``.
 """
 
 from __future__ import annotations
 
+import logging
 import os
+import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -56,11 +62,85 @@ def fuse_required() -> None:
     pytest.skip(f"REAL MOUNT NOT TESTED: {obstacle}")
 
 
+# -- markers (pyproject.toml says what they mean)
+
+_HERE = Path(__file__).parent
+_SLOW_FOLDERS = ("crash", "live_crash", "model")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Set markers by fixture and by folder, before ``-m`` chooses."""
+    for item in items:
+        fixtures = getattr(item, "fixturenames", ())
+        if "fuse_required" in fixtures:
+            item.add_marker("mount")
+        if "memory_dir" in fixtures:
+            item.add_marker("root")
+        if item.path.relative_to(_HERE).parts[0] in _SLOW_FOLDERS:
+            item.add_marker("slow")
+
+
+# -- log lines: each warning of a test's own process is announced, or a finding
+
+_LOGGED: list[logging.LogRecord] = []
+_OF_A_BUSY_MACHINE = "a commit held all changes for"  # may come wherever something is committed
+_MAKE_RECORD = logging.getLogRecordFactory()
+
+
+def _keep_record(*args: Any, **kwargs: Any) -> logging.LogRecord:
+    record = _MAKE_RECORD(*args, **kwargs)
+    if record.levelno >= logging.WARNING:
+        _LOGGED.append(record)
+    return record
+
+
+def _check_logs(item: pytest.Item, *, at_end: bool) -> None:
+    """Fail if a line was not announced or, at the end of the test, if an announced one did not come."""
+    lines = [line for line in (record.getMessage() for record in _LOGGED) if _OF_A_BUSY_MACHINE not in line]
+    marks = list(item.iter_markers("logs"))
+    patterns = [pattern for mark in marks for pattern in mark.args]
+    if wrong := [line for line in lines if not any(re.search(pattern, line) for pattern in patterns)]:
+        pytest.fail("logged, but not announced (marker logs):\n" + "\n".join(wrong), pytrace=False)
+    wanted = [pattern for mark in marks if mark.kwargs.get("always", True) for pattern in mark.args]
+    missing = [pattern for pattern in wanted if not any(re.search(pattern, line) for line in lines)]
+    if at_end and missing:
+        pytest.fail("announced (marker logs), but not logged:\n" + "\n".join(missing), pytrace=False)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item: pytest.Item) -> Generator[None, object, object]:
+    """Refuse what needs root to others, and listen to what is logged."""
+    if item.get_closest_marker("root") and os.geteuid() != 0:
+        if in_ci():
+            pytest.fail("all tests must be possible in CI: needs root", pytrace=False)
+        pytest.skip("needs root")
+    _LOGGED.clear()
+    result = yield
+    _check_logs(item, at_end=False)
+    return result
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    """Look at what a test has logged that has passed otherwise."""
+    result = yield
+    _check_logs(item, at_end=True)
+    return result
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, object, object]:
+    """Look at what was logged when its fixtures were taken away."""
+    _LOGGED.clear()
+    result = yield
+    _check_logs(item, at_end=False)
+    return result
+
+
 @pytest.fixture
 def memory_dir() -> Iterator[Path]:
-    """An empty directory in memory, for trees with owners and device nodes; the test needs root."""
-    if os.geteuid() != 0:
-        pytest.skip("needs root")
+    """An empty directory in memory, for trees with owners and device nodes; the test is marked ``root``."""
     path = scratch()
     yield path
     shutil.rmtree(path)
@@ -78,8 +158,14 @@ FIGURES = pytest.StashKey[list[str]]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Begin with no figures."""
+    """Begin with no figures, and see every record that is made, whatever becomes of the handlers meanwhile."""
     config.stash[FIGURES] = []
+    logging.setLogRecordFactory(_keep_record)
+
+
+def pytest_unconfigure() -> None:
+    """Leave logging as it was."""
+    logging.setLogRecordFactory(_MAKE_RECORD)
 
 
 @pytest.fixture(scope="session")

@@ -37,6 +37,7 @@ def total(figures: list[str]) -> Iterator[Summary]:
     figures.append(summary.line("crash states"))
 
 
+@pytest.mark.logs("operations of a killed daemon were replayed", "is not the one of the last mount", always=False)
 @pytest.mark.parametrize("name", WORKLOADS)
 def test_every_crash_leaves_a_tree_that_was_committed(
     name: str, total: Summary, figures: list[str], tmp_path_factory: pytest.TempPathFactory
@@ -51,6 +52,7 @@ def test_every_crash_leaves_a_tree_that_was_committed(
         pytest.fail(f"{failure.what}\nreplay it: python -m tests.crash.explorer --replay {path}", pytrace=False)
 
 
+@pytest.mark.logs("", always=False)
 @pytest.mark.parametrize("name", FAULTS)
 def test_every_seeded_fault_is_found(name: str) -> None:
     """With any one ordering step taken out, the explorer finds a broken promise."""
@@ -59,6 +61,7 @@ def test_every_seeded_fault_is_found(name: str) -> None:
     assert summary.failures, f"not found in {summary.states} states: {fault.what}"
 
 
+@pytest.mark.logs("", always=False)
 def test_a_failing_state_can_be_replayed(tmp_path: object) -> None:
     """A saved failure fails again with the one command its report names, and its disk lies beside it."""
     summary = explore("untar", states=_TO_FIND, fault="objects-unsynced", stop=1)

@@ -26,6 +26,16 @@ from tests.crash.io_fault_injector import Injector
 from tests.crash.recorded_overlay import CALLER, Entry, Tree, make_base, tree_of
 from tests.crash.workloads import fill
 
+pytestmark = pytest.mark.logs(
+    "operations of a killed daemon were replayed",
+    "storage .* failed \\(.*\\); the overlay is read-only now",
+    "is committed by itself until there is room",
+    "the reserve is given up until there is room",
+    "keeps blocks it does not need",
+    "cannot be deleted now",
+    always=False,
+)
+
 CODES = pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC], ids=["EIO", "ENOSPC"])
 WARM = pytest.mark.parametrize("warm", [True, False], ids=["warm", "cold"])
 PUNCH = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE

@@ -244,6 +244,7 @@ def test_read_only_after_a_crash(sandbox: OverlaySandbox) -> None:
     assert sandbox.objects() == before
 
 
+@pytest.mark.logs("operations of a killed daemon were replayed")
 def test_kill_with_a_redo_log(sandbox: OverlaySandbox, tmp_path: Path) -> None:
     """With a redo log a killed process loses no acknowledged operation."""
     redo = tmp_path / "redo"

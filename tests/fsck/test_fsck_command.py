@@ -206,12 +206,13 @@ def test_what_a_mount_does_meanwhile_is_no_finding(sample: SampleStorage) -> Non
 @pytest.mark.usefixtures("fuse_required")
 def test_medium_that_cannot_be_written_is_checked(sample: SampleStorage, capfd: pytest.CaptureFixture[str]) -> None:
     """Also after a crash, with a log beside the database: nothing is made there."""
-    if os.fork() == 0:
+    child = os.fork()
+    if child == 0:
         overlay = sample.open()
         overlay.mkdir(ROOT, b"late", 0o755, Process())
         overlay.commit()
         os._exit(0)
-    os.wait()
+    os.waitpid(child, 0)
     target = os.path.join(sample.top, "ro")
     os.mkdir(target)
     subprocess.run(["mount", "--bind", sample.storage, target], check=True)

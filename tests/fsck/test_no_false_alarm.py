@@ -30,7 +30,8 @@ from tests.model.state_machine_unnamed import UnnamedRules
 from tests.shared import file_trees
 
 pytestmark = [
-    pytest.mark.skipif(os.geteuid() != 0, reason="needs root: owners and devices are made"),
+    pytest.mark.logs("operations of a killed daemon were replayed", always=False),
+    pytest.mark.root,  # owners and devices are made
     pytest.mark.skipif(
         file_trees.scratch_root() is None, reason="needs a tmpfs at /dev/shm that takes user attributes"
     ),

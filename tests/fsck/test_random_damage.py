@@ -56,14 +56,15 @@ def _leave_log(sample: SampleStorage) -> None:
     """Commit something and die, so that it is in the log only."""
     from minifo.engine import ROOT, Process
 
-    if os.fork() == 0:
+    child = os.fork()
+    if child == 0:
         overlay = sample.open()
         for number in range(20):
             attr = overlay.mknod(ROOT, b"late%d" % number, 0o100644, 0, Process())
             overlay.write(attr.ino, 0, b"late" * 50)  # type: ignore[arg-type]
         overlay.commit()
         os._exit(0)
-    os.wait()
+    os.waitpid(child, 0)
     assert os.path.getsize(sample.database + "-wal") > 0
 
 

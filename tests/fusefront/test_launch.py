@@ -9,10 +9,11 @@ from __future__ import annotations
 import subprocess
 import sys
 import textwrap
-import time
 from pathlib import Path
 
 import pytest
+
+from tests.shared.waiting import wait_until
 
 PROLOGUE = """
 import logging, os, sys, types
@@ -97,10 +98,7 @@ def test_parent_returns_when_ready_and_the_daemon_lets_go(tmp_path: Path) -> Non
     done = launched(tmp_path, body)
     assert (done.stdout, done.stderr) == ("mounted\n", "minifo: before\n")
     out = tmp_path / "sto" / "out"
-    for _ in range(200):
-        if out.exists():
-            break
-        time.sleep(0.05)
+    wait_until(out.exists, "the daemon has written its file")
     assert out.read_text() == "/ {'/dev/null'} 0o77\n"
 
 

@@ -11,6 +11,7 @@ import pytest
 from tests.mount.mount_sandbox import MountSandbox, watchdog
 
 _HERE = Path(__file__).parent
+_AFTER_A_KILL = ("operations of a killed daemon were replayed", "is not the one of the last mount")
 _LIMIT = 240.0  # seconds for one test; a daemon that hangs is killed before
 _LONG = 3600.0  # the same for a long run by hand (MINIFO_ROUNDS)
 
@@ -20,10 +21,14 @@ def _limit() -> float:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give every test here its time limit."""
+    """Give every test here its time limit, and announce what the engine says of a killed daemon's storage.
+
+    A test may open that storage in its own process, to check it.
+    """
     for item in items:
         if item.path.is_relative_to(_HERE):
             item.add_marker(pytest.mark.timeout(_limit()))
+            item.add_marker(pytest.mark.logs(*_AFTER_A_KILL, always=False))
 
 
 @pytest.fixture

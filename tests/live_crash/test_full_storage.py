@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ import pytest
 from tests.live_crash.load_check import check_storage
 from tests.live_crash.loop_device import Device
 from tests.mount.mount_sandbox import MountSandbox, OverlayMount, run
+from tests.shared.waiting import wait_until
 
 _MEGABYTE = 1 << 20
 _WRITER = Path(__file__).with_name("fill_worker.py")
@@ -93,7 +93,7 @@ def test_fill_to_the_brim(sandbox: MountSandbox, kind: str) -> None:
     os.truncate(overlay.mnt / shrunk, 10)
     acknowledged[shrunk] = acknowledged[shrunk][:10]
     _settle(overlay)
-    assert _free(overlay) > full
+    wait_until(lambda: _free(overlay) > full, "deleted files give their space back")
     (where / "theirs").unlink()
     overlay.remount()
     _check(overlay, acknowledged)
@@ -102,8 +102,7 @@ def test_fill_to_the_brim(sandbox: MountSandbox, kind: str) -> None:
     for name in os.listdir(overlay.mnt):
         shutil.rmtree(overlay.mnt / name)
     _settle(overlay)
-    time.sleep(1)
-    assert (overlay.sto / "reserve").exists()
+    wait_until((overlay.sto / "reserve").exists, "the reserve is back")
     (overlay.mnt / "again").write_bytes(bytes(4 * _MEGABYTE))
     overlay.umount()
     check_storage(overlay.sto)
@@ -153,7 +152,7 @@ def test_max_size(sandbox: MountSandbox) -> None:
     for path in acknowledged:
         os.unlink(overlay.mnt / path)
     _settle(overlay)
-    assert _free(overlay) > 4 * _MEGABYTE
+    wait_until(lambda: _free(overlay) > 4 * _MEGABYTE, "deleted files give their space back")
     (overlay.mnt / "again").write_bytes(bytes(2 * _MEGABYTE))
     overlay.umount()
     check_storage(overlay.sto)

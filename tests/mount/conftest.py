@@ -15,14 +15,19 @@ from tests.mount.mount_sandbox import MountSandbox, minifo, watchdog
 from tests.mount.parity_mount import Pair, ParityMount
 
 _HERE = Path(__file__).parent
+_AFTER_A_KILL = ("operations of a killed daemon were replayed", "is not the one of the last mount")
 _LIMIT = 300.0  # seconds for one test, ten times what the slowest takes; a daemon that hangs is killed before
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give every test here its time limit."""
+    """Give every test here its time limit, and announce what the engine says of a killed daemon's storage.
+
+    A test may open that storage in its own process, to check it.
+    """
     for item in items:
         if item.path.is_relative_to(_HERE):
             item.add_marker(pytest.mark.timeout(_LIMIT))
+            item.add_marker(pytest.mark.logs(*_AFTER_A_KILL, always=False))
 
 
 @pytest.fixture

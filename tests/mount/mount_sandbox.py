@@ -21,13 +21,14 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+
+from tests.shared.waiting import wait_until
 
 T = TypeVar("T")
 
@@ -103,10 +104,7 @@ def is_alive(pid: int) -> bool:
 
 def await_end(pid: int, seconds: float = 10.0) -> None:
     """Wait until a process has ended."""
-    limit = time.monotonic() + seconds
-    while is_alive(pid):
-        assert time.monotonic() < limit, f"process {pid} does not end"
-        time.sleep(0.01)
+    wait_until(lambda: not is_alive(pid), f"process {pid} has ended", seconds)
 
 
 _MKFS = {"ext4": ("mkfs.ext4", "-q", "-b", "4096"), "xfs": ("mkfs.xfs", "-q"), "exfat": ("mkfs.exfat",)}

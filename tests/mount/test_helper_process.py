@@ -25,6 +25,7 @@ from tests.mount.mount_sandbox import (
     minifo_program,
     run,
 )
+from tests.shared.waiting import wait_until
 
 _STRAY = ("HUP", "USR1", "USR2", "ALRM", "VTALRM", "PROF", "IO", "PWR", "PIPE", "TSTP", "TTIN", "TTOU", "CHLD")
 
@@ -97,11 +98,8 @@ def await_commit(overlay: OverlayMount) -> None:
     (overlay.mnt / "late").write_text("late")
     log = Path(f"{overlay.sto}/minifo.db-wal")
     before = log.stat().st_mtime_ns
-    limit = time.monotonic() + 10
     (overlay.mnt / "later").write_text("later")
-    while log.stat().st_mtime_ns == before:
-        assert time.monotonic() < limit, "no commit"
-        time.sleep(0.02)
+    wait_until(lambda: log.stat().st_mtime_ns != before, "the change is committed")
 
 
 def test_stray_signals(sandbox: MountSandbox) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from pathlib import Path
 
 import pytest
@@ -23,6 +22,7 @@ from tests.mount.mount_sandbox import (
 )
 from tests.mount.test_helper_process import helper_of, use_everything_that_waits
 from tests.mount.unprivileged import as_user
+from tests.shared.waiting import wait_until
 
 
 def facts(pid: int, thread: int = 0) -> dict[str, str]:
@@ -64,11 +64,12 @@ def test_both_processes(sandbox: MountSandbox, options: tuple[str, ...]) -> None
         if first:
             os.kill(helper, signal.SIGKILL)
             await_end(helper)
-            limit = time.monotonic() + 10
-            while len(living_children(daemon)) != 1:
-                assert time.monotonic() < limit
-                time.sleep(0.02)
-            time.sleep(0.2)  # it gives up its own when it begins
+            wait_until(lambda: len(living_children(daemon)) == 1, "the daemon has a new helper")
+            wait_until(lambda: _has_given_up(helper_of(daemon)), "the helper has given up its privileges")
+
+
+def _has_given_up(helper: int) -> bool:
+    return facts(helper)["Seccomp"] == "2" and capabilities(helper) == privileges.HELPER_CAPABILITIES & ours()
 
 
 def living_children(pid: int) -> list[int]:

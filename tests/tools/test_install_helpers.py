@@ -157,7 +157,7 @@ def installation(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+@pytest.mark.root
 @pytest.mark.parametrize("place", ["env", "env/bin", "env/bin/python"])
 @pytest.mark.parametrize(("mode", "uid", "gid"), [(0o757, 0, 0), (0o775, 0, 100), (0o755, 1000, 0)])
 @pytest.mark.parametrize("way", ["env", "link", "link/python"])
@@ -171,7 +171,7 @@ def test_what_others_can_change(installation: Path, place: str, mode: int, uid: 
     assert os.path.samefile(found, installation / place)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+@pytest.mark.root
 def test_installation_that_others_can_change_is_refused(
     sbin: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], installation: Path
 ) -> None:

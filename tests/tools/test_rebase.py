@@ -14,6 +14,8 @@ from minifo.engine.store.redo_log import memory_directory
 from minifo.tools.cli import main
 from tests.shared.rebase_sandbox import BIG, RebaseSandbox, remove, rewrite
 
+pytestmark = pytest.mark.logs("is not the one of the last mount", always=False)
+
 
 def run(rebase_sandbox: RebaseSandbox, *arguments: str) -> int:
     """Give the command, with storage and base."""
@@ -133,6 +135,7 @@ def test_a_wrong_base(rebase_sandbox: RebaseSandbox, tmp_path: Path, capfd: pyte
     assert run(rebase_sandbox, "--apply", "--any-base") == 3
 
 
+@pytest.mark.logs("operations of a killed daemon were replayed")
 def test_operations_of_a_killed_daemon_come_first(rebase_sandbox: RebaseSandbox) -> None:
     """What the redo log has is replayed and made durable; the rebase is not in any log."""
     directory = memory_directory()

@@ -15,8 +15,7 @@ from minifo.engine.store.base_view import BaseView
 from tests.shared import file_trees
 from tests.shared.overlay_sandbox import OverlaySandbox
 
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount")
-CLONE = [pytest.param(True, marks=needs_root, id="clone"), pytest.param(False, id="confined")]
+CLONE = [pytest.param(True, marks=pytest.mark.root, id="clone"), pytest.param(False, id="confined")]
 
 
 @pytest.fixture(params=CLONE)
@@ -92,7 +91,7 @@ def failure(action: Callable[[bytes], object], path: bytes) -> int | None:
     raise AssertionError(f"{path!r} was let through")
 
 
-@needs_root
+@pytest.mark.root
 def test_mount_point_is_empty_when_confined(sandbox: OverlaySandbox, mounted: Path) -> None:
     """Without a clone a mount point within the base shows as an empty directory, and is never entered."""
     sandbox.open(clone=False)
@@ -107,14 +106,14 @@ def test_mount_point_is_empty_when_confined(sandbox: OverlaySandbox, mounted: Pa
     assert len({sandbox.ino(path) for path in ("", "mnt", "mnt2", "mnt/new")}) == 4
 
 
-@needs_root
+@pytest.mark.root
 def test_mount_point_shows_what_lies_below_in_a_clone(sandbox: OverlaySandbox, mounted: Path) -> None:
     """With a clone a mount point shows the base's own directory below it, as in mini_fo."""
     assert sandbox.names("mnt") == ["below"]
     assert sandbox.read("mnt/below") == b"base"
 
 
-@needs_root
+@pytest.mark.root
 def test_clone_cannot_be_written(sandbox: OverlaySandbox) -> None:
     """The kernel refuses writes through the mount clone."""
     sandbox.put("f")
@@ -124,7 +123,7 @@ def test_clone_cannot_be_written(sandbox: OverlaySandbox) -> None:
     view.close()
 
 
-@needs_root
+@pytest.mark.root
 def test_nothing_of_the_base_changes(tmp_path: Path, clone: bool) -> None:
     """Reading everything and changing everything in an overlay leaves the base unchanged, with its access times."""
     sandbox = OverlaySandbox(tmp_path)

@@ -125,6 +125,7 @@ def objects(sandbox: OverlaySandbox) -> set[str]:
     return set(sandbox.objects())
 
 
+@pytest.mark.logs("operations of a killed daemon were replayed")
 def test_missing_content_refuses_the_replay(killed: Killed) -> None:
     """Without a content object the replay is refused before it changes anything; with it all are replayed."""
     sandbox = killed.sandbox
@@ -149,6 +150,7 @@ def test_missing_content_refuses_the_replay(killed: Killed) -> None:
     assert list(killed.memory.iterdir()) == []
 
 
+@pytest.mark.logs("cannot be replayed: .* \\(content/.* is missing\\)")
 def test_the_log_is_set_aside_when_asked(killed: Killed) -> None:
     """With redo=aside the last commit shows, the log is kept under another name, and the next mount does not see it."""
     sandbox = killed.sandbox
@@ -168,6 +170,7 @@ def test_the_log_is_set_aside_when_asked(killed: Killed) -> None:
     assert sandbox.read("old") == BIG
 
 
+@pytest.mark.logs("operations of a killed daemon were replayed")
 def test_redo_aside_replays_a_whole_log(killed: Killed) -> None:
     """A log that can be replayed is replayed with ``redo=aside`` too, so that option may stand in fstab."""
     killed.sandbox.create("new", BIG)
@@ -177,6 +180,7 @@ def test_redo_aside_replays_a_whole_log(killed: Killed) -> None:
     assert killed.memory.glob("*.1")
 
 
+@pytest.mark.logs("operations of a killed daemon were replayed")
 def test_objects_deleted_again_are_not_needed(killed: Killed) -> None:
     """The replay does not need content objects that no row uses after it."""
     sandbox = killed.sandbox
@@ -214,6 +218,7 @@ def _fail(
     return caught.value
 
 
+@pytest.mark.logs("cannot be replayed: storage failed, and content did not arrive")
 def test_content_is_unknown_after_a_failed_sync(killed: Killed, monkeypatch: pytest.MonkeyPatch) -> None:
     """After a failed sync the log is not replayed, because the kernel may show bytes that the medium does not have."""
     sandbox = killed.sandbox
@@ -240,6 +245,7 @@ def test_rows_are_replayed_after_a_failed_sync(killed: Killed, monkeypatch: pyte
     assert sandbox.read("small") == b"small"
 
 
+@pytest.mark.logs("operations of a killed daemon were replayed", always=False)
 @pytest.mark.parametrize("back", [False, True], ids=["arrived", "lost"])
 def test_a_commit_whose_sync_failed(killed: Killed, monkeypatch: pytest.MonkeyPatch, back: bool) -> None:
     """The log is replayed on the commit whose sync failed, and on the one before, if the storage has lost that."""
@@ -258,6 +264,7 @@ def test_a_commit_whose_sync_failed(killed: Killed, monkeypatch: pytest.MonkeyPa
     assert sandbox.ov.check() == []
 
 
+@pytest.mark.logs("operations of a killed daemon were replayed")
 def test_operations_during_a_commit_stay_in_the_log(killed: Killed) -> None:
     """After a commit the log holds exactly the operations between the gate and the end of that commit."""
     sandbox = killed.sandbox
@@ -277,6 +284,7 @@ def test_operations_during_a_commit_stay_in_the_log(killed: Killed) -> None:
     assert sandbox.ov.commits.redo_size == HEADER.size
 
 
+@pytest.mark.logs("operations of a killed daemon were replayed")
 def test_a_deleted_object_that_comes_back(killed: Killed, monkeypatch: pytest.MonkeyPatch) -> None:
     """An object whose deletion a failed storage has lost is deleted again after the replay."""
     sandbox = killed.sandbox
@@ -301,6 +309,7 @@ def _raise() -> None:
     raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
 
+@pytest.mark.logs("operations of a killed daemon were replayed")
 def test_a_failed_replay_is_done_again(killed: Killed, monkeypatch: pytest.MonkeyPatch) -> None:
     """A sync that fails during a replay changes nothing, and the next mount replays all operations."""
     sandbox = killed.sandbox
@@ -324,6 +333,7 @@ def _rewrite(log: Path, **fields: object) -> None:
     log.write_bytes(header.pack() + data[HEADER.size :])
 
 
+@pytest.mark.logs("operations of a killed daemon were replayed")
 def test_logs_of_unknown_formats_are_kept(killed: Killed) -> None:
     """A log of another version, of the first format or of an unknown one is neither replayed nor overwritten."""
     killed.sandbox.create("new")
@@ -401,6 +411,7 @@ def test_the_identity_must_be_a_uuid(killed: Killed, tmp_path: Path) -> None:
     assert not list(tmp_path.parent.glob("canary*"))
 
 
+@pytest.mark.logs("does not follow the last commit; kept as")
 def test_a_log_of_another_commit_is_kept(killed: Killed) -> None:
     """A log of this storage that follows another commit is renamed with a warning, and not overwritten."""
     killed.sandbox.create("new")
@@ -412,6 +423,7 @@ def test_a_log_of_another_commit_is_kept(killed: Killed) -> None:
     assert Path(f"{log}.1").read_bytes() == data
 
 
+@pytest.mark.logs("operations of a killed daemon were replayed")
 def test_a_device_that_comes_back_with_another_number(killed: Killed) -> None:
     """The log is found after the storage's device has come back with another device number."""
     killed.sandbox.create("new", BIG)
@@ -441,6 +453,7 @@ def test_a_log_of_a_device_still_mounted_is_ignored(killed: Killed, tmp_path: Pa
     assert moved.exists()
 
 
+@pytest.mark.logs("operations of a killed daemon were replayed", always=False)
 def test_a_randomly_damaged_log(killed: Killed) -> None:
     """With random bytes of the log changed, the overlay opens at an acknowledged state, or the error says why not."""
     sandbox = killed.sandbox

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
+
 from minifo.engine import Overlay
 from minifo.engine.tree.ancestors import LONGEST
 from minifo.tools.cli import main
 from tests.shared.rebase_sandbox import RebaseSandbox, rewrite
+
+pytestmark = pytest.mark.logs("is not the one of the last mount", always=False)
 
 OLD, OURS = b"a\nb\nc\nd\ne\n", b"A\nb\nc\nd\ne\n"
 THEIRS, MERGED = b"a\nb\nc\nd\nE\n", b"A\nb\nc\nd\nE\n"

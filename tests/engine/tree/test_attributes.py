@@ -82,7 +82,7 @@ def test_owner_and_umask(sandbox: OverlaySandbox) -> None:
     assert (attr.uid, attr.gid, attr.mode) == (12, 34, stat.S_IFREG | 0o640)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to make devices in the base")
+@pytest.mark.root
 def test_devices(sandbox: OverlaySandbox) -> None:
     """Device numbers are those of the base or of mknod; other types have none."""
     os.mknod(sandbox.base / "null", stat.S_IFCHR | 0o666, os.makedev(1, 3))

@@ -11,6 +11,8 @@ from minifo.engine import RenameFlags, StateError
 from minifo.engine.recovery import BaseCheck
 from tests.shared.overlay_sandbox import NOTHING, OverlaySandbox
 
+pytestmark = pytest.mark.logs("is not the one of the last mount", always=False)
+
 BIG = b"x" * 200_000
 
 

@@ -264,6 +264,7 @@ def test_cut_to_more_than_storage_holds(sandbox: OverlaySandbox) -> None:
     assert set(sandbox.objects().values()) == {4000}
 
 
+@pytest.mark.logs("bytes of /f")
 def test_a_lost_object_is_cut(sandbox: OverlaySandbox) -> None:
     """If an object to be trimmed after a commit is missing, the overlay stays writable."""
     sandbox.create("f", b"x" * 5000)

@@ -18,6 +18,8 @@ from minifo.engine import RenameFlags
 from minifo.engine.recovery import BaseCheck
 from tests.shared.overlay_sandbox import PAST, OverlaySandbox
 
+pytestmark = pytest.mark.logs("is not the one of the last mount", always=False)
+
 BIG = 200_000  # bytes; more than is copied whole
 _BACK = "kept"
 
@@ -200,6 +202,7 @@ def test_kept_directory_stays(sandbox: OverlaySandbox) -> None:
 # -- some bytes of our own
 
 
+@pytest.mark.logs("was replaced in the base after a part of it was written here")
 @pytest.mark.parametrize("same_size", [False, True])
 def test_no_mixture_of_versions(sandbox: OverlaySandbox, same_size: bool, caplog: pytest.LogCaptureFixture) -> None:
     """Of a partly written file only the written bytes can be read while the base has another version."""
@@ -218,6 +221,7 @@ def test_no_mixture_of_versions(sandbox: OverlaySandbox, same_size: bool, caplog
     assert sandbox.read("f")[4:] == before["f"][-1][4:]  # type: ignore[index]
 
 
+@pytest.mark.logs("was replaced in the base after a part of it was written here")
 def test_same_size_and_mtime(sandbox: OverlaySandbox) -> None:
     """Another version with the same size and mtime is recognised by samples of its bytes."""
     sandbox.put("f", b"o" * BIG)
@@ -232,6 +236,7 @@ def test_same_size_and_mtime(sandbox: OverlaySandbox) -> None:
         sandbox.ov.read(sandbox.ino("f"), 0, 100)
 
 
+@pytest.mark.logs("was replaced in the base after a part of it was written here")
 def test_part_of_what_is_gone(sandbox: OverlaySandbox) -> None:
     """A partly written file whose base file is gone shows, and can be written, truncated and removed."""
     sandbox.put("f", b"o" * BIG)
@@ -482,6 +487,7 @@ def test_completing_later(sandbox: OverlaySandbox) -> None:
 # -- one bad object
 
 
+@pytest.mark.logs("bytes of /d/a", "bytes of /d/b")
 def test_lost_content_objects(sandbox: OverlaySandbox, caplog: pytest.LogCaptureFixture) -> None:
     """Reading a file whose content object is missing gives EIO; its directory and other files are not affected."""
     sandbox.mkdir("d")
@@ -524,6 +530,7 @@ def test_link_where_a_directory_was(sandbox: OverlaySandbox) -> None:
     assert stat.S_ISLNK(sandbox.attr("d").mode)
 
 
+@pytest.mark.logs("operations of a killed daemon were replayed")
 def test_replaced_after_a_kill(sandbox: OverlaySandbox, tmp_path: Path) -> None:
     """A replaced base is recognised also if only the replayed redo log has rows that show it."""
     sandbox.put("a", b"old")
@@ -661,6 +668,7 @@ def test_what_a_moved_directory_holds(sandbox: OverlaySandbox) -> None:
     assert tree(sandbox, "sub") == before
 
 
+@pytest.mark.logs("was replaced in the base after a part of it was written here")
 @pytest.mark.parametrize("size", [100, 3000, BIG])
 @pytest.mark.parametrize("whole", [False, True])
 def test_writing_to_what_was_cut(sandbox: OverlaySandbox, size: int, whole: bool) -> None:
@@ -718,6 +726,7 @@ def test_taking_the_name_of_a_gone_directory(sandbox: OverlaySandbox) -> None:
     assert sandbox.ov.check() == []
 
 
+@pytest.mark.logs("was replaced in the base after a part of it was written here")
 def test_cutting_to_the_old_size(sandbox: OverlaySandbox) -> None:
     """A file that was extended, and is truncated to its old size after its base file is gone, still shows."""
     sandbox.put("f", b"o" * BIG)

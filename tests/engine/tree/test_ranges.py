@@ -373,6 +373,7 @@ def test_copies_within_a_file(sandbox: OverlaySandbox) -> None:
     assert sandbox.read("f") == BYTES[:8192] * 2 + BYTES[16_384:]
 
 
+@pytest.mark.logs("operations of a killed daemon were replayed")
 def test_a_kill_keeps_holes(sandbox: OverlaySandbox, tmp_path: Any) -> None:
     """Holes survive a kill through the redo log, and the bytes below them do not show."""
     redo = tmp_path / "redo"

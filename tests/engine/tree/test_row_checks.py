@@ -90,6 +90,7 @@ _COLUMNS = {
 }  # fmt: skip
 
 
+@pytest.mark.logs("/(bad|renamed) cannot be read: Input/output error")
 @pytest.mark.parametrize(("column", "value"), [(c, v) for c, values in _COLUMNS.items() for v in values])
 @pytest.mark.parametrize("name", ["bad", "renamed"])
 def test_an_impossible_number_gives_eio_by_itself(edited: Edited, column: str, value: int, name: str) -> None:
@@ -106,6 +107,7 @@ def test_an_impossible_number_gives_eio_by_itself(edited: Edited, column: str, v
         examine(overlay.db, "minifo.db")
 
 
+@pytest.mark.logs("/bad cannot be read: Input/output error")
 @pytest.mark.parametrize("value", ["'text'", "x'00ff'", "1.5"])
 @pytest.mark.parametrize("column", ["mode", "size", "mtime"])
 def test_a_value_of_another_type_is_not_believed(edited: Edited, column: str, value: str) -> None:
@@ -127,6 +129,8 @@ def test_an_impossible_name_is_not_listed(edited: Edited, name: str) -> None:
         examine(overlay.db, "minifo.db")
 
 
+@pytest.mark.logs("is not the one of the last mount", always=False)
+@pytest.mark.logs("/renamed cannot be read: Input/output error")
 @pytest.mark.parametrize("path", ["x'2f6d00'", "'/../moved'", "'moved'", "'/a/../../etc/passwd'", "''"])
 def test_a_place_outside_of_the_base_leads_nowhere(edited: Edited, path: str) -> None:
     """An object whose origin is not a path in the base gives EIO; all others can be used."""

@@ -79,6 +79,7 @@ def test_nobody_waits_for_a_system_log_that_does_not_read(logs: Logs) -> None:
     assert lines[-1].startswith("<28>minifo[4711]: 2999 x")
 
 
+@pytest.mark.logs("first", "second", "back", "through", "yyyy")
 def test_records_become_lines(logs: Logs) -> None:
     """Each line of a record is one of the log, long ones are cut into pieces, odd bytes are shown."""
     logger = logging.getLogger("test_systemlog")

@@ -14,6 +14,10 @@ from minifo.engine import UsageError
 from minifo.migrations.rebase.plan import Action, Policies, Policy
 from tests.shared.rebase_sandbox import BIG, RebaseSandbox, remove, rewrite
 
+pytestmark = pytest.mark.logs(
+    "is not the one of the last mount", "was replaced in the base after a part of it was written here", always=False
+)
+
 LINES = [b"line %d\n" % number for number in range(30)]
 TEXT = b"".join(LINES)
 
