@@ -27,7 +27,6 @@ from tests.mount.mount_sandbox import (
     run,
 )
 from tests.mount.unprivileged import as_user
-from tests.shared.waiting import wait_until
 
 _ROUNDS = 5
 
