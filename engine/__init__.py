@@ -17,8 +17,12 @@ from .errors import (
 from .model import ROOT, Attr, Caller, DirEntry, Ino, Process, RenameFlags, SetAttr, State
 from .overlay import Overlay
 
+#: The version of the program, as in pyproject.toml; importlib.metadata takes longer than a mount may.
+VERSION = "0.1.0"
+
 __all__ = [
     "ROOT",
+    "VERSION",
     "Attr",
     "Caller",
     "Corrupt",

@@ -246,6 +246,13 @@ def test_pyproject_names_every_package() -> None:
     assert setuptools["package-dir"] == {f"minifo.{package}": package for package in ARROWS}
 
 
+def test_version_is_said_alike() -> None:
+    """A mounted overlay tells its version without asking for the metadata of the installed package."""
+    text = (ROOT / "engine" / "__init__.py").read_text()
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert f'VERSION = "{project["version"]}"' in text
+
+
 def test_typing_links_show_every_package_to_static_tools() -> None:
     """tests/_typing mirrors the installed layout, so mypy checks all of it; each package says that it is typed."""
     links = ROOT / "tests" / "_typing" / "minifo"

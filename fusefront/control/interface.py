@@ -7,10 +7,9 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from ...engine import Overlay, StateError
+from ...engine import VERSION, Overlay, StateError
 from ...engine.queries.figures import figures
 from ..extension import loader
 from ..serve.committer import Committer
@@ -36,17 +35,9 @@ class Mounted:
     mountpoint: str
 
 
-def program_version() -> str:
-    """Return the version of the installed program; ``unknown`` where it was not installed as a package."""
-    try:
-        return version("minifo")
-    except PackageNotFoundError:
-        return "unknown"
-
-
 def service(mounted: Mounted) -> Service:
     """Return the service that answers for a mount."""
-    found = Service(program_version())
+    found = Service(VERSION)
     text = resources.files(__package__).joinpath(INTERFACE + ".varlink").read_text("utf-8")
     found.descriptions[INTERFACE] = text
 
@@ -72,7 +63,7 @@ def _status(mounted: Mounted) -> Answer:
     hook = loader.verify()
     known = figures(overlay)
     return known | {
-        "version": program_version(),
+        "version": VERSION,
         "base": mounted.base,
         "mountpoint": mounted.mountpoint,
         "mode": "hooked" if hook.active else "plain",
