@@ -20,7 +20,8 @@ from tests.model.state_machine_unnamed import UnnamedRules
 from tests.shared import file_trees
 
 pytestmark = [
-    pytest.mark.skipif(os.geteuid() != 0, reason="needs root: owners and devices are compared"),
+    pytest.mark.logs("operations of a killed daemon were replayed", always=False),
+    pytest.mark.root,  # owners and devices are compared
     pytest.mark.skipif(
         file_trees.scratch_root() is None, reason="needs a tmpfs at /dev/shm that takes user attributes"
     ),
