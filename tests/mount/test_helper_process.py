@@ -125,7 +125,8 @@ def test_hang_up_in_the_foreground(sandbox: MountSandbox, ignored: bool) -> None
     """The end of its terminal ends a mount in the foreground, as SIGTERM does, unless nohup(1) has started it."""
     overlay = sandbox.overlay()
     words = [minifo_program(), "mount", "-f", "--base", overlay.base, "--sto", overlay.sto, overlay.mnt]
-    with subprocess.Popen(["nohup", *words] if ignored else words, stderr=subprocess.PIPE, text=True) as process:
+    start = ["nohup"] if ignored else ["env", "--default-signal=HUP"]  # the caller of the tests may ignore it
+    with subprocess.Popen([*start, *words], stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         while "is mounted" not in process.stderr.readline():
             assert process.poll() is None
