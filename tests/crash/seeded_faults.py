@@ -312,7 +312,9 @@ FAULTS: dict[str, Fault] = {
     "sweep-unsynced": Fault(
         "swept objects' names are not synced", "kills", ((_STORE, "sweep_uncommitted", _sweep_unsynced),)
     ),
-    "orphans-kept": Fault("orphans are not deleted at mount", "open_files", ((namespace.Namespace, "reap", _as_if_done),)),
+    "orphans-kept": Fault(
+        "orphans are not deleted at mount", "open_files", ((namespace.Namespace, "reap", _as_if_done),)
+    ),
     "garbage-forgotten": Fault(
         "garbage is forgotten, not deleted", "upgrade", ((_STORE, "collect", _swept_but_there),)
     ),
