@@ -91,7 +91,8 @@ def run(options: MountOptions, mountpoint: str, *, ready: Callable[[], None]) ->
             _tune_memory()
             try:
                 report.serving(helper.mounted())
-                control.listen()
+                if not (options.read_only or options.untrusted):  # of such a storage nothing is changed
+                    control.listen()
                 privileges.drop_in_process()
                 helper.keep_privileges()
                 privileges.drop_in_server_thread(ruleset)

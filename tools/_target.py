@@ -15,12 +15,12 @@ from typing import Any
 from ..engine import NotMinifo, Overlay, StateError, StorageBusy
 from ..engine.queries.at_rest import open_at_rest, open_beside
 from ..engine.queries.figures import figures
-from ..fusefront.control.client import ControlClient
+from ..fusefront.control.client import NAME, ControlClient
 from ..fusefront.mount import mount_table
 
 
-def storage_of(target: str) -> tuple[str, bool]:
-    """Return the storage directory that TARGET means, and whether it was named by a path in a mount of it.
+def storage_of(target: str) -> str:
+    """Return the storage directory that TARGET means.
 
     Raises:
         StateError: the path does not exist, or a mount whose daemon is gone lies on the way to it.
@@ -32,7 +32,12 @@ def storage_of(target: str) -> tuple[str, bool]:
             f"{target} cannot be reached ({error.strerror})", "name a storage directory, or a path in a mounted overlay"
         ) from error
     overlay = mount_table.overlay_of(entry) if entry is not None else None
-    return (overlay[1], True) if overlay is not None else (real, False)
+    return overlay[1] if overlay is not None else real
+
+
+def _listens(storage: str) -> bool:
+    """Return whether a daemon may listen at a storage; that of a read-only mount does not: it changes nothing there."""
+    return os.path.lexists(os.path.join(storage, NAME))
 
 
 @contextmanager
@@ -47,12 +52,12 @@ def opened(target: str, base: str | None = None) -> Iterator[Overlay]:
         NotMinifo: there is no overlay.
         StateError: it cannot be opened, or its daemon does not answer.
     """
-    storage, mounted = storage_of(target)
-    if not mounted:
+    storage = storage_of(target)
+    if not _listens(storage):
         try:
             overlay = open_at_rest(storage, base)
         except StorageBusy:
-            mounted = True
+            pass  # its daemon has no socket: the client says what to do
         except NotMinifo as error:
             raise NotMinifo(error.message, "name a storage directory, or a path in a mounted overlay") from error
         else:
@@ -84,12 +89,12 @@ def status(target: str, base: str | None = None) -> tuple[dict[str, Any], bool]:
     Raises:
         NotMinifo, StateError: as for ``opened``.
     """
-    storage, mounted = storage_of(target)
-    if not mounted:
+    storage = storage_of(target)
+    if not _listens(storage):
         try:
             overlay = open_at_rest(storage, base)
         except StorageBusy:
-            pass
+            pass  # its daemon has no socket: the client says what to do
         else:
             try:
                 found = figures(overlay)

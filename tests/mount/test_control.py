@@ -227,3 +227,14 @@ def test_names_of_any_bytes(overlay: OverlayMount) -> None:
         [shutil.which("minifo") or "minifo", "diff", "-z", overlay.mnt], capture_output=True, check=True
     )
     assert raw.stdout == b"A\0/" + name + b"\0"
+
+
+@pytest.mark.parametrize("option", ["ro", "untrusted_sto"])
+def test_a_read_only_mount_makes_no_socket(overlay: OverlayMount, option: str) -> None:
+    """It has no socket; its rows are read as those of an overlay at rest."""
+    (overlay.mnt / "new").touch()
+    overlay.umount()
+    overlay.mount(option)
+    assert "control" not in os.listdir(overlay.sto)
+    assert minifo("diff", overlay.mnt).stdout == "A  /new\n"
+    assert "1 created" in minifo("status", overlay.mnt).stdout
