@@ -209,9 +209,9 @@ class Ranges:
             free: True to free the blocks of the range too.
         """
         number, bound = row.object, row.bound
-        if free and number and bound is None and end > row.size:
+        beyond = max(start, row.size)
+        if free and number and bound is None and beyond < end:
             # blocks reserved beyond the end of the file: no commit shows them, so they are freed at once
-            beyond = max(start, row.size)
             self._db.on_success(partial(self._freed.punch, number, end - beyond, beyond))
         end = min(end, row.size)
         if start >= end:
