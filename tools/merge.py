@@ -14,7 +14,7 @@ from ..engine.errors import UsageError
 from ..engine.store.storage import Storage
 from ..migrations.effects import DISK_ACCESS
 from ..migrations.merge.apply import merge
-from . import _common
+from ._output import plain
 
 
 @click.command(
@@ -59,8 +59,8 @@ def command(storage: str, base: str, apply: bool, as_json: bool, untrusted: bool
         click.echo(json.dumps({"applied": report.applied, "resumed": report.resumed, "changes": changes}))
         return 0
     for change in report.changes:
-        source = f"  (from {_common.printable(os.fsdecode(change.old))})" if change.old is not None else ""
-        click.echo(f"{change.letter} {_common.printable(os.fsdecode(change.path))}{source}")
+        source = f"  (from {plain(change.old)})" if change.old is not None else ""
+        click.echo(f"{change.letter} {plain(change.path)}{source}")
     if report.resumed:
         click.echo("the interrupted merge is finished")
     elif not report.changes:

@@ -20,6 +20,7 @@ from ..migrations.meta.import_plan import DOverR
 from ..migrations.meta.importer import ImportReport, import_storage, plan_import, restore
 from ..migrations.meta.storage_tree import Note
 from . import _common
+from ._output import plain
 
 _NAME = codec.META_NAME.decode()
 _JSON = click.option(
@@ -65,10 +66,6 @@ class _Progress:
 
 def _text(value: bytes | None) -> str | None:
     return os.fsdecode(value) if value is not None else None
-
-
-def _plain(value: bytes) -> str:
-    return _common.printable(os.fsdecode(value))
 
 
 @click.group("meta", invoke_without_command=True)
@@ -118,11 +115,11 @@ def show(path: str, meta_name: str, as_json: bool) -> int:
     else:
         for record in meta.records:
             if isinstance(record, Whiteout):
-                click.echo(f"D {_plain(record.name)}")
+                click.echo(f"D {plain(record.name)}")
             else:
-                click.echo(f"R {_plain(record.old)} -> {_plain(record.new)}")
+                click.echo(f"R {plain(record.old)} -> {plain(record.new)}")
         for line in meta.skipped:
-            click.echo(f"line {line.line}: {line.reason}: {_plain(line.raw)}", err=True)
+            click.echo(f"line {line.line}: {line.reason}: {plain(line.raw)}", err=True)
     return _common.USAGE if any(line.raw for line in meta.skipped) else 0
 
 
@@ -230,11 +227,11 @@ def _print_report(report: ImportReport, dry_run: bool, echo: Callable[[str], Non
         for step in report.steps:
             if step.kind == "unlink":
                 continue
-            source = f"  (from {_plain(step.origin)})" if step.kind in ("move", "link") and step.origin else ""
-            echo(f"{step.state.value:13} {_plain(step.place)}{source}")
+            source = f"  (from {plain(step.origin)})" if step.kind in ("move", "link") and step.origin else ""
+            echo(f"{step.state.value:13} {plain(step.place)}{source}")
     for note in report.notes:
-        where = f"{_plain(note.file)} line {note.line}" if note.file is not None else _plain(note.place)
-        raw = f" [{_plain(note.raw)}]" if note.raw is not None else ""
+        where = f"{plain(note.file)} line {note.line}" if note.file is not None else plain(note.place)
+        raw = f" [{plain(note.raw)}]" if note.raw is not None else ""
         echo(f"{note.kind}: {where}: {_common.printable(note.detail)}{raw}")
     if report.already:
         echo("this storage is already imported; nothing was changed")
@@ -245,7 +242,7 @@ def _print_report(report: ImportReport, dry_run: bool, echo: Callable[[str], Non
         echo(f"compared with what mini_fo showed: {report.compared.entries} entries, no difference")
     if report.backup is not None:
         name = split(os.fsencode(report.backup))
-        echo(f"the old files are in {_plain(name[0])}/{_plain(name[1])}; to undo the import: minifo meta restore")
+        echo(f"the old files are in {plain(name[0])}/{plain(name[1])}; to undo the import: minifo meta restore")
 
 
 # -- export
@@ -284,7 +281,7 @@ def export(storage: str, destination: str, base: str, lossy: bool, meta_name: st
         )
     else:
         for loss in report.losses:
-            click.echo(f"{loss.kind}: {_plain(loss.place)}: {_common.printable(loss.detail)}")
+            click.echo(f"{loss.kind}: {plain(loss.place)}: {_common.printable(loss.detail)}")
         if report.written:
             click.echo(f"exported: {report.objects} objects, {report.metas} META files, {len(report.losses)} losses")
     if not report.written:

@@ -12,6 +12,7 @@ from ..engine.rebase.drift_report import Became, Entry
 from ..migrations.rebase.apply import Preparation, RebaseReport, rebase
 from ..migrations.rebase.plan import Action, Decision
 from . import _common
+from ._output import plain
 from ._progress import Progress
 
 CONFLICTS = 3  # exit code if the user must decide about a conflict
@@ -105,7 +106,7 @@ def _print(report: RebaseReport) -> None:
     for decision in report.decisions:
         entry = decision.entry
         what = decision.action.value
-        click.echo(f"{entry.held.value:12}{_BASE_WORDS[entry.became]:15}{what:17}{_plain(entry.path)}")
+        click.echo(f"{entry.held.value:12}{_BASE_WORDS[entry.became]:15}{what:17}{plain(entry.path)}")
         if decision.why:
             click.echo(f"{'':44}{_common.printable(decision.why)}")
     waiting = sum(decision.action is Action.WAIT for decision in report.decisions)
@@ -147,10 +148,6 @@ def _entry(decision: Decision) -> dict[str, object]:
     }
 
 
-def _plain(path: bytes) -> str:
-    return _common.printable(os.fsdecode(path))
-
-
 # -- before an update
 
 
@@ -181,7 +178,7 @@ def _prepare(storage: str, base: str, as_json: bool) -> int:
 def _print_prepared(count: int, conflicts: list[Entry]) -> None:
     for entry in conflicts:
         click.echo(
-            f"conflict: {_plain(entry.path)}: blocks of it were written over a version that this base does not have"
+            f"conflict: {plain(entry.path)}: blocks of it were written over a version that this base does not have"
         )
     if count:
         click.echo(f"completed: {count} files")
