@@ -7,9 +7,9 @@ up nobody.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from ..engine import NotMinifo, Overlay, StateError, StorageBusy
@@ -35,12 +35,20 @@ def storage_of(target: str) -> str:
     return overlay[1] if overlay is not None else real
 
 
-def _listens(storage: str) -> bool:
-    """Return whether a daemon may listen at a storage; that of a read-only mount does not: it changes nothing there."""
-    return os.path.lexists(os.path.join(storage, NAME))
+def _at_rest(storage: str, base: str | None) -> Overlay | None:
+    """Open an overlay that no daemon holds for writing, or return None for the daemon to be asked.
+
+    The daemon of a read-only mount has no socket, for it changes nothing in storage; its lock lets others read.
+    """
+    if os.path.lexists(os.path.join(storage, NAME)):
+        return None
+    try:
+        return open_at_rest(storage, base)
+    except StorageBusy:
+        return None  # its daemon has no socket: the client says what to do
 
 
-@contextmanager
+@contextlib.contextmanager
 def opened(target: str, base: str | None = None) -> Iterator[Overlay]:
     """Open the overlay that TARGET means, read-only.
 
@@ -53,28 +61,19 @@ def opened(target: str, base: str | None = None) -> Iterator[Overlay]:
         StateError: it cannot be opened, or its daemon does not answer.
     """
     storage = storage_of(target)
-    if not _listens(storage):
-        try:
-            overlay = open_at_rest(storage, base)
-        except StorageBusy:
-            pass  # its daemon has no socket: the client says what to do
-        except NotMinifo as error:
-            raise NotMinifo(error.message, "name a storage directory, or a path in a mounted overlay") from error
-        else:
-            try:
-                yield overlay
-            finally:
-                overlay.close()
-            return
-    with ControlClient(storage) as client:
-        known = client.call("Status")
-        if not known["read_only"]:
-            client.call("Sync")
-        overlay = open_beside(storage, _base(known))
-        try:
-            yield overlay
-        finally:
-            overlay.close()
+    try:
+        overlay = _at_rest(storage, base)
+    except NotMinifo as error:
+        raise NotMinifo(error.message, "name a storage directory, or a path in a mounted overlay") from error
+    with contextlib.ExitStack() as stack:
+        if overlay is None:
+            client = stack.enter_context(ControlClient(storage))
+            known = client.call("Status")
+            if not known["read_only"]:
+                client.call("Sync")
+            overlay = open_beside(storage, _base(known))
+        stack.callback(overlay.close)
+        yield overlay
 
 
 def _base(known: dict[str, Any]) -> str:
@@ -90,18 +89,14 @@ def status(target: str, base: str | None = None) -> tuple[dict[str, Any], bool]:
         NotMinifo, StateError: as for ``opened``.
     """
     storage = storage_of(target)
-    if not _listens(storage):
-        try:
-            overlay = open_at_rest(storage, base)
-        except StorageBusy:
-            pass  # its daemon has no socket: the client says what to do
-        else:
-            try:
-                found = figures(overlay)
-                for name in ("pid", "base_directory", "pending", "names"):  # they say something of a daemon only
-                    del found[name]
-                return found, False
-            finally:
-                overlay.close()
-    with ControlClient(storage) as client:
-        return client.call("Status"), True
+    overlay = _at_rest(storage, base)
+    if overlay is None:
+        with ControlClient(storage) as client:
+            return client.call("Status"), True
+    try:
+        found = figures(overlay)
+    finally:
+        overlay.close()
+    for name in ("pid", "base_directory", "pending", "names"):  # they say something of a daemon only
+        del found[name]
+    return found, False

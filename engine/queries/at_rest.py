@@ -7,6 +7,7 @@ import os
 from ..errors import NotMinifo, StateError
 from ..overlay import Overlay
 from ..recovery import BaseCheck
+from ..store.database import Database
 from ..store.database_file import check_header, open_database
 from ..store.storage import Storage
 
@@ -44,11 +45,16 @@ def last_base(storage: str) -> str:
         store.lock(exclusive=False)
         db = open_database(store.database, read_only=True, copy_out=None if store.is_trusted else store.copy_out)
         try:
-            path = db.value("SELECT value FROM overlay WHERE key = 'base'")
+            return recorded_base(db)
         finally:
             db.close()
     finally:
         store.close()
+
+
+def recorded_base(db: Database) -> str:
+    """Return the path of the base at the last mount, as an overlay's database has it."""
+    path = db.value("SELECT value FROM overlay WHERE key = 'base'")
     return os.fsdecode(path) if isinstance(path, bytes) else str(path)
 
 

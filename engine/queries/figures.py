@@ -7,6 +7,7 @@ from typing import Any
 
 from ..free_space import RESERVE
 from ..overlay import Overlay
+from .at_rest import recorded_base
 
 _LISTS = ("created", "deleted", "modified", "renamed")
 _CONTENT = (
@@ -24,7 +25,6 @@ def figures(overlay: Overlay) -> dict[str, Any]:
     """
     storage = overlay.storage
     space = overlay.space
-    base = overlay.db.value("SELECT value FROM overlay WHERE key = 'base'")
     return {
         "pid": os.getpid(),
         "uuid": overlay.uuid,
@@ -41,7 +41,7 @@ def figures(overlay: Overlay) -> dict[str, Any]:
             "limit": space.max_size,
             "free": space.free(),
         },
-        "base": os.fsdecode(base) if isinstance(base, bytes) else base,
+        "base": recorded_base(overlay.db),
         "pending": overlay.commits.is_needed,
         "names": len(overlay.inodes),
         "orphans": overlay.db.value("SELECT count(*) FROM orphan"),
