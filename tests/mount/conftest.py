@@ -20,22 +20,25 @@ _LIMIT = 300.0  # seconds for one test, ten times what the slowest takes; a daem
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give every test here its time limit, and announce what the engine says of a killed daemon's storage.
+    """Give every test here a time limit, and announce what the engine says of a killed daemon's storage.
 
-    A test may open that storage in its own process, to check it.
+    A test may open that storage in its own process, to check it.  A test that has a time limit of its own keeps it.
     """
     for item in items:
         if item.path.is_relative_to(_HERE):
-            item.add_marker(pytest.mark.timeout(_LIMIT))
+            if item.get_closest_marker("timeout") is None:
+                item.add_marker(pytest.mark.timeout(_LIMIT))
             item.add_marker(pytest.mark.logs(*_AFTER_A_KILL, always=False))
 
 
 @pytest.fixture
-def sandbox(fuse_required: None) -> Iterator[MountSandbox]:
-    """A place to mount things in, cleared afterwards."""
+def sandbox(fuse_required: None, request: pytest.FixtureRequest) -> Iterator[MountSandbox]:
+    """A place to mount things in, cleared afterwards; its daemons are killed 20 seconds before the test's limit."""
     made = MountSandbox()
+    limit = request.node.get_closest_marker("timeout")
+    assert limit is not None
     try:
-        with watchdog(made, _LIMIT - 20):
+        with watchdog(made, limit.args[0] - 20):
             yield made
     finally:
         made.close()
