@@ -214,28 +214,35 @@ class Effects:
 
     def make_directories(self, path: str) -> None:
         """Make a directory, and those above it that do not exist, durably."""
-        if not os.path.isdir(path):
-            above = os.path.dirname(os.path.abspath(path))
-            self.make_directories(above)
-            self.mkdir(path)
-            self.sync(above)
+        missing = []
+        while not os.path.isdir(path):
+            missing.append(path)
+            path = os.path.dirname(os.path.abspath(path))
+        for below in reversed(missing):
+            self.mkdir(below)
+            self.sync(os.path.dirname(os.path.abspath(below)))
 
     def remove_tree(self, path: Path) -> None:
-        """Remove a directory and everything in it."""
-        top = os.fsencode(path)
-        fd = self._open(top, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            with os.scandir(fd) as entries:
-                found = [(os.fsencode(entry.name), entry.is_dir(follow_symlinks=False)) for entry in entries]
-        finally:
-            os.close(fd)
-        for name, is_directory in found:
-            below = top + b"/" + name
-            if is_directory:
-                self.remove_tree(below)
-            else:
-                self.unlink(below)
-        self.rmdir(top)
+        """Remove a directory and everything in it, at any depth."""
+        waiting = [(os.fsencode(path), False)]
+        while waiting:
+            top, is_empty = waiting.pop()
+            if is_empty:
+                self.rmdir(top)
+                continue
+            waiting.append((top, True))
+            fd = self._open(top, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                with os.scandir(fd) as entries:
+                    found = [(os.fsencode(entry.name), entry.is_dir(follow_symlinks=False)) for entry in entries]
+            finally:
+                os.close(fd)
+            for name, is_directory in found:
+                below = top + b"/" + name
+                if is_directory:
+                    waiting.append((below, False))
+                else:
+                    self.unlink(below)
 
 
 class DiskAccess(NamedTuple):

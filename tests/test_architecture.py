@@ -56,6 +56,13 @@ ROOMS = {
         "fleet": {"", "schema", "meta"},
     },
 }
+#: Functions that call themselves, each with the bound of its depth.
+RECURSIVE = {
+    "engine/fsck/raw_file.py:read",  # once: page by page
+    "engine/fsck/session.py:repair",  # once: without the problem that was asked first
+    "engine/store/backup_format.py:pack",  # halves the rows
+    "tools/trust.py:_way_to",  # 40 symbolic links
+}
 #: How an open overlay is called outside the engine, as a variable or an attribute.
 OVERLAY_NAMES = {"overlay", "_overlay", "ov", "_ov"}
 #: What may be asked of one beside its methods and properties: plain attributes.
@@ -208,6 +215,35 @@ def test_only_the_engine_changes_rows() -> None:
     """Statements that change rows are written in the engine, beside the caches that must follow."""
     wrong = [found for found in ALL_IMPORTS if found.module in STATEMENTS and package_of(found.path) != "engine"]
     assert not wrong, broken(wrong)
+
+
+def calls_of_itself(source: bytes) -> Iterator[str]:
+    """Yield the name of each function in *source* that calls itself, as itself or as a method of its own object."""
+    tree = ast.parse(source)
+    methods = {id(method) for node in ast.walk(tree) if isinstance(node, ast.ClassDef) for method in node.body}
+    for function in ast.walk(tree):
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+            is_method = id(function) in methods
+            itself = {f"self.{function.name}", f"cls.{function.name}"} if is_method else {function.name}
+            called = (ast.unparse(node.func) for node in ast.walk(function) if isinstance(node, ast.Call))
+            yield from itself.intersection(called) and [function.name]
+
+
+def test_recursion_is_bounded() -> None:
+    """A storage can name paths of thousands of directories; Python allows a thousand calls within each other."""
+    found = {f"{path.relative_to(ROOT)}:{name}" for path in FILES for name in calls_of_itself(path.read_bytes())}
+    assert found == RECURSIVE
+
+
+def test_recursion_is_seen() -> None:
+    """The test above sees functions and methods that call themselves; a method may call a function of its name."""
+    source = b"""
+def walk(): walk()
+class Tree:
+    def walk(self): walk()
+    def grow(self): self.grow()
+"""
+    assert sorted(calls_of_itself(source)) == ["grow", "walk"]
 
 
 def test_packages_are_imported_as_minifo() -> None:

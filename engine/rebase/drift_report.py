@@ -389,15 +389,35 @@ class _Report:
     def _is_at_origin(self, path: bytes) -> bool:
         """Return True if no whiteout hides a base path, nor a directory above it that was not renamed."""
         directory, name = split(path)
-        known = self._directories.get(directory)
+        ino, is_reached = self._directory(directory)
+        return is_reached and self._shows(ino, name)
+
+    def _directory(self, path: bytes) -> tuple[int | None, bool]:
+        """Return the inode number of a base directory, if it has one in ``origin``, and whether it is at its origin.
+
+        Goes down from the nearest directory above it that is known: a path may have more directories than Python
+        allows calls within each other.
+        """
+        unknown = []
+        while (known := self._directories.get(path)) is None and path != b"/" and path not in self._renamed:
+            unknown.append(path)
+            path = split(path)[0]
         if known is None:
-            if len(self._directories) >= _PIECE:
-                self._directories.clear()
-            ino = self._db.value("SELECT ino FROM origin WHERE path = ?", (directory,))
-            is_reached = directory == b"/" or directory in self._renamed or self._is_at_origin(directory)
-            known = self._directories[directory] = ino, is_reached
-        ino, is_reached = known
-        return is_reached and (ino is None or self._db.value(IS_HIDDEN, (ino, name)) is None)
+            known = self._remember(path, True)
+        for below in reversed(unknown):
+            ino, is_reached = known
+            known = self._remember(below, is_reached and self._shows(ino, split(below)[1]))
+        return known
+
+    def _remember(self, directory: bytes, is_reached: bool) -> tuple[int | None, bool]:
+        if len(self._directories) >= _PIECE:
+            self._directories.clear()
+        ino = self._db.value("SELECT ino FROM origin WHERE path = ?", (directory,))
+        self._directories[directory] = ino, is_reached
+        return ino, is_reached
+
+    def _shows(self, directory: int | None, name: bytes) -> bool:
+        return directory is None or self._db.value(IS_HIDDEN, (directory, name)) is None
 
     @cached_property
     def _renamed(self) -> dict[bytes, tuple[int, bytes]]:

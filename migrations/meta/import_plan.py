@@ -127,15 +127,18 @@ class ImportPlan:
 
         This is its own path if it shows there, else the first place that it was moved to.
         """
-        if path in self._homes:
-            return self._homes[path]
-        parent, name = split(path)
-        at = self.home(parent)
-        if at is not None and self._shows_own(at, name, path):
-            found: bytes | None = join(at, name)
-        else:
-            found = self._moved_to.get(path, [None])[0]
-        self._homes[path] = found
+        unknown = []
+        while path not in self._homes:
+            unknown.append(path)
+            path = split(path)[0]
+        found = self._homes[path]
+        for below in reversed(unknown):  # a path may have more directories than Python allows calls within each other
+            name = split(below)[1]
+            if found is not None and self._shows_own(found, name, below):
+                found = join(found, name)
+            else:
+                found = self._moved_to.get(below, [None])[0]
+            self._homes[below] = found
         return found
 
     def _shows_own(self, at: bytes, name: bytes, path: bytes) -> bool:

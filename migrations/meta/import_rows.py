@@ -103,16 +103,20 @@ class ImportRun:
 
     def _ino(self, place: bytes) -> Ino:
         """Return the inode number of the object that an earlier step has put at a place."""
-        ino = self._inos.get(place)
-        if ino is None:
+        unknown = []
+        while place not in self._inos:
             directory, name = split(place)
-            attr = self._ov.lookup(self._ino(directory), name)
+            unknown.append((place, name))
+            place = directory
+        ino = self._inos[place]
+        for below, name in reversed(unknown):
+            attr = self._ov.lookup(ino, name)
             if attr is None:
                 raise StateError(
-                    f"the unfinished import in {self._ov.storage_path} lacks {os.fsdecode(place)!r}",
+                    f"the unfinished import in {self._ov.storage_path} lacks {os.fsdecode(below)!r}",
                     f"delete it (rm -r {self._ov.storage_path}), then import again",
                 )
-            ino = self._inos[place] = Ino(attr.ino)
+            ino = self._inos[below] = Ino(attr.ino)
         return ino
 
     def _adopt(self, path: bytes, parent: Ino) -> Attr:

@@ -19,6 +19,8 @@ from tests.hostile.storage_edits import EDITS, Edit
 
 STORAGES = int(os.environ.get("MINIFO_HOSTILE", "0")) or settings.default.max_examples * 5  # type: ignore[union-attr]
 
+pytestmark = pytest.mark.timeout(300 + 3 * STORAGES)
+
 
 @pytest.fixture(scope="module")
 def attacked(fuse_required: None) -> Iterator[AttackedStorages]:

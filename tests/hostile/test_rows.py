@@ -37,6 +37,14 @@ def test_paths(hostile: HostileStorage, door: str, path: str) -> None:
     hostile.assert_unharmed()
 
 
+def test_a_rebase_of_a_path_deeper_than_python_recurses(hostile: HostileStorage) -> None:
+    """A row may name thousands of directories."""
+    deep = (b"/d" * 1900 + b"/x").hex()
+    hostile.sql(f"UPDATE origin SET path = x'{deep}' WHERE path = CAST('/changed' AS BLOB)")
+    hostile.run("minifo", "rebase", str(hostile.storage), "--base", str(hostile.base))  # sees that nothing is traced
+    hostile.assert_unharmed()
+
+
 @pytest.mark.parametrize("door", DOORS)
 def test_a_symlink_that_holds_names(hostile: HostileStorage, door: str) -> None:
     """What rows put below a symlink of theirs is not made where that leads."""
