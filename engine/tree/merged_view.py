@@ -32,6 +32,7 @@ from ..store.base_view import BaseView, join
 from ..store.database import Database
 from ..store.list_statements import IS_HIDDEN
 from .content import Content
+from .gone_objects import MADE, GoneObjects, deleted_names
 from .inode_rows import AnyAttr, BaseAttr, Row, base_attr
 from .inodes import Inodes
 from .nodes import Node
@@ -61,9 +62,6 @@ _LOOKUP_MANY = (
     f" UNION ALL SELECT name, ino, 2 FROM renamed WHERE parent = ?1 AND name IN ({_NAMES})"
     f" UNION ALL SELECT name, ino, 1 FROM created WHERE parent = ?1 AND name IN ({_NAMES})"
 )
-
-
-_MADE = "SELECT name, ino FROM created WHERE parent = ?1 UNION ALL SELECT name, ino FROM renamed WHERE parent = ?1"
 
 
 def _hash_cookie(name: bytes) -> int:
@@ -118,7 +116,7 @@ class MergedView:
         self._listings: OrderedDict[Ino, list[tuple[int, bytes]]] = OrderedDict()
         self._listed_names = 0  # in all of _listings
         self._missing: tuple[Ino, bytes] | None = None  # the directory and the name of the last lookup without result
-        self._shown_gone: set[Ino] = set()  # gone objects that show; they do as long as the overlay is open
+        self._gone = GoneObjects(db, base, inodes)
 
     # -- one name
 
@@ -191,7 +189,7 @@ class MergedView:
                 return self._at_origin(directory, name, Ino(ino))
             node = self._inodes.node_in(number_of(ino), directory)
             attr = self._inodes.attributes(node)
-            if node.ino not in self._inodes.drift.gone or self._gone_shows(node):
+            if node.ino not in self._inodes.drift.gone or self._gone.shows(node.ino, node.path):
                 return ("created" if table == _CREATED else "renamed"), node, attr, None
             return self._covered(directory, name)
         child = self._inodes.base_child(directory, name)
@@ -221,12 +219,10 @@ class MergedView:
         inodes, drift = self._inodes, self._inodes.drift
         location = directory.path, name
         st = self._base.find(join(directory.path, name))
-        row = inodes.row(ino, st)
-        if row is None and (st is None or not stat.S_ISDIR(st.st_mode)):
-            drift.gone.add(ino)  # it was a directory: nothing else is in origin without a row in inode
+        row = self._gone.row_at_origin(ino, st)
         if ino in drift.gone:
             node = inodes.add_node(ino, location, directory.ino, row is None or stat.S_ISDIR(row.mode), True)
-            if self._gone_shows(node):
+            if self._gone.shows(ino, node.path):
                 return "base", node, inodes.attributes(node), None
             inodes.drop_node(ino)
             if st is None:
@@ -239,15 +235,6 @@ class MergedView:
         if row is None:
             return "base", node, base_attr(st, ino), None
         return "base", node, row, (st.st_size, st.st_blocks)
-
-    def _gone_shows(self, node: Node) -> bool:
-        """Return True if the overlay holds enough of an object that is gone from the base to show it."""
-        if node.ino not in self._shown_gone:
-            row = self._inodes.row(node.ino)
-            if not self._inodes.drift.shows_alone(row) and not (node.is_dir and self._listing(node)):
-                return False
-            self._shown_gone.add(node.ino)
-        return True
 
     def _at_base(self, directory: Node, path: bytes, name: bytes, st: os.stat_result, ino: Ino) -> _Found:
         """Return a base object whose path is not in ``origin``.
@@ -278,15 +265,15 @@ class MergedView:
         names = self._base.names(base) if base is not None else []
         if not directory.state:
             return names
-        hidden = {name for (name,) in self._db.rows("SELECT name FROM deleted WHERE parent = ?", (directory.ino,))}
+        hidden = deleted_names(self._db, directory.ino)
         gone = self._gone_names(directory, names, hidden)
         if hidden:
             names = [name for name in names if name not in hidden]
-        made = named(self._db.rows(_MADE, (directory.ino,)))
+        made = named(self._db.rows(MADE, (directory.ino,)))
         if made or gone:
             self._inodes.prefetch([ino for _, ino in made if not self._inodes.numbers.is_created(ino)])
             # a replaced base may have brought a name that is also in created or renamed: list it once
-            shown = dict.fromkeys(name for name, ino in made if self._overlay_name_shows(ino, directory))
+            shown = dict.fromkeys(name for name, ino in made if self._overlay_name_shows(ino))
             names = list(dict.fromkeys(names) | dict.fromkeys(gone) | shown)
         return names
 
@@ -322,18 +309,17 @@ class MergedView:
         except FsError:
             return True  # its row is damaged: list it, so that using it reports the error
 
-    def _overlay_name_shows(self, ino: Ino, directory: Node) -> bool:
+    def _overlay_name_shows(self, ino: Ino) -> bool:
         """Return False if the object of an overlay name is gone from the base and the overlay holds too little of it.
 
         Args:
             ino: the object.
-            directory: the directory that the name is in.
         """
         if self._inodes.numbers.is_created(ino):
             return True
         try:
             self._inodes.row(ino)  # fills drift.gone
-            return ino not in self._inodes.drift.gone or self._gone_shows(self._inodes.node_in(ino, directory))
+            return ino not in self._inodes.drift.gone or self._gone.shows(ino, self._inodes.path(ino))
         except FsError:
             return True  # its row is damaged: list it, so that using it reports the error
 
