@@ -30,6 +30,7 @@ from .store.database_file import check_header, open_database
 from .store.invariants import Violation, check
 from .store.object_paths import object_name
 from .store.redo_log import RedoLog
+from .store.redo_records import Encode
 from .store.storage import Storage
 from .tree.ancestors import Ancestors
 from .tree.attributes import Attributes
@@ -120,6 +121,7 @@ class OpenOverlay:
         keep_origin: int = 0,
         base_check: BaseCheck = BaseCheck.WARN,
         clock: Callable[[], int] | None = None,
+        encode: Encode | None = None,
     ) -> Self:
         """Open an overlay; make an empty one if the storage directory is empty.
 
@@ -138,6 +140,7 @@ class OpenOverlay:
             keep_origin: keep the base's version of a file that is changed, for merges, if it has at most so many bytes.
             base_check: how to handle a base that is not the one of the last mount.
             clock: returns the kernel's time in ns; None for the system's coarse clock (tree/clock.py).
+            encode: encodes operations for the redo log; None for Python's own function (store/redo_records.py).
 
         Raises:
             StateError: base or storage cannot be used; nothing was changed on disk.
@@ -170,7 +173,9 @@ class OpenOverlay:
             )
             recovery = Recovery(overlay.inodes, db, view, store, overlay.objects, overlay.commits)
             recovery.check_base(os.path.realpath(base), base_check)
-            redo = RedoLog(redo_directory, overlay.uuid, store.database) if redo_directory is not None else None
+            redo: RedoLog | None = None
+            if redo_directory is not None:
+                redo = RedoLog(redo_directory, overlay.uuid, store.database, encode)
             if read_only:
                 recovery.warn_of_redo(redo)
             else:

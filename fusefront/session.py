@@ -73,7 +73,7 @@ def run(options: MountOptions, mountpoint: str, *, ready: Callable[[], None]) ->
     pyfuse3.trio = EagerTrio(extension)  # type: ignore[attr-defined]
 
     descriptor_limits.raise_limit()
-    overlay = _open(options, extension.kernel_time if extension is not None else None)
+    overlay = _open(options, extension)
     # a signal between the mount and the event loop, which handles it, would leave a dead mount
     signal.pthread_sigmask(signal.SIG_BLOCK, signals.ending_signals())
     source = format_source(options.base, options.storage)
@@ -166,12 +166,13 @@ def _tune_memory() -> None:
         mallopt(_M_TRIM_THRESHOLD, _KEPT_MEMORY)
 
 
-def _open(options: MountOptions, clock: Callable[[], int] | None) -> Overlay:
+def _open(options: MountOptions, extension: ModuleType | None) -> Overlay:
     """Return the open overlay; if an ending daemon still holds the storage, wait for its last commit.
 
     Args:
         options: of the mount, with true paths.
-        clock: returns the kernel's time in ns; None without the extension, which reads it.
+        extension: reads the kernel's clock, and encodes operations for the redo log; the engine's own functions do that
+            if it is None.
 
     Raises:
         StateError: the overlay cannot be opened, or another process holds the storage.
@@ -196,7 +197,8 @@ def _open(options: MountOptions, clock: Callable[[], int] | None) -> Overlay:
                 keep_origin=options.keep_origin,
                 storage_io=partial(Storage, untrusted=options.untrusted),
                 max_size=options.max_size,
-                clock=clock,
+                clock=extension.kernel_time if extension is not None else None,
+                encode=extension.encode_operation if extension is not None else None,
             )
         except StorageBusy:
             overlays = [mount_table.overlay_of(entry) for entry in mount_table.minifo_mounts()]

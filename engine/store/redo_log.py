@@ -33,11 +33,13 @@ from .redo_records import (
     OPERATION,
     SEALED,
     BadRecord,
+    Encode,
     Header,
     Note,
     Operation,
+    encode_operation,
+    frame,
     pack_failed,
-    pack_operation,
     pack_sealed,
     parse_operation,
     parse_token,
@@ -121,12 +123,13 @@ class RedoLog:
         directory: the directory that the log is in, on tmpfs.
         uuid: the storage's identity.
         database: path of the database; its device and inode number tell a copied storage from the original.
+        encode: encodes an operation; None for ``encode_operation`` (store/redo_records.py).
 
     Raises:
         Corrupt: *uuid* is not a UUID; as it came from the storage, it must not become part of a path.
     """
 
-    def __init__(self, directory: str, uuid: object, database: str) -> None:
+    def __init__(self, directory: str, uuid: object, database: str, encode: Encode | None = None) -> None:
         try:
             identity = uuids.UUID(str(uuid))
         except ValueError as error:
@@ -136,6 +139,7 @@ class RedoLog:
         self.path = os.path.join(directory, f"{identity}-{st.st_dev:x}-{st.st_ino:x}.redo")
         self._found = self.path  # path of the existing log, see find()
         self._identity = (identity.bytes, _boot_id(), st.st_dev, st.st_ino)
+        self._encode = encode or encode_operation
         self._lock = threading.RLock()  # any thread may note a failure
         self._fd: int | None = None
         self._marks: dict[int, int] = {}  # commit token -> offset in bytes of the first record after that commit
@@ -176,7 +180,7 @@ class RedoLog:
             OSError: ENOSPC if tmpfs is full, EFBIG for an operation of more than FRAME_MAX bytes; the log is unchanged.
         """
         try:
-            self._write(pack_operation(statements, next_ino, next_object, notes))
+            self._write(frame(self._encode(statements, next_ino, next_object, notes)))
         except OverflowError as error:
             raise OSError(errno.EFBIG, str(error), self.path) from error
 

@@ -47,6 +47,7 @@
 #include "names.h"
 #include "spin.h"
 #include "protocol.h"
+#include "redo_record.h"
 #include "reply_cache.h"
 #include "ranges.h"
 #include "shared_rules.h"
@@ -463,7 +464,7 @@ PyMODINIT_FUNC PyInit__hook(void)
 	}
 	PyObject *module = PyModule_Create(&definition);
 	PyMethodDef *const parts[] = {reply_cache_methods, names_methods, callback_methods,    ranges_methods,
-				      spin_methods,        clock_methods, shared_rules_methods};
+				      spin_methods,        clock_methods, shared_rules_methods, redo_record_methods};
 	for (size_t part = 0; module != NULL && part < sizeof parts / sizeof *parts; part++)
 		if (PyModule_AddFunctions(module, parts[part]) < 0)
 			Py_CLEAR(module);

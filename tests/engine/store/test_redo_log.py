@@ -17,7 +17,15 @@ from minifo.engine.errors import Corrupt
 from minifo.engine.store.database import Params
 from minifo.engine.store.database_file import open_database
 from minifo.engine.store.redo_log import RedoLog
-from minifo.engine.store.redo_records import FRAME, HEADER, BadRecord, Header, frame, pack_operation, parse_operation
+from minifo.engine.store.redo_records import (
+    HEADER,
+    BadRecord,
+    Header,
+    Operation,
+    encode_operation,
+    frame,
+    parse_operation,
+)
 from minifo.engine.store.statements import NUMBERS, statement
 from tests.shared.overlay_sandbox import OverlaySandbox
 
@@ -29,7 +37,7 @@ _VALUES = st.one_of(
     st.binary(max_size=3000),
     st.text(st.characters(exclude_categories=["Cs"]), max_size=50),
 )
-_STATEMENTS = st.lists(
+STATEMENTS = st.lists(
     # a statement has as many values each time: here the number says how many
     st.integers(0, 2**32 - 1).flatmap(
         lambda number: st.tuples(
@@ -38,28 +46,32 @@ _STATEMENTS = st.lists(
     ),
     max_size=6,
 )
-_NUMBER = st.integers(-(2**63), 2**63 - 1)
+NUMBERS_64 = st.integers(-(2**63), 2**63 - 1)
 
 
-@given(_STATEMENTS, _NUMBER, _NUMBER, st.lists(st.tuples(_NUMBER, _NUMBER), max_size=5))
-def test_records_read_back_what_was_packed(
-    statements: list[tuple[int, Params]], next_ino: int, next_object: int, notes: list[tuple[int, int]]
-) -> None:
+#: The arguments of ``encode_operation``.
+OPERATIONS = st.builds(
+    Operation, STATEMENTS, NUMBERS_64, NUMBERS_64, st.lists(st.tuples(NUMBERS_64, NUMBERS_64), max_size=5)
+)
+
+
+@given(OPERATIONS)
+def test_records_read_back_what_was_encoded(operation: Operation) -> None:
     """Every value is read back unchanged, with the same type."""
-    body = pack_operation(statements, next_ino, next_object, notes)[FRAME.size :]
+    body = encode_operation(*operation)
     found = parse_operation(body)
-    assert found == (statements, next_ino, next_object, notes)
+    assert found == operation
     assert [[type(value) for value in params] for _, params in found.statements] == [
-        [type(value) for value in params] for _, params in statements
+        [type(value) for value in params] for _, params in operation.statements
     ]
 
 
-@given(_STATEMENTS, st.randoms(use_true_random=False), st.integers(1, 20))
+@given(STATEMENTS, st.randoms(use_true_random=False), st.integers(1, 20))
 def test_damaged_records_are_refused_or_read(
     statements: list[tuple[int, Params]], chance: random.Random, times: int
 ) -> None:
     """A record with changed bytes is parsed or raises BadRecord, and takes no more memory than its length."""
-    body = bytearray(pack_operation(statements, 1, 2, [(3, 4)])[FRAME.size :])
+    body = bytearray(encode_operation(statements, 1, 2, [(3, 4)]))
     for _ in range(times):
         body[chance.randrange(len(body))] = chance.choice((0, 1, 127, 128, 255, chance.randrange(256)))
     try:
@@ -370,7 +382,7 @@ def test_unknown_statements_are_not_executed(killed: Killed) -> None:
         (known, (1, None, 1), "does not fit"),
         (known, (1, "text", b"\xff"), "does not fit"),
     ):
-        log.write_bytes(header + pack_operation([(number, params)], 1, 1, []))
+        log.write_bytes(header + frame(encode_operation([(number, params)], 1, 1, [])))
         killed.refuses(why)
 
 
