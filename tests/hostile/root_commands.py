@@ -138,8 +138,13 @@ class AttackedStorages:
 
     # -- running
 
-    def run(self, edits: tuple[Edit, ...], model: str) -> None:
+    def run(self, edits: tuple[Edit, ...], model: str, records: bytes = b"") -> None:
         """Spoil a copy of a model, and send a child through every door.
+
+        Args:
+            edits: what is done to the copy.
+            model: which storage is copied.
+            records: what follows in the redo log of a killed daemon.
 
         Raises:
             Harm: with the door, and what happened.
@@ -154,7 +159,7 @@ class AttackedStorages:
             code = 1
             with contextlib.suppress(BaseException):
                 os.setsid()
-                code = Child(self, paths, into).go(edits, model)
+                code = Child(self, paths, into).go(edits, model, records)
             os._exit(code)
         os.close(into)
         try:
@@ -215,7 +220,8 @@ class Child:
         self._said = os.path.join(paths, "said")
         self._count = 0
 
-    def go(self, edits: tuple[Edit, ...], model: str) -> int:
+    def go(self, edits: tuple[Edit, ...], model: str, records: bytes) -> int:
+        self._records = records
         spoilt = os.path.join(self._room, "sto")
         self._model = os.path.join(self._world.models, model)
         shutil.copytree(self._model, spoilt)
@@ -349,7 +355,7 @@ class Child:
         data = header._replace(dev=st.st_dev, ino=st.st_ino).pack() + data[HEADER.size :]
         try:
             with open(path, "wb") as file:
-                file.write(data)
+                file.write(data + self._records)
             self._use(sto, redo=directory)
         finally:
             for name in os.listdir(directory):
@@ -434,7 +440,7 @@ class _Visitor:
         while waiting and len(self._found) < 400:
             directory = waiting.pop()
             entries = _quietly(lambda d=directory: list(ov.readdir(d)))
-            for entry in entries or []:  # type: ignore[attr-defined]
+            for entry in (entries or [])[:2000]:  # type: ignore[index]
                 assert 0 < len(entry.name) <= 255, entry
                 assert b"/" not in entry.name, entry
                 if entry.name in (b".", b".."):

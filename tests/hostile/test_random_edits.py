@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.hostile.redo_edits import RECORDS
 from tests.hostile.root_commands import AttackedStorages
 from tests.hostile.storage_edits import EDITS, Edit
 
@@ -34,11 +35,11 @@ _COUNT = {"storages": 0, "seconds": 0.0}
 
 
 @settings(max_examples=STORAGES, suppress_health_check=list(HealthCheck))
-@given(edits=EDITS, model=st.sampled_from(("closed", "closed", "killed")))
-def test_no_door_leads_out(attacked: AttackedStorages, edits: tuple[Edit, ...], model: str) -> None:
+@given(edits=EDITS, model=st.sampled_from(("closed", "closed", "killed")), records=RECORDS)
+def test_no_door_leads_out(attacked: AttackedStorages, edits: tuple[Edit, ...], model: str, records: bytes) -> None:
     """Whatever was edited: nothing outside changed or read, no traceback, an end in time, memory within bounds."""
     start = time.monotonic()
-    attacked.run(edits, model)
+    attacked.run(edits, model, records)
     _COUNT["storages"] += 1
     _COUNT["seconds"] += time.monotonic() - start
 
