@@ -125,3 +125,8 @@ class CommitPostponed(StateError):
 
 class UsageError(StateError):
     """The arguments are wrong or incomplete; nothing was done."""
+
+
+def errno_of(error: StateError) -> int:
+    """Return the errno for a system call that waits for a commit which failed with *error*."""
+    return error.code if isinstance(error, CommitPostponed) else errno.EIO

@@ -23,8 +23,8 @@ def command(paths: tuple[str, ...]) -> int:
     does not ask the daemon of an overlay to commit: it returns when file contents are written back to the daemon, and
     a power cut may still lose names.
     """
+    from ..fusefront.control.sync import sync_overlay
     from ..fusefront.mount.mount_table import minifo_mounts
-    from ..fusefront.mount.sync import sync_overlay
 
     code = 0
     for path in paths or dict.fromkeys(entry.mountpoint for entry in minifo_mounts()):

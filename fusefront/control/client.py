@@ -16,18 +16,33 @@ NAME = "control"  # of the socket, in the storage directory
 _INTERFACE = "org.minifo.Overlay"
 
 
+class Refused(StateError):
+    """The daemon's answer is an error.
+
+    Args:
+        message, hint: as for StateError.
+        name: the error, without its interface.
+        parameters: what the interface says about it.
+    """
+
+    def __init__(self, message: str, hint: str, name: str, parameters: dict[str, Any]) -> None:
+        super().__init__(message, hint)
+        self.name = name
+        self.parameters = parameters
+
+
 class ControlClient:
     """A connection to the daemon of a mount.
 
     Args:
         storage: the storage directory.
-        timeout: seconds that one answer may take.
+        timeout: seconds that one answer may take; None for any time.
 
     Raises:
         StateError: nothing listens there.
     """
 
-    def __init__(self, storage: str, timeout: float = 30.0) -> None:
+    def __init__(self, storage: str, timeout: float | None = 30.0) -> None:
         self._storage = storage
         self._timeout = timeout
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -50,7 +65,8 @@ class ControlClient:
         """Return the answer to a method of org.minifo.Overlay.
 
         Raises:
-            StateError: the daemon does not answer in time, does not know the method, or says that it failed.
+            Refused: the daemon does not know the method, or says that it failed.
+            StateError: the daemon does not answer, or not in time.
         """
         try:
             self._socket.sendall(encode({"method": f"{_INTERFACE}.{method}", "parameters": parameters}))
@@ -65,8 +81,10 @@ class ControlClient:
                 f"the daemon of storage {self._storage} gave no answer ({error})", "is it still mounted?"
             ) from error
         if "error" in reply:
-            said = reply.get("parameters", {}).get("reason") or reply["error"].rpartition(".")[2]
-            raise StateError(f"the daemon of storage {self._storage} cannot do that ({said})", "see the system log")
+            name, parameters = reply["error"].rpartition(".")[2], reply.get("parameters") or {}
+            said = parameters.get("reason") or name
+            message = f"the daemon of storage {self._storage} cannot do that ({said})"
+            raise Refused(message, "see the system log", name, parameters)
         found = reply.get("parameters")
         return found if isinstance(found, dict) else {}
 

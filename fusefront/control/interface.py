@@ -10,6 +10,7 @@ from importlib import resources
 from typing import Any
 
 from ...engine import VERSION, Overlay, StateError
+from ...engine.errors import errno_of
 from ...engine.queries.figures import figures
 from ..extension import loader
 from ..serve.committer import Committer
@@ -48,7 +49,7 @@ def service(mounted: Mounted) -> Service:
         try:
             await mounted.committer.commit_all()
         except StateError as error:
-            raise VarlinkError(INTERFACE + ".CommitFailed", reason=str(error)) from error
+            raise VarlinkError(INTERFACE + ".CommitFailed", reason=str(error), errno=errno_of(error)) from error
         return {}
 
     found.methods[INTERFACE + ".Status"] = status

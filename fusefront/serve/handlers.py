@@ -20,7 +20,7 @@ from typing import Any, Literal
 import pyfuse3
 
 from ...engine import Attr, DirEntry, Ino, Overlay, Process, RenameFlags, SetAttr, StateError
-from ...engine.errors import FULL, CommitPostponed
+from ...engine.errors import FULL, errno_of
 from ...engine.model import ACL_ACCESS, FIRST_COOKIE
 from .base_reader import BaseReader
 from .reply_cache import ReplyCache
@@ -41,7 +41,7 @@ def errno_for(error: Exception, what: str) -> int:
         return error.errno or errno.EIO
     if isinstance(error, StateError):
         log.error("%s", error)
-        return error.code if isinstance(error, CommitPostponed) else errno.EIO
+        return errno_of(error)
     log.error("request %s failed", what, exc_info=error)
     return errno.EIO
 

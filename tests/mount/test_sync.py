@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import socket
+import threading
 from pathlib import Path
 
 import pytest
@@ -21,12 +23,14 @@ def committed(sandbox: MountSandbox, overlay: OverlayMount) -> Path:
     return copy.mnt
 
 
-@pytest.mark.parametrize("options", [(), ("plain",)])
+@pytest.mark.parametrize(("options", "asked"), [((), True), (("plain",), True), ((), False)])
 @pytest.mark.parametrize("place", [".", "directory", "directory/file", None])
-def test_everything_is_durable(sandbox: MountSandbox, options: tuple[str, ...], place: str | None) -> None:
+def test_everything_is_durable(sandbox: MountSandbox, options: tuple[str, ...], asked: bool, place: str | None) -> None:
     """Names and bytes are, also those of a file that is open, by any path in the overlay or by none."""
     overlay = sandbox.overlay(*options, "commit=600")
     overlay.mount()
+    if not asked:
+        (overlay.sto / "control").unlink()
     (overlay.mnt / "directory").mkdir()
     with open(overlay.mnt / "directory/file", "wb") as file:
         file.write(b"bytes " * 100_000)
@@ -37,12 +41,18 @@ def test_everything_is_durable(sandbox: MountSandbox, options: tuple[str, ...], 
         assert os.listdir(copy) == ["directory"]
 
 
-def test_failures(sandbox: MountSandbox) -> None:
-    """A storage that failed, a daemon that is gone, and what is no overlay are told by one line each, and by 2."""
+@pytest.mark.parametrize("asked", [True, False])
+def test_failures(sandbox: MountSandbox, asked: bool) -> None:
+    """A storage that failed, a daemon that is gone, and what is no overlay are told by one line each, and by 2.
+
+    The lines are the same where the daemon is asked at its control socket, and where there is none.
+    """
     device = Device(sandbox, "ext4", 100)
     failing, dead = sandbox.overlay("commit=600", sto=device.directory("sto")), sandbox.overlay()
     for overlay in (failing, dead):
         overlay.mount()
+        if not asked:
+            (overlay.sto / "control").unlink()
     dead.kill()
     (failing.mnt / "file").touch()
     device.cut(log=True)
@@ -55,3 +65,30 @@ def test_failures(sandbox: MountSandbox) -> None:
         f"minifo: {sandbox.home} is not on a minifo mount",
         f"minifo: {sandbox.home}/missing cannot be reached (No such file or directory)",
     ]
+
+
+def test_the_daemon_is_asked_at_its_socket(sandbox: MountSandbox) -> None:
+    """Its answer decides: one that cannot be understood lets the kernel ask, one that says an errno is passed on."""
+    overlay = sandbox.overlay("commit=600")
+    overlay.mount()
+    answers = [b'{"error": "org.varlink.service.MethodNotFound"}', b'{"parameters": {}}', b"nonsense"]
+    answers.append(b'{"error": "org.minifo.Overlay.CommitFailed", "parameters": {"reason": "full", "errno": 28}}')
+    (overlay.sto / "control").unlink()
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(overlay.sto / "control"))
+        listener.listen()
+
+        def serve() -> None:
+            for answer in answers:
+                with listener.accept()[0] as connection:
+                    assert b"org.minifo.Overlay.Sync" in connection.recv(1000)
+                    connection.sendall(answer + b"\0")
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        for _ in answers[:-1]:
+            minifo("sync", overlay.mnt)
+        done = minifo("sync", overlay.mnt, check=False)
+        thread.join(10)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"minifo: not everything in {overlay.mnt} is durable (No space left on device); ")
