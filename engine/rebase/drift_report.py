@@ -436,25 +436,37 @@ class _Report:
 
     def _shown_path(self, path: bytes) -> bytes:
         """Return the path in the merged tree of a base path: another one if a directory above it was renamed."""
-        below: list[bytes] = []
-        while path != b"/" and self._renamed:
-            renamed = self._renamed.get(path)
-            if renamed is not None:
-                return b"/".join([self._path_of(Name("renamed", *renamed)), *reversed(below)])
-            path, name = split(path)
-            below.append(name)
-        return join(path, b"/".join(reversed(below))) if below else path
+        return self._followed_up(path, [])
 
     def _path_of(self, name: Name) -> bytes:
         """Return the path in the merged tree of a name; ``<inode N>`` stands for a directory without a path."""
-        parts = [name.name]
-        parent = name.parent
-        while parent != ROOT:
-            path = self._db.value("SELECT path FROM origin WHERE ino = ?", (parent,))
-            if path is not None:
-                return b"/".join([self._shown_path(path), *reversed(parts)])
-            if parent not in self._created:
-                return b"/".join([b"<inode %d>" % parent, *reversed(parts)])
-            parent, part = self._created[parent]
-            parts.append(part)
-        return b"/" + b"/".join(reversed(parts))
+        return self._followed_up(name.parent, [name.name])
+
+    def _followed_up(self, at: int | bytes, below: list[bytes]) -> bytes:
+        """Return a path in the merged tree, found from its end up to the root.
+
+        Args:
+            at: a directory: its inode number, or its base path.
+            below: the names from it down, the last one first.
+        """
+        seen: set[int] = set()
+        top = b"/"
+        while at not in (ROOT, b"/"):
+            if isinstance(at, bytes):
+                if not self._renamed:
+                    top = at
+                    break
+                at, name = self._renamed.get(at) or split(at)
+                below.append(name)
+            elif (
+                at not in seen and (path := self._db.value("SELECT path FROM origin WHERE ino = ?", (at,))) is not None
+            ):
+                seen.add(at)
+                at = path
+            elif at not in seen and at in self._created:
+                seen.add(at)
+                at, name = self._created[at]
+                below.append(name)
+            else:  # nothing leads there, or directories are in each other
+                return b"/".join([b"<inode %d>" % at, *reversed(below)])
+        return join(top, b"/".join(reversed(below))) if below else top

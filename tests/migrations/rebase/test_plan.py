@@ -543,3 +543,17 @@ def test_places_are_told_as_they_show(rebase_sandbox: RebaseSandbox) -> None:
     report = rebase_sandbox.rebase("theirs:/new/D")
     assert actions(report) == {"/new/D/e/f": "take"}
     assert rebase_sandbox.read("new/D/e/f") == b"newer"
+
+
+def test_renamed_directories_deep_in_each_other(rebase_sandbox: RebaseSandbox) -> None:
+    """A path may lead through any number of renamed directories."""
+    many = 1050
+    for number in range(many):
+        rebase_sandbox.put(f"{number}/file")
+    rebase_sandbox.set("0/file", mode=0o600)
+    for number in range(many - 1):
+        rebase_sandbox.rename(str(number), f"{number + 1}/in")
+    rebase_sandbox.replace(lambda base: (base / "0/file").write_bytes(b"an update"))
+    report = rebase_sandbox.rebase(apply=False)
+    paths = {decision.entry.base: decision.entry.path for decision in report.decisions}
+    assert paths[b"/0/file"] == b"/%d" % (many - 1) + b"/in" * (many - 1) + b"/file"
