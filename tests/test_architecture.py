@@ -282,6 +282,22 @@ def test_pyproject_names_every_package() -> None:
     assert setuptools["package-dir"] == {f"minifo.{package}": package for package in ARROWS}
 
 
+def test_pyproject_names_every_data_file() -> None:
+    """A wheel has the files that are no Python only where a pattern names them."""
+    patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    compiled = {".c", ".h", ".so", ".pyc"}
+    data = [
+        path for package in ARROWS for path in (ROOT / package).rglob("*.*") if path.suffix not in compiled | {".py"}
+    ]
+    missing = []
+    for path in data:
+        package = ".".join(("minifo", *path.parent.relative_to(ROOT).parts))
+        if not any(path.match(pattern) for pattern in patterns.get(package, ())):
+            missing.append(str(path.relative_to(ROOT)))
+    assert len(data) > 5
+    assert not missing, ", ".join(missing)
+
+
 def test_version_is_said_alike() -> None:
     """A mounted overlay tells its version without asking for the metadata of the installed package."""
     text = (ROOT / "engine" / "__init__.py").read_text()
@@ -315,7 +331,7 @@ def test_tests_carry_the_name_of_their_module(path: Path) -> None:
 def test_architecture_page_describes_every_source_file() -> None:
     """A file of the product is a link in docs/internals/architecture.md, with its duty beside it."""
     page = (ROOT / "docs" / "internals" / "architecture.md").read_text()
-    suffixes = {".py", ".pyi", ".c", ".h", ".sql", ".varlink"}
+    suffixes = {".py", ".pyi", ".c", ".h", ".sql", ".varlink", ".css", ".js"}
     sources = [path for package in ARROWS for path in (ROOT / package).rglob("*") if path.suffix in suffixes]
     names = sorted(str(path.relative_to(ROOT)) for path in sources if path.name != "__init__.py")
     missing = [name for name in names if f"](../../{name})" not in page]

@@ -29,6 +29,7 @@ _COMMANDS = {
     "mount": "mount",
     "overlay": "overlay",
     "rebase": "rebase",
+    "report": "report",
     "state": "state",
     "status": "status",
     "sync": "sync",

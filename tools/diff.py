@@ -16,7 +16,8 @@ from . import _common
 from ._output import json_name, plain
 from ._target import opened
 
-_WORDS = {
+#: What a letter means.
+WORDS = {
     Kind.ADDED: "added",
     Kind.MODIFIED: "modified",
     Kind.DELETED: "deleted",
@@ -107,7 +108,7 @@ def _anchored(pattern: str) -> str:
 
 
 def _line(change: Change, *, name_only: bool, null: bool, as_json: bool) -> bytes:
-    letters = change.kind.value + (change.also.value if change.also is not None else "")
+    letters = change.letters
     renamed = change.kind is Kind.RENAMED and change.old is not None
     if as_json:
         known: dict[str, object] = {"change": letters, "directory": change.is_dir, **json_name("path", change.path)}
@@ -130,5 +131,5 @@ def _print_counts(found: list[Change]) -> None:
     counts = Counter(change.kind for change in found)
     for kind in Kind:
         if counts[kind]:
-            click.echo(f"{kind.value}  {counts[kind]:>9}  {_WORDS[kind]}")
+            click.echo(f"{kind.value}  {counts[kind]:>9}  {WORDS[kind]}")
     click.echo(f"   {len(found):>9}  in all")

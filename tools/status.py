@@ -56,38 +56,48 @@ def attention(found: dict[str, Any]) -> list[str]:
     return wrong
 
 
-def _print(found: dict[str, Any]) -> None:
+def lines(found: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return the figures as labels and texts for people.
+
+    Args:
+        found: what ``--json`` prints; what a daemon alone knows is in it if ``mounted`` is set.
+    """
     usage, lists = found["usage"], found["lists"]
     where = f"mounted at {found['mountpoint']}" if found["mounted"] else "not mounted"
-    lines = [
+    told = [
         ("overlay", f"{found['uuid']}, {where}"),
         ("base", found["base"]),
         ("storage", found["storage"]),
     ]
     if found["mounted"]:
         mode = "read-only" if found["read_only"] else "read-write"
-        lines.append(("daemon", f"process {found['pid']}, minifo {found['version']}, {mode}, {found['mode']}"))
-    lines.append(("changes", ", ".join(f"{lists[name]:,} {name}" for name in _LISTS)))
-    lines.append(("content", f"{size(usage['content'])}, database {size(usage['database'] + usage['log'])}"))
+        told.append(("daemon", f"process {found['pid']}, minifo {found['version']}, {mode}, {found['mode']}"))
+    told.append(("changes", ", ".join(f"{lists[name]:,} {name}" for name in _LISTS)))
+    told.append(("content", f"{size(usage['content'])}, database {size(usage['database'] + usage['log'])}"))
     limit = f" of {size(usage['limit'])}" if usage["limit"] is not None else ""
-    lines.append(("free", size(usage["free"]) + limit))
+    told.append(("free", size(usage["free"]) + limit))
     if found["mounted"]:
         commits = found["commits"]
         age = "none yet" if commits["age_ns"] is None else f"{duration(commits['age_ns'])} ago"
-        lines.append(("last commit", age + (", changes wait for the next one" if commits["pending"] else "")))
+        told.append(("last commit", age + (", changes wait for the next one" if commits["pending"] else "")))
         if commits["count"]:
-            lines.append(
+            told.append(
                 (
                     "commits hold up",
                     f"{duration(commits['median_ns'])} (median), {duration(commits['p99_ns'])} (99th percentile),"
                     f" {duration(commits['longest_ns'])} (longest of {commits['count']})",
                 )
             )
-        lines.append(("memory", f"{size(found['memory'])}, {found['names']:,} names"))
+        told.append(("memory", f"{size(found['memory'])}, {found['names']:,} names"))
     if found["orphans"]:
-        lines.append(("deleted, open", f"{found['orphans']:,}"))
-    width = max(len(label) for label, _ in lines)
-    for label, text in lines:
+        told.append(("deleted, open", f"{found['orphans']:,}"))
+    return told
+
+
+def _print(found: dict[str, Any]) -> None:
+    told = lines(found)
+    width = max(len(label) for label, _ in told)
+    for label, text in told:
         click.echo(f"{label + ':':{width + 2}}{_common.printable(str(text))}")
     for sentence in found["attention"]:
         click.echo(_common.printable(sentence))

@@ -88,6 +88,11 @@ class Change(NamedTuple):
     is_dir: bool
     also: Kind | None = None
 
+    @property
+    def letters(self) -> str:
+        """One letter, or two of what is renamed and changed."""
+        return self.kind.value + (self.also.value if self.also is not None else "")
+
 
 def changes(overlay: Overlay, *, recursive: bool = False, identical: bool = True) -> Iterator[Change]:
     """Yield what an overlay changed, in no particular order.

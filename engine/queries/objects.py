@@ -119,19 +119,25 @@ class Usage(NamedTuple):
     size: int
 
 
+def sizes(overlay: Overlay) -> dict[int, int]:
+    """Return the bytes that each object with bytes of its own takes in storage, by inode number."""
+    found: dict[int, int] = defaultdict(int)
+    for ino, size in each(overlay.db, _BYTES, "iI"):
+        found[ino] += size or 0
+    return found
+
+
 def usage(overlay: Overlay) -> Iterator[Usage]:
     """Yield what each object with bytes of its own takes in storage, in no particular order."""
     db, directories = overlay.db, Directories(overlay.db)
-    sizes: dict[int, int] = defaultdict(int)
-    for ino, size in each(db, _BYTES, "iI"):
-        sizes[ino] += size or 0
+    taken = sizes(overlay)
     for ino, parent, name in each(db, _NAMES, "iib"):
-        if ino in sizes:
-            yield Usage(join(directories.path(parent), name), sizes.pop(ino))
+        if ino in taken:
+            yield Usage(join(directories.path(parent), name), taken.pop(ino))
     for ino, base in each(db, "SELECT ino, path FROM origin", "ib"):
-        if ino in sizes:
-            yield Usage(directories.shown(base) if base != b"/" else base, sizes.pop(ino))
-    for ino, size in sizes.items():
+        if ino in taken:
+            yield Usage(directories.shown(base) if base != b"/" else base, taken.pop(ino))
+    for ino, size in taken.items():
         yield Usage(b"<deleted, open: inode %d>" % ino, size)
 
 

@@ -27,7 +27,7 @@ from minifo.engine import ROOT, Ino, MinifoError, Overlay, Process, RenameFlags,
 from minifo.engine.store.redo_log import memory_directory
 from minifo.engine.store.storage import Storage
 from minifo.engine.store.syscalls import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, data_ranges
-from minifo.tools import _common, cli, diagnose, fsck_helper, merge, meta, rebase, upgrade  # noqa: F401
+from minifo.tools import _common, cli, diagnose, fsck_helper, merge, meta, rebase, report, upgrade  # noqa: F401
 from tests.hostile.storage_edits import Edit, StoragePaths, apply
 
 SECRET = b"nobody is to see this: 5ecae2b1\n"
@@ -307,6 +307,7 @@ class Child:
         yield "status", lambda: command(["status", "--base", base, sto])
         yield "diff", lambda: command(["diff", "-r", "--ignore-identical", "--base", base, sto])
         yield "du", lambda: command(["du", "--base", base, sto])
+        yield "report", lambda: command(["report", "--base", base, "-o", "-", sto])
         yield "state", lambda: command(["state", "--base", base, "--sto", sto, "plain", "made/x", "none"])
         yield "import", lambda: command(["meta", "import", sto, "--base", base, "--sto", self._free("imported")])
         for flag in ("-p", "-y"):

@@ -166,19 +166,31 @@ def _tables(paths: StoragePaths, *, loose: bool = False) -> Iterator[apsw.Connec
     # another edit may have put something there that would lead the edit itself out
     if not os.path.isfile(paths.database) or os.path.islink(paths.database) or os.stat(paths.database).st_nlink > 1:
         raise apsw.CantOpenError(paths.database)
+    if loose:
+        with loose_tables(paths.database) as con:
+            yield con
+        return
     con = apsw.Connection(paths.database)
     try:
-        plain = con.execute("SELECT sql, rowid FROM sqlite_schema WHERE sql IS NOT NULL").fetchall()
-        if loose:
-            con.execute("PRAGMA writable_schema=ON").fetchall()
-            con.execute("UPDATE sqlite_schema SET sql = replace(replace(sql, 'STRICT, ', ''), ' STRICT', '')")
-            con.execute("UPDATE sqlite_schema SET sql = replace(sql, ' NOT NULL', '')")
-            con.close()
-            con = apsw.Connection(paths.database)
         yield con
-        if loose:
-            con.execute("PRAGMA writable_schema=ON").fetchall()
-            con.executemany("UPDATE sqlite_schema SET sql = ? WHERE rowid = ?", plain)
+    finally:
+        con.close()
+
+
+@contextlib.contextmanager
+def loose_tables(database: str) -> Iterator[apsw.Connection]:
+    """A connection to a database in which values may have any type; afterwards its tables are as strict as before."""
+    con = apsw.Connection(database)
+    try:
+        plain = con.execute("SELECT sql, rowid FROM sqlite_schema WHERE sql IS NOT NULL").fetchall()
+        con.execute("PRAGMA writable_schema=ON").fetchall()
+        con.execute("UPDATE sqlite_schema SET sql = replace(replace(sql, 'STRICT, ', ''), ' STRICT', '')")
+        con.execute("UPDATE sqlite_schema SET sql = replace(sql, ' NOT NULL', '')")
+        con.close()
+        con = apsw.Connection(database)
+        yield con
+        con.execute("PRAGMA writable_schema=ON").fetchall()
+        con.executemany("UPDATE sqlite_schema SET sql = ? WHERE rowid = ?", plain)
     finally:
         con.close()
 

@@ -1,4 +1,4 @@
-"""minifo state, which, cat, du and list, on a real mount and on the storage at rest."""
+"""minifo state, which, cat, du, list and report, on a real mount and on the storage at rest."""
 
 from __future__ import annotations
 
@@ -131,3 +131,15 @@ def test_paths_in_no_overlay() -> None:
         done = minifo(*verb, "/proc/version", check=False)
         assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
         assert "give --sto STORAGE" in done.stderr
+
+
+def test_report(overlay: OverlayMount, sandbox: MountSandbox) -> None:
+    """What is not committed yet is in the page; it does not go into the overlay that it is about."""
+    page = sandbox.directory() / "page.html"
+    minifo("report", overlay.mnt, "-o", page)
+    text = page.read_text()
+    for part in ("/MOVED", "/nd/1", "4.9 KiB", f"mounted at {overlay.mnt}", f"process {overlay.pid}"):
+        assert part in text, part
+    refused = minifo("report", "-o", "page.html", cwd=overlay.mnt, check=False)
+    assert (refused.returncode, len(refused.stderr.splitlines())) == (1, 1)
+    assert not (overlay.mnt / "page.html").exists()

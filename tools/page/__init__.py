@@ -1,0 +1,1 @@
+"""The page that ``minifo report`` writes: one HTML file that needs no network."""
