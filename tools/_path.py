@@ -13,13 +13,16 @@ from ._target import opened
 
 
 @contextmanager
-def located(path: str, storage: str | None, base: str | None) -> Iterator[tuple[Overlay, bytes]]:
+def located(
+    path: str, storage: str | None, base: str | None, *, quick: bool = False
+) -> Iterator[tuple[Overlay, bytes]]:
     """Open the overlay that a path is in.
 
     Args:
         path: in a mount, where what is deleted need not exist; with *storage*, from the root of the overlay.
         storage: a storage directory, or None.
         base: the base, where it is not that of the last mount.
+        quick: as for ``opened``.
 
     Yields:
         The overlay, and the path in its terms: absolute, ``/`` for its root.
@@ -28,7 +31,7 @@ def located(path: str, storage: str | None, base: str | None) -> Iterator[tuple[
         StateError: the path is in no overlay.
     """
     if storage is not None:
-        with opened(storage, base) as overlay:
+        with opened(storage, base, quick=quick) as overlay:
             yield overlay, os.path.normpath(b"/" + os.fsencode(path)).replace(b"//", b"/")
         return
     directory, name = os.path.split(os.path.abspath(path))
@@ -47,5 +50,5 @@ def located(path: str, storage: str | None, base: str | None) -> Iterator[tuple[
         full = real
     if entry is None or mount_table.overlay_of(entry) is None:
         raise StateError(f"{path} is in no mounted overlay", "name a path in one, or give --sto STORAGE")
-    with opened(entry.mountpoint) as overlay:
+    with opened(entry.mountpoint, quick=quick) as overlay:
         yield overlay, overlay_path(entry.mountpoint, full)

@@ -18,6 +18,9 @@ from ..engine.queries.figures import figures
 from ..fusefront.control.client import NAME, ControlClient
 from ..fusefront.mount import mount_table
 
+_PATIENCE = 30.0  # seconds that one answer may take
+_QUICK = 1.0  # the same where a user waits for a key
+
 
 def storage_of(target: str) -> str:
     """Return the storage directory that TARGET means.
@@ -49,12 +52,13 @@ def _at_rest(storage: str, base: str | None) -> Overlay | None:
 
 
 @contextlib.contextmanager
-def opened(target: str, base: str | None = None) -> Iterator[Overlay]:
+def opened(target: str, base: str | None = None, *, quick: bool = False) -> Iterator[Overlay]:
     """Open the overlay that TARGET means, read-only.
 
     Args:
         target: a storage directory, or a path in a mounted overlay.
         base: the base directory of one that is not mounted; None for that of its last mount.
+        quick: wait for its daemon for a second at most, and do without what is not committed yet.
 
     Raises:
         NotMinifo: there is no overlay.
@@ -67,9 +71,9 @@ def opened(target: str, base: str | None = None) -> Iterator[Overlay]:
         raise NotMinifo(error.message, "name a storage directory, or a path in a mounted overlay") from error
     with contextlib.ExitStack() as stack:
         if overlay is None:
-            client = stack.enter_context(ControlClient(storage))
+            client = stack.enter_context(ControlClient(storage, _QUICK if quick else _PATIENCE))
             known = client.call("Status")
-            if not known["read_only"]:
+            if not (known["read_only"] or quick):
                 client.call("Sync")
             overlay = open_beside(storage, _base(known))
         stack.callback(overlay.close)

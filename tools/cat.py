@@ -12,6 +12,7 @@ import click
 from ..engine import StateError
 from ..engine.queries import objects
 from . import _common
+from ._complete import paths
 from ._output import plain
 from ._path import located
 
@@ -29,7 +30,7 @@ Examples:
     "--base", "of_base", is_flag=True, required=True, help="The base's version (PATH itself is the overlay's)."
 )
 @click.option("--sto", metavar="DIR", help="A storage directory; PATH is then from the root of its overlay.")
-@click.argument("path", metavar="PATH")
+@click.argument("path", metavar="PATH", shell_complete=paths)
 def command(path: str, of_base: bool, sto: str | None) -> int:
     """Write the base's version of the file PATH to standard output."""
     _common.log_to_stderr("minifo")

@@ -17,6 +17,7 @@ from . import _common
 # Subcommand: the module of this package whose function ``command`` is the click command.
 _COMMANDS = {
     "cat": "cat",
+    "completion": "completion",
     "diagnose": "diagnose",
     "diff": "diff",
     "du": "du",
@@ -105,8 +106,9 @@ def _run(arguments: list[str] | None) -> int:
         return _common.INTERRUPTED
     except BrokenPipeError:
         raise
-    except SystemExit:
-        return _common.SYSTEM  # click exits by itself where output ends in a broken pipe
+    except SystemExit as exc:
+        # click exits by itself after it has answered a shell that completes, and where output ends in a broken pipe
+        return _common.SYSTEM if exc.code else 0
     except (MinifoError, OSError) as exc:
         return _common.fail("minifo", exc, _common.SYSTEM)
     # an int: what the command returned, or click's exit code for --help and --version

@@ -13,6 +13,7 @@ import click
 from ..engine import UsageError
 from ..engine.queries.changes import Change, Kind, changes
 from . import _common
+from ._complete import targets
 from ._output import json_name, plain
 from ._target import opened
 
@@ -53,7 +54,7 @@ Exit codes: 0, or with --exit-code 1 where something differs; 2 failure.""",
 @click.option("--json", "as_json", is_flag=True, help="One JSON object in each line.")
 @click.option("--exit-code", is_flag=True, help="Exit with 1 where something differs.")
 @click.option("--base", metavar="DIR", help="The base, where it is not the one of the last mount.")
-@click.argument("target", default=".")
+@click.argument("target", default=".", shell_complete=targets)
 @click.argument("patterns", metavar="[PATH]...", nargs=-1)
 def command(
     target: str,

@@ -9,6 +9,7 @@ import click
 
 from ..engine.queries.objects import Usage, usage
 from . import _common
+from ._complete import targets
 from ._output import json_name, plain
 from ._size import size
 from ._target import opened
@@ -26,7 +27,7 @@ Examples:
 @click.option("--top", metavar="N", type=click.IntRange(1), help="The N largest files instead.")
 @click.option("--json", "as_json", is_flag=True, help="Every file as a JSON object in a line; sizes in bytes.")
 @click.option("--base", metavar="DIR", help="The base, where it is not the one of the last mount.")
-@click.argument("target", default=".")
+@click.argument("target", default=".", shell_complete=targets)
 def command(target: str, depth: int, top: int | None, as_json: bool, base: str | None) -> int:
     """Show what uses storage in the overlay TARGET: bytes of contents and extended attributes, holes left out."""
     _common.log_to_stderr("minifo")

@@ -14,6 +14,7 @@ import click
 from ..engine import StateError, UsageError
 from ..fusefront.mount import mount_table
 from . import _common
+from ._complete import targets
 from ._target import opened, status
 from .status import attention
 
@@ -32,7 +33,7 @@ Exit codes: 0 the page is written, 2 failure (also if a part of the overlay cann
 )
 @click.option("-o", "--output", "place", metavar="FILE", required=True, help="Where the page goes; - for stdout.")
 @click.option("--base", metavar="DIR", help="The base, where it is not the one of the last mount.")
-@click.argument("target", default=".")
+@click.argument("target", default=".", shell_complete=targets)
 def command(target: str, place: str, base: str | None) -> int:
     """Write a page about the overlay TARGET, for a browser.
 

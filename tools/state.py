@@ -8,6 +8,7 @@ import click
 
 from ..engine.queries import objects
 from . import _common
+from ._complete import paths
 from ._output import json_name, plain
 from ._path import located
 
@@ -28,7 +29,7 @@ Examples:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object in each line.")
 @click.option("--sto", metavar="DIR", help="A storage directory; PATHs are then from the root of its overlay.")
 @click.option("--base", metavar="DIR", help="The base, where it is not the one of the last mount.")
-@click.argument("paths", metavar="PATH...", nargs=-1, required=True)
+@click.argument("paths", metavar="PATH...", nargs=-1, required=True, shell_complete=paths)
 def command(paths: tuple[str, ...], as_json: bool, sto: str | None, base: str | None) -> int:
     """Say what happened to each PATH in an overlay."""
     _common.log_to_stderr("minifo")

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from . import _common
+from ._complete import targets
 from ._size import duration, size
 from ._target import status
 
@@ -27,7 +28,7 @@ Exit codes: 0 all is well, 1 something needs attention (it says what), 2 failure
 )
 @click.option("--json", "as_json", is_flag=True, help="Write one JSON object: times in ns, sizes in bytes.")
 @click.option("--base", metavar="DIR", help="The base of an overlay that is not mounted, where it has moved.")
-@click.argument("target", default=".")
+@click.argument("target", default=".", shell_complete=targets)
 def command(target: str, as_json: bool, base: str | None) -> int:
     """Show how the overlay TARGET is: identity, what it holds, what it takes, and whether it needs attention."""
     _common.log_to_stderr("minifo")

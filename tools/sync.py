@@ -6,6 +6,7 @@ import click
 
 from ..engine.errors import MinifoError
 from . import _common
+from ._complete import targets
 
 
 @click.command(
@@ -15,7 +16,7 @@ Examples:
   minifo sync /mnt/etc    # before the device is switched off
   minifo sync             # every mounted overlay""",
 )
-@click.argument("paths", metavar="[PATH]...", nargs=-1)
+@click.argument("paths", metavar="[PATH]...", nargs=-1, shell_complete=targets)
 def command(paths: tuple[str, ...]) -> int:
     """Make all changes so far in the overlays at PATH durable, and return when they are.
 

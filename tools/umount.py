@@ -6,6 +6,7 @@ import click
 
 from ..engine.errors import MinifoError
 from . import _common
+from ._complete import targets
 
 
 @click.command(
@@ -29,7 +30,7 @@ Examples:
     metavar="SECONDS",
     help="The longest time to wait for the last commit (default: no limit).",
 )
-@click.argument("mountpoint", metavar="MNT")
+@click.argument("mountpoint", metavar="MNT", shell_complete=targets)
 def command(lazy: bool, timeout: float | None, mountpoint: str) -> int:
     """Unmount the overlay at MNT.
 

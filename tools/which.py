@@ -9,6 +9,7 @@ import click
 from ..engine import StateError
 from ..engine.queries import objects
 from . import _common
+from ._complete import paths
 from ._output import json_name, plain
 from ._path import located
 
@@ -30,7 +31,7 @@ Examples:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--sto", metavar="DIR", help="A storage directory; PATH is then from the root of its overlay.")
 @click.option("--base", metavar="DIR", help="The base, where it is not the one of the last mount.")
-@click.argument("path", metavar="PATH")
+@click.argument("path", metavar="PATH", shell_complete=paths)
 def command(path: str, as_json: bool, sto: str | None, base: str | None) -> int:
     """Show what backs PATH in an overlay: its base object, and where its bytes lie in storage."""
     _common.log_to_stderr("minifo")

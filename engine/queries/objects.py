@@ -70,6 +70,23 @@ def base_path(overlay: Overlay, path: bytes) -> bytes | None:
     return join(above, name) if overlay.base.find(join(above, name)) is not None else None
 
 
+def gone_names(overlay: Overlay, directory: bytes) -> list[bytes]:
+    """Return the names that the base has in a directory, which may be deleted itself, and the overlay does not show."""
+    under = base_path(overlay, directory)
+    st = overlay.base.find(under) if under is not None else None
+    if under is None or st is None or not stat.S_ISDIR(st.st_mode):
+        return []
+    return [name for name in overlay.base.names(under) if overlay.find(join(directory, name)) is None]
+
+
+def names(overlay: Overlay, directory: bytes) -> list[bytes]:
+    """Return the names that the overlay shows in a directory; none where it shows no directory."""
+    attr = overlay.find(directory)
+    if attr is None or not stat.S_ISDIR(attr.mode):
+        return []
+    return [entry.name for entry in overlay.readdir(Ino(attr.ino)) if entry.name not in (b".", b"..")]
+
+
 def backing(overlay: Overlay, path: bytes) -> dict[str, Any] | None:
     """Return what backs a path, or None where the merged tree has nothing there.
 

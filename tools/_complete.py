@@ -1,0 +1,48 @@
+"""What a shell may complete TARGET and PATH arguments to; nothing where that cannot be told at once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+
+import click
+from click.shell_completion import CompletionItem
+
+from ..engine import MinifoError
+from ..engine.queries.objects import gone_names, names
+from ..fusefront.mount import mount_table
+from ._path import located
+
+_MOST = 500  # names; nobody reads more
+
+
+def targets(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Complete a TARGET: the mount points of overlays, and directories."""
+    found = [entry.mountpoint for entry in mount_table.minifo_mounts()]
+    return [CompletionItem(incomplete, type="dir"), *_items(path for path in found if path.startswith(incomplete))]
+
+
+def paths(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Complete a PATH: files, and what an overlay has deleted; with --sto what the overlay has and had."""
+    storage = ctx.params.get("sto")
+    directory, prefix = os.path.split(incomplete)
+    found: list[str] = []
+    try:
+        with located(directory or ".", storage, None, quick=True) as (overlay, place):
+            told = gone_names(overlay, place) + (names(overlay, place) if storage is not None else [])
+        found += (os.path.join(directory, name) for name in map(os.fsdecode, told) if name.startswith(prefix))
+    except (MinifoError, OSError):
+        pass  # in no overlay, or its daemon does not answer: files are all there is
+    items = _items(found)
+    return items if storage is not None else [CompletionItem(incomplete, type="file"), *items]
+
+
+def _items(found: Iterable[str]) -> list[CompletionItem]:
+    return [CompletionItem(text) for text in sorted(set(_sendable(found)))[:_MOST]]
+
+
+def _sendable(found: Iterable[str]) -> Iterator[str]:
+    """Names that can be sent to a shell, which has a line for each."""
+    for text in found:
+        if text.isprintable():
+            yield text
