@@ -18,9 +18,10 @@ USAGE = 1
 SYSTEM = 2
 MOUNT_FAILED = 32
 INTERRUPTED = 130
+BROKEN_PIPE = 141  # as of a program that SIGPIPE ends: 128 + 13, which shells and scripts know
 
 
-def run_tool(work: Callable[[], int], failed: int) -> int:
+def run_tool(work: Callable[[], int], failed: int, *, broken_pipe: int | None = None) -> int:
     """Run a program of minifo and return its exit code, even where its standard streams are closed or broken.
 
     Every program starts here: it gets usable standard streams first, and its output is flushed at the end.
@@ -28,6 +29,7 @@ def run_tool(work: Callable[[], int], failed: int) -> int:
     Args:
         work: does the program's work and returns the exit code.
         failed: the exit code if the work succeeded but its output could not be written.
+        broken_pipe: the exit code if the reader of the output has ended; None for *failed*.
     """
     _take_standard_streams()
     problem: OSError | None = None
@@ -35,8 +37,8 @@ def run_tool(work: Callable[[], int], failed: int) -> int:
         code = work()
         sys.stdout.flush()
         return code
-    except BrokenPipeError:
-        pass  # the reader of the output has ended (a pager, head)
+    except BrokenPipeError:  # the reader of the output has ended (a pager, head)
+        failed = failed if broken_pipe is None else broken_pipe
     except OSError as error:
         problem = error  # raised by the flush: *work* handles its own errors
     for stream in (sys.stdout, sys.stderr):

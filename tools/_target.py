@@ -12,10 +12,10 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-from ..engine import NotMinifo, Overlay, StateError, StorageBusy
+from ..engine import Overlay, StateError, StorageBusy
 from ..engine.queries.at_rest import open_at_rest, open_beside
 from ..engine.queries.figures import figures
-from ..fusefront.control.client import NAME, ControlClient
+from ..fusefront.control.client import ControlClient, listens
 from ..fusefront.mount import mount_table
 
 _PATIENCE = 30.0  # seconds that one answer may take
@@ -43,7 +43,7 @@ def _at_rest(storage: str, base: str | None) -> Overlay | None:
 
     The daemon of a read-only mount has no socket, for it changes nothing in storage; its lock lets others read.
     """
-    if os.path.lexists(os.path.join(storage, NAME)):
+    if listens(storage):
         return None
     try:
         return open_at_rest(storage, base)
@@ -65,10 +65,7 @@ def opened(target: str, base: str | None = None, *, quick: bool = False) -> Iter
         StateError: it cannot be opened, or its daemon does not answer.
     """
     storage = storage_of(target)
-    try:
-        overlay = _at_rest(storage, base)
-    except NotMinifo as error:
-        raise NotMinifo(error.message, "name a storage directory, or a path in a mounted overlay") from error
+    overlay = _at_rest(storage, base)
     with contextlib.ExitStack() as stack:
         if overlay is None:
             client = stack.enter_context(ControlClient(storage, _QUICK if quick else _PATIENCE))

@@ -55,6 +55,23 @@ class LazyGroup(click.Group):
         assert isinstance(command, click.Command)
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the subcommand that the user has named; of a wrong word, say which ones are like it.
+
+        Raises:
+            click.UsageError: there is none.
+        """
+        name = args[0]
+        if name not in _COMMANDS and not name.startswith("-") and not ctx.resilient_parsing:
+            import difflib  # only where it is needed
+
+            likely = difflib.get_close_matches(name, _COMMANDS)
+            question = f". Did you mean {' or '.join(map(repr, likely))}?" if likely else ""
+            raise click.UsageError(f"No such command {name!r}{question}", ctx)
+        return super().resolve_command(ctx, args)
+
 
 @click.group(
     cls=LazyGroup,
@@ -88,10 +105,10 @@ def main(arguments: list[str] | None = None) -> int:
         arguments: the words after the program's name; None for those of the process.
 
     Returns:
-        The exit code: 0 for success, 1 for a wrong request, 32 for a mount or unmount that failed, 2 for any other
-        failure.
+        The exit code: 0 for success, 1 for a wrong request, 32 for a mount or unmount that failed, 141 where the reader
+        of the output has ended, 2 for any other failure.
     """
-    return _common.run_tool(lambda: _run(arguments), _common.SYSTEM)
+    return _common.run_tool(lambda: _run(arguments), _common.SYSTEM, broken_pipe=_common.BROKEN_PIPE)
 
 
 def _run(arguments: list[str] | None) -> int:
@@ -108,7 +125,9 @@ def _run(arguments: list[str] | None) -> int:
         raise
     except SystemExit as exc:
         # click exits by itself after it has answered a shell that completes, and where output ends in a broken pipe
-        return _common.SYSTEM if exc.code else 0
+        if exc.code:
+            raise BrokenPipeError from exc
+        return 0
     except (MinifoError, OSError) as exc:
         return _common.fail("minifo", exc, _common.SYSTEM)
     # an int: what the command returned, or click's exit code for --help and --version

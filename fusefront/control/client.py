@@ -84,7 +84,9 @@ class ControlClient:
             name, parameters = reply["error"].rpartition(".")[2], reply.get("parameters") or {}
             said = parameters.get("reason") or name
             message = f"the daemon of storage {self._storage} cannot do that ({said})"
-            raise Refused(message, "see the system log", name, parameters)
+            is_other = name in ("MethodNotFound", "InterfaceNotFound")
+            hint = "it runs another version of minifo: unmount, and mount again" if is_other else "see the system log"
+            raise Refused(message, hint, name, parameters)
         found = reply.get("parameters")
         return found if isinstance(found, dict) else {}
 
@@ -107,6 +109,18 @@ class ControlClient:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def listens(storage: str) -> bool:
+    """Return whether a daemon listens in a storage directory; also True where only it can say why it cannot be asked.
+
+    A daemon that was killed leaves its socket.
+    """
+    try:
+        ControlClient(storage).close()
+    except StateError as error:
+        return not isinstance(error.__cause__, (ConnectionRefusedError, FileNotFoundError, NotADirectoryError))
+    return True
 
 
 def _open_socket(storage: str) -> int:

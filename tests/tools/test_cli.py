@@ -72,6 +72,8 @@ def test_version_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     ("arguments", "said"),
     [
         (["nosuch"], "No such command 'nosuch'; see 'minifo --help'"),
+        (["staus"], "No such command 'staus'. Did you mean 'status' or 'state'?; see 'minifo --help'"),
+        (["diff", "--jsn"], "No such option '--jsn'. Did you mean '--json'?; see 'minifo diff --help'"),
         (["mount"], "Missing argument 'MNT'; see 'minifo mount --help'"),
         (["umount", "-x", "/mnt"], "'-x'; see 'minifo umount --help'"),
         (["mount", "/mnt"], "base= and sto= are missing"),
@@ -296,7 +298,7 @@ def test_commands_need_no_dev_null(fuse_required: None) -> None:
 
 def test_output_that_cannot_be_written_is_told() -> None:
     """A full disk, and a reader that has gone: no traceback, and a code that is not success."""
-    for name, code in (("minifo", 2), ("minifo-fsck", 8), ("mount.mini_fo", 2)):
+    for name, code, no_reader in (("minifo", 2, 141), ("minifo-fsck", 8, 8), ("mount.mini_fo", 2, 2)):
         done = _in_shell(name, "-h", redirected=">/dev/full")
         assert (done.returncode, done.stderr.count("\n")) == (code, 1)
         assert "No space left on device" in done.stderr
@@ -305,4 +307,4 @@ def test_output_that_cannot_be_written_is_told() -> None:
         program = Path(sys.executable).with_name(name)
         gone = subprocess.run([program, "-h"], stdout=writer, stderr=subprocess.PIPE, timeout=60, check=False)
         os.close(writer)
-        assert (gone.returncode, gone.stderr) == (code, b"")
+        assert (gone.returncode, gone.stderr) == (no_reader, b"")
