@@ -1,0 +1,50 @@
+"""The examples of every --help: each command has some, and each is a call that the command takes.
+
+They are parsed, not run: what they name (/usr, /var/lib/usr-changes) is the reader's.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+
+import click
+import pytest
+
+from minifo.tools.cli import cli
+
+
+def commands() -> Iterator[tuple[str, click.Command]]:
+    """Every command by its words, those of groups among them."""
+    top = click.Context(cli)
+    for name in cli.list_commands(top):
+        found = cli.get_command(top, name)
+        assert found is not None
+        if isinstance(found, click.Group):
+            yield from ((f"{name} {word}", inner) for word, inner in found.commands.items())
+        else:
+            yield name, found
+
+
+COMMANDS = dict(commands())
+
+
+def examples(command: click.Command) -> list[str]:
+    """The calls of minifo in the examples of a command, without what the shell does with them."""
+    text = (command.epilog or "").replace("\\\n", " ")
+    block = re.search(r"^Examples:\n((?:  .*\n?)+)", text, re.M)
+    lines = block[1].splitlines() if block else []
+    found = (re.search(r"\bminifo .*", re.split(r"\s#\s|\s\|\s|\s\|\|\s|\s>\s", line)[0]) for line in lines)
+    return [match[0].strip() for match in found if match]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_examples(name: str) -> None:
+    """Every option in them exists, and no argument is missing."""
+    calls = examples(COMMANDS[name])
+    assert any(call.startswith(f"minifo {name}") for call in calls), "no example"
+    for call in calls:
+        words = shlex.split(call)[1:]
+        word = " ".join(words[:2]) if " ".join(words[:2]) in COMMANDS else words[0]
+        COMMANDS[word].make_context(word, words[len(word.split()) :])
