@@ -6,6 +6,7 @@ These functions change nothing on disk.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from typing import Any
 
 from .errors import Corrupt, StateError, UsageError
@@ -86,11 +87,20 @@ def has_odd_bytes(path: str) -> bool:
     return any("\ud800" <= char <= "\udfff" for char in path)
 
 
-def hide_storage(base: str, view: BaseView, storage: Storage) -> None:
-    """Hide the storage directory from the base view, if it is inside the base."""
-    relative = os.path.relpath(storage.path, os.path.realpath(base))
-    if relative != ".." and not relative.startswith("../"):
-        view.hide(b"/" + os.fsencode(relative), storage.identity)
+def hide_storage(base: str, view: BaseView, storage: Storage, others: Iterable[str] = ()) -> None:
+    """Hide the storage directory from the base view, if it is inside the base, and other directories.
+
+    Raises:
+        OSError: one of *others* does not exist.
+    """
+    identities = {storage.path: storage.identity}
+    for other in others:
+        st = os.stat(other)
+        identities[os.path.realpath(other)] = st.st_dev, st.st_ino
+    for path, identity in identities.items():
+        relative = os.path.relpath(path, os.path.realpath(base))
+        if relative != ".." and not relative.startswith("../"):
+            view.hide(b"/" + os.fsencode(relative), identity)
 
 
 def first_facts(view: BaseView) -> dict[str, int | str | bytes]:

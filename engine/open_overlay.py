@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Iterable
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import TYPE_CHECKING, Self
@@ -122,6 +122,7 @@ class OpenOverlay:
         base_check: BaseCheck = BaseCheck.WARN,
         clock: Callable[[], int] | None = None,
         encode: Encode | None = None,
+        hidden: Iterable[str] = (),
     ) -> Self:
         """Open an overlay; make an empty one if the storage directory is empty.
 
@@ -141,6 +142,7 @@ class OpenOverlay:
             base_check: how to handle a base that is not the one of the last mount.
             clock: returns the kernel's time in ns; None for the system's coarse clock (tree/clock.py).
             encode: encodes operations for the redo log; None for Python's own function (store/redo_records.py).
+            hidden: directories that the overlay does not show; the storage is one by itself.
 
         Raises:
             StateError: base or storage cannot be used; nothing was changed on disk.
@@ -159,7 +161,7 @@ class OpenOverlay:
             elif vfs is None:
                 check_header(store.database)  # before the lock is made, so that a foreign directory stays unchanged
             store.lock(exclusive=not read_only)
-            hide_storage(base, view, store)
+            hide_storage(base, view, store, hidden)
             if not store.is_formatted:
                 store.check_empty()  # again, because now the lock keeps other processes out
                 store.format(first_facts(view), vfs)

@@ -27,6 +27,7 @@ from ..engine.errors import Corrupt, NewerFormat, NotMinifo, StateError, Storage
 from .mount import mount_table, utab
 from .mount.options import MountOptions, format_source
 from .process import last_words, signals
+from .process.parent import end_with_parent
 from .process.system_log import LogSender, SystemLog
 
 log = logging.getLogger(__name__)
@@ -50,11 +51,36 @@ def launch(options: MountOptions, mountpoint: str, *, foreground: bool = False) 
     if foreground:
         _serve(options, mountpoint, lambda: _announce(options, mountpoint), foreground=True)
         return
+    _start(options, mountpoint, bound=False)
+    utab.add_entry(mountpoint, format_source(options.base, options.storage))
+
+
+def launch_bound(options: MountOptions, mountpoint: str) -> int:
+    """Mount an overlay whose daemon is a child of this process and is killed with it; umount(8) is not told of it.
+
+    Args:
+        options, mountpoint: as for ``launch``.
+
+    Returns:
+        The daemon's process id; the caller waits for it.
+
+    Raises:
+        StateError: as ``launch``.
+    """
+    options, mountpoint = check(options, mountpoint)
+    return _start(options, mountpoint, bound=True)
+
+
+def _start(options: MountOptions, mountpoint: str, *, bound: bool) -> int:
+    """Fork a daemon; return its process id when the mount responds."""
     reader, writer = os.pipe()
     sys.stdout.flush()
     sys.stderr.flush()
+    parent = os.getpid()
     child = os.fork()
     if child == 0:
+        if bound:
+            end_with_parent(parent)
         _child(options, mountpoint, writer)
     os.close(writer)
     with open(reader, "rb") as pipe:
@@ -66,8 +92,7 @@ def launch(options: MountOptions, mountpoint: str, *, foreground: bool = False) 
             raise
     report = json.loads(text) if text else None
     if report == {}:
-        utab.add_entry(mountpoint, format_source(options.base, options.storage))
-        return
+        return child
     _, status = os.waitpid(child, 0)
     raise _unreported_end(status) if report is None else _error_from(report)
 

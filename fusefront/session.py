@@ -83,7 +83,7 @@ def run(options: MountOptions, mountpoint: str, *, ready: Callable[[], None]) ->
             committer = Committer(overlay, helper, mountpoint, options.commit)
             hook = None if options.plain else extension
             # before the mount, for afterwards these paths may lead through it
-            writable = [path for path in (options.storage, memory_directory()) if path is not None]
+            writable = [path for path in (options.storage, options.memory or memory_directory()) if path is not None]
             ruleset = privileges.landlock_ruleset(writable)
             control = ControlSocket(options.storage)
             base_reader = _base_reader(overlay, options.base)
@@ -177,7 +177,7 @@ def _open(options: MountOptions, extension: ModuleType | None) -> Overlay:
     Raises:
         StateError: the overlay cannot be opened, or another process holds the storage.
     """
-    directory = memory_directory()
+    directory = options.memory or memory_directory()
     if directory is None and not options.read_only:
         log.warning(
             "%s: there is no tmpfs for the redo log, so every operation is committed by itself, which is slow",
@@ -199,6 +199,7 @@ def _open(options: MountOptions, extension: ModuleType | None) -> Overlay:
                 max_size=options.max_size,
                 clock=extension.kernel_time if extension is not None else None,
                 encode=extension.encode_operation if extension is not None else None,
+                hidden=options.hidden,
             )
         except StorageBusy:
             overlays = [mount_table.overlay_of(entry) for entry in mount_table.minifo_mounts()]

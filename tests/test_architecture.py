@@ -46,6 +46,7 @@ ROOMS = {
         "serve": {"process", "mount"},
         "control": {"process", "mount", "extension", "serve"},
         "": {"process", "mount", "extension", "serve", "control"},
+        "sandbox": {"process", "mount", ""},
     },
     "migrations": {
         "": set(),

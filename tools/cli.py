@@ -31,6 +31,7 @@ _COMMANDS = {
     "overlay": "overlay",
     "rebase": "rebase",
     "report": "report",
+    "run": "run",
     "state": "state",
     "status": "status",
     "sync": "sync",

@@ -110,7 +110,8 @@ class BaseView:
         self._noatime = 0 if self.cloned else os.O_NOATIME
         self._dirs: FdCache[bytes] = FdCache(share(_DIR_FDS, 3))
         self._files: FdCache[bytes] = FdCache(share(_FILE_FDS, 6))
-        self._hidden: bytes | None = None
+        self._hidden: frozenset[bytes] = frozenset()
+        self._hidden_in: frozenset[bytes] = frozenset()  # the directories that they are in
         self.root_stat = os.fstat(self._root)
 
     @property
@@ -125,7 +126,8 @@ class BaseView:
         except OSError:
             return  # it is on another mount, which this view does not show
         if (st.st_dev, st.st_ino) == identity:
-            self._hidden = path
+            self._hidden |= {path}
+            self._hidden_in |= {split(path)[0]}
 
     # -- directories
 
@@ -142,7 +144,7 @@ class BaseView:
         Raises:
             OSError: ENOENT for a hidden path and for one that no file system allows; others as open(2).
         """
-        if path == self._hidden:
+        if path in self._hidden:
             raise FsError(errno.ENOENT)
         directory, name = split(path)
         if name in _NO_NAMES or b"\0" in path:
@@ -170,8 +172,8 @@ class BaseView:
             names = [os.fsencode(name) for name in os.listdir(fd)]
         finally:
             os.close(fd)
-        if self._hidden is not None and split(self._hidden)[0] == path:
-            names = [name for name in names if name != split(self._hidden)[1]]
+        if path in self._hidden_in:
+            names = [name for name in names if join(path, name) not in self._hidden]
         return names
 
     def may_have_more(self, path: bytes, most: int) -> bool:
@@ -240,7 +242,7 @@ class BaseView:
         # a copy of the descriptor, because the cache may close the original while the caller handles a name
         fd = os.dup(self._dir(path))
         stat_name: Callable[[bytes], os.stat_result] = partial(os.stat, dir_fd=fd, follow_symlinks=False)
-        if not self.cloned or (self._hidden is not None and split(self._hidden)[0] == path):
+        if not self.cloned or path in self._hidden_in:
             stat_name = lambda name: self.stat(join(path, name))  # noqa: E731
         try:
             for name in names:

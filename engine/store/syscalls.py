@@ -72,6 +72,7 @@ F_TYPE = "I" if HERE.startswith("s390") else "l"
 
 _OPEN_TREE_CLONE = 1
 _AT_EMPTY_PATH = 0x1000
+_AT_RECURSIVE = 0x8000
 _AT_FDCWD = -100
 _FSPICK_CLOEXEC = 1
 _FSPICK_EMPTY_PATH = 8
@@ -234,6 +235,20 @@ def clone_mount(fd: int) -> int:
         os.close(tree)
         raise
     return tree
+
+
+def make_mounts_read_only(path: str) -> None:
+    """Make the mount at *path*, and all mounts below it, read-only; their file systems stay as they are.
+
+    Raises:
+        OSError: EPERM without CAP_SYS_ADMIN, ENOSYS before Linux 5.12.
+    """
+    attr = _MountAttr(_MOUNT_ATTR_RDONLY, 0, 0, 0)
+    size = ctypes.c_size_t(ctypes.sizeof(attr))
+    checked(
+        _mount_setattr(_AT_FDCWD, os.fsencode(path), _AT_RECURSIVE, ctypes.byref(attr), size),
+        "mount_setattr",
+    )
 
 
 def fallocate(fd: int, mode: int, offset: int, size: int) -> None:

@@ -136,6 +136,8 @@ class MountOptions:
         keep_origin: the largest base file, in bytes, whose content is kept before its first change; 0 for none.
         copy_whole: copy a base file as a whole at its first write (``copy_up=whole``).
         untrusted: other users may write to the storage; implies read-only, nosuid and nodev, whatever else is set.
+        hidden: directories that the overlay does not show, beside its storage; no word sets it.
+        memory: the directory in memory for the redo log; None for the user's; no word sets it.
     """
 
     base: str
@@ -155,6 +157,8 @@ class MountOptions:
     copy_whole: bool = False
     keep_origin: int = 0
     untrusted: bool = False
+    hidden: tuple[str, ...] = ()
+    memory: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,301 @@
+"""minifo run: a command in a throw-away overlay of the whole machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.mount.mount_sandbox import (
+    STEP,
+    MountSandbox,
+    fingerprint,
+    is_alive,
+    minifo,
+    minifo_program,
+    mount_lines,
+    run,
+)
+from tests.shared.waiting import wait_until
+
+
+class Machine:
+    """A part of the machine that commands may try to change, and the place where sandboxes lie.
+
+    Attributes:
+        tree: a directory on disk with things to change.
+        place: TMPDIR of the sandboxes.
+    """
+
+    def __init__(self, sandbox: MountSandbox) -> None:
+        self.tree = sandbox.directory_on_disk()
+        self.place = sandbox.directory_on_disk()
+        for number in range(20):
+            path = self.tree / f"d{number % 3}" / f"file{number}"
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(f"number {number}\n" * number)
+        os.link(self.tree / "d0/file0", self.tree / "link")
+        (self.tree / "symlink").symlink_to("d0/file0")
+        os.setxattr(self.tree / "d1", "user.key", b"value")
+        self.mounts = mount_lines()
+        self.before = fingerprint(self.tree)
+
+    def run(self, *words: str | Path, check: bool = False, **keywords: object) -> subprocess.CompletedProcess[str]:
+        """Call ``minifo run``."""
+        environment = {**os.environ, "TMPDIR": str(self.place)}
+        return minifo("run", *words, check=check, env=environment, **keywords)
+
+    def start(self, *words: str | Path, **keywords: object) -> subprocess.Popen[bytes]:
+        """Start ``minifo run``, and return when its command has written a line."""
+        started = subprocess.Popen(
+            [minifo_program(), "run", *map(str, words)],
+            env={**os.environ, "TMPDIR": str(self.place)},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            **keywords,  # type: ignore[call-overload]
+        )
+        assert started.stdout is not None
+        assert started.stdout.readline()
+        return started
+
+    def assert_unchanged(self) -> None:
+        """Nothing that a command did happened to the machine, and nothing of a sandbox is left."""
+        assert fingerprint(self.tree) == self.before
+        assert mount_lines() == self.mounts
+        assert os.listdir(self.place) == []
+
+
+@pytest.fixture
+def machine(sandbox: MountSandbox) -> Iterator[Machine]:
+    """A machine that must be as before at the end of the test."""
+    made = Machine(sandbox)
+    yield made
+    made.assert_unchanged()
+
+
+def children(pid: int) -> list[int]:
+    """The children of a process."""
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+# -- exit codes
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["true"], 0, "nothing changed"),
+        (["sh", "-c", "exit 7"], 7, ""),
+        (["sh", "-c", "kill -TERM $$"], 128 + signal.SIGTERM, ""),
+        (["sh", "-c", "kill -KILL $$"], 128 + signal.SIGKILL, ""),
+        (["/no/such/program"], 127, "/no/such/program: No such file"),
+        (["no-such-program\x1b[31m"], 127, r"no-such-program\x1b[31m: No such"),
+        (["/etc/passwd"], 126, "/etc/passwd: Permission denied"),
+        (["/etc"], 126, "/etc: "),
+        (["--no-such-option"], 125, "No such option"),
+        (["--ask", "--", "true"], 125, "needs a terminal"),
+        (["--base", "/no/such/directory", "--", "true"], 125, "/no/such/directory"),
+        (["--keep", "a", "--discard", "--", "true"], 125, "exclude each other"),
+    ],
+)
+def test_exit_code(machine: Machine, words: list[str], code: int, said: str) -> None:
+    """The exit code is the command's, or one that tells that it did not run."""
+    done = machine.run(*words)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_streams_arguments_and_environment_are_the_command_s(machine: Machine) -> None:
+    """The command reads stdin, writes stdout and stderr, and has directory, environment and umask of the caller."""
+    script = 'cat; pwd; umask; echo "$1" "$WORD"; echo error >&2'
+    done = machine.run(
+        "--", "sh", "-c", script, "sh", "a  b", input="input\n", stdin=None, cwd=machine.tree, umask=0o027
+    )
+    assert done.stdout.splitlines()[:4] == ["input", str(machine.tree), "0027", "a  b "]
+    assert "error\n" in done.stderr
+
+
+# -- the machine is unchanged
+
+
+def test_what_a_command_destroys_is_there_afterwards(machine: Machine) -> None:
+    """A directory is deleted with all that is in it, files are overwritten, and nothing of it happens."""
+    script = f"""
+        cd {machine.tree} && rm -rf d0 && echo new > d1/file1 && mv d2 d3 && chmod 700 . && rm -f link symlink
+        test ! -e d0 && test "$(cat d1/file1)" = new && test -e d3/file2
+    """
+    done = machine.run("--", "sh", "-c", script)
+    assert done.returncode == 0, done.stderr
+    machine.assert_unchanged()
+    lines = done.stderr.splitlines()
+    tree = str(machine.tree)
+    assert lines[0].startswith("minifo: 6 changes: 1 M, 3 D, 1 R")
+    assert f"  D  {tree}/d0/" in lines
+    assert f"  M  {tree}/d1/file1" in lines
+    assert f"  R  {tree}/d2/ -> {tree}/d3/" in lines
+    assert lines[-1] == "minifo: the changes are discarded"
+
+
+def test_mounts_below_are_protected_as_well(machine: Machine, sandbox: MountSandbox) -> None:
+    """A file system on a disk, one in memory, a file and a read-only one: each can be used, none is changed."""
+    places = {name: machine.tree.parent / f"{machine.tree.name}-{name}" for name in ("disk", "memory", "ro")}
+    for path in places.values():
+        path.mkdir()
+        sandbox.undo(path.rmdir)
+    sandbox.mount("--bind", sandbox.file_system("ext4", 20), places["disk"])
+    sandbox.mount("-t", "tmpfs", "none", places["memory"])
+    sandbox.mount("-t", "tmpfs", "none", places["ro"])
+    for path in places.values():
+        (path / "file").write_text("old")
+    run("mount", "-o", "remount,ro", places["ro"])
+    machine.mounts = mount_lines()
+    before = [fingerprint(path) for path in places.values()]
+    script = "for d in {disk} {memory}; do echo new > $d/new; rm $d/file; test ! -e $d/file || exit 3; done; \
+              rm {ro}/file 2>/dev/null && exit 4; cat {ro}/file".format(**places)
+    done = machine.run("--json", "--", "sh", "-c", script)
+    assert done.returncode == 0, done.stderr
+    assert [fingerprint(path) for path in places.values()] == before
+    summary = json.loads(done.stdout.removeprefix("old"))
+    assert summary["changes"] == {"A": 1, "D": 1}  # what is in memory does not last and is not counted
+
+
+def test_kernel_and_other_processes_are_out_of_reach(machine: Machine) -> None:
+    """No device node can be deleted, no setting of the kernel changed, and no process outside is seen."""
+    script = """
+        rm /dev/null 2>/dev/null && exit 3
+        echo x > /dev/null || exit 4
+        (echo 1 > /proc/sys/kernel/panic) 2>/dev/null && exit 5
+        kill -0 $1 2>/dev/null && exit 6
+        echo x > /dev/shm/x || exit 7
+        exec 3<>/dev/ptmx || exit 8
+        ps -o pid= -e | wc -l
+    """
+    done = machine.run("--", "sh", "-c", script, "sh", str(os.getpid()))
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < 10
+    assert not os.path.exists("/dev/shm/x")
+
+
+def test_only_the_given_directory_is_protected(machine: Machine, sandbox: MountSandbox) -> None:
+    """With --base the rest of the machine is as it is."""
+    other = sandbox.directory_on_disk()
+    done = machine.run("--base", machine.tree, "--", "sh", "-c", f"rm -r {machine.tree}/d0; echo x > {other}/file")
+    assert done.returncode == 0, done.stderr
+    assert (other / "file").read_text() == "x\n"
+    assert f"D  {machine.tree}/d0/" in done.stderr
+
+
+def test_shared_path_is_changed(machine: Machine, sandbox: MountSandbox) -> None:
+    """What is written to a path of --share is there afterwards."""
+    other = sandbox.directory_on_disk()
+    done = machine.run("--share", other, "--", "sh", "-c", f"rm -r {machine.tree}/d0; echo x > {other}/file")
+    assert done.returncode == 0, done.stderr
+    assert (other / "file").read_text() == "x\n"
+
+
+# -- what becomes of the changes
+
+
+def test_json_summary(machine: Machine) -> None:
+    """One line at the end of stdout, or in a file, says what happened, also of names that are not UTF-8."""
+    script = f"cd {machine.tree}; rm -r d0; printf x > $(printf 'odd\\377'); mkdir a; echo out; exit 5"
+    done = machine.run("--json", "--", "sh", "-c", script)
+    assert done.returncode == 5
+    assert done.stdout.startswith("out\n")
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["command"] == {"exit_code": 5, "signal": None}
+    assert (found["total"], found["changes"]) == (3, {"A": 2, "D": 1})
+    assert (found["outcome"], found["storages"]) == ("discarded", [])
+
+
+def test_hostile_names_in_the_summary(machine: Machine) -> None:
+    """Newlines and control characters of names do not reach the terminal."""
+    done = machine.run("--", "sh", "-c", f"cd {machine.tree}; touch \"$(printf 'a\\nb\\033[31m')\"; touch -- -rf")
+    assert done.returncode == 0
+    assert f"  A  {machine.tree}/a\\nb\\x1b[31m" in done.stderr.splitlines()
+
+
+def test_kept_storage_can_be_read_and_gone_on_with(machine: Machine, sandbox: MountSandbox) -> None:
+    """--keep leaves a storage that minifo diff reads, and with which another command goes on."""
+    storage = sandbox.directory_on_disk() / "sto"
+    first = machine.run("--keep", storage, "--", "sh", "-c", f"rm -r {machine.tree}/d0; echo x > {machine.tree}/new")
+    assert first.returncode == 0, first.stderr
+    assert f"minifo diff {storage}" in first.stderr
+    machine.assert_unchanged()
+    listed = minifo("diff", storage).stdout.splitlines()
+    assert f"D  {machine.tree}/d0/" in listed
+    assert f"A  {machine.tree}/new" in listed
+    second = machine.run("--keep", storage, "--", "sh", "-c", f"cat {machine.tree}/new; ls {machine.tree}")
+    assert second.stdout.split() == ["x", "d1", "d2", "link", "new", "symlink"]
+
+
+def test_reader_of_the_output_goes_away(machine: Machine) -> None:
+    """The command gets SIGPIPE as outside, and a summary that nobody reads does not change the exit code."""
+    script = f"{minifo_program()} run -- yes | head -n 1; echo ${{PIPESTATUS[0]}}"
+    done = run("bash", "-c", script, env={**os.environ, "TMPDIR": str(machine.place)})
+    assert done.stdout.split() == ["y", str(128 + signal.SIGPIPE)]
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [minifo_program(), "run", "--json", "--", "sh", "-c", "exit 3"]
+    environment = {**os.environ, "TMPDIR": str(machine.place)}
+    assert subprocess.run(command, stdout=writer, stderr=writer, env=environment, timeout=STEP).returncode == 3
+    os.close(writer)
+
+
+# -- processes and signals
+
+
+def test_signals_reach_the_command(machine: Machine) -> None:
+    """A signal that is sent to minifo arrives at the command, which decides what becomes of it."""
+    script = "trap 'echo got; exit 9' TERM; echo ready; while :; do sleep 0.05; done"
+    started = machine.start("--", "sh", "-c", script, stderr=subprocess.DEVNULL)
+    started.send_signal(signal.SIGTERM)
+    assert started.communicate(timeout=STEP)[0] == b"got\n"
+    assert started.returncode == 9
+
+
+def test_what_the_command_leaves_running_ends(machine: Machine) -> None:
+    """The sandbox ends with the command, and with it every process in it, also one that does not want to."""
+    script = "(trap '' TERM HUP; setsid sleep 1000) & echo ready; exit 4"
+    started = machine.start("--", "sh", "-c", script, stderr=subprocess.DEVNULL)
+    started.communicate(timeout=STEP)
+    assert started.returncode == 4
+
+
+@pytest.mark.parametrize("which", ["caller", "keeper", "first", "daemon", "all"])
+def test_killed_process_leaves_nothing(machine: Machine, which: str) -> None:
+    """Whatever process of a sandbox is killed: every process ends, and neither mount nor storage is left."""
+    started = machine.start("--", "sh", "-c", "echo ready; sleep 1000", stderr=subprocess.PIPE)
+    (keeper,) = children(started.pid)
+    daemon, first = children(keeper)
+    family = [keeper, daemon, first, *children(first), *children(daemon)]
+    chosen = {"caller": [started.pid], "keeper": [keeper], "first": [first], "daemon": [daemon]}
+    for pid in chosen.get(which, [started.pid, keeper]):
+        os.kill(pid, signal.SIGKILL)
+    _, said = started.communicate(timeout=STEP)
+    code = started.returncode
+    if which in ("keeper", "daemon"):
+        assert (code, said.count(b"\n")) == (125, 1)
+    else:
+        assert code == (128 + signal.SIGKILL if which == "first" else -signal.SIGKILL)
+    wait_until(lambda: not any(map(is_alive, family)), "every process has ended")
+    if which == "all":
+        assert len(os.listdir(machine.place)) == 1
+        machine.run("--", "true", check=True)  # removes what others left
+    wait_until(lambda: not os.listdir(machine.place), "the directory of the sandbox is removed")
+
+
+def test_command_in_a_sandbox_in_a_sandbox(machine: Machine) -> None:
+    """A sandbox within a sandbox sees the changes of the outer one, and leaves them alone."""
+    inner = f"cat {machine.tree}/new; rm -r {machine.tree}/new {machine.tree}/d0"
+    script = f"echo outer > {machine.tree}/new; {minifo_program()} run -- sh -c '{inner}'; cat {machine.tree}/new"
+    done = machine.run("--", "sh", "-c", script)
+    assert (done.returncode, done.stdout) == (0, "outer\nouter\n"), done.stderr
+    assert f"D  {machine.tree}/new" in done.stderr
+    assert f"A  {machine.tree}/new" in done.stderr
