@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import Any
 
-from ..model import NAME_MAX, ROOT
+from ..model import FILE_MAX, NAME_MAX, ROOT
 from ..store import invariants
 from ..store.base_view import BaseView, join, split
 from ..store.database import Database
@@ -302,7 +302,10 @@ class Checks:
                 yield self._problem_at("N303", ino, f"object {number} has {actual} of {needed} bytes", (ino, number))
         ends: dict[tuple[int, int], int] = {}
         for ino, number, end in self._db.rows(
-            'SELECT ino, object, max(at + "end" - start) FROM extent WHERE object > 0 GROUP BY ino, object'
+            # what an impossible extent (E012) needs may exceed SQLite's integers
+            f'SELECT ino, object, max(iif(start >= 0 AND "end" <= {FILE_MAX}'
+            f' AND at BETWEEN 0 AND {FILE_MAX} - ("end" - start), at + ("end" - start), 0))'
+            " FROM extent WHERE object > 0 GROUP BY ino, object"
         ):
             ends[ino, number] = end
         for (ino, number), end in ends.items():

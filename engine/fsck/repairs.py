@@ -281,7 +281,11 @@ class Repairs(LostFound):
         path = self._db.value("SELECT path FROM origin WHERE ino = ?", (ino,))
         for table, parent, name in names:
             self._change(f"DELETE FROM {table} WHERE parent = ? AND name = ?", (parent, name))
-        if ino != ROOT and names and (names[0][0] == "renamed" or self._is_hidden(path)):
+        if ino == ROOT or not names:
+            return
+        if path is None:
+            self._change("INSERT INTO created VALUES (?, ?, ?)", (*names[0][1:], ino))
+        elif names[0][0] == "renamed" or self._is_hidden(path):
             self._change("INSERT INTO renamed VALUES (?, ?, ?)", (*names[0][1:], ino))
 
     def _is_hidden(self, path: bytes) -> bool:

@@ -37,13 +37,13 @@ _PIECE = 4096  # rows in one query
 _LISTINGS = 16  # base directories whose names are kept
 
 _ADDED = (
-    "SELECT c.parent, c.name, c.ino, o.path, i.mode"
+    "SELECT c.parent, c.name, c.ino, o.path, i.mode & 65535"
     " FROM created c LEFT JOIN origin o ON o.ino = c.parent LEFT JOIN inode i ON i.ino = c.ino"
     " WHERE (c.parent, c.name) > (?, ?) ORDER BY c.parent, c.name LIMIT ?"
 )
-_IN = "SELECT c.name, c.ino, i.mode FROM created c LEFT JOIN inode i USING (ino) WHERE c.parent = ?"
+_IN = "SELECT c.name, c.ino, i.mode & 65535 FROM created c LEFT JOIN inode i USING (ino) WHERE c.parent = ?"
 _RENAMED = (
-    "SELECT r.parent, r.name, r.ino, o.path, i.mode, i.seen_links & 0xffffffff, m.content"
+    "SELECT r.parent, r.name, r.ino, o.path, i.mode & 65535, i.seen_links & 0xffffffff, m.content"
     " FROM renamed r JOIN origin o USING (ino) LEFT JOIN inode i USING (ino) LEFT JOIN modified m USING (ino)"
     " WHERE (r.parent, r.name) > (?, ?) ORDER BY r.parent, r.name LIMIT ?"
 )
@@ -53,7 +53,7 @@ _DELETED = (
     " WHERE (d.parent, d.name) > (?, ?) ORDER BY d.parent, d.name LIMIT ?"
 )
 _MODIFIED = (
-    "SELECT o.path, m.ino, m.content, i.mode FROM origin o JOIN modified m USING (ino) JOIN inode i USING (ino)"
+    "SELECT o.path, m.ino, m.content, i.mode & 65535 FROM origin o JOIN modified m USING (ino) JOIN inode i USING (ino)"
     " WHERE o.path > ? AND i.nlink > 0 ORDER BY o.path LIMIT ?"
 )
 

@@ -164,8 +164,10 @@ class Edit:
 def _tables(paths: StoragePaths, *, loose: bool = False) -> Iterator[apsw.Connection]:
     """A connection to the database, rules off; *loose*: even the types of columns do not count."""
     # another edit may have put something there that would lead the edit itself out
-    if not os.path.isfile(paths.database) or os.path.islink(paths.database) or os.stat(paths.database).st_nlink > 1:
-        raise apsw.CantOpenError(paths.database)
+    for path in (paths.database, f"{paths.database}-wal", f"{paths.database}-journal", f"{paths.database}-shm"):
+        is_there = os.path.lexists(path)
+        if (is_there and not _is_plain(path)) or not (is_there or path != paths.database):
+            raise apsw.CantOpenError(path)
     if loose:
         with loose_tables(paths.database) as con:
             yield con

@@ -14,9 +14,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from minifo.engine.model import FILE_MAX
 from tests.hostile.redo_edits import RECORDS
 from tests.hostile.root_commands import AttackedStorages
-from tests.hostile.storage_edits import EDITS, Edit
+from tests.hostile.storage_edits import EDITS, Edit, Extents, Rename, SetCells
 
 STORAGES = int(os.environ.get("MINIFO_HOSTILE", "0")) or settings.default.max_examples * 5  # type: ignore[union-attr]
 
@@ -32,6 +33,22 @@ def attacked(fuse_required: None) -> Iterator[AttackedStorages]:
 
 
 _COUNT = {"storages": 0, "seconds": 0.0}
+
+
+#: Edits that were found to do harm once.
+FOUND: tuple[tuple[Edit, ...], ...] = (
+    (SetCells("inode", "mode", -1, 1),),
+    (SetCells("inode", "mode", 1 << 32, 1),),
+    (SetCells("extent", "end", FILE_MAX, 0),),
+    (SetCells("origin", "ino", 1 << 31, None),),
+    (Extents(3), SetCells("created", "parent", 0, None), Rename("origin", b"", 0)),
+)
+
+
+@pytest.mark.parametrize("edits", FOUND)
+def test_what_did_harm_once(attacked: AttackedStorages, edits: tuple[Edit, ...]) -> None:
+    """Each of these ended a command with a traceback."""
+    attacked.run(edits, "closed")
 
 
 @settings(max_examples=STORAGES, suppress_health_check=list(HealthCheck))
