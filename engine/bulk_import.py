@@ -18,7 +18,7 @@ from .errors import StateError
 from .model import Attr, Ino
 from .overlay import Overlay
 from .store.base_view import split
-from .store.list_statements import ADD, HIDE
+from .store.four_lists_statements import ADD, HIDE
 from .store.statements import SET_FACT, statement
 from .store.syscalls import data_ranges
 from .tree.inode_rows import SMALL, Row
@@ -191,7 +191,7 @@ class BulkImport:
         # bound 0: without an object, the base file would back it
         bound = 0 if row.bound is not None and not size else None
         number: int | None = None
-        if size > self._ov.content.small_max:
+        if size > self._ov.content.copy_up.small_max:
             number = self._copy(source, size)
         elif size:
             number = SMALL

@@ -69,7 +69,7 @@ OVERLAY_NAMES = {"overlay", "_overlay", "ov", "_ov"}
 #: What may be asked of one beside its methods and properties: plain attributes.
 OVERLAY_ATTRIBUTES = {"base", "uuid"}
 #: Modules with statements that change rows.
-STATEMENTS = {"minifo.engine.store.statements", "minifo.engine.store.list_statements"}
+STATEMENTS = {"minifo.engine.store.statements", "minifo.engine.store.four_lists_statements"}
 MAX_LINES = 520
 #: Folders of tests in which each file is named after the module that it tests, in a folder of the same path.
 MIRRORS = ("engine", "fusefront", "migrations", "tools")

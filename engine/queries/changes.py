@@ -28,7 +28,7 @@ from ..model import Ino
 from ..overlay import Overlay
 from ..rebase.drift_report import same_bytes
 from ..store.base_view import join, split
-from ..store.list_statements import IS_HIDDEN
+from ..store.four_lists_statements import IS_HIDDEN
 from ..tree.inode_rows import Row
 from .directories import Directories
 from .typed_rows import each, rows

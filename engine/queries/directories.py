@@ -12,7 +12,7 @@ from functools import cached_property
 from ..model import ROOT
 from ..store.base_view import join, split
 from ..store.database import Database
-from ..store.list_statements import NAMES
+from ..store.four_lists_statements import NAMES
 from .typed_rows import each, rows
 
 _NAMED = " UNION ALL ".join(

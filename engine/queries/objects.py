@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from ..model import Ino, State
 from ..overlay import Overlay
 from ..store.base_view import join, split
-from ..store.list_statements import IS_HIDDEN
+from ..store.four_lists_statements import IS_HIDDEN
 from ..store.object_paths import object_name
 from .directories import Directories
 from .typed_rows import each, rows

@@ -18,7 +18,7 @@ from ..model import ROOT, Ino
 from ..overlay import Overlay
 from ..store.base_view import BaseView, join, split
 from ..store.database import Database
-from ..store.list_statements import IS_HIDDEN, NAMES
+from ..store.four_lists_statements import IS_HIDDEN, NAMES
 from ..tree.content import Content
 from ..tree.inode_rows import Row
 

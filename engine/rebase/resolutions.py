@@ -15,7 +15,7 @@ from ..errors import FsError
 from ..model import Ino, Process, SetAttr
 from ..overlay import Overlay
 from ..store.base_view import join, split
-from ..store.list_statements import ADD, DROP, DROP_IN, DROP_MODIFIED, DROP_XATTRS, HAS_NAMES_IN, HIDE, NAMES
+from ..store.four_lists_statements import ADD, DROP, DROP_IN, DROP_MODIFIED, DROP_XATTRS, HAS_NAMES_IN, HIDE, NAMES
 from ..store.statements import statement
 from ..store.syscalls import data_ranges
 from ..tree.inode_rows import SMALL, Row
@@ -95,7 +95,7 @@ class Resolutions:
             entry: the file.
             source: a descriptor of the version of the base file over which it was written; None if the base has it.
         """
-        self._inodes.save(self._ov.content.complete(self._row(entry), entry.base, source))
+        self._inodes.save(self._ov.content.copy_up.complete(self._row(entry), entry.base, source))
 
     def renew_ancestor(self, entry: Entry) -> None:
         """Replace the ancestor of a file, if there is one, by the version that the base has now."""

@@ -11,7 +11,7 @@ import stat
 from ..model import Ino
 from ..overlay import Overlay
 from ..store.base_view import BaseView
-from ..store.list_statements import HAS_NAMES_IN
+from ..store.four_lists_statements import HAS_NAMES_IN
 from ..tree.drift import sample
 from ..tree.inode_rows import Row
 from .drift_report import Entry, Held, bytes_missing, same_bytes

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from ..model import FILE_MAX, SYMLINK_MAX, XATTR_MAX, XATTR_NAME_MAX
 from .database import Database
-from .list_statements import IS_HIDDEN
+from .four_lists_statements import IS_HIDDEN
 
 
 class Invariant(NamedTuple):

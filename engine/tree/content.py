@@ -24,20 +24,15 @@ from ..store.content_objects import ObjectStore
 from ..store.database import Database
 from ..store.object_paths import object_name
 from ..store.statements import statement
-from ..store.syscalls import data_ranges
-from .drift import sample
+from .copy_up import CopyUp
 from .extent_writer import ExtentWriter
-from .extents import HOLE, Extent
+from .extents import HOLE
 from .inode_rows import SMALL, Backing, Row
 from .inodes import Inodes
 from .stored_bytes import StoredBytes
 
 log = logging.getLogger(__name__)
 
-_SET_DIGEST = statement("UPDATE modified SET digest = ? WHERE ino = ?")
-_COPY_WHOLE = 128 << 10  # bytes; a base file up to this size is copied whole, which is cheaper than extents
-SMALL_MAX = 2048  # bytes; a file up to this size is kept in a row, a larger one costs fewer writes as an object
-_COPY_STEP = 1 << 20  # bytes
 _COUNTED_MAX = 20_000  # extents; st_blocks of a file with more is estimated, as counting them takes over 10 ms
 
 _CUT_SMALL = statement("UPDATE small SET data = substr(data, 1, ?) WHERE ino = ?")
@@ -56,7 +51,7 @@ class Content:
 
     Attributes:
         extents: the extents of all files.
-        small_max: size of the largest file that is kept in a row, in bytes.
+        copy_up: when and how bytes of base files are copied to storage (tree/copy_up.py).
     """
 
     def __init__(
@@ -76,9 +71,7 @@ class Content:
         self._stored = stored
         self.extents = stored.extents
         self._writer = ExtentWriter(db, objects, stored)
-        self._can_clone = True
-        self.small_max = SMALL_MAX
-        self.whole = whole
+        self.copy_up = CopyUp(db, base, inodes, objects, stored, whole=whole)
 
     # -- reading
 
@@ -128,22 +121,8 @@ class Content:
         if row.object is not None:
             return os.pread(self._objects.fd(row.object), end - start, start)
         if path is not None:
-            return os.pread(self.base_fd(row, path), end - start, start)
+            return os.pread(self._inodes.drift.base_fd(row, path), end - start, start)
         return b""
-
-    def base_fd(self, row: Row, path: bytes) -> int:
-        """Return a descriptor of the base file that backs a file; it is valid until the next call.
-
-        Raises:
-            OSError: EIO if the file was written over another version of the base file than the base has now.
-        """
-        if self.is_lost(row, path):
-            raise FsError(errno.EIO, f"read inode {row.ino}: the base has another version")
-        return self._base.file(path)
-
-    def is_lost(self, row: Row, path: bytes) -> bool:
-        """Return True if a file needs bytes of a version of its base file that the base no longer has."""
-        return row.object is None and row.is_own and not self._inodes.drift.same_version(row, path)
 
     def blocks(self, row: Row, path: bytes | None, base_blocks: tuple[int, int] | None = None) -> int:
         """Return the allocated blocks of a file for st_blocks, in 512 bytes; an upper bound for a file with extents.
@@ -153,7 +132,7 @@ class Content:
             base_blocks: size and blocks of the base file, if the caller has just read them.
         """
         if row.object == SMALL:
-            return _blocks_of(min(row.size, self.small_max))
+            return _blocks_of(min(row.size, self.copy_up.small_max))
         backing = 0
         if row.object is not None:
             try:
@@ -199,15 +178,15 @@ class Content:
             raise FsError(errno.EFBIG, f"write inode {row.ino}")
         saved = self._inodes.row(row.ino)
         if row.object is None and row.mapped:
-            row = self.prepare_partial_write(row, path)  # its digest is noted already; this may complete the file
-        number, bound, mapped = self.writable(row, path, end)
+            row = self.copy_up.prepare_partial_write(row, path)  # this may complete the file
+        number, bound, mapped = self.copy_up.writable(row, path, end)
         if number == SMALL:
             self._write_small(row, path, offset, data)
         elif not self._write_backing(Backing(number, bound, mapped), row, offset, data):
             if number is not None and bound is None and offset > row.size:
                 self.cut_stale(number, row.size)
             if number is None:
-                row = self.prepare_partial_write(row, path)
+                row = self.copy_up.prepare_partial_write(row, path)
             self._writer.write(row, Backing(number, bound, mapped), offset, data)
             mapped = 1
         mtime, ctime = (self._inodes.now(),) * 2 if times else (row.mtime, row.ctime)
@@ -219,31 +198,6 @@ class Content:
             self._inodes.save(written)
         else:
             self._inodes.watcher.changed(row.ino)  # st_blocks may differ
-
-    def writable(self, row: Row, path: bytes | None, end: int) -> Backing:
-        """Return the backing for a write that ends at offset *end*; make or copy a content object if that is cheap.
-
-        Call it inside an operation.  The caller saves the row with this backing; if that is ``SMALL``, the caller also
-        writes the row of ``small``.
-        """
-        number, bound, mapped = row.object, row.bound, row.mapped
-        if number and bound is not None and self._objects.stat(number).st_size <= bound:
-            bound = None  # the object was cut after the commit of a shrink: nothing lies beyond bound any more
-        if mapped:
-            return Backing(number, bound, mapped)
-        if number == SMALL:
-            return Backing(SMALL if end <= self.small_max else self._outgrow(row), None, 0)
-        if number is None:
-            base_size = bound if path is not None and bound else 0
-            if path is not None and base_size and self.is_lost(row, path):
-                return Backing(None, bound, 0)
-            if max(base_size, end) <= self.small_max:
-                return Backing(SMALL, None, 0)
-            if path is None or not base_size:
-                return Backing(self._objects.create(), None, 0)
-            number = self._copy_up(row, path, base_size)
-            return Backing(number, base_size if number is None else None, 0)
-        return Backing(number, bound, 0)
 
     def _write_backing(self, backing: Backing, row: Row, offset: int, data: bytes | memoryview) -> bool:
         """Write into the object that holds all of a file; return False if there is none or it cannot hold the data."""
@@ -260,109 +214,10 @@ class Content:
         new = old[:offset].ljust(offset, b"\0") + bytes(data) + old[offset + len(data) :]
         self._stored.put_small(row.ino, new)  # invariant 19: the caller saves the row with object = SMALL
 
-    def _outgrow(self, row: Row) -> int:
-        """Move the bytes of a small file from its row to a new object; return the object's id."""
-        number = self._objects.create()
-        self._objects.write(number, self._stored.small(row.ino), 0)
-        self._stored.drop_small(row.ino)
-        return number
-
     def cut_stale(self, number: int, size: int) -> None:
         """Cut an object to its file's size before the file grows: a crash may have left bytes beyond the end."""
         if self._objects.stat(number).st_size > size:
             self._objects.truncate(number, size)
-
-    def prepare_partial_write(self, row: Row, path: bytes | None) -> Row:
-        """Prepare a file for a change after which some of its bytes are in storage and others in the base.
-
-        A digest of the base file is noted, so that a replaced base never shows through in a mixture of two versions;
-        or, if base files are to be copied whole (``whole``), the file is.  Call it inside an operation.
-
-        Args:
-            row: the file's row; it is in ``modified``.
-            path: its base file (base terms), if it has one.
-
-        Returns:
-            The row, with another backing if the file was copied.  It is not saved yet.
-        """
-        if path is None or row.object is not None or not row.bound or self.is_lost(row, path):
-            return row
-        if self.whole:
-            return self.complete(row, path)
-        if not row.is_own:
-            digest = sample(self._base.file(path), row.seen_size or 0)
-            self._db.change(_SET_DIGEST, (digest, row.ino))
-        return row
-
-    def complete(self, row: Row, path: bytes, source: int | None = None) -> Row:
-        """Copy the bytes that a file still has from the base, so that it needs the base no more.
-
-        Call it inside an operation.
-
-        Args:
-            row: the file's row; it is in ``modified``.
-            path: its base file (base terms).
-            source: a descriptor of the version over which the file was written; None to read it from the base.
-
-        Returns:
-            The row with its new backing.  It is not saved yet.
-
-        Raises:
-            OSError: EIO if *source* is None and the base has another version; errors of storage, such as ENOSPC.
-        """
-        if row.object is not None or not row.bound:
-            return row
-        size = min(row.bound, row.size)
-        if source is None:
-            source = self.base_fd(row, path)
-        if size <= self.small_max and not row.mapped:
-            self._stored.put_small(row.ino, os.pread(source, size, 0))
-            return row._replace(object=SMALL, bound=None)
-        covered = self.extents.of(row.ino, 0, size) if row.mapped else []
-        number = self._copy(source, size, self._objects.create(), covered)
-        return row._replace(object=number, bound=None)
-
-    def _copy_up(self, row: Row, path: bytes, size: int) -> int | None:
-        """Copy the first *size* bytes of a base file to a new object; return its id, or None if extents are cheaper."""
-        source = self.base_fd(row, path)
-        if self._can_clone:
-            number = self._objects.create()
-            try:
-                self._objects.clone(number, source)
-            except OSError:
-                self._can_clone = False  # another file system, or no reflinks: neither changes while mounted
-            else:
-                self._objects.truncate(number, size)
-                return number
-            if size > _COPY_WHOLE and not self.whole:
-                self._objects.drop(number)
-                return None
-        elif size > _COPY_WHOLE and not self.whole:
-            return None
-        else:
-            number = self._objects.create()
-        return self._copy(source, size, number, [])
-
-    def _copy(self, source: int, size: int, number: int, covered: list[Extent]) -> int:
-        """Copy the first *size* bytes of a file to an object, and return the object's id.
-
-        Args:
-            source: a descriptor of the file; its holes are not copied.
-            size: in bytes.
-            number: the object, which is empty.
-            covered: extents of the file: their ranges are not copied.
-        """
-        done = start = 0
-        for extent in [*covered, Extent(size, size, HOLE, size)]:
-            for first, end in data_ranges(source, start, extent.start):
-                for at in range(first, end, _COPY_STEP):
-                    data = os.pread(source, min(_COPY_STEP, end - at), at)
-                    self._objects.write(number, data, at)
-                    done = at + len(data)
-            start = extent.end
-        if done < size:
-            self._objects.truncate(number, size)  # the file ends with a hole
-        return number
 
     # -- cutting
 
@@ -380,7 +235,7 @@ class Content:
         if size > FILE_MAX:
             raise FsError(errno.EFBIG, f"truncate inode {row.ino}")
         if size:
-            row = self.prepare_partial_write(row, path)
+            row = self.copy_up.prepare_partial_write(row, path)
         number, bound, mapped = row.object, row.bound, row.mapped
         if size == 0:
             self._stored.release(row)

@@ -16,11 +16,13 @@ Rows refer to base objects by the base's inode numbers, and another base uses th
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import stat
 from hashlib import blake2b
 
+from ..errors import FsError
 from ..model import DIRECTORY_SIZE, ROOT, Ino
 from ..store.base_view import BaseView, directory_stat, join, split
 from ..store.database import Database
@@ -222,6 +224,20 @@ class Drift:
                     os.fsdecode(path),
                 )
         return same
+
+    def base_fd(self, row: Row, path: bytes) -> int:
+        """Return a descriptor of the base file that backs a file; it is valid until the next call.
+
+        Raises:
+            OSError: EIO if the file was written over another version of the base file than the base has now.
+        """
+        if self.is_lost(row, path):
+            raise FsError(errno.EIO, f"read inode {row.ino}: the base has another version")
+        return self._base.file(path)
+
+    def is_lost(self, row: Row, path: bytes) -> bool:
+        """Return True if a file needs bytes of a version of its base file that the base no longer has."""
+        return row.object is None and row.is_own and not self.same_version(row, path)
 
     def is_version(self, row: Row, path: bytes) -> bool:
         """Compare the base file at *path*, as it is now, with the version over which the file was written.

@@ -17,7 +17,7 @@ from ..errors import FsError
 from ..model import ROOT, Ino
 from ..store.base_view import BaseView, join, split
 from ..store.database import Database
-from ..store.list_statements import DROP_MODIFIED, DROP_ORIGIN, DROP_XATTRS
+from ..store.four_lists_statements import DROP_MODIFIED, DROP_ORIGIN, DROP_XATTRS
 from ..store.statements import statement
 from .ancestors import Ancestors
 from .clock import Clock

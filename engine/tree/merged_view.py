@@ -3,9 +3,7 @@
 A name is looked up in ``created``, ``renamed``, ``deleted`` (then there is no such name) and the base, in this order.
 A directory without overlay state (``Node.state`` is False) is read from the base alone, without SQL.
 
-Each name in a listing has a cookie, a keyed hash of the name.  So a program that reads a directory while it changes
-neither misses nor repeats a name that stays, and the engine needs no state per open directory.  A cache holds some
-listings, sorted by cookie, and is updated with each change of their directories.
+tree/listings.py has the order of a listing, and the cache of listings.
 
 If the base was replaced (tree/drift.py), an object that is gone from it still shows if the overlay holds enough of it:
 a file with bytes of its own, or a directory with entries that show.  An object that does not show keeps its rows.  A
@@ -18,32 +16,29 @@ import errno
 import logging
 import os
 import stat
-import sys
-from bisect import bisect_left, insort
-from collections import OrderedDict
+from bisect import bisect_left
 from collections.abc import Iterator
 from functools import partial
 from hashlib import blake2b
 from typing import Any, Literal, NamedTuple
 
 from ..errors import FsError
-from ..model import FIRST_COOKIE, NAME_MAX, Attr, DirEntry, Ino
+from ..model import NAME_MAX, Attr, DirEntry, Ino
 from ..store.base_view import BaseView, join
 from ..store.database import Database
-from ..store.list_statements import IS_HIDDEN
+from ..store.four_lists_statements import IS_HIDDEN
 from .content import Content
 from .gone_objects import MADE, GoneObjects, deleted_names
 from .inode_rows import AnyAttr, BaseAttr, Row, base_attr
 from .inodes import Inodes
+from .listings import Listing, Listings, cookie_of
 from .nodes import Node
 from .readahead import ReadAhead
 from .row_checks import is_name, named, number_of
 
 log = logging.getLogger(__name__)
 
-_COOKIE_MASK = (1 << 62) - 1
 _PIECE = 64  # names looked up by one query
-_CACHED_NAMES = 20_000  # names in all cached listings; the listing used last is cached in any case
 
 # Where a name (?2) of a directory (?1) comes from: an inode number and one of the numbers below.  ?3 is its base path.
 _DELETED, _CREATED, _RENAMED, _ORIGIN = 0, 1, 2, 3
@@ -64,16 +59,6 @@ _LOOKUP_MANY = (
 )
 
 
-def _hash_cookie(name: bytes) -> int:
-    return (hash(name) & _COOKIE_MASK) + FIRST_COOKIE
-
-
-def _digest_cookie(name: bytes) -> int:
-    return (int.from_bytes(blake2b(name, digest_size=8).digest(), "big") & _COOKIE_MASK) + FIRST_COOKIE
-
-
-# Python's own hash of bytes is keyed and fast, but has only 32 bits on 32-bit machines
-cookie_of = _hash_cookie if sys.hash_info.width == 64 else _digest_cookie
 
 
 Kind = Literal["created", "renamed", "base"]
@@ -105,6 +90,10 @@ class MergedView:
         base: the base view.
         inodes: rows and nodes.
         content: file bytes (for st_blocks).
+
+    Attributes:
+        listings: the listings of directories, sorted.
+        read_ahead: told of each listing that starts, to guess which base files are read next.
     """
 
     def __init__(self, db: Database, base: BaseView, inodes: Inodes, content: Content) -> None:
@@ -112,9 +101,8 @@ class MergedView:
         self._base = base
         self._inodes = inodes
         self._content = content
+        self.listings = Listings(inodes, self.names)
         self.read_ahead = ReadAhead(base, cookie_of)
-        self._listings: OrderedDict[Ino, list[tuple[int, bytes]]] = OrderedDict()
-        self._listed_names = 0  # in all of _listings
         self._missing: tuple[Ino, bytes] | None = None  # the directory and the name of the last lookup without result
         self._gone = GoneObjects(db, base, inodes)
 
@@ -336,7 +324,7 @@ class MergedView:
 
     def is_empty(self, directory: Node) -> bool:
         """Return True if a directory shows no name."""
-        return not self._listing(directory)
+        return not self.listings.of(directory)
 
     def readdir(self, directory: Node, after: int) -> Iterator[DirEntry]:
         """Yield the entries of a directory that follow the cookie *after*; 0 starts with ``.``."""
@@ -345,7 +333,7 @@ class MergedView:
         if after < 2:
             parent = self._inodes.node(directory.parent)
             yield DirEntry(b"..", self.attr(self._inodes.attributes(parent), parent), 2)
-        listing = self._listing(directory)
+        listing = self.listings.of(directory)
         start = bisect_left(listing, (after + 1, b""))
         if start == 0 and not directory.state and directory.path is not None:
             self.read_ahead.note_listing(directory.path, listing)
@@ -360,7 +348,7 @@ class MergedView:
             else:
                 yield from self._merged_entries(directory, piece)
 
-    def _merged_entries(self, directory: Node, entries: list[tuple[int, bytes]]) -> Iterator[DirEntry]:
+    def _merged_entries(self, directory: Node, entries: Listing) -> Iterator[DirEntry]:
         """Yield the entries of a directory that may have overlay state; one query looks up all names of a piece.
 
         Args:
@@ -391,7 +379,7 @@ class MergedView:
         self._inodes.prefetch([ino for ino, table in listed.values() if table != _DELETED])
         return listed
 
-    def _base_entries(self, directory: Node, path: bytes, entries: list[tuple[int, bytes]]) -> Iterator[DirEntry]:
+    def _base_entries(self, directory: Node, path: bytes, entries: Listing) -> Iterator[DirEntry]:
         """Yield the entries of a directory without overlay state.
 
         Args:
@@ -418,51 +406,11 @@ class MergedView:
         self._inodes.add_node(ino, location, directory.ino, False, False)
         return Attr(ino, stat.S_IFREG, 0, 0, 0, 0, 0, 0, 0, 0, 0)
 
-    def _listing(self, directory: Node) -> list[tuple[int, bytes]]:
-        """Return all names of a directory with their cookies, sorted by cookie; from the cache, or into it."""
-        ino = directory.ino
-        listing = self._listings.get(ino)
-        if listing is None:
-            listing = sorted((cookie_of(name), name) for name in self.names(directory))
-            self._listings[ino] = listing
-            self._listed_names += len(listing)
-            while self._listed_names > _CACHED_NAMES and len(self._listings) > 1:
-                self._listed_names -= len(self._listings.popitem(last=False)[1])
-        else:
-            self._listings.move_to_end(ino)
-        return listing
-
     def appeared(self, directory: Node, name: bytes) -> None:
         """Note that the running operation adds *name* to a directory."""
         self._missing = None
-        self._db.on_success(partial(self._add, directory.ino, name))
+        self._db.on_success(partial(self.listings.add, directory.ino, name))
 
     def vanished(self, directory: Node, name: bytes) -> None:
         """Note that the running operation removes *name* from a directory."""
-        self._db.on_success(partial(self._remove, directory.ino, name))
-
-    def _add(self, ino: Ino, name: bytes) -> None:
-        self._inodes.watcher.appeared(ino, name)
-        listing = self._listings.get(ino)
-        if listing is not None:
-            entry = (cookie_of(name), name)
-            at = bisect_left(listing, entry)
-            if at == len(listing) or listing[at] != entry:
-                insort(listing, entry)
-                self._listed_names += 1
-
-    def _remove(self, ino: Ino, name: bytes) -> None:
-        self._inodes.watcher.vanished(ino, name)
-        listing = self._listings.get(ino)
-        if listing is not None:
-            entry = (cookie_of(name), name)
-            at = bisect_left(listing, entry)
-            if at < len(listing) and listing[at] == entry:
-                del listing[at]
-                self._listed_names -= 1
-
-    def drop_listing(self, ino: Ino) -> None:
-        """Remove a directory's listing from the cache."""
-        listing = self._listings.pop(ino, None)
-        if listing is not None:
-            self._listed_names -= len(listing)
+        self._db.on_success(partial(self.listings.remove, directory.ino, name))

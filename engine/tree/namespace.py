@@ -19,7 +19,7 @@ from ..errors import FsError
 from ..model import DIRECTORY_SIZE, ROOT, SYMLINK_MAX, Caller, Ino, RenameFlags
 from ..store.base_view import BaseView, join
 from ..store.database import Database
-from ..store.list_statements import ADD, DROP, DROP_IN, DROP_ORIGIN, HIDE, IS_HIDDEN, IS_NAMED, NAMES
+from ..store.four_lists_statements import ADD, DROP, DROP_IN, DROP_ORIGIN, HIDE, IS_HIDDEN, IS_NAMED, NAMES
 from . import acl
 from .attributes import Attributes
 from .inodes import Inodes
@@ -253,7 +253,7 @@ class Namespace:
         elif node.state:
             self._inodes.discard(node.ino)
         self._die(node)
-        self._db.on_success(partial(self._view.drop_listing, node.ino))
+        self._db.on_success(partial(self._view.listings.drop, node.ino))
 
     def _die(self, node: Node) -> None:
         """Mark a node as dead until the kernel forgets it; undone if the operation fails."""

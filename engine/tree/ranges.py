@@ -146,7 +146,7 @@ class Ranges:
     def _adopt(self, node: Node, *, changed: bool = True) -> Row:
         row = self._own_xattrs(node) if changed else self._inodes.adopt(node)
         self._inodes.modify(row, content=changed)
-        return self._content.prepare_partial_write(row, node.path) if changed else row
+        return self._content.copy_up.prepare_partial_write(row, node.path) if changed else row
 
     def _save(self, row: Row, *, times: bool) -> None:
         if times:
@@ -177,8 +177,8 @@ class Ranges:
             grow: True to make the file at least *end* bytes long.
         """
         number, bound, mapped = row.object, row.bound, row.mapped
-        if number or end > self._content.small_max:
-            number, bound, mapped = self._content.writable(row, path, end)
+        if number or end > self._content.copy_up.small_max:
+            number, bound, mapped = self._content.copy_up.writable(row, path, end)
         if number:
             if bound is None and end > row.size:
                 self._content.cut_stale(number, row.size)
@@ -267,7 +267,7 @@ class Ranges:
 
         If the base has lost the version that backs the file, that is unknown: the whole range counts as data.
         """
-        if path is not None and self._content.is_lost(row, path):
+        if path is not None and self._inodes.drift.is_lost(row, path):
             return iter([(start, end)])
         return data_ranges(self._backing(row, row.object, path), start, end)
 
@@ -276,7 +276,7 @@ class Ranges:
         if number is not None:
             return self._objects.fd(number)
         assert path is not None
-        return self._base.file(path) if row is None else self._content.base_fd(row, path)
+        return self._base.file(path) if row is None else self._inodes.drift.base_fd(row, path)
 
     # -- finding data
 
@@ -462,7 +462,7 @@ class Ranges:
             or (source.bound is not None and offset + size > source.bound)
         ):
             return row, 0
-        number, bound, mapped = self._content.writable(row, path, at + size)
+        number, bound, mapped = self._content.copy_up.writable(row, path, at + size)
         row = row._replace(object=number, bound=bound, mapped=mapped)
         if not number or mapped or (bound is not None and at + size > bound):
             return row, 0

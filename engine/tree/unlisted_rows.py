@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from ..model import Ino
 from ..store.database import Database
-from ..store.list_statements import DROP_IN, IS_NAMED, NAMES
+from ..store.four_lists_statements import DROP_IN, IS_NAMED, NAMES
 from ..store.statements import statement
 from .stored_bytes import StoredBytes
 

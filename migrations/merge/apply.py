@@ -21,8 +21,8 @@ from dataclasses import dataclass
 
 from ...engine import ROOT, Overlay, StateError
 from ...engine.errors import Corrupt
-from ...engine.lists import Lists
 from ...engine.model import Ino
+from ...engine.queries.four_lists import FourLists
 from ...engine.store.base_view import split
 from ...engine.store.confined_dir import BENEATH, open_file
 from ...engine.store.database import DB_NAME
@@ -94,7 +94,7 @@ def merge(
             plan = MergePlan(overlay)
             if not apply:
                 return MergeReport(plan.changes, False, False)
-            if not plan.changes and Lists(overlay).is_empty():
+            if not plan.changes and FourLists(overlay).is_empty():
                 return MergeReport([], True, False)  # the storage is empty: there is nothing to do
             _check(overlay, plan, base, storage)
             facts = _stage(disk.effects, overlay, plan, os.fsencode(base), progress)

@@ -20,8 +20,8 @@ from typing import Any, NamedTuple
 
 from ...engine import Overlay
 from ...engine.errors import Corrupt
-from ...engine.lists import Lists
 from ...engine.model import ROOT, Attr, Ino, is_known_xattr
+from ...engine.queries.four_lists import FourLists
 from ...engine.store.base_view import join
 from ...engine.tree.path_resolver import is_base_path
 from ..copying import stat_or_none
@@ -96,7 +96,7 @@ class MergePlan:
 
     def __init__(self, overlay: Overlay) -> None:
         self._ov = overlay
-        self._lists = Lists(overlay)
+        self._lists = FourLists(overlay)
         self.staged: list[Staged] = []
         self.lifts: list[Operation] = []
         self.places: list[Operation] = []

@@ -22,8 +22,8 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from ...engine import Overlay
-from ...engine.lists import Lists
 from ...engine.model import ROOT, Attr, Ino
+from ...engine.queries.four_lists import FourLists
 from ...engine.store.base_view import join, split
 from ..copying import stat_or_none
 from .codec import Record, Redirect, Whiteout, misread
@@ -74,7 +74,7 @@ class ExportPlan:
 
     def __init__(self, overlay: Overlay, meta_name: bytes) -> None:
         self._ov = overlay
-        self._lists = Lists(overlay)
+        self._lists = FourLists(overlay)
         self._meta_name = meta_name
         self._first: dict[int, bytes] = {}
         self._aliases = self._changed_aliases()

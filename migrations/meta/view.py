@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from ...engine import Overlay
-from ...engine.lists import Lists
 from ...engine.model import ROOT, Attr, Ino, State
+from ...engine.queries.four_lists import FourLists
 from ...engine.store.base_view import BaseView, join
 from ...engine.store.syscalls import data_ranges
 from ...engine.tree.row_checks import is_name
@@ -146,7 +146,7 @@ def compare(view: LegacyView, overlay: Overlay, progress: Callable[[int], None] 
         overlay: the overlay; it must be newly opened.
         progress: called from time to time with the number of entries compared.
     """
-    lists = Lists(overlay)
+    lists = FourLists(overlay)
     differences: list[Difference] = []
     entries = untouched = 0
     differences += _object(view, view.root, overlay, overlay.getattr(ROOT), b"/")

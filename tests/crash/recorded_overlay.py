@@ -203,7 +203,7 @@ class RecordedOverlay:
             self.overlay.storage.has_holes = False
         commits = self.overlay.commits
         commits.wal_limit = self._wal_limit
-        self.overlay.content.small_max = self._small_max
+        self.overlay.content.copy_up.small_max = self._small_max
         seal, harden = commits.seal, commits.harden
 
         def recorded_seal() -> object:

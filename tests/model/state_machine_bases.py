@@ -111,7 +111,7 @@ class Engine:
         self._ov = Overlay.open(
             str(base), str(self.storage), redo_directory=str(self._redo), base_check=BaseCheck.IGNORE
         )
-        self._ov.content.whole = whole
+        self._ov.content.copy_up.whole = whole
 
     def close(self, *, kill: bool) -> None:
         if self._ov is None:
@@ -260,7 +260,7 @@ class Bases(RuleBasedStateMachine):
         self.writes = 0
         self.large = self.copied + 1000
         self.changes = Changes(NAMES, self.large, links=self.links)
-        self._patch = mock.patch("minifo.engine.tree.content._COPY_WHOLE", self.copied)
+        self._patch = mock.patch("minifo.engine.tree.copy_up._COPY_WHOLE", self.copied)
 
     @initialize(whole=st.booleans())
     def start(self, whole: bool) -> None:

@@ -182,6 +182,14 @@ class OverlaySandbox:
             if entry.attr.mode & 0o170000 == 0o040000:
                 self._collect(Ino(entry.attr.ino), os.path.join(path, os.fsdecode(entry.name)), places)
 
+    def extents(self) -> list[tuple[int, int]]:
+        """Return start and end of all extents."""
+        return [(start, end) for start, end in self.ov.db.rows('SELECT start, "end" FROM extent ORDER BY start')]
+
+    def allocated(self) -> int:
+        """Return the bytes that all content objects take on disk."""
+        return sum(path.stat().st_blocks * 512 for path in (self.sto / "content").glob("*/*"))
+
     def objects(self) -> dict[str, int]:
         """Sizes of the content objects on disk."""
         content = self.sto / "content"

@@ -1,4 +1,4 @@
-"""File bytes: what is copied and what is not, ranges, holes, and the errnos of reading and writing."""
+"""File bytes: ranges, holes, and the errnos of reading and writing."""
 
 from __future__ import annotations
 
@@ -17,54 +17,12 @@ KIB = 1 << 10
 BLOCKS = b"".join(bytes([index]) * 4096 for index in range(64))  # 256 KiB
 
 
-def extents(sandbox: OverlaySandbox) -> list[tuple[int, int]]:
-    """Return start and end of all extents."""
-    return [(start, end) for start, end in sandbox.ov.db.rows('SELECT start, "end" FROM extent ORDER BY start')]
-
-
-def allocated(sandbox: OverlaySandbox) -> int:
-    """Return the bytes that all content objects take on disk."""
-    return sum(path.stat().st_blocks * 512 for path in (sandbox.sto / "content").glob("*/*"))
-
-
-def test_one_byte_copies_one_block(sandbox: OverlaySandbox) -> None:
-    """Writing one byte to a large base file copies one block, not the file."""
-    sandbox.put("f", BLOCKS * 16)
-    sandbox.write("f", b"!", 2 << 20)
-    assert extents(sandbox) == [(2 << 20, (2 << 20) + 1)]
-    assert allocated(sandbox) <= 8 * KIB
-    expected = bytearray(BLOCKS * 16)
-    expected[2 << 20] = ord("!")
-    assert sandbox.read("f") == expected
-
-
-def test_small_base_file_is_copied_whole(sandbox: OverlaySandbox) -> None:
-    """The first write copies a base file of up to 128 KiB completely, and only the written blocks of a larger one."""
-    sandbox.put("edge", BLOCKS[: 128 * KIB])
-    sandbox.put("over", BLOCKS[: 128 * KIB + 1])
-    sandbox.write("edge", b"!", 5)
-    sandbox.write("over", b"!", 5)
-    assert sorted(sandbox.objects().values()) == [6, 128 * KIB]
-    assert sandbox.read("edge") == BLOCKS[:5] + b"!" + BLOCKS[6 : 128 * KIB]
-    assert sandbox.read("over") == BLOCKS[:5] + b"!" + BLOCKS[6 : 128 * KIB + 1]
-
-
-def test_tiny_files_are_rows(sandbox: OverlaySandbox) -> None:
-    """The bytes of a file of up to 2 KiB are a row; they move to a content object when the file grows."""
-    sandbox.create("f", b"x" * 2048)
-    assert sandbox.objects() == {}
-    sandbox.write("f", b"y", 2048)
-    assert list(sandbox.objects().values()) == [2049]
-    assert sandbox.rows("small") == 0
-    assert sandbox.read("f") == b"x" * 2048 + b"y"
-
-
 def test_touching_ranges_become_one(sandbox: OverlaySandbox) -> None:
     """Extents that touch are merged: on the left, on the right and on both sides."""
     sandbox.put("f", BLOCKS)
     for offset in (8192, 16384, 4096, 12288):
         sandbox.write("f", b"!" * 4096, offset)
-    assert extents(sandbox) == [(4096, 20480)]
+    assert sandbox.extents() == [(4096, 20480)]
 
 
 def test_write_across_ranges(sandbox: OverlaySandbox) -> None:
@@ -73,7 +31,7 @@ def test_write_across_ranges(sandbox: OverlaySandbox) -> None:
     for offset in (10_000, 30_000, 50_000):
         sandbox.write("f", b"!" * 1000, offset)
     sandbox.write("f", b"?" * 60_000, 5_000)
-    assert extents(sandbox) == [(5_000, 65_000)]
+    assert sandbox.extents() == [(5_000, 65_000)]
     assert sandbox.read("f") == BLOCKS[:5000] + b"?" * 60_000 + BLOCKS[65_000:]
 
 
@@ -126,25 +84,13 @@ def test_dense_storage_takes_what_is_written(sandbox: OverlaySandbox) -> None:
     assert sum(sandbox.objects().values()) <= 16 * KIB
 
 
-def test_holes_survive_copy_up(sandbox: OverlaySandbox) -> None:
-    """The copy of a sparse base file is sparse."""
-    full = sandbox.put("f", b"")
-    os.truncate(full, 120 * KIB)
-    with full.open("r+b") as file:
-        file.seek(64 * KIB)
-        file.write(b"data")
-    sandbox.write("f", b"!", 100)
-    assert allocated(sandbox) <= 16 * KIB
-    assert sandbox.read("f") == bytes(100) + b"!" + bytes(64 * KIB - 101) + b"data" + bytes(120 * KIB - 64 * KIB - 4)
-
-
 def test_write_far_beyond_the_end(sandbox: OverlaySandbox) -> None:
     """A write far beyond the end allocates no blocks for the hole before it."""
     sandbox.create("f", b"start")
     sandbox.write("f", b"end", 1 << 40)
     assert sandbox.attr("f").size == (1 << 40) + 3
     assert sandbox.ov.read(sandbox.ino("f"), (1 << 40) - 2, 10) == b"\0\0end"
-    assert allocated(sandbox) <= 64 * KIB
+    assert sandbox.allocated() <= 64 * KIB
 
 
 def test_largest_offset(sandbox: OverlaySandbox) -> None:

@@ -462,7 +462,7 @@ def test_whole_files(sandbox: OverlaySandbox) -> None:
     data = os.urandom(BIG)
     for name in names:
         sandbox.put(name, data)
-    sandbox.ov.content.whole = True
+    sandbox.ov.content.copy_up.whole = True
     sandbox.write("write", b"ours", 4096)
     sandbox.set("cut", size=150_000)
     sandbox.set("grow", size=BIG + 1)
@@ -478,7 +478,7 @@ def test_completing_later(sandbox: OverlaySandbox) -> None:
     data = os.urandom(BIG)
     sandbox.put("f", data)
     sandbox.write("f", b"ours", 4096)
-    sandbox.ov.content.whole = True
+    sandbox.ov.content.copy_up.whole = True
     sandbox.write("f", b"more", 150_000)
     swap(sandbox, lambda base: (base / "f").unlink())
     assert sandbox.read("f") == data[:4096] + b"ours" + data[4100:150_000] + b"more" + data[150_004:]
@@ -676,7 +676,7 @@ def test_writing_to_what_was_cut(sandbox: OverlaySandbox, size: int, whole: bool
     sandbox.put("f", b"o" * BIG)
     sandbox.set("f", size=size - 1)
     swap(sandbox, lambda base: rewrite(base, "f", b"new"))
-    sandbox.ov.content.whole = whole
+    sandbox.ov.content.copy_up.whole = whole
     for offset in (50, 60, BIG + 10):
         sandbox.write("f", b"ours", offset)
         assert sandbox.ov.read(sandbox.ino("f"), offset, 4) == b"ours"

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 
 from minifo.engine import ROOT
-from minifo.engine.tree import merged_view
+from minifo.engine.tree import listings
 from tests.shared.file_trees import remove_tree, scratch
 from tests.shared.overlay_sandbox import OverlaySandbox
 
@@ -33,7 +33,7 @@ def _apply(sandbox: OverlaySandbox, step: str, name: str, dropped: set[str]) -> 
         sandbox.rename(name, f"renamed-{name}")
         dropped.add(name)
     elif step == "drop":
-        sandbox.ov.merge.drop_listing(ROOT)
+        sandbox.ov.merge.listings.drop(ROOT)
     elif step == "restart":
         sandbox.reopen()  # cookies stay right within one process
 
@@ -69,7 +69,7 @@ def test_no_name_is_skipped_or_repeated(present: set[str], steps: list[tuple[str
 
 def test_kept_listings_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """When too many names are kept the oldest listings go, and reading goes on where it was."""
-    monkeypatch.setattr(merged_view, "_CACHED_NAMES", 20)
+    monkeypatch.setattr(listings, "_CACHED_NAMES", 20)
     sandbox = OverlaySandbox(tmp_path)
     for directory in "abcd":
         for name in NAMES[:15]:

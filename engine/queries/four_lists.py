@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 from typing import NamedTuple
 
-from .model import Ino
-from .overlay import Overlay
+from ..model import Ino
+from ..overlay import Overlay
 
 
 class ModifiedFile(NamedTuple):
@@ -29,7 +29,7 @@ class ModifiedFile(NamedTuple):
     nlink: int
 
 
-class Lists:
+class FourLists:
     """Queries on the four lists of one overlay.
 
     Args:
