@@ -59,8 +59,6 @@ _LOOKUP_MANY = (
 )
 
 
-
-
 Kind = Literal["created", "renamed", "base"]
 
 # The fields of ``Ref``; and if the attributes are a row, size and blocks of the base object, where those were read.  A
