@@ -94,12 +94,12 @@ def daemon_of(storage: Path) -> int:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process runs (a zombie does not)."""
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return False
-    return state not in ("Z", "X")
+    """Whether a thread of a process runs: the first one may have ended while others still hold its descriptors."""
+    for stat_file in Path(f"/proc/{pid}/task").glob("*/stat"):
+        with contextlib.suppress(OSError):
+            if stat_file.read_text().rpartition(")")[2].split()[0] not in ("Z", "X"):
+                return True
+    return False
 
 
 def await_end(pid: int, seconds: float = 10.0) -> None:
