@@ -24,6 +24,7 @@ from typing import TypeVar
 from ..errors import FsError
 from ..model import BLOCK_SIZE
 from .fd_cache import FdCache, share
+from .owners import owners_here
 from .syscalls import (
     RESOLVE_BENEATH,
     RESOLVE_NO_MAGICLINKS,
@@ -112,7 +113,11 @@ class BaseView:
         self._files: FdCache[bytes] = FdCache(share(_FILE_FDS, 6))
         self._hidden: frozenset[bytes] = frozenset()
         self._hidden_in: frozenset[bytes] = frozenset()  # the directories that they are in
-        self.root_stat = os.fstat(self._root)
+        self._owners = owners_here()
+        self.root_stat = self._shown(os.fstat(self._root))
+
+    def _shown(self, st: os.stat_result) -> os.stat_result:
+        return st if self._owners is None else self._owners.shown(st)
 
     @property
     def descriptor(self) -> int:
@@ -208,7 +213,7 @@ class BaseView:
         """
         dir_fd, name = self._at(path)
         if self.cloned:
-            return os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
+            return self._shown(os.stat(name, dir_fd=dir_fd, follow_symlinks=False))
         try:
             fd = openat2(dir_fd, name, os.O_PATH | os.O_NOFOLLOW, self._resolve)
         except OSError as error:
@@ -216,7 +221,7 @@ class BaseView:
                 return _empty_directory(path)
             raise
         try:
-            return os.fstat(fd)
+            return self._shown(os.fstat(fd))
         finally:
             os.close(fd)
 
@@ -242,7 +247,7 @@ class BaseView:
         # a copy of the descriptor, because the cache may close the original while the caller handles a name
         fd = os.dup(self._dir(path))
         stat_name: Callable[[bytes], os.stat_result] = partial(os.stat, dir_fd=fd, follow_symlinks=False)
-        if not self.cloned or path in self._hidden_in:
+        if not self.cloned or self._owners is not None or path in self._hidden_in:
             stat_name = lambda name: self.stat(join(path, name))  # noqa: E731
         try:
             for name in names:

@@ -16,6 +16,7 @@ CLONE_NEWNS, CLONE_NEWUSER, CLONE_NEWPID = 0x0002_0000, 0x1000_0000, 0x2000_0000
 NOSUID, NODEV, NOEXEC = 2, 4, 8  # linux/mount.h: MS_*
 _BIND, _REC, _PRIVATE = 0x1000, 0x4000, 1 << 18
 _MNT_DETACH = 2
+_PR_SET_DUMPABLE = 4  # linux/prctl.h
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -88,6 +89,8 @@ def enter_user_namespace() -> None:
     """
     uid, gid = os.geteuid(), os.getegid()
     try:
+        # else its files in /proc are root's: where this user may run the interpreter, but not read it
+        checked(_libc.prctl(_PR_SET_DUMPABLE, *[ctypes.c_ulong(word) for word in (1, 0, 0, 0)]), "prctl")
         unshare(CLONE_NEWUSER)
         _write("/proc/self/setgroups", "deny")  # before gid_map: user_namespaces(7)
         _write("/proc/self/uid_map", f"{uid} {uid} 1")

@@ -192,10 +192,12 @@ class Session:
         """Stop this process, for the command was stopped; go on with it."""
         group = self._foreground()
         self._take_terminal()
-        old = signal.signal(signal.SIGTSTP, signal.SIG_DFL)
+        # SIGCONT too: passed on again, it would undo the next stop of the command
+        old = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGTSTP, signal.SIGCONT)}
         os.kill(os.getpid(), signal.SIGTSTP)
         # here after SIGCONT, or at once where no shell could continue this process
-        signal.signal(signal.SIGTSTP, old)
+        for number, handler in old.items():
+            signal.signal(number, handler)
         time.sleep(_BETWEEN_STOPS)
         self._give_terminal(group or self._command)
         messages.send(channel, signal=signal.SIGCONT)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import pty
+import select
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,7 +25,10 @@ from tests.mount.mount_sandbox import (
     mount_lines,
     run,
 )
+from tests.mount.unprivileged import as_user
 from tests.shared.waiting import wait_until
+
+SOMEBODY = 12345  # a user without a name
 
 
 class Machine:
@@ -30,6 +37,7 @@ class Machine:
     Attributes:
         tree: a directory on disk with things to change.
         place: TMPDIR of the sandboxes.
+        access: whether access times count.
     """
 
     def __init__(self, sandbox: MountSandbox) -> None:
@@ -43,6 +51,7 @@ class Machine:
         (self.tree / "symlink").symlink_to("d0/file0")
         os.setxattr(self.tree / "d1", "user.key", b"value")
         self.mounts = mount_lines()
+        self.access = True
         self.before = fingerprint(self.tree)
 
     def run(self, *words: str | Path, check: bool = False, **keywords: object) -> subprocess.CompletedProcess[str]:
@@ -65,7 +74,7 @@ class Machine:
 
     def assert_unchanged(self) -> None:
         """Nothing that a command did happened to the machine, and nothing of a sandbox is left."""
-        assert fingerprint(self.tree) == self.before
+        assert fingerprint(self.tree, access=self.access) == self.before
         assert mount_lines() == self.mounts
         assert os.listdir(self.place) == []
 
@@ -81,6 +90,11 @@ def machine(sandbox: MountSandbox) -> Iterator[Machine]:
 def children(pid: int) -> list[int]:
     """The children of a process."""
     return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether job control has stopped a process."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
 
 
 # -- exit codes
@@ -299,3 +313,236 @@ def test_command_in_a_sandbox_in_a_sandbox(machine: Machine) -> None:
     assert (done.returncode, done.stdout) == (0, "outer\nouter\n"), done.stderr
     assert f"D  {machine.tree}/new" in done.stderr
     assert f"A  {machine.tree}/new" in done.stderr
+
+
+# -- an ordinary user
+
+
+def test_ordinary_user(machine: Machine, fuse_for_all: None) -> None:
+    """A user without privileges changes what is the user's and what all may write to, and nothing else."""
+    machine.place.chmod(0o777)
+    tree = machine.tree
+    for path in (tree / "d0", *(tree / "d0").iterdir()):
+        os.chown(path, SOMEBODY, SOMEBODY)
+    (tree / "d1").chmod(0o1777)
+    machine.access = False  # a user's reading sets them, as outside: open(2), O_NOATIME
+    machine.before = fingerprint(tree, access=False)
+    report = machine.place / "report"
+    script = f"""
+        cd {tree}; test "$(id -u)" = {SOMEBODY} || exit 3
+        rm -rf d0/* || exit 4
+        echo new > d1/new || exit 5
+        rm -rf d2 2>/dev/null && exit 6
+        (echo x > d2/file2) 2>/dev/null && exit 7
+        cat /etc/shadow 2>/dev/null && exit 8
+        kill -0 {os.getppid()} 2>/dev/null && exit 9
+        exit 77
+    """
+    words = ("run", "--json", "--output", report, "--", "sh", "-c", script)
+    assert as_user(*words, environment={"TMPDIR": str(machine.place)}, uid=SOMEBODY) == 77
+    found = json.loads(report.read_text())
+    report.unlink()
+    assert found["changes"]["A"] == 1
+    assert found["changes"]["D"] == 7
+    assert found["outcome"] == "discarded"
+
+
+def test_no_user_namespace(
+    machine: Machine, sandbox: MountSandbox, fuse_for_all: None, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Where users may make no user namespace, the user is told so in one line."""
+    machine.place.chmod(0o777)
+    root = sandbox.directory()
+    sandbox.mount("--rbind", "/", root)
+    machine.mounts = mount_lines()
+    # user_namespaces(7): not in a chroot
+    words = ("run", "--", "true")
+    code = as_user(*words, environment={"TMPDIR": str(machine.place)}, uid=SOMEBODY, before=lambda: os.chroot(root))
+    assert code == 125
+    assert "may make no user namespace" in capfd.readouterr().err
+
+
+# -- at a terminal
+
+
+class Terminal:
+    """A terminal with a program in it.
+
+    Args:
+        words: the program and its arguments.
+        place: its TMPDIR.
+    """
+
+    def __init__(self, words: list[str], place: Path) -> None:
+        self.text = ""
+        self.pid, self._fd = pty.fork()
+        if self.pid == 0:
+            os.environ.update(TMPDIR=str(place), PS1="prompt> ", TERM="dumb", HISTFILE="/dev/null")
+            os.execvp(words[0], words)
+
+    def type(self, text: str) -> None:
+        """Type a text."""
+        os.write(self._fd, text.encode())
+
+    def foreground(self) -> int:
+        """The process group that has the terminal."""
+        return os.tcgetpgrp(self._fd)
+
+    def expect(self, text: str) -> None:
+        """Read until the terminal shows a text; what came before is not looked at again."""
+        limit = time.monotonic() + STEP
+        while text not in self.text:
+            assert select.select([self._fd], [], [], max(0, limit - time.monotonic()))[0], f"no {text!r}: {self.text!r}"
+            try:
+                self.text += os.read(self._fd, 4096).decode(errors="replace")
+            except OSError:  # the last process at the terminal has ended
+                raise AssertionError(f"no {text!r}: {self.text!r}") from None
+        self.text = self.text.partition(text)[2]
+
+    def end(self) -> int:
+        """Wait for the program, and return its exit code."""
+        with contextlib.suppress(OSError):
+            while os.read(self._fd, 4096):
+                pass
+        code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        os.close(self._fd)
+        return code
+
+
+def test_ctrl_c_reaches_the_command(machine: Machine) -> None:
+    """Ctrl-C kills the command, or it is handled there; either way minifo tidies up and says what was changed."""
+    script = f"rm -r {machine.tree}/d0; echo ready; sleep 1000"
+    terminal = Terminal([minifo_program(), "run", "--discard", "--", "sh", "-c", script], machine.place)
+    terminal.expect("ready")
+    terminal.type("\x03")
+    terminal.expect("1 change: 1 D")
+    assert terminal.end() == 128 + signal.SIGINT
+
+
+def test_ctrl_c_before_the_command_runs(machine: Machine) -> None:
+    """Whenever Ctrl-C comes, nothing is left."""
+    for delay in range(12):
+        terminal = Terminal([minifo_program(), "run", "--discard", "--", "sleep", "1000"], machine.place)
+        wait_until(lambda: os.listdir(machine.place), "the sandbox is being made")
+        time.sleep(delay * 0.05)  # any moment of the start
+        terminal.type("\x03")
+        assert terminal.end() == 128 + signal.SIGINT
+        machine.assert_unchanged()
+
+
+def test_job_control_of_a_shell(machine: Machine) -> None:
+    """A stopped command is a stopped job of the shell; fg and bg go on with it."""
+    terminal = Terminal(["bash", "--norc", "--noprofile", "-i"], machine.place)
+    terminal.expect("prompt> ")
+    terminal.type(f"{minifo_program()} run --discard -- sh -c 'echo ready; cat; exit 6'\n")
+    terminal.expect("\nready")
+    terminal.type("\x1a")
+    terminal.expect("Stopped")
+    terminal.expect("prompt> ")
+    terminal.type("jobs\n")
+    terminal.expect("Stopped")
+    terminal.type("bg\n")
+    (job,) = children(terminal.pid)
+    terminal.expect("prompt> ")
+    wait_until(lambda: is_stopped(job), "the command has read the terminal in the background")
+    terminal.type("fg\n")
+    terminal.expect("minifo")
+    terminal.type("word\n")
+    terminal.expect("word")
+    terminal.expect("word")  # by cat
+    terminal.type("\x04")
+    terminal.expect("nothing changed")
+    terminal.expect("prompt> ")
+    terminal.type("echo code $?\n")
+    terminal.expect("\ncode 6")
+    terminal.type("exit\n")
+    assert terminal.end() == 0
+
+
+def test_shell_in_a_sandbox_has_job_control(machine: Machine) -> None:
+    """An interactive shell stops and continues its own jobs, and the terminal is the caller's again at the end."""
+    words = ["bash", "--norc", "--noprofile", "-i"]
+    terminal = Terminal(words, machine.place)
+    terminal.expect("prompt> ")
+    terminal.type(f"{minifo_program()} run --discard -- {' '.join(words)}\n")
+    terminal.expect("prompt> ")
+    terminal.type("echo in $$\n")
+    terminal.expect("\nin 2")
+    terminal.expect("prompt> ")
+    shell = terminal.foreground()
+    terminal.type("cat\n")
+    wait_until(lambda: terminal.foreground() != shell, "the job is in the foreground")
+    terminal.type("\x1a")
+    terminal.expect("Stopped")
+    terminal.expect("prompt> ")
+    terminal.type("fg\n")
+    wait_until(lambda: terminal.foreground() != shell, "the job is in the foreground")
+    terminal.type("\x03")
+    wait_until(lambda: terminal.foreground() == shell, "the job has ended")
+    terminal.expect("prompt> ")
+    terminal.type("exit 5\n")
+    terminal.expect("nothing changed")
+    terminal.type("echo code $?\n")
+    terminal.expect("\ncode 5")
+    terminal.type("exit\n")
+    assert terminal.end() == 0
+
+
+def ask(machine: Machine, *words: str | Path) -> Terminal:
+    """Run a command that makes and deletes a file, up to the question."""
+    script = f"echo new > {machine.tree}/new; rm {machine.tree}/d1/file1"
+    terminal = Terminal([minifo_program(), "run", *map(str, words), "--", "sh", "-c", script], machine.place)
+    terminal.expect("2 changes: 1 A, 1 D")
+    terminal.expect("iscard? ")
+    return terminal
+
+
+def test_answer_discard(machine: Machine) -> None:
+    """The changes are listed, and dropped."""
+    terminal = ask(machine, "--ask")
+    terminal.type("what\n")
+    terminal.expect("iscard? ")
+    terminal.type("l\n")
+    terminal.expect(f"D  {machine.tree}/d1/file1")
+    terminal.expect("iscard? ")
+    terminal.type("\n")
+    terminal.expect("discarded")
+    assert terminal.end() == 0
+
+
+def test_interrupted_question_discards(machine: Machine) -> None:
+    """Ctrl-C instead of an answer leaves nothing."""
+    terminal = ask(machine)
+    terminal.type("\x03")
+    assert terminal.end() == 128 + signal.SIGINT
+
+
+def test_answer_keep(machine: Machine) -> None:
+    """The changes are kept where the sandbox was, and can be read."""
+    terminal = ask(machine)
+    terminal.type("k\n")
+    terminal.expect("kept in ")
+    terminal.expect(":")
+    assert terminal.end() == 0
+    (kept,) = machine.place.iterdir()
+    assert f"A  {machine.tree}/new" in minifo("diff", kept).stdout
+    run("rm", "-r", kept)
+
+
+def test_answer_merge(machine: Machine) -> None:
+    """The plan is shown, and carried out after a second question; the storage is gone then."""
+    terminal = ask(machine, "--base", machine.tree)
+    terminal.type("m\n")
+    terminal.expect("D /d1/file1")
+    terminal.expect("[y/N] ")
+    terminal.type("n\n")
+    terminal.expect("iscard? ")
+    machine.before = fingerprint(machine.tree)
+    terminal.type("m\n")
+    terminal.expect("[y/N] ")
+    terminal.type("y\n")
+    terminal.expect("merged")
+    assert terminal.end() == 0
+    assert (machine.tree / "new").read_text() == "new\n"
+    assert not (machine.tree / "d1/file1").exists()
+    machine.before = fingerprint(machine.tree)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
@@ -16,8 +16,8 @@ from tests.mount.mount_sandbox import USER, in_child
 
 # fmt: off
 PRELOADED = [
-    "minifo.tools.cli", "minifo.tools.mount", "minifo.tools.umount", "apsw", "difflib", "encodings.ascii",
-    "encodings.idna", "encodings.latin_1", "logging.handlers", "subprocess", "trio",
+    "minifo.tools.cli", "minifo.tools.mount", "minifo.tools.umount", "minifo.tools.run", "apsw", "difflib",
+    "encodings.ascii", "encodings.idna", "encodings.latin_1", "logging.handlers", "subprocess", "trio",
 ]
 # fmt: on
 
@@ -32,12 +32,19 @@ def _preload() -> None:
     database_file.schema()
 
 
-def as_user(*arguments: str | Path, environment: Mapping[str, str] = MappingProxyType({})) -> int:
+def as_user(
+    *arguments: str | Path,
+    environment: Mapping[str, str] = MappingProxyType({}),
+    uid: int = USER,
+    before: Callable[[], object] = lambda: None,
+) -> int:
     """Call the command line as a user without privileges, in a child.
 
     Args:
         arguments: the words of the command.
         environment: variables to set.
+        uid: the user.
+        before: what to call as root.
     """
     from minifo.tools import cli
 
@@ -45,4 +52,8 @@ def as_user(*arguments: str | Path, environment: Mapping[str, str] = MappingProx
         os.environ.update(environment)
         return cli.main([str(word) for word in arguments])
 
-    return in_child(call, uid=USER, before=_preload)
+    def prepare() -> None:
+        _preload()
+        before()
+
+    return in_child(call, uid=uid, before=prepare)
