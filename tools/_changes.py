@@ -82,12 +82,15 @@ def lines_of(found: list[Changed]) -> list[str]:
 
 def line_of(change: Change) -> str:
     """Return one change as a printable line: letters, and path."""
-    letters = change.kind.value + (change.also.value if change.also is not None else "")
-    slash = "/" if change.is_dir and change.path != b"/" else ""
-    name = plain(change.path) + slash
     if change.kind is Kind.RENAMED and change.old is not None:
-        name = f"{plain(change.old)}{slash} -> {name}"
-    return f"{letters:2} {name}"
+        slash = "/" if change.is_dir else ""
+        return f"{change.letters:2} {plain(change.old)}{slash} -> {plain(change.path)}{slash}"
+    return f"{change.letters:2} {name_of(change)}"
+
+
+def name_of(change: Change) -> str:
+    """Return the path of a change as printable text; that of a directory ends in a slash."""
+    return plain(change.path) + ("/" if change.is_dir and change.path != b"/" else "")
 
 
 def json_of(found: list[Changed]) -> dict[str, Any]:

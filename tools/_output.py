@@ -7,14 +7,14 @@ Names are bytes.  A terminal gets printable text; ``-z`` gets the bytes themselv
 from __future__ import annotations
 
 import base64
-import os
 
 from ._common import printable
 
 
 def plain(path: bytes) -> str:
     """Return a name as one line of printable text: control characters and bytes that are not UTF-8 as ``\\xNN``."""
-    return printable(os.fsdecode(path))
+    text = path.decode("utf-8", "surrogateescape")
+    return text if text.isprintable() else printable(text)  # most are
 
 
 def json_name(key: str, path: bytes) -> dict[str, str]:

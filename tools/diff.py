@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import json
 import os
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from functools import partial
+from operator import attrgetter
 
 import click
 
 from ..engine import UsageError
 from ..engine.queries.changes import Change, Kind, changes
 from . import _common
+from ._changes import line_of, name_of
 from ._complete import targets
-from ._output import json_name, plain
+from ._output import json_name
 from ._target import opened
+
+_PIECE = 4096  # lines written together
 
 #: What a letter means.
 WORDS = {
@@ -76,24 +83,29 @@ def command(
     if sum((name_only, as_stat, as_json)) > 1:
         raise UsageError("--name-only, --stat and --json exclude each other", "give one of them")
     _common.log_to_stderr("minifo")
-    with opened(target, base) as overlay:
-        found = sorted(
-            _matching(changes(overlay, recursive=recursive, identical=not ignore_identical), patterns),
-            key=lambda change: change.path,
-        )
+    with opened(target, base) as overlay, _uncollected():
+        every = changes(overlay, recursive=recursive, identical=not ignore_identical)
+        found = sorted(_matching(every, patterns) if patterns else every, key=attrgetter("path"))
     if as_stat:
         _print_counts(found)
     else:
-        write = sys.stdout.buffer.write
-        for change in found:
-            write(_line(change, name_only=name_only, null=null, as_json=as_json))
+        told = partial(_fields if null else _lines, name_only=name_only) if not as_json else _json_lines
+        for at in range(0, len(found), _PIECE):
+            sys.stdout.buffer.write(told(found[at : at + _PIECE]))
     return 1 if exit_code and found else 0
 
 
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """Look for no cycles among a hundred thousand records, which have none: that takes a sixth of the time."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
 def _matching(found: Iterable[Change], patterns: tuple[str, ...]) -> Iterator[Change]:
-    if not patterns:
-        yield from found
-        return
     import pathspec  # only where it is needed
 
     spec = pathspec.GitIgnoreSpec.from_lines(map(_anchored, patterns))
@@ -108,24 +120,29 @@ def _anchored(pattern: str) -> str:
     return f"/{bare}" if "/" in bare or pattern.startswith("/") else bare
 
 
-def _line(change: Change, *, name_only: bool, null: bool, as_json: bool) -> bytes:
-    letters = change.letters
-    renamed = change.kind is Kind.RENAMED and change.old is not None
-    if as_json:
-        known: dict[str, object] = {"change": letters, "directory": change.is_dir, **json_name("path", change.path)}
-        if change.old is not None:
-            known |= json_name("old_path", change.old)
-        return json.dumps(known).encode() + b"\n"
-    if null:
-        fields = [change.path] if name_only else [letters.encode(), *([change.old] if renamed else []), change.path]
-        return b"".join(field + b"\0" for field in fields if field is not None)
-    slash = "/" if change.is_dir and change.path != b"/" else ""
-    name = plain(change.path) + slash
-    if name_only:
-        return name.encode() + b"\n"
-    if renamed and change.old is not None:
-        name = f"{plain(change.old)}{slash} -> {name}"
-    return f"{letters:2} {name}\n".encode()
+def _json_lines(found: list[Change]) -> bytes:
+    return "".join(f"{json.dumps(_members(change))}\n" for change in found).encode()
+
+
+def _members(change: Change) -> dict[str, object]:
+    known = {"change": change.letters, "directory": change.is_dir, **json_name("path", change.path)}
+    return known if change.old is None else {**known, **json_name("old_path", change.old)}
+
+
+def _fields(found: list[Change], *, name_only: bool) -> bytes:
+    fields = []
+    for change in found:
+        if not name_only:
+            fields.append(change.letters.encode())
+            if change.kind is Kind.RENAMED and change.old is not None:
+                fields.append(change.old)
+        fields.append(change.path)
+    return b"".join(field + b"\0" for field in fields)
+
+
+def _lines(found: list[Change], *, name_only: bool) -> bytes:
+    told = name_of if name_only else line_of
+    return "".join([f"{told(change)}\n" for change in found]).encode()
 
 
 def _print_counts(found: list[Change]) -> None:

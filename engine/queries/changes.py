@@ -1,7 +1,8 @@
 """What an overlay changed, from rows: the difference between its base and the merged tree, name by name.
 
 No tree is walked, but for a base directory in whose place a new one stands, and for directories that are gone, where
-every name below them is asked for.
+every name below them is asked for.  A base directory with changes in it is listed once, for all of them, which are
+asked for together: to list it takes longer than what else is done there.
 
 * A name is *added* where the base has none, *modified* where the base has an object of the same kind whose bytes
   (of a symlink: target; of a device: number) are others, of another *type*, or *deleted*.
@@ -18,9 +19,10 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
-from enum import Enum
+from collections.abc import Iterable, Iterator, Mapping
+from enum import StrEnum
 from functools import cached_property, lru_cache
+from itertools import chain
 from typing import NamedTuple
 
 from ..errors import FsError
@@ -33,13 +35,15 @@ from ..tree.inode_rows import Row
 from .directories import Directories
 from .typed_rows import each, rows
 
-_PIECE = 4096  # rows in one query
+_PIECE = 1024  # rows in one query
 _LISTINGS = 16  # base directories whose names are kept
 
+_TOUCHED = (  # base directories in which names were made or hidden
+    "SELECT path, ino FROM origin WHERE ino IN (SELECT parent FROM created UNION SELECT parent FROM deleted)"
+)
 _ADDED = (
-    "SELECT c.parent, c.name, c.ino, o.path, i.mode & 65535"
-    " FROM created c LEFT JOIN origin o ON o.ino = c.parent LEFT JOIN inode i ON i.ino = c.ino"
-    " WHERE (c.parent, c.name) > (?, ?) ORDER BY c.parent, c.name LIMIT ?"
+    "SELECT c.name, c.ino, i.mode & 65535 FROM created c LEFT JOIN inode i USING (ino)"
+    " WHERE c.parent = ? AND c.name > ? ORDER BY c.name LIMIT ?"
 )
 _IN = "SELECT c.name, c.ino, i.mode & 65535 FROM created c LEFT JOIN inode i USING (ino) WHERE c.parent = ?"
 _RENAMED = (
@@ -48,9 +52,8 @@ _RENAMED = (
     " WHERE (r.parent, r.name) > (?, ?) ORDER BY r.parent, r.name LIMIT ?"
 )
 _DELETED = (
-    "SELECT d.parent, d.name, o.path, c.ino FROM deleted d JOIN origin o ON o.ino = d.parent"
-    " LEFT JOIN created c ON c.parent = d.parent AND c.name = d.name"
-    " WHERE (d.parent, d.name) > (?, ?) ORDER BY d.parent, d.name LIMIT ?"
+    "SELECT d.name, c.ino FROM deleted d LEFT JOIN created c ON c.parent = d.parent AND c.name = d.name"
+    " WHERE d.parent = ? AND d.name > ? ORDER BY d.name LIMIT ?"
 )
 _MODIFIED = (
     "SELECT o.path, m.ino, m.content, i.mode & 65535 FROM origin o JOIN modified m USING (ino) JOIN inode i USING (ino)"
@@ -58,7 +61,7 @@ _MODIFIED = (
 )
 
 
-class Kind(Enum):
+class Kind(StrEnum):
     """What happened to a name."""
 
     ADDED = "A"
@@ -91,7 +94,7 @@ class Change(NamedTuple):
     @property
     def letters(self) -> str:
         """One letter, or two of what is renamed and changed."""
-        return self.kind.value + (self.also.value if self.also is not None else "")
+        return self.kind + self.also if self.also is not None else self.kind
 
 
 def changes(overlay: Overlay, *, recursive: bool = False, identical: bool = True) -> Iterator[Change]:
@@ -116,27 +119,25 @@ class _Changes:
         self._base = overlay.base
         self._recursive = recursive
         self._directories = Directories(overlay.db)
-        self._names = lru_cache(_LISTINGS)(self._list)
+        self._listed = lru_cache(_LISTINGS)(self._list)
+        self._moved: set[bytes] = set()  # the base paths of what has a new name
 
     def all(self) -> Iterator[Change]:
-        """Every list in turn."""
+        """What has a new name, then one base directory after the other."""
         yield from self._renamed()
-        yield from self._added()
-        yield from self._deleted()
-        yield from self._modified()
+        touched: dict[bytes, int] = dict(each(self._db, _TOUCHED, "bi"))
+        yield from self._modified(touched)
+        for base, ino in touched.items():
+            yield from self._in(ino, base)
 
-    def _list(self, base: bytes) -> frozenset[bytes]:
+    def _list(self, base: bytes) -> Mapping[bytes, bool]:
+        """The names in a base directory, each with whether it is one; none of a directory that is not there."""
         try:
-            return frozenset(self._base.names(base))
+            return self._base.listing(base)
         except OSError:
             if self._base.find(base) is None:
-                return frozenset()
+                return {}
             raise
-
-    @cached_property
-    def _moved(self) -> set[bytes]:
-        """The base paths of what has a new name."""
-        return {path for (path,) in each(self._db, "SELECT o.path FROM renamed r JOIN origin o USING (ino)", "b")}
 
     @cached_property
     def _linked(self) -> set[int]:
@@ -152,10 +153,14 @@ class _Changes:
 
     def _renamed(self) -> Iterator[Change]:
         after: tuple[int, bytes] = (0, b"")
+        here, above = 0, b""
         while found := rows(self._db, _RENAMED, (*after, _PIECE), "ibibIII"):
             after = found[-1][:2]
             for parent, name, ino, base, mode, links, content in found:
-                path = join(self._directories.path(parent), name)
+                self._moved.add(base)
+                if parent != here:
+                    here, above = parent, self._directories.path(parent)
+                path = join(above, name)
                 is_dir = mode is not None and stat.S_ISDIR(mode)
                 if links is not None and links > 1 and not is_dir and not self._is_hidden(base):
                     yield Change(Kind.ADDED, path, None, ino, False)  # the base has it by another link as well
@@ -165,25 +170,31 @@ class _Changes:
                     also = Kind.MODIFIED if content else Kind.METADATA
                 yield Change(Kind.RENAMED, path, base, ino, is_dir, also)
 
-    def _added(self) -> Iterator[Change]:
-        after: tuple[int, bytes] = (0, b"")
-        while found := rows(self._db, _ADDED, (*after, _PIECE), "ibiBI"):
-            after = found[-1][:2]
-            for parent, name, ino, base, mode in found:
-                if base is None:
-                    continue  # in a created directory
+    def _in(self, ino: int, base: bytes) -> Iterator[Change]:
+        """The names that were made or hidden in a base directory."""
+        names = self._listed(base)
+        above = self._directories.path(ino)
+        after = b""
+        while found := rows(self._db, _ADDED, (ino, after, _PIECE), "biI"):
+            after = found[-1][0]
+            for name, number, mode in found:
                 under = join(base, name)
-                if name not in self._names(base) or under in self._moved:
-                    yield from self._new(join(self._directories.path(parent), name), ino, mode)
+                if name not in names or under in self._moved:
+                    yield from self._made(join(above, name), number, mode)
                 else:
-                    yield from self._replaced(join(self._directories.path(parent), name), under, ino, mode)
+                    yield from self._replaced(join(above, name), under, number, mode)
+        after = b""
+        while found := rows(self._db, _DELETED, (ino, after, _PIECE), "bI"):
+            after = found[-1][0]
+            for name, replaced in found:
+                if replaced is None and name in names:
+                    yield from self._gone(join(base, name), names[name])
 
-    def _new(self, path: bytes, ino: int, mode: int | None) -> Iterator[Change]:
+    def _made(self, path: bytes, ino: int, mode: int | None) -> Iterable[Change]:
         """A name in whose place the base has nothing."""
         is_dir = mode is not None and stat.S_ISDIR(mode)
-        yield Change(Kind.ADDED, path, None, ino, is_dir)
-        if is_dir and self._recursive:
-            yield from self._below(path, ino)
+        change = Change(Kind.ADDED, path, None, ino, is_dir)
+        return chain((change,), self._below(path, ino)) if is_dir and self._recursive else (change,)
 
     def _below(self, path: bytes, ino: int) -> Iterator[Change]:
         """All names in a created directory."""
@@ -204,7 +215,8 @@ class _Changes:
         """What stands in the place of a base object."""
         if ino in self._linked:  # another base object, with a new link here
             yield Change(Kind.ADDED, path, None, ino, False)
-            yield from self._gone(under)
+            directory, name = split(under)
+            yield from self._gone(under, self._listed(directory).get(name, False))
             return
         st = self._base.find(under)
         is_dir = mode is not None and stat.S_ISDIR(mode)
@@ -215,8 +227,8 @@ class _Changes:
             yield Change(Kind.TYPE, path, old, ino, is_dir)
             if self._recursive:
                 yield from self._below(path, ino)
-                for name in self._names(under) if stat.S_ISDIR(st.st_mode) else ():
-                    yield from self._gone(join(under, name))
+                for name, was_dir in self._listed(under).items() if stat.S_ISDIR(st.st_mode) else ():
+                    yield from self._gone(join(under, name), was_dir)
         elif not is_dir:
             yield Change(Kind.MODIFIED, path, old, ino, False)
         else:
@@ -228,54 +240,65 @@ class _Changes:
         if row is not None and (row.mode, row.uid, row.gid) != (st.st_mode, st.st_uid, st.st_gid):
             yield Change(Kind.METADATA, path, under if under != path else None, ino, True)
         here = {name: (number, mode) for name, number, mode in rows(self._db, _IN, (ino,), "biI")}
-        names = self._names(under)
+        names = self._listed(under)
         for name, (number, mode) in here.items():
             below = join(under, name)
             if name in names and below not in self._moved:
                 yield from self._replaced(join(path, name), below, number, mode)
             else:
-                yield from self._new(join(path, name), number, mode)
-        for name in names:
+                yield from self._made(join(path, name), number, mode)
+        for name, was_dir in names.items():
             if name not in here:
-                yield from self._gone(join(under, name))
+                yield from self._gone(join(under, name), was_dir)
 
-    # -- names that are gone
+    def _gone(self, base: bytes, is_dir: bool) -> Iterable[Change]:
+        """A base name that does not show, and what is in it, unless its object shows elsewhere."""
+        if base in self._moved:
+            return ()
+        change = Change(Kind.DELETED, base, None, 0, is_dir)
+        return chain((change,), self._gone_below(base)) if is_dir and self._recursive else (change,)
 
-    def _deleted(self) -> Iterator[Change]:
-        after: tuple[int, bytes] = (0, b"")
-        while found := rows(self._db, _DELETED, (*after, _PIECE), "ibbI"):
-            after = found[-1][:2]
-            for _, name, base, replaced in found:
-                if replaced is None and name in self._names(base):
-                    yield from self._gone(join(base, name))
-
-    def _gone(self, base: bytes) -> Iterator[Change]:
-        """A base name that does not show, unless its object shows elsewhere."""
+    def _gone_below(self, base: bytes) -> Iterator[Change]:
+        """All names in a base directory that does not show, unless their objects show elsewhere."""
         waiting = [base]
         while waiting:
-            base = waiting.pop()
-            if base in self._moved:
-                continue
-            st = self._base.find(base)
-            is_dir = st is not None and stat.S_ISDIR(st.st_mode)
-            yield Change(Kind.DELETED, base, None, 0, is_dir)
-            if is_dir and self._recursive:
-                waiting += [join(base, name) for name in self._names(base)]
+            directory = waiting.pop()
+            for name, is_dir in self._listed(directory).items():
+                base = join(directory, name)
+                if base not in self._moved:
+                    yield Change(Kind.DELETED, base, None, 0, is_dir)
+                    if is_dir:
+                        waiting.append(base)
 
     # -- objects in their place
 
-    def _modified(self) -> Iterator[Change]:
-        after = b""
+    def _modified(self, touched: dict[bytes, int]) -> Iterator[Change]:
+        """Base objects with other bytes or attributes; before the first one in a directory, what else happened there.
+
+        Args:
+            touched: base directories in which names were made or hidden, and their numbers; those that were dealt with
+                are taken out.
+        """
+        after = here = above = b""
+        names: Mapping[bytes, bool] = {}
         while found := rows(self._db, _MODIFIED, (after, _PIECE), "biii"):
             after = found[-1][0]
             for base, ino, content, mode in found:
+                if base == b"/":
+                    yield Change(Kind.METADATA, base, None, ino, True)
+                    continue
+                directory, name = split(base)
+                if directory != here:
+                    here, names = directory, self._listed(directory)
+                    above = self._directories.path(self._directories.number(directory))
+                    if (number := touched.pop(directory, None)) is not None:
+                        yield from self._in(number, directory)
                 if base in self._moved or (ino in self._linked and self._is_hidden(base)):
                     continue
-                path = self._directories.shown(base) if base != b"/" else base
+                path = join(above, name)
                 is_dir = stat.S_ISDIR(mode)
-                directory, name = split(base)
                 old = base if base != path else None
-                if base != b"/" and name not in self._names(directory):
+                if name not in names:
                     yield Change(Kind.ADDED, path, None, ino, is_dir)  # the base has lost it, and it stands by itself
                 elif content and not is_dir:
                     yield Change(Kind.MODIFIED, path, old, ino, is_dir)

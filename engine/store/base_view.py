@@ -57,6 +57,11 @@ def split(path: bytes) -> tuple[bytes, bytes]:
     return directory or b"/", name
 
 
+def _encoded(names: list[str]) -> list[bytes]:
+    """Return names as bytes: all at once, for one by one they take longer than to list them."""
+    return os.fsencode("\0".join(names)).split(b"\0") if names else []
+
+
 def _empty_directory(path: bytes) -> os.stat_result:
     """Return the attributes that a mount point shows, which must not be entered; its number is a hash of its path."""
     return directory_stat(int.from_bytes(blake2b(path, digest_size=7).digest(), "big"), 0o755)
@@ -167,19 +172,47 @@ class BaseView:
         Raises:
             OSError: as opendir(3).
         """
+        fd = self._open_directory(path)
+        if fd is None:
+            return []
         try:
-            fd = self._open(path, os.O_RDONLY | os.O_DIRECTORY)
-        except OSError as error:
-            if error.errno == errno.EXDEV:
-                return []
-            raise
-        try:
-            names = [os.fsencode(name) for name in os.listdir(fd)]
+            names = _encoded(os.listdir(fd))
         finally:
             os.close(fd)
         if path in self._hidden_in:
             names = [name for name in names if join(path, name) not in self._hidden]
         return names
+
+    def listing(self, path: bytes) -> dict[bytes, bool]:
+        """Return the names in a directory as ``names`` does, each with whether it is a directory.
+
+        Raises:
+            OSError: as opendir(3).
+        """
+        fd = self._open_directory(path)
+        if fd is None:
+            return {}
+        try:
+            with os.scandir(fd) as entries:
+                found = {entry.name: entry.is_dir(follow_symlinks=False) for entry in entries}
+        finally:
+            os.close(fd)
+        listed = dict(zip(_encoded(list(found)), found.values(), strict=True))
+        if path in self._hidden_in:
+            for hidden in self._hidden:
+                directory, name = split(hidden)
+                if directory == path:
+                    listed.pop(name, None)
+        return listed
+
+    def _open_directory(self, path: bytes) -> int | None:
+        """Return a descriptor of a directory to list, which the caller closes; None for a mount point."""
+        try:
+            return self._open(path, os.O_RDONLY | os.O_DIRECTORY)
+        except OSError as error:
+            if error.errno == errno.EXDEV:
+                return None
+            raise
 
     def may_have_more(self, path: bytes, most: int) -> bool:
         """Return whether a directory has more than *most* names, or may have names that a listing does not show.
@@ -189,12 +222,9 @@ class BaseView:
         Raises:
             OSError: as opendir(3).
         """
-        try:
-            fd = self._open(path, os.O_RDONLY | os.O_DIRECTORY)
-        except OSError as error:
-            if error.errno == errno.EXDEV:
-                return False
-            raise
+        fd = self._open_directory(path)
+        if fd is None:
+            return False
         try:
             if not shows_every_name(fd):
                 return True

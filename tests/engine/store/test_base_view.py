@@ -48,6 +48,8 @@ def test_reads(sandbox: OverlaySandbox, clone: bool) -> None:
     view = BaseView(str(sandbox.base), clone=clone)
     assert view.cloned == clone
     assert sorted(view.names(b"/d")) == [b"f", b"l"]
+    assert view.listing(b"/d") == {b"f": False, b"l": False}
+    assert view.listing(b"/") == {b"d": True}
     assert view.stat(b"/d/f") == os.lstat(full)
     assert os.pread(view.file(b"/d/f"), 10, 0) == b"bytes"
     assert view.readlink(b"/d/l") == b"f"
@@ -157,3 +159,16 @@ def test_unreadable_base(sandbox: OverlaySandbox) -> None:
     (sandbox.base / "d").rmdir()
     assert sandbox.ov.lookup(ino, b"f") is None
     assert sandbox.find("d") is None
+
+
+def test_hidden_directory(sandbox: OverlaySandbox, clone: bool) -> None:
+    """What is hidden is in no listing; its namesake elsewhere is."""
+    sandbox.put("d/hidden/f")
+    sandbox.put("e/hidden")
+    st = os.stat(sandbox.base / "d/hidden")
+    view = BaseView(str(sandbox.base), clone=clone)
+    view.hide(b"/d/hidden", (st.st_dev, st.st_ino))
+    assert (view.names(b"/d"), view.listing(b"/d")) == ([], {})
+    assert (view.names(b"/e"), view.listing(b"/e")) == ([b"hidden"], {b"hidden": False})
+    assert view.find(b"/d/hidden") is None
+    view.close()
