@@ -26,6 +26,7 @@ _COMMANDS = {
     "list": "list",
     "merge": "merge",
     "meta": "meta",
+    "metrics": "metrics",
     "migrate": "migrate",
     "mount": "mount",
     "overlay": "overlay",

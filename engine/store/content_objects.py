@@ -76,6 +76,7 @@ class ObjectStore:
         self.cut: dict[int, int] = {}  # object -> last operation that removed ranges of it which a commit may still use
         self.largest = FILE_MAX  # most bytes of one object; lowered when storage refuses a larger file (EFBIG)
         self.used: int | None = None  # bytes that all objects take; None unless ``count_bytes`` was called
+        self.written = 0  # bytes written into objects since they were opened
         self.swept: set[int] = set()  # garbage whose files are deleted; the next commit deletes the rows
         self.undeleted: set[int] = set()  # unused objects whose deletion failed; the next commit makes them garbage
         # content that rows may rely on, for the redo log (store/redo_records.py); None without a redo log
@@ -180,6 +181,7 @@ class ObjectStore:
             OSError: part of the data may have been written.
         """
         self.dirty.add(number)
+        self.written += len(data)
         fd = self.fd(number)
         if self.used is None:
             self._storage.write(fd, data, offset)

@@ -99,6 +99,7 @@ class Database:
         self.read_only = read_only
         self.dirty = False
         self._changes = 0  # statements since the last commit, without those of the running operation
+        self.row_changes = con.total_changes  # returns the count of rows inserted, changed and deleted
         self.operations = 0  # count of operations that succeeded
         self._rolled_back: Callable[[], object] = lambda: None
         self._lost: Callable[[BaseException], object] = lambda error: None

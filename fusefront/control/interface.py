@@ -14,6 +14,7 @@ from ...engine.errors import errno_of
 from ...engine.queries.figures import figures
 from ..extension import loader
 from ..serve.committer import Committer
+from .metrics import collect
 from .varlink import Answer, Service, VarlinkError
 
 INTERFACE = "org.minifo.Overlay"
@@ -52,7 +53,12 @@ def service(mounted: Mounted) -> Service:
             raise VarlinkError(INTERFACE + ".CommitFailed", reason=str(error), errno=errno_of(error)) from error
         return {}
 
+    async def metrics(parameters: Mapping[str, Any]) -> Answer:
+        found = collect(mounted.overlay, mounted.committer, _resident())
+        return {"mountpoint": mounted.mountpoint, "metrics": found}
+
     found.methods[INTERFACE + ".Status"] = status
+    found.methods[INTERFACE + ".Metrics"] = metrics
     found.methods[INTERFACE + ".Sync"] = sync
     return found
 

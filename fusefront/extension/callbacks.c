@@ -27,6 +27,11 @@ bool has_callback(int kind)
 	return callbacks[kind] != NULL && PyGILState_Check();
 }
 
+const char *name_of_kind(int kind)
+{
+	return kinds[kind];
+}
+
 PyObject *invalid_result(int kind, PyObject *result)
 {
 	if (!PyErr_Occurred())

@@ -41,6 +41,9 @@ bool has_callback(int kind);
  * there is no callback or it returned NotImplemented: then the request must be passed on to pyfuse3. */
 PyObject *call_python(int kind, const char *form, ...);
 
+/* The name of a kind of request, as pyfuse3 calls it. */
+const char *name_of_kind(int kind);
+
 /* Log an invalid result of a callback, or the current exception if there is one; return a new reference to EIO as a
  * number.  The reference `result` is consumed; it may be NULL. */
 PyObject *invalid_result(int kind, PyObject *result);

@@ -10,6 +10,7 @@
 
 #include "callbacks.h"
 #include "clock.h"
+#include "counters.h"
 #include "protocol.h"
 #include "shared_rules.h"
 
@@ -38,6 +39,12 @@ static void abandon(fuse_req_t req)
 	fuse_reply_none(req);
 }
 
+static void reply_counted(fuse_req_t req, int error)
+{
+	count_error(error);
+	fuse_reply_err(req, error);
+}
+
 /* Convert an Attr to a struct stat; false, with an exception set, if it is not an Attr. */
 static bool parse_stat(PyObject *tuple, struct stat *attr)
 {
@@ -61,7 +68,7 @@ static bool reply_errno(fuse_req_t req, int kind, PyObject *result)
 		return false;
 	if (!errno_of(result))
 		result = invalid_result(kind, result);
-	fuse_reply_err(req, errno_of(result));
+	reply_counted(req, errno_of(result));
 	Py_DECREF(result);
 	return true;
 }
@@ -278,7 +285,7 @@ static void fast_getxattr(fuse_req_t req, fuse_ino_t ino, const char *name, size
 	else if (length <= size)
 		fuse_reply_buf(req, PyBytes_AS_STRING(result), length);
 	else
-		fuse_reply_err(req, ERANGE);
+		reply_counted(req, ERANGE);
 	Py_DECREF(result);
 }
 
@@ -364,7 +371,7 @@ static void fast_readdirplus(fuse_req_t req, fuse_ino_t ino, size_t size, off_t 
 	}
 	/* Entries in the reply must reach the kernel even after an error: Python counted references for them. */
 	if (used == 0 && error != 0)
-		fuse_reply_err(req, error);
+		reply_counted(req, error);
 	else
 		fuse_reply_buf(req, reply, used);
 	Py_DECREF(entries);
@@ -404,13 +411,22 @@ static const unsigned char kinds_by_opcode[] = {
 	[OP_UNLINK] = UNLINK,       [OP_WRITE] = WRITE,
 };
 
+int kind_of_opcode(uint32_t opcode)
+{
+	return opcode < sizeof kinds_by_opcode ? kinds_by_opcode[opcode] : NONE;
+}
+
 bool try_fast_path(struct fuse_session *se, const struct fuse_buf *buf, process_function *process)
 {
-	uint32_t opcode = get32(buf->mem, offsetof(struct request_header, opcode));
+	int kind = kind_of_opcode(get32(buf->mem, offsetof(struct request_header, opcode)));
 
-	if (opcode >= sizeof kinds_by_opcode || !has_callback(kinds_by_opcode[opcode]))
+	if (!has_callback(kind))
 		return false;
-	return try_to_process(se, buf, process);
+	int64_t began = monotonic_ns();
+	if (!try_to_process(se, buf, process))
+		return false;
+	count_served(kind, began);
+	return true;
 }
 
 bool try_to_process(struct fuse_session *se, const struct fuse_buf *buf, process_function *process)

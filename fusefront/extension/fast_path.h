@@ -8,6 +8,9 @@
  * serve.  A request that is processed without the interpreter's lock is always passed on. */
 void install_fast_handlers(struct fuse_lowlevel_ops *table);
 
+/* The kind (callbacks.h) of requests with an opcode; NONE if they never have a callback. */
+int kind_of_opcode(uint32_t opcode);
+
 /* A function like fuse_session_process_buf(). */
 typedef void process_function(struct fuse_session *se, const struct fuse_buf *buf);
 

@@ -42,6 +42,7 @@
  */
 #include "callbacks.h"
 #include "clock.h"
+#include "counters.h"
 #include "fast_path.h"
 #include "init.h"
 #include "names.h"
@@ -202,10 +203,12 @@ static void hook_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *
 
 static void hook_getxattr(fuse_req_t req, fuse_ino_t ino, const char *name, size_t size)
 {
-	if (session.stateless && lacks_xattr(ino, name))
+	if (session.stateless && lacks_xattr(ino, name)) {
+		count_error(ENODATA);
 		fuse_reply_err(req, ENODATA);
-	else
+	} else {
 		pyfuse3_ops.getxattr(req, ino, name, size);
+	}
 }
 
 static void hook_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int to_set, struct fuse_file_info *fi)
@@ -325,8 +328,12 @@ static bool try_to_answer_here(struct fuse_session *se, const struct fuse_buf *b
 {
 	if (session.stateless && answer_tmpfile(se, buf->mem, size))
 		return true;
-	if (is_cached(buf->mem, size))
-		return try_to_process(se, buf, libfuse.process_buf); /* a published file may fail to be read */
+	if (is_cached(buf->mem, size)) {
+		if (!try_to_process(se, buf, libfuse.process_buf))
+			return false; /* a published file may fail to be read */
+		count_cached(kind_of_opcode(get32(buf->mem, offsetof(struct request_header, opcode))));
+		return true;
+	}
 	return size >= sizeof(struct request_header) && try_fast_path(se, buf, libfuse.process_buf);
 }
 
@@ -464,7 +471,8 @@ PyMODINIT_FUNC PyInit__hook(void)
 	}
 	PyObject *module = PyModule_Create(&definition);
 	PyMethodDef *const parts[] = {reply_cache_methods, names_methods, callback_methods,    ranges_methods,
-				      spin_methods,        clock_methods, shared_rules_methods, redo_record_methods};
+				      spin_methods,        clock_methods, shared_rules_methods, redo_record_methods,
+				      counters_methods};
 	for (size_t part = 0; module != NULL && part < sizeof parts / sizeof *parts; part++)
 		if (PyModule_AddFunctions(module, parts[part]) < 0)
 			Py_CLEAR(module);

@@ -24,26 +24,18 @@ static int64_t spin_ns = SPIN_MAX;
 static int64_t asleep_since; /* ns; 0: the daemon does not sleep */
 static int in_a_row;         /* requests since the event loop ran */
 
-static int64_t now(void)
-{
-	struct timespec time;
-
-	clock_gettime(CLOCK_MONOTONIC, &time);
-	return time.tv_sec * NS_PER_SECOND + time.tv_nsec;
-}
-
 static bool spin(int fd)
 {
 	struct pollfd waiting = {.fd = fd, .events = POLLIN};
 
 	if (poll(&waiting, 1, 0) > 0)
 		return true;
-	int64_t begin = now(), time = begin;
+	int64_t begin = monotonic_ns(), time = begin;
 	while (time - begin < spin_ns) {
 		sched_yield();
 		if (poll(&waiting, 1, 0) > 0)
 			return true;
-		time = now();
+		time = monotonic_ns();
 	}
 	spin_ns /= 2;
 	asleep_since = time;
@@ -52,7 +44,7 @@ static bool spin(int fd)
 
 void note_arrival(void)
 {
-	if (asleep_since != 0 && now() - asleep_since < WORTH_SPINNING)
+	if (asleep_since != 0 && monotonic_ns() - asleep_since < WORTH_SPINNING)
 		spin_ns = SPIN_MAX;
 	asleep_since = 0;
 }

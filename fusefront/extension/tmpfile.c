@@ -8,6 +8,7 @@
 
 #include "callbacks.h"
 #include "clock.h"
+#include "counters.h"
 #include "protocol.h"
 #include "shared_rules.h"
 
@@ -87,6 +88,7 @@ bool answer_tmpfile(struct fuse_session *se, const unsigned char *bytes, size_t 
 		return false;
 	memcpy(&header, bytes, sizeof header);
 	memcpy(&create, bytes + sizeof header, sizeof create);
+	int64_t began = monotonic_ns();
 	PyObject *result = call_python(TMPFILE, "Kuuuuu", (unsigned long long)header.nodeid, (unsigned)create.flags,
 			       (unsigned)create.mode, (unsigned)header.uid, (unsigned)header.gid,
 				       (unsigned)create.umask);
@@ -98,5 +100,7 @@ bool answer_tmpfile(struct fuse_session *se, const unsigned char *bytes, size_t 
 	Py_DECREF(result);
 	if (!reply(se, header.unique, error, &entry) && !error)
 		forget(entry.ino);
+	count_error(error);
+	count_served(TMPFILE, began);
 	return true;
 }

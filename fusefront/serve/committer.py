@@ -19,6 +19,7 @@ from ...engine import Overlay, StateError
 from ...engine.errors import SHORT, CommitPostponed
 from ..mount.helper_process import HelperProcess
 from ..process.descriptor_limits import acquired, waiting_requests_limit
+from .counters import Times
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +57,9 @@ class Committer:
         self._changed = trio.Event()
         self._sealed = 0
         self._hardened = 0
+        self.holds = Times()  # how long requests waited for each commit
+        self.failed = 0  # commits that failed
+        self.postponed = 0  # attempts of timed commits that storage had no room for
         self.held: deque[int] = deque(maxlen=_REMEMBERED)  # ns that requests waited for each of the last commits
         self.last_commit: int | None = None  # time.monotonic_ns() when the last one was durable
         self._storage_is_fast = True  # the last step that waited for storage took less than _INLINE_STEP
@@ -77,6 +81,7 @@ class Committer:
                 while not self._durability.punch_holes(_SLICE):
                     await trio.lowlevel.checkpoint()
             except CommitPostponed as error:
+                self.postponed += 1
                 log.warning("%s", error)
                 await trio.sleep(_RETRY)
                 self._changed.set()
@@ -154,7 +159,13 @@ class Committer:
         while self._hardened < target:
             async with self._lock:
                 if self._hardened < target:
-                    await self._commit()
+                    try:
+                        await self._commit()
+                    except CommitPostponed:
+                        raise
+                    except StateError:
+                        self.failed += 1
+                        raise
 
     async def _commit(self) -> None:
         durability = self._durability
@@ -176,6 +187,7 @@ class Committer:
         self._hardened = number
         self.last_commit = time.monotonic_ns()
         self.held.append(held + self.last_commit - began)
+        self.holds.add(self.held[-1])
 
     async def _slow_step(self, step: Callable[[], None], *, few: bool) -> int:
         """Run a step that waits for storage, in a worker thread unless it is expected to be fast.

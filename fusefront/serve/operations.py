@@ -16,6 +16,7 @@ from __future__ import annotations
 import errno
 import functools
 import os
+import time
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -25,6 +26,7 @@ from pyfuse3 import EntryAttributes, FileInfo, FUSEError, ReaddirToken, RequestC
 from ...engine import Attr, Ino, Overlay
 from ...engine.model import NAME_MAX
 from .committer import Committer
+from .counters import counters
 from .handlers import Handlers, errno_for
 from .range_handlers import RangeHandlers, Request
 from .shared_rules import FOR_EVER
@@ -35,16 +37,26 @@ Handler = Callable[Concatenate["FuseOperations", P], Coroutine[Any, Any, T]]
 
 
 def _replies_errno(handler: Handler[P, T]) -> Handler[P, T]:
-    """Return a handler that raises FUSEError with an errno in the place of any other exception of *handler*."""
+    """Return a handler that raises FUSEError with an errno in the place of any other exception of *handler*.
+
+    It counts each call and its time.
+    """
+    kind = handler.__name__.strip("_")
 
     @functools.wraps(handler)
     async def wrapper(self: FuseOperations, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        began = time.monotonic_ns()
         try:
             return await handler(self, *args, **kwargs)
-        except FUSEError:
+        except FUSEError as error:
+            counters.errors[error.errno] += 1
             raise
         except Exception as error:
-            raise FUSEError(errno_for(error, handler.__name__)) from None
+            code = errno_for(error, handler.__name__)
+            counters.errors[code] += 1
+            raise FUSEError(code) from None
+        finally:
+            counters.served[kind].add(time.monotonic_ns() - began)
 
     return wrapper
 
@@ -277,10 +289,13 @@ class FuseOperations(pyfuse3.Operations):
 
     # -- extended attributes
 
-    @_replies_errno
     async def getxattr(self, inode: int, name: bytes, ctx: RequestContext) -> bytes:
         if not name and self._ranges is not None:
             return await self._range(self._ranges.take())
+        return await self._getxattr(inode, name)
+
+    @_replies_errno
+    async def _getxattr(self, inode: int, name: bytes) -> bytes:
         return self._handlers.getxattr(inode, name)
 
     @_changes

@@ -80,7 +80,8 @@ def mount_lines() -> list[tuple[str, str, str]]:
 
 def is_mounted(path: Path) -> bool:
     """Whether something is mounted exactly at *path*."""
-    return any(where == str(path) for _, where, _ in mount_lines())
+    escaped = "".join(f"\\{ord(char):03o}" if char in " \t\n\\#" else char for char in str(path))
+    return any(where in (escaped, str(path)) for _, where, _ in mount_lines())
 
 
 def daemon_of(storage: Path) -> int:
