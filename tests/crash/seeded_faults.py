@@ -16,7 +16,7 @@ from unittest.mock import patch
 
 from minifo.engine import commit, overlay, recovery
 from minifo.engine.store import content_objects, database_file, object_paths, redo_replay, storage
-from minifo.engine.tree import content, freed_blocks, namespace
+from minifo.engine.tree import content, copy_up, freed_blocks, namespace
 from tests.crash import recorder
 
 Patch = tuple[Any, str, Callable[..., Any]]
@@ -128,7 +128,7 @@ def _cut_to_zero(true: Callable[..., Any]) -> Callable[..., Any]:
 def _beyond_the_end(true: Callable[..., Any]) -> Callable[..., Any]:
     """Write into the cut-off bytes of an object, as if they were free already."""
 
-    def writable(self: content.Content, *args: Any) -> Any:
+    def writable(self: copy_up.CopyUp, *args: Any) -> Any:
         backing = true(self, *args)
         return backing._replace(bound=None) if backing.object else backing
 
@@ -283,7 +283,7 @@ FAULTS: dict[str, Fault] = {
     "written-beyond": Fault(
         "bytes cut off are written over before the cut is durable",
         "shrink_grow",
-        ((content.Content, "writable", _beyond_the_end),),
+        ((copy_up.CopyUp, "writable", _beyond_the_end),),
     ),
     "cut-reused": Fault(
         "ranges that were cut off are written over before the cut is durable",

@@ -43,6 +43,11 @@ def of(overlay: OverlayMount) -> list[dict[str, object]]:
     return [report for report in reports() if str(overlay.sto) in str(report["source"])]
 
 
+def is_noted(mountpoint: Path) -> bool:
+    """Whether the notes of mount(8), which umount(8) reads, name a mountpoint."""
+    return os.fsencode(mountpoint) in Path("/run/mount/utab").read_bytes()
+
+
 @pytest.mark.parametrize("how", ["absolute", "relative", "uncanonical", "minifo"])
 def test_storage_is_free_after_umount(sandbox: MountSandbox, helpers: None, how: str) -> None:
     """``umount MNT && umount DISK`` works however MNT is written: umount(8) finds the helper, which waits."""
@@ -62,14 +67,14 @@ def test_storage_is_free_after_umount(sandbox: MountSandbox, helpers: None, how:
         run("umount", disk)
         run("mount", "-o", "loop,noatime", disk.with_suffix(".img"), disk)
     assert of(overlay) == []
-    assert str(overlay.mnt) not in Path("/run/mount/utab").read_text()
+    assert not is_noted(overlay.mnt)
 
 
 def test_note_of_a_killed_daemon(sandbox: MountSandbox, helpers: None) -> None:
     """What a killed daemon has left, notes and reports, is gone after the next round, and disturbs nobody."""
     overlay = sandbox.overlay()
     overlay.mount()
-    assert str(overlay.mnt) in Path("/run/mount/utab").read_text()
+    assert is_noted(overlay.mnt)
     overlay.kill()
     assert [report["phase"] for report in of(overlay)] == ["serving"]
     run("umount", "-l", "-i", overlay.mnt)
@@ -79,7 +84,7 @@ def test_note_of_a_killed_daemon(sandbox: MountSandbox, helpers: None) -> None:
     assert [report["pid"] for report in of(overlay)] == [overlay.pid]
     run("umount", overlay.mnt)
     assert of(overlay) == []
-    assert str(overlay.mnt) not in Path("/run/mount/utab").read_text()
+    assert not is_noted(overlay.mnt)
 
 
 @pytest.mark.parametrize("helper", [False, True])
