@@ -1,8 +1,12 @@
 """The overlay engine: a read-only base, a storage directory with one database, and every file-system rule.
 
 It needs apsw and the standard library only, knows nothing of FUSE, prints nothing, and is synchronous.  Start reading
-at ``Overlay``.
+at ``Overlay``.  All but the errors is imported when it is first used: a program that asks a daemon starts without it.
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 from .errors import (
     Corrupt,
@@ -14,8 +18,10 @@ from .errors import (
     StorageBusy,
     UsageError,
 )
-from .model import ROOT, Attr, Caller, DirEntry, Ino, Process, RenameFlags, SetAttr, State
-from .overlay import Overlay
+
+if TYPE_CHECKING:
+    from .model import ROOT, Attr, Caller, DirEntry, Ino, Process, RenameFlags, SetAttr, State
+    from .overlay import Overlay
 
 #: The version of the program, as in pyproject.toml; importlib.metadata takes longer than a mount may.
 VERSION = "0.1.0"
@@ -41,3 +47,20 @@ __all__ = [
     "StorageBusy",
     "UsageError",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """Import a name that is not of errors.py (PEP 562).
+
+    Raises:
+        AttributeError: there is no such name.
+    """
+    if name == "Overlay":
+        from .overlay import Overlay
+
+        return Overlay
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from . import model
+
+    return getattr(model, name)

@@ -26,6 +26,7 @@ BLOCK_SIZE = 4096  # bytes in a block, the unit in which file systems give out s
 DIRECTORY_SIZE = 4096  # bytes; what most file systems report for a small directory
 OBJECTS_END = 1 << 62  # all ids of content objects are less
 FILE_MAX = 2**63 - 4096  # bytes in a file; the most whole pages that loff_t can address
+ORIGIN_MAX = 64 << 10  # bytes of a base file that is kept for merges; a larger one is seldom a text that can be merged
 
 
 def is_known_xattr(name: bytes) -> bool:

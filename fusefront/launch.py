@@ -25,7 +25,8 @@ from typing import NoReturn
 
 from ..engine.errors import Corrupt, NewerFormat, NotMinifo, StateError, StorageBusy, UsageError
 from .mount import mount_table, utab
-from .mount.options import MountOptions, format_source
+from .mount.options import MountOptions
+from .mount.source import format_source
 from .process import last_words, signals
 from .process.parent import end_with_parent
 from .process.system_log import LogSender, SystemLog

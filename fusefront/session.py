@@ -23,7 +23,7 @@ import trio
 
 from ..engine import Overlay, StateError, StorageBusy
 from ..engine.recovery import BaseCheck
-from ..engine.store.redo_log import memory_directory
+from ..engine.store.memory_directory import memory_directory
 from ..engine.store.storage import Storage
 from .control.interface import Mounted, service
 from .control.server import ControlSocket
@@ -31,7 +31,8 @@ from .extension import loader
 from .mount import mount_flags, mount_table
 from .mount.end_report import EndReport
 from .mount.helper_process import HelperProcess
-from .mount.options import MountOptions, format_source
+from .mount.options import MountOptions
+from .mount.source import format_source
 from .process import descriptor_limits, privileges, signals
 from .process.stderr_capture import captured_stderr
 from .process.system_log import set_relay

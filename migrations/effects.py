@@ -24,7 +24,7 @@ from ..engine.errors import Corrupt
 from ..engine.recovery import BaseCheck
 from ..engine.store.confined_dir import open_above, open_file
 from ..engine.store.database_file import connect, strange_objects
-from ..engine.store.redo_log import memory_directory
+from ..engine.store.memory_directory import memory_directory
 from ..engine.store.storage import Storage, write_all
 from ..engine.store.syscalls import syncfs
 

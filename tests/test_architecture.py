@@ -275,6 +275,17 @@ def test_command_line_starts_without_trio_and_pyfuse3(module: str) -> None:
     assert done.stdout.split() == []
 
 
+@pytest.mark.parametrize("verb", ["list", "metrics", "status", "sync", "umount"])
+def test_verbs_that_ask_a_daemon_start_without_the_engine(verb: str) -> None:
+    """What they need beside it is imported here as well; SQLite and the engine take longer to load than to ask."""
+    lazy = "minifo.fusefront.control.exposition, minifo.fusefront.control.sync, minifo.fusefront.mount.unmount"
+    unused = "{'apsw', 'minifo.engine.overlay', 'minifo.fusefront.mount.options'}"
+    code = f"import minifo.tools.{verb}, minifo.tools.cli, {lazy}, sys; print(*sorted({unused} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == []
+
+
 def test_pyproject_names_every_package() -> None:
     """An editable install finds a new folder by itself, a wheel only ships what is listed."""
     setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]

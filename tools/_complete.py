@@ -1,29 +1,41 @@
-"""What a shell may complete TARGET and PATH arguments to; nothing where that cannot be told at once."""
+"""What a shell may complete TARGET and PATH arguments to; nothing where that cannot be told at once.
+
+Every verb names these functions, and only a shell that completes calls them: so they import what they need.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
 import click
-from click.shell_completion import CompletionItem
 
-from ..engine import MinifoError
-from ..engine.queries.objects import gone_names, names
-from ..fusefront.mount import mount_table
-from ._path import located
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
+from ..engine.errors import MinifoError
 
 _MOST = 500  # names; nobody reads more
 
 
 def targets(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Complete a TARGET: the mount points of overlays, and directories."""
+    from click.shell_completion import CompletionItem
+
+    from ..fusefront.mount import mount_table
+
     found = [entry.mountpoint for entry in mount_table.minifo_mounts()]
     return [CompletionItem(incomplete, type="dir"), *_items(path for path in found if path.startswith(incomplete))]
 
 
 def paths(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Complete a PATH: files, and what an overlay has deleted; with --sto what the overlay has and had."""
+    from click.shell_completion import CompletionItem
+
+    from ..engine.queries.objects import gone_names, names
+    from ._path import located
+
     storage = ctx.params.get("sto")
     directory, prefix = os.path.split(incomplete)
     found: list[str] = []
@@ -38,6 +50,8 @@ def paths(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[C
 
 
 def _items(found: Iterable[str]) -> list[CompletionItem]:
+    from click.shell_completion import CompletionItem
+
     return [CompletionItem(text) for text in sorted(set(_sendable(found)))[:_MOST]]
 
 

@@ -6,7 +6,8 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ..engine import Overlay, StateError
+from ..engine import Overlay
+from ..engine.errors import StateError
 from ..engine.queries.objects import overlay_path
 from ..fusefront.mount import mount_table
 from ._target import opened

@@ -2,7 +2,7 @@
 
 A mounted overlay is asked at its control socket.  Where a verb needs rows, it asks the daemon to make everything
 durable, and then reads the database in a transaction of its own: it sees all that was done before it asked, and holds
-up nobody.
+up nobody.  Only then the engine is imported, which takes longer than to ask a daemon.
 """
 
 from __future__ import annotations
@@ -10,13 +10,14 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..engine import Overlay, StateError, StorageBusy
-from ..engine.queries.at_rest import open_at_rest, open_beside
-from ..engine.queries.figures import figures
+from ..engine.errors import StateError, StorageBusy
 from ..fusefront.control.client import ControlClient, listens
 from ..fusefront.mount import mount_table
+
+if TYPE_CHECKING:
+    from ..engine import Overlay
 
 _PATIENCE = 30.0  # seconds that one answer may take
 _QUICK = 1.0  # the same where a user waits for a key
@@ -45,6 +46,8 @@ def _at_rest(storage: str, base: str | None) -> Overlay | None:
     """
     if listens(storage):
         return None
+    from ..engine.queries.at_rest import open_at_rest
+
     try:
         return open_at_rest(storage, base)
     except StorageBusy:
@@ -72,6 +75,8 @@ def opened(target: str, base: str | None = None, *, quick: bool = False) -> Iter
             known = client.call("Status")
             if not (known["read_only"] or quick):
                 client.call("Sync")
+            from ..engine.queries.at_rest import open_beside
+
             overlay = open_beside(storage, _base(known))
         stack.callback(overlay.close)
         yield overlay
@@ -94,8 +99,10 @@ def status(target: str, base: str | None = None) -> tuple[dict[str, Any], bool]:
     if overlay is None:
         with ControlClient(storage) as client:
             return client.call("Status"), True
+    from ..engine.queries.figures import content, figures
+
     try:
-        found = figures(overlay)
+        found = figures(overlay, content(overlay))
     finally:
         overlay.close()
     for name in ("pid", "base_directory", "pending", "names"):  # they say something of a daemon only

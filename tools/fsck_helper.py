@@ -200,7 +200,7 @@ def _parse_operand(text: str) -> tuple[str, str | None]:
     (``base=...,sto=...``).
     """
     if not os.path.exists(text) and text.startswith("base="):
-        from ..fusefront.mount.options import parse_source
+        from ..fusefront.mount.source import parse_source
 
         source = parse_source(text)
         if source is not None:

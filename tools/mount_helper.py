@@ -10,8 +10,9 @@ import importlib
 import sys
 
 from ..fusefront.launch import check, is_mounted, launch
-from ..fusefront.mount.options import describe, format_source, parse, parse_remount
+from ..fusefront.mount.options import describe, parse, parse_remount
 from ..fusefront.mount.remount import remount
+from ..fusefront.mount.source import format_source
 from . import _common, _helper
 from ._format import bring_up
 

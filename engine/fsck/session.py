@@ -34,8 +34,9 @@ from ..store.database_file import (
     strange_objects,
     true_schema,
 )
+from ..store.memory_directory import memory_directory
 from ..store.metadata_backup import NAMES
-from ..store.redo_log import Recording, RedoLog, memory_directory
+from ..store.redo_log import Recording, RedoLog
 from ..store.redo_replay import missing_content, replay
 from ..store.statements import SET_FACT
 from ..store.storage import Storage

@@ -385,17 +385,45 @@ class Database:
         Raises:
             apsw.Error: reading or writing failed.
         """
-        if self._reopen is None:
-            return
         if self._checkpointer is None:
-            try:
-                self._checkpointer = self._reopen()
-            except apsw.CantOpenError as error:
-                # this may be a passing lack of descriptors; the next call tries again
-                log.info("write-ahead log not checkpointed: %s", error)
-                return
-            self._checkpointer.execute("PRAGMA wal_autocheckpoint=0").fetchall()
-        _checkpoint(self._checkpointer, apsw.SQLITE_CHECKPOINT_PASSIVE)
+            self._checkpointer = self._second_connection()
+        if self._checkpointer is not None:
+            _checkpoint(self._checkpointer, apsw.SQLITE_CHECKPOINT_PASSIVE)
+
+    def committed_value(self, sql: str) -> Any:
+        """Return the first column of the first row of a query as of the last commit, for a query that takes long.
+
+        It holds up no operation, and may run in any thread.
+
+        Returns:
+            None also if there can be no other connection now (``is_shared``, lack of descriptors).
+
+        Raises:
+            FsError: EIO or another errno (``errno_of``) if the database cannot be read.
+        """
+        con = self._second_connection()
+        if con is None:
+            return None
+        try:
+            row = con.execute(sql).fetchone()
+        except _QUERY_ERRORS as error:
+            raise FsError(errno_of(error), str(error)) from error
+        finally:
+            con.close()
+        return row[0] if row is not None else None
+
+    def _second_connection(self) -> apsw.Connection | None:
+        """Open a second connection to the same file for another thread, or return None if there can be none now."""
+        if self._reopen is None:
+            return None
+        try:
+            con = self._reopen()
+        except apsw.CantOpenError as error:
+            # this may be a passing lack of descriptors; the next call tries again
+            log.info("no second connection to the database: %s", error)
+            return None
+        con.execute("PRAGMA wal_autocheckpoint=0").fetchall()
+        return con
 
     def close(self) -> None:
         """Close the database; a transaction that was not committed is rolled back."""

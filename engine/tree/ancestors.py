@@ -11,11 +11,10 @@ import os
 import stat
 from typing import NamedTuple
 
+from ..model import ORIGIN_MAX
 from ..store.base_view import BaseView
 from ..store.database import Database
 from ..store.statements import statement
-
-LONGEST = 64 << 10  # bytes; a larger file is seldom a text that can be merged, and is too much for a row
 
 _KEEP = statement("INSERT OR REPLACE INTO ancestor VALUES (?, ?, ?, ?)")
 _DROP = statement("DELETE FROM ancestor WHERE path = ?")
@@ -74,8 +73,8 @@ class Ancestors:
     def renew(self, path: bytes) -> None:
         """Replace the ancestor of a path, if there is one, by a copy of the file that the base has there now.
 
-        Call it inside an operation.  If the base has no file there any more, or a larger one than ``LONGEST``, the
+        Call it inside an operation.  If the base has no file there any more, or a larger one than ``ORIGIN_MAX``, the
         ancestor is deleted.
         """
-        if self.of(path) is not None and not self._keep(path, LONGEST):
+        if self.of(path) is not None and not self._keep(path, ORIGIN_MAX):
             self._db.change(_DROP, (path,))

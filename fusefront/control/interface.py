@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
+import trio
+
 from ...engine import VERSION, Overlay, StateError
 from ...engine.errors import errno_of
-from ...engine.queries.figures import figures
+from ...engine.queries.figures import CommittedContent, content, figures
 from ..extension import loader
 from ..serve.committer import Committer
 from .metrics import collect
@@ -43,8 +45,15 @@ def service(mounted: Mounted) -> Service:
     text = resources.files(__package__).joinpath(INTERFACE + ".varlink").read_text("utf-8")
     found.descriptions[INTERFACE] = text
 
+    committed = CommittedContent(mounted.overlay)
+
     async def status(parameters: Mapping[str, Any]) -> Answer:
-        return _status(mounted)
+        size = committed.known()
+        if size is None:
+            size = await trio.to_thread.run_sync(committed.measure)
+        if size is None:
+            size = content(mounted.overlay)
+        return _status(mounted, size)
 
     async def sync(parameters: Mapping[str, Any]) -> Answer:
         try:
@@ -63,12 +72,12 @@ def service(mounted: Mounted) -> Service:
     return found
 
 
-def _status(mounted: Mounted) -> Answer:
+def _status(mounted: Mounted, content: int) -> Answer:
     overlay, committer = mounted.overlay, mounted.committer
     held = sorted(committer.held)
     last = committer.last_commit
     hook = loader.verify()
-    known = figures(overlay)
+    known = figures(overlay, content)
     return known | {
         "version": VERSION,
         "base": mounted.base,

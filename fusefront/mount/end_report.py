@@ -19,7 +19,7 @@ import stat
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 
-from ...engine.store.redo_log import memory_directory
+from ...engine.store.memory_directory import memory_directory
 from .mount_table import MountEntry
 
 log = logging.getLogger(__name__)
@@ -201,7 +201,7 @@ def find(entry: MountEntry, owner: int) -> FoundReport | None:
 
 
 def _report_directories(owner: int) -> list[str]:
-    """Return the directories that may hold reports of a user's daemons (engine/store/redo_log.py, memory_directory)."""
+    """Return the directories that may hold reports of a user's daemons (engine/store/memory_directory.py)."""
     ours = memory_directory() if owner == os.geteuid() else None
     usual = ["/run/minifo"] if owner == 0 else [f"/run/user/{owner}/minifo"]
     return list(dict.fromkeys([*([ours] if ours else []), *usual, f"/dev/shm/minifo-{owner}"]))

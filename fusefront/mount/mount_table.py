@@ -18,7 +18,7 @@ import os
 import re
 from dataclasses import dataclass
 
-from .options import parse_source
+from .source import parse_source
 
 FSTYPE = "fuse.minifo"
 SOURCE_LIMIT = 4095  # bytes; mount(2) refuses a longer source with EINVAL

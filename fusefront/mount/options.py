@@ -1,8 +1,8 @@
-"""Parses mount options: the comma-separated text of ``-o``, and the source text that /proc/mounts shows.
+"""Parses mount options: the comma-separated text of ``-o``.
 
 Only this module knows the option words, their aliases and their meanings.  The rule kept: it guesses nothing; an
-unknown word is refused by name, and so is a word that cannot have its effect.  In a value ``\\,`` stands for a comma
-and ``\\\\`` for a backslash; any other backslash stands for itself, as in mini_fo.
+unknown word is refused by name, and so is a word that cannot have its effect.  How the words are separated is in
+source.py.
 
 It only handles text: it does not access the file system, and imports neither trio nor pyfuse3.
 """
@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from ...engine.errors import UsageError
-from ...engine.tree.ancestors import LONGEST as ORIGIN_MAX
+from ...engine.model import ORIGIN_MAX
+from .source import split
 
 log = logging.getLogger(__name__)
 
@@ -222,7 +223,7 @@ def parse_remount(
     Raises:
         UsageError: an option is unknown, without a value or with a wrong one.
     """
-    if not any(item == "remount" for text in option_strings for item in _split(text)):
+    if not any(item == "remount" for text in option_strings for item in split(text)):
         return None
     parser = _Parser(sloppy, remount=True)
     _feed(parser, option_strings, base, storage)
@@ -235,7 +236,7 @@ def _feed(parser: _Parser, option_strings: Sequence[str], base: str | None, stor
     if storage is not None:
         parser.set_directory("sto", "--sto", storage)
     for text in option_strings:
-        for item in _split(text):
+        for item in split(text):
             parser.take(item)
 
 
@@ -426,42 +427,3 @@ def _suggest(name: str) -> str:
     if close:
         return f"did you mean '{close[0]}'?"
     return "if it is part of a path, write the comma before it as \\,"
-
-
-def _split(text: str) -> Iterator[str]:
-    """Yield the items of *text* between commas, with ``\\,`` and ``\\\\`` decoded; skip empty items."""
-    item: list[str] = []
-    position = 0
-    while position < len(text):
-        char = text[position]
-        if char == "\\" and text[position + 1 : position + 2] in {",", "\\"}:
-            position += 1
-            item.append(text[position])
-        elif char == ",":
-            if item:
-                yield "".join(item)
-            item = []
-        else:
-            item.append(char)
-        position += 1
-    if item:
-        yield "".join(item)
-
-
-def escape(value: str) -> str:
-    """Return *value* encoded for an option text: commas and backslashes get a backslash."""
-    return value.replace("\\", "\\\\").replace(",", "\\,")
-
-
-def format_source(base: str, storage: str) -> str:
-    """Return the source text (fsname) that /proc/mounts shows for a mount."""
-    return f"base={escape(base)},sto={escape(storage)}"
-
-
-def parse_source(text: str) -> tuple[str, str] | None:
-    """Return base and storage from a source text; None if :func:`format_source` cannot have returned it."""
-    items = list(_split(text))
-    if len(items) != 2 or not items[0].startswith("base=") or not items[1].startswith("sto="):
-        return None
-    base, storage = items[0].removeprefix("base="), items[1].removeprefix("sto=")
-    return (base, storage) if format_source(base, storage) == text else None

@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from minifo.engine import Overlay as Engine
 from minifo.engine.model import ROOT, Process, RenameFlags
-from minifo.engine.store.redo_log import memory_directory
+from minifo.engine.store.memory_directory import memory_directory
 from tests.live_crash.load_check import kill, storage_uuid, unmount_dead
 from tests.live_crash.loop_device import Device
 from tests.mount.mount_sandbox import MountSandbox, OverlayMount, run

@@ -17,7 +17,7 @@ from minifo.engine import Process
 from minifo.engine.fsck.problems import KINDS, NEEDS_REBUILD
 from minifo.engine.fsck.session import FsckSession
 from minifo.engine.store.invariants import INVARIANTS
-from minifo.engine.store.redo_log import memory_directory
+from minifo.engine.store.memory_directory import memory_directory
 from minifo.tools import fsck_helper
 from tests.fsck.sample_storage import SampleStorage, Tree, kept, unprivileged, wrong
 

@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 from minifo.engine import ROOT, Ino, MinifoError, Overlay, Process, RenameFlags, SetAttr
-from minifo.engine.store.redo_log import memory_directory
+from minifo.engine.store.memory_directory import memory_directory
 from minifo.engine.store.storage import Storage
 from minifo.engine.store.syscalls import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, data_ranges
 from minifo.tools import _common, cli, diagnose, fsck_helper, merge, meta, rebase, report, upgrade  # noqa: F401

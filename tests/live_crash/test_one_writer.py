@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from minifo.engine.store.redo_log import memory_directory
+from minifo.engine.store.memory_directory import memory_directory
 from tests.live_crash.load_check import check_storage, kill, storage_uuid, unmount_dead
 from tests.live_crash.loop_device import Device
 from tests.mount.mount_sandbox import MountSandbox, OverlayMount, await_end, daemon_of, is_mounted, minifo, run

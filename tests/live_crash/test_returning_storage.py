@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from minifo.engine.store.redo_log import memory_directory
+from minifo.engine.store.memory_directory import memory_directory
 from tests.live_crash.load_check import Load, check_storage, kill, rounds, seed, storage_uuid, unmount_dead
 from tests.live_crash.loop_device import Device
 from tests.mount.mount_sandbox import MountSandbox, OverlayMount, is_alive, minifo

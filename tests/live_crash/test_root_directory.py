@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from minifo.engine.store.redo_log import memory_directory
+from minifo.engine.store.memory_directory import memory_directory
 from tests.live_crash.load_check import storage_uuid
 from tests.mount.mount_sandbox import MountSandbox, minifo_program, run
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from minifo.engine.store.redo_log import memory_directory
+from minifo.engine.store.memory_directory import memory_directory
 from tests.mount.mount_sandbox import (
     ACCESS,
     DEFAULT,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from pathlib import Path
@@ -96,3 +97,13 @@ def test_storage_that_tells_nothing_of_its_room(sandbox: MountSandbox) -> None:
         assert _shown(overlay) == shown
         overlay.umount()
         assert overlay.violations() == []
+
+
+def test_status_where_there_is_one_connection(odd: OverlayMount) -> None:
+    """SQLite keeps all other connections out there; the daemon counts the bytes by its own."""
+    odd.mount()
+    for _ in range(2):
+        before = json.loads(minifo("status", "--json", odd.mnt).stdout)["usage"]["content"]
+        (odd.mnt / f"more{before}").write_bytes(b"x" * 10_000)
+        minifo("sync", odd.mnt)
+        assert json.loads(minifo("status", "--json", odd.mnt).stdout)["usage"]["content"] == before + 10_000

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from minifo.engine.store.redo_log import memory_directory
+from minifo.engine.store.memory_directory import memory_directory
 from minifo.engine.store.syscalls import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, FALLOC_FL_ZERO_RANGE, fallocate
 from tests.mount.mount_sandbox import USER, MountSandbox, attempt, run
 from tests.mount.parity_mount import Pair, ParityMount

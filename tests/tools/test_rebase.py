@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from minifo.engine.store.redo_log import memory_directory
+from minifo.engine.store.memory_directory import memory_directory
 from minifo.tools.cli import main
 from tests.shared.rebase_sandbox import BIG, RebaseSandbox, remove, rewrite
 

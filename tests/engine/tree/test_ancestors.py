@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from minifo.engine import Overlay
-from minifo.engine.tree.ancestors import LONGEST
+from minifo.engine.model import ORIGIN_MAX
 from minifo.tools.cli import main
 from tests.shared.rebase_sandbox import RebaseSandbox, rewrite
 
@@ -30,7 +30,7 @@ def test_merging_without_the_old_base(rebase_sandbox: RebaseSandbox) -> None:
     """A file is merged without the old base, be it changed in place, saved by an editor, or deleted and created."""
     for name in ("inplace", "saved", "anew", "untouched"):
         rebase_sandbox.put(name, OLD)
-    rebase_sandbox.open(keep_origin=LONGEST)
+    rebase_sandbox.open(keep_origin=ORIGIN_MAX)
     rebase_sandbox.write("inplace", OURS)
     save(rebase_sandbox, "saved", OURS)
     rebase_sandbox.unlink("anew")
@@ -46,7 +46,7 @@ def test_merging_without_the_old_base(rebase_sandbox: RebaseSandbox) -> None:
 def test_the_next_base_is_merged_from_the_last_one(rebase_sandbox: RebaseSandbox) -> None:
     """After a rebase the new base's version is kept, for the merge with the next base."""
     rebase_sandbox.put("f", OLD)
-    rebase_sandbox.open(keep_origin=LONGEST)
+    rebase_sandbox.open(keep_origin=ORIGIN_MAX)
     save(rebase_sandbox, "f", OURS)
     rebase_sandbox.replace(lambda base: rewrite(base, "f", THEIRS))
     rebase_sandbox.rebase("merge")
@@ -58,10 +58,10 @@ def test_the_next_base_is_merged_from_the_last_one(rebase_sandbox: RebaseSandbox
 
 def test_what_is_not_kept(rebase_sandbox: RebaseSandbox) -> None:
     """No version is kept of large files, of other types, after a rename or chmod only, and without the option."""
-    rebase_sandbox.put("large", b"x" * (LONGEST + 1))
+    rebase_sandbox.put("large", b"x" * (ORIGIN_MAX + 1))
     for name in ("moved", "mode", "d/inside", "plain"):
         rebase_sandbox.put(name, OLD)
-    rebase_sandbox.open(keep_origin=LONGEST)
+    rebase_sandbox.open(keep_origin=ORIGIN_MAX)
     rebase_sandbox.write("large", b"y")
     rebase_sandbox.rename("moved", "elsewhere")
     rebase_sandbox.set("mode", mode=0o600)
@@ -75,7 +75,7 @@ def test_what_is_not_kept(rebase_sandbox: RebaseSandbox) -> None:
 def test_salvage_knows_it(rebase_sandbox: RebaseSandbox) -> None:
     """The kept versions survive a rebuild of the database."""
     rebase_sandbox.put("f", OLD)
-    rebase_sandbox.open(keep_origin=LONGEST)
+    rebase_sandbox.open(keep_origin=ORIGIN_MAX)
     rebase_sandbox.write("f", OURS)
     rebase_sandbox.close()
     database = rebase_sandbox.sto / "minifo.db"

@@ -21,7 +21,7 @@ from minifo.fusefront.mount.mount_table import (
     parse_mountinfo,
     read_mounts,
 )
-from minifo.fusefront.mount.options import format_source
+from minifo.fusefront.mount.source import format_source
 
 # Lines as Linux 6.18 showed them for real mounts made through pyfuse3.
 ROOT_LINE = (

@@ -14,12 +14,10 @@ from minifo.fusefront.mount.options import (
     MountOptions,
     Remount,
     describe,
-    escape,
-    format_source,
     parse,
     parse_remount,
-    parse_source,
 )
+from minifo.fusefront.mount.source import escape, format_source, parse_source
 
 PLACES = "base=/b,sto=/s"
 

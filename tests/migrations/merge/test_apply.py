@@ -16,7 +16,7 @@ import pytest
 
 from minifo.engine import ROOT, FsError, Overlay, Process, RenameFlags, SetAttr, StateError, StorageBusy
 from minifo.engine.model import Ino
-from minifo.engine.store.redo_log import memory_directory
+from minifo.engine.store.memory_directory import memory_directory
 from minifo.migrations.merge.apply import merge
 from minifo.migrations.meta.importer import import_storage
 from minifo.tools.cli import main
