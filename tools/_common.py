@@ -88,7 +88,7 @@ def fail(program: str, error: Exception, code: int) -> int:
     """
     text = str(error)
     if isinstance(error, OSError) and error.strerror:
-        text = f"{error.filename}: {error.strerror}" if error.filename is not None else error.strerror
+        text = f"{os.fsdecode(error.filename)}: {error.strerror}" if error.filename is not None else error.strerror
     print(f"{program}: {printable(text)}", file=sys.stderr)
     return USAGE if isinstance(error, UsageError) else code
 

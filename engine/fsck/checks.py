@@ -17,7 +17,7 @@ from typing import Any
 
 from ..model import FILE_MAX, NAME_MAX, ROOT
 from ..store import invariants
-from ..store.base_view import BaseView, join, split
+from ..store.base_view import NOT_THERE, BaseView, join, split
 from ..store.database import Database
 from ..tree.nodes import UNREACHED, Numbers
 from ..tree.path_resolver import PathResolver, is_base_path
@@ -280,7 +280,7 @@ class Checks:
 
     def _has_one_name(self, path: bytes) -> bool:
         st = self._stat(path) if self._base is not None else None
-        return st is not None and st.st_nlink == 1
+        return isinstance(st, os.stat_result) and st.st_nlink == 1
 
     # -- content
 
@@ -351,20 +351,18 @@ class Checks:
 
     # -- the base
 
-    def _stat(self, path: bytes) -> os.stat_result | None:
-        """Return the attributes of a base object, or None if the base has no object at the path."""
+    def _stat(self, path: bytes) -> os.stat_result | OSError | None:
+        """Return the attributes of a base object or the error of reading them; None if the base has no such object."""
         assert self._base is not None
         if not is_base_path(path):
             return None
         try:
             return self._base.stat(path)
         except OSError as error:
-            if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG):
-                return None
-            raise
+            return None if error.errno in (*NOT_THERE, errno.ENAMETOOLONG) else error
 
     def _compare_with_base(self) -> Iterator[Problem]:
-        """Compare the rows with the base (W501 to W506, N505)."""
+        """Compare the rows with the base (W501 to W507, N505)."""
         assert self._base is not None
         from ..tree.base_match import base_mark
 
@@ -373,7 +371,7 @@ class Checks:
             yield Problem("N505", b"/", f"last mounted with {self.facts['base']!r}")
         numbers = Numbers(self._base.root_stat, (self.facts["window"], self.facts["window_end"]))
         modes: dict[int, int] = dict(self._db.rows("SELECT ino, mode FROM inode"))
-        stats = {}
+        stats: dict[int, os.stat_result] = {}
         gone: set[bytes] = set()
         for path, ino in sorted(self.paths.by_path.items()):
             st = self._stat(path)
@@ -383,6 +381,8 @@ class Checks:
             elif st is None:
                 gone.add(path)
                 yield self._problem_at("W501", ino, f"base {os.fsdecode(path)}", (ino, path))
+            elif isinstance(st, OSError):
+                yield self._problem_at("W507", ino, st.strerror or str(st), (ino, path))
             elif mode is not None and ino != ROOT and mode & _TYPE != st.st_mode & _TYPE:
                 gone.add(path)
                 detail = f"a {kind_of(mode)} here, a {kind_of(st.st_mode)} in the base"

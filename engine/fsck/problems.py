@@ -239,6 +239,7 @@ _TABLE = (
     ("W504", "note", "the base no longer has the name that a whiteout hides", "", False),
     ("N505", "note", "this is not the base of the last mount; the next mount looks for its objects by path", "", False),
     ("W506", "note", "the base has this object under another inode number", "", False),
+    ("W507", "note", "the base's object cannot be read", "", False),
 )
 
 KINDS = {row[0]: Kind(*row) for row in _TABLE}

@@ -17,6 +17,7 @@ Rows say what was done, not whether it made a difference: a file that was overwr
 
 from __future__ import annotations
 
+import logging
 import os
 import stat
 from collections.abc import Iterable, Iterator, Mapping
@@ -34,6 +35,8 @@ from ..store.four_lists_statements import IS_HIDDEN
 from ..tree.inode_rows import Row
 from .directories import Directories
 from .typed_rows import each, rows
+
+log = logging.getLogger(__name__)
 
 _PIECE = 1024  # rows in one query
 _LISTINGS = 16  # base directories whose names are kept
@@ -218,9 +221,14 @@ class _Changes:
             directory, name = split(under)
             yield from self._gone(under, self._listed(directory).get(name, False))
             return
-        st = self._base.find(under)
         is_dir = mode is not None and stat.S_ISDIR(mode)
         old = under if under != path else None
+        try:
+            st = self._base.find(under)
+        except OSError as error:
+            log.warning("%s cannot be read in the base: %s", os.fsdecode(under), error.strerror)
+            yield Change(Kind.MODIFIED, path, old, ino, is_dir)
+            return
         if st is None:
             yield Change(Kind.ADDED, path, None, ino, is_dir)
         elif mode is None or stat.S_IFMT(mode) != stat.S_IFMT(st.st_mode):
@@ -322,8 +330,8 @@ class _Comparison:
         return change
 
     def _differs(self, change: Change, base: bytes) -> Kind | None:
-        st = self._ov.base.find(base)
-        row = self._ov.inodes.row(Ino(change.ino))
+        row = self._ov.inodes.row(Ino(change.ino))  # logs a base object that cannot be read
+        st = self._ov.base.find_readable(base)
         if st is None or row is None:
             return change.also or change.kind
         if stat.S_IFMT(st.st_mode) != stat.S_IFMT(row.mode):

@@ -259,14 +259,22 @@ class BaseView:
         """Return the attributes of the object at *path*, of a symlink itself, or None if there is no such object.
 
         Raises:
-            OSError: EIO, EACCES and others of stat(2).
+            OSError: EIO, EACCES and others of stat(2), with the path in base terms.
         """
         try:
             return self.stat(path)
         except OSError as error:
             if error.errno in NOT_THERE:
                 return None
+            error.filename = f"base {os.fsdecode(path)}"
             raise
+
+    def find_readable(self, path: bytes) -> os.stat_result | None:
+        """Return what ``find`` returns, and None for an object that cannot be read as well."""
+        try:
+            return self.find(path)
+        except OSError:
+            return None
 
     def children(self, path: bytes, names: Iterable[bytes]) -> Iterator[tuple[bytes, os.stat_result | OSError]]:
         """Yield each of *names* that exists in a directory, with its attributes or the error of reading them.

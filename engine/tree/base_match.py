@@ -60,7 +60,7 @@ class Survey(NamedTuple):
     """The result of looking up all paths of ``origin`` in a base.
 
     Attributes:
-        found: how many objects are at their paths.
+        found: how many objects are at their paths, those that cannot be read included.
         gone: how many are not.
         moved: the new inode number of each object whose number must change, by its present one.
     """
@@ -103,21 +103,29 @@ def describe(mark: str | None) -> str:
     return text + (f", id {parts[4]}" if len(parts) > 4 and parts[4] else "")
 
 
-def _find(base: BaseView, path: object) -> os.stat_result | None:
-    """Return the attributes of the base object at a path from a row; None if there is none or the path is damaged."""
-    return base.find(path_of(0, path)) if is_origin_path(path) else None
+def _find(base: BaseView, path: object) -> os.stat_result | OSError | None:
+    """Return the attributes of the base object at a path from a row, or the error of reading them.
+
+    None if there is no object, or if the path is damaged.
+    """
+    try:
+        return base.find(path_of(0, path)) if is_origin_path(path) else None
+    except OSError as error:
+        return error
 
 
 def is_replaced(db: Database, base: BaseView, numbers: Numbers) -> bool:
     """Return True if the base was replaced since the last mount, even if its mark is the same.
 
-    It was if an object has another number than the overlay has noted, or if most objects are missing.  Only 64 objects
-    are looked up, so that a mount of a large overlay takes no longer.
+    It was if an object has another number than the overlay has noted, or if most objects are missing.  Objects that
+    cannot be read tell nothing.  Only 64 objects are looked up, so that a mount of a large overlay takes no longer.
     """
     sql = "SELECT ino, path FROM origin WHERE ino > ? AND ino < ? LIMIT ?"
     missing = present = 0
     for ino, path in db.rows(sql, (ROOT, RESERVED, _SAMPLES)):
         st = _find(base, path)
+        if isinstance(st, OSError):
+            continue
         if st is None:
             missing += 1
         elif numbers.of(st) != ino:
@@ -132,13 +140,14 @@ def assign_reserved(db: Database, base: BaseView, numbers: Numbers) -> None:
     kept: set[tuple[int, int]] = set()
     for ino, path, mode in db.rows(f"{_ORIGINS} WHERE ino >= ? ORDER BY path", (stat.S_IFDIR, RESERVED)):
         st = _find(base, path)
-        if st is None or stat.S_IFMT(st.st_mode) != mode:
+        if st is None or isinstance(st, OSError) or stat.S_IFMT(st.st_mode) != mode:
             continue
         identity = st.st_dev, st.st_ino
         owner = db.value("SELECT path FROM origin WHERE ino = ?", (numbers.of(st),))
         other = _find(base, owner) if owner not in (None, path) else None
         # if two paths have become links of one file, the file gets the number of the first path
-        if identity not in kept and (other is None or (other.st_dev, other.st_ino) != identity):
+        is_link = isinstance(other, os.stat_result) and (other.st_dev, other.st_ino) == identity
+        if identity not in kept and not is_link:
             kept.add(identity)
             numbers.assign(identity, Ino(ino))
 
@@ -146,7 +155,8 @@ def assign_reserved(db: Database, base: BaseView, numbers: Numbers) -> None:
 def survey(db: Database, base: BaseView, numbers: Numbers) -> Survey:
     """Look up every path of ``origin`` in the base, and work out which rows must get other numbers.
 
-    Changes nothing.
+    The rows of an object that cannot be read get a number of their own, as those of a gone one do: nothing tells its
+    new number.  Changes nothing.
     """
     moved: dict[int, int] = {}
     taken: set[int] = set()
@@ -155,8 +165,9 @@ def survey(db: Database, base: BaseView, numbers: Numbers) -> Survey:
     known = {ino for ino, _, _ in origins}
     for ino, path, mode in origins:
         st = _find(base, path)
-        same_kind = st is not None and stat.S_IFMT(st.st_mode) == mode
-        number = numbers.of(st) if st is not None and same_kind else None
+        number: Ino | None = None
+        if isinstance(st, os.stat_result) and stat.S_IFMT(st.st_mode) == mode:
+            number = numbers.of(st)
         if st is None:
             gone += 1
         else:

@@ -142,7 +142,7 @@ class Content:
             if leaving := self._objects.leaving(row.object):
                 backing = max(0, backing - leaving // 512)
         elif path is not None and row.bound:
-            if base_blocks is None and (st := self._base.find(path)) is not None:
+            if base_blocks is None and (st := self._base.find_readable(path)) is not None:
                 base_blocks = st.st_size, st.st_blocks
             if base_blocks is not None:
                 size, blocks = base_blocks

@@ -76,6 +76,7 @@ class Drift:
         self.gone: set[int] = set()
         self.superseded: dict[bytes, Ino] = {}
         self.followed: set[int] = set()
+        self._unreadable: set[int] = set()
         self._versions: dict[int, bool] = {}
         self._cached: set[int] | None = None  # the numbers in origin as the mount found them; None: too many
 
@@ -129,7 +130,11 @@ class Drift:
             modified: True if it has a row in ``modified``.
         """
         if st is None:
-            st = self._base.find(path)
+            try:
+                st = self._base.find(path)
+            except OSError as error:
+                self.warn_of_unreadable(row.ino, path, error)
+                return row  # what the overlay holds of it can be used
         if st is None or stat.S_IFMT(st.st_mode) != stat.S_IFMT(row.mode):
             self.gone.add(row.ino)
             return row
@@ -144,6 +149,17 @@ class Drift:
         if current != row:
             self.followed.add(row.ino)
         return current
+
+    def warn_of_unreadable(self, ino: int, path: bytes, error: OSError) -> None:
+        """Log once that a base object cannot be read.
+
+        Args:
+            ino, path: the object, and its path (base terms).
+            error: why not.
+        """
+        if ino not in self._unreadable:
+            self._unreadable.add(ino)
+            log.warning("%s cannot be read in the base: %s", os.fsdecode(path), error.strerror)
 
     def _with_base_values(self, row: Row, path: bytes, st: os.stat_result, modified: bool) -> Row:
         is_dir = stat.S_ISDIR(row.mode)

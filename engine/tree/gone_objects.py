@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import stat
 
-from ..errors import FsError
 from ..model import Ino
 from ..store.base_view import BaseView, join
 from ..store.database import Database
@@ -86,8 +85,9 @@ class GoneObjects:
     def _gone_children(self, ino: Ino, path: bytes | None) -> list[tuple[Ino, bytes | None]] | None:
         """Return the gone objects in a gone directory, with their paths; None if the directory shows as it is.
 
-        It does if it stands by itself, or if an object in it is not gone or has damaged rows: such an object is listed,
-        so that using it reports the error.  An object that is no directory has no children.
+        It does if it stands by itself, or if an object in it is not gone, has damaged rows, or cannot be read in the
+        base: such an object is listed, so that using it reports the error.  An object that is no directory has no
+        children.
         """
         inodes, drift = self._inodes, self._inodes.drift
         row = inodes.row(ino)
@@ -114,6 +114,6 @@ class GoneObjects:
                     if child not in drift.gone:
                         return None
                     found.append((child, below))
-        except FsError:
+        except OSError:
             return None
         return found

@@ -204,7 +204,15 @@ class MergedView:
         assert directory.path is not None
         inodes, drift = self._inodes, self._inodes.drift
         location = directory.path, name
-        st = self._base.find(join(directory.path, name))
+        path = join(directory.path, name)
+        try:
+            st = self._base.find(path)
+        except OSError as error:
+            row = inodes.row(ino)
+            if row is None:
+                raise
+            drift.warn_of_unreadable(ino, path, error)
+            return "base", inodes.add_node(ino, location, directory.ino, stat.S_ISDIR(row.mode), True), row, None
         row = self._gone.row_at_origin(ino, st)
         if ino in drift.gone:
             node = inodes.add_node(ino, location, directory.ino, row is None or stat.S_ISDIR(row.mode), True)
@@ -213,7 +221,7 @@ class MergedView:
             inodes.drop_node(ino)
             if st is None:
                 return None
-            drift.superseded[join(directory.path, name)] = ino
+            drift.superseded[path] = ino
             return self._at_base(directory, *location, st, drift.ino_of(st, *location))
         if st is None:
             return None
@@ -292,8 +300,8 @@ class MergedView:
     def _origin_shows(self, directory: Node, name: bytes, ino: Ino) -> bool:
         try:
             return self._at_origin(directory, name, ino) is not None
-        except FsError:
-            return True  # its row is damaged: list it, so that using it reports the error
+        except OSError:
+            return True  # its row or base object cannot be read: list it, so that using it reports the error
 
     def _overlay_name_shows(self, ino: Ino) -> bool:
         """Return False if the object of an overlay name is gone from the base and the overlay holds too little of it.
@@ -306,8 +314,8 @@ class MergedView:
         try:
             self._inodes.row(ino)  # fills drift.gone
             return ino not in self._inodes.drift.gone or self._gone.shows(ino, self._inodes.path(ino))
-        except FsError:
-            return True  # its row is damaged: list it, so that using it reports the error
+        except OSError:
+            return True  # its row or base object cannot be read: list it, so that using it reports the error
 
     def few_names(self, directory: Node, limit: int) -> list[bytes] | None:
         """Return all names that a directory shows, or None if there may be more than *limit*."""

@@ -462,7 +462,7 @@ class Namespace:
         if row is None or self._db.value("SELECT 1 FROM modified WHERE ino = ?", (node.ino,)) is not None:
             return
         assert node.path is not None
-        st = self._base.find(node.path)
+        st = self._base.find_readable(node.path)
         if st is None or node.ino in self._inodes.drift.gone:
             return
         if row.nlink != st.st_nlink or row.mtime != st.st_mtime_ns:

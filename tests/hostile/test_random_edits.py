@@ -1,6 +1,6 @@
 """Storages edited as an attacker would: root goes through every door, and nothing outside is touched.
 
-``MINIFO_HOSTILE`` is the number of storages (default: 500 in CI, elsewhere by the hypothesis profile).  By hand, for
+``MINIFO_HOSTILE`` is the number of storages (default: 500 in CI, elsewhere 100).  By hand, for
 many: ``MINIFO_HOSTILE=20000 pytest tests/hostile/test_random_edits.py``.
 """
 
@@ -15,11 +15,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from minifo.engine.model import FILE_MAX
+from tests.conftest import in_ci
 from tests.hostile.redo_edits import RECORDS
 from tests.hostile.root_commands import AttackedStorages
 from tests.hostile.storage_edits import EDITS, Edit, Extents, Rename, SetCells
 
-STORAGES = int(os.environ.get("MINIFO_HOSTILE", "0")) or settings.default.max_examples * 5  # type: ignore[union-attr]
+STORAGES = int(os.environ.get("MINIFO_HOSTILE", "0")) or (500 if in_ci() else 100)
 
 pytestmark = pytest.mark.timeout(300 + 3 * STORAGES)
 
