@@ -126,7 +126,8 @@ def check(options: MountOptions, mountpoint: str) -> tuple[MountOptions, str]:
             "mount from shorter paths",
         )
     _check_fuse()
-    return replace(options, base=base, storage=storage), mountpoint
+    metrics = os.path.abspath(options.metrics) if options.metrics is not None else None
+    return replace(options, base=base, storage=storage, metrics=metrics), mountpoint
 
 
 def is_mounted(options: MountOptions, mountpoint: str) -> bool:

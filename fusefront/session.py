@@ -26,7 +26,9 @@ from ..engine.recovery import BaseCheck
 from ..engine.store.memory_directory import memory_directory
 from ..engine.store.storage import Storage
 from .control.interface import Mounted, service
+from .control.metrics import collect
 from .control.server import ControlSocket
+from .control.textfile import MetricsFile
 from .extension import loader
 from .mount import mount_flags, mount_table
 from .mount.end_report import EndReport
@@ -84,8 +86,9 @@ def run(options: MountOptions, mountpoint: str, *, ready: Callable[[], None]) ->
             committer = Committer(overlay, helper, mountpoint, options.commit)
             hook = None if options.plain else extension
             # before the mount, for afterwards these paths may lead through it
-            writable = [path for path in (options.storage, options.memory or memory_directory()) if path is not None]
-            ruleset = privileges.landlock_ruleset(writable)
+            textfile = MetricsFile(options.metrics, overlay.uuid) if options.metrics is not None else None
+            writable = [options.storage, options.memory or memory_directory(), textfile.directory if textfile else None]
+            ruleset = privileges.landlock_ruleset(path for path in writable if path is not None)
             control = ControlSocket(options.storage)
             base_reader = _base_reader(overlay, options.base)
             make_synchronous = _mount(overlay, committer, helper, base_reader, hook, options, mountpoint)
@@ -99,12 +102,14 @@ def run(options: MountOptions, mountpoint: str, *, ready: Callable[[], None]) ->
                 privileges.drop_in_server_thread(ruleset)
                 limit = options.max_names or default_limit()
                 mounted = Mounted(overlay, committer, options.base, mountpoint)
-                trio.run(_serve, mounted, control, helper, limit, make_synchronous, ready)
+                trio.run(_serve, mounted, control, textfile, helper, limit, make_synchronous, ready)
             except BaseException:
                 pyfuse3.close(unmount=False)
                 raise
             finally:
                 control.close()
+                if textfile is not None:
+                    textfile.close()
             report.ending()
             helper.unmark(source)
             pyfuse3.close(unmount=True)
@@ -291,6 +296,7 @@ def _fuse_options(options: MountOptions) -> set[str]:
 async def _serve(
     mounted: Mounted,
     control: ControlSocket,
+    textfile: MetricsFile | None,
     helper: HelperProcess,
     max_names: int,
     make_synchronous: Callable[[], None],
@@ -306,6 +312,8 @@ async def _serve(
         nursery.start_soon(_report_ready, helper, mounted.mountpoint, ready)
         nursery.start_soon(limit_inodes, mounted.overlay, helper, max_names)
         nursery.start_soon(control.serve, service(mounted))
+        if textfile is not None:
+            nursery.start_soon(textfile.keep, mounted.mountpoint, partial(collect, mounted.overlay, mounted.committer))
         await pyfuse3.main(min_tasks=2, max_tasks=_TASKS_MAX)
         nursery.cancel_scope.cancel()
 

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 
 from ..engine.errors import UsageError
+from ..fusefront.process.printable import printable as printable  # for the commands, too
 
 # Exit codes of mount(8), used by every command.
 USAGE = 1
@@ -67,12 +68,6 @@ def _take_standard_streams() -> None:
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(number, "w" if number else "r", closefd=False))  # noqa: SIM115
-
-
-def printable(text: str) -> str:
-    """Return *text* as one line of valid UTF-8; control characters and bytes that are not UTF-8 become ``\\xNN``."""
-    text = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def fail(program: str, error: Exception, code: int) -> int:

@@ -44,7 +44,7 @@ def command(target: str | None) -> int:
         try:
             with ControlClient(storage, _PATIENCE) as client:
                 said = client.call("Metrics")
-                mounts.append((_common.printable(said["mountpoint"]), said["metrics"]))
+                mounts.append((said["mountpoint"], said["metrics"]))
         except StateError as error:
             code = _common.fail("minifo", error, _common.SYSTEM)
     for line in exposition(mounts):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from ..process.printable import printable
+
 Metric = dict[str, Any]
 
 
@@ -19,7 +21,7 @@ def exposition(mounts: Iterable[tuple[str, list[Metric]]]) -> Iterator[str]:
         for metric in metrics:
             _, lines = found.setdefault(metric["name"], (metric, []))
             for sample in metric["samples"]:
-                lines += _lines(metric, sample, {"mountpoint": mountpoint, **sample["labels"]})
+                lines += _lines(metric, sample, {"mountpoint": printable(mountpoint), **sample["labels"]})
     for name, (metric, lines) in found.items():
         yield f"# HELP {name} {_escaped(metric['help'], quoted=False)}"
         yield f"# TYPE {name} {metric['kind']}"
@@ -49,7 +51,6 @@ def _labels(labels: Mapping[str, str]) -> str:
 
 
 def _escaped(text: str, *, quoted: bool = True) -> str:
-    """Return text as the format wants it: UTF-8, on one line."""
-    text = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    """Return text as the format wants it, on one line."""
     text = text.replace("\\", "\\\\").replace("\n", "\\n")
     return text.replace('"', '\\"') if quoted else text

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from ...engine.errors import errno_of
 from ...engine.queries.figures import CommittedContent, content, figures
 from ..extension import loader
 from ..serve.committer import Committer
-from .metrics import collect
+from .metrics import collect, resident
 from .varlink import Answer, Service, VarlinkError
 
 INTERFACE = "org.minifo.Overlay"
@@ -63,8 +62,7 @@ def service(mounted: Mounted) -> Service:
         return {}
 
     async def metrics(parameters: Mapping[str, Any]) -> Answer:
-        found = collect(mounted.overlay, mounted.committer, _resident())
-        return {"mountpoint": mounted.mountpoint, "metrics": found}
+        return {"mountpoint": mounted.mountpoint, "metrics": collect(mounted.overlay, mounted.committer)}
 
     found.methods[INTERFACE + ".Status"] = status
     found.methods[INTERFACE + ".Metrics"] = metrics
@@ -92,16 +90,10 @@ def _status(mounted: Mounted, content: int) -> Answer:
             "p99_ns": _percentile(held, 99),
             "longest_ns": held[-1] if held else 0,
         },
-        "memory": _resident(),
+        "memory": resident(),
     }
 
 
 def _percentile(ordered: list[int], percent: int) -> int:
     """Return a percentile of ordered numbers, 0 of none."""
     return ordered[min(len(ordered) - 1, len(ordered) * percent // 100)] if ordered else 0
-
-
-def _resident() -> int:
-    """Return the bytes of memory this process uses (proc(5), VmRSS)."""
-    with open("/proc/self/statm", "rb") as file:
-        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")

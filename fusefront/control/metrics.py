@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import itertools
+import os
 import time
 from collections.abc import Iterable
 from typing import Any
@@ -46,13 +47,18 @@ _FIGURES = (
 )
 
 
-def collect(overlay: Overlay, committer: Committer, memory: int) -> list[Metric]:
+def resident() -> int:
+    """Return the bytes of memory this process uses (proc(5), VmRSS)."""
+    with open("/proc/self/statm", "rb") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def collect(overlay: Overlay, committer: Committer) -> list[Metric]:
     """Return the metrics of a mount: what the type Metric of org.minifo.Overlay.varlink says.
 
     Args:
         overlay: the open overlay.
         committer: commits it.
-        memory: bytes that the daemon uses.
     """
     extension = loader.load()
     cached, direct, replied = extension.counters() if extension is not None else ({}, {}, {})
@@ -91,7 +97,7 @@ def collect(overlay: Overlay, committer: Committer, memory: int) -> list[Metric]
             committer.postponed,
         ),
         *(_single(name, kind, text, figures[key]) for key, name, kind, text in _FIGURES),
-        _single("minifo_memory_bytes", "gauge", "Memory that the daemon uses.", memory),
+        _single("minifo_memory_bytes", "gauge", "Memory that the daemon uses.", resident()),
         _single("minifo_cpu_seconds_total", "counter", "Processor time that the daemon used.", time.process_time()),
     ]
     if committer.last_commit is not None:

@@ -81,7 +81,9 @@ _IGNORED = frozenset({
 })
 # fmt: on
 _IGNORED_WITH_VALUE = frozenset({"comment", "workdir", "helper", "uhelper"})
-_OWN_WITH_VALUE = frozenset({"commit", "max_size", "max_names", "redo", "base_check", "copy_up", "keep_origin"})
+_OWN_WITH_VALUE = frozenset(
+    {"commit", "max_size", "max_names", "redo", "base_check", "copy_up", "keep_origin", "metrics"}
+)
 _FLAGS = frozenset({"plain", "debug", "untrusted_sto", "allow_other", "noallow_other"})
 # Options that the kernel shows in /proc/self/mountinfo, and that mount(8) therefore passes on for a remount.
 _SHOWN_WITH_VALUE = frozenset({"user_id", "group_id", "max_read", "blksize"})
@@ -105,6 +107,7 @@ OPTIONS = (
     ("noatime, relatime, strictatime", "whether reading a changed file sets its access time (default: no)"),
     ("allow_other, noallow_other", "whether other users may enter (default: root's mounts yes)"),
     ("untrusted_sto", "only read a storage that other users may change (ro,nosuid,nodev)"),
+    ("metrics=PATH", "counters for node_exporter: a directory, or a file *.prom"),
     ("plain", "run without the session hook: slower, to find a fault"),
     ("debug", "log everything"),
     ("remount,ro  remount,rw", "make an existing mount read-only, or writable again"),
@@ -137,6 +140,7 @@ class MountOptions:
         keep_origin: the largest base file, in bytes, whose content is kept before its first change; 0 for none.
         copy_whole: copy a base file as a whole at its first write (``copy_up=whole``).
         untrusted: other users may write to the storage; implies read-only, nosuid and nodev, whatever else is set.
+        metrics: where counters are written for node_exporter, a directory or a file name; None for nowhere.
         hidden: directories that the overlay does not show, beside its storage; no word sets it.
         memory: the directory in memory for the redo log; None for the user's; no word sets it.
     """
@@ -158,6 +162,7 @@ class MountOptions:
     copy_whole: bool = False
     keep_origin: int = 0
     untrusted: bool = False
+    metrics: str | None = None
     hidden: tuple[str, ...] = ()
     memory: str | None = None
 
@@ -258,6 +263,7 @@ class _Parser:
         self.base_check = BASE_CHECKS[1]
         self.copy_whole = False
         self.keep_origin = 0
+        self.metrics: str | None = None
 
     def take(self, item: str) -> None:
         """Parse one option, ``NAME`` or ``NAME=VALUE``."""
@@ -297,6 +303,10 @@ class _Parser:
             self.keep_origin = _origin_size(name, value)
         elif name == "copy_up":
             self.copy_whole = _choice(name, value, COPY_UPS) == "whole"
+        elif name == "metrics":
+            if not value:
+                raise UsageError("metrics= is empty", "it must name a directory, or a file that ends with .prom")
+            self.metrics = value
         elif name == "user":
             self._take_word(name)
         elif self.remount and name in _SHOWN_WITH_VALUE:
@@ -368,6 +378,7 @@ class _Parser:
             copy_whole=self.copy_whole,
             keep_origin=self.keep_origin,
             untrusted="untrusted_sto" in self.flags,
+            metrics=self.metrics,
         )
 
 

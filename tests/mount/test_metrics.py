@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
+from contextlib import closing
+from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from minifo.fusefront.control.textfile import MetricsFile
 from minifo.tools._common import printable
 from tests.mount.mount_sandbox import MountSandbox, minifo
+from tests.shared.waiting import wait_until
 
 Values = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
@@ -96,3 +101,79 @@ def test_all_mounts_and_hostile_names(sandbox: MountSandbox) -> None:
     assert printable(str(strange)) in left
     assert str(second.mnt) not in left
     first.umount()
+
+
+def written(path: Path) -> Values:
+    """The samples of a file that the daemon writes, as soon as it is there."""
+    wait_until(path.exists, f"{path} is there", 20)
+    return read(path.read_text())
+
+
+@pytest.mark.parametrize("option", ["rw", "plain", "ro"])
+def test_file_for_node_exporter(sandbox: MountSandbox, option: str) -> None:
+    """It is there as long as the mount, also of one that is only read, and where the path lies beneath the mount."""
+    overlay = sandbox.overlay()
+    overlay.mount()
+    overlay.umount()
+    place = overlay.mnt / "collector"
+    place.mkdir()
+    seen = os.open(place, os.O_PATH)
+    overlay.mount(option, f"metrics={place}")
+    found = Path(f"/proc/self/fd/{seen}")
+    wait_until(lambda: os.listdir(found) and not os.listdir(found)[0].endswith(".new"), "a file is there", 20)
+    (name,) = os.listdir(found)
+    info = {dict(labels)["uuid"] for (metric, labels) in written(found / name) if metric == "minifo_info"}
+    assert {f"minifo-{uuid}.prom" for uuid in info} == {name}
+    assert stat.S_IMODE((found / name).stat().st_mode) == 0o644
+    overlay.umount()
+    assert os.listdir(place) == []
+    os.close(seen)
+
+
+def test_file_of_a_killed_daemon(sandbox: MountSandbox) -> None:
+    """It stays, and the next mount takes its place."""
+    place = sandbox.directory() / "own.prom"
+    overlay = sandbox.overlay(f"metrics={place}")
+    overlay.mount()
+    written(place)
+    overlay.kill()
+    overlay.clear()
+    left = place.stat().st_ino
+    overlay.mount()
+    wait_until(lambda: place.stat().st_ino != left, "it is written anew", 20)
+    assert os.listdir(place.parent) == ["own.prom"]
+    overlay.umount()
+    assert not place.exists()
+
+
+@pytest.mark.parametrize("path", ["missing", "missing/a.prom", "a.txt", ""])
+def test_places_that_cannot_be_used(sandbox: MountSandbox, path: str) -> None:
+    """The mount says so and works; only an empty option is refused."""
+    overlay = sandbox.overlay()
+    place = sandbox.directory()
+    done = overlay.mount(f"metrics={place / path}" if path else "metrics=", check=False)
+    if not path:
+        assert done.returncode == 1
+        assert "metrics= is empty; it must name a directory" in done.stderr
+        return
+    assert done.returncode == 0
+    assert done.stderr.count("\n") == 1
+    assert f"metrics={place / path} cannot be written" in done.stderr
+    (overlay.mnt / "file").touch()
+    overlay.umount()
+    assert os.listdir(place) == []
+
+
+@pytest.mark.logs(r"cannot be written \(No space left on device\): it is tried again every 15 s")
+def test_full_disk(sandbox: MountSandbox, caplog: pytest.LogCaptureFixture) -> None:
+    """It is told once, the last whole file stays, and the next attempt with room succeeds."""
+    small = sandbox.file_system("tmpfs", options="size=64k")
+    with closing(MetricsFile(str(small / "a.prom"), "uuid")) as found:
+        found.write(["old"])
+        for _ in range(3):
+            found.write(["x" * 100_000])
+        assert (small / "a.prom").read_text() == "old\n"
+        assert os.listdir(small) == ["a.prom"]
+        assert [record.levelname for record in caplog.records] == ["WARNING"]
+        found.write(["new"])
+        assert (small / "a.prom").read_text() == "new\n"

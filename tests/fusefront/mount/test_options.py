@@ -201,6 +201,16 @@ def test_parse_source_of_another_kind_is_none(text: str) -> None:
     assert parse_source(text) is None
 
 
+def test_metrics_names_a_place() -> None:
+    """The path is as the user wrote it; whether it can be used is seen by the daemon."""
+    assert parse([PLACES]).metrics is None
+    assert parse([PLACES + ",metrics=/a\\,b.prom"]).metrics == "/a,b.prom"
+    with pytest.raises(UsageError, match="metrics= is empty"):
+        parse([PLACES + ",metrics="])
+    with pytest.raises(UsageError, match="metrics has no value"):
+        parse([PLACES + ",metrics"])
+
+
 def test_every_option_is_described() -> None:
     """The help names each word of ours, a line each."""
     known = {*words._ALIASES, *words._OWN_WITH_VALUE, *words._FLAGS, "remount", "ro", "rw", "sync", "noatime"}
