@@ -347,6 +347,9 @@ def _tell_lost(db: Database, storage: Storage, number: int) -> None:
     sql = "SELECT ino FROM inode WHERE object = ?1 UNION SELECT ino FROM extent WHERE object = ?1"
     ino = db.value(sql, (number,))
     path = os.fsdecode(PathResolver(db).of(ino)) if ino is not None else "a file without a name"
+    if storage.is_beside:
+        log.error("%s was changed while it was read: ask again", path)
+        return
     log.error(
         "%s: %s is missing: reading the bytes of %s in it fails; run minifo-fsck",
         storage.path,

@@ -1,28 +1,33 @@
-"""``minifo diff``: what an overlay changed."""
+"""``minifo diff``: what an overlay changed, as a list of names or as a patch."""
 
 from __future__ import annotations
 
 import contextlib
 import gc
 import json
+import logging
 import os
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from functools import partial
 from operator import attrgetter
+from typing import Protocol, TypeVar
 
 import click
 
-from ..engine import UsageError
+from ..engine import Overlay, UsageError
 from ..engine.queries.changes import Change, Kind, changes
 from . import _common
 from ._changes import line_of, name_of
 from ._complete import targets
-from ._output import json_name
+from ._output import json_name, plain
 from ._target import opened
 
+log = logging.getLogger(__name__)
+
 _PIECE = 4096  # lines written together
+_LARGEST = 4  # MiB of a file whose lines a patch shows
 
 #: What a letter means.
 WORDS = {
@@ -33,6 +38,16 @@ WORDS = {
     Kind.TYPE: "another type",
     Kind.METADATA: "metadata only",
 }
+
+
+class _Located(Protocol):
+    @property
+    def path(self) -> bytes: ...
+    @property
+    def old(self) -> bytes | None: ...
+
+
+T = TypeVar("T", bound=_Located)
 
 
 @click.command(
@@ -49,9 +64,23 @@ Examples:
   minifo diff /mnt/usr share lib/*.conf       # a mounted overlay, these paths only
   minifo diff --json /mnt/usr | jq .path
   minifo diff --exit-code --ignore-identical /mnt/usr || echo changed
+  minifo diff -u /mnt/usr > usr.patch         # for patch -p1 in a copy of the base
+
+\b
+A patch has texts, symlinks, names, and whether a file may be executed. A binary file is one line in it, and so is a
+device. A base file with several names is in it by the one that was used.
 
 \b
 Exit codes: 0, or with --exit-code 1 where something differs; 2 failure.""",
+)
+@click.option("-u", "--unified", "as_patch", is_flag=True, help="A patch: the lines that differ, for patch -p1.")
+@click.option(
+    "--max-file",
+    metavar="MIB",
+    type=click.IntRange(1),
+    default=_LARGEST,
+    show_default=True,
+    help="With -u: the largest file whose lines to show.",
 )
 @click.option("-r", "--recursive", is_flag=True, help="List every name in directories that are new or gone.")
 @click.option("--ignore-identical", is_flag=True, help="Compare, and leave out what makes no difference.")
@@ -66,6 +95,8 @@ Exit codes: 0, or with --exit-code 1 where something differs; 2 failure.""",
 def command(
     target: str,
     patterns: tuple[str, ...],
+    as_patch: bool,
+    max_file: int,
     recursive: bool,
     ignore_identical: bool,
     name_only: bool,
@@ -80,9 +111,15 @@ def command(
     TARGET is a storage directory, or any path in a mounted overlay. PATHs limit the list to these and what is below
     them; they may hold wildcards as in .gitignore.
     """
-    if sum((name_only, as_stat, as_json)) > 1:
-        raise UsageError("--name-only, --stat and --json exclude each other", "give one of them")
+    if sum((name_only, as_stat, as_json, as_patch)) > 1:
+        raise UsageError("-u, --name-only, --stat and --json exclude each other", "give one of them")
+    if as_patch and null:
+        raise UsageError("-u and -z exclude each other", "a patch quotes names itself")
     _common.log_to_stderr("minifo")
+    if as_patch:
+        with opened(target, base) as overlay:
+            differs, failed = _write_patch(overlay, patterns, max_file << 20)
+        return _common.SYSTEM if failed else int(exit_code and differs)
     with opened(target, base) as overlay, _uncollected():
         every = changes(overlay, recursive=recursive, identical=not ignore_identical)
         found = sorted(_matching(every, patterns) if patterns else every, key=attrgetter("path"))
@@ -105,7 +142,28 @@ def _uncollected() -> Iterator[None]:
         gc.enable()
 
 
-def _matching(found: Iterable[Change], patterns: tuple[str, ...]) -> Iterator[Change]:
+def _write_patch(overlay: Overlay, patterns: tuple[str, ...], largest: int) -> tuple[bool, bool]:
+    """Write what changed as a patch; return whether anything differs, and whether a file could not be read."""
+    from ..engine.queries.file_pairs import FilePairs  # only where it is needed
+    from ._patch import Patch
+
+    pairs = FilePairs(overlay)
+    patch = Patch(pairs, largest)
+    differs = failed = False
+    every = pairs.of(changes(overlay, recursive=True))
+    for pair in _matching(every, patterns) if patterns else every:
+        try:
+            told = patch.of(pair)
+        except OSError as error:
+            log.error("%s is not in the patch: it cannot be read (%s)", plain(pair.path), error.strerror or error)
+            failed = True
+            continue
+        sys.stdout.buffer.write(told)
+        differs = differs or bool(told)
+    return differs, failed
+
+
+def _matching(found: Iterable[T], patterns: tuple[str, ...]) -> Iterator[T]:
     import pathspec  # only where it is needed
 
     spec = pathspec.GitIgnoreSpec.from_lines(map(_anchored, patterns))

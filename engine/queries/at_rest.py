@@ -61,6 +61,8 @@ def recorded_base(db: Database) -> str:
 class _Beside(Storage):
     """A storage that is read beside the daemon that holds it."""
 
+    is_beside = True
+
     def lock(self, *, exclusive: bool) -> None:
         """Take no lock: SQLite keeps readers and the writer of the database apart."""
 

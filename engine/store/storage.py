@@ -94,6 +94,7 @@ class Storage:
     """
 
     has_holes: bool | None = None  # whether files here can have holes; None until content objects have tried it
+    is_beside: bool = False  # whether a daemon may change it while it is read
 
     def __init__(self, path: str, *, untrusted: bool = False) -> None:
         self.path = os.path.realpath(path)
