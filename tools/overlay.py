@@ -100,24 +100,9 @@ def _check_owner(storage: str) -> None:
 
 def _base_of(storage: str) -> str | None:
     """Return the base that a storage was last mounted with, or None if it is new or cannot be read."""
-    import apsw
+    from ..engine.queries.at_rest import last_base
 
-    from ..engine.store.database import DB_NAME
-    from ..engine.store.database_file import connect
-
-    path = os.path.join(storage, DB_NAME)
-    if not os.path.exists(path):
-        return None
     try:
-        con = connect(path, read_only=True)
-    except apsw.Error:
-        return None  # the mount that follows reports this error
-    try:
-        row = con.execute("SELECT value FROM overlay WHERE key = 'base'").fetchone()
-    except apsw.Error:
-        return None
-    finally:
-        con.close()
-    value = row[0] if row is not None else None
-    text = os.fsdecode(value) if isinstance(value, bytes) else value
-    return text or None
+        return last_base(storage) or None
+    except MinifoError:
+        return None  # there is none yet, or the mount that follows reports the error

@@ -26,7 +26,7 @@ _MAX_DISTANCE = _FILES * _MAX_STEP
 _DIRECTORIES = 16  # directories remembered: those listed last
 _BYTES = 128 << 10  # requested of each file; the kernel's own read-ahead loads the rest
 
-Listing = Sequence[tuple[int, bytes]]
+_Names = Sequence[tuple[int, bytes]]  # with cookies, by which they are sorted
 
 
 class _Progress:
@@ -40,7 +40,7 @@ class _Progress:
 
     __slots__ = ("listing", "read", "requested")
 
-    def __init__(self, listing: Listing) -> None:
+    def __init__(self, listing: _Names) -> None:
         self.listing = listing
         self.read = -1
         self.requested = -1
@@ -59,7 +59,7 @@ class ReadAhead:
         self._cookie_of = cookie_of
         self._directories: OrderedDict[bytes, _Progress] = OrderedDict()
 
-    def note_listing(self, path: bytes, listing: Listing) -> None:
+    def note_listing(self, path: bytes, listing: _Names) -> None:
         """Note that a program lists a base directory, and in which order it gets the names.
 
         Args:
