@@ -82,23 +82,32 @@ def _serve(command: Command, channel: socket.socket) -> None:
     if pid == 0:
         _become(command, channel)
     sources: list[socket.socket | int] = [channel, reader]
+    continued = 0
     while True:
         ready = select.select(sources, [], [])[0]
         if reader in ready:
             os.read(reader, 4096)
-            if _reap(pid, channel):
+            if _reap(pid, channel, continued):
                 break
         if channel in ready:
             received = messages.receive(channel)
             if received is None:
                 return  # the caller's process was killed
+            number = received[0]["signal"]
+            continued += number == signal.SIGCONT
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(pid, received[0]["signal"])
+                os.killpg(pid, number)
     _end_others()
 
 
-def _reap(command: int, channel: socket.socket) -> bool:
-    """Wait for every child that has ended; return whether the command has."""
+def _reap(command: int, channel: socket.socket, continued: int) -> bool:
+    """Wait for every child that has ended; return whether the command has.
+
+    Args:
+        command: its process id.
+        channel: to the caller's process, which is told of the end of the command, and of its stops.
+        continued: how often the command was sent SIGCONT, so that the caller's process knows an old stop.
+    """
     ended = False
     with contextlib.suppress(ChildProcessError):
         while True:
@@ -106,7 +115,7 @@ def _reap(command: int, channel: socket.socket) -> bool:
             if pid == 0:
                 break
             if pid == command and os.WIFSTOPPED(status):
-                messages.send(channel, stopped=os.WSTOPSIG(status))
+                messages.send(channel, stopped=os.WSTOPSIG(status), continued=continued)
             elif pid == command:
                 messages.send(channel, ended=os.waitstatus_to_exitcode(status))
                 ended = True

@@ -2,7 +2,8 @@
 
 The command runs in a process group of its own, which gets the terminal as a shell gives it to a job.  What the shell
 does to this process, happens to the command: a signal is passed on; after a stop of the command this process stops,
-too, so that the shell takes the terminal; when it goes on (``fg``), it gives the terminal back.
+too, so that the shell takes the terminal; when it goes on (``fg``), it gives the terminal back.  A shell may put this
+process in the foreground without SIGCONT, if it runs already: then the command gets the terminal when it wants it.
 """
 
 from __future__ import annotations
@@ -68,6 +69,7 @@ class Session:
         self._terminal = _controlling_terminal()
         self._has_terminal = False  # the command has
         self._command = 0
+        self._continued = 0  # times that the first process was told to send SIGCONT
         self._code: int | None = None
         self._old: dict[int, int | Callable[[int, FrameType | None], object] | None] = {}
         self._pid = 0
@@ -170,7 +172,7 @@ class Session:
         elif "ended" in message:
             self._code = int(str(message["ended"]))
         elif "stopped" in message:
-            self._stop(channel)
+            self._hear_stop(int(str(message["stopped"])), int(str(message["continued"])), channel)
         elif "cannot" in message:
             raise CannotRun(str(message["cannot"]), int(str(message["code"])))
         elif "error" in message:
@@ -183,10 +185,32 @@ class Session:
                 raise Interrupted(number)
             return
         if number == signal.SIGCONT:
-            self._give_terminal(self._command)
-        messages.send(channel, signal=number)
+            self._continue(self._command, channel)
+        else:
+            messages.send(channel, signal=number)
 
     # -- job control
+
+    def _hear_stop(self, number: int, continued: int, channel: socket.socket) -> None:
+        """Stop with the command, unless it goes on.
+
+        Args:
+            number: of the signal that has stopped it.
+            continued: how often it had been sent SIGCONT before.
+            channel: to the first process.
+        """
+        if continued < self._continued:
+            return  # a SIGCONT is on its way, or has arrived
+        if number in (signal.SIGTTIN, signal.SIGTTOU) and self._foreground_is_ours():
+            self._continue(self._command, channel)
+        else:
+            self._stop(channel)
+
+    def _continue(self, group: int, channel: socket.socket) -> None:
+        """Let the command go on, and give the terminal to a process group of it if this process has it."""
+        self._give_terminal(group)
+        self._continued += 1
+        messages.send(channel, signal=signal.SIGCONT)
 
     def _stop(self, channel: socket.socket) -> None:
         """Stop this process, for the command was stopped; go on with it."""
@@ -199,8 +223,7 @@ class Session:
         for number, handler in old.items():
             signal.signal(number, handler)
         time.sleep(_BETWEEN_STOPS)
-        self._give_terminal(group or self._command)
-        messages.send(channel, signal=signal.SIGCONT)
+        self._continue(group or self._command, channel)
 
     def _foreground(self) -> int:
         """Return the process group that the command's side of the terminal had in the foreground, or 0."""

@@ -430,33 +430,81 @@ def test_ctrl_c_before_the_command_runs(machine: Machine) -> None:
         machine.assert_unchanged()
 
 
-def test_job_control_of_a_shell(machine: Machine) -> None:
-    """A stopped command is a stopped job of the shell; fg and bg go on with it."""
+def shell_at_work(machine: Machine, *words: str | Path) -> Terminal:
+    """A shell that tells at once when a job stops, and in which ``minifo run --discard WORDS`` is typed."""
     terminal = Terminal(["bash", "--norc", "--noprofile", "-i"], machine.place)
     terminal.expect("prompt> ")
-    terminal.type(f"{minifo_program()} run --discard -- sh -c 'echo ready; cat; exit 6'\n")
-    terminal.expect("\nready")
+    terminal.type("set -b\n")
+    terminal.expect("prompt> ")
+    terminal.type(f"{minifo_program()} run --discard {' '.join(map(str, words))}\n")
+    return terminal
+
+
+def answer(terminal: Terminal, word: str) -> None:
+    """Type a word, and see that ``ANSWERING`` answers."""
+    terminal.type(f"{word}\n")
+    terminal.expect(f"got {word}\r\n")
+
+
+#: A command of one process: a child of it might take what is typed for the shell, as it may stop a moment later.
+ANSWERING = "sed -u -e '/^end/q6' -e 's/^/got /'"
+
+
+def test_job_control_of_a_shell(machine: Machine) -> None:
+    """A stopped command is a stopped job of the shell; fg and bg go on with it."""
+    terminal = shell_at_work(machine, "--", ANSWERING)
+    answer(terminal, "first")
     terminal.type("\x1a")
     terminal.expect("Stopped")
     terminal.expect("prompt> ")
-    terminal.type("jobs\n")
-    terminal.expect("Stopped")
     terminal.type("bg\n")
+    terminal.expect("&\r\n")
+    terminal.expect("Stopped")  # it has read the terminal in the background
     (job,) = children(terminal.pid)
-    terminal.expect("prompt> ")
-    wait_until(lambda: is_stopped(job), "the command has read the terminal in the background")
+    assert is_stopped(job)
     terminal.type("fg\n")
-    terminal.expect("minifo")
-    terminal.type("word\n")
-    terminal.expect("word")
-    terminal.expect("word")  # by cat
-    terminal.type("\x04")
+    answer(terminal, "second")
+    terminal.type("end\n")
     terminal.expect("nothing changed")
     terminal.expect("prompt> ")
     terminal.type("echo code $?\n")
     terminal.expect("\ncode 6")
     terminal.type("exit\n")
     assert terminal.end() == 0
+
+
+@pytest.mark.parametrize("asleep", [False, True])
+def test_fg_of_a_job_that_runs(machine: Machine, sandbox: MountSandbox, asleep: bool) -> None:
+    """A shell sends no SIGCONT to a job that runs; its command gets the terminal nevertheless, when it reads it.
+
+    If minifo sleeps, it wakes up with the terminal, and hears then that the command has stopped for the want of it.
+    """
+    door = sandbox.directory_on_disk() / "door"
+    os.mkfifo(door)
+    terminal = shell_at_work(
+        machine, "--share", door.parent, "--", f"sh -c 'read word <{door}; exec \"$@\"' sh", ANSWERING, "&"
+    )
+    terminal.expect("prompt> ")
+    (job,) = children(terminal.pid)
+    opened = os.open(door, os.O_WRONLY)  # when the command opens it to read
+    (keeper,) = children(job)
+    (command,) = children(children(keeper)[-1])
+    if asleep:
+        os.kill(job, signal.SIGSTOP)
+        terminal.expect("Stopped")
+        os.write(opened, b"go\n")
+        wait_until(lambda: is_stopped(command), "the command has read the terminal in the background")
+    terminal.type("fg\n")
+    wait_until(lambda: terminal.foreground() != terminal.pid, "the job is in the foreground")
+    if not asleep:
+        os.write(opened, b"go\n")
+    os.close(opened)
+    answer(terminal, "first")
+    terminal.type("end\n")
+    terminal.expect("nothing changed")
+    terminal.expect("prompt> ")
+    terminal.type("exit\n")
+    terminal.end()
 
 
 def test_shell_in_a_sandbox_has_job_control(machine: Machine) -> None:
