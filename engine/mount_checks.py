@@ -1,4 +1,4 @@
-"""The checks and the data that ``Overlay.open`` needs before it makes an overlay: base, nesting, facts.
+"""The checks and the data that ``Overlay.open`` needs to make an overlay: base, nesting, facts, root directory.
 
 These functions change nothing on disk.
 """
@@ -6,17 +6,20 @@ These functions change nothing on disk.
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterable
 from typing import Any
 
-from .errors import Corrupt, StateError, UsageError
+from .errors import Corrupt, FsError, StateError, UsageError
+from .model import ROOT
 from .store.base_view import BaseView
 from .store.database import Database
 from .store.object_paths import ID_BLOCK
 from .store.storage import Storage
 from .tree.base_match import base_mark
+from .tree.inode_rows import Row
 from .tree.nodes import choose_window
-from .tree.row_checks import wrong_facts
+from .tree.row_checks import path_of, row_of, wrong_facts
 
 
 def read_facts(db: Database, storage: Storage) -> dict[str, Any]:
@@ -38,6 +41,29 @@ def read_facts(db: Database, storage: Storage) -> dict[str, Any]:
         reason = f"its {key} is {facts[key]!r:.100}" if key in facts else f"its table overlay has no {key}"
         raise Corrupt(f"{storage.database} is damaged ({reason})", f"run: minifo-fsck {storage.path}")
     return facts
+
+
+def check_root(db: Database, storage: Storage) -> None:
+    """Refuse an overlay whose root directory cannot be used: nothing in it could be reached, nor the mount looked at.
+
+    Args:
+        db: the overlay's database.
+        storage: its storage directory, for the message.
+
+    Raises:
+        Corrupt: the root's row of ``inode`` or ``origin`` is damaged, or says that it is not a directory.
+    """
+    reason = ""
+    try:
+        values = db.row(f"SELECT {', '.join(Row._fields)} FROM inode WHERE ino = ?", (ROOT,))
+        if values is not None and not stat.S_ISDIR(row_of(values).mode):
+            reason = "its root is not a directory"
+        for (path,) in db.rows("SELECT path FROM origin WHERE ino = ?", (ROOT,)):
+            path_of(ROOT, path)
+    except FsError as error:
+        reason = str(error.filename)
+    if reason:
+        raise Corrupt(f"{storage.database} is damaged ({reason})", f"run: minifo-fsck {storage.path}")
 
 
 def open_base(path: str, clone: bool) -> BaseView:

@@ -21,7 +21,7 @@ from .commit import GroupCommit
 from .errors import FsError, NotMinifo, StateError
 from .free_space import FreeSpace
 from .model import Ino
-from .mount_checks import check_nesting, first_facts, hide_storage, open_base, read_facts
+from .mount_checks import check_nesting, check_root, first_facts, hide_storage, open_base, read_facts
 from .recovery import BaseCheck, Recovery, commit_token
 from .store.base_view import BaseView
 from .store.content_objects import IDS_PER_OPERATION, ObjectStore
@@ -173,6 +173,7 @@ class OpenOverlay:
             overlay = cls(
                 view, store, db, max_size=max_size, copy_whole=copy_whole, keep_origin=keep_origin, clock=clock
             )
+            check_root(db, store)
             recovery = Recovery(overlay.inodes, db, view, store, overlay.objects, overlay.commits)
             recovery.check_base(os.path.realpath(base), base_check)
             redo: RedoLog | None = None

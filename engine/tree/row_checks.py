@@ -2,7 +2,8 @@
 
 What is checked when:
 
-* The schema, and the facts of ``overlay`` (``wrong_facts``), at each open, before any other query.
+* The schema, and the facts of ``overlay`` (``wrong_facts``), at each open, before any other query; then the rows of the
+  root directory (``check_root`` in mount_checks.py).
 * A row of ``inode``, a path of ``origin``, names, targets and small files when a mount *reads* them (``row_of``,
   ``path_of``, ``named``, ``target_of``, ``bytes_of``; extents in tree/extents.py).  So opening an overlay of 100,000
   entries takes no longer than opening one of ten, and a damaged row gives EIO for its own object only.

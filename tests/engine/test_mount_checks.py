@@ -243,6 +243,28 @@ def test_foreign_schema(sandbox: OverlaySandbox, sql: str, read_only: bool) -> N
     assert not (sandbox.sto.parent / "made").exists()
 
 
+@pytest.mark.parametrize(
+    ("sql", "reason"),
+    [
+        ("UPDATE inode SET mode = 0 WHERE ino = 1", "inode 1: its row is damaged"),
+        ("UPDATE inode SET mode = 33188 WHERE ino = 1", "its root is not a directory"),
+        ("UPDATE origin SET path = x'00' WHERE ino = 1", "inode 1: its path in the base is damaged"),
+    ],
+)
+def test_root_that_cannot_be_used(sandbox: OverlaySandbox, sql: str, reason: str) -> None:
+    """It is refused, for nothing could be done with such a mount; minifo-fsck makes it usable again."""
+    sandbox.create("f")
+    sandbox.close()
+    file_trees.change_rows(str(sandbox.sto / "minifo.db"), {}, [sql])
+    for read_only in (True, False):
+        with pytest.raises(Corrupt, match=f"{reason}.*minifo-fsck"):
+            sandbox.open(read_only=read_only)
+    repair = [Path(sys.executable).parent / "minifo-fsck", "-y", sandbox.sto]
+    done = subprocess.run(repair, capture_output=True, check=False)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert sandbox.names() in (["f"], ["lost+found"])
+
+
 # -- a database that is gone
 
 

@@ -13,11 +13,11 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from tests.hostile.hostile_storage import HostileStorage
-from tests.hostile.storage_edits import EDITS, Edit, StoragePaths, apply
+from tests.hostile.storage_edits import EDITS, Edit, Extents, SetCells, StoragePaths, apply
 
 STORAGES = int(os.environ.get("MINIFO_HOSTILE_MOUNTS", "0")) or max(5, settings().max_examples // 10)
 pytestmark = pytest.mark.timeout(120 + 30 * STORAGES)
@@ -25,6 +25,9 @@ pytestmark = pytest.mark.timeout(120 + 30 * STORAGES)
 _DOORS = ("mount-ro", "check", "plan", "mount", "repair", "mount")
 
 
+@example(edits=(Extents(0),), door="rescue")  # a file of 8 EiB
+@example(edits=(Extents(1),), door="rescue")  # a file that gives EIO
+@example(edits=(SetCells("inode", "mode", 0, 0),), door="rescue")  # a root that is not a directory
 @settings(max_examples=STORAGES, suppress_health_check=list(HealthCheck))
 @given(edits=EDITS, door=st.sampled_from(("rescue", "export", "merge")))
 def test_real_commands(fuse_required: None, edits: tuple[Edit, ...], door: str) -> None:
@@ -38,7 +41,7 @@ def test_real_commands(fuse_required: None, edits: tuple[Edit, ...], door: str) 
             hostile.run("minifo", verb, "--base", hostile.base, hostile.storage)
         for name in (*_DOORS, door):
             hostile.go_through(name)
-            assert not os.path.ismount(hostile.mountpoint), name
+            assert not hostile.is_mounted(), name
             hostile.assert_unharmed()
     finally:
         hostile.clear()
