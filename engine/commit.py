@@ -25,6 +25,7 @@ import math
 import os
 import secrets
 import time
+from collections.abc import Callable
 from typing import NamedTuple
 
 import apsw
@@ -68,6 +69,7 @@ class GroupCommit:
         inodes, objects: whose counters and files a commit makes durable.
         content, freed: which trim files and punch holes after a commit.
         space: keeps space free for a commit.
+        sealing: called in the operation with which each commit ends.
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class GroupCommit:
         content: Content,
         freed: FreedBlocks,
         space: FreeSpace,
+        sealing: Callable[[], object],
     ) -> None:
         self._db = db
         self._storage = storage
@@ -95,6 +98,7 @@ class GroupCommit:
         self._reserved = 0  # least count of content object ids to reserve
         self.wal_limit = _log_pages(storage)
         self._space = space
+        self._sealing = sealing
         self.backup = MetadataBackup(storage, db)
         self.failure: BaseException | None = None
         self.count = 0
@@ -291,6 +295,7 @@ class GroupCommit:
         )
         with self._db.operation():
             objects.forget_swept()
+            self._sealing()
             for key, value in facts:
                 self._db.change(SET_FACT, (key, value))
         return limit

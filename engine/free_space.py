@@ -51,6 +51,7 @@ class FreeSpace:
         self._reserve = min(_RESERVE_MAX, storage.space().total >> 6)
         self.max_size = max_size
         self.is_watched = False  # whether commits check the space and keep the reserve
+        self.is_short = False  # whether there was no room but for operations that free some, when it was last measured
 
     def begin(self) -> None:
         """Count the bytes of content objects if needed, and make the reserve.  Call it after recovery."""
@@ -78,7 +79,9 @@ class FreeSpace:
             usable = self._usable()
             if usable < cost:
                 self._credit = 0
+                self.is_short = True
                 raise FsError(errno.ENOSPC, f"storage {self._storage.path} is full")
+        self.is_short = False
         # measured again after a quarter of it, because other processes fill the same file system
         self._credit = usable // 4 - cost
 
@@ -92,6 +95,7 @@ class FreeSpace:
         if self._credit >= 0:
             return
         usable = self._usable()
+        self.is_short = usable <= 0
         if usable > 0:
             self._credit = usable // 4
             return

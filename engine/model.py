@@ -27,6 +27,12 @@ DIRECTORY_SIZE = 4096  # bytes; what most file systems report for a small direct
 OBJECTS_END = 1 << 62  # all ids of content objects are less
 FILE_MAX = 2**63 - 4096  # bytes in a file; the most whole pages that loff_t can address
 ORIGIN_MAX = 64 << 10  # bytes of a base file that is kept for merges; a larger one is seldom a text that can be merged
+JOURNAL_MAX = 1_000_000  # entries, of about 100 bytes each
+#: What an entry of the journal can say was done, in the order of the documents.
+JOURNAL_OPERATIONS = (
+    *("create", "mkdir", "symlink", "mknod", "link", "unlink", "rmdir", "rename", "exchange"),
+    *("write", "truncate", "chmod", "chown", "times", "setxattr", "removexattr", "missing"),
+)
 
 
 def is_known_xattr(name: bytes) -> bool:
@@ -97,6 +103,42 @@ class SetAttr:
     ctime: int | None = None
     kill_priv: bool = False
     in_group: bool = True
+
+
+class JournalEntry(NamedTuple):
+    """One change, as the journal has it.
+
+    Attributes:
+        id: grows by one with each entry.
+        time: ns since the epoch.
+        op: what was done (``JOURNAL_OPERATIONS``).
+        path: in the overlay, after the change; without a slash at its start: the end of a path that was too long.
+        other: the path before a rename, or the path of which a link is one; None for other changes.
+        uid, pid, command: the process that asked; None for what is not known.
+    """
+
+    id: int
+    time: int
+    op: str
+    path: bytes
+    other: bytes | None
+    uid: int | None
+    pid: int | None
+    command: bytes | None
+
+
+class JournalSlice(NamedTuple):
+    """Some entries of the journal.
+
+    Attributes:
+        entries: in the order that was asked for.
+        next: where to go on: the first id of the next slice; backward the id after its last one.
+        impossible: how many entries among them are impossible, and left out.
+    """
+
+    entries: list[JournalEntry]
+    next: int
+    impossible: int
 
 
 class RenameFlags(IntFlag):

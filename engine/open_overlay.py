@@ -39,6 +39,7 @@ from .tree.content import Content
 from .tree.freed_blocks import FreedBlocks
 from .tree.inode_rows import Watcher
 from .tree.inodes import Inodes
+from .tree.journal import Journal
 from .tree.merged_view import MergedView
 from .tree.namespace import Namespace
 from .tree.nodes import Numbers
@@ -85,6 +86,7 @@ class OpenOverlay:
         self.merge = MergedView(db, base, self.inodes, self.content)
         self.namespace = Namespace(db, base, self.inodes, self.merge, self.stored, self.attributes)
         freed = FreedBlocks(db, self.inodes, self.stored.extents, self.objects)
+        self._journal = Journal(db, self.inodes, self.merge, lambda: self.space.is_short)
         self.ranges = Ranges(
             db,
             base,
@@ -96,10 +98,13 @@ class OpenOverlay:
             own_xattrs=self.attributes.own_xattrs,
             claim_space=self._claim_space,
             prepare_to_free=self._prepare_to_free,
+            wrote=self._journal.wrote,
         )
         self._reaping: list[Ino] = []
         self.space = FreeSpace(db, storage, self.objects, self.commit, max_size)
-        self.commits = GroupCommit(db, storage, self.inodes, self.objects, self.content, freed, self.space)
+        self.commits = GroupCommit(
+            db, storage, self.inodes, self.objects, self.content, freed, self.space, self._journal.sealing
+        )
         db.report_to(rolled_back=self.inodes.rolled_back, lost=self.commits.lose)
 
     # -- life cycle
@@ -119,6 +124,7 @@ class OpenOverlay:
         max_size: int | None = None,
         copy_whole: bool = False,
         keep_origin: int = 0,
+        journal: int = 0,
         base_check: BaseCheck = BaseCheck.WARN,
         clock: Callable[[], int] | None = None,
         encode: Encode | None = None,
@@ -139,6 +145,7 @@ class OpenOverlay:
             max_size: most bytes that the overlay may take in storage; None for no limit.
             copy_whole: copy a base file completely at its first write, so that no file depends on two versions of it.
             keep_origin: keep the base's version of a file that is changed, for merges, if it has at most so many bytes.
+            journal: keep so many entries of the journal of changes (tree/journal.py); 0 to write none.
             base_check: how to handle a base that is not the one of the last mount.
             clock: returns the kernel's time in ns; None for the system's coarse clock (tree/clock.py).
             encode: encodes operations for the redo log; None for Python's own function (store/redo_records.py).
@@ -184,6 +191,8 @@ class OpenOverlay:
             else:
                 recovery.clean_up(overlay.namespace, redo, aside=redo_aside)
             overlay.space.begin()
+            if journal and not read_only:
+                overlay._journal.begin(journal, overlay.commits.run)
         except BaseException as error:
             if overlay is not None:
                 overlay.objects.close()
@@ -293,6 +302,11 @@ class OpenOverlay:
     def durability(self) -> Durability:
         """The group commit, for its status and its steps."""
         return self.commits
+
+    @property
+    def journal(self) -> Journal:
+        """The journal of changes: a front end tells it whose request is served, and reads whether it is on."""
+        return self._journal
 
     @property
     def operations(self) -> int:

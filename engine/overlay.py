@@ -44,7 +44,7 @@ class Overlay(OpenOverlay):
         self.merge.check_name(name)
         if name == b"..":
             return self.getattr(directory.parent)
-        return self.merge.lookup(directory, name)
+        return self._journal.saw(parent, name, self.merge.lookup(directory, name))
 
     def find(self, path: bytes) -> Attr | None:
         """Return the attributes of the object at a path, or None if there is none.
@@ -81,7 +81,7 @@ class Overlay(OpenOverlay):
             ino: the directory.
             after: the cookie of the last entry that the caller has seen; 0 for the beginning.
         """
-        return self.merge.readdir(self.inodes.directory(ino), after)
+        return self._journal.saw_all(ino, self.merge.readdir(self.inodes.directory(ino), after))
 
     def all_names(self, ino: Ino, most: int) -> list[bytes] | None:
         """Return all names in a directory, in no particular order, or None if there may be more than *most*."""
@@ -199,6 +199,7 @@ class Overlay(OpenOverlay):
         self._claim_space(0)
         with self.db.operation():
             node = self.namespace.make(self.inodes.directory(parent), name, mode, caller, rdev=rdev, target=target)
+            self._journal.made(parent, name, node.ino, mode)
             return self.merge.attr(self._row(node), node)
 
     def tmpfile(self, parent: Ino, mode: int, caller: Caller, *, linkable: bool = True) -> Attr:
@@ -223,26 +224,31 @@ class Overlay(OpenOverlay):
         with self.db.operation():
             node = self.inodes.node(ino)
             self.namespace.link(node, self.inodes.directory(parent), name)
-            return self.merge.attr(self.inodes.attributes(node), node)
+            attr = self.inodes.attributes(node)
+            self._journal.linked(node, parent, name, attr.nlink - 1)
+            return self.merge.attr(attr, node)
 
     def unlink(self, parent: Ino, name: bytes) -> None:
         """Remove a name of an object that is not a directory.  An object without names stays until ``forget``."""
         self._prepare_to_free()
         with self.db.operation():
             self.namespace.unlink(self.inodes.directory(parent), name)
+            self._journal.removed("unlink", parent, name)
 
     def rmdir(self, parent: Ino, name: bytes) -> None:
         """Remove a directory that shows no names."""
         self._prepare_to_free()
         with self.db.operation():
             self.namespace.rmdir(self.inodes.directory(parent), name)
+            self._journal.removed("rmdir", parent, name)
 
     def rename(self, parent: Ino, name: bytes, new_parent: Ino, new_name: bytes, flags: int = RenameFlags.NONE) -> None:
         """Rename an object, replacing the object with the new name, or exchange the two (renameat2(2))."""
         self._claim_space(0)
         with self.db.operation():
             source, target = self.inodes.directory(parent), self.inodes.directory(new_parent)
-            self.namespace.rename(source, name, target, new_name, flags)
+            if self.namespace.rename(source, name, target, new_name, flags):
+                self._journal.renamed(parent, name, target, new_name, flags)
 
     def forget(self, inos: Iterable[Ino]) -> None:
         """Drop numbers that the kernel no longer references from memory, and delete the orphans among them."""
@@ -253,6 +259,7 @@ class Overlay(OpenOverlay):
                 self._reap(ino)
             self.inodes.drop_node(ino)
             self.attributes.forget(ino)
+            self._journal.forget(ino)
 
     def add_lookup(self, ino: Ino) -> None:
         """Count one more reference of the kernel to a number (nlookup), after the reply of a lookup or a create."""
@@ -290,6 +297,7 @@ class Overlay(OpenOverlay):
         attr = self.inodes.attributes(node)
         with self.db.operation():
             self.attributes.setattr(node, change, attr)
+            self._journal.changed(node, change, attr)
         return self.merge.attr(self.inodes.attributes(node), node, attr.base_blocks)
 
     def write(self, ino: Ino, offset: int, data: bytes | memoryview, *, times: bool = True) -> int:
@@ -319,6 +327,7 @@ class Overlay(OpenOverlay):
                 row = self.attributes.own_xattrs(node, attr, save=False)
                 self.inodes.modify(row, content=True)
                 self.content.write(row, node.path, offset, data, times=times)
+                self._journal.wrote(ino)
         return len(data)
 
     def fallocate(self, ino: Ino, mode: int, offset: int, size: int, *, times: bool = True) -> None:
@@ -364,7 +373,9 @@ class Overlay(OpenOverlay):
         """
         self._claim_space(len(value))
         with self.db.operation():
-            self.attributes.setxattr(self.inodes.node(ino), name, value, flags, keep_sgid=keep_sgid)
+            node = self.inodes.node(ino)
+            self.attributes.setxattr(node, name, value, flags, keep_sgid=keep_sgid)
+            self._journal.xattr("setxattr", node)
 
     def removexattr(self, ino: Ino, name: bytes) -> None:
         """Remove an extended attribute.
@@ -374,7 +385,9 @@ class Overlay(OpenOverlay):
         """
         self._prepare_to_free()
         with self.db.operation():
-            self.attributes.removexattr(self.inodes.node(ino), name)
+            node = self.inodes.node(ino)
+            self.attributes.removexattr(node, name)
+            self._journal.xattr("removexattr", node)
 
     # -- helpers
 

@@ -36,6 +36,7 @@ from .mount.helper_process import HelperProcess
 from .mount.options import MountOptions
 from .mount.source import format_source
 from .process import descriptor_limits, privileges, signals
+from .process.command_names import CommandNames
 from .process.stderr_capture import captured_stderr
 from .process.system_log import set_relay
 from .serve import shared_rules
@@ -77,6 +78,7 @@ def run(options: MountOptions, mountpoint: str, *, ready: Callable[[], None]) ->
 
     descriptor_limits.raise_limit()
     overlay = _open(options, extension)
+    overlay.journal.command_of = CommandNames().of
     # a signal between the mount and the event loop, which handles it, would leave a dead mount
     signal.pthread_sigmask(signal.SIG_BLOCK, signals.ending_signals())
     source = format_source(options.base, options.storage)
@@ -201,6 +203,7 @@ def _open(options: MountOptions, extension: ModuleType | None) -> Overlay:
                 base_check=BaseCheck(options.base_check),
                 copy_whole=options.copy_whole,
                 keep_origin=options.keep_origin,
+                journal=options.journal,
                 storage_io=partial(Storage, untrusted=options.untrusted),
                 max_size=options.max_size,
                 clock=extension.kernel_time if extension is not None else None,

@@ -275,7 +275,7 @@ def test_command_line_starts_without_trio_and_pyfuse3(module: str) -> None:
     assert done.stdout.split() == []
 
 
-@pytest.mark.parametrize("verb", ["list", "metrics", "status", "sync", "umount"])
+@pytest.mark.parametrize("verb", ["list", "log", "metrics", "status", "sync", "umount"])
 def test_verbs_that_ask_a_daemon_start_without_the_engine(verb: str) -> None:
     """What they need beside it is imported here as well; SQLite and the engine take longer to load than to ask."""
     lazy = "minifo.fusefront.control.exposition, minifo.fusefront.control.sync, minifo.fusefront.mount.unmount"

@@ -39,7 +39,7 @@ def storage_of(target: str) -> str:
     return overlay[1] if overlay is not None else real
 
 
-def _at_rest(storage: str, base: str | None) -> Overlay | None:
+def at_rest(storage: str, base: str | None) -> Overlay | None:
     """Open an overlay that no daemon holds for writing, or return None for the daemon to be asked.
 
     The daemon of a read-only mount has no socket, for it changes nothing in storage; its lock lets others read.
@@ -68,7 +68,7 @@ def opened(target: str, base: str | None = None, *, quick: bool = False) -> Iter
         StateError: it cannot be opened, or its daemon does not answer.
     """
     storage = storage_of(target)
-    overlay = _at_rest(storage, base)
+    overlay = at_rest(storage, base)
     with contextlib.ExitStack() as stack:
         if overlay is None:
             client = stack.enter_context(ControlClient(storage, _QUICK if quick else _PATIENCE))
@@ -95,7 +95,7 @@ def status(target: str, base: str | None = None) -> tuple[dict[str, Any], bool]:
         NotMinifo, StateError: as for ``opened``.
     """
     storage = storage_of(target)
-    overlay = _at_rest(storage, base)
+    overlay = at_rest(storage, base)
     if overlay is None:
         with ControlClient(storage) as client:
             return client.call("Status"), True

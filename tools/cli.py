@@ -24,6 +24,7 @@ _COMMANDS = {
     "fsck": "fsck",
     "install-helpers": "install_helpers",
     "list": "list",
+    "log": "log",
     "merge": "merge",
     "meta": "meta",
     "metrics": "metrics",

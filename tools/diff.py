@@ -6,13 +6,11 @@ import contextlib
 import gc
 import json
 import logging
-import os
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from operator import attrgetter
-from typing import Protocol, TypeVar
 
 import click
 
@@ -22,6 +20,7 @@ from . import _common
 from ._changes import line_of, name_of
 from ._complete import targets
 from ._output import json_name, plain
+from ._patterns import Patterns
 from ._target import opened
 
 log = logging.getLogger(__name__)
@@ -38,16 +37,6 @@ WORDS = {
     Kind.TYPE: "another type",
     Kind.METADATA: "metadata only",
 }
-
-
-class _Located(Protocol):
-    @property
-    def path(self) -> bytes: ...
-    @property
-    def old(self) -> bytes | None: ...
-
-
-T = TypeVar("T", bound=_Located)
 
 
 @click.command(
@@ -122,7 +111,8 @@ def command(
         return _common.SYSTEM if failed else int(exit_code and differs)
     with opened(target, base) as overlay, _uncollected():
         every = changes(overlay, recursive=recursive, identical=not ignore_identical)
-        found = sorted(_matching(every, patterns) if patterns else every, key=attrgetter("path"))
+        wanted = Patterns(patterns)
+        found = sorted((change for change in every if wanted.match(change.path, change.old)), key=attrgetter("path"))
     if as_stat:
         _print_counts(found)
     else:
@@ -150,8 +140,10 @@ def _write_patch(overlay: Overlay, patterns: tuple[str, ...], largest: int) -> t
     pairs = FilePairs(overlay)
     patch = Patch(pairs, largest)
     differs = failed = False
-    every = pairs.of(changes(overlay, recursive=True))
-    for pair in _matching(every, patterns) if patterns else every:
+    wanted = Patterns(patterns)
+    for pair in pairs.of(changes(overlay, recursive=True)):
+        if not wanted.match(pair.path, pair.old):
+            continue
         try:
             told = patch.of(pair)
         except OSError as error:
@@ -161,21 +153,6 @@ def _write_patch(overlay: Overlay, patterns: tuple[str, ...], largest: int) -> t
         sys.stdout.buffer.write(told)
         differs = differs or bool(told)
     return differs, failed
-
-
-def _matching(found: Iterable[T], patterns: tuple[str, ...]) -> Iterator[T]:
-    import pathspec  # only where it is needed
-
-    spec = pathspec.GitIgnoreSpec.from_lines(map(_anchored, patterns))
-    for change in found:
-        if any(spec.match_file(os.fsdecode(path)[1:]) for path in (change.path, change.old) if path is not None):
-            yield change
-
-
-def _anchored(pattern: str) -> str:
-    """A pattern with a slash stands for a path from the root of the overlay, as in .gitignore at its top."""
-    bare = pattern.strip("/")
-    return f"/{bare}" if "/" in bare or pattern.startswith("/") else bare
 
 
 def _json_lines(found: list[Change]) -> bytes:

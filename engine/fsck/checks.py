@@ -19,6 +19,7 @@ from ..model import FILE_MAX, NAME_MAX, ROOT
 from ..store import invariants
 from ..store.base_view import NOT_THERE, BaseView, join, split
 from ..store.database import Database
+from ..tree import journal_entries
 from ..tree.nodes import UNREACHED, Numbers
 from ..tree.path_resolver import PathResolver, is_base_path
 from ..tree.row_checks import TWO_NAMED, wrong_facts
@@ -88,7 +89,7 @@ class Checks:
                 self._check_marks,
                 self._check_counters,
             ]
-            parts += [self._check_names, self._check_content, self._check_leftovers]
+            parts += [self._check_names, self._check_content, self._check_leftovers, self._check_journal]
             parts += [self._read_content] if self._verify else []
             parts += [self._compare_with_base] if self._base is not None else []
         found: list[Problem] = []
@@ -337,6 +338,11 @@ class Checks:
         count = sum(first <= number < self.facts["object_limit"] for number in sizes)
         if count and not self._live:
             yield Problem("N403", b"<overlay>", f"{count} objects")
+
+    def _check_journal(self) -> Iterator[Problem]:
+        """Check the entries of the journal (E211)."""
+        for number, why in journal_entries.impossible(self._db):
+            yield Problem("E211", b"<journal>", f"entry {number}: {why}", (number,))
 
     def _read_content(self) -> Iterator[Problem]:
         """Read every byte of every content object (E305)."""

@@ -189,6 +189,7 @@ _TABLE = (
         "show it at that path again, or in lost+found if another object has the path",
         False,
     ),
+    ("E211", "error", "an entry of the journal of changes is impossible", "remove it", True),
     # content
     (
         "E301",

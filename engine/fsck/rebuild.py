@@ -32,7 +32,7 @@ from .session import FsckSession
 from .sqlite_pages import Record, SqlitePages
 
 _NEW_DB = DB_NAME + ".new"
-_WITH_ROWID = {"modified": 5, "inode": 18, "origin": 5, "small": 2, "orphan": 1, "garbage": 1}  # columns
+_WITH_ROWID = {"modified": 5, "inode": 18, "origin": 5, "small": 2, "orphan": 1, "garbage": 1, "journal": 8}  # columns
 _WITHOUT_ROWID = {
     "created": 3,
     "deleted": 2,
@@ -42,7 +42,7 @@ _WITHOUT_ROWID = {
     "ancestor": 4,
     "overlay": 2,
 }  # WITHOUT ROWID
-_ALL_TABLES = (*TABLES, "orphan", "garbage", "ancestor")
+_ALL_TABLES = (*TABLES, "orphan", "garbage", "ancestor", "journal")
 
 
 class Rebuilt(NamedTuple):
@@ -157,6 +157,7 @@ def _collect(pages: SqlitePages, collector: _RowCollector) -> tuple[int, set[str
             "small",
             "deleted",
             "ancestor",
+            "journal",
         ):
             for index, record in strays:
                 if _guess_table(index, record) == table:
@@ -189,6 +190,8 @@ def _guess_table(index: bool, record: Record) -> str:
         return "modified"
     if kinds in ("nbiii", "nbnnn"):
         return "origin"
+    if len(kinds) == 8 and kinds.startswith("nisb"):
+        return "journal"
     return "small" if kinds == "nb" else ""
 
 

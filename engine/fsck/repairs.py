@@ -310,6 +310,9 @@ class Repairs(LostFound):
     def _repair_e209(self, key: str) -> None:
         self._derive_fact(key)
 
+    def _repair_e211(self, number: int) -> None:
+        self._change("DELETE FROM journal WHERE id = ?", (number,))
+
     def _derive_fact(self, key: str) -> None:
         """Set a row of the table ``overlay`` to a value that fits the other tables and the content objects."""
         if key in ("window", "window_end"):

@@ -122,6 +122,19 @@ CREATE TABLE orphan (ino INTEGER PRIMARY KEY) STRICT;
 -- Content objects that no row uses any more.  Their files are deleted once the commit that put them here is durable.
 CREATE TABLE garbage (object INTEGER PRIMARY KEY) STRICT;
 
+-- The journal of changes (-o journal=N): the last N of them.  No other table refers to it, and nothing depends on it.
+CREATE TABLE journal (
+    id      INTEGER PRIMARY KEY,      -- in the order of the changes; the oldest entries go first
+    time    INTEGER NOT NULL,
+    op      TEXT    NOT NULL,         -- create, write, rename, ... (engine/model.py)
+    path    BLOB    NOT NULL,         -- in the overlay, after the change; without a slash at its start: the end of a
+                                      --   path that was too long
+    other   BLOB,                     -- of a rename: the path before; of a link: a path that the object had already
+    uid     INTEGER,                  -- of the process that asked, as is pid; NULL: not known
+    pid     INTEGER,
+    command BLOB                      -- its name, as in /proc/PID/comm
+) STRICT;
+
 -- Facts about the overlay as a whole:
 --   uuid          identity of this storage
 --   window        first inode number for created objects; window_end: the first number after the last one

@@ -284,13 +284,16 @@ class Namespace:
 
     # -- renaming
 
-    def rename(self, parent: Node, name: bytes, new_parent: Node, new_name: bytes, flags: int) -> None:
+    def rename(self, parent: Node, name: bytes, new_parent: Node, new_name: bytes, flags: int) -> bool:
         """Give an object another name, and replace the object that has this name, if any (rename(2)).
 
         Args:
             parent, name: the present name.
             new_parent, new_name: the new name.
             flags: 0, RENAME_NOREPLACE or RENAME_EXCHANGE (renameat2(2)).
+
+        Returns:
+            False if both are names of one file: then rename(2) does nothing.
 
         Raises:
             FsError: the errnos of rename(2); EINVAL for other flags.
@@ -313,12 +316,13 @@ class Namespace:
             code = errno.EINVAL if flags == RenameFlags.EXCHANGE else errno.ENOTEMPTY
             raise FsError(code, "rename over a directory above")
         if target is not None and target.node.ino == source.node.ino:
-            return  # two links of one file: rename(2) says that nothing happens
+            return False
         if flags == RenameFlags.EXCHANGE:
             assert target is not None
             self._exchange(parent, name, source, new_parent, new_name, target)
         else:
             self._move(parent, name, source, new_parent, new_name, target)
+        return True
 
     def _is_below(self, node: Node, ancestor: Node) -> bool:
         passed: set[Ino] = set()

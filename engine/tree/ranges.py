@@ -62,6 +62,7 @@ class Ranges:
         own_xattrs: gives a file extended attributes of its own (``Attributes.own_xattrs``).
         claim_space: called before an operation that needs this number of bytes in storage; raises ENOSPC.
         prepare_to_free: called before an operation that only frees space.
+        wrote: called at the end of an operation that changes bytes of a file.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class Ranges:
         own_xattrs: Callable[[Node], Row],
         claim_space: Callable[[int], None],
         prepare_to_free: Callable[[], None],
+        wrote: Callable[[Ino], None],
     ) -> None:
         self._db = db
         self._base = base
@@ -87,6 +89,7 @@ class Ranges:
         self._own_xattrs = own_xattrs
         self._claim_space = claim_space
         self._prepare_to_free = prepare_to_free
+        self._wrote = wrote
         self._cannot_share: set[bool] = set()  # True: base files cannot share blocks with storage; False: objects
 
     # -- fallocate
@@ -122,6 +125,7 @@ class Ranges:
             if mode != _PUNCH:
                 row = self._reserve(row, node.path, offset, end, grow=not mode & FALLOC_FL_KEEP_SIZE)
             self._save(row, times=times)
+            self._wrote(ino)
 
     @staticmethod
     def _end(ino: Ino, offset: int, size: int) -> int:
@@ -409,6 +413,7 @@ class Ranges:
             if not shared:
                 row = self._copy(source_node, offset, parts, reached, row, target_node, at - offset)
             self._save(row, times=times)
+            self._wrote(target)
         return shared or reached - offset
 
     def _copy(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,13 +11,14 @@ from typing import Any
 
 import trio
 
-from ...engine import VERSION, Overlay, StateError
+from ...engine import VERSION, FsError, Overlay, StateError
 from ...engine.errors import errno_of
+from ...engine.model import JournalEntry
 from ...engine.queries.figures import CommittedContent, content, figures
 from ..extension import loader
 from ..serve.committer import Committer
 from .metrics import collect, resident
-from .varlink import Answer, Service, VarlinkError
+from .varlink import SERVICE, Answer, Service, VarlinkError
 
 INTERFACE = "org.minifo.Overlay"
 
@@ -64,6 +66,10 @@ def service(mounted: Mounted) -> Service:
     async def metrics(parameters: Mapping[str, Any]) -> Answer:
         return {"mountpoint": mounted.mountpoint, "metrics": collect(mounted.overlay, mounted.committer)}
 
+    async def journal(parameters: Mapping[str, Any]) -> Answer:
+        return _journal(mounted.overlay, parameters)
+
+    found.methods[INTERFACE + ".Journal"] = journal
     found.methods[INTERFACE + ".Status"] = status
     found.methods[INTERFACE + ".Metrics"] = metrics
     found.methods[INTERFACE + ".Sync"] = sync
@@ -92,6 +98,33 @@ def _status(mounted: Mounted, content: int) -> Answer:
         },
         "memory": resident(),
     }
+
+
+def _journal(overlay: Overlay, parameters: Mapping[str, Any]) -> Answer:
+    for name, kind in (("first", int), ("end", int), ("backward", bool)):
+        if type(parameters.get(name)) not in (kind, type(None)):
+            raise VarlinkError(SERVICE + ".InvalidParameter", parameter=name)
+    journal = overlay.journal
+    first, end = parameters.get("first"), parameters.get("end")
+    try:
+        kept, known_end = journal.bounds()
+        first = kept if first is None else min(max(first, kept), known_end)
+        end = known_end if end is None else max(min(end, known_end), first)
+        found = journal.read(first, end, backward=bool(parameters.get("backward")))
+    except FsError as error:
+        raise VarlinkError(INTERFACE + ".JournalDamaged", reason=str(error)) from error
+    return {
+        "limit": journal.limit,
+        "first": kept,
+        "end": known_end,
+        "next": found.next,
+        "impossible": found.impossible,
+        "entries": [_told(entry) for entry in found.entries],
+    }
+
+
+def _told(entry: JournalEntry) -> dict[str, Any]:
+    return {name: os.fsdecode(value) if isinstance(value, bytes) else value for name, value in entry._asdict().items()}
 
 
 def _percentile(ordered: list[int], percent: int) -> int:

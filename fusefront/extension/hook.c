@@ -96,6 +96,7 @@ static _Thread_local struct {
 	bool init;         /* it is an INIT */
 	bool kill_suidgid; /* it is a SETATTR with the flag to clear set-id bits */
 	bool syncfs;       /* it is a SYNCFS */
+	uint32_t uid, pid; /* of the process that sent it; 0 if it is not in memory */
 } request; /* the request that this thread received last */
 
 /* ------------------------------------------------------------------------------------------------------------------
@@ -113,6 +114,8 @@ static void inspect_request(const unsigned char *bytes, size_t size)
 	memcpy(&header, bytes, sizeof header);
 	if (header.len != size)
 		return;
+	request.uid = header.uid;
+	request.pid = header.pid;
 	if (header.opcode == OP_SETATTR && size >= SETATTR_VALID + 4) {
 		request.kill_suidgid = get32(bytes, SETATTR_VALID) & FATTR_KILL_SUIDGID_BIT;
 	} else if (header.opcode == OP_INIT) {
@@ -427,7 +430,20 @@ static PyObject *py_set_active(PyObject *module, PyObject *on)
 	Py_RETURN_NONE;
 }
 
+PyDoc_STRVAR(caller_doc, "caller() -> tuple[int, int]\n\n"
+			 "Return uid and pid of the process that sent the request which this thread received last.\n"
+			 "Call it before the thread receives another one.  pid is 0 for a request of the kernel itself, for\n"
+			 "a process of a PID namespace that the daemon cannot see, and where the request is in a pipe.");
+
+static PyObject *py_caller(PyObject *module, PyObject *unused)
+{
+	(void)module;
+	(void)unused;
+	return Py_BuildValue("(II)", request.uid, request.pid);
+}
+
 static PyMethodDef methods[] = {
+	{"caller", py_caller, METH_NOARGS, caller_doc},
 	{"status", py_status, METH_NOARGS, status_doc},
 	{"set_active", py_set_active, METH_O, set_active_doc},
 	{NULL, NULL, 0, NULL},

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ...engine.errors import UsageError
-from ...engine.model import ORIGIN_MAX
+from ...engine.model import JOURNAL_MAX, ORIGIN_MAX
 from .source import split
 
 log = logging.getLogger(__name__)
@@ -82,7 +82,7 @@ _IGNORED = frozenset({
 # fmt: on
 _IGNORED_WITH_VALUE = frozenset({"comment", "workdir", "helper", "uhelper"})
 _OWN_WITH_VALUE = frozenset(
-    {"commit", "max_size", "max_names", "redo", "base_check", "copy_up", "keep_origin", "metrics"}
+    {"commit", "max_size", "max_names", "redo", "base_check", "copy_up", "keep_origin", "journal", "metrics"}
 )
 _FLAGS = frozenset({"plain", "debug", "untrusted_sto", "allow_other", "noallow_other"})
 # Options that the kernel shows in /proc/self/mountinfo, and that mount(8) therefore passes on for a remount.
@@ -99,6 +99,7 @@ OPTIONS = (
     ("base_check=HOW", "another base than last time: strict refuses it; warn; ignore"),
     ("copy_up=blocks, copy_up=whole", "how much of a large base file its first write copies"),
     ("keep_origin=SIZE", "keep the old content of base files up to SIZE, for merges"),
+    ("journal=N", "note who changed what, and keep the last N entries for minifo log"),
     ("redo=aside", "mount without a redo log that cannot be replayed; keep the log"),
     ("max_names=NUMBER", "most names to keep in memory (default: by the size of memory)"),
     ("nodev, nosuid, noexec", "as for every mount; also in force if base or storage has them"),
@@ -138,6 +139,7 @@ class MountOptions:
         redo_aside: mount without a redo log that cannot be replayed, and rename that log (``redo=aside``).
         base_check: what to do if the base is another one than at the last mount: ``strict``, ``warn`` or ``ignore``.
         keep_origin: the largest base file, in bytes, whose content is kept before its first change; 0 for none.
+        journal: how many entries of the journal of changes to keep; 0 to write none.
         copy_whole: copy a base file as a whole at its first write (``copy_up=whole``).
         untrusted: other users may write to the storage; implies read-only, nosuid and nodev, whatever else is set.
         metrics: where counters are written for node_exporter, a directory or a file name; None for nowhere.
@@ -161,6 +163,7 @@ class MountOptions:
     base_check: str = BASE_CHECKS[1]
     copy_whole: bool = False
     keep_origin: int = 0
+    journal: int = 0
     untrusted: bool = False
     metrics: str | None = None
     hidden: tuple[str, ...] = ()
@@ -263,6 +266,7 @@ class _Parser:
         self.base_check = BASE_CHECKS[1]
         self.copy_whole = False
         self.keep_origin = 0
+        self.journal = 0
         self.metrics: str | None = None
 
     def take(self, item: str) -> None:
@@ -301,6 +305,8 @@ class _Parser:
             self.base_check = _choice(name, value, BASE_CHECKS)
         elif name == "keep_origin":
             self.keep_origin = _origin_size(name, value)
+        elif name == "journal":
+            self.journal = _entries(value)
         elif name == "copy_up":
             self.copy_whole = _choice(name, value, COPY_UPS) == "whole"
         elif name == "metrics":
@@ -377,6 +383,7 @@ class _Parser:
             base_check=self.base_check,
             copy_whole=self.copy_whole,
             keep_origin=self.keep_origin,
+            journal=self.journal,
             untrusted="untrusted_sto" in self.flags,
             metrics=self.metrics,
         )
@@ -402,6 +409,12 @@ def _origin_size(name: str, value: str) -> int:
     if size > ORIGIN_MAX:
         raise UsageError(f"{name}={value} is too large", f"give at most {ORIGIN_MAX >> 10}k")
     return size
+
+
+def _entries(value: str) -> int:
+    if not value.isascii() or not value.isdigit() or not 1 <= int(value[:9]) <= JOURNAL_MAX or len(value) > 9:
+        raise UsageError(f"journal={value} is not a number of entries", f"give 1 to {JOURNAL_MAX}")
+    return int(value)
 
 
 def _max_names(value: str) -> int:

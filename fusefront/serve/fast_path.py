@@ -40,13 +40,16 @@ class FastPath:
 
     def install(self, hook: ModuleType) -> None:
         """Make the C extension call these callbacks from now on, instead of any that were installed before."""
+        changing = self._changing
+        if self._overlay.journal.limit:
+            changing = functools.partial(self._noting, hook.caller)
         callbacks = {name: self._reading(getattr(self._handlers, name)) for name in _READING}
         # it changes the tree, but a file without a name does not survive a power cut, so there is nothing to wait for
         callbacks["tmpfile"] = self._reading(self._handlers.tmpfile)
         callbacks |= {"read": self._reading(self._handlers.read_now), "readdir": self._readdir}
         if not self._synchronous:
-            callbacks |= {name: self._changing(getattr(self._handlers, name)) for name in _CHANGING}
-            callbacks["rename"] = self._changing(self._rename)
+            callbacks |= {name: changing(getattr(self._handlers, name)) for name in _CHANGING}
+            callbacks["rename"] = changing(self._rename)
         hook.set_callbacks(callbacks)
 
     @staticmethod
@@ -86,6 +89,18 @@ class FastPath:
             except Exception as error:
                 return errno_for(error, handler.__name__)
             return result
+
+        return callback
+
+    def _noting(self, caller: Callable[[], tuple[int, int]], handler: Callback) -> Callback:
+        """Return the callback of ``_changing`` that also tells the journal who has sent the request."""
+        change = self._changing(handler)
+        journal = self._overlay.journal
+
+        @functools.wraps(handler)
+        def callback(*args: Any) -> Any:
+            journal.caller = caller()
+            return change(*args)
 
         return callback
 

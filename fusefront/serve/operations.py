@@ -64,11 +64,14 @@ def _replies_errno(handler: Handler[P, T]) -> Handler[P, T]:
 def _changes(handler: Handler[P, T]) -> Handler[P, T]:
     """Return a handler for a change: it also waits for a commit if the mount option ``sync`` or the redo log needs one.
 
+    The journal is told who has sent the request: its context is the last argument of all but WRITE.
+
     Exceptions become errnos, as ``_replies_errno`` does it.
     """
 
     @functools.wraps(handler)
     async def wrapper(self: FuseOperations, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        self._note_caller(args[-1])
         result = await handler(self, *args, **kwargs)
         if self.synchronous or self._durability.volatile:
             await self.committer.make_durable()
@@ -104,10 +107,16 @@ class FuseOperations(pyfuse3.Operations):
         super().__init__()
         self.overlay = overlay
         self._durability = overlay.durability
+        self._journal = overlay.journal
         self.committer = committer
         self.synchronous = synchronous
         self._handlers = handlers
         self._ranges = ranges
+
+    def _note_caller(self, context: Any) -> None:
+        """Tell the journal who has sent the request that is served next, without waiting in between."""
+        is_known = isinstance(context, RequestContext)
+        self._journal.caller = (context.uid, context.pid) if is_known else (0, 0)
 
     # -- replies
 
@@ -231,6 +240,7 @@ class FuseOperations(pyfuse3.Operations):
         if source is not None:
             # other requests may change both names meanwhile; the engine checks them again
             await self.committer.write_back(source)
+            self._note_caller(ctx)
         self._handlers.rename(*names)
 
     # -- changing objects
@@ -258,6 +268,8 @@ class FuseOperations(pyfuse3.Operations):
     @_changes
     async def open(self, inode: int, flags: int, ctx: RequestContext) -> FileInfo:
         # called in plain mode only: with the hook the kernel sends no OPEN
+        if flags & os.O_ACCMODE != os.O_RDONLY:
+            self._journal.will_write(Ino(inode))
         if flags & os.O_TRUNC:
             self._handlers.truncate(inode, ctx.uid, ctx.gid, ctx.pid)
         return FileInfo(fh=inode, keep_cache=True)
@@ -291,7 +303,7 @@ class FuseOperations(pyfuse3.Operations):
 
     async def getxattr(self, inode: int, name: bytes, ctx: RequestContext) -> bytes:
         if not name and self._ranges is not None:
-            return await self._range(self._ranges.take())
+            return await self._range(self._ranges.take(), ctx)
         return await self._getxattr(inode, name)
 
     @_replies_errno
@@ -299,7 +311,7 @@ class FuseOperations(pyfuse3.Operations):
         return self._handlers.getxattr(inode, name)
 
     @_changes
-    async def _range(self, request: Request) -> bytes:
+    async def _range(self, request: Request, ctx: RequestContext) -> bytes:
         assert self._ranges is not None
         return await self._ranges.answer(request)
 

@@ -10,7 +10,7 @@ import subprocess
 import pytest
 
 from tests.mount.mount_sandbox import MountSandbox, OverlayMount, differences, minifo, run, tree
-from tests.shared.old_formats import write_as_format_1
+from tests.shared.old_formats import write_as_format
 
 BIG = 1 << 20  # bytes
 
@@ -139,7 +139,7 @@ def test_a_storage_of_an_earlier_format(overlay: OverlayMount) -> None:
     overlay.mount()
     (overlay.mnt / "conf").write_bytes(b"ours")
     overlay.umount()
-    write_as_format_1(overlay.sto)
+    write_as_format(overlay.sto, 1)
     refused = overlay.mount("ro", check=False)
     assert (refused.returncode, "minifo upgrade" in refused.stderr) == (32, True)
     overlay.mount()

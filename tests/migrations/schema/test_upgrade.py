@@ -1,4 +1,4 @@
-"""A storage of format 1, as an earlier minifo wrote it, is mounted by this one."""
+"""A storage of an earlier format, as an earlier minifo wrote it, is mounted by this one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from minifo.engine.errors import OlderFormat
 from minifo.engine.store.database_file import SCHEMA_VERSION, schema
 from minifo.tools import cli
-from tests.shared.old_formats import write_as_format_1
+from tests.shared.old_formats import write_as_format
 from tests.shared.overlay_sandbox import OverlaySandbox
 
 BIG = b"x" * 200_000
@@ -46,20 +46,21 @@ def look(sandbox: OverlaySandbox) -> dict[str, object]:
     return {name: (sandbox.attr(name)[1:], sandbox.read(name)) for name in names if name != "d"}
 
 
-def test_format_1_is_upgraded(sandbox: OverlaySandbox, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("number", range(1, SCHEMA_VERSION))
+def test_earlier_formats_are_upgraded(sandbox: OverlaySandbox, capsys: pytest.CaptureFixture[str], number: int) -> None:
     """Everything shows as before, and changes go on; a copy from before is kept."""
     fill(sandbox)
     seen = look(sandbox)
     sandbox.close()
-    write_as_format_1(sandbox.sto)
-    with pytest.raises(OlderFormat, match="has format 1") as raised:
+    write_as_format(sandbox.sto, number)
+    with pytest.raises(OlderFormat, match=f"has format {number}") as raised:
         sandbox.open()
     assert f"minifo upgrade {sandbox.sto}" in raised.value.hint
     assert cli.main(["upgrade", str(sandbox.sto), "--dry-run"]) == 0
-    assert "would be upgraded from format 1" in capsys.readouterr().out
+    assert f"would be upgraded from format {number}" in capsys.readouterr().out
     assert cli.main(["upgrade", str(sandbox.sto), "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
-    assert (said["before"], said["after"]) == (1, SCHEMA_VERSION)
+    assert (said["before"], said["after"]) == (number, SCHEMA_VERSION)
     assert Path(said["backup"]).exists()
     assert cli.main(["upgrade", str(sandbox.sto)]) == 0
     assert "already" in capsys.readouterr().out
@@ -74,11 +75,12 @@ def test_format_1_is_upgraded(sandbox: OverlaySandbox, capsys: pytest.CaptureFix
     assert cli.main(["fsck", "-n", "--base", str(sandbox.base), str(sandbox.sto)]) == 0
 
 
-def test_upgraded_tables_are_those_of_the_schema(sandbox: OverlaySandbox) -> None:
+@pytest.mark.parametrize("number", range(1, SCHEMA_VERSION))
+def test_upgraded_tables_are_those_of_the_schema(sandbox: OverlaySandbox, number: int) -> None:
     """To the letter, so that nobody need know how a storage began."""
     fill(sandbox)
     sandbox.close()
-    write_as_format_1(sandbox.sto)
+    write_as_format(sandbox.sto, number)
     assert cli.main(["upgrade", str(sandbox.sto)]) == 0
     sql = "SELECT name, sql FROM sqlite_schema WHERE type = 'table' ORDER BY 1"
     upgraded = apsw.Connection(str(sandbox.sto / "minifo.db")).execute(sql).fetchall()
@@ -88,22 +90,25 @@ def test_upgraded_tables_are_those_of_the_schema(sandbox: OverlaySandbox) -> Non
 
 
 @pytest.mark.parametrize(
-    "sql",
+    ("sql", "reached"),
     [
-        "CREATE TRIGGER planted AFTER UPDATE ON inode BEGIN DELETE FROM created; END",
-        "CREATE VIEW planted AS SELECT 1",
-        'CREATE TABLE "x""; DROP TABLE created; --" (y)',
-        "CREATE TABLE planted (y)",
-        "DROP TABLE garbage",
+        ("CREATE TRIGGER planted AFTER UPDATE ON inode BEGIN DELETE FROM created; END", 1),
+        ("CREATE VIEW planted AS SELECT 1", 1),
+        ('CREATE TABLE "x""; DROP TABLE created; --" (y)', 1),
+        ("CREATE TABLE planted (y)", SCHEMA_VERSION - 1),
+        ("DROP TABLE garbage", SCHEMA_VERSION - 1),
     ],
 )
 def test_a_foreign_schema_is_not_upgraded(
-    sandbox: OverlaySandbox, capsys: pytest.CaptureFixture[str], sql: str
+    sandbox: OverlaySandbox, capsys: pytest.CaptureFixture[str], sql: str, reached: int
 ) -> None:
-    """A step is SQL: what others have put beside our tables would run with it, or stay."""
+    """A step is SQL: what others have put beside our tables would run with it, or stay.
+
+    What cannot run is seen at the last step, which is undone.
+    """
     fill(sandbox)
     sandbox.close()
-    write_as_format_1(sandbox.sto)
+    write_as_format(sandbox.sto, 1)
     database = Path(sandbox.sto) / "minifo.db"
     con = apsw.Connection(str(database))
     con.execute(sql)
@@ -111,5 +116,5 @@ def test_a_foreign_schema_is_not_upgraded(
     assert cli.main(["upgrade", str(sandbox.sto)]) == 2
     assert "is damaged" in capsys.readouterr().err
     con = apsw.Connection(str(database))
-    assert con.execute("PRAGMA user_version").fetchone() == (1,)
+    assert con.execute("PRAGMA user_version").fetchone() == (reached,)
     con.close()

@@ -1,0 +1,306 @@
+"""The journal: an entry for each change of the tree, in the operation that makes the change, and never more than N.
+
+An entry is a row of the table ``journal`` and part of the same savepoint, commit and redo log as the change: after a
+power cut or a kill there is no entry without its change, and no change without its entry.
+
+* Writes to a file, and truncations of it, are one entry each for a file in a commit: that of the first one.
+* The kernel writes pages back in its own name.  Such a write counts as one of the process that last created, truncated
+  or was about to write the file, within this commit and the one before; else it is nobody's.
+* Objects without a name have no path, so their changes are not noted.
+* An operation never fails because of the journal.  While storage is full, the entries of what is deleted are left out,
+  and one entry ``missing`` says so later.  If the table is damaged, the journal is off until the next mount.
+"""
+
+from __future__ import annotations
+
+import logging
+import stat
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import NamedTuple
+
+import apsw
+
+from ..errors import FsError, StateError
+from ..model import Attr, DirEntry, Ino, JournalSlice, RenameFlags, SetAttr
+from ..store.database import Database
+from ..store.statements import statement
+from .inode_rows import AnyAttr
+from .inodes import Inodes
+from .journal_entries import IDS_END, bounds, read
+from .known_names import KnownNames
+from .merged_view import MergedView
+from .nodes import Node
+
+log = logging.getLogger(__name__)
+
+_ADD = statement("INSERT INTO journal VALUES (?, ?, ?, ?, ?, ?, ?, ?)")
+_TRIM = statement("DELETE FROM journal WHERE id < ?")
+_CLEAR = statement("DELETE FROM journal WHERE id IS NOT NULL")
+_AT_ONCE = 10_000  # entries that one operation deletes at the mount, in a few ms
+
+
+class Author(NamedTuple):
+    """Who asked for a change; None for what is not known."""
+
+    uid: int | None = None
+    pid: int | None = None
+    command: bytes | None = None
+
+
+_NOBODY = Author()
+
+
+def _no_name(pid: int) -> bytes | None:
+    return None
+
+
+class Journal:
+    """Adds entries and trims them.  While it is off, its methods do nothing.
+
+    Call the methods that note a change at the end of its operation.
+
+    Args:
+        db: the overlay's database.
+        inodes: nodes, and the time of an operation.
+        view: lookups.
+        is_short: returns whether storage has no room but for what frees some.
+
+    Attributes:
+        limit: how many entries are kept; 0: the journal is off.
+        caller: uid and pid of the process whose request is served, 0 for a pid that is not known; the front end sets it
+            before each change.
+        command_of: returns the name of a process by its pid, in at most ``COMMAND_MAX`` bytes, or None; the front end
+            sets it.
+    """
+
+    def __init__(self, db: Database, inodes: Inodes, view: MergedView, is_short: Callable[[], bool]) -> None:
+        self._db = db
+        self._inodes = inodes
+        self._view = view
+        self._is_short = is_short
+        self._names = KnownNames(db, inodes, view)
+        self.limit = 0
+        self.caller: tuple[int, int] = (0, 0)
+        self.command_of: Callable[[int], bytes | None] = _no_name
+        self._first = self._next = 1  # ids
+        self._last = _NOBODY  # of the last entry: most changes come from one process after the other
+        self._left_out = False  # entries are missing since the last one
+        # operation and file of what has an entry already; in this commit, and in the one before
+        self._noted: set[tuple[str, int]] = set()
+        self._noted_before: set[tuple[str, int]] = set()
+        # who was about to write a file, likewise
+        self._authors: dict[int, Author] = {}
+        self._authors_before: dict[int, Author] = {}
+
+    # -- life
+
+    def begin(self, limit: int, commit: Callable[[], object]) -> None:
+        """Switch the journal on, and delete entries beyond the limit.
+
+        Args:
+            limit: how many entries to keep.
+            commit: commits what was done so far.
+        """
+        try:
+            first, end = bounds(self._db)
+            if first < 1 or end > IDS_END:
+                log.warning("the journal is deleted: its entries have impossible numbers (%d to %d)", first, end - 1)
+                with self._db.operation():
+                    self._db.change(_CLEAR)
+                first = end = 1
+            self._first, self._next = first, end
+            while self._next - self._first > limit:
+                self._trim_some(self._next - limit)
+                commit()
+        except FsError as error:
+            self._switch_off(error)
+            return
+        except StateError as error:
+            log.warning("the journal has more than %d entries for now: %s", limit, error)
+        self.limit = limit
+
+    def _trim_some(self, upto: int) -> None:
+        past = self._db.value(f"SELECT id FROM journal ORDER BY id LIMIT 1 OFFSET {_AT_ONCE}")
+        bound = min(upto, past) if past is not None else upto
+        with self._db.operation():
+            self._db.change(_TRIM, (bound,))
+        self._first = bound
+
+    def _switch_off(self, error: Exception) -> None:
+        log.warning("the journal is damaged (%s), so changes are not noted; run minifo-fsck", error)
+        self.limit = 0
+
+    def sealing(self) -> None:
+        """Delete the entries beyond the limit, in the operation with which a commit ends."""
+        if not self.limit:
+            return
+        if self._next - self._first > self.limit:
+            self._first = self._next - self.limit
+            self._db.change(_TRIM, (self._first,))
+        self._noted_before, self._noted = self._noted, set()
+        self._authors_before, self._authors = self._authors, {}
+
+    # -- reading
+
+    def bounds(self) -> tuple[int, int]:
+        """Return the first id that is kept, and the one after the last; both are 1 if there are no entries."""
+        return bounds(self._db, self.limit)
+
+    def read(self, first: int, end: int, *, backward: bool = False) -> JournalSlice:
+        """Return the entries with ids in a range, or the first part of them, uncommitted ones included."""
+        return read(self._db, first, end, backward=backward)
+
+    # -- names
+
+    def saw(self, parent: Ino, name: bytes, attr: Attr | None) -> Attr | None:
+        """Return *attr*, the result of a lookup of a name."""
+        if self.limit and attr is not None and name not in (b".", b".."):
+            self._names.saw(attr.ino, parent, name)
+        return attr
+
+    def saw_all(self, parent: Ino, entries: Iterator[DirEntry]) -> Iterator[DirEntry]:
+        """Return an iterator of *entries*, those of a directory."""
+        return self._each(parent, entries) if self.limit else entries
+
+    def _each(self, parent: Ino, entries: Iterator[DirEntry]) -> Iterator[DirEntry]:
+        for entry in entries:
+            self.saw(parent, entry.name, entry.attr)
+            yield entry
+
+    def forget(self, ino: Ino) -> None:
+        """Drop what is known of an object that the kernel no longer refers to."""
+        if self.limit:
+            self._names.forget(ino)
+
+    # -- changes
+
+    def made(self, parent: Ino, name: bytes, ino: Ino, mode: int) -> None:
+        """Note a new object."""
+        if not self.limit:
+            return
+        self._names.saw(ino, parent, name)
+        author = self._author()
+        if stat.S_ISREG(mode):
+            op = "create"
+            self._authors[ino] = author
+        else:
+            op = "mkdir" if stat.S_ISDIR(mode) else "symlink" if stat.S_ISLNK(mode) else "mknod"
+        self._add(op, self._names.of_name(parent, name), None, author)
+
+    def linked(self, node: Node, parent: Ino, name: bytes, names_before: int) -> None:
+        """Note a new hard link to an object that had *names_before* names."""
+        if not self.limit:
+            return
+        other = self._names.of(node.ino, is_dir=False) if names_before else None
+        self._names.saw(node.ino, parent, name)
+        self._add("link", self._names.of_name(parent, name), other, self._author())
+
+    def removed(self, op: str, parent: Ino, name: bytes) -> None:
+        """Note that a name is gone by unlink or rmdir."""
+        if self.limit:
+            self._add(op, self._names.of_name(parent, name), None, self._author())
+
+    def renamed(self, parent: Ino, name: bytes, new_parent: Node, new_name: bytes, flags: int) -> None:
+        """Note a rename, or an exchange of two names."""
+        if not self.limit:
+            return
+        before = self._names.of_name(parent, name)
+        exchanged = flags == RenameFlags.EXCHANGE
+        found = self._view.resolve(new_parent, new_name)
+        if exchanged or found is None or found.node.is_dir:
+            self._names.moved()
+        if found is not None:
+            self._names.saw(found.node.ino, new_parent.ino, new_name)
+        other = self._view.resolve(self._inodes.directory(parent), name) if exchanged else None
+        if other is not None:
+            self._names.saw(other.node.ino, parent, name)
+        op = "exchange" if exchanged else "rename"
+        self._add(op, self._names.of_name(new_parent.ino, new_name), before, self._author())
+
+    def will_write(self, ino: Ino) -> None:
+        """Note that the caller is about to write to a file; this is no change."""
+        if self.limit:
+            self._authors[ino] = self._author()
+
+    def wrote(self, ino: Ino) -> None:
+        """Note that bytes of a file were written."""
+        if self.limit and ("write", ino) not in self._noted:
+            self._note_once("write", ino, self._author() if self.caller[1] else self._author_of(ino))
+
+    def changed(self, node: Node, change: SetAttr, before: AnyAttr) -> None:
+        """Note a change of attributes.
+
+        Args:
+            node: the object.
+            change: what the caller asked for.
+            before: its attributes before that.
+        """
+        if not self.limit:
+            return
+        if change.size is not None:
+            self.will_write(node.ino)
+            if change.size != before.size and ("truncate", node.ino) not in self._noted:
+                self._note_once("truncate", node.ino, self._author())
+        elif change.uid is not None or change.gid is not None:
+            self._note("chown", node)
+        elif change.mode is not None:
+            self._note("chmod", node)
+        elif change.atime is not None:
+            self._note("times", node)
+        elif change.mtime is not None:
+            # the kernel also sends the mtime of what it has written
+            is_written = ("write", node.ino) in self._noted or ("write", node.ino) in self._noted_before
+            if change.mtime != before.mtime and not is_written:
+                self._note("times", node)
+        elif change.kill_priv:
+            self.will_write(node.ino)  # what the kernel asks before a write by anybody but root
+
+    def xattr(self, op: str, node: Node) -> None:
+        """Note that an extended attribute was set or removed."""
+        if self.limit:
+            self._note(op, node)
+
+    # -- entries
+
+    def _author(self) -> Author:
+        uid, pid = self.caller
+        command = self.command_of(pid) if pid else None
+        last = self._last
+        if last.pid != pid or last.uid != uid or last.command != command:
+            last = self._last = Author(uid, pid or None, command)
+        return last
+
+    def _author_of(self, ino: Ino) -> Author:
+        return self._authors.get(ino) or self._authors_before.get(ino) or _NOBODY
+
+    def _has_name(self, node: Node) -> bool:
+        row = self._inodes.row(node.ino) if node.state else None
+        return not node.dead and (row is None or row.nlink > 0)
+
+    def _note(self, op: str, node: Node) -> None:
+        if self._has_name(node):
+            self._add(op, self._names.of(node.ino, is_dir=node.is_dir), None, self._author())
+
+    def _note_once(self, op: str, ino: Ino, author: Author) -> None:
+        if self._has_name(self._inodes.node(ino)):
+            self._noted.add((op, ino))
+            self._db.on_failure(partial(self._noted.discard, (op, ino)))
+            self._add(op, self._names.of(ino, is_dir=False), None, author)
+
+    def _add(self, op: str, path: bytes, other: bytes | None, author: Author) -> None:
+        if self._is_short():
+            self._left_out = True
+            return
+        if self._left_out:
+            self._left_out = False
+            self._insert("missing", b"/", None, _NOBODY)
+        self._insert(op, path, other, author)
+
+    def _insert(self, op: str, path: bytes, other: bytes | None, author: Author) -> None:
+        try:
+            self._db.change(_ADD, (self._next, self._inodes.now(), op, path, other, *author))
+        except (apsw.CorruptError, apsw.ConstraintError) as error:
+            self._switch_off(error)  # SQLite has undone this statement alone, so the operation goes on
+        else:
+            self._next += 1
