@@ -1,4 +1,4 @@
-"""``minifo status``: how an overlay is, in a page."""
+"""``minifo status``: how an overlay is, in a page; with ``--drift`` also how it stands to its base."""
 
 from __future__ import annotations
 
@@ -22,18 +22,24 @@ Examples:
   minifo status /mnt/usr                  # a mounted overlay, by any path in it
   minifo status /var/lib/usr-changes      # a storage directory, mounted or not
   minifo status --json /mnt/usr | jq .usage.content
+  minifo status --drift /var/lib/usr-changes      # after an update of the base
 
 \b
 Exit codes: 0 all is well, 1 something needs attention (it says what), 2 failure.""",
 )
 @click.option("--json", "as_json", is_flag=True, help="Write one JSON object: times in ns, sizes in bytes.")
+@click.option("--drift", "with_drift", is_flag=True, help="Compare all it holds of the base with the base now, too.")
 @click.option("--base", metavar="DIR", help="The base of an overlay that is not mounted, where it has moved.")
 @click.argument("target", default=".", shell_complete=targets)
-def command(target: str, as_json: bool, base: str | None) -> int:
+def command(target: str, as_json: bool, with_drift: bool, base: str | None) -> int:
     """Show how the overlay TARGET is: identity, what it holds, what it takes, and whether it needs attention."""
     _common.log_to_stderr("minifo")
     found, mounted = status(target, base)
     found["mounted"] = mounted
+    if with_drift:
+        from . import _drift  # only where it is needed: the engine takes longer to load than a daemon to answer
+
+        found["drift"] = _drift.compared(target, base, listed=as_json)
     found["attention"] = attention(found)
     if as_json:
         click.echo(json.dumps(found))
@@ -54,6 +60,11 @@ def attention(found: dict[str, Any]) -> list[str]:
         wrong.append("Its storage is full: delete something, or give it more room.")
     if found.get("mode") == "plain" and found.get("mode_reason") not in ("", "plain mode was asked for"):
         wrong.append(f"It runs in plain mode, which is slower: {found['mode_reason']}.")
+    if unreadable := found.get("drift", {}).get("unreadable"):
+        wrong.append(
+            f"{unreadable:,} files need another version of the base to be read as a whole:"
+            f" minifo rebase {found['storage']} --base {found['base']}"
+        )
     return wrong
 
 
@@ -100,5 +111,9 @@ def _print(found: dict[str, Any]) -> None:
     width = max(len(label) for label, _ in told)
     for label, text in told:
         click.echo(f"{label + ':':{width + 2}}{_common.printable(str(text))}")
+    if "drift" in found:
+        from ._drift import table
+
+        click.echo("\n".join(table(found["drift"]["counts"])))
     for sentence in found["attention"]:
         click.echo(_common.printable(sentence))

@@ -306,6 +306,8 @@ class Child:
         yield "diagnose", lambda: command(["diagnose", sto])
         yield "status", lambda: command(["status", "--base", base, sto])
         yield "diff", lambda: command(["diff", "-r", "--ignore-identical", "--base", base, sto])
+        yield "status --drift", lambda: command(["status", "--drift", "--json", "--base", base2, sto])
+        yield "diff -u", lambda: command(["diff", "-u", "--max-file", "1", "--base", base, sto])
         yield "du", lambda: command(["du", "--base", base, sto])
         yield "report", lambda: command(["report", "--base", base, "-o", "-", sto])
         yield "state", lambda: command(["state", "--base", base, "--sto", sto, "plain", "made/x", "none"])

@@ -100,6 +100,19 @@ def test_status_of_a_mount(overlay: OverlayMount) -> None:
     assert found["lists"] == {"created": 1, "deleted": 2, "modified": 1, "renamed": 1}
 
 
+def test_drift_of_a_mount_has_what_is_not_committed(overlay: OverlayMount) -> None:
+    """The base is compared as it is now, and what was created where it has nothing is left out."""
+    (overlay.mnt / "gone").unlink()
+    (overlay.mnt / "kept").chmod(0o600)
+    (overlay.mnt / "new").write_text("new")
+    found = json.loads(minifo("status", "--drift", "--json", overlay.mnt).stdout)["drift"]
+    assert found["counts"] == dict.fromkeys(found["counts"], 0) | {"unchanged": 2}
+    assert sorted(entry["held"] for entry in found["entries"]["unchanged"]) == ["attributes", "whiteout"]
+    (overlay.base / "kept").write_text("changed behind the mount")
+    text = minifo("status", "--drift", overlay.mnt).stdout
+    assert "        1  base-changed      the base has another version\n" in text
+
+
 def test_diff_of_a_mount_has_what_is_not_committed(overlay: OverlayMount) -> None:
     """The daemon commits when it is asked; afterwards the storage says the same."""
     (overlay.mnt / "directory").mkdir()
