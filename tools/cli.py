@@ -39,6 +39,7 @@ _COMMANDS = {
     "sync": "sync",
     "umount": "umount",
     "upgrade": "upgrade",
+    "watch": "watch",
     "which": "which",
 }
 
