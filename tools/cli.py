@@ -34,6 +34,7 @@ _COMMANDS = {
     "rebase": "rebase",
     "report": "report",
     "run": "run",
+    "sql": "sql",
     "state": "state",
     "status": "status",
     "sync": "sync",

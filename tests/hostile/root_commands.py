@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 from minifo.engine import ROOT, Ino, MinifoError, Overlay, Process, RenameFlags, SetAttr
+from minifo.engine.queries.views import VIEWS
 from minifo.engine.store.memory_directory import memory_directory
 from minifo.engine.store.storage import Storage
 from minifo.engine.store.syscalls import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, data_ranges
@@ -307,6 +308,9 @@ class Child:
         yield "status", lambda: command(["status", "--base", base, sto])
         yield "diff", lambda: command(["diff", "-r", "--ignore-identical", "--base", base, sto])
         yield "status --drift", lambda: command(["status", "--drift", "--json", "--base", base2, sto])
+        for view in VIEWS:
+            ask = ["sql", "--json", "--base", base2, sto, f"SELECT * FROM {view}"]
+            yield f"sql {view}", lambda: command(ask)  # noqa: B023
         yield "diff -u", lambda: command(["diff", "-u", "--max-file", "1", "--base", base, sto])
         yield "du", lambda: command(["du", "--base", base, sto])
         yield "report", lambda: command(["report", "--base", base, "-o", "-", sto])
