@@ -19,6 +19,7 @@ _COMMANDS = {
     "cat": "cat",
     "completion": "completion",
     "diagnose": "diagnose",
+    "digest": "digest",
     "diff": "diff",
     "du": "du",
     "fsck": "fsck",

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import os
 import stat
+import struct
 from collections import defaultdict
 from collections.abc import Iterator
 
@@ -14,6 +16,7 @@ from hypothesis.stateful import invariant
 
 from minifo.engine import ROOT, Attr, Ino, Overlay
 from minifo.engine.queries.changes import changes
+from minifo.engine.queries.digest import differences
 from minifo.engine.store.syscalls import clone_mount
 from tests.model.state_machine import AttributeRules, LifeRules
 from tests.model.state_machine_unnamed import UnnamedRules
@@ -28,6 +31,28 @@ pytestmark = [
 ]
 
 Line = tuple[str, bytes, bytes | None]  # letters, path, old path
+
+
+def field(value: bytes) -> bytes:
+    """A value behind its length."""
+    return struct.pack(">Q", len(value)) + value
+
+
+def blake(*parts: bytes) -> bytes:
+    """BLAKE2b of bytes."""
+    return hashlib.blake2b(b"".join(parts), digest_size=32).digest()
+
+
+def record(numbers: tuple[int, int, int, int], data: bytes, xattrs: dict[bytes, bytes]) -> bytes:
+    """The digest of what a path shows, for files of a few blocks."""
+    mode, uid, gid, rdev = numbers
+    if stat.S_ISREG(mode):
+        blocks = [(at >> 16, data[at : at + 65536]) for at in range(0, len(data), 65536)]
+        written = [field(struct.pack(">Q", number)) + block for number, block in blocks if block.count(0) < len(block)]
+        data = blake(field(struct.pack(">Q", len(data))), *written)
+    device = rdev if stat.S_ISCHR(mode) or stat.S_ISBLK(mode) else 0
+    pairs = [part for pair in sorted(xattrs.items()) for part in pair]
+    return blake(*map(field, (struct.pack(">4Q", mode, uid, gid, device), data, *pairs)))
 
 
 class Walk:
@@ -166,6 +191,35 @@ class Walk:
         names = os.listxattr(path, follow_symlinks=False)
         return mine != {os.fsencode(name): os.getxattr(path, name, follow_symlinks=False) for name in names}
 
+    def digests(self) -> Iterator[tuple[bytes, bytes]]:
+        """Every path that differs, with its digest, as docs/inspect.md defines it."""
+        for path in self.attrs.keys() | self.stats.keys():
+            shown = self._digest_shown(path) if path in self.attrs else None
+            if shown != (self._digest_in_base(path) if path in self.stats else None):
+                yield path, shown or bytes(32)
+
+    def _digest_shown(self, path: bytes) -> bytes:
+        attr = self.attrs[path]
+        ino = Ino(attr.ino)
+        data = b""
+        if stat.S_ISREG(attr.mode):
+            data = self.overlay.read(ino, 0, 1 << 24)
+        elif stat.S_ISLNK(attr.mode):
+            data = self.overlay.readlink(ino)
+        xattrs = {name: self.overlay.getxattr(ino, name) for name in self.overlay.listxattr(ino)}
+        return record((attr.mode, attr.uid, attr.gid, attr.rdev), data, xattrs)
+
+    def _digest_in_base(self, path: bytes) -> bytes:
+        st, full, data = self.stats[path], self.base + path, b""
+        if stat.S_ISREG(st.st_mode):
+            with open(full, "rb") as file:
+                data = file.read()
+        elif stat.S_ISLNK(st.st_mode):
+            data = os.readlink(full)
+        names = os.listxattr(full, follow_symlinks=False)
+        xattrs = {os.fsencode(name): os.getxattr(full, name, follow_symlinks=False) for name in names}
+        return record((st.st_mode, st.st_uid, st.st_gid, st.st_rdev), data, xattrs)
+
     def is_plain(self, line: Line) -> bool:
         """Return whether a line is about no file with several links in the base."""
         letters, path, old = line
@@ -208,6 +262,8 @@ class Changes(UnnamedRules, AttributeRules, LifeRules):
             if walk.is_plain(line):
                 found.append(line)
         assert sorted(found, key=repr) == expected, self.t.told("rows and walk differ")
+        paths = {path: value for path, value in differences(self.t.ov) if path != b"/"}
+        assert paths == dict(walk.digests()), self.t.told("digests of rows and walk differ")
 
 
 TestChanges = Changes.TestCase
