@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import Any
 
-from ..model import FILE_MAX, NAME_MAX, ROOT
+from ..model import FILE_MAX, NAME_MAX, OBJECTS_END, ROOT
 from ..store import invariants
 from ..store.base_view import NOT_THERE, BaseView, join, split
 from ..store.database import Database
@@ -115,8 +115,9 @@ class Checks:
         window, end = self.facts["window"], self.facts["window_end"]
         created = (window, end - UNREACHED)
         highest = self._db.value("SELECT max(ino) FROM inode WHERE ino >= ? AND ino < ?", created) or 0
-        used = "SELECT max(o) FROM (SELECT max(object) AS o FROM inode UNION SELECT max(object) FROM extent)"
-        highest_object = self._db.value(used) or 0
+        # an impossible id has a finding of its own, and no object will ever get it
+        used = "SELECT max(o) FROM (SELECT object AS o FROM inode UNION ALL SELECT object FROM extent) WHERE o < ?"
+        highest_object = self._db.value(used, (OBJECTS_END,)) or 0
         least = {
             "next_ino": max(window, highest + 1),
             "next_object": max(1, highest_object + 1),

@@ -350,8 +350,7 @@ class Inodes:
             attr = self.attributes(node)
         if isinstance(attr, Row):
             return attr
-        path = node.path
-        assert path is not None
+        path = node.base_path
         bound = attr.size if stat.S_ISREG(attr.mode) else None
         nlink = 0 if node.dead else attr.nlink
         row = Row._make(

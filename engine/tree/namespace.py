@@ -395,12 +395,11 @@ class Namespace:
             parent, name: the name.
             ref: the object at this name.
         """
-        path = join(parent.path, name) if parent.path is not None else None
         if ref.kind != "base":
             self._db.change(DROP[ref.kind], (parent.ino, name))
             if not self._covers_base(parent, name, ref.node):
                 return
-        assert path is not None
+        path = join(parent.base_path, name)
         if path in self._inodes.drift.superseded:
             self._inodes.unlisted_rows.drop_superseded(path)
         self._inodes.adopt(parent)  # invariant 6: a directory with a whiteout is in origin
@@ -465,8 +464,8 @@ class Namespace:
         row = self._inodes.row(node.ino)
         if row is None or self._db.value("SELECT 1 FROM modified WHERE ino = ?", (node.ino,)) is not None:
             return
-        assert node.path is not None
-        st = self._base.find_readable(node.path)
+        path = node.base_path
+        st = self._base.find_readable(path)
         if st is None or node.ino in self._inodes.drift.gone:
             return
         if row.nlink != st.st_nlink or row.mtime != st.st_mtime_ns:
@@ -475,7 +474,7 @@ class Namespace:
             return
         self._inodes.drop_row(node.ino)
         below = "SELECT 1 FROM origin WHERE path > ? AND path < ? LIMIT 1"
-        if not node.is_dir or self._db.value(below, (node.path + b"/", node.path + b"0")) is None:
+        if not node.is_dir or self._db.value(below, (path + b"/", path + b"0")) is None:
             self._db.change(DROP_ORIGIN, (node.ino,))
 
     # -- the directory of a changed name

@@ -10,10 +10,12 @@ below the base), gets a number from a reserved range: the same number each time 
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
 from hashlib import blake2b
 
+from ..errors import FsError
 from ..model import ROOT, Ino
 from ..store.base_view import join
 
@@ -64,6 +66,18 @@ class Node:
         if self.is_dir:
             # kept, so that the nodes of its entries share this one string
             self._directory, self._name = None, path
+        return path
+
+    @property
+    def base_path(self) -> bytes:
+        """The path of its base object (base terms), where the caller knows that it has one.
+
+        Raises:
+            FsError: EIO if it has none: rows contradict each other.
+        """
+        path = self.path
+        if path is None:
+            raise FsError(errno.EIO, f"inode {self.ino}: its rows contradict each other")
         return path
 
 

@@ -279,7 +279,8 @@ class Ranges:
         """Return a descriptor of the object *number*, or of the base file for None; it is valid until the next call."""
         if number is not None:
             return self._objects.fd(number)
-        assert path is not None
+        if path is None:
+            raise FsError(errno.EIO, "a file has neither an object nor a base file")
         return self._base.file(path) if row is None else self._inodes.drift.base_fd(row, path)
 
     # -- finding data
@@ -502,8 +503,7 @@ class Ranges:
         row = self._row(node)
         if row is not None:
             return self._content.read(row, node.path, start, end - start)
-        assert node.path is not None
-        return os.pread(self._base.file(node.path), end - start, start)
+        return os.pread(self._base.file(node.base_path), end - start, start)
 
 
 def _range_in_object(extent: Extent, start: int, end: int) -> tuple[int, int]:

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from minifo.engine.model import FILE_MAX
+from minifo.engine.model import FILE_MAX, OBJECTS_END
 from tests.conftest import in_ci
 from tests.hostile.redo_edits import RECORDS
 from tests.hostile.root_commands import AttackedStorages
@@ -42,6 +42,14 @@ FOUND: tuple[tuple[Edit, ...], ...] = (
     (SetCells("inode", "mode", 1 << 32, 1),),
     (SetCells("extent", "end", FILE_MAX, 0),),
     (SetCells("origin", "ino", 1 << 31, None),),
+    (SetCells("extent", "object", (1 << 63) - 1, None),),
+    (SetCells("inode", "object", OBJECTS_END - 1, None),),
+    (
+        SetCells("renamed", "parent", 0, 0),
+        Rename("origin", b"/a/b/mid", 1),
+        SetCells("inode", "mode", 0, 1),
+        SetCells("created", "parent", 0, 0),
+    ),
     (Extents(3), SetCells("created", "parent", 0, None), Rename("origin", b"", 0)),
 )
 
