@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 _COUNTED_MAX = 20_000  # extents; st_blocks of a file with more is estimated, as counting them takes over 10 ms
 
 _CUT_SMALL = statement("UPDATE small SET data = substr(data, 1, ?) WHERE ino = ?")
+_BEYOND = 'SELECT 1 FROM extent WHERE ino = ? AND object = ? AND at + "end" - start > ?'
 
 
 class Content:
@@ -284,7 +285,8 @@ class Content:
         """
         for number, (ino, size) in trims.items():
             row = self._inodes.row(Ino(ino))
-            reused = self._db.value('SELECT 1 FROM extent WHERE object = ? AND at + "end" - start > ?', (number, size))
+            # the object is of this file alone (invariant 14), and extents are found by their file
+            reused = self._db.value(_BEYOND, (ino, number, size))
             if row is None or (row.object, row.bound) != (number, size) or reused is not None:
                 continue
             try:
