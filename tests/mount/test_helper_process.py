@@ -32,10 +32,15 @@ _STRAY = ("HUP", "USR1", "USR2", "ALRM", "VTALRM", "PROF", "IO", "PWR", "PIPE", 
 
 def helper_of(pid: int) -> int:
     """The process that waits for the mount on a daemon's behalf."""
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    living = [int(child) for child in children if is_alive(int(child))]
-    assert len(living) == 1, children
+    living = living_children(pid)
+    assert len(living) == 1, living
     return living[0]
+
+
+def living_children(pid: int) -> list[int]:
+    """The children of a process that run; until a thread ends that has forked one, the child is that thread's."""
+    text = "".join(path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/children"))
+    return [child for child in map(int, text.split()) if is_alive(child)]
 
 
 def use_everything_that_waits(overlay: OverlayMount) -> None:

@@ -16,11 +16,10 @@ from tests.mount.mount_sandbox import (
     attempt,
     await_end,
     daemon_of,
-    is_alive,
     is_mounted,
     run,
 )
-from tests.mount.test_helper_process import helper_of, use_everything_that_waits
+from tests.mount.test_helper_process import helper_of, living_children, use_everything_that_waits
 from tests.mount.unprivileged import as_user
 from tests.shared.waiting import wait_until
 
@@ -70,12 +69,6 @@ def test_both_processes(sandbox: MountSandbox, options: tuple[str, ...]) -> None
 
 def _has_given_up(helper: int) -> bool:
     return facts(helper)["Seccomp"] == "2" and capabilities(helper) == privileges.HELPER_CAPABILITIES & ours()
-
-
-def living_children(pid: int) -> list[int]:
-    """The children of a process that run."""
-    text = "".join(path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/children"))
-    return [child for child in map(int, text.split()) if is_alive(child)]
 
 
 def test_nothing_is_made_elsewhere(sandbox: MountSandbox) -> None:
