@@ -451,7 +451,7 @@ class GroupCommit:
 
     def lose(self, error: BaseException) -> None:
         """Make the overlay read-only, because SQLite has rolled back the changes acknowledged since the last commit."""
-        log.error("%s", self._fail(error))
+        log.error("%s", self._fail(error), extra={"event": "commit-failed"})
 
     def close(self) -> None:
         """Close all descriptors, and delete the redo log if everything in it is durable."""

@@ -182,7 +182,11 @@ class FreeSpace:
     def _release(self) -> None:
         """Delete the reserve, if it exists."""
         if self._storage.exists(RESERVE):
-            log.warning("storage %s is full; its reserve is used until there is space again", self._storage.path)
+            log.warning(
+                "storage %s is full; its reserve is used until there is space again",
+                self._storage.path,
+                extra={"event": "storage-full"},
+            )
             self._storage.unlink(RESERVE)
 
     def after_commit(self) -> None:

@@ -121,6 +121,7 @@ class Recovery:
             message,
             found,
             gone,
+            extra={"event": "base-replaced"},
         )
 
     def warn_of_redo(self, redo: RedoLog | None) -> None:
@@ -217,5 +218,10 @@ class Recovery:
         if not recording:
             return False
         self._inodes.next_ino, self._objects.next_object = recording[-1].next_ino, recording[-1].next_object
-        log.warning("%s: %d operations of a killed daemon were replayed", self._storage.path, len(recording))
+        log.warning(
+            "%s: %d operations of a killed daemon were replayed",
+            self._storage.path,
+            len(recording),
+            extra={"event": "operations-replayed"},
+        )
         return True

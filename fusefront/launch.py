@@ -28,6 +28,7 @@ from .mount import mount_table, utab
 from .mount.options import MountOptions
 from .mount.source import format_source
 from .process import last_words, signals
+from .process.log_senders import senders_for
 from .process.parent import end_with_parent
 from .process.system_log import LogSender, SystemLog
 
@@ -208,7 +209,7 @@ def _child(options: MountOptions, mountpoint: str, report: int) -> NoReturn:
     def ready() -> None:
         nonlocal parent_waits
         parent_waits = False
-        _detach()
+        _detach(keep_stderr=options.log == "stderr")
         _send(report, {})
 
     try:
@@ -226,6 +227,7 @@ def _child(options: MountOptions, mountpoint: str, report: int) -> NoReturn:
             trace = not isinstance(exc, StateError)
             log.critical("the daemon of %s ends after an error: %s", mountpoint, exc, exc_info=trace)
     finally:
+        logging.shutdown()
         os._exit(status)
 
 
@@ -238,7 +240,7 @@ def _serve(options: MountOptions, mountpoint: str, ready: Callable[[], None], *,
         ready: called once, when the mount responds.
         foreground: this is the process of the command, with its terminal, and not a daemon.
     """
-    _set_up_logging(debug=options.debug)
+    _set_up_logging(options, mountpoint)
     signals.protect_daemon(foreground=foreground)
     last_words.enable(foreground=foreground)
     # Content objects hold the bytes of files whose modes are rows of the database: other users must not read them.
@@ -248,24 +250,35 @@ def _serve(options: MountOptions, mountpoint: str, ready: Callable[[], None], *,
     session.run(options, mountpoint, ready=ready)
 
 
-def _set_up_logging(*, debug: bool) -> None:
-    level = logging.DEBUG if debug else logging.WARNING
-    pattern = "minifo: %(name)s: %(message)s" if debug else "minifo: %(message)s"
-    logging.basicConfig(level=level, format=pattern, stream=sys.stderr, force=True)
-    system = SystemLog(LogSender(os.getpid()))
-    system.setFormatter(logging.Formatter("%(name)s: %(message)s" if debug else "%(message)s"))
-    logging.getLogger().addHandler(system)
+def _set_up_logging(options: MountOptions, mountpoint: str) -> None:
+    """Log to where ``log=`` says, and until the daemon detaches itself to stderr as well."""
+    pattern = "%(name)s: %(message)s" if options.debug else "%(message)s"
+    system = SystemLog(
+        LogSender(senders_for(options.log, os.getpid())),
+        {"MINIFO_MOUNT": mountpoint, "MINIFO_STORAGE": options.storage},
+    )
+    system.setFormatter(logging.Formatter(pattern))
+    handlers: list[logging.Handler] = [system]
+    if options.log != "stderr":
+        terminal = logging.StreamHandler()
+        terminal.setFormatter(logging.Formatter(f"minifo: {pattern}"))
+        handlers.append(terminal)
+    logging.basicConfig(level=logging.DEBUG if options.debug else logging.WARNING, handlers=handlers, force=True)
 
 
-def _detach() -> None:
-    """Log to the system log only, change to /, and replace stdin, stdout and stderr by /dev/null."""
+def _detach(*, keep_stderr: bool) -> None:
+    """Log to the system log only, change to /, and replace stdin, stdout and stderr by /dev/null.
+
+    Args:
+        keep_stderr: leave stderr, for it is the log.
+    """
     root = logging.getLogger()
     for handler in list(root.handlers):
         if type(handler) is logging.StreamHandler:
             root.removeHandler(handler)
     os.chdir("/")
     null = os.open(os.devnull, os.O_RDWR)
-    for fd in (0, 1, 2):
+    for fd in (0, 1) if keep_stderr else (0, 1, 2):
         os.dup2(null, fd)
     os.close(null)
 

@@ -66,7 +66,7 @@ def run(options: MountOptions, mountpoint: str, *, ready: Callable[[], None]) ->
     Raises:
         StateError: the overlay cannot be opened or mounted, or its last commit failed.
     """
-    helper = HelperProcess(mountpoint)  # forked first, so that it inherits no descriptor
+    helper = HelperProcess(mountpoint, options.log)  # forked first, so that it inherits no descriptor
     set_relay(helper.relay)
     extension = loader.load()
     loader.activate(not options.plain)

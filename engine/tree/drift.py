@@ -159,7 +159,10 @@ class Drift:
         """
         if ino not in self._unreadable:
             self._unreadable.add(ino)
-            log.warning("%s cannot be read in the base: %s", os.fsdecode(path), error.strerror)
+            shown = os.fsdecode(path)
+            log.warning(
+                "%s cannot be read in the base: %s", shown, error.strerror, extra={"path": shown, "error": error}
+            )
 
     def _with_base_values(self, row: Row, path: bytes, st: os.stat_result, modified: bool) -> Row:
         is_dir = stat.S_ISDIR(row.mode)

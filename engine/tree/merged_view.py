@@ -406,7 +406,8 @@ class MergedView:
         Their link count is 0, which no other listed name has: the front end must not cache these attributes.
         """
         path = join(directory.path, name) if directory.path is not None else b"%d/%b" % (directory.ino, name)
-        log.warning("%s cannot be read: %s", os.fsdecode(path), error.strerror)
+        shown = os.fsdecode(path)
+        log.warning("%s cannot be read: %s", shown, error.strerror, extra={"path": shown, "error": error})
         ino = self._inodes.numbers.unused(int.from_bytes(blake2b(path, digest_size=8).digest(), "big"))
         location = (directory.path, name) if directory.path is not None else None
         self._inodes.add_node(ino, location, directory.ino, False, False)

@@ -122,7 +122,14 @@ class MetricsFile:
         level = logging.WARNING if now - self._warned >= _WARN_AGAIN else logging.DEBUG
         if level == logging.WARNING:
             self._warned = now
-        log.log(level, "metrics=%s cannot be written (%s): %s", self._path, error.strerror or error, consequence)
+        log.log(
+            level,
+            "metrics=%s cannot be written (%s): %s",
+            self._path,
+            error.strerror,
+            consequence,
+            extra={"path": self._path, "error": error},
+        )
 
     def close(self) -> None:
         """Remove the file, for counters of a mount that is gone would be taken for those of one that is idle.

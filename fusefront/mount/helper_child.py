@@ -13,15 +13,17 @@ import os
 import signal
 import socket
 import threading
+from collections.abc import Mapping
 from typing import NoReturn
 
 from ..process import last_words, privileges, signals
-from ..process.system_log import LogSender
+from ..process.log_senders import Entry, senders_for
+from ..process.system_log import EVENTS, LogSender
 from .mount_calls import answer
 
-PACKET = 8192  # bytes; a packet is a word and a few numbers, or a line of a log
+PACKET = 128 << 10  # bytes; a packet is a word and a few numbers, or an entry of a log
 
-LOG = "log"  # the first word of a packet with a line for the system log, which has no answer
+LOG = "log"  # the first word of a packet with an entry for the log, which has no answer
 
 
 class HelperChild:
@@ -29,6 +31,7 @@ class HelperChild:
 
     Args:
         mountpoint: where the mount is, or will be.
+        log_target: where it sends log entries to (``log=``).
 
     Attributes:
         pid: its process id.
@@ -36,22 +39,22 @@ class HelperChild:
         was_stopped: the daemon has killed it, because it was stopped (SIGSTOP).
     """
 
-    def __init__(self, mountpoint: str) -> None:
+    def __init__(self, mountpoint: str, log_target: str) -> None:
         self.has_answered = False
         self.was_stopped = False
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         daemon = os.getpid()
         self.pid = os.fork()
         if self.pid == 0:
-            _run(theirs.fileno(), mountpoint, daemon)
+            _run(theirs.fileno(), mountpoint, daemon, log_target)
         theirs.close()
 
-    def send(self, pipe: int | None, word: str, *arguments: int | str, wait: bool) -> bool:
+    def send(self, pipe: int | None, word: str, *arguments: int | str | Mapping[str, str], wait: bool) -> bool:
         """Send a packet.
 
         Args:
             pipe: descriptor to which the child writes the answer; it is closed here.
-            word, arguments: the name of a call and its arguments, or ``LOG``, a severity and a line.
+            word, arguments: the name of a call and its arguments, or ``LOG`` and the parts of an Entry.
             wait: whether to wait until the socket has room for the packet.
 
         Returns:
@@ -102,13 +105,14 @@ class HelperChild:
 # -- in the child
 
 
-def _run(channel: int, mountpoint: str, daemon: int) -> NoReturn:
+def _run(channel: int, mountpoint: str, daemon: int, log_target: str) -> NoReturn:
     """Serve calls until the daemon has ended.
 
     Args:
         channel: descriptor of the child's end of the socket.
         mountpoint: where the mount is, or will be.
         daemon: the daemon's process id.
+        log_target: where log entries go to.
     """
     try:
         # the child ends with the daemon and never before: a terminal or a service manager signals a whole group
@@ -118,7 +122,7 @@ def _run(channel: int, mountpoint: str, daemon: int) -> NoReturn:
         os.chdir("/")
         # an inherited pipe that stays open would look to the caller of the command as if that were still running
         null = os.open(os.devnull, os.O_RDWR)
-        for fd in (0, 1, 2):
+        for fd in (0, 1) if log_target == "stderr" else (0, 1, 2):
             os.dup2(null, fd)
         faulthandler.disable()  # its file is for a crash of the daemon
         begin = 3
@@ -127,7 +131,7 @@ def _run(channel: int, mountpoint: str, daemon: int) -> NoReturn:
             begin = kept + 1
         os.closerange(begin, os.sysconf("SC_OPEN_MAX"))
         with socket.socket(fileno=channel) as calls:
-            log_sender = LogSender(daemon)
+            log_sender = LogSender(senders_for(log_target, daemon))
             privileges.drop_in_helper()
             threads = _CallThreads(mountpoint, calls, log_sender)
             threads.add()
@@ -142,7 +146,7 @@ class _CallThreads:
     Args:
         mountpoint: where the mount is.
         calls: the socket that calls come from.
-        log_sender: sends lines to the system log.
+        log_sender: sends entries to the log.
     """
 
     def __init__(self, mountpoint: str, calls: socket.socket, log_sender: LogSender) -> None:
@@ -169,13 +173,14 @@ class _CallThreads:
             packet, fds, _, _ = socket.recv_fds(self._calls, PACKET, 1)
             if not packet:
                 with self._lock:
+                    fields = {"MINIFO_MOUNT": self._mountpoint, "MESSAGE_ID": EVENTS["daemon-ended"]}
                     for severity, line in last_words.take_report(self._mountpoint):
-                        self._log_sender.send(severity, line)
+                        self._log_sender.send(Entry(severity, line, fields))
                 return
             word, *arguments = json.loads(packet)
             with self._lock:
                 if word == LOG:
-                    self._log_sender.send(*arguments)
+                    self._log_sender.send(Entry(*arguments))
                     continue
                 self._idle -= 1
                 if self._idle == 0:

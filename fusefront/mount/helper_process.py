@@ -27,6 +27,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from ..process import last_words
+from ..process.log_senders import Entry
 from ..process.privileged_threads import PrivilegedThreads
 from .helper_child import LOG, PACKET, HelperChild
 from .mount_calls import answer, result_of
@@ -44,14 +45,16 @@ class HelperProcess:
 
     Args:
         mountpoint: where the mount is, or will be.
+        log_target: where the child sends log entries to (``log=``).
     """
 
-    def __init__(self, mountpoint: str) -> None:
+    def __init__(self, mountpoint: str, log_target: str = "auto") -> None:
         self._mountpoint = mountpoint
+        self._log_target = log_target
         self._device = 0
         self._lock = threading.Lock()  # held by the thread that replaces the child
         self._gave_up = False  # no other child is forked; the daemon makes the calls
-        self._child = HelperChild(mountpoint)
+        self._child = HelperChild(mountpoint, log_target)
         self._former: list[HelperChild] = []  # replaced children that may not have ended yet
         self._threads: PrivilegedThreads | None = None
 
@@ -171,13 +174,13 @@ class HelperProcess:
         """
         self._ask("detach", lazy)
 
-    def relay(self, severity: int, line: str) -> bool:
-        """Make the child send a line to the system log; neither wait nor log.
+    def relay(self, entry: Entry) -> bool:
+        """Make the child send an entry to the log; neither wait nor log.
 
         Returns:
-            False if the line could not be passed to the child.
+            False if the entry could not be passed to the child.
         """
-        return self._child.send(None, LOG, severity, line, wait=False)
+        return self._child.send(None, LOG, *entry, wait=False)
 
     def check_child(self) -> None:
         """Replace the child if it has ended; kill it if it was stopped.  To be called at SIGCHLD."""
@@ -225,7 +228,7 @@ class HelperProcess:
                 return not self._gave_up
             self._gave_up = not child.has_answered
             if not self._gave_up:
-                self._child = self._with_privileges(lambda: HelperChild(self._mountpoint))
+                self._child = self._with_privileges(lambda: HelperChild(self._mountpoint, self._log_target))
             self._former.append(child)
             child.close()
         end = "was stopped" if child.was_stopped else "was killed"

@@ -17,6 +17,7 @@ from typing import Literal
 
 from ...engine.errors import UsageError
 from ...engine.model import JOURNAL_MAX, ORIGIN_MAX
+from ..process.log_senders import TARGETS as LOG_TARGETS
 from .source import split
 
 log = logging.getLogger(__name__)
@@ -82,7 +83,7 @@ _IGNORED = frozenset({
 # fmt: on
 _IGNORED_WITH_VALUE = frozenset({"comment", "workdir", "helper", "uhelper"})
 _OWN_WITH_VALUE = frozenset(
-    {"commit", "max_size", "max_names", "redo", "base_check", "copy_up", "keep_origin", "journal", "metrics"}
+    {"commit", "max_size", "max_names", "redo", "base_check", "copy_up", "keep_origin", "journal", "log", "metrics"}
 )
 _FLAGS = frozenset({"plain", "debug", "untrusted_sto", "allow_other", "noallow_other"})
 # Options that the kernel shows in /proc/self/mountinfo, and that mount(8) therefore passes on for a remount.
@@ -110,7 +111,8 @@ OPTIONS = (
     ("untrusted_sto", "only read a storage that other users may change (ro,nosuid,nodev)"),
     ("metrics=PATH", "counters for node_exporter: a directory, or a file *.prom"),
     ("plain", "run without the session hook: slower, to find a fault"),
-    ("debug", "log everything"),
+    ("debug", "log everything, each request with the time it took"),
+    ("log=WHERE", f"where the daemon's log goes: {', '.join(LOG_TARGETS)}"),
     ("remount,ro  remount,rw", "make an existing mount read-only, or writable again"),
     ("user, nofail, x-..., ...", "other words of mount(8) and fstab(5), with their meaning there"),
 )
@@ -143,6 +145,7 @@ class MountOptions:
         copy_whole: copy a base file as a whole at its first write (``copy_up=whole``).
         untrusted: other users may write to the storage; implies read-only, nosuid and nodev, whatever else is set.
         metrics: where counters are written for node_exporter, a directory or a file name; None for nowhere.
+        log: where the daemon's log goes, of LOG_TARGETS.
         hidden: directories that the overlay does not show, beside its storage; no word sets it.
         memory: the directory in memory for the redo log; None for the user's; no word sets it.
     """
@@ -166,6 +169,7 @@ class MountOptions:
     journal: int = 0
     untrusted: bool = False
     metrics: str | None = None
+    log: str = LOG_TARGETS[0]
     hidden: tuple[str, ...] = ()
     memory: str | None = None
 
@@ -268,6 +272,7 @@ class _Parser:
         self.keep_origin = 0
         self.journal = 0
         self.metrics: str | None = None
+        self.log = LOG_TARGETS[0]
 
     def take(self, item: str) -> None:
         """Parse one option, ``NAME`` or ``NAME=VALUE``."""
@@ -309,6 +314,8 @@ class _Parser:
             self.journal = _entries(value)
         elif name == "copy_up":
             self.copy_whole = _choice(name, value, COPY_UPS) == "whole"
+        elif name == "log":
+            self.log = _choice(name, value, LOG_TARGETS)
         elif name == "metrics":
             if not value:
                 raise UsageError("metrics= is empty", "it must name a directory, or a file that ends with .prom")
@@ -386,6 +393,7 @@ class _Parser:
             journal=self.journal,
             untrusted="untrusted_sto" in self.flags,
             metrics=self.metrics,
+            log=self.log,
         )
 
 

@@ -1,137 +1,204 @@
-"""Sends a daemon's warnings to the system log, or to the kernel's log while no system log runs.
+"""What the daemon logs, and how it gets to the logs: as it is, or through the helper process.
 
-At boot a mount is made before a system log runs, and a system log may restart at any time.  So a line that cannot be
-sent makes the process connect to ``/dev/log`` again; if that fails, the line goes to ``/dev/kmsg`` (root only; dmesg
-shows it, and most system logs read it when they start).
+At boot a mount is made before a system log runs, and a system log may restart at any time.  So an entry that one log
+does not take goes to the next one; the last is the kernel's, which most system logs read when they start.
 
-Two rules.  Nothing here waits: a system log that writes to our own mount may itself be waiting for the daemon.  And
-once the mount is there, the daemon does not resolve the path ``/dev/log`` itself, for that path may lead through the
-mount (after pivot_root it does): its helper process does (helper_process.py).
+Two rules.  Nothing here waits (log_senders.py).  And once the mount is there, the daemon does not resolve the path of a
+log itself, for that path may lead through the mount (after pivot_root it does): its helper process does
+(helper_process.py).
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
-import socket
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Mapping, Sequence
 
-SYSLOG = "/dev/log"
-KERNEL_LOG = "/dev/kmsg"
+from .log_senders import Entry, Sender
 
-_DAEMON = 3 << 3  # syslog(3), LOG_DAEMON
 _SEVERITIES = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6))
 _DEBUG = 7
-_PIECE = 800  # characters of one line; the kernel cuts lines of about 1,000 bytes, a packet to the helper holds 8,192
+_TEXT_MAX = 8000  # characters of an entry; a packet to the helper must hold it
+_VALUE_MAX = 4096  # characters of a field
 
-Relay = Callable[[int, str], bool]
+_OFTEN = 10  # records of one kind that are sent ...
+_WINDOW = 30.0  # ... in so many seconds; more are counted
+
+#: The events that a program may wait for in the journal: MESSAGE_ID by the attribute ``event`` of a record.
+EVENTS = {
+    "daemon-ended": "7f4259067ad2428b94760d960e50e61b",
+    "commit-failed": "2c6ba77d7f6d40a3a9cbf2420cd511a5",
+    "operations-replayed": "7ab308bc4c7a4592975f8c6044301525",
+    "storage-full": "713467be95734775995b353349113e7d",
+    "base-replaced": "8d26c5ef9b9a4a9da4be61fcb7f5b46c",
+}
+
+Relay = Callable[[Entry], bool]
 
 
 class LogSender:
-    """Sends single lines to the system log or the kernel's log, without waiting.
+    """Sends entries to the first log that takes them.
 
     Args:
-        pid: process id that each line shows as its sender.
-        syslog, kernel_log: the paths of the two logs.
+        senders: the logs, the best one first.
     """
 
-    def __init__(self, pid: int, syslog: str = SYSLOG, kernel_log: str = KERNEL_LOG) -> None:
-        self._signature = f"minifo[{pid}]: "
-        self._path = syslog
-        self._socket: socket.socket | None = None
-        self._kernel: int | None = None
-        # opened now, for later its path may lead through the mount; only root may open it
-        with contextlib.suppress(OSError):
-            self._kernel = os.open(kernel_log, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    def __init__(self, senders: Sequence[Sender]) -> None:
+        self._senders = senders
 
-    def send(self, severity: int, line: str) -> None:
-        """Send one line to the system log, or to the kernel's log if that fails.
+    @property
+    def resolves_paths(self) -> bool:
+        """Whether the path of a log is resolved at each new connection."""
+        return any(sender.resolves_path for sender in self._senders)
 
-        Args:
-            severity: of syslog(3), 0 to 7.
-            line: its text.
-        """
-        if not self._to_system(self._packet(severity, line)):
-            self.to_kernel(severity, line)
+    def send(self, entry: Entry) -> None:
+        """Send an entry; if no log takes it, there is none in which that could be recorded."""
+        any(sender.send(entry) for sender in self._senders)
 
-    def to_kernel(self, severity: int, line: str) -> None:
-        """Send one line to the kernel's log; do nothing if this process could not open that."""
-        if self._kernel is not None:
-            with contextlib.suppress(OSError):  # no log is left in which the failure could be recorded
-                os.write(self._kernel, self._packet(severity, line) + b"\n")
+    def send_without_paths(self, entry: Entry) -> None:
+        """Send an entry to a log that is open already, the kernel's for example."""
+        any(sender.send(entry) for sender in self._senders if not sender.resolves_path)
 
     def close(self) -> None:
-        """Close the descriptors of both logs."""
-        if self._socket is not None:
-            self._socket.close()
-        if self._kernel is not None:
-            os.close(self._kernel)
-
-    def _packet(self, severity: int, line: str) -> bytes:
-        return f"<{_DAEMON | severity}>{self._signature}{line}".encode("utf-8", "backslashreplace")
-
-    def _to_system(self, packet: bytes) -> bool:
-        """Send through the connected socket, or through a new one if that is closed; return whether it was sent."""
-        if self._socket is not None:
-            try:
-                self._socket.send(packet)
-            except BlockingIOError:
-                return False
-            except OSError:
-                self._socket.close()
-                self._socket = None
-            else:
-                return True
-        fresh = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-        try:
-            fresh.connect(self._path)
-            fresh.send(packet)
-        except OSError:
-            fresh.close()
-            return False
-        self._socket = fresh
-        return True
+        """Close the descriptors of all logs."""
+        for sender in self._senders:
+            sender.close()
 
 
 class SystemLog(logging.Handler):
-    """A logging handler that sends each record line by line.
+    """A logging handler that sends each record as one entry, and counts those that come too often.
+
+    A record may have (``extra=`` of a call of the logger) an ``event`` of EVENTS, a ``path`` and the ``error`` that it
+    tells of; an OSError among its arguments, or the cause of one, is found without.
 
     Args:
-        sender: sends the lines.
+        sender: sends them.
+        fields: of each entry, for example ``MINIFO_MOUNT``.
     """
 
-    def __init__(self, sender: LogSender) -> None:
+    def __init__(self, sender: LogSender, fields: Mapping[str, str] | None = None) -> None:
         super().__init__()
         self._sender = sender
+        self._fields = fields or {}
         self._relay: Relay | None = None
+        self._rate = RateLimit(_OFTEN, _WINDOW)
 
     def set_relay(self, relay: Relay | None) -> None:
-        """From now on pass lines for the system log to *relay*.
+        """From now on pass entries to *relay*.
 
         Args:
-            relay: takes a severity and a line, and returns False if it cannot pass them on.  It must neither wait nor
-                log.  None: this process sends to the system log itself.
+            relay: takes an entry, and returns False if it cannot pass it on.  It must neither wait nor log.  None: this
+                process sends them itself.
         """
         self._relay = relay
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Send a record to the system log, or to the kernel's log if that fails."""
+        """Send a record to the log, unless records of its kind come too often."""
         try:
-            severity = next((number for level, number in _SEVERITIES if record.levelno >= level), _DEBUG)
-            for piece in _pieces(self.format(record)):
-                if self._relay is None:
-                    self._sender.send(severity, piece)
-                elif not self._relay(severity, piece):
-                    self._sender.to_kernel(severity, piece)
+            suppressed = self._suppressed(record)
+            if suppressed is None:
+                return
+            entry = self._entry(record)
+            if suppressed:
+                self._send(entry._replace(text=f"{_times(suppressed)} like the next one suppressed"))
+            self._send(entry)
         except Exception:
             self.handleError(record)
 
+    def _suppressed(self, record: logging.LogRecord) -> int | None:
+        """Return how many records of this kind were suppressed; None if this one is, too."""
+        if record.levelno < logging.WARNING:
+            return 0  # only who asks for these gets them
+        return self._rate.admit(f"{record.pathname}:{record.lineno}", time.monotonic())
 
-def _pieces(text: str) -> Iterator[str]:
-    for line in text.splitlines():
-        for begin in range(0, len(line), _PIECE):
-            yield line[begin : begin + _PIECE]
+    def _entry(self, record: logging.LogRecord) -> Entry:
+        severity = next((number for level, number in _SEVERITIES if record.levelno >= level), _DEBUG)
+        fields = {
+            **self._fields,
+            "CODE_FILE": record.pathname,
+            "CODE_LINE": str(record.lineno),
+            "CODE_FUNC": record.funcName or "",
+        }
+        if (event := getattr(record, "event", None)) is not None:
+            fields["MESSAGE_ID"] = EVENTS[event]
+        error = _os_error(record)
+        if error is not None and error.errno is not None:
+            fields["ERRNO"] = str(error.errno)
+        path = getattr(record, "path", error.filename if error is not None else None)
+        if isinstance(path, str):
+            fields["MINIFO_PATH"] = path
+        text = self.format(record)[:_TEXT_MAX]
+        return Entry(severity, text, {name: value[:_VALUE_MAX] for name, value in fields.items()})
+
+    def _send(self, entry: Entry) -> None:
+        if self._relay is None:
+            self._sender.send(entry)
+        elif not (self._sender.resolves_paths and self._relay(entry)):
+            self._sender.send_without_paths(entry)
+
+    def close(self) -> None:
+        """Say how many records were suppressed and not told yet."""
+        if rest := self._rate.take_rest():
+            self._send(Entry(_SEVERITIES[2][1], f"{_times(rest)} suppressed", self._fields))
+        super().close()
+
+
+class RateLimit:
+    """Admits at most so many events of a kind within a window of time.
+
+    Args:
+        often: how many.
+        window: seconds; it begins with the first one.
+    """
+
+    def __init__(self, often: int, window: float) -> None:
+        self._often = often
+        self._window = window
+        self._kinds: dict[str, tuple[float, int]] = {}  # when the window began, and the events in it
+
+    def admit(self, kind: str, now: float) -> int | None:
+        """Count an event.
+
+        Args:
+            kind: its kind; there are a few of them.
+            now: the time in seconds.
+
+        Returns:
+            None if there were too many; else how many were refused since the last one that was admitted.
+        """
+        began, count = self._kinds.get(kind, (now, 0))
+        refused = 0
+        if now - began >= self._window:
+            refused = max(0, count - self._often)
+            began, count = now, 0
+        self._kinds[kind] = began, count + 1
+        return refused if count < self._often else None
+
+    def take_rest(self) -> int:
+        """Return how many events were refused and not told by ``admit`` yet, and forget all."""
+        rest = sum(max(0, count - self._often) for _, count in self._kinds.values())
+        self._kinds.clear()
+        return rest
+
+
+def _times(number: int) -> str:
+    return "1 message" if number == 1 else f"{number} messages"
+
+
+def _os_error(record: logging.LogRecord) -> OSError | None:
+    """Return the OSError that a record tells of, or the one that caused what it tells of."""
+    args = record.args if isinstance(record.args, tuple) else ()
+    found = [arg for arg in (getattr(record, "error", None), *args) if isinstance(arg, BaseException)]
+    found += [record.exc_info[1]] if record.exc_info and record.exc_info[1] is not None else []
+    for error in found:
+        cause: BaseException | None = error
+        for _ in range(5):
+            if cause is None or isinstance(cause, OSError):
+                break
+            cause = cause.__cause__
+        if isinstance(cause, OSError):
+            return cause
+    return None
 
 
 def set_relay(relay: Relay | None) -> None:

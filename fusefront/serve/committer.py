@@ -86,7 +86,7 @@ class Committer:
                 await trio.sleep(_RETRY)
                 self._changed.set()
             except StateError as error:
-                log.error("%s", error)
+                log.error("%s", error, extra={"event": "commit-failed"})
 
     async def _delete_unlinked(self) -> None:
         """Delete the content of unlinked files in slices, and serve other requests between them."""

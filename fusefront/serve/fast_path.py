@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from ...engine import DirEntry, Overlay
+from . import trace
 from .handlers import Handlers, errno_for
 
 Callback = Callable[..., Any]
@@ -50,6 +51,8 @@ class FastPath:
         if not self._synchronous:
             callbacks |= {name: changing(getattr(self._handlers, name)) for name in _CHANGING}
             callbacks["rename"] = changing(self._rename)
+        if trace.is_on():
+            callbacks = {name: trace.traced(callback, name) for name, callback in callbacks.items()}
         hook.set_callbacks(callbacks)
 
     @staticmethod

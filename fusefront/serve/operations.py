@@ -25,6 +25,7 @@ from pyfuse3 import EntryAttributes, FileInfo, FUSEError, ReaddirToken, RequestC
 
 from ...engine import Attr, Ino, Overlay
 from ...engine.model import NAME_MAX
+from . import trace
 from .committer import Committer
 from .counters import counters
 from .handlers import Handlers, errno_for
@@ -46,10 +47,12 @@ def _replies_errno(handler: Handler[P, T]) -> Handler[P, T]:
     @functools.wraps(handler)
     async def wrapper(self: FuseOperations, /, *args: P.args, **kwargs: P.kwargs) -> T:
         began = time.monotonic_ns()
+        code = 0
         try:
             return await handler(self, *args, **kwargs)
         except FUSEError as error:
-            counters.errors[error.errno] += 1
+            code = error.errno
+            counters.errors[code] += 1
             raise
         except Exception as error:
             code = errno_for(error, handler.__name__)
@@ -57,6 +60,8 @@ def _replies_errno(handler: Handler[P, T]) -> Handler[P, T]:
             raise FUSEError(code) from None
         finally:
             counters.served[kind].add(time.monotonic_ns() - began)
+            if trace.is_on():
+                trace.note(kind, args, began, code)
 
     return wrapper
 
