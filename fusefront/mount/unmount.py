@@ -38,6 +38,8 @@ _POLL_MAX = 0.1  # seconds
 _EXIT_WAIT = 2.0  # seconds for the daemon to exit after its last commit
 _CONNECTIONS = "/sys/fs/fuse/connections"  # has an entry, named by minor number, for each open one; needs fusectl
 _PIDS_SHOWN = 5  # process ids in a message
+_TRIES = 3  # to unmount what is busy, though the daemon is not seen to use it
+_BETWEEN_TRIES = 0.02  # seconds
 
 
 def unmount(mountpoint: str, *, lazy: bool = False, timeout: float | None = None) -> None:
@@ -65,7 +67,12 @@ def unmount(mountpoint: str, *, lazy: bool = False, timeout: float | None = None
     owner = end_report.owner_of(entry)
     found = end_report.find(entry, owner)
     holder = found.pid if found is not None else _holder(storage, owner)
-    detach(target, lazy=lazy or is_dead)
+    if timeout is None and owner != os.geteuid():
+        timeout = _OTHER_USER
+    if lazy or is_dead:
+        detach(target, lazy=True)
+    else:
+        detach_between_commits(target, holder, timeout)
     if is_dead:
         utab.remove_entry(target, entry.source)
         state = found.now() if found is not None else None
@@ -82,8 +89,6 @@ def unmount(mountpoint: str, *, lazy: bool = False, timeout: float | None = None
     if others:
         log.warning("the overlay is still mounted at %s", others[0].mountpoint)
         return
-    if timeout is None and owner != os.geteuid():
-        timeout = _OTHER_USER
     wait = _DaemonWait(entry, storage, timeout)
     if found is None:
         _wait_for_lock(wait, storage, owner, holder)
@@ -137,6 +142,61 @@ def detach(target: str, *, lazy: bool) -> None:
         raise _busy(target)
     elif code:
         raise StateError(f"{target} cannot be unmounted ({os.strerror(code)})", mount_table.LISTING_HINT)
+
+
+def detach_between_commits(target: str, daemon: int, timeout: float | None) -> None:
+    """Unmount as ``detach`` does, but wait as long as it is the daemon that keeps the mount busy.
+
+    Before each commit a daemon makes the kernel write back dirty pages, and has the root directory of the mount open
+    for it (mount_calls.py).
+
+    Args:
+        target: the true path of the mount point.
+        daemon: process id of the daemon; 0 if it is unknown.
+        timeout: longest wait in seconds; None for no limit.
+
+    Raises:
+        MountBusy: other processes use it, or the time is over.
+        StateError: it cannot be unmounted.
+    """
+    begin, tries, noticed = time.monotonic(), 0, False
+    while True:
+        try:
+            detach(target, lazy=False)
+            return
+        except MountBusy:
+            waited = time.monotonic() - begin
+            # its use may have ended since, so what is not seen counts only if it is not seen again
+            tries = 0 if _has_open(daemon, target) else tries + 1
+            if tries == _TRIES or (timeout is not None and waited > timeout):
+                raise
+        if waited > _NOTICE_AFTER and not noticed:
+            log.warning("waiting for the kernel to write back %s to its daemon (process %d)", target, daemon)
+            noticed = True
+        time.sleep(_BETWEEN_TRIES)
+
+
+def _has_open(daemon: int, target: str) -> bool:
+    """Return whether a daemon or its helper process has an object of its mount open, as far as /proc tells."""
+    if not daemon:
+        return False
+    try:
+        pids = [daemon]
+        for thread in os.listdir(f"/proc/{daemon}/task"):
+            with open(f"/proc/{daemon}/task/{thread}/children", encoding="ascii") as file:
+                pids += map(int, file.read().split())
+        for pid in pids:
+            directory = f"/proc/{pid}/fd"
+            for name in os.listdir(directory):
+                try:
+                    path = os.readlink(f"{directory}/{name}")
+                except FileNotFoundError:
+                    continue  # it was closed
+                if path == target or path.startswith(f"{target}/"):
+                    return True
+    except OSError as exc:
+        log.debug("the descriptors of process %d cannot be read: %s", daemon, exc.strerror)
+    return False
 
 
 def _umount2(target: str, flags: int) -> int:

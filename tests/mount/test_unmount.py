@@ -11,10 +11,12 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
 from minifo.engine.store.memory_directory import memory_directory
+from minifo.fusefront.mount.unmount import MountBusy, detach_between_commits
 from tests.mount.mount_sandbox import (
     USER,
     MountSandbox,
@@ -27,6 +29,7 @@ from tests.mount.mount_sandbox import (
     run,
 )
 from tests.mount.unprivileged import as_user
+from tests.shared.waiting import wait_until
 
 _ROUNDS = 5
 
@@ -119,6 +122,34 @@ def test_daemon_killed_before_its_last_commit(sandbox: MountSandbox, helper: boo
     assert said.count("\n") == 1
     overlay.mount()
     assert os.listdir(overlay.mnt) == ["name"]
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_daemon_that_uses_its_mount(sandbox: MountSandbox, deep: bool) -> None:
+    """A daemon, or a child of it, that has its mount open for a moment is waited for; any other process is not."""
+    where = sandbox.file_system("tmpfs")
+    shell = f"exec 3<{where}; echo ready; read word; exec 3<&-; read word"
+    words = ["sh", "-c", f"({shell}); true" if deep else shell]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as user:
+        assert user.stdin is not None
+        assert user.stdout is not None
+        user.stdout.readline()
+        with pytest.raises(MountBusy):
+            detach_between_commits(str(where), os.getppid(), None)
+        with pytest.raises(MountBusy):
+            detach_between_commits(str(where), user.pid, 0.1)
+        unmounting = Thread(target=detach_between_commits, args=(str(where), user.pid, None))
+        unmounting.start()
+        wait_until(lambda: sleeps(unmounting), "it tries again")
+        user.stdin.write("close\n")
+        user.stdin.flush()
+        unmounting.join(60)
+        assert not is_mounted(where)
+
+
+def sleeps(thread: Thread) -> bool:
+    """Whether a thread sleeps for a time (it does not wait for anything else)."""
+    return "nanosleep" in Path(f"/proc/self/task/{thread.native_id}/wchan").read_text()
 
 
 def started(stack: ExitStack, helper: bool, overlay: OverlayMount) -> subprocess.Popen[str]:
