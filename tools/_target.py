@@ -72,7 +72,7 @@ def opened(target: str, base: str | None = None, *, quick: bool = False) -> Iter
     with contextlib.ExitStack() as stack:
         if overlay is None:
             client = stack.enter_context(ControlClient(storage, _QUICK if quick else _PATIENCE))
-            known = client.call("Status")
+            known = client.call("Identity")
             if not (known["read_only"] or quick):
                 client.call("Sync")
             from ..engine.queries.at_rest import open_beside

@@ -61,6 +61,18 @@ def content(overlay: Overlay) -> int:
     return int(overlay.db.value(_CONTENT))
 
 
+def identity(overlay: Overlay) -> dict[str, Any]:
+    """Return which overlay it is, and whether it takes changes."""
+    return {
+        "pid": os.getpid(),
+        "uuid": overlay.uuid,
+        "base": recorded_base(overlay.db),
+        "base_directory": f"/proc/{os.getpid()}/fd/{overlay.base.descriptor}",  # even where a mount covers it
+        "storage": os.fspath(overlay.storage.path),
+        "read_only": overlay.db.read_only or overlay.commits.failure is not None,
+    }
+
+
 def figures(overlay: Overlay, content: int) -> dict[str, Any]:
     """Return what every state of an overlay has, mounted or not.  It takes no time that grows with the overlay.
 
@@ -70,12 +82,7 @@ def figures(overlay: Overlay, content: int) -> dict[str, Any]:
     """
     storage = overlay.storage
     space = overlay.space
-    return {
-        "pid": os.getpid(),
-        "uuid": overlay.uuid,
-        "base_directory": f"/proc/{os.getpid()}/fd/{overlay.base.descriptor}",  # even where a mount covers it
-        "storage": os.fspath(storage.path),
-        "read_only": overlay.db.read_only or overlay.commits.failure is not None,
+    return identity(overlay) | {
         "failure": None if overlay.commits.failure is None else str(overlay.commits.failure),
         "lists": {name: overlay.db.value(f"SELECT count(*) FROM {name}") for name in _LISTS},
         "usage": {
@@ -86,7 +93,6 @@ def figures(overlay: Overlay, content: int) -> dict[str, Any]:
             "limit": space.max_size,
             "free": space.free(),
         },
-        "base": recorded_base(overlay.db),
         "pending": overlay.commits.is_needed,
         "names": len(overlay.inodes),
         "orphans": overlay.db.value("SELECT count(*) FROM orphan"),

@@ -14,7 +14,7 @@ import trio
 from ...engine import VERSION, FsError, Overlay, StateError
 from ...engine.errors import errno_of
 from ...engine.model import JournalEntry
-from ...engine.queries.figures import CommittedContent, content, figures
+from ...engine.queries.figures import CommittedContent, content, figures, identity
 from ..extension import loader
 from ..serve.committer import Committer
 from .metrics import collect, resident
@@ -70,10 +70,19 @@ def service(mounted: Mounted) -> Service:
         return _journal(mounted.overlay, parameters)
 
     found.methods[INTERFACE + ".Journal"] = journal
+
+    async def identify(parameters: Mapping[str, Any]) -> Answer:
+        return identity(mounted.overlay) | _of_mount(mounted)
+
+    found.methods[INTERFACE + ".Identity"] = identify
     found.methods[INTERFACE + ".Status"] = status
     found.methods[INTERFACE + ".Metrics"] = metrics
     found.methods[INTERFACE + ".Sync"] = sync
     return found
+
+
+def _of_mount(mounted: Mounted) -> Answer:
+    return {"version": VERSION, "base": mounted.base, "mountpoint": mounted.mountpoint}
 
 
 def _status(mounted: Mounted, content: int) -> Answer:
@@ -81,11 +90,8 @@ def _status(mounted: Mounted, content: int) -> Answer:
     held = sorted(committer.held)
     last = committer.last_commit
     hook = loader.verify()
-    known = figures(overlay, content)
+    known = figures(overlay, content) | _of_mount(mounted)
     return known | {
-        "version": VERSION,
-        "base": mounted.base,
-        "mountpoint": mounted.mountpoint,
         "mode": "hooked" if hook.active else "plain",
         "mode_reason": hook.reason,
         "commits": {

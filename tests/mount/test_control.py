@@ -68,6 +68,21 @@ def test_varlink(overlay: OverlayMount) -> None:
     assert members == {line.strip().split(":")[0] for line in method[: method.index("\n)")].splitlines()[1:]}
 
 
+def test_identity_is_a_part_of_status(overlay: OverlayMount) -> None:
+    """It says the same, and what the interface says that it does."""
+    identity, status, description = call(
+        overlay.sto,
+        asked("org.minifo.Overlay.Identity"),
+        asked("org.minifo.Overlay.Status"),
+        asked("org.varlink.service.GetInterfaceDescription", interface="org.minifo.Overlay"),
+    )
+    assert identity["parameters"].items() <= status["parameters"].items()
+    text = description["parameters"]["description"]
+    method = text[text.index("method Identity()") :]
+    told = {line.strip().split(":")[0] for line in method[: method.index("\n)")].splitlines()[1:]}
+    assert told == set(identity["parameters"])
+
+
 @pytest.mark.parametrize("message", [b"", b"{", b"[]", b'{"method": 3}', b"\xff", b"[" * 100_000, b"x" * (2 << 20)])
 def test_what_is_no_call_ends_its_connection_only(overlay: OverlayMount, message: bytes) -> None:
     """The daemon lives on and answers the next one."""
