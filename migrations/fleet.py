@@ -128,7 +128,7 @@ def read_plan(path: str) -> Plan:
         double = sorted({value for value in values if values.count(value) > 1})
         if double:
             raise UsageError(f"{path}: two storages have the {what} {double[0]!r}", f"give each storage its own {what}")
-    return Plan(tasks, parallel, on_error == "stop", reports or path + ".reports")
+    return Plan(tasks, parallel, on_error == "stop", os.path.abspath(reports or path + ".reports"))
 
 
 def _tasks(path: str, entry: dict[str, Any]) -> list[Task]:

@@ -1,6 +1,6 @@
 """The examples of every --help: each command has some, and each is a call that the command takes.
 
-They are parsed, not run: what they name (/usr, /var/lib/usr-changes) is the reader's.
+They are parsed here; tests/mount/test_cli_examples.py runs them.
 """
 
 from __future__ import annotations
@@ -30,12 +30,18 @@ def commands() -> Iterator[tuple[str, click.Command]]:
 COMMANDS = dict(commands())
 
 
-def examples(command: click.Command) -> list[str]:
-    """The calls of minifo in the examples of a command, without what the shell does with them."""
+def example_lines(command: click.Command) -> list[str]:
+    """The examples of a command, without comments."""
     text = (command.epilog or "").replace("\\\n", " ")
     block = re.search(r"^Examples:\n((?:  .*\n?)+)", text, re.M)
     lines = block[1].splitlines() if block else []
-    found = (re.search(r"\bminifo .*", re.split(r"\s#\s|\s\|\s|\s\|\|\s|\s>\s", line)[0]) for line in lines)
+    return [re.split(r"\s#\s", line)[0].strip() for line in lines]
+
+
+def examples(command: click.Command) -> list[str]:
+    """The calls of minifo in the examples of a command, without what the shell does with them."""
+    lines = [re.split(r"\s\|\s|\s\|\|\s|\s>\s", line)[0] for line in example_lines(command)]
+    found = (re.search(r"\bminifo .*", line) for line in lines)
     return [match[0].strip() for match in found if match]
 
 
