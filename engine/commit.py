@@ -69,7 +69,7 @@ class GroupCommit:
         inodes, objects: whose counters and files a commit makes durable.
         content, freed: which trim files and punch holes after a commit.
         space: keeps space free for a commit.
-        sealing: called in the operation with which each commit ends.
+        sealing: called before each commit, to do the last operation in it.
     """
 
     def __init__(
@@ -228,6 +228,7 @@ class GroupCommit:
             raise self._fail(error, synced=False) from error
         try:
             self._objects.sync_entries()
+            self._sealing()
             self._allocate_log()
             token = secrets.randbits(62)
             limit = self._record(token)
@@ -295,7 +296,6 @@ class GroupCommit:
         )
         with self._db.operation():
             objects.forget_swept()
-            self._sealing()
             for key, value in facts:
                 self._db.change(SET_FACT, (key, value))
         return limit

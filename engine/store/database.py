@@ -240,6 +240,26 @@ class Database:
         self._statements.append((number, params))
         return self._con.changes()
 
+    def promise(self, sql: str, params: Params) -> None:
+        """Log a statement of the running operation that ``keep_promises`` executes later, before the next commit.
+
+        It is cheaper to execute many at once, and a log that is replayed has it at its place.
+
+        Args:
+            sql: a registered statement (store/statements.py).
+            params: its values.
+        """
+        self._statements.append((NUMBERS[sql], params))
+
+    def keep_promises(self, sql: str, params: Sequence[Params]) -> None:
+        """Execute a statement that was promised, once for each of several values, inside an operation.
+
+        Raises:
+            apsw.Error: it failed; the operation's block turns this into an FsError.
+        """
+        self._cursor.executemany(sql, params)
+        self._changes += len(params)
+
     def change_unlogged(self, sql: str, params: Params = ()) -> int:
         """Execute a statement that need not be registered, and is not logged for redo: for repairs by minifo-fsck.
 

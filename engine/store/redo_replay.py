@@ -8,6 +8,8 @@ error tells the user how to decide.
 
 from __future__ import annotations
 
+import logging
+
 import apsw
 
 from ..errors import FsError
@@ -15,8 +17,10 @@ from .content_objects import ADD_GARBAGE, DROP_GARBAGE
 from .database import Database
 from .object_paths import object_name
 from .redo_log import Recording, RedoLog
-from .statements import text_of
+from .statements import is_optional, text_of
 from .storage import Storage
+
+log = logging.getLogger(__name__)
 
 _IN_USE = "SELECT object FROM inode WHERE object > 0 UNION SELECT object FROM extent WHERE object > 0"
 
@@ -40,7 +44,12 @@ def replay(db: Database, storage: Storage, redo: RedoLog, recording: Recording) 
                 sql = text_of(number)
                 if sql is None:
                     raise redo.refusal(f"this version of minifo does not know its statement {number:08x}")
-                db.change(sql, params)
+                try:
+                    db.change(sql, params)
+                except (apsw.CorruptError, apsw.ConstraintError) as error:
+                    if not is_optional(sql):
+                        raise
+                    log.warning("%s: %s; run minifo-fsck", redo.path, error)
                 if sql == DROP_GARBAGE and isinstance(params[0], int):
                     deleted.append(params[0])
         for number in deleted:

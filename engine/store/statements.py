@@ -22,6 +22,7 @@ class _Numbers(dict[str, int]):
 #: The number of each registered statement; raises LookupError for any other text.
 NUMBERS = _Numbers()
 _TEXTS: dict[int, str] = {}
+_OPTIONAL: set[str] = set()
 
 
 def statement(sql: str) -> str:
@@ -38,6 +39,17 @@ def statement(sql: str) -> str:
         raise ValueError(f"{sql!r} has the same number as {_TEXTS[number]!r}: change its text slightly")
     NUMBERS[sql] = number
     return sql
+
+
+def optional_statement(sql: str) -> str:
+    """Register a statement that may fail in a replay, because nothing depends on what it does; return its text."""
+    _OPTIONAL.add(sql)
+    return statement(sql)
+
+
+def is_optional(sql: str) -> bool:
+    """Return whether a replay goes on if a statement fails."""
+    return sql in _OPTIONAL
 
 
 def text_of(number: int) -> str | None:

@@ -1,7 +1,8 @@
 """The journal: an entry for each change of the tree, in the operation that makes the change, and never more than N.
 
-An entry is a row of the table ``journal`` and part of the same savepoint, commit and redo log as the change: after a
-power cut or a kill there is no entry without its change, and no change without its entry.
+An entry is a row of the table ``journal``, in the same record of the redo log and in the same commit as the change: so
+after a power cut or a kill there is no entry without its change, and no change without its entry.  Rows are added some
+hundred at a time, at the latest before the commit, because that is cheaper.
 
 * Writes to a file, and truncations of it, are one entry each for a file in a commit: that of the first one.
 * The kernel writes pages back in its own name.  Such a write counts as one of the process that last created, truncated
@@ -17,14 +18,13 @@ import logging
 import stat
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import NamedTuple
 
 import apsw
 
 from ..errors import FsError, StateError
 from ..model import Attr, DirEntry, Ino, JournalSlice, RenameFlags, SetAttr
 from ..store.database import Database
-from ..store.statements import statement
+from ..store.statements import optional_statement
 from .inode_rows import AnyAttr
 from .inodes import Inodes
 from .journal_entries import IDS_END, bounds, read
@@ -34,21 +34,18 @@ from .nodes import Node
 
 log = logging.getLogger(__name__)
 
-_ADD = statement("INSERT INTO journal VALUES (?, ?, ?, ?, ?, ?, ?, ?)")
-_TRIM = statement("DELETE FROM journal WHERE id < ?")
-_CLEAR = statement("DELETE FROM journal WHERE id IS NOT NULL")
+_ADD = optional_statement("INSERT INTO journal VALUES (?, ?, ?, ?, ?, ?, ?, ?)")
+_TRIM = optional_statement("DELETE FROM journal WHERE id < ?")
+_CLEAR = optional_statement("DELETE FROM journal WHERE id IS NOT NULL")
+_WAITING = 256  # entries that wait at most: to add many at once takes a third of the time
+_LONG = 500  # bytes of a path with which none waits: those that wait count as no space for the commit (free_space.py)
 _AT_ONCE = 10_000  # entries that one operation deletes at the mount, in a few ms
 
 
-class Author(NamedTuple):
-    """Who asked for a change; None for what is not known."""
+#: Who asked for a change: uid, pid and name of the process; None for what is not known.
+Author = tuple[int | None, int | None, bytes | None]
 
-    uid: int | None = None
-    pid: int | None = None
-    command: bytes | None = None
-
-
-_NOBODY = Author()
+_NOBODY: Author = (None, None, None)
 
 
 def _no_name(pid: int) -> bytes | None:
@@ -84,8 +81,9 @@ class Journal:
         self.caller: tuple[int, int] = (0, 0)
         self.command_of: Callable[[int], bytes | None] = _no_name
         self._first = self._next = 1  # ids
-        self._last = _NOBODY  # of the last entry: most changes come from one process after the other
         self._left_out = False  # entries are missing since the last one
+        # entries that are in the redo log, and not in the table yet
+        self._waiting: list[tuple[int | bytes | str | None, ...]] = []
         # operation and file of what has an entry already; in this commit, and in the one before
         self._noted: set[tuple[str, int]] = set()
         self._noted_before: set[tuple[str, int]] = set()
@@ -127,17 +125,26 @@ class Journal:
             self._db.change(_TRIM, (bound,))
         self._first = bound
 
+    def _trim(self) -> None:
+        if self._next - self._first > self.limit > 0:
+            self._first = self._next - self.limit
+            try:
+                self._db.change(_TRIM, (self._first,))
+            except apsw.CorruptError as error:
+                self._switch_off(error)
+
     def _switch_off(self, error: Exception) -> None:
         log.warning("the journal is damaged (%s), so changes are not noted; run minifo-fsck", error)
         self.limit = 0
 
     def sealing(self) -> None:
-        """Delete the entries beyond the limit, in the operation with which a commit ends."""
+        """Add the entries that are waiting, and delete those beyond the limit, before a commit."""
         if not self.limit:
             return
-        if self._next - self._first > self.limit:
-            self._first = self._next - self.limit
-            self._db.change(_TRIM, (self._first,))
+        if self._waiting or self._next - self._first > self.limit:
+            with self._db.operation():
+                self._add_waiting()
+                self._trim()
         self._noted_before, self._noted = self._noted, set()
         self._authors_before, self._authors = self._authors, {}
 
@@ -145,10 +152,13 @@ class Journal:
 
     def bounds(self) -> tuple[int, int]:
         """Return the first id that is kept, and the one after the last; both are 1 if there are no entries."""
+        if self._waiting and not self._db.read_only:
+            with self._db.operation():
+                self._add_waiting()
         return bounds(self._db, self.limit)
 
     def read(self, first: int, end: int, *, backward: bool = False) -> JournalSlice:
-        """Return the entries with ids in a range, or the first part of them, uncommitted ones included."""
+        """Return the entries with ids in a range of ``bounds``, or the first part of them."""
         return read(self._db, first, end, backward=backward)
 
     # -- names
@@ -265,11 +275,7 @@ class Journal:
 
     def _author(self) -> Author:
         uid, pid = self.caller
-        command = self.command_of(pid) if pid else None
-        last = self._last
-        if last.pid != pid or last.uid != uid or last.command != command:
-            last = self._last = Author(uid, pid or None, command)
-        return last
+        return (uid, pid, self.command_of(pid)) if pid else (uid, None, None)
 
     def _author_of(self, ino: Ino) -> Author:
         return self._authors.get(ino) or self._authors_before.get(ino) or _NOBODY
@@ -298,9 +304,29 @@ class Journal:
         self._insert(op, path, other, author)
 
     def _insert(self, op: str, path: bytes, other: bytes | None, author: Author) -> None:
+        row = (self._next, self._db.time or self._inodes.now(), op, path, other, *author)
+        self._next += 1
+        self._db.promise(_ADD, row)
+        self._waiting.append(row)
+        self._db.on_failure(self._take_back)
+        if len(self._waiting) >= _WAITING or len(path) > _LONG:
+            self._add_waiting()
+
+    def _take_back(self) -> None:
+        self._waiting.pop()
+        self._next -= 1
+
+    def _add_waiting(self) -> None:
+        """Add the waiting entries to the table, inside an operation."""
+        rows, self._waiting = self._waiting, []
+        if not rows:
+            return
         try:
-            self._db.change(_ADD, (self._next, self._inodes.now(), op, path, other, *author))
+            self._db.keep_promises(_ADD, rows)
         except (apsw.CorruptError, apsw.ConstraintError) as error:
-            self._switch_off(error)  # SQLite has undone this statement alone, so the operation goes on
+            self._switch_off(error)  # the rest of the operation goes on
         else:
-            self._next += 1
+            self._db.on_failure(partial(self._put_back, rows))
+
+    def _put_back(self, rows: list[tuple[int | bytes | str | None, ...]]) -> None:
+        self._waiting = rows + self._waiting

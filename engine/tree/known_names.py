@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from ..errors import FsError
 from ..model import ROOT, Ino
-from ..store.base_view import join, split
+from ..store.base_view import split
 from ..store.database import Database
 from .inodes import Inodes
 from .merged_view import MergedView
@@ -37,7 +37,7 @@ class KnownNames:
         self._inodes = inodes
         self._view = view
         self._names: dict[int, tuple[Ino, bytes]] = {}
-        self._directories: dict[int, bytes] = {ROOT: b"/"}  # paths that were asked for
+        self._directories: dict[int, bytes] = {ROOT: b"/"}  # paths that were asked for, each with a slash at its end
 
     def saw(self, ino: int, parent: Ino, name: bytes) -> None:
         """Note that an object has a name in a directory."""
@@ -55,19 +55,20 @@ class KnownNames:
 
     def of_name(self, parent: Ino, name: bytes) -> bytes:
         """Return the path of a name in a directory, or its end if it is too long."""
-        return shortened(join(self.of_directory(parent), name))
+        path = (self._directories.get(parent) or self._find_directory(parent)) + name
+        return path if len(path) <= PATH_MAX else shortened(path)
 
     def of(self, ino: Ino, *, is_dir: bool) -> bytes:
         """Return a path of an object, or its end if it is too long."""
         if is_dir:
-            return shortened(self.of_directory(ino))
+            return shortened(self._find_directory(ino)[:-1] or b"/")
         known = self._names.get(ino)
         if known is None or not self._stands_at(ino, *known):
             known = self._search(ino)
         return self.of_name(*known) if known is not None else _unknown(ino)
 
-    def of_directory(self, ino: Ino) -> bytes:
-        """Return the path of a directory."""
+    def _find_directory(self, ino: Ino) -> bytes:
+        """Return the path of a directory with a slash at its end, and keep it."""
         path = self._directories.get(ino)
         if path is not None:
             return path
@@ -76,11 +77,11 @@ class KnownNames:
         while (above := self._directories.get(at)) is None:
             known = self._names.get(at) or self._search(at)
             if known is None or len(parts) == _DEEPEST:
-                above = _unknown(at)
+                above = _unknown(at) + b"/"
                 break
             at, name = known
             parts.append(name)
-        path = above.rstrip(b"/") + b"".join(b"/" + name for name in reversed(parts))
+        path = above + b"".join(name + b"/" for name in reversed(parts))
         self._directories[ino] = path
         return path
 

@@ -1,4 +1,4 @@
-"""The names of the processes that send requests, for the journal: exact, also right after an exec(2), and cheap.
+"""The names of the processes that send requests, for the journal: right also after an exec(2), and cheap.
 
 A descriptor of ``/proc/PID/comm`` stands for one process, not for its number: reading it gives the name that the
 process has now, and fails once the process has ended.  So the descriptors of the last few processes are kept.  /proc
@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 
 from ...engine.tree.journal_entries import COMMAND_MAX
 
 _KEPT = 16  # processes
+_FRESH = 300_000  # ns for which a name counts without a look: to exec another program and change a file takes longer
 
 
 class CommandNames:
@@ -23,10 +25,20 @@ class CommandNames:
             self._proc = os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError:
             self._proc = -1  # early at boot there may be none
+        self._last: tuple[int, bytes | None] = (0, None)  # process id and name
+        self._until = 0  # by the monotonic clock in ns
         self._descriptors: dict[int, int] = {}  # by process id, the one opened first at the front
 
     def of(self, pid: int) -> bytes | None:
         """Return the name of a process as ``ps`` shows it, or None if it has ended or /proc does not tell."""
+        now = time.monotonic_ns()
+        if now < self._until and pid == self._last[0]:
+            return self._last[1]
+        name = self._read(pid)
+        self._last, self._until = (pid, name), now + _FRESH
+        return name
+
+    def _read(self, pid: int) -> bytes | None:
         fd = self._descriptors.get(pid)
         if fd is not None:
             try:

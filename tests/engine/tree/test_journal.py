@@ -344,8 +344,10 @@ def test_an_operation_does_not_fail_for_a_damaged_journal(sandbox: OverlaySandbo
     with sandbox.ov.db.operation():
         sandbox.ov.db.change_unlogged("INSERT INTO journal VALUES (2, 5, 'chmod', x'2f62', NULL, NULL, NULL, NULL)")
     sandbox.mkdir("e")
+    assert told(sandbox) == ["mkdir /d", "chmod /b"]
     assert sandbox.ov.journal.limit == 0
     sandbox.mkdir("f")
+    sandbox.reopen()
     assert {"d", "e", "f"} <= set(sandbox.names())
     assert told(sandbox) == ["mkdir /d", "chmod /b"]
 
@@ -400,6 +402,38 @@ def test_replay_has_entries_of_all_that_was_done(sandbox: OverlaySandbox, tmp_pa
     assert told(sandbox) == ["mkdir /committed", "create /x", "write /x", "create /y", "write /y"]
     sandbox.mkdir("after")
     assert [entry.id for entry in entries(sandbox)] == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.logs("operations of a killed daemon were replayed", "UNIQUE constraint failed: journal.id")
+def test_replay_goes_on_over_a_damaged_journal(sandbox: OverlaySandbox, tmp_path: Path) -> None:
+    """What was done counts, not what was noted."""
+    options: dict[str, Any] = {"journal": 50, "redo_directory": str(tmp_path / "redo")}
+    (tmp_path / "redo").mkdir()
+    child = os.fork()
+    if child == 0:
+        sandbox.open(**options)
+        for name in ("a", "b"):
+            sandbox.mkdir(name)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    raw(sandbox, "INSERT INTO journal VALUES (1, 5, 'chmod', x'2f62', NULL, NULL, NULL, NULL)")
+    sandbox.open(**options)
+    assert sandbox.names() == ["a", "b"]
+    assert told(sandbox) == ["chmod /b", "mkdir /b"]
+
+
+@pytest.mark.parametrize("count", [255, 256, 257, 600])
+def test_entries_wait_to_be_added(sandbox: OverlaySandbox, count: int) -> None:
+    """Whenever that happens, each is there once, and those of operations that fail are not."""
+    sandbox.open(journal=1000)
+    sandbox.put("file")
+    for number in range(count - 1):
+        sandbox.mkdir(f"{number}")
+    with pytest.raises(OSError, match=os.strerror(errno.EINVAL)):
+        _fail_after_a_write(sandbox)
+    sandbox.mkdir("last")
+    assert told(sandbox) == [*(f"mkdir /{number}" for number in range(count - 1)), "mkdir /last"]
+    assert [entry.id for entry in entries(sandbox)] == list(range(1, count + 1))
 
 
 _NAMES = st.sampled_from(["a", "b", "c", "a/a", "a/b", "b/a", "b/c", "a/b/c"])
