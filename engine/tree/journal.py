@@ -259,9 +259,8 @@ class Journal:
         elif change.atime is not None:
             self._note("times", node)
         elif change.mtime is not None:
-            # the kernel also sends the mtime of what it has written
-            is_written = ("write", node.ino) in self._noted or ("write", node.ino) in self._noted_before
-            if change.mtime != before.mtime and not is_written:
+            # the kernel also sends the mtime of what it writes, sometimes before the bytes
+            if change.mtime != before.mtime and not self._is_being_written(node.ino):
                 self._note("times", node)
         elif change.kill_priv:
             self.will_write(node.ino)  # what the kernel asks before a write by anybody but root
@@ -279,6 +278,10 @@ class Journal:
 
     def _author_of(self, ino: Ino) -> Author:
         return self._authors.get(ino) or self._authors_before.get(ino) or _NOBODY
+
+    def _is_being_written(self, ino: Ino) -> bool:
+        written = ("write", ino) in self._noted or ("write", ino) in self._noted_before
+        return written or self._author_of(ino) is not _NOBODY
 
     def _has_name(self, node: Node) -> bool:
         row = self._inodes.row(node.ino) if node.state else None

@@ -86,6 +86,8 @@ ACTS: tuple[tuple[Act, list[str]], ...] = (
         lambda s: (s.write("top", b"x"), s.ov.commit(), s.set("top", mtime=9, ctime=9), s.write("top", b"z")),
         ["write /top", "write /top"],
     ),
+    (lambda s: (s.create("n"), s.set("n", mtime=9, ctime=9), s.write("n", b"x")), ["create /n", "write /n"]),
+    (lambda s: (s.set("top", kill_priv=True), s.set("top", mtime=9, ctime=9)), []),
     (lambda s: (s.set("top", size=1), s.set("top", size=2), s.write("top", b"x")), ["truncate /top", "write /top"]),
     # paths follow what happens to the directories above
     (
