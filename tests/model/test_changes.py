@@ -71,6 +71,11 @@ class Walk:
         self.shown: dict[int, list[bytes]] = defaultdict(list)
         self.attrs: dict[bytes, Attr] = {}
         self._look(b"", ROOT)
+        self._below: tuple[dict[bytes, set[bytes]], ...] = ({}, {})
+        for found, tree in zip(self._below, (self.stats, self.attrs), strict=True):
+            for full in tree:
+                directory, _, name = full.rpartition(b"/")
+                found.setdefault(directory, set()).add(name)
         self.linked = {ino for ino, places in self.places.items() if len(places) > 1}
         self.linked |= {
             ino for (ino,) in overlay.db.rows("SELECT ino FROM created WHERE ino IN (SELECT ino FROM origin)")
@@ -104,14 +109,12 @@ class Walk:
             yield "m", b"/", None
         yield from self._compare(b"", b"")
 
-    def _in(self, tree: dict[bytes, object], path: bytes | None) -> set[bytes]:
-        if path is None:
-            return set()
-        return {full[len(path) + 1 :] for full in tree if full.rpartition(b"/")[0] == path}
-
     def _compare(self, under: bytes | None, path: bytes | None) -> Iterator[Line]:
         """One directory: its path in the base and in the merged tree; None where it is in one only."""
-        for name in sorted(self._in(self.stats, under) | self._in(self.attrs, path)):  # type: ignore[arg-type]
+        here: set[bytes] = set()
+        for found, directory in zip(self._below, (under, path), strict=True):
+            here |= found.get(directory, set()) if directory is not None else set()
+        for name in sorted(here):
             old = under + b"/" + name if under is not None and under + b"/" + name in self.stats else None
             new = path + b"/" + name if path is not None and path + b"/" + name in self.attrs else None
             yield from self._pair(old, new)
