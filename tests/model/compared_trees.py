@@ -135,8 +135,9 @@ class ComparedTrees:
     # -- life cycle
 
     def open(self, **options: Any) -> None:
-        """Open the engine."""
-        self.ov = Overlay.open(str(self.base), str(self.storage), redo_directory=str(self.redo), **options)
+        """Open the engine; with a journal, which no operation may fail by."""
+        options = {"redo_directory": str(self.redo), "journal": 50, **options}
+        self.ov = Overlay.open(str(self.base), str(self.storage), **options)
         self.sealed = None
 
     def close(self) -> None:
