@@ -437,6 +437,7 @@ def test_every_step_can_fail(ground: Ground) -> None:
         "log_bytes",
         "database",
         "identity",
+        "is_beside",
         "is_formatted",
         "has_holes",
         "space",
