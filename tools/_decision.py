@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import shutil
+import signal
 import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
@@ -67,10 +69,25 @@ def decide(found: list[Changed], storages: Mapping[str, str], place: Place) -> O
 def _answer(question: str) -> str:
     """Return what the user types, in small letters; an empty text at the end of the input."""
     print(question, end="", file=sys.stderr, flush=True)
+    if sys.stdin.isatty():
+        _await_input()
     line = sys.stdin.readline()
     if not line:
         print(file=sys.stderr)
     return line.strip().lower()
+
+
+def _await_input() -> None:
+    """Wait until a line was typed, or for a signal: one that comes just before a read(2) would not end that."""
+    reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    before = signal.set_wakeup_fd(writer)
+    try:
+        while sys.stdin not in select.select([sys.stdin, reader], [], [])[0]:
+            os.read(reader, 512)  # of Ctrl-C: KeyboardInterrupt follows
+    finally:
+        signal.set_wakeup_fd(before)
+        os.close(reader)
+        os.close(writer)
 
 
 def _touched(found: list[Changed]) -> list[str]:
