@@ -78,7 +78,8 @@ def run(options: MountOptions, mountpoint: str, *, ready: Callable[[], None]) ->
 
     descriptor_limits.raise_limit()
     overlay = _open(options, extension)
-    overlay.journal.command_of = CommandNames().of
+    if overlay.journal.limit:
+        overlay.journal.command_of = CommandNames().of
     # a signal between the mount and the event loop, which handles it, would leave a dead mount
     signal.pthread_sigmask(signal.SIG_BLOCK, signals.ending_signals())
     source = format_source(options.base, options.storage)

@@ -11,9 +11,10 @@ import errno
 import os
 import time
 
+from ...engine.store.fd_cache import share
 from ...engine.tree.journal_entries import COMMAND_MAX
 
-_KEPT = 16  # processes
+_KEPT = 16  # processes at most
 _FRESH = 300_000  # ns for which a name counts without a look: to exec another program and change a file takes longer
 
 
@@ -28,6 +29,7 @@ class CommandNames:
         self._last: tuple[int, bytes | None] = (0, None)  # process id and name
         self._until = 0  # by the monotonic clock in ns
         self._descriptors: dict[int, int] = {}  # by process id, the one opened first at the front
+        self._kept = share(_KEPT, 12)
 
     def of(self, pid: int) -> bytes | None:
         """Return the name of a process as ``ps`` shows it, or None if it has ended or /proc does not tell."""
@@ -56,7 +58,7 @@ class CommandNames:
         except OSError:
             return None
         self._descriptors[pid] = fd
-        if len(self._descriptors) > _KEPT:
+        if len(self._descriptors) > self._kept:
             os.close(self._descriptors.pop(next(iter(self._descriptors))))
         try:
             return os.pread(fd, COMMAND_MAX, 0).rstrip(b"\n")

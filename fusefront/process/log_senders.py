@@ -164,6 +164,7 @@ class KernelLog:
         """Close the device."""
         if self._fd is not None:
             os.close(self._fd)
+            self._fd = None
 
 
 class Stream:

@@ -46,7 +46,7 @@ def _mount(overlay: OverlayMount, *options: str) -> None:
     overlay.pid = daemon_of(overlay.sto)
 
 
-@pytest.mark.parametrize("option", ["commit=0.2", "sync", "plain"])
+@pytest.mark.parametrize("option", ["commit=0.2", "sync", "plain", "journal=1000"])
 def test_64_descriptors(sandbox: MountSandbox, option: str) -> None:
     """Creating, copying up, syncing, replacing and looking for holes, by many threads at once: all of it works."""
     overlay = sandbox.overlay()
