@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import resource
 import select
@@ -234,6 +235,7 @@ class Child:
             raise
         self._spoilt = spoilt
         os.chdir(os.path.join(self._world.top, "cwd"))
+        logging.getLogger().handlers.clear()  # of an earlier test, whose stream is closed
         fd = os.open(self._said, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
         null = os.open(os.devnull, os.O_RDONLY)
         os.dup2(null, 0)

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from tests.hostile.hostile_storage import HostileStorage
 from tests.hostile.storage_edits import EDITS, Edit, Extents, SetCells, StoragePaths, apply
 
-STORAGES = int(os.environ.get("MINIFO_HOSTILE_MOUNTS", "0")) or max(5, settings().max_examples // 10)
+STORAGES = int(os.environ.get("MINIFO_HOSTILE_MOUNTS", "0")) or max(3, settings().max_examples // 25)
 pytestmark = pytest.mark.timeout(120 + 30 * STORAGES)
 
 _DOORS = ("mount-ro", "check", "plan", "mount", "repair", "mount")

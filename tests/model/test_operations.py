@@ -66,7 +66,7 @@ class Everything(UnnamedRules, RangeRules, AttributeRules, LifeRules):
 
 
 def _settings(share: int) -> settings:
-    return settings(max_examples=settings().max_examples * share, stateful_step_count=50)
+    return settings(max_examples=max(1, settings().max_examples * share * 3 // 5), stateful_step_count=50)
 
 
 TestNames = Names.TestCase
