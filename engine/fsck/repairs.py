@@ -19,6 +19,8 @@ from ..tree.path_resolver import is_base_path
 from ..tree.row_checks import is_xattr_name
 from .lost_found import LOST_TARGET, LostFound
 
+_KINDS = (stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK, stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR, stat.S_IFBLK)
+
 
 class Repairs(LostFound):
     """All repairs.  All calls must be inside one ``operation`` of the overlay's database."""
@@ -257,13 +259,15 @@ class Repairs(LostFound):
         if self._fact("window_end") - UNREACHED <= ino < self._fact("window_end"):
             self._renumber(ino, self._take_number("next_ino"))
             return
-        kinds = (stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK, stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR, stat.S_IFBLK)
         kind = stat.S_IFMT(row["mode"])
-        holds = "SELECT 1 FROM created WHERE parent = ?1 UNION SELECT 1 FROM deleted WHERE parent = ?1"
+        holds = (
+            "SELECT 1 FROM created WHERE parent = ?1 UNION SELECT 1 FROM renamed WHERE parent = ?1"
+            " UNION SELECT 1 FROM deleted WHERE parent = ?1"
+        )
         if ino == ROOT or self._db.value(holds, (ino,)) is not None:
             kind = stat.S_IFDIR
-        elif kind not in kinds:
-            kind = stat.S_IFLNK if row["target"] is not None else stat.S_IFREG
+        elif kind not in _KINDS:
+            kind = self._likely_kind(ino, row["target"])
         self._change("UPDATE inode SET mode = ? WHERE ino = ?", (kind | row["mode"] & 0o7777, ino))
         names = len(self._names_of(ino))
         if not 0 <= row["nlink"] < 1 << 32:
@@ -275,6 +279,18 @@ class Repairs(LostFound):
         for column, table in (("mapped", "extent"), ("xattrs", "xattr")):
             holds = f"EXISTS (SELECT 1 FROM {table} WHERE ino = ?1)"
             self._change(f"UPDATE inode SET {column} = {holds} WHERE ino = ?1 AND {column} NOT IN (0, 1)", (ino,))
+
+    def _likely_kind(self, ino: int, target: object) -> int:
+        """Return the type that an object without one most likely had: for a base object, that of its base object."""
+        origin = self._db.row("SELECT path, dir_mode FROM origin WHERE ino = ?", (ino,))
+        if origin is not None:
+            path, dir_mode = origin
+            if dir_mode is not None:
+                return stat.S_IFDIR
+            st = self._base.find_readable(path) if self._base is not None and is_base_path(path) else None
+            if st is not None:
+                return stat.S_IFMT(st.st_mode)
+        return stat.S_IFLNK if target is not None else stat.S_IFREG
 
     def _repair_e205(self, ino: int) -> None:
         names = sorted(self._names_of(ino), key=lambda found: found[0] == "created")

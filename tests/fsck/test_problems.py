@@ -426,6 +426,14 @@ def test_another_base_is_noted_and_nothing_is_changed(
         assert kept(sample.storage) == before
 
 
+def test_a_directory_without_a_type_is_one_again(sample: SampleStorage) -> None:
+    """A base directory whose type is damaged, renamed and without a name of ours in it."""
+    sample.sql("UPDATE inode SET mode = mode & 4095 WHERE ino = {/made/newdir}")
+    left, _ = sample.repair(base=False)
+    assert wrong(left) == []
+    assert sample.look() == sample.healthy
+
+
 def test_every_code_has_a_test_and_a_line_in_the_manual() -> None:
     """The table of docs/fsck.md is the catalogue, word by word; every code has a test, every invariant a code."""
     tests = [value.__doc__ for name, value in globals().items() if name.startswith("test_")]
