@@ -9,6 +9,7 @@ A name or path is TEXT where its bytes are UTF-8, else a BLOB.  Times are ns sin
 
 from __future__ import annotations
 
+import os
 import stat
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -161,8 +162,9 @@ class Views:
     def _overlay(self) -> Iterator[tuple[Any, ...]]:
         found = figures(self._ov, content(self._ov))
         yield "views", VERSION
-        for key in ("uuid", "base", "storage"):
-            yield key, found[key]
+        yield "uuid", found["uuid"]
+        for key in ("base", "storage"):
+            yield key, _name(os.fsencode(found[key]))
         for key, count in found["lists"].items():
             yield key, count
         for key, size in found["usage"].items():

@@ -18,7 +18,7 @@ from minifo.engine.model import FILE_MAX, OBJECTS_END
 from tests.conftest import in_ci
 from tests.hostile.redo_edits import RECORDS
 from tests.hostile.root_commands import AttackedStorages
-from tests.hostile.storage_edits import EDITS, Edit, Extents, Rename, SetCells
+from tests.hostile.storage_edits import EDITS, Edit, Extents, Rename, SetCells, SetFact
 
 STORAGES = int(os.environ.get("MINIFO_HOSTILE", "0")) or (500 if in_ci() else 100)
 
@@ -44,6 +44,7 @@ FOUND: tuple[tuple[Edit, ...], ...] = (
     (SetCells("origin", "ino", 1 << 31, None),),
     (SetCells("extent", "object", (1 << 63) - 1, None),),
     (SetCells("inode", "object", OBJECTS_END - 1, None),),
+    (SetFact("base", b"\x80"),),
     (
         SetCells("renamed", "parent", 0, 0),
         Rename("origin", b"/a/b/mid", 1),
