@@ -15,7 +15,7 @@ from typing import Generic, TypeVar
 K = TypeVar("K", bound=Hashable)
 
 
-_RESERVED = 36  # descriptors outside the caches: the database, the FUSE device, pipes and so on
+_RESERVED = 44  # descriptors outside the caches: the database, the FUSE device, pipes and so on
 _LEAST = 4
 
 
