@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from hashlib import blake2b
 from typing import NamedTuple
@@ -48,7 +48,7 @@ class Difference(NamedTuple):
     digest: bytes
 
 
-def digest(differences: Iterator[Difference] | list[Difference]) -> bytes:
+def digest(differences: Iterable[Difference]) -> bytes:
     """Return the digest of an overlay.
 
     Args:
@@ -97,15 +97,16 @@ def _candidates(overlay: Overlay) -> set[bytes]:
 
 def _below_shown(overlay: Overlay, top: bytes, ino: Ino) -> Iterator[bytes]:
     """Every path below a directory of the merged tree."""
-    waiting = [(top, ino)]
+    waiting, seen = [(top, ino)], {ino}  # in damaged rows, directories may be in each other
     while waiting:
         directory, number = waiting.pop()
         for entry in overlay.readdir(number):
             if entry.name not in (b".", b".."):
-                path = join(directory, entry.name)
+                path, below = join(directory, entry.name), Ino(entry.attr.ino)
                 yield path
-                if stat.S_ISDIR(entry.attr.mode):
-                    waiting.append((path, Ino(entry.attr.ino)))
+                if stat.S_ISDIR(entry.attr.mode) and below not in seen:
+                    seen.add(below)
+                    waiting.append((path, below))
 
 
 def _below(overlay: Overlay, top: bytes) -> Iterator[tuple[bytes, bool]]:
