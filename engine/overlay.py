@@ -327,7 +327,7 @@ class Overlay(OpenOverlay):
                 row = self.attributes.own_xattrs(node, attr, save=False)
                 self.inodes.modify(row, content=True)
                 self.content.write(row, node.path, offset, data, times=times)
-                self._journal.wrote(ino)
+                self._journal.wrote(ino, len(data))
         return len(data)
 
     def fallocate(self, ino: Ino, mode: int, offset: int, size: int, *, times: bool = True) -> None:

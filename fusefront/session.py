@@ -25,7 +25,7 @@ from ..engine import Overlay, StateError, StorageBusy
 from ..engine.recovery import BaseCheck
 from ..engine.store.memory_directory import memory_directory
 from ..engine.store.storage import Storage
-from .control.interface import Mounted, service
+from .control.interface import Mounted, conversation, service
 from .control.metrics import collect
 from .control.server import ControlSocket
 from .control.textfile import MetricsFile
@@ -315,7 +315,7 @@ async def _serve(
         nursery.start_soon(_watch_helper, helper)
         nursery.start_soon(_report_ready, helper, mounted.mountpoint, ready)
         nursery.start_soon(limit_inodes, mounted.overlay, helper, max_names)
-        nursery.start_soon(control.serve, service(mounted))
+        nursery.start_soon(control.serve, partial(conversation, service(mounted), mounted))
         if textfile is not None:
             nursery.start_soon(textfile.keep, mounted.mountpoint, partial(collect, mounted.overlay, mounted.committer))
         await pyfuse3.main(min_tasks=2, max_tasks=_TASKS_MAX)

@@ -1,7 +1,8 @@
-"""What a mount does: the rates between two answers to ``Metrics`` of its daemon."""
+"""What a mount does: the rates between two answers of its daemon."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -41,6 +42,22 @@ class Kind(NamedTuple):
     times: Spread | None
 
 
+class Busy(NamedTuple):
+    """What was changed at one path.
+
+    Attributes:
+        path: in the overlay; None if it has none any more.
+        is_dir: whether it is a directory: then the changes are of names in it, or of its own attributes.
+        changes: how many a second.
+        written: bytes a second.
+    """
+
+    path: bytes | None
+    is_dir: bool
+    changes: float
+    written: float
+
+
 @dataclass(frozen=True)
 class Rates:
     """What a mount did between two readings; rates are per second.
@@ -54,6 +71,8 @@ class Rates:
         rows, written: rows of the database, and bytes of content objects.
         commits: commits; holds: how long requests waited for one, None if there was none.
         processor: the part of a processor that the daemon used.
+        paths: those with the most changes, the first one with most; None if the daemon does not tell.
+        others: how many more paths were changed.
         now: the gauges: ``memory``, ``names``, ``database``, ``database_log``, ``redo_log``, ``free``, ``pending``,
             ``failed``.
     """
@@ -68,6 +87,8 @@ class Rates:
     commits: float
     holds: Spread | None
     processor: float
+    paths: list[Busy] | None
+    others: int
     now: dict[str, int]
 
     @property
@@ -98,11 +119,13 @@ class Reading:
 
     Args:
         answer: its members.
-        at: time.monotonic() when it came.
+        busiest: those of the answer to ``Busiest`` before it; None if the daemon does not know that method.
+        at: time.monotonic() when they came.
     """
 
-    def __init__(self, answer: Mapping[str, Any], at: float) -> None:
+    def __init__(self, answer: Mapping[str, Any], busiest: Mapping[str, Any] | None, at: float) -> None:
         self.at = at
+        self.busiest = busiest
         self.mountpoint = str(answer["mountpoint"])
         self._metrics = {metric["name"]: metric for metric in answer["metrics"]}
 
@@ -156,8 +179,15 @@ def rates(before: Reading, after: Reading) -> Rates:
         commits=commits / seconds,
         holds=holds,
         processor=per_second("minifo_cpu_seconds_total"),
+        paths=None if after.busiest is None else [_busy(told, seconds) for told in after.busiest["paths"]],
+        others=0 if after.busiest is None else after.busiest["others"],
         now={key: int(after.value(name)) for key, name in _GAUGES.items()},
     )
+
+
+def _busy(told: Mapping[str, Any], seconds: float) -> Busy:
+    path = None if told["path"] is None else os.fsencode(told["path"])
+    return Busy(path, told["directory"], told["changes"] / seconds, told["written"] / seconds)
 
 
 def _grown(before: Reading, after: Reading, name: str, label: str) -> dict[str, tuple[int, float, Spread | None]]:

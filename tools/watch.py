@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import time
@@ -11,15 +12,17 @@ from typing import Any
 import click
 
 from ..engine.errors import StateError
-from ..fusefront.control.client import ControlClient
+from ..fusefront.control.client import ControlClient, Refused
 from . import _common, _screen
 from ._complete import targets
-from ._rates import Rates, Reading, Spread, rates
+from ._output import json_name, plain
+from ._rates import Busy, Rates, Reading, Spread, rates
 from ._screen import Line
 from ._size import duration, size
 from ._target import storage_of
 
 _PATIENCE = 30.0  # seconds that the daemon may take to answer
+_PATHS = 20  # that are asked for
 _ENDED = 1  # the exit code where the daemon ended while it was watched
 
 
@@ -49,7 +52,8 @@ def command(as_json: bool, count: int | None, interval: float, target: str) -> i
     """Show what the mounted overlay TARGET does: requests, times, errors, commits, bytes, memory.
 
     On a terminal the screen is drawn anew each second; elsewhere a line is printed. A request is what the kernel asks;
-    what it answers from its own caches is none. Medians and percentiles are exact to a factor of two.
+    what it answers from its own caches is none. Medians and percentiles are exact to a factor of two. A name that is
+    made, removed or renamed is a change of its directory, and the daemon counts by path only while it is watched.
     """
     _common.log_to_stderr("minifo")
     on_screen = not as_json and _screen.is_possible()
@@ -63,7 +67,7 @@ def command(as_json: bool, count: int | None, interval: float, target: str) -> i
                             click.echo(json.dumps(as_object(found)) if as_json else as_line(found))
                             sys.stdout.flush()
                         else:
-                            screen.show(as_page(found, interval))
+                            screen.show(as_page(found, interval, screen.size.lines))
             except StateError as error:
                 return _common.fail("minifo", error, _ENDED)
     except KeyboardInterrupt:
@@ -72,8 +76,10 @@ def command(as_json: bool, count: int | None, interval: float, target: str) -> i
 
 
 def _read(client: ControlClient) -> Reading:
-    answer = client.call("Metrics")
-    return Reading(answer, time.monotonic())
+    busiest: dict[str, Any] | None = None
+    with contextlib.suppress(Refused):  # by a daemon of an older minifo
+        busiest = client.call("Busiest", most=_PATHS)
+    return Reading(client.call("Metrics"), busiest, time.monotonic())
 
 
 def _each(
@@ -130,6 +136,17 @@ def as_object(found: Rates) -> dict[str, Any]:
             }
             for kind in found.kinds
         ],
+        "paths": None if found.paths is None else [_path_object(busy) for busy in found.paths],
+        "other_paths": found.others,
+    }
+
+
+def _path_object(busy: Busy) -> dict[str, Any]:
+    return {
+        **({"path": None} if busy.path is None else json_name("path", busy.path)),
+        "directory": busy.is_dir,
+        "changes_per_s": _rounded(busy.changes),
+        "written_per_s": _rounded(busy.written),
     }
 
 
@@ -163,6 +180,8 @@ def as_line(found: Rates) -> str:
     top = found.kinds[0] if found.kinds else None
     if top is not None and top.times is not None:
         words.append(f"most time: {top.name} {duration(top.times.median)}, 99 % {duration(top.times.p99)}")
+    if found.paths:
+        words.append(f"most changes: {_path(found.paths[0])} {_number(found.paths[0].changes)}/s")
     return "  ".join(words)
 
 
@@ -171,8 +190,8 @@ def _errors(found: Rates) -> str:
     return ", ".join(f"{name} {_number(value)}/s" for name, value in most)
 
 
-def as_page(found: Rates, interval: float) -> list[Line]:
-    """Return the lines of a screen, the most important ones first."""
+def as_page(found: Rates, interval: float, rows: int) -> list[Line]:
+    """Return the lines of a screen that has so many rows, the most important ones first."""
     now = found.now
     holds = f", held up requests for {duration(found.holds.mean)}" if found.holds is not None else ""
     state = "changes wait for the next commit" if now["pending"] else "all is durable"
@@ -194,15 +213,46 @@ def as_page(found: Rates, interval: float) -> list[Line]:
     ]
     if now["failed"]:
         lines.append(("bad", "It takes no changes since a commit failed: see minifo status."))
+    paths = _paths(found)
+    room = rows - len(lines) - 2  # for the lines of both tables, less their headings
+    if paths:
+        room -= 2
+        paths = paths[
+            : max(room - min(len(found.kinds), room // 2), 2)
+        ]  # each table has half, and what the other leaves
+    lines += [("", ""), *_kinds(found, room - len(paths))]
+    if found.paths is not None:
+        left = found.others + len(found.paths) - len(paths)
+        heading = f"{'changes/s':>10}{'written/s':>12}  path" + (f" (and {left:,} more)" if left and paths else "")
+        lines += [("", ""), ("bold", heading), *(paths or [("dim", "      none")])]
+    return lines
+
+
+def _kinds(found: Rates, most: int) -> list[Line]:
+    """Return the table of requests."""
     columns = "".join(f"{text:>10}" for text in ("served/s", "cached/s", "mean", "median", "99 %"))
-    lines += [("", ""), ("bold", f"{'request':16}{columns}{'busy':>8}")]
-    for kind in found.kinds:
+    lines: list[Line] = [("bold", f"{'request':16}{columns}{'busy':>8}")]
+    for kind in found.kinds[: max(most, 1)]:
         times = [""] * 3 if kind.times is None else [duration(ns) for ns in kind.times]
         rest = "".join(f"{text:>10}" for text in (_number(kind.served), _number(kind.cached), *times))
         lines.append(("", f"{kind.name:16}{rest}{kind.busy:8.1%}"))
-    if not found.kinds:
-        lines.append(("dim", "none"))
+    return lines if found.kinds else [*lines, ("dim", "none")]
+
+
+def _paths(found: Rates) -> list[Line]:
+    """Return the lines of what was changed most."""
+    lines = []
+    for busy in found.paths or ():
+        written = size(round(busy.written)) if busy.written else ""
+        lines.append(("", f"{_number(busy.changes):>10}{written:>12}  {_path(busy)}"))
     return lines
+
+
+def _path(busy: Busy) -> str:
+    """A path for people; of a directory, whose names were changed, with a slash at its end."""
+    if busy.path is None:
+        return "(without a name)"
+    return plain(busy.path) + ("/" if busy.is_dir and busy.path != b"/" else "")
 
 
 def _head(mountpoint: str, interval: float) -> Line:

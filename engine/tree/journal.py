@@ -8,6 +8,7 @@ hundred at a time, at the latest before the commit, because that is cheaper.
 * The kernel writes pages back in its own name.  Such a write counts as one of the process that last created, truncated
   or was about to write the file, within this commit and the one before; else it is nobody's.
 * Objects without a name have no path, so their changes are not noted.
+* Whoever watches the mount gets counts of changes by object (activity.py), whether or not entries are kept.
 * An operation never fails because of the journal.  While storage is full, the entries of what is deleted are left out,
   and one entry ``missing`` says so later.  If the table is damaged, the journal is off until the next mount.
 """
@@ -25,6 +26,7 @@ from ..errors import FsError, StateError
 from ..model import Attr, DirEntry, Ino, JournalSlice, RenameFlags, SetAttr
 from ..store.database import Database
 from ..store.statements import optional_statement
+from .activity import Activity
 from .inode_rows import AnyAttr
 from .inodes import Inodes
 from .journal_entries import IDS_END, bounds, read
@@ -53,7 +55,7 @@ def _no_name(pid: int) -> bytes | None:
 
 
 class Journal:
-    """Adds entries and trims them.  While it is off, its methods do nothing.
+    """Adds entries and trims them.  While it is off and nobody watches, its methods do nothing.
 
     Call the methods that note a change at the end of its operation.
 
@@ -65,6 +67,7 @@ class Journal:
 
     Attributes:
         limit: how many entries are kept; 0: the journal is off.
+        is_on: whether changes are of interest: entries are kept, or somebody watches.
         caller: uid and pid of the process whose request is served, 0 for a pid that is not known; the front end sets it
             before each change.
         command_of: returns the name of a process by its pid, in at most ``COMMAND_MAX`` bytes, or None; the front end
@@ -78,6 +81,8 @@ class Journal:
         self._is_short = is_short
         self._names = KnownNames(db, inodes, view)
         self.limit = 0
+        self.is_on = False
+        self._watching: list[Activity] = []
         self.caller: tuple[int, int] = (0, 0)
         self.command_of: Callable[[int], bytes | None] = _no_name
         self._first = self._next = 1  # ids
@@ -116,7 +121,13 @@ class Journal:
             return
         except StateError as error:
             log.warning("the journal has more than %d entries for now: %s", limit, error)
+        self._keep(limit)
+
+    def _keep(self, limit: int) -> None:
         self.limit = limit
+        self.is_on = bool(limit or self._watching)
+        if not self.is_on:
+            self._names.clear()  # what changes from now on is not seen
 
     def _trim_some(self, upto: int) -> None:
         past = self._db.value(f"SELECT id FROM journal ORDER BY id LIMIT 1 OFFSET {_AT_ONCE}")
@@ -135,7 +146,7 @@ class Journal:
 
     def _switch_off(self, error: Exception) -> None:
         log.warning("the journal is damaged (%s), so changes are not noted; run minifo-fsck", error)
-        self.limit = 0
+        self._keep(0)
 
     def sealing(self) -> None:
         """Add the entries that are waiting, and delete those beyond the limit, before a commit."""
@@ -161,17 +172,46 @@ class Journal:
         """Return the entries with ids in a range of ``bounds``, or the first part of them."""
         return read(self._db, first, end, backward=backward)
 
+    # -- watching
+
+    def watch(self) -> Activity:
+        """Return counts that begin now, and grow with each change until ``unwatch``."""
+        found = Activity()
+        self._watching.append(found)
+        self._keep(self.limit)
+        return found
+
+    def unwatch(self, activity: Activity) -> None:
+        """End what ``watch`` has begun."""
+        self._watching.remove(activity)
+        self._keep(self.limit)
+
+    def _count(self, ino: Ino, size: int = 0) -> None:
+        for activity in self._watching:
+            activity.add(ino, size)
+
+    def path_of(self, ino: Ino) -> tuple[bytes, bool] | None:
+        """Return a path of an object, and whether it is a directory; None if it has no name any more.
+
+        One that the kernel has not looked up since the journal is on costs a search through all names, once.
+        """
+        try:
+            node = self._inodes.node(ino)
+            return (self._names.of(ino, is_dir=node.is_dir), node.is_dir) if self._has_name(node) else None
+        except FsError:
+            return None  # it is gone, or its rows are damaged
+
     # -- names
 
     def saw(self, parent: Ino, name: bytes, attr: Attr | None) -> Attr | None:
         """Return *attr*, the result of a lookup of a name."""
-        if self.limit and attr is not None and name not in (b".", b".."):
+        if self.is_on and attr is not None and name not in (b".", b".."):
             self._names.saw(attr.ino, parent, name)
         return attr
 
     def saw_all(self, parent: Ino, entries: Iterator[DirEntry]) -> Iterator[DirEntry]:
         """Return an iterator of *entries*, those of a directory."""
-        return self._each(parent, entries) if self.limit else entries
+        return self._each(parent, entries) if self.is_on else entries
 
     def _each(self, parent: Ino, entries: Iterator[DirEntry]) -> Iterator[DirEntry]:
         for entry in entries:
@@ -180,16 +220,19 @@ class Journal:
 
     def forget(self, ino: Ino) -> None:
         """Drop what is known of an object that the kernel no longer refers to."""
-        if self.limit:
+        if self.is_on:
             self._names.forget(ino)
 
     # -- changes
 
     def made(self, parent: Ino, name: bytes, ino: Ino, mode: int) -> None:
         """Note a new object."""
-        if not self.limit:
+        if not self.is_on:
             return
         self._names.saw(ino, parent, name)
+        self._count(parent)
+        if not self.limit:
+            return
         author = self._author()
         if stat.S_ISREG(mode):
             op = "create"
@@ -200,21 +243,28 @@ class Journal:
 
     def linked(self, node: Node, parent: Ino, name: bytes, names_before: int) -> None:
         """Note a new hard link to an object that had *names_before* names."""
+        if not self.is_on:
+            return
+        self._count(parent)
+        other = self._names.of(node.ino, is_dir=False) if names_before and self.limit else None
+        self._names.saw(node.ino, parent, name)
         if not self.limit:
             return
-        other = self._names.of(node.ino, is_dir=False) if names_before else None
-        self._names.saw(node.ino, parent, name)
         self._add("link", self._names.of_name(parent, name), other, self._author())
 
     def removed(self, op: str, parent: Ino, name: bytes) -> None:
         """Note that a name is gone by unlink or rmdir."""
+        if self._watching:
+            self._count(parent)
         if self.limit:
             self._add(op, self._names.of_name(parent, name), None, self._author())
 
     def renamed(self, parent: Ino, name: bytes, new_parent: Node, new_name: bytes, flags: int) -> None:
         """Note a rename, or an exchange of two names."""
-        if not self.limit:
+        if not self.is_on:
             return
+        for directory in {parent, new_parent.ino}:
+            self._count(directory)
         before = self._names.of_name(parent, name)
         exchanged = flags == RenameFlags.EXCHANGE
         found = self._view.resolve(new_parent, new_name)
@@ -225,6 +275,8 @@ class Journal:
         other = self._view.resolve(self._inodes.directory(parent), name) if exchanged else None
         if other is not None:
             self._names.saw(other.node.ino, parent, name)
+        if not self.limit:
+            return
         op = "exchange" if exchanged else "rename"
         self._add(op, self._names.of_name(new_parent.ino, new_name), before, self._author())
 
@@ -233,8 +285,10 @@ class Journal:
         if self.limit:
             self._authors[ino] = self._author()
 
-    def wrote(self, ino: Ino) -> None:
-        """Note that bytes of a file were written."""
+    def wrote(self, ino: Ino, size: int) -> None:
+        """Note that so many bytes of a file were written."""
+        if self._watching:
+            self._count(ino, size)
         if self.limit and ("write", ino) not in self._noted:
             self._note_once("write", ino, self._author() if self.caller[1] else self._author_of(ino))
 
@@ -246,6 +300,8 @@ class Journal:
             change: what the caller asked for.
             before: its attributes before that.
         """
+        if self._watching and _is_a_change(change, before):
+            self._count(node.ino)
         if not self.limit:
             return
         if change.size is not None:
@@ -267,6 +323,8 @@ class Journal:
 
     def xattr(self, op: str, node: Node) -> None:
         """Note that an extended attribute was set or removed."""
+        if self._watching:
+            self._count(node.ino)
         if self.limit:
             self._note(op, node)
 
@@ -333,3 +391,10 @@ class Journal:
 
     def _put_back(self, rows: list[tuple[int | bytes | str | None, ...]]) -> None:
         self._waiting = rows + self._waiting
+
+
+def _is_a_change(change: SetAttr, before: AnyAttr) -> bool:
+    """Return whether somebody asked for that change, and not the kernel after a write, which counts by itself."""
+    if change.size is not None:
+        return change.size != before.size
+    return any(value is not None for value in (change.uid, change.gid, change.mode, change.atime))

@@ -53,6 +53,11 @@ class KnownNames:
         """Drop the paths of all directories, because one of them was renamed."""
         self._directories = {ROOT: b"/"}
 
+    def clear(self) -> None:
+        """Drop everything, because what happens from now on is not told."""
+        self._names.clear()
+        self.moved()
+
     def of_name(self, parent: Ino, name: bytes) -> bytes:
         """Return the path of a name in a directory, or its end if it is too long."""
         path = (self._directories.get(parent) or self._find_directory(parent)) + name

@@ -62,7 +62,7 @@ class Ranges:
         own_xattrs: gives a file extended attributes of its own (``Attributes.own_xattrs``).
         claim_space: called before an operation that needs this number of bytes in storage; raises ENOSPC.
         prepare_to_free: called before an operation that only frees space.
-        wrote: called at the end of an operation that changes bytes of a file.
+        wrote: called at the end of an operation that changes bytes of a file, with how many bytes it was given.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class Ranges:
         own_xattrs: Callable[[Node], Row],
         claim_space: Callable[[int], None],
         prepare_to_free: Callable[[], None],
-        wrote: Callable[[Ino], None],
+        wrote: Callable[[Ino, int], None],
     ) -> None:
         self._db = db
         self._base = base
@@ -125,7 +125,7 @@ class Ranges:
             if mode != _PUNCH:
                 row = self._reserve(row, node.path, offset, end, grow=not mode & FALLOC_FL_KEEP_SIZE)
             self._save(row, times=times)
-            self._wrote(ino)
+            self._wrote(ino, 0)
 
     @staticmethod
     def _end(ino: Ino, offset: int, size: int) -> int:
@@ -414,7 +414,7 @@ class Ranges:
             if not shared:
                 row = self._copy(source_node, offset, parts, reached, row, target_node, at - offset)
             self._save(row, times=times)
-            self._wrote(target)
+            self._wrote(target, size)
         return shared or reached - offset
 
     def _copy(

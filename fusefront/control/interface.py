@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from importlib import resources
 from typing import Any
 
@@ -13,14 +14,17 @@ import trio
 
 from ...engine import VERSION, FsError, Overlay, StateError
 from ...engine.errors import errno_of
-from ...engine.model import JournalEntry
+from ...engine.model import Ino, JournalEntry
 from ...engine.queries.figures import CommittedContent, content, figures, identity
+from ...engine.tree.activity import Activity, Busy
 from ..extension import loader
 from ..serve.committer import Committer
 from .metrics import collect, resident
 from .varlink import SERVICE, Answer, Service, VarlinkError
 
 INTERFACE = "org.minifo.Overlay"
+
+_BUSIEST = 100  # paths in one answer at most
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,42 @@ def service(mounted: Mounted) -> Service:
     found.methods[INTERFACE + ".Metrics"] = metrics
     found.methods[INTERFACE + ".Sync"] = sync
     return found
+
+
+@contextlib.contextmanager
+def conversation(shared: Service, mounted: Mounted) -> Iterator[Service]:
+    """The service for one connection, which also counts what is changed most, from its first question for it on."""
+    activity: Activity | None = None
+
+    async def busiest(parameters: Mapping[str, Any]) -> Answer:
+        nonlocal activity
+        most = parameters.get("most")
+        if type(most) not in (int, type(None)):
+            raise VarlinkError(SERVICE + ".InvalidParameter", parameter="most")
+        if activity is None:
+            activity = mounted.overlay.journal.watch()
+        found, others = activity.take(_BUSIEST if most is None else max(0, min(most, _BUSIEST)))
+        paths = []
+        for busy in found:
+            paths.append(_busy(mounted.overlay, busy))
+            await trio.lowlevel.checkpoint()  # a path may take some ms to find
+        return {"paths": paths, "others": others}
+
+    try:
+        yield replace(shared, methods=shared.methods | {INTERFACE + ".Busiest": busiest})
+    finally:
+        if activity is not None:
+            mounted.overlay.journal.unwatch(activity)
+
+
+def _busy(overlay: Overlay, busy: Busy) -> Answer:
+    path, is_dir = overlay.journal.path_of(Ino(busy.ino)) or (None, False)
+    return {
+        "path": None if path is None else os.fsdecode(path),
+        "directory": is_dir,
+        "changes": busy.changes,
+        "written": busy.written,
+    }
 
 
 def _of_mount(mounted: Mounted) -> Answer:

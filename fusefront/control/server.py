@@ -6,6 +6,7 @@ privileges, and goes with the mount; one that a killed daemon left is replaced.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import socket
@@ -23,6 +24,8 @@ log = logging.getLogger(__name__)
 _CONNECTIONS = 16  # at a time; more wait
 _CREDENTIALS = struct.Struct("=iII")  # struct ucred: pid, uid, gid
 _BUFFER = 65536  # bytes received at once
+
+Conversation = Callable[[], contextlib.AbstractContextManager[Service]]
 
 
 class ControlSocket:
@@ -76,8 +79,12 @@ class ControlSocket:
                 log.info("the control socket stays: %s", error)
         os.close(self._directory)
 
-    async def serve(self, service: Service) -> None:
-        """Answer calls until cancelled."""
+    async def serve(self, conversation: Conversation) -> None:
+        """Answer calls until cancelled.
+
+        Args:
+            conversation: gives each connection its service, and is left when the connection ends.
+        """
         if self._socket is None:
             return
         listener = trio.socket.from_stdlib_socket(self._socket)
@@ -92,18 +99,19 @@ class ControlSocket:
                     places.release()
                     await trio.sleep(1)
                     continue
-                nursery.start_soon(_converse, connection, service, places.release)
+                nursery.start_soon(_converse, connection, conversation, places.release)
 
 
-async def _converse(connection: trio.socket.SocketType, service: Service, done: Callable[[], None]) -> None:
+async def _converse(connection: trio.socket.SocketType, conversation: Conversation, done: Callable[[], None]) -> None:
     try:
         with connection:
             if not _may_ask(connection):
                 return
-            async for message in messages(lambda: connection.recv(_BUFFER)):
-                answer = await service.answer(message)
-                while answer:
-                    answer = answer[await connection.send(answer) :]
+            with conversation() as service:
+                async for message in messages(lambda: connection.recv(_BUFFER)):
+                    answer = await service.answer(message)
+                    while answer:
+                        answer = answer[await connection.send(answer) :]
     except (OSError, ValueError, RecursionError) as error:
         log.debug("control socket: %s", error)  # the caller went away, or speaks something else
     except Exception:

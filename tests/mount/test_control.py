@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from minifo.engine import StateError
-from minifo.fusefront.control.client import ControlClient
+from minifo.fusefront.control.client import ControlClient, Refused
 from tests.mount.mount_sandbox import USER, MountSandbox, OverlayMount, minifo, run
 
 
@@ -66,6 +66,21 @@ def test_varlink(overlay: OverlayMount) -> None:
     members = set(status["parameters"])
     method = text[text.index("method Status()") :]
     assert members == {line.strip().split(":")[0] for line in method[: method.index("\n)")].splitlines()[1:]}
+
+
+def test_what_is_changed_most(overlay: OverlayMount) -> None:
+    """A connection has what was changed since it asked last; a wrong number is refused."""
+    with ControlClient(str(overlay.sto)) as client, ControlClient(str(overlay.sto)) as other:
+        assert client.call("Busiest") == {"paths": [], "others": 0}
+        (overlay.mnt / "made").mkdir()
+        (overlay.mnt / "made" / "below").mkdir()
+        assert other.call("Busiest") == {"paths": [], "others": 0}
+        assert client.call("Busiest", most=1)["others"] == 1
+        (overlay.mnt / "made" / "more").mkdir()
+        expected = {"paths": [{"path": "/made", "directory": True, "changes": 1, "written": 0}], "others": 0}
+        assert client.call("Busiest", most=9) == other.call("Busiest", most=None) == expected
+        with pytest.raises(Refused):
+            client.call("Busiest", most="9")
 
 
 def test_identity_is_a_part_of_status(overlay: OverlayMount) -> None:

@@ -256,6 +256,51 @@ def test_json(overlay: OverlayMount) -> None:
     assert found[0]["changes_per_s"] > 0
 
 
+@pytest.mark.parametrize("option", ["commit=600", "journal=10"])
+def test_paths(sandbox: MountSandbox, option: str) -> None:
+    """What was changed most, by path, also a file that was open before; names of any bytes."""
+    overlay = sandbox.overlay(option)
+    (overlay.base / "deep" / "er").mkdir(parents=True)
+    (overlay.base / "deep" / "er" / "log").write_bytes(b"old\n")
+    overlay.mount()
+    odd = os.fsencode(overlay.mnt) + b"/\xff"
+    with open(overlay.mnt / "deep" / "er" / "log", "ab", buffering=0) as file:
+        words = [minifo_program(), "watch", "--json", "-n", "1", "--interval", "2", str(overlay.mnt)]
+        with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            os.mkdir(odd)
+            made = 0
+            while process.poll() is None:
+                file.write(b"x" * 1000)
+                os.fsync(file.fileno())
+                os.mkdir(odd + b"/%d" % made)
+                os.rmdir(odd + b"/%d" % made)
+                made += 1
+            (line,) = map(json.loads, process.stdout)
+    found = {path["path"]: path for path in line["paths"]}
+    assert found["/deep/er/log"]["directory"] is False
+    assert 0 < found["/deep/er/log"]["written_per_s"] * line["seconds"] <= made * 5000
+    directory = found["/\ufffd"]
+    assert (directory["directory"], directory["path_b64"], directory["written_per_s"]) == (True, "L/8=", 0)
+    assert 0 < directory["changes_per_s"] * line["seconds"] <= made * 2
+    assert line["paths"] == sorted(line["paths"], key=lambda path: -path["changes_per_s"])
+    assert line["other_paths"] == 0
+
+
+def test_paths_on_the_screen(overlay: OverlayMount) -> None:
+    """They have their part of 24 lines, and it is told how many are not shown."""
+    for number in range(30):
+        (overlay.mnt / f"d{number}").mkdir()
+    with terminal("--interval", "0.5", overlay.mnt) as found:
+        found.await_text(b"changes/s")
+        for number in range(30):
+            (overlay.mnt / f"d{number}" / "sub").mkdir()
+        found.await_text(b"more)", b"  /d")
+        found.press(b"q")
+        assert found.end() == 0
+        assert all(len(screen) <= 24 for screen in screens(found.seen))
+
+
 def test_wrong_targets(overlay: OverlayMount) -> None:
     """What is not mounted has nothing to watch."""
     overlay.umount()
