@@ -421,6 +421,7 @@ def _causes_only(found: list[Problem], paths: PathResolver) -> list[Problem]:
     # made once, as sets: there may be as many problems as files
     rootless = any(problem.code == "E017" for problem in found)
     linked = {problem.key[2] for problem in found if problem.code == "E003" and len(problem.key) > 2}
+    holders = {paths.names[ino][0] for ino in inos.get("E204", ()) if isinstance(ino, int) and ino in paths.names}
 
     def among(value: object, *codes: str) -> bool:
         return any(value in inos.get(code, ()) for code in codes)
@@ -431,15 +432,16 @@ def _causes_only(found: list[Problem], paths: PathResolver) -> list[Problem]:
             # without the root's row in origin, no object of the root directory has a path
             return code in ("E018", "E201") or (code in ("E002", "E004", "E006", "E008") and key[0] == ROOT)
         if code == "E002":
-            return key[0] in linked  # the directory has a name and shows again once E003 is repaired
+            # the directory has a name and shows again once E003 is repaired, or it gets its type back (E204)
+            return key[0] in linked or among(key[0], "E204")
         if code == "E003":
             return among(key[2], "E009", "E010", "E204")
         if code in ("E009", "E010"):
             return among(key[0], "E008", "E204")
         if code == "E011":
             return among(key[0], "E009", "E010", "E204") or key[0] in linked
-        if code == "E202" and among(key[0], "E003"):
-            return True  # the lost object with a name in it may be a directory, which counts as a link
+        if code == "E202" and (among(key[0], "E003") or key[0] in holders):
+            return True  # the lost object with a name in it, or the one without a type, may be a directory: a link
         if code in ("E007", "E008", "E202"):
             return among(key[0], "E004") or (code != "E008" and among(key[0], "E008"))
         if code == "E018":
