@@ -22,6 +22,7 @@ import apsw
 from ..engine import Overlay
 from ..engine.errors import Corrupt
 from ..engine.recovery import BaseCheck
+from ..engine.store.authorizer import authorize
 from ..engine.store.confined_dir import open_above, open_file
 from ..engine.store.database_file import connect, strange_objects
 from ..engine.store.memory_directory import memory_directory
@@ -311,14 +312,15 @@ class DiskAccess(NamedTuple):
             key: the key.
 
         Raises:
-            Corrupt: the database cannot be read, or its tables are not those of minifo.
+            Corrupt: the database cannot be read, leads elsewhere, or its tables are not those of minifo.
         """
         # immutable unless there is a write-ahead log, so that SQLite makes no files beside the database
         con: apsw.Connection | None = None
         try:
-            con = connect(database, read_only=True, immutable=not os.path.exists(database + "-wal"), vfs=self.vfs)
+            con = connect(database, read_only=True, immutable=not os.path.lexists(database + "-wal"), vfs=self.vfs)
             if strange_objects(con):
                 raise Corrupt(f"{database} is damaged", f"run: minifo-fsck {os.path.dirname(database)}")
+            con.authorizer = authorize
             row = con.execute("SELECT value FROM overlay WHERE key = ?", (key,)).fetchone()
         except (apsw.Error, UnicodeDecodeError) as error:
             raise Corrupt(

@@ -18,7 +18,7 @@ from functools import partial
 import apsw
 
 from ..errors import Corrupt, NewerFormat, NotMinifo, OlderFormat, StateError
-from .confined_dir import open_file
+from .confined_dir import open_file, why_refused
 from .database import BUSY_TIMEOUT, DB_NAME, Database
 
 log = logging.getLogger(__name__)
@@ -55,8 +55,10 @@ def connect(
 
     Raises:
         apsw.Error: SQLite cannot open it.
-        Corrupt: there is a rollback journal beside it that names a super-journal.
+        Corrupt: it or a file of SQLite's beside it is not a regular file with a single name, or there is a rollback
+            journal that names a super-journal.
     """
+    _check_files(path)
     _check_journal(path)
     flags = apsw.SQLITE_OPEN_READONLY if read_only else apsw.SQLITE_OPEN_READWRITE
     con = apsw.Connection(
@@ -84,6 +86,25 @@ def connect(
         con.close()  # it may hold a lock that the next attempt needs
         raise
     return con
+
+
+def _check_files(path: str) -> None:
+    """Refuse a database if it, or a file beside it that SQLite opens, leads elsewhere.
+
+    SQLite follows links, and waits for a FIFO.  Most callers have checked the whole storage before
+    (store/confined_dir.py), but nobody else checks the directory of an unfinished import.
+
+    Raises:
+        Corrupt: one of them is not a regular file with a single name.
+    """
+    for suffix in ("", "-wal", "-shm", "-journal"):
+        try:
+            st = os.lstat(path + suffix)
+        except OSError:
+            continue  # there is none; SQLite reports any other error
+        reason = why_refused(st)
+        if reason is not None:
+            raise Corrupt(f"{path}{suffix} {reason}", "nothing in a storage may lead out of it: move it away")
 
 
 def _check_journal(path: str) -> None:
@@ -183,9 +204,12 @@ def _fetch_beside(path: str) -> Callable[[str, str], object]:
     """Return a function that copies a file of the database's directory, if it exists, by its name."""
 
     def copy_out(name: str, copy: str) -> None:
-        source = os.path.join(os.path.dirname(path), name)
-        if os.path.exists(source):
-            shutil.copyfile(source, copy)
+        try:
+            fd = open_file(os.path.join(os.path.dirname(path), name))
+        except FileNotFoundError:
+            return
+        with open(fd, "rb") as source, open(copy, "wb") as target:
+            shutil.copyfileobj(source, target, 1 << 20)
 
     return copy_out
 
