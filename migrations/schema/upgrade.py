@@ -137,11 +137,16 @@ def _check_plain(con: apsw.Connection, path: str) -> None:
 
 
 def _copy_database(disk: DiskAccess, con: apsw.Connection, path: str, version: int) -> str:
-    """Make a complete and durable copy of the database beside it, and return the copy's path."""
+    """Make a complete and durable copy of the database beside it, and return the copy's path.
+
+    Only the owner can read the copy, like the database itself.
+    """
     backup = f"{path}.bak-v{version}"
     temporary = f"{backup}.new"
-    if os.path.exists(temporary):
+    if os.path.lexists(temporary):
         disk.effects.unlink(temporary)
+    # made here: SQLite would make the file that a symlink names, and one that everybody may read
+    os.close(disk.effects.create(temporary))
     con.execute("VACUUM INTO ?", (temporary,)).fetchall()
     disk.effects.sync(temporary)
     disk.effects.rename(temporary, backup)

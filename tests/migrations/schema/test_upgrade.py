@@ -61,7 +61,7 @@ def test_earlier_formats_are_upgraded(sandbox: OverlaySandbox, capsys: pytest.Ca
     assert cli.main(["upgrade", str(sandbox.sto), "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
     assert (said["before"], said["after"]) == (number, SCHEMA_VERSION)
-    assert Path(said["backup"]).exists()
+    assert Path(said["backup"]).stat().st_mode & 0o777 == 0o600  # it holds what only the owner may read
     assert cli.main(["upgrade", str(sandbox.sto)]) == 0
     assert "already" in capsys.readouterr().out
     assert look(sandbox) == seen
