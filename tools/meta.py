@@ -12,13 +12,14 @@ import click
 
 from ..engine import StateError, UsageError
 from ..engine.store.base_view import split
+from ..engine.store.confined_dir import open_file
 from ..engine.tree.row_checks import is_name
 from ..migrations.meta import codec
 from ..migrations.meta.codec import Whiteout
 from ..migrations.meta.exporter import export_storage
 from ..migrations.meta.import_plan import DOverR
 from ..migrations.meta.importer import ImportReport, import_storage, plan_import, restore
-from ..migrations.meta.storage_tree import Note
+from ..migrations.meta.storage_tree import META_MAX, Note
 from . import _common
 from ._output import plain
 
@@ -101,8 +102,7 @@ def show(path: str, meta_name: str, as_json: bool) -> int:
             raise StateError(
                 f"{directory} holds no file {meta_name}", "in this directory mini_fo deleted and renamed nothing"
             )
-    with open(path, "rb") as file:
-        meta = codec.parse(file.read())
+    meta = codec.parse(_read_meta(path))
     if as_json:
         records = [
             {"line": line, "type": "D", "name": os.fsdecode(record.name)}
@@ -121,6 +121,20 @@ def show(path: str, meta_name: str, as_json: bool) -> int:
         for line in meta.skipped:
             click.echo(f"line {line.line}: {line.reason}: {plain(line.raw)}", err=True)
     return _common.USAGE if any(line.raw for line in meta.skipped) else 0
+
+
+def _read_meta(path: str) -> bytes:
+    """Return the bytes of a META file: a mini_fo storage may come from anywhere, and so have anything in its place.
+
+    Raises:
+        StateError: it is larger than any that mini_fo wrote.
+        OSError: it cannot be read, or is no file of its own: a link, a FIFO, a device.
+    """
+    with open(open_file(path), "rb") as file:
+        data = file.read(META_MAX + 1)
+    if len(data) > META_MAX:
+        raise StateError(f"{path} has over {META_MAX:,} bytes: mini_fo cannot have written that", "inspect it by hand")
+    return data
 
 
 # -- import
