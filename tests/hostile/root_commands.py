@@ -24,12 +24,32 @@ import traceback
 from collections.abc import Callable, Iterator
 from functools import partial
 
+import click
+
 from minifo.engine import ROOT, Ino, MinifoError, Overlay, Process, RenameFlags, SetAttr
 from minifo.engine.queries.views import VIEWS
 from minifo.engine.store.memory_directory import memory_directory
 from minifo.engine.store.storage import Storage
 from minifo.engine.store.syscalls import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, data_ranges
-from minifo.tools import _common, cli, diagnose, fsck_helper, merge, meta, rebase, report, upgrade  # noqa: F401
+from minifo.tools import (  # noqa: F401
+    _common,
+    _complete,
+    cat,
+    cli,
+    diagnose,
+    digest,
+    fsck_helper,
+    log,
+    merge,
+    meta,
+    metrics,
+    rebase,
+    report,
+    sync,
+    upgrade,
+    watch,
+    which,
+)
 from tests.hostile.storage_edits import Edit, StoragePaths, apply
 
 SECRET = b"nobody is to see this: 5ecae2b1\n"
@@ -38,6 +58,7 @@ WALL = 60.0  # seconds by the clock, on a machine that others use
 MEMORY = 400 << 20  # bytes that going through all doors may take beyond what the child began with
 _SPACE = 3 << 30  # bytes of address space, for the machine's sake
 _CALLER = Process()
+_JOURNAL = 20  # entries
 _OUTSIDE_MIRROR = 8  # objects of the copy outside
 
 
@@ -87,7 +108,7 @@ class AttackedStorages:
     def _make_models(self) -> None:
         closed = os.path.join(self.models, "closed")
         os.mkdir(closed)
-        overlay = Overlay.open(self.base, closed)
+        overlay = Overlay.open(self.base, closed, journal=_JOURNAL)
         _change(overlay)
         overlay.close()
         # the same with a log that was not moved into the database, and an operation that no commit has
@@ -101,8 +122,8 @@ class AttackedStorages:
             overlay.write(Ino(attr.ino), 0, b"a" * 5000)
             os._exit(0)
         os.waitpid(child, 0)
-        log = next(name for name in os.listdir(self.work) if name.endswith(".redo"))
-        os.rename(os.path.join(self.work, log), os.path.join(self.models, "redo"))
+        redo = next(name for name in os.listdir(self.work) if name.endswith(".redo"))
+        os.rename(os.path.join(self.work, redo), os.path.join(self.models, "redo"))
 
     def _make_outside(self) -> None:
         for number in range(_OUTSIDE_MIRROR):
@@ -317,6 +338,17 @@ class Child:
         yield "du", lambda: command(["du", "--base", base, sto])
         yield "report", lambda: command(["report", "--base", base, "-o", "-", sto])
         yield "state", lambda: command(["state", "--base", base, "--sto", sto, "plain", "made/x", "none"])
+        yield "digest", lambda: command(["digest", "--paths", "--base", base2, sto])
+        yield "log", lambda: command(["log", "--base", base, sto])
+        yield "log --json", lambda: command(["log", "--json", "-n", "5", "--base", base, sto, "*.conf"])
+        for place in ("big", "made/newdir"):
+            asked = ["--sto", sto, place]
+            yield f"which {place}", lambda: command(["which", "--json", "--base", base, *asked])  # noqa: B023
+            yield f"cat --base {place}", lambda: command(["cat", "--base", *asked])  # noqa: B023
+            yield f"Tab at {place}", lambda: _tab(sto, place)  # noqa: B023
+        for verb in ("watch", "metrics", "sync"):
+            yield verb, lambda: command([verb, sto])  # noqa: B023
+        yield "meta show", lambda: command(["meta", "show", "--json", sto])
         yield "import", lambda: command(["meta", "import", sto, "--base", base, "--sto", self._free("imported")])
         for flag in ("-p", "-y"):
             mended = self._copy()
@@ -380,6 +412,7 @@ class Child:
                 sto,
                 read_only=read_only,
                 redo_directory=redo,
+                journal=_JOURNAL,
                 storage_io=partial(Storage, untrusted=untrusted),
             )
         except MinifoError:
@@ -402,6 +435,14 @@ class Child:
                 visitor.change()
             finally:
                 _quietly(overlay.close)
+
+
+def _tab(storage: str, place: str) -> None:
+    """Ask for what a shell that completes a PATH would."""
+    context = click.Context(click.Command("cat"))
+    context.params["sto"] = storage
+    for item in _complete.paths(context, click.Argument(["path"]), f"{place}/"):
+        click.echo(item.value)
 
 
 def _copy_storage(source: str, target: str) -> None:

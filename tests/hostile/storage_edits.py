@@ -80,6 +80,7 @@ COLUMNS = {
     "xattr": ("ino", "name", "value"),
     "orphan": ("ino",),
     "garbage": ("object",),
+    "journal": ("id", "time", "op", "path", "other", "uid", "pid", "command"),
     "overlay": ("key", "value"),
 }
 FACTS = (
@@ -92,6 +93,8 @@ FILES = (
     *("checkpoints/one.db", "minifo.db.new", "merge.db", "merge-journal", "merge-phase", ".minifo-merge"),
     *(".minifo-import", ".minifo-import/plan", ".minifo-restore", ".minifo-backup", "lost+found", "content/zz"),
     *("content/0/zz", "content/-1/3ff", "minifo.db.bak-v2", "minifo.db.bak-v1.new", "META_dAfFgHE39ktF3HD2sr"),
+    *(".minifo-import/minifo.db", ".minifo-import/complete", ".minifo-import/.minifo-import.json"),
+    *("mini_fo-backup", "mini_fo-backup/.minifo-import.json", ".minifo-restore/complete"),
 )
 KINDS = (
     *("to-secret", "to-directory", "dangling", "relative", "loop", "hard", "fifo", "device", "directory", "empty"),

@@ -18,7 +18,7 @@ from minifo.engine.model import FILE_MAX, OBJECTS_END
 from tests.conftest import in_ci
 from tests.hostile.redo_edits import RECORDS
 from tests.hostile.root_commands import AttackedStorages
-from tests.hostile.storage_edits import EDITS, Edit, Extents, Rename, SetCells, SetFact
+from tests.hostile.storage_edits import EDITS, SCHEMAS, Edit, Extents, Put, Rename, Schema, SetCells, SetFact
 
 STORAGES = int(os.environ.get("MINIFO_HOSTILE", "0")) or (500 if in_ci() else 100)
 
@@ -36,6 +36,10 @@ def attacked(fuse_required: None) -> Iterator[AttackedStorages]:
 _COUNT = {"storages": 0, "seconds": 0.0}
 
 
+_UNFINISHED = ".minifo-import/minifo.db"  # an import in place goes on from it
+_FORMAT_1 = Schema(SCHEMAS.index("PRAGMA user_version = 1"))
+_META = "META_dAfFgHE39ktF3HD2sr"
+
 #: Edits that were found to do harm once.
 FOUND: tuple[tuple[Edit, ...], ...] = (
     (SetCells("inode", "mode", -1, 1),),
@@ -52,12 +56,20 @@ FOUND: tuple[tuple[Edit, ...], ...] = (
         SetCells("created", "parent", 0, 0),
     ),
     (Extents(3), SetCells("created", "parent", 0, None), Rename("origin", b"", 0)),
+    (_FORMAT_1, Put("minifo.db.bak-v1.new", "dangling")),  # the copy before an upgrade was made where it led
+    (Put(_UNFINISHED, "to-secret"),),
+    (Put(_UNFINISHED, "hard"),),
+    (Put(_UNFINISHED, "fifo"),),  # waited for ever
+    (Put(".minifo-import/complete", "empty"), Put(_UNFINISHED, "empty"), Put(f"{_UNFINISHED}-journal", "hard")),
+    (Put(_META, "to-secret"),),  # minifo meta show printed it
+    (Put(_META, "fifo"),),
+    (Put(_META, "huge"),),
 )
 
 
 @pytest.mark.parametrize("edits", FOUND)
 def test_what_did_harm_once(attacked: AttackedStorages, edits: tuple[Edit, ...]) -> None:
-    """Each of these ended a command with a traceback."""
+    """Each of these ended a command with a traceback, held it up, or led it out of the storage."""
     attacked.run(edits, "closed")
 
 
