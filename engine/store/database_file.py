@@ -12,7 +12,7 @@ import os
 import shutil
 import string
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 
 import apsw
@@ -358,7 +358,12 @@ def schema() -> str:
     return resources.files("minifo.engine.store").joinpath("schema.sql").read_text("utf-8")
 
 
-def format_database(path: str, facts: dict[str, int | str | bytes], vfs: str | None = None) -> None:
+def format_database(
+    path: str,
+    facts: dict[str, int | str | bytes],
+    vfs: str | None = None,
+    journal: Iterable[tuple[object, ...]] = (),
+) -> None:
     """Create the database of a new, empty overlay.
 
     The caller renames the finished file to its final name, so that after a power cut it is missing or complete.
@@ -367,6 +372,7 @@ def format_database(path: str, facts: dict[str, int | str | bytes], vfs: str | N
         path: the file; it must be empty or not exist.
         facts: the first rows of the table ``overlay``: key and value.
         vfs: name of the SQLite VFS to use; None for SQLite's own.
+        journal: the first rows of the table ``journal``.
 
     Raises:
         apsw.Error: it could not be written.
@@ -381,6 +387,7 @@ def format_database(path: str, facts: dict[str, int | str | bytes], vfs: str | N
         con.execute(f"PRAGMA application_id={APPLICATION_ID}")
         con.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
         con.executemany("INSERT INTO overlay VALUES (?, ?)", facts.items())
+        con.executemany("INSERT INTO journal VALUES (?, ?, ?, ?, ?, ?, ?, ?)", journal)
         con.execute("INSERT INTO origin (ino, path) VALUES (1, ?)", (b"/",))  # invariant 17: the root of the base
         con.execute("COMMIT")
     finally:

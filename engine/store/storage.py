@@ -26,6 +26,7 @@ from .writer_lock import LOCK
 
 LEGACY_META = "META_dAfFgHE39ktF3HD2sr"  # name of mini_fo's list files; migrations/meta decodes them
 MERGING = "merge.db"  # the database has this name while a merge applies it to the base
+MERGING_NEW = MERGING + ".new"  # what follows it, until it is complete
 IMPORTING = ".minifo-import"  # directory in which an import builds a database from a mini_fo storage
 RESTORING = ".minifo-restore"  # directory for the files that a restored mini_fo storage replaces
 _UNFINISHED = {MERGING: ("a merge", "merge --apply"), IMPORTING: ("an import", "meta import")}
@@ -34,7 +35,15 @@ _FILES = {DB_NAME, DB_NAME + "-wal", DB_NAME + "-shm", DB_NAME + "-journal", DB_
 _FILES |= {LOCK, "reserve", "minifo.names", "minifo.names.new"}
 _DIRECTORIES = {"content", "checkpoints"}
 # files and directories from which an interrupted migration continues
-_JOURNALS = {MERGING, MERGING + "-journal", "merge-journal", "merge-phase", "merge-journal.new", "merge-phase.new"}
+_JOURNALS = {
+    MERGING,
+    MERGING_NEW,
+    MERGING + "-journal",
+    "merge-journal",
+    "merge-phase",
+    "merge-journal.new",
+    "merge-phase.new",
+}
 _WORK_DIRECTORIES = {IMPORTING, RESTORING, "mini_fo-backup"}
 _OURS = {*_FILES, *_DIRECTORIES, "control"}
 _BACKUP = DB_NAME + ".bak-"  # prefix of the copies that minifo-fsck makes before it repairs

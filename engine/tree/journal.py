@@ -29,7 +29,7 @@ from ..store.statements import optional_statement
 from .activity import Activity
 from .inode_rows import AnyAttr
 from .inodes import Inodes
-from .journal_entries import IDS_END, bounds, read
+from .journal_entries import IDS_END, Author, bounds, read, this_process
 from .known_names import KnownNames
 from .merged_view import MergedView
 from .nodes import Node
@@ -42,10 +42,6 @@ _CLEAR = optional_statement("DELETE FROM journal WHERE id IS NOT NULL")
 _WAITING = 256  # entries that wait at most: to add many at once takes a third of the time
 _LONG = 500  # bytes of a path with which none waits: those that wait count as no space for the commit (free_space.py)
 _AT_ONCE = 10_000  # entries that one operation deletes at the mount, in a few ms
-
-
-#: Who asked for a change: uid, pid and name of the process; None for what is not known.
-Author = tuple[int | None, int | None, bytes | None]
 
 _NOBODY: Author = (None, None, None)
 
@@ -327,6 +323,19 @@ class Journal:
             self._count(node.ino)
         if self.limit:
             self._note(op, node)
+
+    def did(self, op: str) -> None:
+        """Note what a command has done to an overlay that is not mounted, as a whole, if it has a journal.
+
+        Call it at the end of the command's operation.
+        """
+        try:
+            first, end = bounds(self._db)
+            if first < end < IDS_END:
+                now = self._db.time or self._inodes.now()
+                self._db.change(_ADD, (end, now, op, b"/", None, *this_process()))
+        except (FsError, apsw.CorruptError, apsw.ConstraintError) as error:
+            log.warning("the journal is damaged (%s), so %s is not noted; run minifo-fsck", error, op)
 
     # -- entries
 

@@ -6,6 +6,7 @@ names are made printable, and an impossible one is counted.  minifo-fsck removes
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -19,10 +20,24 @@ IDS_END = 1 << 62  # all ids are less
 SLICE_ENTRIES = 500  # read at a time: in about a ms
 _SLICE_BYTES = 96 << 10  # of paths at a time; one entry may have more
 
-_COLUMNS = "id, time, op, path, other, uid, pid, command"
+COLUMNS = "id, time, op, path, other, uid, pid, command"
 _BOUNDS = "SELECT (SELECT min(id) FROM journal), (SELECT max(id) FROM journal)"
 _OP = re.compile(r"[a-z]{1,16}")  # a later version may know more
 _NUMBERS_END = 1 << 32  # uid and pid are below
+
+
+#: Who asked for a change: uid, pid and name of the process; None for what is not known.
+Author = tuple[int | None, int | None, bytes | None]
+
+
+def this_process() -> Author:
+    """Return this process as the author of what it does to an overlay as a whole."""
+    try:
+        with open("/proc/self/comm", "rb") as file:
+            command: bytes | None = file.read(COMMAND_MAX + 1).rstrip(b"\n")[:COMMAND_MAX]
+    except OSError:
+        command = None  # without /proc
+    return os.getuid(), os.getpid(), command
 
 
 def bounds(db: Database, limit: int = 0) -> tuple[int, int]:
@@ -52,7 +67,7 @@ def read(db: Database, first: int, end: int, *, backward: bool = False) -> Journ
     entries: list[JournalEntry] = []
     impossible = size = 0
     order = "DESC" if backward else "ASC"
-    sql = f"SELECT {_COLUMNS} FROM journal WHERE id >= ? AND id < ? ORDER BY id {order} LIMIT {SLICE_ENTRIES}"
+    sql = f"SELECT {COLUMNS} FROM journal WHERE id >= ? AND id < ? ORDER BY id {order} LIMIT {SLICE_ENTRIES}"
     rows = db.rows(sql, (first, end))
     for row in rows:
         if wrong_value(row):
@@ -90,7 +105,7 @@ def _is_path(value: object) -> bool:
 
 def impossible(db: Database) -> Iterator[tuple[int, str]]:
     """Yield id and column of each entry with an impossible value."""
-    for row in db.each(f"SELECT {_COLUMNS} FROM journal"):
+    for row in db.each(f"SELECT {COLUMNS} FROM journal"):
         wrong = wrong_value(row)
         if wrong:
-            yield row[0], f"its {wrong} is {row[_COLUMNS.split(', ').index(wrong)]!r:.60}"
+            yield row[0], f"its {wrong} is {row[COLUMNS.split(', ').index(wrong)]!r:.60}"

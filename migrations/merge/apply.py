@@ -26,11 +26,12 @@ from ...engine.queries.four_lists import FourLists
 from ...engine.store.base_view import split
 from ...engine.store.confined_dir import BENEATH, open_file
 from ...engine.store.database import DB_NAME
-from ...engine.store.storage import MERGING
+from ...engine.store.storage import MERGING, MERGING_NEW
 from ...engine.store.syscalls import openat2
 from ..copying import copy_out, set_attributes, xattrs_in
 from ..directory_lock import locked
 from ..effects import DISK_ACCESS, DiskAccess, Effects, read_json
+from .carry import carry_journal
 from .plan import Change, MergePlan, Operation, decode_journal
 
 STAGE = b".minifo-merge"
@@ -294,16 +295,21 @@ class _Application:
             self._effects.unlink(staged)  # rename(2) does nothing if both names are hard links of the same file
 
     def _empty(self) -> None:
-        """Turn storage into that of an empty overlay; the old database is deleted last."""
+        """Turn storage into that of an empty overlay with the same journal; the old database is deleted last."""
         for name in ("content", "checkpoints"):
             if os.path.isdir(self._at(name)):
                 self._effects.remove_tree(self._at(name))
-        for name in (_PHASE, "reserve", "control", "minifo.names", DB_NAME + "-wal", DB_NAME + "-shm"):
+        is_carried = carry_journal(self._disk, self._storage, os.fsdecode(self._base))
+        left = (_PHASE, "reserve", "control", "minifo.names", DB_NAME + "-wal", DB_NAME + "-shm", MERGING_NEW)
+        for name in left:
             with contextlib.suppress(FileNotFoundError):
                 self._effects.unlink(self._at(name))
         self._effects.sync(self._storage)
-        with contextlib.suppress(FileNotFoundError):
-            self._effects.unlink(self._at(MERGING))
+        if is_carried:
+            self._effects.rename(self._at(MERGING), self._at(DB_NAME))
+        else:
+            with contextlib.suppress(FileNotFoundError):
+                self._effects.unlink(self._at(MERGING))
         self._effects.sync(self._storage)
         self._disk.overlay(os.fsdecode(self._base), self._storage).close()
 

@@ -116,6 +116,8 @@ def rebase(
             _check_space(overlay, report)
             with overlay.transaction():
                 _Application(overlay, versions, planner, report, progress).run()
+                if any(decision.action not in (Action.WAIT, Action.CONFLICT) for decision in decisions):
+                    overlay.journal.did("rebase")
             overlay.commit()
         return report
 

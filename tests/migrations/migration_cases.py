@@ -30,7 +30,7 @@ from minifo.migrations.rebase.apply import rebase
 from minifo.migrations.schema.upgrade import upgrade
 from tests.crash.disk_checker import DiskChecker, Wrong
 from tests.migrations import legacy_trees, overlay_contents
-from tests.migrations.merge.test_apply import prepare, trees_copy
+from tests.migrations.merge.test_apply import note_something, prepare, trees_copy
 from tests.shared.file_trees import fingerprint, walk
 
 Shown = dict[bytes, tuple[object, ...]]
@@ -229,6 +229,8 @@ class Merge(MigrationCase):
         self.base, self.storage = self.workdir / "base", self.workdir / "new"
         self.expected = prepare(self.workdir, 2, 40, dirs=4, files=2)
         shutil.rmtree(self.workdir / "sto")
+        self.noted = [*note_something(self.base, self.storage), "merge /"]
+        self.expected = overlay_contents.shown(self.base, self.storage, links=True)
         self.before = self.held()
 
     def held(self) -> Shown:
@@ -258,6 +260,7 @@ class Merge(MigrationCase):
     def new(self, thorough: bool) -> None:
         same(self.held(), self.expected, "the base")
         sound(self.base, self.storage, self.expected, thorough=thorough)
+        same(overlay_contents.noted(self.base, self.storage), self.noted, "the journal")
 
 
 class Rebase(MigrationCase):

@@ -25,6 +25,14 @@ def opened(base: Path | str, storage: Path | str) -> Iterator[Overlay]:
         overlay.close()
 
 
+def noted(base: Path | str, storage: Path | str) -> list[str]:
+    """The journal of an overlay: operations and paths."""
+    with opened(base, storage) as overlay:
+        found = overlay.journal.read(*overlay.journal.bounds())
+        assert found.impossible == 0
+        return [f"{entry.op} {entry.path.decode()}" for entry in found.entries]
+
+
 def shown(base: Path | str, storage: Path | str, *, links: bool = False) -> dict[bytes, tuple[object, ...]]:
     """Every object of an overlay by its path: attributes, content or target, extended attributes.
 

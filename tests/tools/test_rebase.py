@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import subprocess
 import sys
 from pathlib import Path
@@ -90,6 +91,34 @@ def test_plan_for_scripts(rebase_sandbox: RebaseSandbox, capsys: pytest.CaptureF
     }
     assert found["entries"][0]["path"] == "/C"
     assert found["entries"][3]["path"] == "/\udcff\n"
+
+
+def test_it_is_noted_in_the_journal(rebase_sandbox: RebaseSandbox, capsys: pytest.CaptureFixture[str]) -> None:
+    """Once, where it settled something: with a plan alone, or with conflicts alone, nothing was changed."""
+    rebase_sandbox.put("f", os.urandom(BIG))
+    rebase_sandbox.put("g")
+    rebase_sandbox.open(journal=10)
+    rebase_sandbox.write("f", b"ours")
+    rebase_sandbox.set("g", mode=0o600)
+    rebase_sandbox.replace(lambda base: rewrite(base, "f", b"new"))
+
+    def noted() -> list[str]:
+        assert main(["log", "--json", "--base", str(rebase_sandbox.base), str(rebase_sandbox.sto)]) == 0
+        return [json.loads(line)["op"] for line in capsys.readouterr().out.splitlines()]
+
+    assert run(rebase_sandbox, "--apply") == 3
+    assert run(rebase_sandbox, "--policy", "theirs") == 0
+    capsys.readouterr()
+    assert noted() == ["write", "chmod"]
+    assert run(rebase_sandbox, "--policy", "theirs", "--apply") == 0
+    capsys.readouterr()
+    assert noted() == ["write", "chmod", "rebase"]
+    assert main(["log", "--op", "rebase", "--base", str(rebase_sandbox.base), str(rebase_sandbox.sto)]) == 0
+    assert capsys.readouterr().out.split()[2:] == [*_me(), "/"]
+
+
+def _me() -> list[str]:
+    return ["rebase", pwd.getpwuid(os.getuid()).pw_name, str(os.getpid()), Path("/proc/self/comm").read_text().strip()]
 
 
 def test_what_is_refused(rebase_sandbox: RebaseSandbox, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

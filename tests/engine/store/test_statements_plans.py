@@ -39,6 +39,7 @@ DELIBERATE = {
     "SELECT 1 FROM ancestor LIMIT 1": "one row is enough",
     "SELECT count(*) FROM (SELECT 1 FROM origin LIMIT ?)": "bounded",
     "SELECT id FROM journal ORDER BY id LIMIT 1 OFFSET 10000": "bounded",
+    "SELECT 1 FROM created UNION ALL SELECT 1 FROM deleted": "one row is enough",
     "SELECT ino FROM orphan": "what a crash left: all of it is swept",
     "SELECT count(*) FROM orphan": "files that are open and deleted: few",
     "SELECT object FROM garbage": "all of it is deleted",

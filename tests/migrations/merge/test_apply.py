@@ -21,9 +21,9 @@ from minifo.migrations.merge.apply import merge
 from minifo.migrations.meta.importer import import_storage
 from minifo.tools.cli import main
 from tests.migrations import legacy_trees, overlay_contents
-from tests.migrations.kill_points import every_crash
+from tests.migrations.kill_points import crash, every_crash
 from tests.shared.file_trees import fingerprint
-from tests.shared.overlay_sandbox import OverlaySandbox
+from tests.shared.overlay_sandbox import NOTHING, OverlaySandbox
 
 
 def walk(overlay: Overlay) -> list[tuple[Ino, bytes, Ino, int]]:
@@ -77,6 +77,15 @@ def prepare(place: Path, seed: int, ops: int, *, dirs: int = 12, files: int = 4)
         for _, _, ino, _ in walk(overlay):
             overlay.forget([ino])
     return overlay_contents.shown(place / "base", place / "new", links=True)
+
+
+def note_something(base: Path, storage: Path) -> list[str]:
+    """Begin a journal; returns its entries."""
+    overlay = Overlay.open(str(base), str(storage), journal=10, clone=False)
+    overlay.mkdir(ROOT, b"noted", 0o755, Process())
+    overlay.rename(ROOT, b"noted", ROOT, b"noted too")
+    overlay.close()
+    return ["mkdir /noted", "rename /noted too"]
 
 
 def held(place: Path) -> dict[bytes, tuple[object, ...]]:
@@ -152,7 +161,9 @@ def test_storage_in_use_is_refused(memory_dir: Path) -> None:
 @pytest.mark.logs("is not the one of the last mount", always=False)
 def test_crash_at_any_step_is_resumed(memory_dir: Path) -> None:
     """Before the journal is in force the overlay is whole; afterwards it cannot be mounted, and merging goes on."""
-    expected = prepare(memory_dir, 2, 40, dirs=5, files=3)
+    prepare(memory_dir, 2, 40, dirs=5, files=3)
+    noted = [*note_something(memory_dir / "base", memory_dir / "new"), "merge /"]
+    expected = overlay_contents.shown(memory_dir / "base", memory_dir / "new", links=True)
     shutil.copytree(memory_dir / "new", memory_dir / "new.saved")
     trees_copy(memory_dir / "base", memory_dir / "base.saved")
     base, storage = str(memory_dir / "base"), str(memory_dir / "new")
@@ -174,7 +185,63 @@ def test_crash_at_any_step_is_resumed(memory_dir: Path) -> None:
                 merge(storage, base)
         merge(storage, base, apply=True)
         assert strip(held(memory_dir)) == strip(expected)
+        assert overlay_contents.noted(base, storage) == noted
     assert refused > 8
+
+
+def test_the_journal_goes_on(memory_dir: Path) -> None:
+    """Its entries stay, and one says who has merged; the storage holds nothing else, and works."""
+    sandbox = OverlaySandbox(memory_dir)
+    sandbox.put("f")
+    before = note_something(sandbox.base, sandbox.sto)
+    merge(str(sandbox.sto), str(sandbox.base), apply=True)
+    assert overlay_contents.noted(sandbox.base, sandbox.sto) == [*before, "merge /"]
+    assert sandbox.ov.check() == []
+    journal = sandbox.ov.journal
+    *_, last = journal.read(*journal.bounds()).entries
+    assert (last.id, last.op, last.path, last.uid, last.pid) == (3, "merge", b"/", os.getuid(), os.getpid())
+    assert last.command == Path("/proc/self/comm").read_bytes().rstrip(b"\n")
+    assert sandbox.lists() == NOTHING
+    assert sorted(os.listdir(sandbox.base)) == ["f", "noted too"]
+    sandbox.reopen(journal=2)
+    sandbox.create("more")
+    sandbox.close()
+    assert overlay_contents.noted(sandbox.base, sandbox.sto) == ["merge /", "create /more"]
+
+
+@pytest.mark.logs("the journal of changes in .* does not go on")
+def test_a_journal_that_cannot_be_read(memory_dir: Path) -> None:
+    """It is lost, which is said, and the merge is whole."""
+    sandbox = OverlaySandbox(memory_dir)
+    sandbox.put("f")
+    note_something(sandbox.base, sandbox.sto)
+
+    def killed() -> None:
+        merge(str(sandbox.sto), str(sandbox.base), apply=True)
+
+    at = 1
+    while crash(killed, at) and not (sandbox.sto / "merge.db").exists():
+        at += 1
+    with open(sandbox.sto / "merge.db", "r+b") as file:
+        file.truncate(5000)
+    merge(str(sandbox.sto), str(sandbox.base), apply=True)
+    assert sorted(os.listdir(sandbox.base)) == ["f", "noted too"]
+    assert sandbox.ov.check() == []
+    assert overlay_is_new(sandbox)
+
+
+def overlay_is_new(sandbox: OverlaySandbox) -> bool:
+    """Whether it holds nothing, not even a journal."""
+    return sandbox.lists() == NOTHING and sandbox.ov.journal.bounds() == (1, 1)
+
+
+def test_without_a_journal_there_is_no_entry(memory_dir: Path) -> None:
+    """It is off by default."""
+    sandbox = OverlaySandbox(memory_dir)
+    sandbox.create("new")
+    sandbox.close()
+    merge(str(sandbox.sto), str(sandbox.base), apply=True)
+    assert overlay_is_new(sandbox)
 
 
 def strip(seen: dict[bytes, tuple[object, ...]]) -> dict[bytes, tuple[object, ...]]:
