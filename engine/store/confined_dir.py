@@ -77,7 +77,7 @@ class ConfinedDir:
         """Return a descriptor of the directory that *name* is in, and the last component of *name*.
 
         The descriptor belongs to a cache.  It survives one further call of this method, so that an operation can hold
-        the directories of two names.
+        the directories of two names.  Only one thread may use the cache; a name in the top directory does not need it.
         """
         directory, _, last = name.rpartition("/")
         if not directory:
@@ -231,8 +231,12 @@ class ConfinedDir:
         os.unlink(last, dir_fd=dir_fd)
 
     def rename(self, name: str, new: str) -> None:
-        """Rename *name* to *new*, replacing what has that name (rename(2))."""
-        self._dirs.clear()  # *name* may be a directory above one in the cache
+        """Rename *name* to *new*, replacing what has that name (rename(2)).
+
+        Any thread may rename a file in the top directory: that leaves the cache alone, as ``at`` does for such a name.
+        """
+        if stat.S_ISDIR(self.stat(name).st_mode):
+            self._dirs.clear()  # it may be above a directory in the cache
         dir_fd, last = self.at(name)
         new_fd, new_last = self.at(new)
         os.rename(last, new_last, src_dir_fd=dir_fd, dst_dir_fd=new_fd)
