@@ -19,17 +19,18 @@ _RESERVED = 44  # descriptors outside the caches: the database, the FUSE device,
 _LEAST = 4
 
 
-def share(most: int, part: int) -> int:
+def share(most: int, part: int, least: int = _LEAST) -> int:
     """Return how many descriptors a cache may keep open.
 
     Args:
         most: the greatest result, whatever the limit of the process.
         part: the cache may take 1/part of the descriptors that the limit leaves for caches.
+        least: the least result, for a cache that needs few.
     """
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     if limit == resource.RLIM_INFINITY:
         return most
-    return max(_LEAST, min(most, (limit - _RESERVED) // part))
+    return max(least, min(most, (limit - _RESERVED) // part))
 
 
 class FdCache(Generic[K]):

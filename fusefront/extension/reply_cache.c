@@ -41,6 +41,8 @@ static struct {
 	int64_t size; /* of the file, in bytes */
 } files[FILE_SLOTS];
 
+static unsigned file_slots = FILE_SLOTS; /* of `files`, those in use: each may hold a descriptor */
+
 static char *read_buffer; /* REPLY_MAX bytes, allocated for the first file */
 
 /* The valid entry of an inode, if its kind is one of `what`; else NULL. */
@@ -58,9 +60,9 @@ bool lacks_xattr(uint64_t ino, const char *name)
 
 static void forget_file(uint64_t ino)
 {
-	if (ino != 0 && files[ino % FILE_SLOTS].ino == ino) {
-		close(files[ino % FILE_SLOTS].fd);
-		files[ino % FILE_SLOTS].ino = 0;
+	if (ino != 0 && files[ino % file_slots].ino == ino) {
+		close(files[ino % file_slots].fd);
+		files[ino % file_slots].ino = 0;
 	}
 }
 
@@ -74,19 +76,19 @@ void clear_reply_cache(void)
 
 bool has_file(uint64_t ino)
 {
-	return files[ino % FILE_SLOTS].ino == ino;
+	return files[ino % file_slots].ino == ino;
 }
 
 bool reply_bytes(fuse_req_t req, uint64_t ino, size_t size, int64_t offset)
 {
 	if (!has_file(ino))
 		return false;
-	int64_t remaining = files[ino % FILE_SLOTS].size - offset;
+	int64_t remaining = files[ino % file_slots].size - offset;
 	size_t length = remaining <= 0 ? 0 : (uint64_t)remaining < size ? (size_t)remaining : size;
 	struct timespec begin, end;
 
 	clock_gettime(CLOCK_MONOTONIC, &begin);
-	if (length > REPLY_MAX || pread(files[ino % FILE_SLOTS].fd, read_buffer, length, offset) != (ssize_t)length) {
+	if (length > REPLY_MAX || pread(files[ino % file_slots].fd, read_buffer, length, offset) != (ssize_t)length) {
 		forget_file(ino);
 		return false;
 	}
@@ -282,10 +284,30 @@ static PyObject *py_publish_file(PyObject *module, PyObject *args)
 		return NULL;
 	if (read_buffer == NULL && (read_buffer = malloc(REPLY_MAX)) == NULL)
 		return PyErr_NoMemory();
-	forget_file(files[ino % FILE_SLOTS].ino);
-	files[ino % FILE_SLOTS].ino = ino;
-	files[ino % FILE_SLOTS].fd = fd;
-	files[ino % FILE_SLOTS].size = size;
+	forget_file(files[ino % file_slots].ino);
+	files[ino % file_slots].ino = ino;
+	files[ino % file_slots].fd = fd;
+	files[ino % file_slots].size = size;
+	Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(limit_files_doc, "limit_files(count) -> None\n\n"
+			      "Hold at most this number of descriptors for publish_file(), from 1 to 64; close those held.");
+
+static PyObject *py_limit_files(PyObject *module, PyObject *number)
+{
+	uint64_t count = PyLong_AsUnsignedLongLong(number);
+
+	(void)module;
+	if (PyErr_Occurred())
+		return NULL;
+	if (count == 0 || count > FILE_SLOTS) {
+		PyErr_SetString(PyExc_ValueError, "the count must be from 1 to 64");
+		return NULL;
+	}
+	for (int slot = 0; slot < FILE_SLOTS; slot++)
+		forget_file(files[slot].ino);
+	file_slots = (unsigned)count;
 	Py_RETURN_NONE;
 }
 
@@ -338,6 +360,7 @@ PyMethodDef reply_cache_methods[] = {
 	{"publish_unlinked", (PyCFunction)(void (*)(void))py_publish_unlinked, METH_FASTCALL, publish_unlinked_doc},
 	{"publish_no_xattrs", py_publish_no_xattrs, METH_O, publish_no_xattrs_doc},
 	{"publish_file", py_publish_file, METH_VARARGS, publish_file_doc},
+	{"limit_files", py_limit_files, METH_O, limit_files_doc},
 	{"withdraw", py_withdraw, METH_O, withdraw_doc},
 	{"withdraw_no_xattrs", py_withdraw_no_xattrs, METH_O, withdraw_no_xattrs_doc},
 	{"withdraw_all", py_withdraw_all, METH_NOARGS, withdraw_all_doc},

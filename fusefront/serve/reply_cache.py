@@ -16,12 +16,15 @@ import stat
 from types import ModuleType
 
 from ...engine import Attr, Ino, Overlay
+from ...engine.errors import SHORT
+from ...engine.store.fd_cache import share
 from ...engine.tree.inode_rows import Row, Watcher
 
 log = logging.getLogger(__name__)
 
 _MISSES = 3  # look-ups of missing names in a directory, after which all its names are read and published
 _COUNTED_MAX = 1024  # directories whose misses are counted
+_FILES = 64  # base files that the hook holds open; no more are possible (reply_cache.c)
 _NAMES_MAX = 16_384  # names in a directory; to read more would take too long
 
 
@@ -41,6 +44,7 @@ class ReplyCache(Watcher):
         self._withdraw_all = hook.withdraw_all
         self._publish_no_xattrs = hook.publish_no_xattrs
         self._publish_file = hook.publish_file
+        hook.limit_files(share(_FILES, 12, least=1))
         self._publish_names = hook.publish_names
         self._name_appeared = hook.name_appeared
         self._name_vanished = hook.name_vanished
@@ -79,7 +83,12 @@ class ReplyCache(Watcher):
 
         To be called for a file that a program reads piece by piece, while the base is fast.
         """
-        fd = self._overlay.base_file(ino)
+        try:
+            fd = self._overlay.base_file(ino)
+        except OSError as error:
+            if error.errno not in SHORT:
+                raise
+            return  # the read itself was right, and the next one tries again
         if fd is not None:
             self._publish_file(ino, fd, os.fstat(fd).st_size)
 
