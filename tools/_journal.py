@@ -8,19 +8,24 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pwd
 import time
 from collections.abc import Iterator
+from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..engine.errors import StateError
 from ..engine.model import JournalEntry, JournalSlice
 from ..fusefront.control.client import ControlClient, Refused
+from ._common import printable
+from ._output import plain
 from ._target import at_rest, storage_of
 
 if TYPE_CHECKING:
     from ..engine import Overlay
 
 _PATIENCE = 30.0  # seconds that one answer may take
+_ARROWS = {"rename": "->", "exchange": "<->", "link": "=>"}
 _POLL = 0.25  # seconds between two looks for new entries
 
 
@@ -160,3 +165,29 @@ def opened_journal(target: str, base: str | None) -> Iterator[Journal]:
         yield Journal(_AtRest(overlay))
     finally:
         overlay.close()
+
+
+# -- for people
+
+
+@cache
+def user_name(uid: int) -> str:
+    """Return the name that this machine has for a user, or the number."""
+    try:
+        return printable(pwd.getpwuid(uid).pw_name)
+    except KeyError:
+        return str(uid)
+
+
+def where(entry: JournalEntry) -> str:
+    """Return the path of an entry, or its two paths, as one line of printable text."""
+    path = _path(entry.path)
+    if entry.other is None:
+        return path
+    other = _path(entry.other)
+    ends = (path, other) if entry.op == "link" else (other, path)
+    return f" {_ARROWS.get(entry.op, '->')} ".join(ends)
+
+
+def _path(path: bytes) -> str:
+    return plain(path) if path.startswith((b"/", b"<")) else f".../{plain(path)}"

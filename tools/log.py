@@ -20,13 +20,12 @@ from ..engine.errors import StateError, UsageError
 from ..engine.model import JOURNAL_OPERATIONS, JournalEntry
 from . import _common
 from ._complete import targets
-from ._journal import Journal, opened_journal
+from ._journal import Journal, opened_journal, user_name, where
 from ._output import json_name, plain
 from ._patterns import Patterns
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _BEFORE_FOLLOWING = 10  # entries that --follow begins with, as tail(1)
-_ARROWS = {"rename": "->", "exchange": "<->", "link": "=>"}
 
 
 class _Wanted(NamedTuple):
@@ -183,14 +182,6 @@ def _uid(text: str) -> int:
 
 
 @cache
-def _user(uid: int) -> str:
-    try:
-        return _common.printable(pwd.getpwuid(uid).pw_name)
-    except KeyError:
-        return str(uid)
-
-
-@cache
 def _second(seconds: int) -> str:
     try:
         return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
@@ -200,25 +191,11 @@ def _second(seconds: int) -> str:
 
 def _line(entry: JournalEntry) -> bytes:
     seconds, ns = divmod(entry.time, 10**9)
-    user = "-" if entry.uid is None else _user(entry.uid)
+    user = "-" if entry.uid is None else user_name(entry.uid)
     pid = "-" if entry.pid is None else str(entry.pid)
     command_name = "-" if entry.command is None else plain(entry.command)
-    where = _where(entry)
-    words = f"{entry.op:<11} {user:<8} {pid:>7} {command_name:<15} {where}"
+    words = f"{entry.op:<11} {user:<8} {pid:>7} {command_name:<15} {where(entry)}"
     return f"{_second(seconds)}.{ns // 10**6:03d} {words}\n".encode()
-
-
-def _where(entry: JournalEntry) -> str:
-    path = _path(entry.path)
-    if entry.other is None:
-        return path
-    other = _path(entry.other)
-    ends = (path, other) if entry.op == "link" else (other, path)
-    return f" {_ARROWS.get(entry.op, '->')} ".join(ends)
-
-
-def _path(path: bytes) -> str:
-    return plain(path) if path.startswith((b"/", b"<")) else f".../{plain(path)}"
 
 
 def _json_line(entry: JournalEntry) -> bytes:

@@ -189,6 +189,43 @@ def test_a_page_that_cannot_be_written(sandbox: OverlaySandbox) -> None:
     assert sorted(os.listdir(sandbox.base.parent)) == ["base", "page.html", "sto"]
 
 
+def test_the_journal(sandbox: OverlaySandbox) -> None:
+    """Where there is one: how many changes when, who has made most, and the last ones; hostile names are text."""
+    assert "What the journal says" not in report(sandbox).texts
+    notes = sandbox.open(journal=1000).journal
+    notes.command_of = {7: b"</td><b>\x1b", 8: b"sh"}.get
+    notes.caller = (0, 8)
+    for number in range(300):
+        sandbox.mkdir(f"d{number}")
+    notes.caller = (4_000_000_000, 7)
+    sandbox.rename("d7", "e\n7")
+    sandbox.close()
+    page = report(sandbox)
+    text = "\n".join(page.texts)
+    for part in ("What the journal says", "Changes in the journal, by the ", "The last 200 of 301 entries"):
+        assert part in text, part
+    rows = list(zip(page.texts, page.texts[1:], page.texts[2:], strict=False))
+    assert ("300", "sh", "root") in rows
+    assert ("1", "</td><b>\\x1b", "4000000000") in rows
+    assert ("rename", "</td><b>\\x1b", "/d7 -> /e\\n7") in rows
+    assert text.index("/d7 -> /e") < text.index("/d299", text.index("The last 200"))
+
+
+@pytest.mark.parametrize("time", ["-(1 << 62)", "(1 << 62)", "0"])
+def test_the_journal_of_a_wrong_clock(sandbox: OverlaySandbox, time: str) -> None:
+    """Any time is shown, or that there is none; damaged entries are counted."""
+    sandbox.open(journal=9)
+    sandbox.mkdir("one")
+    sandbox.mkdir("two")
+    sandbox.close()
+    with loose_tables(str(sandbox.sto / "minifo.db")) as tables:
+        tables.execute(f"UPDATE journal SET time = {time} WHERE path = x'2f6f6e65'")
+        tables.execute("UPDATE journal SET op = 'no such' WHERE path = x'2f74776f'")
+    text = "\n".join(report(sandbox).texts)
+    assert "Damaged entries that are left out: 1." in text
+    assert "All entries" in text
+
+
 def test_damage(sandbox: OverlaySandbox, capfd: pytest.CaptureFixture[str]) -> None:
     """What can be read is in the page; the rest says what is wrong, and points to the checker."""
     with loose_tables(str(sandbox.sto / "minifo.db")) as tables:

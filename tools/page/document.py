@@ -15,6 +15,7 @@ from ..status import lines
 from . import timeline
 from .elements import Child, Element, append, digest, element, path_text, table, written
 from .findings import Findings
+from .history import chapters
 from .treemap import treemap
 
 GENERATOR = "minifo report"  # how a report is recognized, in its head
@@ -42,9 +43,12 @@ def page(found: Findings) -> str:
         ("What takes the space", "space", _space(found, style)),
         ("What changed", "changes", _changes(found)),
         ("When", "timeline", _times(found)),
+        ("What the journal says", "journal", _journal(found)),
         ("What became of the base", "drift", _drift(found)),
         ("How it is", "status", [_figures(found)]),
     ):
+        if not parts and name not in found.problems:
+            continue
         section = element("section", element("h2", title), id=name)
         problem = found.problems.get(name)
         if problem is not None:
@@ -199,6 +203,10 @@ def _times(found: Findings) -> list[Child]:
         note += f" {found.timeline.undated:,} objects have a time that cannot be right: the clock was not set."
     parts.append(element("p", note, class_="note"))
     return parts
+
+
+def _journal(found: Findings) -> list[Child]:
+    return chapters(found.journal, found.now) if found.journal is not None else []
 
 
 # -- drift

@@ -46,7 +46,11 @@ def append(parent: Element, *children: Child) -> None:
 
 def path_text(path: bytes) -> str:
     """Return a path as one line of printable text; the middle of one that no page has room for is left out."""
-    text = plain(path)
+    return shortened(plain(path))
+
+
+def shortened(text: str) -> str:
+    """Return a text without its middle, where it is longer than a path that a page has room for."""
     half = _LONGEST // 2
     return text if len(text) <= _LONGEST else f"{text[:half]} … {text[-half:]}"
 

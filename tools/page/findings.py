@@ -15,6 +15,7 @@ from ...engine.queries.changes import Change, Kind, changes
 from ...engine.queries.objects import Usage, usage
 from ...engine.queries.times import last_changes
 from ...engine.rebase.drift_report import Became, Entry, drift
+from .history import History, history
 from .timeline import Timeline, timeline
 from .treemap import Directory, tree
 
@@ -88,6 +89,7 @@ class Findings:
         largest: files that take the most.
         changes, drift: what was changed; what became of the base.
         timeline: when; None if no change has a time.
+        journal: what it says; None if there is none.
         problems: why a question has no answer, by the name of its attribute.
     """
 
@@ -98,6 +100,7 @@ class Findings:
     changes: Changes | None = None
     drift: Drift | None = None
     timeline: Timeline | None = None
+    journal: History | None = None
     problems: dict[str, str] = field(default_factory=dict)
 
 
@@ -138,10 +141,14 @@ def find_out(overlay: Overlay, status: dict[str, Any], now: float) -> Findings:
     def timed() -> None:
         found.timeline = timeline(last_changes(overlay), now)
 
+    def noted() -> None:
+        found.journal = history(overlay, now)
+
     ask("space", space)
     ask("changes", listed)
     ask("drift", drifted)
     ask("timeline", timed)
+    ask("journal", noted)
     return found
 
 

@@ -1,8 +1,9 @@
-"""Bars over time: how many objects were last changed when, and how the bytes in storage came together."""
+"""Bars over time: how many objects were last changed when, how the bytes came together, what the journal noted."""
 
 from __future__ import annotations
 
 import time
+from array import array
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta, timezone
 from typing import NamedTuple
@@ -37,9 +38,9 @@ class Timeline(NamedTuple):
     Attributes:
         start: of the first one, seconds since the epoch.
         step: seconds that one bar stands for.
-        counts: objects last changed in each.
+        counts: changes in each.
         sizes: their bytes.
-        undated: objects whose time cannot be right: before 2000, or in the future.
+        undated: changes whose time cannot be right: before 2000, or in the future.
     """
 
     start: int
@@ -56,23 +57,23 @@ def timeline(changes: Iterable[LastChange], now: float) -> Timeline | None:
         changes: in any order.
         now: seconds since the epoch.
     """
-    found, undated = [], 0
+    offset = time.localtime(now).tm_gmtoff
+    times, bytes_of, undated = array("q"), array("q"), 0  # there may be a million
     for change in changes:
         if _OLDEST * _NS <= change.time <= (now + _DAY) * _NS:
-            found.append(change)
+            times.append(change.time // _NS + offset)
+            bytes_of.append(max(change.size, 0))
         else:
             undated += 1
-    if not found:
+    if not times:
         return None
-    offset = time.localtime(now).tm_gmtoff
-    times = [change.time // _NS + offset for change in found]
     first, last = min(times), max(times)
     step = next((step for step in _STEPS if last // step - first // step < _BARS), _STEPS[-1])
     begin = first // step
     counts, sizes = [0] * (last // step - begin + 1), [0] * (last // step - begin + 1)
-    for at, change in zip(times, found, strict=True):
+    for at, size_of in zip(times, bytes_of, strict=True):
         counts[at // step - begin] += 1
-        sizes[at // step - begin] += max(change.size, 0)
+        sizes[at // step - begin] += size_of
     return Timeline(begin * step - offset, step, counts, sizes, undated)
 
 
@@ -105,21 +106,32 @@ def charts(found: Timeline, now: float) -> list[Element]:
     for part in found.sizes:
         total += part
         growth.append(total)
-    starts = [stamp(found.start + index * found.step, now, found.step) for index in range(len(found.counts))]
-    objects = [f"{start}: {number:,} objects" for start, number in zip(starts, found.counts, strict=True)]
+    starts = _starts(found, now)
     grown = [f"until the end of {start}: {size(number)}" for start, number in zip(starts, growth, strict=True)]
-    peak = max(found.counts)
-    when = starts[found.counts.index(peak)]
     return [
-        _chart(
-            f"Objects, by the {described(found)} of their last change",
-            found.counts,
-            objects,
-            starts,
-            f"at most {peak:,}, at {when}",
-        ),
+        counted(found, now, f"Objects, by the {described(found)} of their last change", "objects"),
         _chart("Bytes in storage, as they came together", growth, grown, starts, f"now {size(total)}"),
     ]
+
+
+def counted(found: Timeline, now: float, title: str, what: str) -> Element:
+    """Return the chart of how many there were in each bar.
+
+    Args:
+        found: the bars.
+        now: the time whose difference from UTC counts.
+        title: what the chart shows.
+        what: what is counted, for the text of each bar.
+    """
+    starts = _starts(found, now)
+    texts = [f"{start}: {number:,} {what}" for start, number in zip(starts, found.counts, strict=True)]
+    peak = max(found.counts)
+    when = starts[found.counts.index(peak)]
+    return _chart(title, found.counts, texts, starts, f"at most {peak:,}, at {when}")
+
+
+def _starts(found: Timeline, now: float) -> list[str]:
+    return [stamp(found.start + index * found.step, now, found.step) for index in range(len(found.counts))]
 
 
 def _chart(title: str, values: list[int], texts: list[str], starts: list[str], summary: str) -> Element:
