@@ -32,7 +32,7 @@ Examples:
 @click.option("--sto", metavar="DIR", help="A storage directory; PATH is then from the root of its overlay.")
 @click.argument("path", metavar="PATH", shell_complete=paths)
 def command(path: str, of_base: bool, sto: str | None) -> int:
-    """Write the base's version of the file PATH to standard output."""
+    """Write the base's version of the file PATH to stdout."""
     _common.log_to_stderr("minifo")
     with located(path, sto, None) as (overlay, place):
         under = objects.base_path(overlay, place)

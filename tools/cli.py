@@ -14,36 +14,48 @@ import click
 from ..engine.errors import MinifoError
 from . import _common
 
-# Subcommand: the module of this package whose function ``command`` is the click command.
-_COMMANDS = {
-    "cat": "cat",
-    "completion": "completion",
-    "diagnose": "diagnose",
-    "digest": "digest",
-    "diff": "diff",
-    "du": "du",
-    "fsck": "fsck",
-    "install-helpers": "install_helpers",
-    "list": "list",
-    "log": "log",
-    "merge": "merge",
-    "meta": "meta",
-    "metrics": "metrics",
-    "migrate": "migrate",
-    "mount": "mount",
-    "overlay": "overlay",
-    "rebase": "rebase",
-    "report": "report",
-    "run": "run",
-    "sql": "sql",
-    "state": "state",
-    "status": "status",
-    "sync": "sync",
-    "umount": "umount",
-    "upgrade": "upgrade",
-    "watch": "watch",
-    "which": "which",
+# All subcommands in the groups of the help text, each with the first sentence of its own help: to list them imports
+# none (tests/tools/test_cli.py compares).  Each is ``command`` of the module with its name, with _ for -.
+_GROUPS = {
+    "Use an overlay": {
+        "mount": "Mount an overlay at MNT, an existing directory.",
+        "umount": "Unmount the overlay at MNT.",
+        "sync": "Make all changes so far in mounted overlays durable.",
+        "overlay": "Mount an overlay of DIR, with everything chosen for you.",
+        "run": "Run CMD in a sandbox, and say what it changed.",
+        "list": "List the mounted overlays that can be seen from here.",
+    },
+    "Look into one, mounted or not": {
+        "status": "Show how the overlay TARGET is.",
+        "diff": "List what the overlay TARGET changed.",
+        "log": "Show who changed what in the overlay TARGET, and when.",
+        "watch": "Show what the mounted overlay TARGET does, live.",
+        "report": "Write a page about the overlay TARGET, for a browser.",
+        "du": "Show what uses storage in the overlay TARGET.",
+        "state": "Say what happened to each PATH in an overlay.",
+        "which": "Show what backs PATH in an overlay.",
+        "cat": "Write the base's version of the file PATH to stdout.",
+        "sql": "Answer STATEMENT, in SQL, about the overlay TARGET.",
+        "digest": "Print one hash of all that the overlay TARGET changed.",
+        "metrics": "Print counters of mounted overlays for Prometheus.",
+    },
+    "Apply and adapt": {
+        "merge": "Apply the changes in STO to the base, then empty STO.",
+        "rebase": "Adapt the overlay in STO to a base that was replaced.",
+        "meta": "Import and export mini_fo storages, and show META files.",
+        "migrate": "Migrate the storages that PLAN, a TOML file, names.",
+        "upgrade": "Upgrade the storage STO to the format of this minifo.",
+    },
+    "Find and repair": {
+        "fsck": "Check the storage of an overlay and repair it.",
+        "diagnose": "Tell why a user may not access PATH, and what to do.",
+    },
+    "Set up": {
+        "install-helpers": "Make mount(8) and fstab find minifo.",
+        "completion": "Print the script by which SHELL completes minifo.",
+    },
 }
+COMMANDS = {name: text for group in _GROUPS.values() for name, text in group.items()}
 
 
 class LazyGroup(click.Group):
@@ -51,13 +63,20 @@ class LazyGroup(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names of all subcommands, sorted."""
-        return sorted(_COMMANDS)
+        return sorted(COMMANDS)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write all subcommands, by what they are for."""
+        widest = max(map(len, COMMANDS))
+        for heading, group in _GROUPS.items():
+            with formatter.section(heading):
+                formatter.write_dl([(f"{name:{widest}}", text) for name, text in group.items()])
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Return the subcommand *cmd_name*, or None if minifo has no such subcommand."""
-        if cmd_name not in _COMMANDS:
+        if cmd_name not in COMMANDS:
             return None
-        command = importlib.import_module(f"minifo.tools.{_COMMANDS[cmd_name]}").command
+        command = importlib.import_module("minifo.tools." + cmd_name.replace("-", "_")).command
         assert isinstance(command, click.Command)
         return command
 
@@ -70,10 +89,10 @@ class LazyGroup(click.Group):
             click.UsageError: there is none.
         """
         name = args[0]
-        if name not in _COMMANDS and not name.startswith("-") and not ctx.resilient_parsing:
+        if name not in COMMANDS and not name.startswith("-") and not ctx.resilient_parsing:
             import difflib  # only where it is needed
 
-            likely = difflib.get_close_matches(name, _COMMANDS)
+            likely = difflib.get_close_matches(name, COMMANDS)
             question = f". Did you mean {' or '.join(map(repr, likely))}?" if likely else ""
             raise click.UsageError(f"No such command {name!r}{question}", ctx)
         return super().resolve_command(ctx, args)
@@ -87,7 +106,7 @@ class LazyGroup(click.Group):
 Examples:
   minifo mount --base /usr --sto /var/lib/usr-changes /mnt/usr
   minifo umount /mnt/usr
-  sudo minifo install-helpers     # after this, mount(8) and /etc/fstab know minifo:
+  sudo minifo install-helpers     # afterwards mount(8) and fstab know minifo:
   mount -t mini_fo -o base=/usr,sto=/var/lib/usr-changes none /mnt/usr
 
 'minifo COMMAND --help' explains one command.""",

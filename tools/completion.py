@@ -43,9 +43,10 @@ Examples:
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 def command(ctx: click.Context, shell: str) -> None:
-    """Print the script by which SHELL completes minifo's verbs, options and names.
+    """Print the script by which SHELL completes minifo.
 
-    TARGETs are completed from the mounted overlays, PATHs also from what an overlay has deleted.
+    It completes verbs, options and names: TARGETs are completed from the mounted overlays, PATHs also from what an
+    overlay has deleted.
     """
     kind: type[ShellComplete] | None = _Bash if shell == "bash" else get_completion_class(shell)
     assert kind is not None

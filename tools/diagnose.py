@@ -57,7 +57,7 @@ The exit code is 0 if the access is allowed, 1 if it is not.""",
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.argument("path")
 def command(path: str, user: str | None, want: str, as_json: bool) -> int:
-    """Tell why a user may not access PATH, and what to do about it."""
+    """Tell why a user may not access PATH, and what to do."""
     cause = diagnose(os.path.abspath(path), _user(user), want)
     if as_json:
         facts = {"cause": None, "remedy": None} if cause is None else {"cause": cause.what, "remedy": cause.remedy}

@@ -29,7 +29,10 @@ Examples:
 @click.option("--base", metavar="DIR", help="The base, where it is not the one of the last mount.")
 @click.argument("target", default=".", shell_complete=targets)
 def command(target: str, depth: int, top: int | None, as_json: bool, base: str | None) -> int:
-    """Show what uses storage in the overlay TARGET: bytes of contents and extended attributes, holes left out."""
+    """Show what uses storage in the overlay TARGET.
+
+    Bytes of contents and extended attributes are counted, holes are not.
+    """
     _common.log_to_stderr("minifo")
     with opened(target, base) as overlay:
         found = sorted(usage(overlay), key=lambda entry: (-entry.size, entry.path))

@@ -25,7 +25,10 @@ Examples:
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object in each line.")
 def command(as_json: bool) -> int:
-    """List the mounted overlays that can be seen from here, one line each."""
+    """List the mounted overlays that can be seen from here.
+
+    Each is one line.
+    """
     _common.log_to_stderr("minifo")
     for entry in mount_table.minifo_mounts():
         known = mount_table.overlay_of(entry)

@@ -88,10 +88,10 @@ def command(
     null: bool,
     base: str | None,
 ) -> int:
-    """Show the journal of the overlay TARGET: what was changed, when, and by which process.
+    """Show who changed what in the overlay TARGET, and when.
 
-    TARGET is a storage directory, or any path in a mounted overlay. PATHs limit the list to these and what is below
-    them; they may hold wildcards as in .gitignore.
+    This is its journal, which mounts with -o journal=N keep. TARGET is a storage directory, or any path in a mounted
+    overlay. PATHs limit the list to these and what is below them; they may hold wildcards as in .gitignore.
     """
     if as_json and null:
         raise UsageError("--json and -z exclude each other", "give one of them")

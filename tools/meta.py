@@ -72,7 +72,7 @@ def _text(value: bytes | None) -> str | None:
 @click.group("meta", invoke_without_command=True)
 @click.pass_context
 def command(context: click.Context) -> None:
-    """Import mini_fo storages, export overlays to mini_fo's format, and show META files."""
+    """Import and export mini_fo storages, and show META files."""
     if context.invoked_subcommand is None:
         click.echo(context.get_help())
 

@@ -26,10 +26,10 @@ Exit codes: 0 success, 2 a daemon does not answer; what the others say is printe
 )
 @click.argument("target", required=False)
 def command(target: str | None) -> int:
-    """Print the counters of the mounted overlay TARGET, or of all, in the text format of Prometheus.
+    """Print counters of mounted overlays for Prometheus.
 
-    They begin anew with each mount: requests by their kind and the time they took, replies from the cache, errors,
-    commits, bytes and rows written, memory. Times are in seconds, sizes in bytes.
+    Without TARGET those of all. The counters begin anew with each mount: requests by their kind and the time they took,
+    replies from the cache, errors, commits, bytes and rows written, memory. Times are in seconds, sizes in bytes.
     """
     from ..fusefront.control.exposition import exposition
 

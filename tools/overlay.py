@@ -32,9 +32,10 @@ A reboot empties /tmp on most systems: give -d to keep the changes.""",
 )
 @click.argument("directory", metavar="DIR")
 def command(directory: str, suffix: str | None, sto_parent: str, mnt_parent: str) -> int:
-    """Make a storage and a mount point for DIR, mount an overlay of DIR there, and print the mount point.
+    """Mount an overlay of DIR, with everything chosen for you.
 
-    A storage that was made for another directory with the same name is refused.
+    It makes a storage and a mount point for DIR, and prints the mount point. A storage that was made for another
+    directory with the same name is refused.
     """
     from ..fusefront.launch import launch
     from ..fusefront.mount.options import MountOptions

@@ -67,7 +67,7 @@ def command(
     output: str | None,
     words: tuple[str, ...],
 ) -> int:
-    """Run CMD in a sandbox that it can change as it likes, and say what it changed.
+    """Run CMD in a sandbox, and say what it changed.
 
     CMD sees the machine as it is. What it writes, deletes or renames goes to a throw-away storage, and nothing of it
     happens outside. Network and devices are those of the machine: this is no protection against an attacker.

@@ -32,7 +32,10 @@ Exit codes: 0 all is well, 1 something needs attention (it says what), 2 failure
 @click.option("--base", metavar="DIR", help="The base of an overlay that is not mounted, where it has moved.")
 @click.argument("target", default=".", shell_complete=targets)
 def command(target: str, as_json: bool, with_drift: bool, base: str | None) -> int:
-    """Show how the overlay TARGET is: identity, what it holds, what it takes, and whether it needs attention."""
+    """Show how the overlay TARGET is.
+
+    Who it is, what it holds and takes, how its commits go, and whether it needs attention.
+    """
     _common.log_to_stderr("minifo")
     found, mounted = status(target, base)
     found["mounted"] = mounted

@@ -18,11 +18,11 @@ Examples:
 )
 @click.argument("paths", metavar="[PATH]...", nargs=-1, shell_complete=targets)
 def command(paths: tuple[str, ...]) -> int:
-    """Make all changes so far in the overlays at PATH durable, and return when they are.
+    """Make all changes so far in mounted overlays durable.
 
-    PATH is a mount point or any path below one; without PATH every mounted overlay is synced. Before Linux 7.3 sync(1)
-    does not ask the daemon of an overlay to commit: it returns when file contents are written back to the daemon, and
-    a power cut may still lose names.
+    It returns when they are. PATH is a mount point or any path below one; without PATH every mounted overlay is synced.
+    Before Linux 7.3 sync(1) does not ask the daemon of an overlay to commit: it returns when file contents are written
+    back to the daemon, and a power cut may still lose names.
     """
     from ..fusefront.control.sync import sync_overlay
     from ..fusefront.mount.mount_table import minifo_mounts

@@ -26,10 +26,10 @@ Examples:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.argument("storage", metavar="STO")
 def command(storage: str, dry_run: bool, as_json: bool) -> int:
-    """Upgrade the storage STO, which must not be mounted, to the format of this minifo.
+    """Upgrade the storage STO to the format of this minifo.
 
-    The upgrade is one transaction: after a power cut it is either done or not. A copy of the old database stays beside
-    the new one.
+    It must not be mounted. The upgrade is one transaction: after a power cut it is either done or not. A copy of the
+    old database stays beside the new one.
     """
     done = upgrade(storage, dry_run=dry_run)
     if as_json:

@@ -49,11 +49,12 @@ Exit codes: 0 success, 1 the daemon ended meanwhile, 2 failure.""",
 )
 @click.argument("target", default=".", shell_complete=targets)
 def command(as_json: bool, count: int | None, interval: float, target: str) -> int:
-    """Show what the mounted overlay TARGET does: requests, times, errors, commits, bytes, memory.
+    """Show what the mounted overlay TARGET does, live.
 
-    On a terminal the screen is drawn anew each second; elsewhere a line is printed. A request is what the kernel asks;
-    what it answers from its own caches is none. Medians and percentiles are exact to a factor of two. A name that is
-    made, removed or renamed is a change of its directory, and the daemon counts by path only while it is watched.
+    Requests and their times, changes and their paths, errors, commits, bytes, memory. On a terminal the screen is drawn
+    anew each second; elsewhere a line is printed. A request is what the kernel asks; what it answers from its own
+    caches is none. Medians and percentiles are exact to a factor of two. A name that is made, removed or renamed is a
+    change of its directory, and the daemon counts by path only while it is watched.
     """
     _common.log_to_stderr("minifo")
     on_screen = not as_json and _screen.is_possible()

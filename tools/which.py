@@ -33,7 +33,10 @@ Examples:
 @click.option("--base", metavar="DIR", help="The base, where it is not the one of the last mount.")
 @click.argument("path", metavar="PATH", shell_complete=paths)
 def command(path: str, as_json: bool, sto: str | None, base: str | None) -> int:
-    """Show what backs PATH in an overlay: its base object, and where its bytes lie in storage."""
+    """Show what backs PATH in an overlay.
+
+    Its base object, its row, and where its bytes lie in storage.
+    """
     _common.log_to_stderr("minifo")
     with located(path, sto, base) as (overlay, place):
         found = objects.backing(overlay, place)

@@ -10,11 +10,13 @@ import textwrap
 from pathlib import Path
 
 import apsw
+import click
 import pytest
 
 from minifo.engine import ROOT, Overlay, Process
 from minifo.tools import _common, mount_helper, umount_helper
-from minifo.tools.cli import main
+from minifo.tools import cli as cli_module
+from minifo.tools.cli import COMMANDS, cli, main
 
 
 @pytest.fixture
@@ -44,6 +46,29 @@ def test_help_names_every_command_and_shows_examples(capsys: pytest.CaptureFixtu
         assert f"  {name}" in text
         assert main([name, "-h"]) == 0
         assert "Examples:\n" in capsys.readouterr().out
+
+
+def test_the_list_of_commands_says_what_each_says_of_itself(capsys: pytest.CaptureFixture[str]) -> None:
+    """The first sentence of its help, which fits into a line; and there is a file for each, and no other one."""
+    assert main(["--help"]) == 0
+    text = capsys.readouterr().out
+    for name, sentence in COMMANDS.items():
+        command = cli.get_command(click.Context(cli), name)
+        assert command is not None
+        assert command.name == name
+        assert command.get_short_help_str(limit=1000) == sentence
+        assert re.search(rf"^  {name} +{re.escape(sentence)}$", text, re.MULTILINE)
+    assert max(map(len, text.splitlines())) <= 80
+    files = {path.stem.replace("_", "-") for path in Path(cli_module.__file__).parent.glob("[a-z]*.py")}
+    assert set(COMMANDS) == files - {"cli", "mount-helper", "umount-helper", "fsck-helper", "trust"}
+
+
+def test_to_list_the_commands_imports_none() -> None:
+    """Help is there at once."""
+    program = "import sys; from minifo.tools.cli import main; main(['--help']); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    loaded = {name for name in done.stdout.splitlines()[-1].split() if name.startswith("minifo.tools.")}
+    assert loaded == {"minifo.tools.cli", "minifo.tools._common"}
 
 
 def test_mount_help_names_every_option_word(capsys: pytest.CaptureFixture[str]) -> None:
