@@ -307,6 +307,9 @@ class Handlers:
         except OSError as error:
             if error.errno in FULL:
                 self._fail_next_write(ino)
+            else:
+                # close(2) returns EIO, whatever the reason is
+                log.warning("%d bytes written to inode %d are lost: %s", len(data), ino, error)
             raise
 
     def _fail_next_write(self, ino: int) -> None:

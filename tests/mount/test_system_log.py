@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
+import resource
 import signal
 import socket
 import subprocess
@@ -60,6 +62,24 @@ def test_journal(sandbox: MountSandbox, journal: socket.socket) -> None:
     assert last["MESSAGE_ID"] == EVENTS["daemon-ended"].encode()
     assert last["PRIORITY"] == b"3"
     overlay.clear()
+
+
+def test_the_reason_of_a_lost_write_is_told(sandbox: MountSandbox, journal: socket.socket) -> None:
+    """The kernel has written back too late to tell the program more than that some of its bytes are lost."""
+    overlay = sandbox.overlay("log=journal")
+    (overlay.base / "file").write_bytes(b"base" * 5000)
+    overlay.mount()
+    before = resource.prlimit(overlay.pid, resource.RLIMIT_NOFILE)
+    with open(overlay.mnt / "file", "r+b", buffering=0) as file:
+        file.write(b"changed")
+        resource.prlimit(overlay.pid, resource.RLIMIT_NOFILE, (0, before[1]))
+        with pytest.raises(OSError, match="Too many open files"):
+            os.fsync(file.fileno())
+        resource.prlimit(overlay.pid, resource.RLIMIT_NOFILE, before)
+        ino = os.fstat(file.fileno()).st_ino
+    entry = next_of(journal, overlay)
+    assert re.fullmatch(rb"\d+ bytes written to inode %d are lost: .*Too many open files.*" % ino, entry["MESSAGE"])
+    assert entry["ERRNO"] == str(errno.EMFILE).encode()
 
 
 def test_replayed_operations_are_an_event(sandbox: MountSandbox, journal: socket.socket) -> None:
