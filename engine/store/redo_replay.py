@@ -9,6 +9,7 @@ error tells the user how to decide.
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import apsw
 
@@ -39,6 +40,7 @@ def replay(db: Database, storage: Storage, redo: RedoLog, recording: Recording) 
     """
     deleted: list[int] = []
     try:
+        facts = dict(db.rows("SELECT key, value FROM overlay"))
         for operation in recording:
             for number, params in operation.statements:
                 sql = text_of(number)
@@ -52,6 +54,7 @@ def replay(db: Database, storage: Storage, redo: RedoLog, recording: Recording) 
                     log.warning("%s: %s; run minifo-fsck", redo.path, error)
                 if sql == DROP_GARBAGE and isinstance(params[0], int):
                     deleted.append(params[0])
+        _check_counters(facts, redo, recording)
         for number in deleted:
             known = db.value("SELECT 1 FROM garbage WHERE object = ?", (number,)) is not None
             if not known and storage.exists(object_name(number)):
@@ -67,6 +70,30 @@ def replay(db: Database, storage: Storage, redo: RedoLog, recording: Recording) 
             more = f", and {len(lost) - 1} more" if len(lost) > 1 else ""
             raise redo.refusal(f"storage failed, and content did not arrive ({name} {why}{more})")
     _sync(storage, redo, recording)
+
+
+def _check_counters(facts: dict[str, Any], redo: RedoLog, recording: Recording) -> None:
+    """Refuse a log whose next numbers lie outside of what the last commit had left to hand out.
+
+    The overlay would hand out numbers that are in use, or such as no row can hold.
+
+    Args:
+        facts: the rows of table ``overlay`` as that commit left them.
+        redo: the log, for the error message.
+        recording: what was read from the log.
+
+    Raises:
+        StateError: the log is not one of this database.
+    """
+    for operation in recording:
+        for key, value, end_key in (
+            ("next_ino", operation.next_ino, "window_end"),
+            ("next_object", operation.next_object, "object_limit"),
+        ):
+            least, end = facts.get(key), facts.get(end_key)
+            # a mount has refused damaged facts before, and minifo-fsck repairs them
+            if type(least) is int and type(end) is int and not least <= value <= end:
+                raise redo.refusal(f"it does not fit the database (its {key} is {value})")
 
 
 def missing_content(storage: Storage, recording: Recording) -> dict[int, str]:

@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from minifo.engine.model import FILE_MAX, OBJECTS_END
+from minifo.engine.store.redo_records import encode_operation, frame
 from tests.conftest import in_ci
 from tests.hostile.redo_edits import RECORDS
 from tests.hostile.root_commands import AttackedStorages
@@ -65,6 +66,19 @@ FOUND: tuple[tuple[Edit, ...], ...] = (
     (Put(_META, "fifo"),),
     (Put(_META, "huge"),),
 )
+
+
+#: Ends of redo logs that were found to do harm once: next numbers that were used as they were.
+FOUND_RECORDS = tuple(
+    frame(encode_operation([], next_ino, next_object, []))
+    for next_ino, next_object in ((0, 0), (1 << 40, (1 << 63) - 1), ((1 << 63) - 1, 1), (-(1 << 63), 1))
+)
+
+
+@pytest.mark.parametrize("records", FOUND_RECORDS)
+def test_records_that_did_harm_once(attacked: AttackedStorages, records: bytes) -> None:
+    """The first commit after such a replay ended with a traceback."""
+    attacked.run((), "killed", records)
 
 
 @pytest.mark.parametrize("edits", FOUND)
