@@ -357,12 +357,12 @@ class FsckSession:
         return chosen + done, left + [problem for problem in found if problem.code == "E305"]
 
     def _rename_redo(self) -> None:
-        con = self._snapshot()
+        db = Database(self._snapshot(), read_only=True)
         try:
-            uuid = con.execute("SELECT value FROM overlay WHERE key = 'uuid'").fetchone()
+            uuid = db.value("SELECT value FROM overlay WHERE key = 'uuid'")
         finally:
-            con.close()
-        redo = self._redo(uuid[0] if uuid else None)
+            db.close()
+        redo = self._redo(uuid)
         if redo is not None:
             redo.find()
             redo.set_aside()

@@ -17,7 +17,9 @@ from typing import Any
 
 import apsw
 
+from ..errors import Corrupt
 from . import backup_format
+from .authorizer import authorize
 from .database import Database
 from .database_file import POSSIBLE_VERSIONS, SCHEMA_VERSION, check_version, connect
 from .storage import Storage
@@ -91,13 +93,14 @@ class MetadataBackup:
                 os.close(fd)
             self._storage.rename(new, NAMES)
             self._backed_up = logged
-        except (OSError, ValueError, apsw.Error) as error:
+        except (OSError, ValueError, apsw.Error, Corrupt) as error:
             log.info("%s: metadata backup not written: %s", self._storage.path, error)
             self._backed_up = logged  # so that the next attempt waits as long as after a success
 
     def _write_in_thread(self, fd: int) -> int:
         con = connect(self._storage.database, read_only=True)
         try:
+            con.authorizer = authorize
             con.execute("BEGIN")
             return self._write_rows(fd, con.execute)
         finally:

@@ -40,7 +40,7 @@ def replay(db: Database, storage: Storage, redo: RedoLog, recording: Recording) 
     """
     deleted: list[int] = []
     try:
-        facts = dict(db.rows("SELECT key, value FROM overlay"))
+        facts: dict[str, Any] = dict(db.rows("SELECT key, value FROM overlay"))
         for operation in recording:
             for number, params in operation.statements:
                 sql = text_of(number)
