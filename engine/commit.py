@@ -453,6 +453,10 @@ class GroupCommit:
         """Make the overlay read-only, because SQLite has rolled back the changes acknowledged since the last commit."""
         log.error("%s", self._fail(error), extra={"event": "commit-failed"})
 
+    def work_on(self, inodes: Inodes, content: Content, freed: FreedBlocks) -> None:
+        """Commit other parts from now on: those that were made anew after a rollback."""
+        self._inodes, self._content, self._freed = inodes, content, freed
+
     def close(self) -> None:
         """Close all descriptors, and delete the redo log if everything in it is durable."""
         if self._redo is not None:

@@ -10,13 +10,14 @@ from __future__ import annotations
 import errno
 import logging
 import os
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container, Iterable, Mapping
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import TYPE_CHECKING, Self
 
 import apsw
 
+from .checkpoints import Checkpoints
 from .commit import GroupCommit
 from .errors import FsError, NotMinifo, StateError
 from .free_space import FreeSpace
@@ -27,6 +28,7 @@ from .store.base_view import BaseView
 from .store.content_objects import IDS_PER_OPERATION, ObjectStore
 from .store.database import Database
 from .store.database_file import check_header, open_database
+from .store.history import History, show
 from .store.invariants import Violation, check
 from .store.object_paths import object_name
 from .store.redo_log import RedoLog
@@ -40,6 +42,7 @@ from .tree.freed_blocks import FreedBlocks
 from .tree.inode_rows import Watcher
 from .tree.inodes import Inodes
 from .tree.journal import Journal
+from .tree.kept_nodes import keep_nodes
 from .tree.merged_view import MergedView
 from .tree.namespace import Namespace
 from .tree.nodes import Numbers
@@ -78,15 +81,40 @@ class OpenOverlay:
         tell_lost = partial(_tell_lost, db, storage)
         self.objects = ObjectStore(db, storage, facts["next_object"], facts["object_limit"], tell_lost)
         self.stored = StoredBytes(db, self.objects)
+        self.space = FreeSpace(db, storage, self.objects, self.commit, max_size)
+        self.history = History(db)
+        self._clock = Clock(clock)
+        self._ancestors = Ancestors(db, base, keep_origin)
+        self._copy_whole = copy_whole
+        self._reaping: list[Ino] = []
         numbers = Numbers(base.root_stat, (facts["window"], facts["window_end"]))
-        ancestors = Ancestors(db, base, keep_origin)
-        self.inodes = Inodes(db, base, numbers, facts["next_ino"], Clock(clock), self.stored, ancestors)
-        self.content = Content(db, base, self.inodes, self.objects, self.stored, whole=copy_whole)
+        self._make_parts(numbers, facts["next_ino"])
+        self._journal = Journal(db, self.inodes, self.merge, lambda: self.space.is_short)
+        self.commits = GroupCommit(
+            db, storage, self.inodes, self.objects, self.content, self._freed, self.space, self._journal.sealing
+        )
+        self.checkpoints = Checkpoints(
+            db,
+            self.objects,
+            self.commits,
+            self.history,
+            self.space,
+            self._next_ino,
+            facts["window_end"],
+            storage.is_held,
+            self._reload,
+        )
+        self._report()
+
+    def _make_parts(self, numbers: Numbers, next_ino: int) -> None:
+        """Make the parts that know rows of the database: new ones know none."""
+        db, base = self.db, self.base
+        self.inodes = Inodes(db, base, numbers, next_ino, self._clock, self.stored, self._ancestors)
+        self.content = Content(db, base, self.inodes, self.objects, self.stored, whole=self._copy_whole)
         self.attributes = Attributes(db, base, self.inodes, self.content)
         self.merge = MergedView(db, base, self.inodes, self.content)
         self.namespace = Namespace(db, base, self.inodes, self.merge, self.stored, self.attributes)
-        freed = FreedBlocks(db, self.inodes, self.stored.extents, self.objects)
-        self._journal = Journal(db, self.inodes, self.merge, lambda: self.space.is_short)
+        self._freed = FreedBlocks(db, self.inodes, self.stored.extents, self.objects)
         self.ranges = Ranges(
             db,
             base,
@@ -94,18 +122,41 @@ class OpenOverlay:
             self.content,
             self.objects,
             self.stored,
-            freed,
+            self._freed,
             own_xattrs=self.attributes.own_xattrs,
             claim_space=self._claim_space,
             prepare_to_free=self._prepare_to_free,
-            wrote=self._journal.wrote,
+            wrote=lambda ino: self._journal.wrote(ino),
         )
-        self._reaping: list[Ino] = []
-        self.space = FreeSpace(db, storage, self.objects, self.commit, max_size)
-        self.commits = GroupCommit(
-            db, storage, self.inodes, self.objects, self.content, freed, self.space, self._journal.sealing
-        )
-        db.report_to(rolled_back=self.inodes.rolled_back, lost=self.commits.lose)
+
+    def _report(self) -> None:
+        self.db.report_to(rolled_back=self.inodes.rolled_back, lost=self.commits.lose)
+
+    def _next_ino(self) -> int:
+        return self.inodes.next_ino
+
+    def _reload(self, changed: set[int], names: set[tuple[int, bytes]]) -> None:
+        """Make the parts anew that know rows, because rows were brought back; the kernel's references stay.
+
+        Args:
+            changed: numbers of the objects whose rows or names may be others now.
+            names: all their names, each with its directory's number.
+        """
+        before = self.inodes
+        self._make_parts(before.numbers, before.next_ino)
+        self._recovery().settle_numbers()
+        keep_nodes(before, self.inodes, self.base, changed)
+        self._journal.work_on(self.inodes, self.merge)
+        self.commits.work_on(self.inodes, self.content, self._freed)
+        self._report()
+        self.inodes.watcher.lost()
+        for ino in changed:
+            self.inodes.watcher.dropped(Ino(ino))
+        for directory, name in names:
+            self.inodes.watcher.appeared(Ino(directory), name)
+
+    def _recovery(self) -> Recovery:
+        return Recovery(self.inodes, self.db, self.base, self.storage, self.objects, self.commits, self.history)
 
     # -- life cycle
 
@@ -129,6 +180,7 @@ class OpenOverlay:
         clock: Callable[[], int] | None = None,
         encode: Encode | None = None,
         hidden: Iterable[str] = (),
+        at: str | None = None,
     ) -> Self:
         """Open an overlay; make an empty one if the storage directory is empty.
 
@@ -150,10 +202,12 @@ class OpenOverlay:
             clock: returns the kernel's time in ns; None for the system's coarse clock (tree/clock.py).
             encode: encodes operations for the redo log; None for Python's own function (store/redo_records.py).
             hidden: directories that the overlay does not show; the storage is one by itself.
+            at: name of a checkpoint to show, read-only, also beside a process that works on the overlay.
 
         Raises:
             StateError: base or storage cannot be used; nothing was changed on disk.
         """
+        read_only = read_only or at is not None
         view = open_base(base, clone)
         store: Storage | None = None
         db: Database | None = None
@@ -167,7 +221,8 @@ class OpenOverlay:
                     raise NotMinifo(f"storage {storage} holds no overlay yet", "mount it writable first")
             elif vfs is None:
                 check_header(store.database)  # before the lock is made, so that a foreign directory stays unchanged
-            store.lock(exclusive=not read_only)
+            if at is None:
+                store.lock(exclusive=not read_only)
             hide_storage(base, view, store, hidden)
             if not store.is_formatted:
                 store.check_empty()  # again, because now the lock keeps other processes out
@@ -177,16 +232,20 @@ class OpenOverlay:
             # an untrusted database is copied first, so that other users cannot change it while it is read
             copy_out = None if store.is_trusted else store.copy_out
             db = open_database(store.database, read_only=read_only, vfs=vfs, copy_out=copy_out)
+            if at is not None:
+                db = _show_checkpoint(db, store, at)
             overlay = cls(
                 view, store, db, max_size=max_size, copy_whole=copy_whole, keep_origin=keep_origin, clock=clock
             )
             check_root(db, store)
-            recovery = Recovery(overlay.inodes, db, view, store, overlay.objects, overlay.commits)
+            recovery = overlay._recovery()
             recovery.check_base(os.path.realpath(base), base_check)
             redo: RedoLog | None = None
             if redo_directory is not None:
                 redo = RedoLog(redo_directory, overlay.uuid, store.database, encode)
-            if read_only:
+            if at is not None:
+                pass  # no operation changes a checkpoint
+            elif read_only:
                 recovery.warn_of_redo(redo)
             else:
                 recovery.clean_up(overlay.namespace, redo, aside=redo_aside)
@@ -347,6 +406,11 @@ class OpenOverlay:
         return len(self.inodes)
 
     @property
+    def generations(self) -> Mapping[Ino, int]:
+        """The generations of files that a return to a checkpoint has changed; those of all others are 0."""
+        return self.inodes.generations
+
+    @property
     def linkable(self) -> Container[Ino]:
         """The files without a name that ``link`` may give one (O_TMPFILE); the container follows later changes."""
         return self.inodes.unnamed
@@ -355,6 +419,31 @@ class OpenOverlay:
     def storage_path(self) -> str:
         """The path of the storage directory without symlinks, for messages."""
         return self.storage.path
+
+
+def _show_checkpoint(db: Database, storage: Storage, name: str) -> Database:
+    """Return a database that shows a checkpoint, and close the one that it is made from.
+
+    Raises:
+        StateError: there is none with that name, or the database cannot be read beside a writer.
+    """
+    find = "SELECT id FROM checkpoint WHERE name = ?"
+    try:
+        if db.is_copy and storage.has_writer():
+            raise StateError(
+                f"storage {storage.path} is in use, and its file system lets one process at a time read the database",
+                "unmount it first",
+            )
+        number = db.value(find, (name,))
+        if type(number) is int:
+            storage.hold(number)
+        shown = show(db, number) if type(number) is int else None
+        if shown is None or shown.value(find, (name,)) != number:  # deleted before it was held
+            hint = "see them: minifo checkpoint list"
+            raise StateError(f"storage {storage.path} has no checkpoint {name!r:.100}", hint)
+        return shown
+    finally:
+        db.close()
 
 
 def _tell_lost(db: Database, storage: Storage, number: int) -> None:

@@ -263,7 +263,9 @@ class Overlay(OpenOverlay):
 
     def add_lookup(self, ino: Ino) -> None:
         """Count one more reference of the kernel to a number (nlookup), after the reply of a lookup or a create."""
-        self.inodes.node(ino).nlookup += 1
+        node = self.inodes.node_in_memory(ino) or self.inodes.node(ino)
+        node.nlookup += 1
+        node.stale = False  # the reply has its generation
 
     def is_referenced(self, ino: Ino) -> bool:
         """Return whether the kernel has references to a number."""

@@ -19,6 +19,7 @@ from .mount_checks import has_odd_bytes
 from .store.base_view import BaseView
 from .store.content_objects import IDS_PER_OPERATION, ObjectStore
 from .store.database import Database
+from .store.history import History
 from .store.redo_log import RedoLog
 from .store.redo_replay import replay
 from .store.statements import SET_FACT
@@ -60,7 +61,7 @@ class Recovery:
     """The steps between opening an overlay's parts and its first operation.
 
     Args:
-        inodes, db, base, storage, objects, commits: the parts of the overlay.
+        inodes, db, base, storage, objects, commits, history: the parts of the overlay.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class Recovery:
         storage: Storage,
         objects: ObjectStore,
         commits: GroupCommit,
+        history: History,
     ) -> None:
         self._inodes = inodes
         self._db = db
@@ -78,6 +80,7 @@ class Recovery:
         self._storage = storage
         self._objects = objects
         self._commits = commits
+        self._history = history
         self._survey: Survey | None = None  # of a base that was replaced; else None
         self._facts: dict[str, Any] = {}
 
@@ -100,7 +103,7 @@ class Recovery:
             self._survey = survey(self._db, self._base, self._inodes.numbers)
             self._judge(path, mark, known, check, self._survey)
         if self._db.read_only:
-            self._settle_numbers()
+            self.settle_numbers()
 
     def _judge(self, path: str, mark: str, known: dict[str, Any], check: BaseCheck, view: Survey) -> None:
         found, gone, _ = view
@@ -153,7 +156,9 @@ class Recovery:
         db, objects, commits = self._db, self._objects, self._commits
         # the last commit of a killed daemon may not be durable yet; all later changes depend on it
         commits.harden()
+        self._history.keep(True)  # a checkpoint may be among the operations to replay
         replayed = redo is not None and self._replay(redo, aside=aside)
+        objects.frozen_below = self._history.follow()
         objects.sweep_uncommitted(replayed)
         # from here on the objects that the redo log uses are deleted after a commit only: if this process is killed
         # before it, the next mount replays the log again and needs them
@@ -162,9 +167,9 @@ class Recovery:
         if replayed and (self._survey is not None or is_replaced(db, self._base, self._inodes.numbers)):
             self._survey = survey(db, self._base, self._inodes.numbers)
         if self._survey is not None and self._survey.moved:
-            with db.operation():
+            with self._history.paused(), db.operation():
                 renumber(db, self._survey.moved)
-        self._settle_numbers()
+        self.settle_numbers()
         if self._facts:
             with db.operation():
                 for fact in self._facts.items():
@@ -193,7 +198,8 @@ class Recovery:
             return False
         return True
 
-    def _settle_numbers(self) -> None:
+    def settle_numbers(self) -> None:
+        """Give base objects the numbers by which rows refer to them; call it again when the rows are others."""
         assign_reserved(self._db, self._base, self._inodes.numbers)
         self._inodes.drift.cache_numbers()
 

@@ -116,7 +116,10 @@ class Checks:
         created = (window, end - UNREACHED)
         highest = self._db.value("SELECT max(ino) FROM inode WHERE ino >= ? AND ino < ?", created) or 0
         # an impossible id has a finding of its own, and no object will ever get it
-        used = "SELECT max(o) FROM (SELECT object AS o FROM inode UNION ALL SELECT object FROM extent) WHERE o < ?"
+        used = (
+            "SELECT max(o) FROM (SELECT object AS o FROM inode UNION ALL SELECT object FROM extent"
+            " UNION ALL SELECT object FROM was_inode UNION ALL SELECT object FROM was_extent) WHERE o < ?"
+        )
         highest_object = self._db.value(used, (OBJECTS_END,)) or 0
         least = {
             "next_ino": max(window, highest + 1),

@@ -4,7 +4,7 @@ All statements are in minifo's source, and before the first one the schema of th
 store/schema.sql (store/database_file.py).  The authorizer is a second line of defence, should another process change
 the schema later: no statement can attach a database, reach a file through a function or a pragma, or write through a
 trigger.  SQLite calls the authorizer when a statement is prepared, not when it is executed; each statement is prepared
-once, so operations cost no more with it.
+once, so operations cost no more with it.  Temporary triggers end with the connection; they are the history's.
 """
 
 from __future__ import annotations
@@ -24,6 +24,12 @@ _FUNCTIONS = {"abs", "coalesce", "count", "ifnull", "iif", "instr", "length", "m
 _PRAGMAS = {"page_count", "quick_check", "integrity_check", "application_id", "user_version"}
 _TEMPORARY = {apsw.SQLITE_CREATE_TEMP_TABLE, apsw.SQLITE_DROP_TEMP_TABLE}  # tree/base_match.py
 _TEMPORARY_NAME = "moved"
+_OF_CONNECTION = {  # store/history.py
+    apsw.SQLITE_CREATE_TEMP_TRIGGER,
+    apsw.SQLITE_DROP_TEMP_TRIGGER,
+}
+_KEEPS = "keep_"  # prefix of the triggers
+_HISTORY = "was_"  # prefix of the only tables into which they write
 _INDEX = {apsw.SQLITE_CREATE_INDEX, apsw.SQLITE_DROP_INDEX, apsw.SQLITE_REINDEX}  # fsck/repair_loop.py
 _INDEX_NAMES = "fsck_"
 
@@ -42,6 +48,8 @@ def authorize(action: int, first: str | None, second: str | None, database: str 
     if (
         # a WITH clause of a query counts as a view, so reading allows any cause; a write with a cause is a trigger's
         (action in _WRITES and cause is None)
+        or (action == apsw.SQLITE_INSERT and _writes_history(first, cause))
+        or action in _OF_CONNECTION
         or (action == apsw.SQLITE_FUNCTION and second in _FUNCTIONS)
         or (action == apsw.SQLITE_PRAGMA and first in _PRAGMAS)
         or (action in _TEMPORARY and first == _TEMPORARY_NAME)
@@ -49,3 +57,7 @@ def authorize(action: int, first: str | None, second: str | None, database: str 
     ):
         return apsw.SQLITE_OK
     return apsw.SQLITE_DENY
+
+
+def _writes_history(table: str | None, trigger: str | None) -> bool:
+    return table is not None and trigger is not None and table.startswith(_HISTORY) and trigger.startswith(_KEEPS)

@@ -33,6 +33,10 @@ _PROBE_SIZE = 1 << 20  # bytes
 _LOST = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENXIO, errno.EMLINK, errno.EXDEV)
 ADD_GARBAGE = statement("INSERT INTO garbage VALUES (?)")
 DROP_GARBAGE = statement("DELETE FROM garbage WHERE object = ?")
+_NEEDED_GARBAGE = (
+    "SELECT object FROM garbage g WHERE EXISTS (SELECT 1 FROM was_inode w WHERE w.object = g.object AND w.object > 0)"
+    " OR EXISTS (SELECT 1 FROM was_extent w WHERE w.object = g.object AND w.object > 0)"
+)
 _FDATASYNC_MAX = 32  # above this many files one syncfs is cheaper (26 against 1,284 ms for 1,000 on ext4)
 
 
@@ -81,6 +85,7 @@ class ObjectStore:
         self.undeleted: set[int] = set()  # unused objects whose deletion failed; the next commit makes them garbage
         # content that rows may rely on, for the redo log (store/redo_records.py); None without a redo log
         self._notes: list[tuple[int, int]] | None = None
+        self.frozen_below = 0  # a checkpoint may need the objects with lesser ids, so nothing writes into them
 
     # -- objects
 
@@ -97,6 +102,21 @@ class ObjectStore:
             self._storage.has_holes = self.stat(number).st_blocks * 512 < _PROBE_SIZE // 2
             self.drop(number)
         return self._storage.has_holes
+
+    def is_frozen(self, number: int) -> bool:
+        """Return whether a checkpoint may need an object as it is, so that nothing may write into it."""
+        return number < self.frozen_below
+
+    def _writable(self, number: int) -> int:
+        """Return the descriptor of an object that is about to be changed.
+
+        Raises:
+            FsError: EIO if it is frozen: the caller should have made a new one.
+        """
+        if number < self.frozen_below:
+            raise FsError(errno.EIO, f"{object_name(number)} belongs to a checkpoint")
+        self.dirty.add(number)
+        return self.fd(number)
 
     def free_ids(self) -> int:
         """Return how many ids can be handed out before a commit must reserve more."""
@@ -180,9 +200,8 @@ class ObjectStore:
         Raises:
             OSError: part of the data may have been written.
         """
-        self.dirty.add(number)
+        fd = self._writable(number)
         self.written += len(data)
-        fd = self.fd(number)
         if self.used is None:
             self._storage.write(fd, data, offset)
         else:
@@ -242,10 +261,9 @@ class ObjectStore:
         Raises:
             OSError: the ranges are not aligned to blocks, or the file systems do not support it; nothing was changed.
         """
-        fd = self.fd(number)
+        fd = self._writable(number)
         before = os.fstat(fd).st_blocks
         self._storage.clone_range(fd, source, at, size, offset)
-        self.dirty.add(number)
         self._note(number, offset + size)
         if self.used is not None:
             self.used += (os.fstat(fd).st_blocks - before) * 512
@@ -255,8 +273,7 @@ class ObjectStore:
 
         Never remove bytes that a durable commit shows: ``trims`` does that after the next commit.
         """
-        self.dirty.add(number)
-        fd = self.fd(number)
+        fd = self._writable(number)
         before = os.fstat(fd).st_blocks if self.used is not None else 0
         self._storage.truncate(fd, size)
         if self.used is not None:
@@ -272,8 +289,7 @@ class ObjectStore:
         Raises:
             OSError: ENOSPC, EDQUOT, EIO.
         """
-        self.dirty.add(number)
-        fd = self.fd(number)
+        fd = self._writable(number)
         before = os.fstat(fd)
         self._db.on_failure(partial(self._free_beyond, number, before.st_size))
         # pending holes of the object may lie in the range, and must not be punched any more
@@ -302,8 +318,7 @@ class ObjectStore:
         """Deallocate *size* unused bytes of an object from *offset* on, if the file system supports that."""
         if not self._can_punch:
             return
-        self.dirty.add(number)
-        fd = self.fd(number)
+        fd = self._writable(number)
         before = os.fstat(fd).st_blocks
         try:
             self._storage.punch(fd, size, offset)
@@ -338,13 +353,18 @@ class ObjectStore:
     def drop(self, number: int) -> None:
         """Delete an object that no row uses after the running operation, if that succeeds.
 
-        An object that a commit may use becomes garbage, and is deleted when the next commit is durable.
+        An object that a commit may use becomes garbage, and is deleted when the next commit is durable, unless a
+        checkpoint needs it.
         """
-        if number >= self.committed_next:
+        if number >= self.committed_next and not self.is_frozen(number):
             self._db.on_success(partial(self._delete, number))
         else:
-            self._db.change(ADD_GARBAGE, (number,))
+            self.add_garbage(number)
             self._db.on_success(partial(self.dirty.discard, number))
+
+    def add_garbage(self, number: int) -> None:
+        """Let the next commit delete an object that no row uses.  Call it inside an operation."""
+        self._db.change(ADD_GARBAGE, (number,))
 
     def _delete(self, number: int) -> None:
         """Delete the file of an object that no commit uses, after the end of the operation that made or dropped it."""
@@ -475,8 +495,12 @@ class ObjectStore:
     def forget_swept(self) -> None:
         """Delete the rows of ``garbage`` whose files are deleted; call it inside an operation before a commit.
 
-        Objects whose deletion failed become garbage, so that a later commit tries again.
+        Objects whose deletion failed become garbage, so that a later commit tries again.  Objects that a checkpoint
+        needs are none.
         """
+        if self.frozen_below:
+            for (number,) in self._db.rows(_NEEDED_GARBAGE):
+                self._db.change(DROP_GARBAGE, (number,))
         for number in self.swept:
             self._db.change(DROP_GARBAGE, (number,))
         self._db.on_success(self.swept.clear)

@@ -209,6 +209,26 @@ class Database:
         """Whether other connections may read the database while this one is open."""
         return self._reopen is not None
 
+    def copied(self) -> Database:
+        """Return a copy of the whole database in memory, which can be changed; it is of one state (backup.html).
+
+        Raises:
+            FsError: the errno of a database error.
+        """
+        con = apsw.Connection(":memory:")
+        try:
+            with con.backup("main", self._con, "main") as backup:
+                backup.step()
+        except apsw.Error as error:
+            con.close()
+            raise FsError(errno_of(error), str(error)) from error
+        return Database(con, read_only=False)
+
+    @property
+    def is_copy(self) -> bool:
+        """Whether this is a copy of the file in memory, because SQLite cannot read the file where it is."""
+        return not self._con.filename
+
     # -- changing
 
     def operation(self) -> _Operation:
@@ -273,6 +293,17 @@ class Database:
         assert self._log is None, sql
         self._cursor.execute(sql, params)
         return self._con.changes()
+
+    def define(self, sql: str) -> None:
+        """Make or drop an object of this connection alone, which no file holds: a trigger (store/history.py).
+
+        Raises:
+            FsError: the errno of a database error.
+        """
+        try:
+            self._cursor.execute(sql)
+        except apsw.Error as error:
+            raise FsError(errno_of(error), str(error)) from error
 
     def on_success(self, action: Callable[[], None]) -> None:
         """Call *action* when the running operation has succeeded; never if it fails."""

@@ -23,7 +23,10 @@ from .storage import Storage
 
 log = logging.getLogger(__name__)
 
-_IN_USE = "SELECT object FROM inode WHERE object > 0 UNION SELECT object FROM extent WHERE object > 0"
+_IN_USE = (
+    "SELECT object FROM inode WHERE object > 0 UNION SELECT object FROM extent WHERE object > 0 UNION"
+    " SELECT object FROM was_inode WHERE object > 0 UNION SELECT object FROM was_extent WHERE object > 0"
+)
 
 
 def replay(db: Database, storage: Storage, redo: RedoLog, recording: Recording) -> None:

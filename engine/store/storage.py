@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import logging
 import os
 import shutil
 import stat
@@ -23,6 +24,8 @@ from .database_file import format_database
 from .syscall_numbers import iow
 from .syscalls import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, fallocate, syncfs
 from .writer_lock import LOCK
+
+log = logging.getLogger(__name__)
 
 LEGACY_META = "META_dAfFgHE39ktF3HD2sr"  # name of mini_fo's list files; migrations/meta decodes them
 MERGING = "merge.db"  # the database has this name while a merge applies it to the base
@@ -257,6 +260,38 @@ class Storage:
         if exclusive:
             writer_lock.note_pid(fd)
         self._lock = fd
+
+    def hold(self, checkpoint: int) -> None:
+        """Keep a checkpoint, given by its id, from being deleted until ``close``; a writer may work beside this one.
+
+        Raises:
+            StateError: the checkpoint is being deleted.
+        """
+        try:
+            self._lock = self._dir.open(LOCK, os.O_RDONLY)
+        except OSError as error:
+            log.info("%s has no lock to hold (%s)", self.path, error)
+            return  # a read-only medium: no process can write to it
+        try:
+            writer_lock.hold(self._lock, checkpoint)
+        except OSError as error:
+            raise StateError(f"the checkpoint in storage {self.path} cannot be held ({error.strerror})") from error
+
+    def has_writer(self) -> bool:
+        """Return whether a process holds the writer's lock."""
+        try:
+            fd = self._dir.open(LOCK, os.O_RDONLY)
+        except FileNotFoundError:
+            return False
+        try:
+            return writer_lock.lock_holder(fd) is not None
+        finally:
+            os.close(fd)
+
+    def is_held(self, checkpoint: int) -> bool:
+        """Return whether another process shows a checkpoint, given by its id; call it with the writer's lock."""
+        assert self._lock is not None
+        return writer_lock.is_held(self._lock, checkpoint)
 
     def close(self) -> None:
         """Release the lock and close the directory."""

@@ -2,17 +2,23 @@
 
 A writer locks the file ``lock`` in the storage exclusively (flock(2)), and writes its process id into the first line.
 The lock belongs to the open file, so it ends with its holder.
+
+Who shows a checkpoint locks a byte of the same file, shared (F_OFD_SETLK, fcntl(2)): that lock is of another kind and
+keeps no writer out, but the checkpoint is not deleted.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
+import struct
 import time
 
 LOCK = "lock"  # name of the file in the storage
 
 _TIMEOUT = 0.3  # seconds
+_FLOCK = "hhqqi0q"  # struct flock (fcntl(2)): type, whence, start, length, process
+_CHECKPOINTS = 1 << 32  # offset of the byte of checkpoint 0, far beyond the file's end
 
 
 def take(fd: int, *, exclusive: bool) -> None:
@@ -62,3 +68,32 @@ def lock_holder(fd: int, *, keep: bool = False) -> int | None:
     if not keep:
         fcntl.flock(fd, fcntl.LOCK_UN)
     return None
+
+
+def hold(fd: int, checkpoint: int) -> None:
+    """Note that a checkpoint is in use as long as this file is open.
+
+    Args:
+        fd: the lock file, open for reading.
+        checkpoint: its id.
+
+    Raises:
+        OSError: the file system has no such locks; EAGAIN if the checkpoint is being deleted.
+    """
+    lock = struct.pack(_FLOCK, fcntl.F_RDLCK, os.SEEK_SET, _CHECKPOINTS + checkpoint, 1, 0)
+    fcntl.fcntl(fd, fcntl.F_OFD_SETLK, lock)
+
+
+def is_held(fd: int, checkpoint: int) -> bool:
+    """Return whether another open file holds a checkpoint.
+
+    Args:
+        fd: the lock file, open for writing.
+        checkpoint: its id.
+
+    Raises:
+        OSError: the file system has no such locks.
+    """
+    lock = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, _CHECKPOINTS + checkpoint, 1, 0)
+    found = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, lock)
+    return bool(struct.unpack(_FLOCK, found)[0] != fcntl.F_UNLCK)

@@ -34,6 +34,7 @@ NUMBERED = (
     ("xattr", "ino"),
     ("orphan", "ino"),
 )
+_ALL_NUMBERED = (*NUMBERED, *((f"was_{table}", column) for table, column in NUMBERED))
 _MOVED = (
     statement("CREATE TEMP TABLE moved (old INTEGER PRIMARY KEY, new INTEGER NOT NULL)"),
     statement("INSERT INTO moved VALUES (?, ?)"),
@@ -45,9 +46,16 @@ _RENUMBER = [
         f"UPDATE {table} SET {column} = -(SELECT new FROM moved WHERE old = {column})"
         f" WHERE {column} IN (SELECT old FROM moved)"
     )
-    for table, column in NUMBERED
+    for table, column in _ALL_NUMBERED
 ]
-_RENUMBER += [statement(f"UPDATE {table} SET {column} = -{column} WHERE {column} < 0") for table, column in NUMBERED]
+_RENUMBER += [
+    statement(f"UPDATE {table} SET {column} = -{column} WHERE {column} < 0") for table, column in _ALL_NUMBERED
+]
+# What only checkpoints know.
+_FORMER_ORIGINS = (
+    "SELECT ino, path, coalesce((SELECT mode FROM was_inode i WHERE i.ino = w.ino AND i.held LIMIT 1), ?) & 61440"
+    " FROM was_origin w WHERE held AND ino NOT IN (SELECT ino FROM origin)"
+)
 _GONE_MIN = 4  # fewer missing objects than this say nothing about the base
 # Numbers, paths and types; only a directory has a row in origin without one in inode.
 _ORIGINS = "SELECT ino, path, coalesce(mode, ?) & 61440 FROM origin LEFT JOIN inode USING (ino)"
@@ -155,6 +163,8 @@ def assign_reserved(db: Database, base: BaseView, numbers: Numbers) -> None:
 def survey(db: Database, base: BaseView, numbers: Numbers) -> Survey:
     """Look up every path of ``origin`` in the base, and work out which rows must get other numbers.
 
+    The rows of checkpoints are among them, so that a checkpoint can be returned to over a later base.
+
     The rows of an object that cannot be read get a number of their own, as those of a gone one do: nothing tells its
     new number.  Changes nothing.
     """
@@ -162,6 +172,8 @@ def survey(db: Database, base: BaseView, numbers: Numbers) -> Survey:
     taken: set[int] = set()
     found = gone = 0
     origins = db.rows(f"{_ORIGINS} WHERE ino <> ? ORDER BY path", (stat.S_IFDIR, ROOT))
+    former = {row[0]: row for row in db.rows(_FORMER_ORIGINS, (stat.S_IFDIR,))}
+    origins += former.values()
     known = {ino for ino, _, _ in origins}
     for ino, path, mode in origins:
         st = _find(base, path)
@@ -187,7 +199,7 @@ def survey(db: Database, base: BaseView, numbers: Numbers) -> Survey:
 
 
 def renumber(db: Database, moved: dict[int, int]) -> None:
-    """Change the inode numbers in all tables.  Call it inside an operation.
+    """Change the inode numbers in all tables, those of checkpoints included.  Call it inside an operation.
 
     Args:
         db: the overlay's database.

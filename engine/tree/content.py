@@ -205,6 +205,8 @@ class Content:
         number, bound, mapped = backing
         if number is None or mapped or (bound is not None and offset + len(data) > bound):
             return False
+        if self._objects.is_frozen(number):
+            return False
         if offset > row.size:
             self.cut_stale(number, row.size)
         return self._objects.write_fitting(number, data, offset) == len(data)
@@ -248,8 +250,10 @@ class Content:
             bound = size if bound is None else min(bound, size)
             if mapped:
                 self._cut_extents(row, size)  # invariant 12: extents lie within the file
-            if number:
+            if number and not self._objects.is_frozen(number):
                 self._objects.trims[number] = (row.ino, size)
+        elif number and self._objects.is_frozen(number):
+            bound = row.size if bound is None else bound  # a crash may have left bytes beyond the end
         elif number is not None and bound is None:
             self.cut_stale(number, row.size)
             self.make_nonempty(row._replace(size=size))
@@ -266,7 +270,9 @@ class Content:
         only: on storage without holes more would take blocks.
         """
         needed = row.size if row.bound is None else min(row.bound, row.size)
-        if row.object and needed and self._objects.stat(row.object).st_size == 0:
+        if not row.object or self._objects.is_frozen(row.object):
+            return
+        if needed and self._objects.stat(row.object).st_size == 0:
             self._objects.truncate(row.object, 1)
 
     def _cut_extents(self, row: Row, size: int) -> None:
@@ -288,6 +294,8 @@ class Content:
             # the object is of this file alone (invariant 14), and extents are found by their file
             reused = self._db.value(_BEYOND, (ino, number, size))
             if row is None or (row.object, row.bound) != (number, size) or reused is not None:
+                continue
+            if self._objects.is_frozen(number):
                 continue
             try:
                 # never grown: storage may be unable to hold a file of that size, or to have holes

@@ -1,4 +1,6 @@
-"""Copy-up: when the bytes of a base file are copied to storage, and how many of them.
+"""Copy-up: when the bytes of a file that must not change are copied to a new object, and how many of them.
+
+Such files are base files, and content objects that a checkpoint has frozen.
 
 A write asks for a backing of the file (``writable``).  A file that stays small becomes a row.  A larger base file is
 cloned where the file systems can share blocks, and copied whole if it has at most ``_COPY_WHOLE`` bytes.  Otherwise its
@@ -59,7 +61,7 @@ class CopyUp:
         self._inodes = inodes
         self._objects = objects
         self._stored = stored
-        self._can_clone = True
+        self._cannot_clone: set[bool] = set()  # True: base files cannot share blocks with storage; False: objects
         self.small_max = SMALL_MAX
         self.whole = whole
 
@@ -70,6 +72,8 @@ class CopyUp:
         writes the row of ``small``.
         """
         number, bound, mapped = row.object, row.bound, row.mapped
+        if number and self._objects.is_frozen(number):
+            return self._thaw(row, number)
         if number and bound is not None and self._objects.stat(number).st_size <= bound:
             bound = None  # the object was cut after the commit of a shrink: nothing lies beyond bound any more
         if mapped:
@@ -84,9 +88,28 @@ class CopyUp:
                 return Backing(SMALL, None, 0)
             if path is None or not base_size:
                 return Backing(self._objects.create(), None, 0)
-            number = self._copy_file(row, path, base_size)
+            number = self._copy_file(self._inodes.drift.base_fd(row, path), base_size, in_base=True)
             return Backing(number, base_size if number is None else None, 0)
         return Backing(number, bound, 0)
+
+    def _thaw(self, row: Row, number: int) -> Backing:
+        """Return the backing for a write into a file whose object a checkpoint has frozen (store/history.py).
+
+        That is a copy, where one is cheap.  Else the object stays the backing, like a base file, and what is written
+        becomes extents.
+        """
+        size = row.size if row.bound is None else min(row.bound, row.size)
+        new = None
+        if not row.mapped:
+            source = os.dup(self._objects.fd(number))
+            try:
+                new = self._copy_file(source, size, in_base=False)
+            finally:
+                os.close(source)
+        if new is None:
+            return Backing(number, size, row.mapped)
+        self._objects.drop(number)
+        return Backing(new, None, 0)
 
     def _outgrow(self, row: Row) -> int:
         """Move the bytes of a small file from its row to a new object; return the object's id."""
@@ -145,15 +168,20 @@ class CopyUp:
         number = self._copy(source, size, self._objects.create(), covered)
         return row._replace(object=number, bound=None)
 
-    def _copy_file(self, row: Row, path: bytes, size: int) -> int | None:
-        """Copy the first *size* bytes of a base file to a new object; return its id, or None if extents are cheaper."""
-        source = self._inodes.drift.base_fd(row, path)
-        if self._can_clone:
+    def _copy_file(self, source: int, size: int, *, in_base: bool) -> int | None:
+        """Copy the first bytes of a file to a new object; return its id, or None if extents are cheaper.
+
+        Args:
+            source: a descriptor of the file.
+            size: how many bytes to copy.
+            in_base: True for a base file, False for a content object.
+        """
+        if in_base not in self._cannot_clone:
             number = self._objects.create()
             try:
                 self._objects.clone(number, source)
             except OSError:
-                self._can_clone = False  # another file system, or no reflinks: neither changes while mounted
+                self._cannot_clone.add(in_base)  # another file system, or no reflinks: neither changes while mounted
             else:
                 self._objects.truncate(number, size)
                 return number

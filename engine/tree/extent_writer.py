@@ -49,9 +49,13 @@ class ExtentWriter:
         end = offset + len(view)
         at = offset
         extents = self._stored.extents.of(row.ino, offset, end)
-        if any(extent.object == HOLE for extent in extents):
-            self._stored.extents.carve(row.ino, offset, end, holes_only=True)
-            extents = [extent for extent in extents if extent.object != HOLE]
+        # holes have the object 0, so that they count as frozen
+        passive = {extent.object for extent in extents if self._objects.is_frozen(extent.object or -1)}
+        if passive:
+            self._stored.extents.carve(row.ino, offset, end, passive)
+            extents = [extent for extent in extents if extent.object not in passive]
+            for number in self._stored.extents.unused(row.ino, passive - {HOLE, row.object}):
+                self._objects.drop(number)
         for extent in extents:
             if at < extent.start:
                 self._write_gap(row, backing, at, view[at - offset : extent.start - offset])
@@ -68,7 +72,7 @@ class ExtentWriter:
         done = 0
         if number:
             limit = self._objects.largest if bound is None else min(bound, self._objects.largest)
-            done = min(max(0, limit - start), len(data))
+            done = min(max(0, limit - start), len(data)) if not self._objects.is_frozen(number) else 0
             if done:
                 done = self._objects.write_fitting(number, data[:done], start)
         if done < len(data):
@@ -100,18 +104,20 @@ class ExtentWriter:
         takes no new extent before the cut is durable.
         """
         packed = not self._objects.has_holes or start + size > self._objects.largest
-        sql = f"FROM extent WHERE ino = ? AND (at <> start) = {int(packed)} AND object > 0"
+        sql = f"FROM extent WHERE ino = ? AND (at <> start) = {int(packed)}"
         # the object of the first extent almost always serves, and a file may have a hundred thousand extents
-        rows = self._db.rows(f"SELECT object {sql} LIMIT 1", (row.ino,))
+        sql += " AND object >= ?"  # nothing is written into frozen ones
+        file = row.ino, max(1, self._objects.frozen_below)
+        rows = self._db.rows(f"SELECT object {sql} LIMIT 1", file)
         if rows and not packed and rows[0][0] in self._objects.cut:
-            rows = self._db.rows(f"SELECT DISTINCT object {sql}", (row.ino,))
+            rows = self._db.rows(f"SELECT DISTINCT object {sql}", file)
             rows = [values for values in rows if values[0] not in self._objects.cut]
         if not packed:
             return (int(rows[0][0]) if rows else self._objects.create()), start
         at = self._packed_end(int(rows[0][0]), start) if rows else 0
         if rows and at + size > self._objects.largest:
             # that object is full; of the file's packed objects only the newest may have room
-            rows = self._db.rows(f"SELECT max(object) {sql}", (row.ino,))
+            rows = self._db.rows(f"SELECT max(object) {sql}", file)
             at = self._packed_end(int(rows[0][0]), start)
         if rows and at + size <= self._objects.largest:
             return int(rows[0][0]), at

@@ -10,7 +10,7 @@ becomes of an object after its rows are gone.
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from typing import NamedTuple
 
 from ..errors import FsError
@@ -95,7 +95,7 @@ class Extents:
             end = after[1]
         self._db.change(_PUT_EXTENT, (ino, start, end, number, at))
 
-    def carve(self, ino: Ino, start: int, end: int, *, holes_only: bool = False) -> None:
+    def carve(self, ino: Ino, start: int, end: int, objects: Container[int] | None = None) -> None:
         """Remove a range from the extents that touch it; an extent that reaches beyond the range keeps its other part.
 
         Call it inside an operation.
@@ -103,10 +103,10 @@ class Extents:
         Args:
             ino: the file.
             start, end: the range, in bytes.
-            holes_only: True to leave extents with an object alone.
+            objects: leave alone extents in other objects than these; ``HOLE`` stands for holes.  None for all.
         """
-        if holes_only:
-            touched = [extent for extent in self.of(ino, start, end) if extent.object == HOLE]
+        if objects is not None:
+            touched = [extent for extent in self.of(ino, start, end) if extent.object in objects]
         else:
             # one statement for all that lie inside: there may be a million
             self._db.change(_DROP_EXTENTS_IN, (ino, start, end, end))

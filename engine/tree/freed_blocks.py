@@ -49,6 +49,8 @@ class FreedBlocks:
             number: the object.
             parts: start and end of each part, in bytes, as offsets in the object.
         """
+        if self._objects.is_frozen(number):
+            return  # a checkpoint may show them
         for start, end in parts:
             first, stop = -(-start // BLOCK_SIZE) * BLOCK_SIZE, end // BLOCK_SIZE * BLOCK_SIZE
             if first < stop:
@@ -74,6 +76,8 @@ class FreedBlocks:
 
         The operation has succeeded by then, and blocks that stay allocated do no harm.
         """
+        if self._objects.is_frozen(number):
+            return
         try:
             self._objects.punch(number, size, offset)
         except OSError as error:
@@ -91,6 +95,9 @@ class FreedBlocks:
         """
         deadline = time.monotonic() + seconds
         for number, holes in list(self._objects.holes.items()):
+            if self._objects.is_frozen(number):
+                del self._objects.holes[number]
+                continue
             later = []
             for index, hole in enumerate(holes):
                 if hole.operation > operation:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from ..errors import FsError
@@ -77,6 +77,7 @@ class Inodes:
         self.numbers = numbers
         self.next_ino = next_ino
         self.first_ino = next_ino  # number of the first object created since the overlay was opened
+        self.generations: dict[Ino, int] = {}  # of files that a return to a checkpoint has changed, if not 0
         self.clock = clock
         self.unnamed: set[Ino] = set()  # files made without a name that may still be given one (O_TMPFILE)
         self._nodes: dict[Ino, Node] = {ROOT: Node(ROOT, (None, b"/"), ROOT, True, True)}
@@ -96,10 +97,14 @@ class Inodes:
         """Return the node of an inode number, from memory or made from rows.
 
         Raises:
-            FsError: ESTALE if there is neither a node nor a row with this number.
+            FsError: ESTALE if there is neither a node nor a row with this number, or the node is stale.
         """
         node = self._nodes.get(ino)
-        return node if node is not None else self._load(ino)
+        if node is None:
+            return self._load(ino)
+        if node.stale:
+            raise FsError(errno.ESTALE, f"inode {ino}")
+        return node
 
     def node_in(self, ino: Ino, directory: Node) -> Node:
         """Return the node of an object that has just been found in *directory*, which becomes a directory's parent.
@@ -128,7 +133,7 @@ class Inodes:
         if not is_dir:
             parent = ROOT
         elif parent is None:
-            parent = self._parent(ino, path)
+            parent = self.parent(ino, path)
         node = self._nodes[ino] = Node(ino, (None, path) if path is not None else None, parent, is_dir, True)
         return node
 
@@ -139,7 +144,7 @@ class Inodes:
         origin = self._db.row("SELECT path FROM origin WHERE ino = ?", (ino,))
         return path_of(ino, origin[0]) if origin is not None else None
 
-    def _parent(self, ino: Ino, path: bytes | None) -> Ino:
+    def parent(self, ino: Ino, path: bytes | None) -> Ino:
         """Return the number of the directory that holds a directory, by rows; slow, as it scans the tables of names."""
         parent = self._db.value(
             "SELECT parent FROM created WHERE ino = ?1 UNION ALL SELECT parent FROM renamed WHERE ino = ?1", (ino,)
@@ -186,6 +191,14 @@ class Inodes:
         """Return the node of an inode number if it is in memory, else None."""
         return self._nodes.get(ino)
 
+    def nodes(self) -> Iterable[Node]:
+        """Return all nodes in memory; none may be added or removed meanwhile."""
+        return self._nodes.values()
+
+    def take_node(self, node: Node) -> None:
+        """Take over a node of another instance."""
+        self._nodes[node.ino] = node
+
     def drop_node(self, ino: Ino) -> None:
         """Remove a node from memory; the root's node stays."""
         if ino != ROOT:
@@ -195,6 +208,12 @@ class Inodes:
     def when_crowded(self, limit: int, call: Callable[[], None]) -> None:
         """Call *call* whenever the number of nodes reaches *limit*."""
         self._limit, self._crowded = limit, call
+
+    def follow_up(self, other: Inodes) -> None:
+        """Take the place of another instance: what the front end has set there counts here."""
+        self.first_ino, self.unnamed, self.watcher = other.first_ino, other.unnamed, other.watcher
+        self._limit, self._crowded = other._limit, other._crowded
+        self.generations = other.generations
 
     def __len__(self) -> int:
         return len(self._nodes)

@@ -94,6 +94,11 @@ class Journal:
 
     # -- life
 
+    def work_on(self, inodes: Inodes, view: MergedView) -> None:
+        """Note changes of other parts from now on: those that were made anew after a rollback.  No entry may wait."""
+        self._inodes, self._view = inodes, view
+        self._names = KnownNames(self._db, inodes, view)
+
     def begin(self, limit: int, commit: Callable[[], object]) -> None:
         """Switch the journal on, and delete entries beyond the limit.
 

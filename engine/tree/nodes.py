@@ -42,10 +42,12 @@ class Node:
         is_dir: True for a directory.
         state: False when the database surely holds no row of it; True when it may hold some.
         dead: True for a removed directory, and for a base file without a row that has lost its only name.
+        stale: True for a file that a return to a checkpoint has changed, as long as the kernel has not looked it up
+            again: what it still asks of it is about the file as it was.
         nlookup: the kernel's count of lookups, less those it has forgotten (FUSE_FORGET).
     """
 
-    __slots__ = ("_directory", "_name", "dead", "ino", "is_dir", "nlookup", "parent", "state")
+    __slots__ = ("_directory", "_name", "dead", "ino", "is_dir", "nlookup", "parent", "stale", "state")
 
     def __init__(self, ino: Ino, location: BaseLocation | None, parent: Ino, is_dir: bool, state: bool) -> None:
         self.ino = ino
@@ -55,6 +57,7 @@ class Node:
         self.is_dir = is_dir
         self.state = state
         self.dead = False
+        self.stale = False
         self.nlookup = 0
 
     @property

@@ -165,11 +165,12 @@ class Ranges:
         if row is None:
             return end - start
         allocated = 0
-        if row.object:
+        if row.object and not self._objects.is_frozen(row.object):
             allocated = max(0, self._objects.stat(row.object).st_blocks * 512 - start)
         if row.mapped:
             touched = self._stored.extents.of(row.ino, start, end)
-            allocated += sum(min(e.end, end) - max(e.start, start) for e in touched if e.object != HOLE)
+            own = [e for e in touched if e.object != HOLE and not self._objects.is_frozen(e.object)]
+            allocated += sum(min(e.end, end) - max(e.start, start) for e in own)
         return max(0, end - start - allocated)
 
     def _reserve(self, row: Row, path: bytes | None, start: int, end: int, *, grow: bool) -> Row:
@@ -183,7 +184,7 @@ class Ranges:
         number, bound, mapped = row.object, row.bound, row.mapped
         if number or end > self._content.copy_up.small_max:
             number, bound, mapped = self._content.copy_up.writable(row, path, end)
-        if number:
+        if number and not self._objects.is_frozen(number):
             if bound is None and end > row.size:
                 self._content.cut_stale(number, row.size)
             stop = end if bound is None else min(end, bound)
@@ -197,7 +198,7 @@ class Ranges:
     def has_blocks(self, ino: Ino, offset: int, size: int) -> bool:
         """Return True if a file surely has blocks for all of a range, so that a write there needs no free space."""
         row = self._row(self._inodes.node(ino))
-        if row is None or not row.object or row.mapped or row.bound is not None:
+        if row is None or not row.object or row.mapped or row.bound is not None or self._objects.is_frozen(row.object):
             return False
         st = self._objects.stat(row.object)
         return offset + size <= st.st_size <= st.st_blocks * 512
@@ -470,7 +471,7 @@ class Ranges:
             return row, 0
         number, bound, mapped = self._content.copy_up.writable(row, path, at + size)
         row = row._replace(object=number, bound=bound, mapped=mapped)
-        if not number or mapped or (bound is not None and at + size > bound):
+        if not number or mapped or (bound is not None and at + size > bound) or self._objects.is_frozen(number):
             return row, 0
         if bound is None and at > row.size:
             self._content.cut_stale(number, row.size)

@@ -222,6 +222,34 @@ class ComparedTrees:
                 file.write(got)
             os.utime(full, ns=(st.st_atime_ns, st.st_mtime_ns))
 
+    def adopt_plain(self, numbers: dict[bytes, tuple[int, Ino]]) -> None:
+        """Go on with another plain tree, which the engine has gone back to.
+
+        Args:
+            numbers: those that the engine had given the paths then.
+        """
+        self._numbers.clear()
+        found = {path: engine for path, (_, engine) in self.numbers().items()}
+        assert found == {path: engine for path, (_, engine) in numbers.items()}, self.told("inode numbers moved")
+        self._settle_clock()
+        self.snap()
+
+    def compare_with(self, overlay: Overlay, state: Snapshot) -> None:
+        """Compare another overlay with a copy of the plain tree."""
+        mine, self.ov = self.ov, overlay
+        root, self.root = self.root, os.fsencode(state.tree)
+        handles, self.handles = self.handles, []
+        numbers, self._numbers = self._numbers, {}
+        since, self._since = self._since, time.time_ns()
+        try:
+            assert {path: ino for path, (_, ino) in self.numbers().items()} == {
+                path: ino for path, (_, ino) in state.numbers.items()
+            }, self.told("inode numbers moved")
+            self.compare_all()
+        finally:
+            self.ov, self.root, self.handles = mine, root, handles
+            self._numbers, self._since = numbers, since
+
     def remove(self) -> None:
         """Delete all files of the test."""
         with contextlib.suppress(OSError):
@@ -467,6 +495,8 @@ class ComparedTrees:
             number
             for (number,) in self.ov.db.rows(
                 "SELECT object FROM inode WHERE object > 0 UNION SELECT object FROM extent WHERE object > 0"
+                " UNION SELECT object FROM was_inode WHERE object > 0"
+                " UNION SELECT object FROM was_extent WHERE object > 0"
             )
         }
         there = set(object_files(self.storage))

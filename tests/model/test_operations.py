@@ -13,6 +13,7 @@ from hypothesis import settings
 
 from tests.model.compared_trees import NarrowDenseStorage, NarrowStorage
 from tests.model.state_machine import AttributeRules, ContentRules, LifeRules
+from tests.model.state_machine_checkpoints import CheckpointRules
 from tests.model.state_machine_ranges import RangeRules
 from tests.model.state_machine_unnamed import UnnamedRules
 from tests.shared import file_trees
@@ -65,6 +66,17 @@ class Everything(UnnamedRules, RangeRules, AttributeRules, LifeRules):
     """All rules on the full tree."""
 
 
+class Checkpoints(CheckpointRules, UnnamedRules, RangeRules, AttributeRules, LifeRules):
+    """Checkpoints and returns to them, among all other rules."""
+
+
+class CheckpointsNarrow(CheckpointRules, RangeRules, LifeRules):
+    """The same with files only, on storage that holds no large ones."""
+
+    build = staticmethod(file_trees.build_files)
+    options = staticmethod(Narrow.options)
+
+
 def _settings(share: int) -> settings:
     return settings(max_examples=max(1, settings().max_examples * share * 3 // 5), stateful_step_count=50)
 
@@ -81,3 +93,7 @@ TestAttributes = Attributes.TestCase
 TestAttributes.settings = _settings(1)
 TestEverything = Everything.TestCase
 TestEverything.settings = _settings(3)
+TestCheckpoints = Checkpoints.TestCase
+TestCheckpoints.settings = _settings(3)
+TestCheckpointsNarrow = CheckpointsNarrow.TestCase
+TestCheckpointsNarrow.settings = _settings(2)

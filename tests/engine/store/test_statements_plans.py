@@ -9,13 +9,14 @@ from __future__ import annotations
 import ast
 import importlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import apsw
 
+from minifo.engine.store import history
 from minifo.engine.store.database_file import schema
 from minifo.engine.store.four_lists_statements import NAMES
 from minifo.engine.tree import inodes
@@ -28,6 +29,7 @@ EVERY_ROW = {
     "engine/store/metadata_backup.py": "a backup has every row",
     "engine/tree/row_checks.py": "checks every row, before a command carries it elsewhere",
     "engine/store/database_file.py": "a page or two of each table, to find damage early",
+    "engine/store/history.py": "a return to a checkpoint, or its deletion: all that has changed since it was made",
 }
 
 #: Statements that read a whole table, by their beginnings, with the reason.
@@ -43,6 +45,8 @@ DELIBERATE = {
     "SELECT ino FROM orphan": "what a crash left: all of it is swept",
     "SELECT count(*) FROM orphan": "files that are open and deleted: few",
     "SELECT object FROM garbage": "all of it is deleted",
+    "UPDATE checkpoint SET": "some checkpoints",
+    "SELECT id, name, time, note": "some checkpoints",
     # -- questions about an overlay as a whole, which no request waits for
     "SELECT path, ino FROM origin WHERE ino IN (SELECT parent FROM created": "diff: every directory with changes",
     "SELECT c.ino FROM created c JOIN origin o": "diff: base objects with a new link, once",
@@ -70,6 +74,7 @@ DELIBERATE = {
     "UPDATE created SET ino = -": "a replaced base: every number at once",
     "UPDATE renamed SET ino = -": "a replaced base: every number at once",
     "SELECT ino, path, coalesce(mode, ?) & 61440 FROM origin": "a replaced base: every object, once",
+    "SELECT ino, path, coalesce((SELECT mode FROM was_inode": "a replaced base: every object of a checkpoint, once",
     "SELECT ino FROM origin": "a replaced base: every number, once, up to a bound",
     "SELECT (SELECT count(*) FROM created WHERE ino = ?1)": "a replaced base: the links of a file with several",
     "SELECT 1 FROM renamed JOIN origin USING (ino) WHERE path = ?": "a replaced base: a hidden directory; few",
@@ -152,6 +157,9 @@ def statements() -> Iterator[Statement]:
             file = str(path.relative_to(ROOT))
             if file.startswith("engine/fsck/"):
                 continue  # it reads every row, and makes indexes for its repairs
+            if file == "engine/store/history.py":
+                yield from (Statement(file, 0, sql) for sql in _constants(vars(history).values()))
+                continue
             for node in _texts(ast.parse(path.read_text())):
                 begins = _BEGIN.match(_beginning(node))
                 is_named = isinstance(node, ast.JoinedStr) and isinstance(node.values[0], ast.FormattedValue)
@@ -162,6 +170,18 @@ def statements() -> Iterator[Statement]:
                     continue
                 for sql in _filled(node, module):
                     yield Statement(file, node.lineno, sql)
+
+
+def _constants(values: Iterable[object]) -> Iterator[str]:
+    """The statements among values, which may be in collections: a module that composes them has them as constants."""
+    for value in values:
+        if isinstance(value, str):
+            if _BEGIN.match(value):
+                yield value
+        elif isinstance(value, dict):
+            yield from _constants(value.values())
+        elif isinstance(value, list | tuple):
+            yield from _constants(value)
 
 
 def _begins_by_name(node: ast.expr, module: Any) -> bool:
@@ -204,3 +224,18 @@ def test_no_table_is_read_as_a_whole() -> None:
     con.close()
     assert unexplained == [], "give each an index, or add it to DELIBERATE with the reason"
     assert {*EVERY_ROW, *DELIBERATE} - used == set(), "these read no whole table any more"
+
+
+def test_what_keeps_a_row_finds_it_by_its_key() -> None:
+    """The triggers run with every change, while there is a checkpoint."""
+    con = apsw.Connection(":memory:")
+    con.execute(schema())
+    for name in history.TABLES:
+        for _, trigger in history._triggers(name):
+            _, _, body = trigger.partition("BEGIN ")
+            for sql in body.removesuffix(" END").split(";")[:-1]:
+                plain = re.sub(r'\b(OLD|NEW)\."?\w+"?', "1", sql)
+                plan = [detail for _, _, _, detail in con.execute("EXPLAIN QUERY PLAN " + plain)]
+                scans = [found[1] for detail in plan if (found := _SCAN.match(detail))]
+                assert scans in ([], ["checkpoint"]), (sql, plan)  # of that the last row
+    con.close()

@@ -1,0 +1,303 @@
+"""Checkpoints: states of the overlay that it can be brought back to, and undoing.
+
+A checkpoint is a row.  What the tables held when it was made is kept row by row, before the first change of each
+(store/history.py), and no content object that it needs is written again.  So making one copies nothing, and it costs
+what has changed since.
+
+Undoing is never losing: whatever brings rows back first makes a checkpoint by itself.  ``undo`` returns to the one
+before the last such command, and ``redo`` takes that back.  The oldest of these checkpoints are deleted by themselves.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+from .commit import GroupCommit
+from .errors import FsError, StateError
+from .free_space import FreeSpace
+from .store.content_objects import ObjectStore
+from .store.database import Database
+from .store.history import ADD_CHECKPOINT, History
+from .store.statements import statement
+
+KEPT = 10  # checkpoints that were made by themselves and are kept, unless they are pinned
+NOTE_MAX = 1000  # characters of a note
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+:-]{0,63}")
+_COLUMNS = "id, name, time, note, pinned, cause, returns, next_ino, next_object"
+_RENAME = statement("UPDATE checkpoint SET name = ? WHERE id = ?")
+_PIN = statement("UPDATE checkpoint SET pinned = ? WHERE id = ?")
+_SET_RETURNS = statement("UPDATE checkpoint SET returns = ? WHERE id = ?")
+_NO_REDO = statement("UPDATE checkpoint SET returns = NULL WHERE returns > 0")
+_UNDO, _REDO = "undo", "redo"  # their own checkpoints are for redo, and for who looks for them
+
+
+class Checkpoint(NamedTuple):
+    """A checkpoint; the columns of its row (store/schema.sql)."""
+
+    id: int
+    name: str
+    time: int
+    note: str
+    pinned: int
+    cause: str | None
+    returns: int | None
+    next_ino: int
+    next_object: int
+
+
+class Restored(NamedTuple):
+    """The result of a return to a checkpoint."""
+
+    to: Checkpoint
+    left: Checkpoint  # holds the state from before
+    inos: set[int]  # of the objects whose rows or names may be others now, and of directories with other names
+    names: set[tuple[int, bytes]]  # all names of these objects, each with its directory's number
+
+
+class Checkpoints:
+    """The checkpoints of one overlay.
+
+    Args:
+        db: the overlay's database.
+        objects: the content objects, some of which checkpoints freeze.
+        commits: makes changes durable.
+        history: the rows as they were.
+        space: the free space.
+        next_ino: returns the number of the next created object.
+        window_end: the first number after those of created objects.
+        is_shown: returns whether another process shows a checkpoint, given by its id.
+        reload: called with ``inos`` and ``names`` of Restored, after rows were brought back.
+    """
+
+    def __init__(
+        self,
+        db: Database,
+        objects: ObjectStore,
+        commits: GroupCommit,
+        history: History,
+        space: FreeSpace,
+        next_ino: Callable[[], int],
+        window_end: int,
+        is_shown: Callable[[int], bool],
+        reload: Callable[[set[int], set[tuple[int, bytes]]], object],
+    ) -> None:
+        self._db = db
+        self._objects = objects
+        self._commits = commits
+        self._history = history
+        self._space = space
+        self._next_ino = next_ino
+        self._window_end = window_end
+        self._is_shown = is_shown
+        self._reload = reload
+
+    # -- looking
+
+    def all(self) -> list[Checkpoint]:
+        """Return all checkpoints, in the order in which they were made."""
+        return [Checkpoint._make(row) for row in self._db.rows(f"SELECT {_COLUMNS} FROM checkpoint ORDER BY id")]
+
+    def find(self, name: str) -> Checkpoint:
+        """Return the checkpoint with a name.
+
+        Raises:
+            StateError: there is none.
+        """
+        found = next((checkpoint for checkpoint in self.all() if checkpoint.name == name), None)
+        if found is None:
+            raise StateError(f"there is no checkpoint {name!r:.100}", "see them: minifo checkpoint list")
+        return found
+
+    # -- making and changing
+
+    def create(self, name: str | None = None, note: str = "", *, pinned: bool = False) -> Checkpoint:
+        """Make a checkpoint of the present state, and make it durable with all that was acknowledged before.
+
+        Args:
+            name: its name; None for one made of the time.
+            note: what to say of it.
+            pinned: True if no policy is to delete it.
+
+        Raises:
+            StateError: the name is taken or cannot be one, storage is full, or it failed.
+        """
+        if name is not None:
+            self._check_name(name)
+        if len(note) > NOTE_MAX:
+            raise StateError(f"the note has {len(note)} characters, {NOTE_MAX} are possible", "give a shorter one")
+        try:
+            self._space.need()
+            with self._freezing():
+                made = self._add(name, note, pinned=pinned)
+        except FsError as error:
+            raise _failed("the checkpoint was not made", error) from error
+        self._commits.run()
+        return made
+
+    def rename(self, name: str, new_name: str) -> None:
+        """Give a checkpoint another name.
+
+        Raises:
+            StateError: there is none with that name, or the new name is taken or cannot be one.
+        """
+        found = self.find(name)
+        if new_name != name:
+            self._check_name(new_name)
+        self._change(_RENAME, (new_name, found.id))
+
+    def pin(self, name: str, *, pinned: bool) -> None:
+        """Let no policy delete a checkpoint, or let them again.
+
+        Raises:
+            StateError: there is none with that name.
+        """
+        self._change(_PIN, (int(pinned), self.find(name).id))
+
+    def delete(self, names: list[str]) -> None:
+        """Delete checkpoints; content objects that nothing else needs go with the commit.
+
+        Raises:
+            StateError: there is none with one of the names; then none is deleted.
+        """
+        found = [self.find(name) for name in names]
+        for checkpoint in found:
+            if self._is_shown(checkpoint.id):
+                raise StateError(f"checkpoint {checkpoint.name} is mounted (-o at=)", "unmount it first")
+        try:
+            self._space.prepare_to_free()
+            with self._db.operation():
+                for checkpoint in found:
+                    self._drop(checkpoint)
+        except FsError as error:
+            raise _failed("the checkpoints were not deleted", error) from error
+        finally:
+            self._follow()
+        self._commits.run()
+
+    # -- going back
+
+    def rollback(self, name: str) -> Restored:
+        """Bring the overlay back to a checkpoint; a new one holds what is left.
+
+        Files that were created since and have no name any more, but are in use, stay usable.
+
+        Raises:
+            StateError: there is none with that name, or storage failed.
+        """
+        return self._return_to(self.find(name), "rollback")
+
+    def undo(self) -> Restored:
+        """Take back the last command that made a checkpoint by itself and is not undone; ``redo`` takes this back.
+
+        Raises:
+            StateError: there is none.
+        """
+        undoable = [c for c in self.all() if c.cause not in (None, _UNDO, _REDO) and c.returns is None]
+        if not undoable:
+            raise StateError("there is nothing to undo", "see the checkpoints: minifo checkpoint list")
+        return self._return_to(undoable[-1], _UNDO)
+
+    def redo(self) -> Restored:
+        """Take back the last ``undo``, unless another command came after it.
+
+        Raises:
+            StateError: there is none.
+        """
+        redoable = [checkpoint for checkpoint in self.all() if checkpoint.returns]
+        if not redoable:
+            raise StateError("there is nothing to redo", "see the checkpoints: minifo checkpoint list")
+        return self._return_to(redoable[-1], _REDO)
+
+    def _return_to(self, target: Checkpoint, cause: str) -> Restored:
+        try:
+            self._space.prepare_to_free()
+            self._commits.run()
+            with self._freezing():
+                left = self._add(None, f"before {cause} to {target.name}", cause=cause)
+                since = target.id, target.next_ino, self._window_end
+                self._history.restore(*since)
+                inos, names = self._history.changed_since(*since)
+                if cause == _UNDO:
+                    self._db.change(_SET_RETURNS, (0, target.id))
+                    self._db.change(_SET_RETURNS, (target.id, left.id))
+                elif cause == _REDO:
+                    self._db.change(_SET_RETURNS, (None, target.returns))
+                    self._db.change(_SET_RETURNS, (None, target.id))
+                else:
+                    self._db.change(_NO_REDO)
+        except FsError as error:
+            raise _failed("nothing was brought back", error) from error
+        self._reload(inos, names)
+        self._prune()
+        self._commits.run()
+        return Restored(target, left, inos, names)
+
+    # -- helpers
+
+    @contextmanager
+    def _freezing(self) -> Iterator[None]:
+        """The operation that makes a checkpoint: rows are kept, and objects frozen, from its first statement on."""
+        self._history.keep(True)
+        try:
+            with self._db.operation():
+                yield
+        finally:
+            self._follow()
+
+    def _follow(self) -> None:
+        self._objects.frozen_below = self._history.follow()
+
+    def _add(self, name: str | None, note: str, *, pinned: bool = False, cause: str | None = None) -> Checkpoint:
+        now = time.time_ns()
+        number = int(self._db.value("SELECT coalesce(max(id), 0) + 1 FROM checkpoint"))
+        if name is None:
+            name = f"before-{cause}" if cause else time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(now // 10**9))
+            name = self._free_name(name)
+        made = Checkpoint(
+            number, name, now, note, int(pinned), cause, None, self._next_ino(), self._objects.next_object
+        )
+        self._db.change(ADD_CHECKPOINT, made)
+        return made
+
+    def _free_name(self, wanted: str) -> str:
+        taken = {checkpoint.name for checkpoint in self.all()}
+        name, count = wanted, 2
+        while name in taken:
+            name, count = f"{wanted}-{count}", count + 1
+        return name
+
+    def _check_name(self, name: str) -> None:
+        if not _NAME.fullmatch(name):
+            raise StateError(
+                f"{name!r:.100} cannot be the name of a checkpoint",
+                "use up to 64 letters, digits and . _ + : -, and begin with a letter or a digit",
+            )
+        if any(checkpoint.name == name for checkpoint in self.all()):
+            raise StateError(f"there is a checkpoint {name!r} already", "choose another name, or delete that one")
+
+    def _change(self, sql: str, params: tuple[int | str, ...]) -> None:
+        try:
+            self._space.prepare_to_free()
+            with self._db.operation():
+                self._db.change(sql, params)
+        except FsError as error:
+            raise _failed("the checkpoint was not changed", error) from error
+        self._commits.run()
+
+    def _drop(self, checkpoint: Checkpoint) -> None:
+        for number in self._history.forget(checkpoint.id):
+            self._objects.add_garbage(number)
+
+    def _prune(self) -> None:
+        """Delete the oldest checkpoints that were made by themselves, beyond ``KEPT``."""
+        automatic = [c for c in self.all() if c.cause is not None and not c.pinned]
+        if len(automatic) > KEPT:
+            self.delete([c.name for c in automatic[:-KEPT] if not self._is_shown(c.id)])
+
+
+def _failed(what: str, error: FsError) -> StateError:
+    return StateError(f"{what} ({error.strerror})", "check the storage's free space and its file system")

@@ -1,0 +1,138 @@
+"""Hypothesis rules for checkpoints: what the plain directory was is kept as a copy, and compared after a return."""
+
+from __future__ import annotations
+
+import shutil
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis.stateful import initialize, rule
+
+from minifo.engine import Overlay
+from minifo.engine.checkpoints import KEPT, Restored
+from minifo.engine.errors import StateError
+from tests.model.compared_trees import Snapshot
+from tests.model.state_machine import PICK, Machine
+from tests.shared import file_trees
+
+
+class CheckpointRules(Machine):
+    """create, rollback, undo, redo, delete and a look at a checkpoint, among all other operations."""
+
+    @initialize()
+    def remember_nothing(self) -> None:
+        self.states: dict[int, Snapshot] = {}  # by the id of the checkpoint
+        self.done: list[int] = []  # the checkpoints to which undo returns
+        self.undone: list[tuple[int, int]] = []  # those to which redo returns, and undo after it
+        self.copies = 0
+
+    def state(self) -> Snapshot:
+        """A copy of the plain tree as it is."""
+        self.copies += 1
+        tree = self.t.work / f"state{self.copies}"
+        file_trees.copy_tree(self.t.plain, tree)
+        return Snapshot(tree, self.t.numbers())
+
+    def forget_deleted(self) -> None:
+        """The copies of checkpoints that are gone; their ids may be used again."""
+        known = {checkpoint.id for checkpoint in self.t.ov.checkpoints.all()}
+        self.done = [number for number in self.done if number in known]
+        self.undone = [pair for pair in self.undone if pair[0] in known]
+        assert known <= set(self.states)
+        for number in set(self.states) - known:
+            shutil.rmtree(self.states.pop(number).tree)
+
+    @rule()
+    def checkpoint(self) -> None:
+        self.t.finish_commit()
+        made = self.t.ov.checkpoints.create(f"c{self.steps}")
+        self.t.log.append(f"checkpoint {made.name}")
+        self.t.snap()
+        self.states[made.id] = self.state()
+
+    @rule(pick=PICK, kept=st.booleans())
+    def rollback(self, pick: int, kept: bool) -> None:
+        checkpoints = self.t.ov.checkpoints.all()
+        if not checkpoints:
+            return
+        wanted = checkpoints[pick % len(checkpoints)]
+        self.prepare(kept=kept)
+        result = self.t.ov.checkpoints.rollback(wanted.name)
+        self.done.append(result.left.id)
+        self.undone.clear()
+        self.arrive(f"rollback {wanted.name}", result, wanted.id)
+
+    @rule(kept=st.booleans())
+    def undo(self, kept: bool) -> None:
+        self.prepare(kept=kept)
+        if not self.done:
+            with pytest.raises(StateError, match="nothing to undo"):
+                self.t.ov.checkpoints.undo()
+            return
+        result = self.t.ov.checkpoints.undo()
+        expected = self.done.pop()
+        self.undone.append((result.left.id, expected))
+        self.arrive("undo", result, expected)
+
+    @rule(kept=st.booleans())
+    def redo(self, kept: bool) -> None:
+        self.prepare(kept=kept)
+        if not self.undone:
+            with pytest.raises(StateError, match="nothing to redo"):
+                self.t.ov.checkpoints.redo()
+            return
+        expected, undone = self.undone.pop()
+        self.done.append(undone)
+        self.arrive("redo", self.t.ov.checkpoints.redo(), expected)
+
+    def prepare(self, *, kept: bool) -> None:
+        """What comes before a return: programs close what is open; the kernel may keep its numbers."""
+        self.t.finish_commit()
+        self.t.release_all()
+        if kept:
+            for _, ino in self.t.numbers().values():
+                self.t.ov.add_lookup(ino)
+        self.left = self.state()
+
+    def arrive(self, what: str, result: Restored, expected: int) -> None:
+        """Put the kept copy in the plain tree's place, and compare everything."""
+        self.t.log.append(what)
+        assert result.to.id == expected
+        self.states[result.left.id] = self.left
+        target = self.states[expected]
+        shutil.rmtree(self.t.plain)
+        file_trees.copy_tree(target.tree, self.t.plain)
+        self.t.adopt_plain(target.numbers)
+        for _, ino in self.t.numbers().values():
+            self.t.ov.add_lookup(ino)  # the kernel looks up again what was changed
+        self.forget_deleted()
+        automatic = [checkpoint for checkpoint in self.t.ov.checkpoints.all() if checkpoint.cause]
+        assert len(automatic) <= KEPT
+        self.t.compare_all()
+        self.t.check_storage()
+
+    @rule(pick=PICK)
+    def delete(self, pick: int) -> None:
+        checkpoints = self.t.ov.checkpoints.all()
+        if checkpoints:
+            self.t.finish_commit()
+            name = checkpoints[pick % len(checkpoints)].name
+            self.t.log.append(f"delete checkpoint {name}")
+            self.t.ov.checkpoints.delete([name])
+            self.t.snap()
+            self.forget_deleted()
+            self.t.check_storage()
+
+    @rule(pick=PICK)
+    def look(self, pick: int) -> None:
+        """A checkpoint shows beside the overlay, whatever has happened since."""
+        checkpoints = self.t.ov.checkpoints.all()
+        if not checkpoints:
+            return
+        shown = checkpoints[pick % len(checkpoints)]
+        self.t.log.append(f"look at {shown.name}")
+        overlay = Overlay.open(str(self.t.base), str(self.t.storage), at=shown.name)
+        try:
+            self.t.compare_with(overlay, self.states[shown.id])
+        finally:
+            overlay.close()
