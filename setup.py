@@ -17,8 +17,8 @@ COMPILING = {"bdist_wheel", "build", "build_ext", "dist_info", "editable_wheel",
 
 #: The C files of the extension; all but the first have a header.
 PARTS = (
-    *("hook", "callbacks", "clock", "counters", "fast_path", "init", "names", "ranges", "redo_record", "reply_cache"),
-    *("shared_rules", "spin", "tmpfile"),
+    *("hook", "callbacks", "clock", "counters", "fast_path", "generations", "init", "names", "ranges", "redo_record"),
+    *("reply_cache", "shared_rules", "spin", "tmpfile"),
 )
 
 #: The oldest libfuse that has all handlers the extension sets (lseek).

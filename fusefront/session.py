@@ -97,6 +97,8 @@ def run(options: MountOptions, mountpoint: str, *, ready: Callable[[], None]) ->
             make_synchronous = _mount(overlay, committer, helper, base_reader, hook, options, mountpoint)
             _tune_memory()
             try:
+                from .serve.live_checkpoints import LiveCheckpoints  # imports pyfuse3
+
                 report.serving(helper.mounted())
                 if not (options.read_only or options.untrusted):  # of such a storage nothing is changed
                     control.listen()
@@ -104,7 +106,8 @@ def run(options: MountOptions, mountpoint: str, *, ready: Callable[[], None]) ->
                 helper.keep_privileges()
                 privileges.drop_in_server_thread(ruleset)
                 limit = options.max_names or default_limit()
-                mounted = Mounted(overlay, committer, options.base, mountpoint)
+                live = LiveCheckpoints(overlay, committer, helper, hook)
+                mounted = Mounted(overlay, committer, live, options.base, mountpoint)
                 trio.run(_serve, mounted, control, textfile, helper, limit, make_synchronous, ready)
             except BaseException:
                 pyfuse3.close(unmount=False)
@@ -210,6 +213,7 @@ def _open(options: MountOptions, extension: ModuleType | None) -> Overlay:
                 clock=extension.kernel_time if extension is not None else None,
                 encode=extension.encode_operation if extension is not None else None,
                 hidden=options.hidden,
+                at=options.at,
             )
         except StorageBusy:
             overlays = [mount_table.overlay_of(entry) for entry in mount_table.minifo_mounts()]

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from importlib import resources
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import trio
 
@@ -19,6 +19,10 @@ from ...engine.queries.figures import CommittedContent, content, figures, identi
 from ...engine.tree.activity import Activity, Busy
 from ..extension import loader
 from ..serve.committer import Committer
+
+if TYPE_CHECKING:
+    from ..serve.live_checkpoints import LiveCheckpoints
+from . import checkpoints
 from .metrics import collect, resident
 from .varlink import SERVICE, Answer, Service, VarlinkError
 
@@ -34,12 +38,14 @@ class Mounted:
     Attributes:
         overlay: the open overlay.
         committer: commits it.
+        checkpoints: makes checkpoints of it, and returns to them.
         base: the base directory as the user named it.
         mountpoint: where it is mounted.
     """
 
     overlay: Overlay
     committer: Committer
+    checkpoints: LiveCheckpoints
     base: str
     mountpoint: str
 
@@ -82,6 +88,7 @@ def service(mounted: Mounted) -> Service:
     found.methods[INTERFACE + ".Status"] = status
     found.methods[INTERFACE + ".Metrics"] = metrics
     found.methods[INTERFACE + ".Sync"] = sync
+    found.methods |= checkpoints.methods(INTERFACE, mounted.overlay, mounted.checkpoints)
     return found
 
 

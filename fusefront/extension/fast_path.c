@@ -11,6 +11,7 @@
 #include "callbacks.h"
 #include "clock.h"
 #include "counters.h"
+#include "generations.h"
 #include "protocol.h"
 #include "shared_rules.h"
 
@@ -94,6 +95,7 @@ static bool reply_entry(fuse_req_t req, int kind, PyObject *result)
 		return reply_errno(req, kind, result);
 	} else {
 		entry.ino = entry.attr.st_ino;
+		entry.generation = generation_of(entry.ino);
 		fuse_reply_entry(req, &entry);
 	}
 	Py_DECREF(result);
@@ -357,6 +359,7 @@ static void fast_readdirplus(fuse_req_t req, fuse_ino_t ino, size_t size, off_t 
 			break;
 		}
 		entry.ino = entry.attr.st_ino;
+		entry.generation = generation_of(entry.ino);
 		/* nlink 0 marks placeholder attributes (engine/tree/merged_view.py): the kernel must not cache them */
 		entry.entry_timeout = entry.attr_timeout = entry.attr.st_nlink != 0 ? rules.for_ever : 0;
 		size_t more = fuse_add_direntry_plus(req, reply + used, size - used, name, &entry, cookie);

@@ -44,6 +44,7 @@
 #include "clock.h"
 #include "counters.h"
 #include "fast_path.h"
+#include "generations.h"
 #include "init.h"
 #include "names.h"
 #include "spin.h"
@@ -488,7 +489,7 @@ PyMODINIT_FUNC PyInit__hook(void)
 	PyObject *module = PyModule_Create(&definition);
 	PyMethodDef *const parts[] = {reply_cache_methods, names_methods, callback_methods,    ranges_methods,
 				      spin_methods,        clock_methods, shared_rules_methods, redo_record_methods,
-				      counters_methods};
+				      counters_methods,    generation_methods};
 	for (size_t part = 0; module != NULL && part < sizeof parts / sizeof *parts; part++)
 		if (PyModule_AddFunctions(module, parts[part]) < 0)
 			Py_CLEAR(module);

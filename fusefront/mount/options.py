@@ -83,7 +83,10 @@ _IGNORED = frozenset({
 # fmt: on
 _IGNORED_WITH_VALUE = frozenset({"comment", "workdir", "helper", "uhelper"})
 _OWN_WITH_VALUE = frozenset(
-    {"commit", "max_size", "max_names", "redo", "base_check", "copy_up", "keep_origin", "journal", "log", "metrics"}
+    {
+        *("commit", "max_size", "max_names", "redo", "base_check", "copy_up", "keep_origin", "journal", "log"),
+        *("metrics", "at"),
+    }
 )
 _FLAGS = frozenset({"plain", "debug", "untrusted_sto", "allow_other", "noallow_other"})
 # Options that the kernel shows in /proc/self/mountinfo, and that mount(8) therefore passes on for a remount.
@@ -101,6 +104,7 @@ OPTIONS = (
     ("copy_up=blocks, copy_up=whole", "how much of a large base file its first write copies"),
     ("keep_origin=SIZE", "keep the old content of base files up to SIZE, for merges"),
     ("journal=N", "note who changed what, and keep the last N entries for minifo log"),
+    ("at=CHECKPOINT", "show a checkpoint, read-only, also beside a mount of the overlay"),
     ("redo=aside", "mount without a redo log that cannot be replayed; keep the log"),
     ("max_names=NUMBER", "most names to keep in memory (default: by the size of memory)"),
     ("nodev, nosuid, noexec", "as for every mount; also in force if base or storage has them"),
@@ -144,6 +148,7 @@ class MountOptions:
         journal: how many entries of the journal of changes to keep; 0 to write none.
         copy_whole: copy a base file as a whole at its first write (``copy_up=whole``).
         untrusted: other users may write to the storage; implies read-only, nosuid and nodev, whatever else is set.
+        at: name of a checkpoint to show; implies read-only.  None for the overlay as it is.
         metrics: where counters are written for node_exporter, a directory or a file name; None for nowhere.
         log: where the daemon's log goes, of LOG_TARGETS.
         hidden: directories that the overlay does not show, beside its storage; no word sets it.
@@ -168,6 +173,7 @@ class MountOptions:
     keep_origin: int = 0
     journal: int = 0
     untrusted: bool = False
+    at: str | None = None
     metrics: str | None = None
     log: str = LOG_TARGETS[0]
     hidden: tuple[str, ...] = ()
@@ -271,6 +277,7 @@ class _Parser:
         self.copy_whole = False
         self.keep_origin = 0
         self.journal = 0
+        self.at: str | None = None
         self.metrics: str | None = None
         self.log = LOG_TARGETS[0]
 
@@ -312,6 +319,10 @@ class _Parser:
             self.keep_origin = _origin_size(name, value)
         elif name == "journal":
             self.journal = _entries(value)
+        elif name == "at":
+            if not value:
+                raise UsageError("at= is empty", "it must name a checkpoint")
+            self.at = value
         elif name == "copy_up":
             self.copy_whole = _choice(name, value, COPY_UPS) == "whole"
         elif name == "log":
@@ -372,6 +383,8 @@ class _Parser:
             raise UsageError(f"{names} {verb} missing", "mount with -o base=DIR,sto=DIR")
         if "untrusted_sto" in self.flags:
             self.kernel |= {"ro": "ro", "suid": "nosuid", "dev": "nodev"}
+        if self.at is not None:
+            self.kernel["ro"] = "ro"
         words = tuple(word for word in self.kernel.values() if word not in _KERNEL_DEFAULTS)
         return MountOptions(
             base=self.directories["base"],
@@ -391,6 +404,7 @@ class _Parser:
             copy_whole=self.copy_whole,
             keep_origin=self.keep_origin,
             journal=self.journal,
+            at=self.at,
             untrusted="untrusted_sto" in self.flags,
             metrics=self.metrics,
             log=self.log,

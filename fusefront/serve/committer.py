@@ -7,10 +7,11 @@ otherwise they could stay in memory for half a minute.  All requests that wait a
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from functools import partial
 
 import trio
@@ -117,6 +118,17 @@ class Committer:
             # the program that wrote gets the error at close(2) or fsync(2)
             log.warning("%s: some dirty pages cannot be written back: %s", self._mountpoint, error)
         await self.make_durable()
+
+    @contextlib.asynccontextmanager
+    async def alone(self) -> AsyncIterator[None]:
+        """Make all changes durable, dirty pages of the kernel included, and make no commit in the block.
+
+        Raises:
+            StateError: the commit failed; the overlay is read-only from now on.
+        """
+        await self.commit_all()
+        async with self._lock:
+            yield
 
     async def write_back(self, ino: int) -> None:
         """Return when the kernel has written back its dirty pages of one file.

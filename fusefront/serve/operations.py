@@ -128,6 +128,7 @@ class FuseOperations(pyfuse3.Operations):
     def _entry(self, attr: Attr) -> EntryAttributes:
         """Return a reply entry with these attributes, which the kernel may cache for ever."""
         entry = EntryAttributes()
+        entry.generation = self.overlay.generations.get(Ino(attr.ino), 0)
         entry.entry_timeout = FOR_EVER
         entry.attr_timeout = FOR_EVER
         return self._fill(entry, attr)
@@ -181,6 +182,7 @@ class FuseOperations(pyfuse3.Operations):
             # nlink 0 marks placeholder attributes (engine/tree/merged_view.py): the kernel must not cache them, so that
             # it asks for the real ones
             form.entry_timeout = form.attr_timeout = FOR_EVER if attr.nlink else 0
+            form.generation = self.overlay.generations.get(Ino(attr.ino), 0)
             if not pyfuse3.readdir_reply(token, name, self._fill(form, attr), cookie):
                 break
 

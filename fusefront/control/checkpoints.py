@@ -1,0 +1,117 @@
+"""What a mounted overlay answers about checkpoints: methods of org.minifo.Overlay."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from ...engine import Overlay, StateError
+from ...engine.checkpoints import Checkpoint, Restored
+from ...engine.errors import errno_of
+from .varlink import SERVICE, Answer, Method, VarlinkError
+
+if TYPE_CHECKING:
+    from ..serve.live_checkpoints import LiveCheckpoints
+
+
+def methods(interface: str, overlay: Overlay, live: LiveCheckpoints) -> dict[str, Method]:
+    """Return the methods by their full names.
+
+    Args:
+        interface: the interface's name.
+        overlay: the overlay that is mounted.
+        live: makes checkpoints of it.
+    """
+    checkpoints = overlay.checkpoints
+
+    async def listed(parameters: Mapping[str, Any]) -> Answer:
+        return {"checkpoints": [told(checkpoint) for checkpoint in checkpoints.all()]}
+
+    async def create(parameters: Mapping[str, Any]) -> Answer:
+        name, note = _text(parameters, "name"), _text(parameters, "note")
+        call = partial(checkpoints.create, name, note or "", pinned=_flag(parameters, "pinned"))
+        made = await _refused(interface, live.change(call))
+        return {"checkpoint": told(made)}
+
+    async def delete(parameters: Mapping[str, Any]) -> Answer:
+        names = parameters.get("names")
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise VarlinkError(SERVICE + ".InvalidParameter", parameter="names")
+        await _refused(interface, live.change(partial(checkpoints.delete, names)))
+        return {}
+
+    async def rename(parameters: Mapping[str, Any]) -> Answer:
+        call = partial(checkpoints.rename, _name(parameters, "name"), _name(parameters, "new_name"))
+        await _refused(interface, live.change(call))
+        return {}
+
+    async def pin(parameters: Mapping[str, Any]) -> Answer:
+        call = partial(checkpoints.pin, _name(parameters, "name"), pinned=_flag(parameters, "pinned"))
+        await _refused(interface, live.change(call))
+        return {}
+
+    def back(call: Callable[[Mapping[str, Any]], Callable[[], Restored]]) -> Method:
+        async def method(parameters: Mapping[str, Any]) -> Answer:
+            return told_return(await _refused(interface, live.go_back(call(parameters))))
+
+        return method
+
+    found: dict[str, Method] = {
+        "Checkpoints": listed,
+        "CreateCheckpoint": create,
+        "DeleteCheckpoints": delete,
+        "RenameCheckpoint": rename,
+        "PinCheckpoint": pin,
+        "Rollback": back(lambda parameters: partial(checkpoints.rollback, _name(parameters, "name"))),
+        "Undo": back(lambda parameters: checkpoints.undo),
+        "Redo": back(lambda parameters: checkpoints.redo),
+    }
+    return {f"{interface}.{name}": method for name, method in found.items()}
+
+
+def told(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Return what is told of a checkpoint."""
+    return {
+        "id": checkpoint.id,
+        "name": checkpoint.name,
+        "time": checkpoint.time,
+        "note": checkpoint.note,
+        "pinned": bool(checkpoint.pinned),
+        "cause": checkpoint.cause,
+    }
+
+
+def told_return(restored: Restored) -> dict[str, Any]:
+    """Return what is told of a return to a checkpoint."""
+    return {"to": told(restored.to), "left": told(restored.left), "objects": len(restored.inos)}
+
+
+async def _refused(interface: str, call: Awaitable[Any]) -> Any:
+    """Return the result of a call; say why it is refused."""
+    try:
+        return await call
+    except StateError as error:
+        reasons = {"reason": error.message, "hint": error.hint, "errno": errno_of(error)}
+        raise VarlinkError(interface + ".Refused", **reasons) from error
+
+
+def _text(parameters: Mapping[str, Any], name: str) -> str | None:
+    value = parameters.get(name)
+    if value is not None and not isinstance(value, str):
+        raise VarlinkError(SERVICE + ".InvalidParameter", parameter=name)
+    return value
+
+
+def _name(parameters: Mapping[str, Any], name: str) -> str:
+    value = _text(parameters, name)
+    if value is None:
+        raise VarlinkError(SERVICE + ".InvalidParameter", parameter=name)
+    return value
+
+
+def _flag(parameters: Mapping[str, Any], name: str) -> bool:
+    value = parameters.get(name)
+    if not isinstance(value, bool | None):
+        raise VarlinkError(SERVICE + ".InvalidParameter", parameter=name)
+    return bool(value)

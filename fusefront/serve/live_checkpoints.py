@@ -1,0 +1,104 @@
+"""Checkpoints of a mounted overlay, and returns to them while programs use it.
+
+A checkpoint holds all that was written before the call, so the kernel's dirty pages are written back first.  A return
+brings rows back in one step between two requests.  Then the kernel is told what it cannot know: names that may lead
+elsewhere, directories with other entries, and files that are others now.  Such a file has a new generation: a program
+that has it open gets ESTALE, and may open it again; pages that it has mapped stay as they were, until they are needed
+from storage again (SIGBUS).  Files whose rows did not change stay open as if nothing had happened.
+
+Import this module after ``extension.loader.load()``: it imports pyfuse3.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from types import ModuleType
+
+import pyfuse3
+import trio
+
+from ...engine import Ino, Overlay
+from ...engine.checkpoints import Checkpoint, Restored
+from ..mount.helper_process import HelperProcess
+from .committer import Committer
+
+log = logging.getLogger(__name__)
+
+
+class LiveCheckpoints:
+    """Makes checkpoints of a mounted overlay, and returns to them.
+
+    Args:
+        overlay: the open overlay.
+        committer: makes changes durable.
+        helper: makes the kernel forget names.
+        extension: the session hook, or None in plain mode.
+    """
+
+    def __init__(
+        self, overlay: Overlay, committer: Committer, helper: HelperProcess, extension: ModuleType | None
+    ) -> None:
+        self._overlay = overlay
+        self._committer = committer
+        self._helper = helper
+        self._extension = extension
+        self._one = trio.Lock()
+
+    async def change(self, call: Callable[[], Checkpoint | None]) -> Checkpoint | None:
+        """Make, rename, pin or delete checkpoints by *call*, with everything durable before it; return its result.
+
+        Raises:
+            StateError: *call* refuses it, or storage failed.
+        """
+        async with self._one, self._committer.alone():
+            return call()
+
+    async def go_back(self, call: Callable[[], Restored]) -> Restored:
+        """Return to a checkpoint by *call*, and return when the kernel knows of it.
+
+        Raises:
+            StateError: *call* refuses it, or storage failed.
+        """
+        async with self._one:
+            async with self._committer.alone():
+                restored = call()
+                self._publish_generations(restored)
+            await self._tell_kernel(restored)
+        return restored
+
+    def _publish_generations(self, restored: Restored) -> None:
+        if self._extension is not None:
+            for ino, generation in self._overlay.generations.items():
+                if ino in restored.inos:
+                    self._extension.set_generation(ino, generation)
+
+    async def _tell_kernel(self, restored: Restored) -> None:
+        known = [Ino(ino) for ino in restored.inos if self._overlay.is_referenced(Ino(ino))]
+        # of a file the attributes only: its pages are those of the file as it was
+        inodes = [(ino, ino in self._overlay.generations) for ino in known]
+        # in a thread: the kernel may hold a lock that only an answer to another request releases
+        await trio.to_thread.run_sync(_tell_kernel, inodes, restored.names)
+        try:
+            await trio.to_thread.run_sync(self._helper.forget_names)
+        except OSError as error:
+            log.debug("the kernel cannot be made to forget names: %s", error)
+
+
+def _tell_kernel(inodes: list[tuple[Ino, bool]], names: set[tuple[int, bytes]]) -> None:
+    """Invalidate what the kernel caches.
+
+    Args:
+        inodes: numbers, each with True if only the attributes are invalid; else listings are, too.
+        names: names, each with its directory's number.
+    """
+    for directory, name in names:
+        try:
+            pyfuse3.invalidate_entry(directory, name)
+        except OSError as error:
+            log.debug("%r in %d: %s", name, directory, error)  # it knows neither name nor directory
+    for ino, attr_only in inodes:
+        try:
+            pyfuse3.invalidate_inode(ino, attr_only)
+        except OSError as error:
+            log.debug("inode %d: %s", ino, error)
