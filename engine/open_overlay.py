@@ -126,7 +126,7 @@ class OpenOverlay:
             own_xattrs=self.attributes.own_xattrs,
             claim_space=self._claim_space,
             prepare_to_free=self._prepare_to_free,
-            wrote=lambda ino: self._journal.wrote(ino),
+            wrote=lambda ino, size: self._journal.wrote(ino, size),
         )
 
     def _report(self) -> None:
