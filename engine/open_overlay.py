@@ -93,7 +93,7 @@ class OpenOverlay:
         self.commits = GroupCommit(
             db, storage, self.inodes, self.objects, self.content, self._freed, self.space, self._journal.sealing
         )
-        self.checkpoints = Checkpoints(
+        self._checkpoints = Checkpoints(
             db,
             self.objects,
             self.commits,
@@ -366,6 +366,11 @@ class OpenOverlay:
     def journal(self) -> Journal:
         """The journal of changes: a front end tells it whose request is served, and reads whether it is on."""
         return self._journal
+
+    @property
+    def checkpoints(self) -> Checkpoints:
+        """The checkpoints, and the returns to them."""
+        return self._checkpoints
 
     @property
     def operations(self) -> int:
