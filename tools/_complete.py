@@ -1,4 +1,4 @@
-"""What a shell may complete TARGET and PATH arguments to; nothing where that cannot be told at once.
+"""What a shell may complete TARGETs, PATHs and mount options to; nothing where that cannot be told at once.
 
 Every verb names these functions, and only a shell that completes calls them: so they import what they need.
 """
@@ -47,6 +47,35 @@ def paths(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[C
         pass  # in no overlay, or its daemon does not answer: files are all there is
     items = _items(found)
     return items if storage is not None else [CompletionItem(incomplete, type="file"), *items]
+
+
+def mount_options(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Complete the last of some mount options: its name, or its value where there is a choice, or a directory."""
+    from ..fusefront.mount import options
+
+    before, comma, last = incomplete.rpartition(",")
+    name, equals, value = last.partition("=")
+    if not equals:
+        found = [word for word in options.words() if word.startswith(last)]
+    elif name in options.CHOICES:
+        found = [f"{name}={choice}" for choice in options.CHOICES[name] if choice.startswith(value)]
+    elif name in ("base", "lowerdir", "sto", "upperdir", "metrics"):
+        found = [f"{name}={path}/" for path in _directories(value)]
+    else:
+        found = []
+    return _items(before + comma + word for word in found)
+
+
+def _directories(beginning: str) -> Iterator[str]:
+    """Directories whose paths begin like that, and need no backslash in an option."""
+    above, prefix = os.path.split(beginning)
+    try:
+        with os.scandir(above or ".") as entries:
+            for entry in entries:
+                if entry.name.startswith(prefix) and entry.is_dir() and not {",", "\\"} & {*entry.name}:
+                    yield os.path.join(above, entry.name)
+    except OSError:
+        pass  # there is nothing to offer
 
 
 def _items(found: Iterable[str]) -> list[CompletionItem]:

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import importlib
 import sys
+from typing import TYPE_CHECKING
 
 import click
 
 from ..engine.errors import MinifoError
 from . import _common
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 # All subcommands in the groups of the help text, each with the first sentence of its own help: to list them imports
 # none (tests/tools/test_cli.py compares).  Each is ``command`` of the module with its name, with _ for -.
@@ -79,6 +83,13 @@ class LazyGroup(click.Group):
         command = importlib.import_module("minifo.tools." + cmd_name.replace("-", "_")).command
         assert isinstance(command, click.Command)
         return command
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Return what a word may be completed to: subcommands, of which none is imported, and options."""
+        from click.shell_completion import CompletionItem  # only where it is needed
+
+        found = [CompletionItem(name, help=COMMANDS[name]) for name in sorted(COMMANDS) if name.startswith(incomplete)]
+        return [*found, *click.Command.shell_complete(self, ctx, incomplete)]
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

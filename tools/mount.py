@@ -7,6 +7,7 @@ import click
 from ..engine.errors import MinifoError
 from ..fusefront.mount.options import describe
 from . import _common
+from ._complete import mount_options
 from ._format import bring_up
 
 
@@ -27,7 +28,13 @@ Examples:
 @click.option("-f", "--foreground", is_flag=True, help="Stay in the foreground until unmounted (Ctrl-C unmounts).")
 @click.option("-v", "--verbose", is_flag=True, help="Log everything, as with -o debug.")
 @click.option(
-    "-o", "--options", "texts", multiple=True, metavar="OPTIONS", help="Mount options, see below; repeatable."
+    "-o",
+    "--options",
+    "texts",
+    multiple=True,
+    metavar="OPTIONS",
+    shell_complete=mount_options,
+    help="Mount options, see below; repeatable.",
 )
 @click.option("--base", metavar="DIR", help="The directory to overlay; it is never written.")
 @click.option("--sto", metavar="DIR", help="The storage: a directory, empty at first, that receives every change.")

@@ -122,6 +122,15 @@ OPTIONS = (
 )
 
 
+#: The values of options that have a choice of them.
+CHOICES: dict[str, tuple[str, ...]] = {
+    "log": LOG_TARGETS,
+    "base_check": BASE_CHECKS,
+    "copy_up": ("blocks", "whole"),
+    "redo": ("aside",),
+}
+
+
 @dataclass(frozen=True, slots=True)
 class MountOptions:
     """The options of one mount.
@@ -201,6 +210,12 @@ def describe() -> str:
     width = max(len(spelled) for spelled, _ in OPTIONS)
     lines = [f"  {spelled:{width}}  {meaning}" for spelled, meaning in OPTIONS]
     return "\n".join(["Options for -o, separated by commas:", *lines, _COMMAS])
+
+
+def words() -> list[str]:
+    """Return all options as they begin, for completion: ``ro``, ``commit=``."""
+    spelled = (word for text, _ in OPTIONS for word in text.replace(", ", " ").split() if "..." not in word)
+    return list(dict.fromkeys(word[: word.index("=") + 1] if "=" in word else word for word in spelled))
 
 
 _COMMAS = "Write a comma in a path as \\, and a backslash as \\\\."

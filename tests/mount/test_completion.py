@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from minifo.fusefront.mount.options import parse, parse_remount
 from tests.mount.mount_sandbox import MountSandbox, OverlayMount, minifo, minifo_program, run
 
 _ASK = """
 source <(minifo completion bash)
-COMP_WORDS=("$@") COMP_CWORD=$(($# - 1))
+COMP_WORDS=("$@") COMP_CWORD=$(($# - 1)) COMP_LINE="$*"
 _minifo_completion minifo
 ((${#COMPREPLY[@]} == 0)) || printf '%s\\n' "${COMPREPLY[@]}"
 """
@@ -70,6 +71,68 @@ def test_targets(overlay: OverlayMount) -> None:
     assert str(overlay.mnt) in completed("status", "")
     beside = completed("diff", f"{overlay.mnt.parent}/")
     assert sorted(set(beside)) == sorted(str(path) for path in (overlay.base, overlay.mnt, overlay.sto))
+
+
+_TYPED = """
+source <(minifo completion bash)
+COMP_LINE=$1
+read -ra COMP_WORDS < <(sed "s/[=:]/ & /g" <<< "$1")
+[[ $1 != *" " ]] || COMP_WORDS+=("")
+COMP_CWORD=$((${#COMP_WORDS[@]} - 1))
+_minifo_completion minifo
+((${#COMPREPLY[@]} == 0)) || printf '%s\\n' "${COMPREPLY[@]}"
+"""
+
+
+def typed(line: str, cwd: Path | None = None) -> list[str]:
+    """What bash offers at the end of a line, which it splits at = and : too (COMP_WORDBREAKS)."""
+    env = os.environ | {"PATH": f"{Path(minifo_program()).parent}:{os.environ['PATH']}"}
+    done = run("bash", "--norc", "-c", _TYPED, "bash", line, cwd=cwd, env=env)
+    assert done.stderr == ""
+    return sorted(done.stdout.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [
+        ("minifo mount -o log=", ["auto", "journal", "kmsg", "stderr", "syslog"]),
+        ("minifo mount -o ro,commit=2,log=s", ["stderr", "syslog"]),
+        ("minifo mount -o base=/x:y,base_check=w", ["warn"]),
+        ("minifo mount --options copy_up=", ["blocks", "whole"]),
+        ("minifo mount --options=redo=", ["aside"]),
+        ("minifo mount -o ro,jou", ["ro,journal="]),
+        ("minifo mount -o commit=", []),
+        ("minifo mount -o base=sub", ["sub dir/", "sub/"]),
+        ("minifo mount -o ro,sto=sub/", ["sub/below/"]),
+        ("minifo status od", ["odd:name"]),
+        ("minifo status odd:n", ["name"]),
+        ("minifo sta", ["state", "status"]),
+    ],
+)
+def test_mount_options(tmp_path: Path, line: str, offered: list[str]) -> None:
+    """Names, and values where there is a choice; bash gets the part that it replaces."""
+    for name in ("sub/below", "sub dir", "sub,dir", "odd:name"):
+        (tmp_path / name).mkdir(parents=True)
+    assert typed(line, tmp_path) == sorted(offered)
+
+
+def test_every_option_word_is_one() -> None:
+    """What is offered is what mount takes."""
+    for word in completed("mount", "-o", ""):
+        value = {
+            "base_check=": "warn",
+            "copy_up=": "whole",
+            "redo=": "aside",
+            "log=": "auto",
+            "max_size=": "1g",
+            "max_names=": "1000",
+        }
+        text = word + value.get(word, "7" if word.endswith("=") else "")
+        if word.startswith("remount"):
+            assert parse_remount([text]) is not None
+            continue
+        base = None if word in ("base=", "lowerdir=") else "/b"
+        parse([text], base=base, storage=None if word in ("sto=", "upperdir=") else "/s")
 
 
 def test_a_daemon_that_does_not_answer(overlay: OverlayMount) -> None:
