@@ -57,7 +57,7 @@ Examples:
 
 \b
 A patch has texts, symlinks, names, and whether a file may be executed. A binary file is one line in it, and so is a
-device. A base file with several names is in it by the one that was used.
+device. A base file with several names is listed by each of them: a change shows at all.
 
 \b
 Exit codes: 0, or with --exit-code 1 where something differs; 2 failure.""",

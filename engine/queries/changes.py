@@ -1,13 +1,14 @@
 """What an overlay changed, from rows: the difference between its base and the merged tree, name by name.
 
-No tree is walked, but for a base directory in whose place a new one stands, and for directories that are gone, where
-every name below them is asked for.  A base directory with changes in it is listed once, for all of them, which are
-asked for together: to list it takes longer than what else is done there.
+No tree is walked, but for a base directory in whose place a new one stands, for directories that are gone, where every
+name below them is asked for, and for other names of a changed base file.  A base directory with changes in it is listed
+once, for all of them, which are asked for together: to list it takes longer than what else is done there.
 
 * A name is *added* where the base has none, *modified* where the base has an object of the same kind whose bytes
   (of a symlink: target; of a device: number) are others, of another *type*, or *deleted*.
 * A base object at a new name is *renamed*, with what else changed of it.  A directory takes along what is in it: those
   names are not listed.
+* A base file with several names in the base is changed at each of them, so the base is searched for them.
 * *Metadata*: the same bytes with another owner, mode, time or extended attribute.  Sizes and times of directories say
   nothing, so a directory is never listed for them.
 
@@ -33,6 +34,7 @@ from ..rebase.drift_report import same_bytes
 from ..store.base_view import join, split
 from ..store.four_lists_statements import IS_HIDDEN
 from ..tree.inode_rows import Row
+from .base_links import BaseLinks
 from .directories import Directories
 from .typed_rows import each, rows
 
@@ -59,7 +61,8 @@ _DELETED = (
     " WHERE d.parent = ? AND d.name > ? ORDER BY d.name LIMIT ?"
 )
 _MODIFIED = (
-    "SELECT o.path, m.ino, m.content, i.mode & 65535 FROM origin o JOIN modified m USING (ino) JOIN inode i USING (ino)"
+    "SELECT o.path, m.ino, m.content, i.mode & 65535, i.seen_links & 0xffffffff"
+    " FROM origin o JOIN modified m USING (ino) JOIN inode i USING (ino)"
     " WHERE o.path > ? AND i.nlink > 0 ORDER BY o.path LIMIT ?"
 )
 
@@ -124,6 +127,7 @@ class _Changes:
         self._directories = Directories(overlay.db)
         self._listed = lru_cache(_LISTINGS)(self._list)
         self._moved: set[bytes] = set()  # the base paths of what has a new name
+        self._several: dict[int, tuple[bytes, Kind]] = {}  # base files with several names, and what happened to them
 
     def all(self) -> Iterator[Change]:
         """What has a new name, then one base directory after the other."""
@@ -132,6 +136,7 @@ class _Changes:
         yield from self._modified(touched)
         for base, ino in touched.items():
             yield from self._in(ino, base)
+        yield from self._other_names()
 
     def _list(self, base: bytes) -> Mapping[bytes, bool]:
         """The names in a base directory, each with whether it is one; none of a directory that is not there."""
@@ -160,7 +165,6 @@ class _Changes:
         while found := rows(self._db, _RENAMED, (*after, _PIECE), "ibibIII"):
             after = found[-1][:2]
             for parent, name, ino, base, mode, links, content in found:
-                self._moved.add(base)
                 if parent != here:
                     here, above = parent, self._directories.path(parent)
                 path = join(above, name)
@@ -168,6 +172,7 @@ class _Changes:
                 if links is not None and links > 1 and not is_dir and not self._is_hidden(base):
                     yield Change(Kind.ADDED, path, None, ino, False)  # the base has it by another link as well
                     continue
+                self._moved.add(base)
                 also = None
                 if content is not None and not is_dir:
                     also = Kind.MODIFIED if content else Kind.METADATA
@@ -289,9 +294,12 @@ class _Changes:
         """
         after = here = above = b""
         names: Mapping[bytes, bool] = {}
-        while found := rows(self._db, _MODIFIED, (after, _PIECE), "biii"):
+        while found := rows(self._db, _MODIFIED, (after, _PIECE), "biiiI"):
             after = found[-1][0]
-            for base, ino, content, mode in found:
+            for base, ino, content, mode, links in found:
+                has_several = links is not None and links > 1 and not stat.S_ISDIR(mode)
+                if has_several:
+                    self._several[ino] = base, Kind.MODIFIED if content else Kind.METADATA
                 if base == b"/":
                     yield Change(Kind.METADATA, base, None, ino, True)
                     continue
@@ -301,7 +309,7 @@ class _Changes:
                     above = self._directories.path(self._directories.number(directory))
                     if (number := touched.pop(directory, None)) is not None:
                         yield from self._in(number, directory)
-                if base in self._moved or (ino in self._linked and self._is_hidden(base)):
+                if base in self._moved or ((has_several or ino in self._linked) and self._is_hidden(base)):
                     continue
                 path = join(above, name)
                 is_dir = stat.S_ISDIR(mode)
@@ -312,6 +320,15 @@ class _Changes:
                     yield Change(Kind.MODIFIED, path, old, ino, is_dir)
                 else:
                     yield Change(Kind.METADATA, path, old, ino, is_dir)
+
+    def _other_names(self) -> Iterator[Change]:
+        """Other names in the base of what was changed, where they still show it."""
+        links = BaseLinks(self._ov, {ino: base for ino, (base, _) in self._several.items()})
+        for ino, base in links.find():
+            path = self._directories.shown(base)
+            attr = None if self._is_hidden(base) else self._ov.find(path)
+            if attr is not None and attr.ino == ino:
+                yield Change(self._several[ino][1], path, base if base != path else None, ino, False)
 
 
 class _Comparison:

@@ -22,16 +22,15 @@ from typing import NamedTuple
 from ..errors import FsError
 from ..model import ROOT, Attr, Ino
 from ..overlay import Overlay
-from ..store.base_view import join, split
+from ..store.base_view import split
 from ..store.syscalls import data_ranges
 from .changes import Kind, changes
+from .walk import base_below, shown_below
 
 BLOCK = 64 << 10  # bytes
 SIZE = 32  # bytes of a digest
 _ABSENT = b"\0" * SIZE
 _DIRECTORIES = 256  # directories whose numbers are kept
-# Base files with several names that were changed: their other names are in no row.
-_LINKED = "SELECT path FROM inode JOIN modified USING (ino) JOIN origin USING (ino) WHERE seen_links > 1"
 
 Read = Callable[[int, int], bytes]  # offset, size
 
@@ -84,47 +83,9 @@ def _candidates(overlay: Overlay) -> set[bytes]:
         if change.kind is Kind.RENAMED and change.old is not None:
             found.add(change.old)
             if change.is_dir:
-                found.update(_below_shown(overlay, change.path, Ino(change.ino)))
-                found.update(path for path, _ in _below(overlay, change.old))
-    names = [path for (path,) in overlay.db.rows(_LINKED)]
-    files = {(st.st_dev, st.st_ino) for path in names if (st := overlay.base.find(path)) is not None}
-    if files:
-        for path, is_dir in _below(overlay, b"/"):
-            if not is_dir and (st := overlay.base.find(path)) is not None and (st.st_dev, st.st_ino) in files:
-                found.add(path)
+                found.update(path for path, _ in shown_below(overlay, change.path))
+                found.update(path for path, _ in base_below(overlay, change.old))
     return found
-
-
-def _below_shown(overlay: Overlay, top: bytes, ino: Ino) -> Iterator[bytes]:
-    """Every path below a directory of the merged tree."""
-    waiting, seen = [(top, ino)], {ino}  # in damaged rows, directories may be in each other
-    while waiting:
-        directory, number = waiting.pop()
-        for entry in overlay.readdir(number):
-            if entry.name not in (b".", b".."):
-                path, below = join(directory, entry.name), Ino(entry.attr.ino)
-                yield path
-                if stat.S_ISDIR(entry.attr.mode) and below not in seen:
-                    seen.add(below)
-                    waiting.append((path, below))
-
-
-def _below(overlay: Overlay, top: bytes) -> Iterator[tuple[bytes, bool]]:
-    """Every path below a directory of the base, each with whether it is a directory."""
-    waiting = [top]
-    while waiting:
-        directory = waiting.pop()
-        try:
-            names = overlay.base.listing(directory)
-        except OSError:
-            if overlay.base.find(directory) is not None:
-                raise
-            continue  # a replaced base lacks it
-        for name, is_dir in names.items():
-            path = join(directory, name)
-            yield path, is_dir
-            if is_dir:
-                waiting.append(path)
 
 
 class _Shown:

@@ -78,4 +78,8 @@ class Directories:
     def shown(self, base: bytes) -> bytes:
         """Return the merged path of what a base path stands for, as far as the directories above it say."""
         directory, name = split(base)
-        return join(self.path(self.number(directory)), name)
+        below = [name]
+        while not (number := self.number(directory)):  # without rows it is where the base has it
+            directory, name = split(directory)
+            below.append(name)
+        return join(self.path(number), b"/".join(reversed(below)))

@@ -3,8 +3,6 @@
 Rows say where something was done; what it came to is found by looking at both trees at each of these paths.  So the
 pairs are right in whatever way a tree became what it is: two names that were swapped are two changed files.  A file
 that moved to a name that was free, and left a free one, is one pair with two paths.
-
-A base file with several names is looked at by those names that the rows know.
 """
 
 from __future__ import annotations
@@ -16,8 +14,8 @@ from typing import NamedTuple
 
 from ..model import Attr, Ino
 from ..overlay import Overlay
-from ..store.base_view import join
 from .changes import Change, Kind
+from .walk import shown_below
 
 _STEP = 1 << 20  # bytes compared at a time
 
@@ -109,22 +107,9 @@ class FilePairs:
 
     def _below(self, path: bytes, base: bytes, ends: set[bytes]) -> Iterator[tuple[bytes, bytes]]:
         """Yield the path and the base path of each name in a renamed directory, but of what came from elsewhere."""
-        waiting = [(path, base)]
-        seen = set()  # in damaged rows, directories may be in each other
-        while waiting:
-            path, base = waiting.pop()
-            attr = self._ov.find(path)
-            if attr is None or attr.ino in seen:
-                continue
-            seen.add(attr.ino)
-            for entry in self._ov.readdir(Ino(attr.ino)):
-                below = join(path, entry.name)
-                if entry.name in (b".", b"..") or below in ends:
-                    continue
-                if stat.S_ISDIR(entry.attr.mode):
-                    waiting.append((below, join(base, entry.name)))
-                else:
-                    yield below, join(base, entry.name)
+        for below, attr in shown_below(self._ov, path, ends):
+            if not stat.S_ISDIR(attr.mode):
+                yield below, base + below[len(path) :]
 
     def _renamed(self, moves: dict[bytes, bytes]) -> dict[bytes, bytes]:
         """Return those moves that leave a free name and lead to one that was free, by their new path."""

@@ -46,6 +46,10 @@ _AT_ONCE = 10_000  # entries that one operation deletes at the mount, in a few m
 _NOBODY: Author = (None, None, None)
 
 
+def _unknown() -> tuple[int, int]:
+    return 0, 0
+
+
 def _no_name(pid: int) -> bytes | None:
     return None
 
@@ -64,8 +68,8 @@ class Journal:
     Attributes:
         limit: how many entries are kept; 0: the journal is off.
         is_on: whether changes are of interest: entries are kept, or somebody watches.
-        caller: uid and pid of the process whose request is served, 0 for a pid that is not known; the front end sets it
-            before each change.
+        caller: returns uid and pid of the process whose request is served, 0 for a pid that is not known; the front end
+            sets it before each change, and it is called only for an entry.
         command_of: returns the name of a process by its pid, in at most ``COMMAND_MAX`` bytes, or None; the front end
             sets it.
     """
@@ -79,7 +83,7 @@ class Journal:
         self.limit = 0
         self.is_on = False
         self._watching: list[Activity] = []
-        self.caller: tuple[int, int] = (0, 0)
+        self.caller: Callable[[], tuple[int, int]] = _unknown
         self.command_of: Callable[[int], bytes | None] = _no_name
         self._first = self._next = 1  # ids
         self._left_out = False  # entries are missing since the last one
@@ -291,7 +295,8 @@ class Journal:
         if self._watching:
             self._count(ino, size)
         if self.limit and ("write", ino) not in self._noted:
-            self._note_once("write", ino, self._author() if self.caller[1] else self._author_of(ino))
+            author = self._author()
+            self._note_once("write", ino, self._author_of(ino) if author[1] is None else author)
 
     def changed(self, node: Node, change: SetAttr, before: AnyAttr) -> None:
         """Note a change of attributes.
@@ -345,7 +350,7 @@ class Journal:
     # -- entries
 
     def _author(self) -> Author:
-        uid, pid = self.caller
+        uid, pid = self.caller()
         return (uid, pid, self.command_of(pid)) if pid else (uid, None, None)
 
     def _author_of(self, ino: Ino) -> Author:

@@ -96,13 +96,13 @@ class FastPath:
         return callback
 
     def _noting(self, caller: Callable[[], tuple[int, int]], handler: Callback) -> Callback:
-        """Return the callback of ``_changing`` that also tells the journal who has sent the request."""
+        """Return the callback of ``_changing`` that also tells the journal whom to ask who has sent the request."""
         change = self._changing(handler)
         journal = self._overlay.journal
 
         @functools.wraps(handler)
         def callback(*args: Any) -> Any:
-            journal.caller = caller()
+            journal.caller = caller
             return change(*args)
 
         return callback

@@ -120,8 +120,8 @@ class FuseOperations(pyfuse3.Operations):
 
     def _note_caller(self, context: Any) -> None:
         """Tell the journal who has sent the request that is served next, without waiting in between."""
-        is_known = isinstance(context, RequestContext)
-        self._journal.caller = (context.uid, context.pid) if is_known else (0, 0)
+        known = (context.uid, context.pid) if isinstance(context, RequestContext) else (0, 0)
+        self._journal.caller = lambda: known
 
     # -- replies
 

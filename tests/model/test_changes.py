@@ -58,8 +58,8 @@ def record(numbers: tuple[int, int, int, int], data: bytes, xattrs: dict[bytes, 
 class Walk:
     """The changes of an overlay, found by walking both trees and comparing all they hold.
 
-    Files with several links in the base, or with new ones, are left out: which of their names went where cannot be told
-    from a walk.
+    Of files with several links in the base, or with new ones, only what is at its place counts: which of their names
+    went where cannot be told from a walk.
     """
 
     def __init__(self, base: bytes, overlay: Overlay) -> None:
@@ -228,10 +228,20 @@ class Walk:
         letters, path, old = line
         if letters == "D":
             return self.stats[path].st_ino not in self.linked
+        if self.is_changed_link(line):
+            return True
         base = old or path
         if base in self.stats and self.stats[base].st_ino in self.linked:
             return False
         return path == b"/" or self.attrs[path].ino not in self.linked
+
+    def is_changed_link(self, line: Line) -> bool:
+        """Return whether a line says that a file with several links in the base is another one at its place there."""
+        letters, path, old = line
+        st = self.stats.get(old or path)
+        is_linked = st is not None and st.st_ino in self.linked and len(self.places[st.st_ino]) > 1
+        shown = self.attrs.get(path)
+        return is_linked and letters in ("M", "m") and (shown is None or shown.ino == st.st_ino)
 
 
 @functools.cache

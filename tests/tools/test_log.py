@@ -28,14 +28,14 @@ def sandbox(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Overlay
     clock = iter(range(NOW - 6 * 60_000_000_000, NOW * 2, 60_000_000_000))
     journal = found.open(journal=100, clock=lambda: next(clock)).journal
     journal.command_of = {7: b"sh", 8: b"e\x1bvil"}.get
-    journal.caller = (0, 7)
+    journal.caller = lambda: (0, 7)
     found.mkdir("d")
     found.create(f"d/{HOSTILE}")
     found.rename("etc/hosts", "d/hosts")
-    journal.caller = (4_000_000_000, 8)
+    journal.caller = lambda: (4_000_000_000, 8)
     found.link("d/hosts", "other")
     found.set("other", size=1)
-    journal.caller = (0, 0)
+    journal.caller = lambda: (0, 0)
     found.write("other", b"x")
     found.close()
     yield found

@@ -194,10 +194,10 @@ def test_the_journal(sandbox: OverlaySandbox) -> None:
     assert "What the journal says" not in report(sandbox).texts
     notes = sandbox.open(journal=1000).journal
     notes.command_of = {7: b"</td><b>\x1b", 8: b"sh"}.get
-    notes.caller = (0, 8)
+    notes.caller = lambda: (0, 8)
     for number in range(300):
         sandbox.mkdir(f"d{number}")
-    notes.caller = (4_000_000_000, 7)
+    notes.caller = lambda: (4_000_000_000, 7)
     sandbox.rename("d7", "e\n7")
     sandbox.close()
     page = report(sandbox)

@@ -64,7 +64,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("written", "chmodded", "gone", "moved", "replaced"):
         sandbox.put(name)
     sandbox.open(journal=1000).journal.command_of = {7: b"</td><b>\x1b"}.get
-    sandbox.ov.journal.caller = (0, 7)
+    sandbox.ov.journal.caller = lambda: (0, 7)
     sandbox.write("written", b"else" * 1000)
     sandbox.set("chmodded", mode=0o600)
     sandbox.unlink("gone")

@@ -58,7 +58,6 @@ DELIBERATE = {
     "SELECT ino, path FROM origin": "du, messages: every base object, once",
     "SELECT ino, ctime FROM inode": "report: every object's time",
     "SELECT ino, mode, uid, gid, nlink, size, atime, mtime, ctime FROM inode": "sql: a view of every object",
-    "SELECT path FROM inode JOIN modified": "digest: every modified file with several links, once",
     "SELECT id, time, op, path": "log: every entry",
     "SELECT ino, parent, name FROM renamed UNION ALL": "messages: the parent of every name, once",
     # -- migrations, and a base that was replaced: once for all rows

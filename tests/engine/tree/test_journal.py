@@ -200,13 +200,13 @@ def test_who_asked(sandbox: OverlaySandbox) -> None:
         sandbox.put(name)
     journal = sandbox.open(journal=100).journal
     journal.command_of = {5: b"five", 6: b"six"}.get
-    journal.caller = (1000, 5)
+    journal.caller = lambda: (1000, 5)
     ino = sandbox.create("new")
     sandbox.set("a", size=1)
     sandbox.set("b", kill_priv=True)
-    journal.caller = (1001, 0)
+    journal.caller = lambda: (1001, 0)
     sandbox.mkdir("foreign")
-    journal.caller = (0, 0)
+    journal.caller = lambda: (0, 0)
     sandbox.ov.write(ino, 0, b"x")
     sandbox.write("a", b"x")
     sandbox.write("b", b"x")
@@ -214,7 +214,7 @@ def test_who_asked(sandbox: OverlaySandbox) -> None:
     for _ in range(2):
         sandbox.ov.commit()
         sandbox.write("a", b"y")
-    journal.caller = (7, 6)
+    journal.caller = lambda: (7, 6)
     sandbox.unlink("c")
     assert [(entry.op, entry.uid, entry.pid, entry.command) for entry in entries(sandbox)] == [
         ("create", 1000, 5, b"five"),

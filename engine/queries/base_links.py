@@ -1,0 +1,75 @@
+"""The other names of base files that have several: the base is searched for them, for no row tells them.
+
+A change of a base file shows at each of its names in the base, by whichever it was made.  The directories in which one
+name is known are searched first, as links are mostly near each other, and the search ends when as many names were found
+as the files have links.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+
+from ..overlay import Overlay
+from ..store.base_view import NOT_THERE, join, split
+
+log = logging.getLogger(__name__)
+
+
+class BaseLinks:
+    """The search for the names of some base files.
+
+    Args:
+        overlay: whose base it is.
+        known: one name of each file, by the file's number in the overlay; one that the base lacks is left out.
+    """
+
+    def __init__(self, overlay: Overlay, known: dict[int, bytes]) -> None:
+        self._base = overlay.base
+        self._numbers: dict[tuple[int, int], int] = {}
+        self._left: dict[int, int] = {}  # names that were not found yet
+        self._known = known
+        for ino, path in known.items():
+            st = self._base.find_readable(path)
+            if st is not None and st.st_nlink > 1:
+                self._numbers[st.st_dev, st.st_ino] = ino
+                self._left[ino] = st.st_nlink - 1
+
+    def find(self) -> Iterator[tuple[int, bytes]]:
+        """Yield the number of a file and another of its names (base terms), for each such name.
+
+        A directory that cannot be read is logged, and nothing of it is found.
+        """
+        near = {split(self._known[ino])[0] for ino in self._left}
+        for directory in near:
+            yield from self._in(directory, list(self._names(directory)))
+        waiting = [b"/"]
+        while waiting and self._left:
+            directory = waiting.pop()
+            names = self._names(directory)
+            if directory not in near:
+                yield from self._in(directory, [name for name, is_dir in names.items() if not is_dir])
+            waiting += (join(directory, name) for name, is_dir in names.items() if is_dir)
+
+    def _names(self, directory: bytes) -> dict[bytes, bool]:
+        try:
+            return self._base.listing(directory)
+        except OSError as error:
+            if error.errno not in NOT_THERE:
+                log.warning("%s cannot be read in the base: %s", os.fsdecode(directory), error.strerror)
+            return {}
+
+    def _in(self, directory: bytes, names: list[bytes]) -> Iterator[tuple[int, bytes]]:
+        for name, st in self._base.children(directory, names) if names else ():
+            if isinstance(st, OSError) or st.st_nlink < 2:
+                continue
+            ino = self._numbers.get((st.st_dev, st.st_ino))
+            path = join(directory, name)
+            if ino is None or path == self._known[ino]:
+                continue
+            yield ino, path
+            if ino in self._left:
+                self._left[ino] -= 1
+                if not self._left[ino]:
+                    del self._left[ino]
