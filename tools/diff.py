@@ -18,7 +18,7 @@ from ..engine import Overlay, UsageError
 from ..engine.queries.changes import Change, Kind, changes
 from . import _common
 from ._changes import line_of, name_of
-from ._complete import targets
+from ._listing import listing
 from ._output import json_name, plain
 from ._patterns import Patterns
 from ._target import opened
@@ -75,12 +75,8 @@ Exit codes: 0, or with --exit-code 1 where something differs; 2 failure.""",
 @click.option("--ignore-identical", is_flag=True, help="Compare, and leave out what makes no difference.")
 @click.option("--name-only", is_flag=True, help="Paths without letters.")
 @click.option("--stat", "as_stat", is_flag=True, help="Counts only.")
-@click.option("-z", "--null", "null", is_flag=True, help="End each field with a NUL; paths as they are.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object in each line.")
 @click.option("--exit-code", is_flag=True, help="Exit with 1 where something differs.")
-@click.option("--base", metavar="DIR", help="The base, where it is not the one of the last mount.")
-@click.argument("target", default=".", shell_complete=targets)
-@click.argument("patterns", metavar="[PATH]...", nargs=-1)
+@listing
 def command(
     target: str,
     patterns: tuple[str, ...],

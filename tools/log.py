@@ -19,8 +19,8 @@ import click
 from ..engine.errors import StateError, UsageError
 from ..engine.model import JOURNAL_OPERATIONS, JournalEntry
 from . import _common
-from ._complete import targets
 from ._journal import Journal, opened_journal, user_name, where
+from ._listing import listing
 from ._output import json_name, plain
 from ._patterns import Patterns
 
@@ -71,11 +71,7 @@ Exit codes: 0 success, 1 wrong request, 2 failure: there is no journal, among ot
     "--op", "ops", metavar="OP", multiple=True, type=click.Choice(JOURNAL_OPERATIONS), help="These operations only."
 )
 @click.option("--uid", "users", metavar="USER", multiple=True, help="Changes by these users only, by number or name.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object in each line.")
-@click.option("-z", "--null", "null", is_flag=True, help="End each field with a NUL; paths as they are.")
-@click.option("--base", metavar="DIR", help="The base, where it is not the one of the last mount.")
-@click.argument("target", default=".", shell_complete=targets)
-@click.argument("patterns", metavar="[PATH]...", nargs=-1)
+@listing
 def command(
     target: str,
     patterns: tuple[str, ...],
