@@ -27,6 +27,9 @@ MINIFO_BASE and MINIFO_TARGET.  A plan is refused if a command contains {name} o
 other than letters, digits and %+,-./:=@_, because the shell could take them for a command; the command must use
 "$MINIFO_DIR" or "$MINIFO_PARENT" then.
 
+What a pattern matches, and a target below it, is refused if it leads through a symlink below the directory that the
+pattern names: the plan's author has named no more.
+
 A run can be repeated: a storage with a report that says it is done with the same settings is skipped.
 """
 
@@ -56,6 +59,7 @@ _LISTS = ("refuse", "expect")
 _COMMANDS = {"before", "after"}
 _HARMLESS = re.compile(r"[A-Za-z0-9%+,./:=@_][A-Za-z0-9%+,./:=@_-]*")  # no leading "-": it could be an option
 _VARIABLES = {"name": "MINIFO_DIR", "parent": "MINIFO_PARENT"}
+_WILDCARD = re.compile(r"[*?[]")  # glob(7)
 _TOP = {"parallel", "on_error", "reports", "defaults", "storage"}
 
 
@@ -86,12 +90,14 @@ class Plan:
         parallel: number of storages migrated at the same time.
         stop: True to start no other storage after a failure.
         reports: the directory for the reports.
+        found: for each source that a pattern matches: the directory that the pattern names without a wildcard.
     """
 
     tasks: list[Task]
     parallel: int
     stop: bool
     reports: str
+    found: dict[str, str] = field(default_factory=dict)
 
 
 def read_plan(path: str) -> Plan:
@@ -119,8 +125,14 @@ def read_plan(path: str) -> Plan:
     if not tables or not isinstance(reports, str):
         raise UsageError(f"{path}: defaults, storage or reports has a wrong type", "see minifo migrate --help")
     tasks: list[Task] = []
+    known: dict[str, str] = {}
     for entry in entries:
-        tasks += _tasks(path, defaults | entry)
+        filled = defaults | entry
+        tasks += (made := _tasks(path, filled))
+        if "each" in filled:
+            known |= {task.source: _named_by_user(filled["each"]) for task in made}
+    for task in tasks:
+        _check_place(task, known.get(task.source))
     if not tasks:
         raise UsageError(f"{path} names no storage", "add a [[storage]]")
     for what in ("name", "source", "target"):
@@ -128,7 +140,7 @@ def read_plan(path: str) -> Plan:
         double = sorted({value for value in values if values.count(value) > 1})
         if double:
             raise UsageError(f"{path}: two storages have the {what} {double[0]!r}", f"give each storage its own {what}")
-    return Plan(tasks, parallel, on_error == "stop", os.path.abspath(reports or path + ".reports"))
+    return Plan(tasks, parallel, on_error == "stop", os.path.abspath(reports or path + ".reports"), known)
 
 
 def _tasks(path: str, entry: dict[str, Any]) -> list[Task]:
@@ -173,6 +185,37 @@ def _tasks(path: str, entry: dict[str, Any]) -> list[Task]:
             )
         tasks.append(task)
     return tasks
+
+
+def _named_by_user(pattern: str) -> str:
+    """Return the part of a pattern before the first name with a wildcard."""
+    names = pattern.split("/")
+    count = next((index for index, name in enumerate(names) if _WILDCARD.search(name)), len(names))
+    return "/".join(names[:count]) or ("/" if pattern.startswith("/") else ".")
+
+
+def _check_place(task: Task, named: str | None) -> None:
+    """Refuse a source that a pattern matches, or a target in its place, if a symlink leads there.
+
+    Whoever may write to a directory that the user has not named could lead the migration to any other one.
+
+    Args:
+        task: the storage.
+        named: the directory that the user has named, from where on no symlink may be followed; None for a source that
+            the user has named as a whole.
+
+    Raises:
+        UsageError: a symlink is in the way.
+    """
+    if named is None:
+        return
+    top = os.path.realpath(named)
+    for place in (task.source, task.target):
+        inside = place is not None and os.path.relpath(os.path.abspath(place), os.path.abspath(named))
+        if not inside or inside.split("/")[0] == "..":
+            continue  # a target that the plan names elsewhere
+        if os.path.realpath(place or "") != os.path.normpath(os.path.join(top, inside)):
+            raise UsageError(f"{place} leads elsewhere: a symlink is on the way", "name the true path as a source")
 
 
 def _check_command(path: str, key: str, command: str, words: dict[str, str]) -> None:
@@ -241,6 +284,7 @@ class Fleet:
             return report | {"status": "skipped"}
         began = time.time()
         try:
+            _check_place(task, self._plan.found.get(task.source))  # again: the plan may have been read long ago
             report |= self._check(task) if self._dry_run else self._do(task)
             report["status"] = "planned" if self._dry_run else "done"
         except (MinifoError, OSError) as error:

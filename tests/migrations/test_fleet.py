@@ -184,6 +184,38 @@ def test_harmless_names_stand_in_commands(boxes: Path) -> None:
     assert (boxes / "log").read_text() == "".join(f"box@b{n} {boxes}/boxes/b{n}\n" for n in range(3))
 
 
+@pytest.mark.parametrize("what", ["b1", "b1/overlay", "b1/new"])
+def test_a_match_leads_nowhere_else(boxes: Path, what: str) -> None:
+    """Who may write to a box could else send an import in place, or a new storage, to any directory."""
+    elsewhere = boxes / "elsewhere"
+    place = boxes / "boxes" / what
+    if place.exists():
+        place.rename(elsewhere)
+    place.symlink_to(elsewhere)
+    with pytest.raises(UsageError, match=f"{what.partition('/')[0]}.* leads elsewhere"):
+        read_plan(write_plan(boxes))
+    assert not (elsewhere / "minifo.db").exists()
+
+
+def test_a_match_that_comes_to_lead_elsewhere(boxes: Path) -> None:
+    """The plan was read before."""
+    plan = read_plan(write_plan(boxes, top='on_error = "continue"'))
+    box = boxes / "boxes" / "b1" / "overlay"
+    box.rename(boxes / "elsewhere")
+    box.symlink_to(boxes / "elsewhere")
+    reports = Fleet(plan).run()
+    assert [report["status"] for report in reports] == ["done", "failed", "done"]
+    assert "leads elsewhere" in reports[1]["error"]
+
+
+def test_the_way_to_the_matches_may_have_symlinks(boxes: Path) -> None:
+    """That one the user has named."""
+    (boxes / "true").mkdir()
+    (boxes / "boxes").rename(boxes / "true" / "boxes")
+    (boxes / "boxes").symlink_to(boxes / "true" / "boxes")
+    assert statuses(write_plan(boxes)) == ["done"] * 3
+
+
 def test_notes_can_be_refused(boxes: Path) -> None:
     """A plan may accept clean storages only; nothing was changed then."""
     (boxes / "boxes" / "b0" / "overlay" / legacy_trees.META_NAME.decode()).write_bytes(b"D torn")
