@@ -19,18 +19,13 @@ from collections.abc import Iterable, Iterator
 from types import FrameType
 from typing import Any
 
+from . import _colour
+
 _ENTER = "\x1b[?1049h\x1b[?25l"  # alternate screen, no cursor
 _LEAVE = "\x1b[?25h\x1b[?1049l"
 _HOME, _REST_OF_LINE, _REST_OF_SCREEN = "\x1b[H", "\x1b[K", "\x1b[J"
-_STYLES = {"head": "\x1b[1;36m", "bold": "\x1b[1m", "dim": "\x1b[2m", "bad": "\x1b[1;31m", "": ""}
-_PLAIN = "\x1b[0m"
 
-Line = tuple[str, str]  # a style of _STYLES, and the text
-
-
-def is_possible() -> bool:
-    """Return whether standard output is a terminal on which a screen can be drawn."""
-    return sys.stdout.isatty() and os.environ.get("TERM", "dumb") not in ("dumb", "")
+Line = tuple[str, str]  # a style of _colour.STYLES, and the text
 
 
 class Screen:
@@ -41,7 +36,7 @@ class Screen:
 
     def __init__(self) -> None:
         self._out = sys.stdout.fileno()
-        self._coloured = not os.environ.get("NO_COLOR")  # no-color.org
+        self._coloured = not _colour.are_refused()
         self._keys = sys.stdin.fileno() if sys.stdin.isatty() else None
         self._before: list[Any] | None = None
         self._lines: list[Line] = []
@@ -114,9 +109,7 @@ class Screen:
         shown = []
         for style, text in self._lines[:rows]:
             text = cut(text, columns)
-            if self._coloured and style:
-                text = f"{_STYLES[style]}{text}{_PLAIN}"
-            shown.append(text + _REST_OF_LINE)
+            shown.append((_colour.painted(style, text) if self._coloured else text) + _REST_OF_LINE)
         self._write(_HOME + "\r\n".join(shown) + _REST_OF_SCREEN)
 
     def _write(self, text: str) -> None:

@@ -16,7 +16,7 @@ import click
 
 from ..engine import Overlay, UsageError
 from ..engine.queries.changes import Change, Kind, changes
-from . import _common
+from . import _colour, _common
 from ._changes import line_of, name_of
 from ._listing import listing
 from ._output import json_name, plain
@@ -36,6 +36,16 @@ WORDS = {
     Kind.RENAMED: "renamed",
     Kind.TYPE: "another type",
     Kind.METADATA: "metadata only",
+}
+
+
+_STYLES = {
+    Kind.ADDED: "added",
+    Kind.MODIFIED: "modified",
+    Kind.DELETED: "deleted",
+    Kind.RENAMED: "renamed",
+    Kind.TYPE: "type",
+    Kind.METADATA: "",
 }
 
 
@@ -110,7 +120,7 @@ def command(
         wanted = Patterns(patterns)
         found = sorted((change for change in every if wanted.match(change.path, change.old)), key=attrgetter("path"))
     if as_stat:
-        _print_counts(found)
+        _print_counts(found, recursive=recursive)
     else:
         told = partial(_fields if null else _lines, name_only=name_only) if not as_json else _json_lines
         for at in range(0, len(found), _PIECE):
@@ -136,6 +146,7 @@ def _write_patch(overlay: Overlay, patterns: tuple[str, ...], largest: int) -> t
     pairs = FilePairs(overlay)
     patch = Patch(pairs, largest)
     differs = failed = False
+    coloured, on_terminal = _colour.are_wanted(), sys.stdout.isatty()
     wanted = Patterns(patterns)
     for pair in pairs.of(changes(overlay, recursive=True)):
         if not wanted.match(pair.path, pair.old):
@@ -146,7 +157,7 @@ def _write_patch(overlay: Overlay, patterns: tuple[str, ...], largest: int) -> t
             log.error("%s is not in the patch: it cannot be read (%s)", plain(pair.path), error.strerror or error)
             failed = True
             continue
-        sys.stdout.buffer.write(told)
+        sys.stdout.buffer.write(_colour.shown_patch(told, coloured=coloured) if on_terminal else told)
         differs = differs or bool(told)
     return differs, failed
 
@@ -172,13 +183,25 @@ def _fields(found: list[Change], *, name_only: bool) -> bytes:
 
 
 def _lines(found: list[Change], *, name_only: bool) -> bytes:
-    told = name_of if name_only else line_of
+    told = name_of if name_only else _coloured_line if _colour.are_wanted() else line_of
     return "".join([f"{told(change)}\n" for change in found]).encode()
 
 
-def _print_counts(found: list[Change]) -> None:
+def _coloured_line(change: Change) -> str:
+    line = line_of(change)
+    return _colour.painted(_STYLES[change.kind], line[: len(change.letters)]) + line[len(change.letters) :]
+
+
+def _print_counts(found: list[Change], *, recursive: bool) -> None:
     counts = Counter(change.kind for change in found)
+    width = len(f"{len(found):,}")
+    coloured = _colour.are_wanted()
     for kind in Kind:
         if counts[kind]:
-            click.echo(f"{kind.value}  {counts[kind]:>9}  {WORDS[kind]}")
-    click.echo(f"   {len(found):>9}  in all")
+            letter = _colour.painted(_STYLES[kind], kind.value) if coloured else kind.value
+            click.echo(f"{letter}  {counts[kind]:>{width},}  {WORDS[kind]}")
+    click.echo(f"   {len(found):>{width},}  in all")
+    whole = sum(change.is_dir and change.kind in (Kind.ADDED, Kind.DELETED) for change in found)
+    if whole and not recursive:
+        what, them = ("is a directory", "it") if whole == 1 else ("are directories", "them")
+        click.echo(f"{whole:,} of them {what}, new or gone as a whole; -r counts what is in {them}.")

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from . import _common
+from . import _colour, _common
 from ._complete import targets
 from ._size import duration, size
 from ._target import status
@@ -98,7 +98,7 @@ def lines(found: dict[str, Any]) -> list[tuple[str, str]]:
         if commits["count"]:
             told.append(
                 (
-                    "commits hold up",
+                    "commit pauses",
                     f"{duration(commits['median_ns'])} (median), {duration(commits['p99_ns'])} (99th percentile),"
                     f" {duration(commits['longest_ns'])} (longest of {commits['count']})",
                 )
@@ -117,6 +117,8 @@ def _print(found: dict[str, Any]) -> None:
     if "drift" in found:
         from ._drift import table
 
+        click.echo("\nWhat it holds of the base, and what the base has there now:")
         click.echo("\n".join(table(found["drift"]["counts"])))
     for sentence in found["attention"]:
-        click.echo(_common.printable(sentence))
+        text = _common.printable(sentence)
+        click.echo(_colour.painted("bad", text) if _colour.are_wanted() else text)

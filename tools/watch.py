@@ -13,7 +13,7 @@ import click
 
 from ..engine.errors import StateError
 from ..fusefront.control.client import ControlClient, Refused
-from . import _common, _screen
+from . import _colour, _common, _screen
 from ._complete import targets
 from ._output import json_name, plain
 from ._rates import Busy, Rates, Reading, Spread, rates
@@ -57,7 +57,7 @@ def command(as_json: bool, count: int | None, interval: float, target: str) -> i
     change of its directory, and the daemon counts by path only while it is watched.
     """
     _common.log_to_stderr("minifo")
-    on_screen = not as_json and _screen.is_possible()
+    on_screen = not as_json and _colour.is_terminal()
     try:
         with ControlClient(storage_of(target), _PATIENCE) as client:
             first = _read(client)

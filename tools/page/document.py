@@ -185,10 +185,10 @@ def _letters(change: Change) -> Element:
 
 
 def _what(change: Change) -> Element:
-    slash = "/" if change.is_dir and change.path != b"/" else ""
+    slash = b"/" if change.is_dir and change.path != b"/" else b""
     if change.old is None:
-        return element("span", _name(change.path), slash)
-    return element("span", _name(change.old), slash, " → ", _name(change.path), slash)
+        return element("span", _name(change.path + slash))
+    return element("span", _name(change.old + slash), " → ", _name(change.path + slash))
 
 
 # -- when
