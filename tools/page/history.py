@@ -11,9 +11,10 @@ from ...engine.model import JournalEntry
 from ...engine.queries.times import LastChange
 from .._journal import user_name, where
 from .elements import Child, Element, element, path_text, shortened, table
-from .timeline import Timeline, counted, described, stamp, timeline
+from .timeline import Timeline, counted, described, stamp, timeline, zone
 
 _NS = 10**9
+_UNKNOWN = "not known"
 LAST = 200  # entries that are listed
 _AUTHORS = 10  # that have made the most changes
 _KNOWN = 10_000  # authors who are told apart
@@ -78,7 +79,7 @@ def chapters(found: History, now: float) -> list[Child]:
     if found.bars is not None:
         parts.append(counted(found.bars, now, f"Changes in the journal, by the {described(found.bars)}", "changes"))
     rows: list[tuple[Child, ...]] = [
-        (f"{number:,}", _command(command), "-" if uid is None else user_name(uid))
+        (f"{number:,}", _command(command), _UNKNOWN if uid is None else user_name(uid))
         for (uid, command), number in found.authors
     ]
     if rows:
@@ -87,7 +88,7 @@ def chapters(found: History, now: float) -> list[Child]:
     entries: list[tuple[Child, ...]] = [
         (_time(entry, now), entry.op, _command(entry.command), _path(entry)) for entry in found.last
     ]
-    headings = [("when", "time"), ("change", ""), ("by", ""), ("path", "")]
+    headings = [(f"when ({zone(now)})", "time"), ("change", ""), ("by", ""), ("path", "")]
     if entries:
         summary = f"The last {len(entries)} of {found.total:,} entries" if found.total > len(entries) else "All entries"
         listed = element("div", table(headings, entries), class_="long")
@@ -99,13 +100,13 @@ def chapters(found: History, now: float) -> list[Child]:
 
 def _time(entry: JournalEntry, now: float) -> str:
     try:
-        return stamp(entry.time // _NS, now)
+        return stamp(entry.time // _NS, now).rpartition(" ")[0]  # the zone is in the heading
     except (OverflowError, ValueError, OSError):
         return "-"  # no clock was ever that wrong: damage, or a hostile storage
 
 
 def _command(command: bytes | None) -> Child:
-    return "-" if command is None else element("bdi", path_text(command))
+    return _UNKNOWN if command is None else element("bdi", path_text(command))
 
 
 def _path(entry: JournalEntry) -> Element:

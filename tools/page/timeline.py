@@ -93,6 +93,11 @@ def stamp(seconds: float, now: float, step: int = 1) -> str:
     return datetime.fromtimestamp(seconds, UTC).astimezone(_clock(now)).strftime(form)
 
 
+def zone(now: float) -> str:
+    """Return the difference of this machine's clock from UTC: +0000."""
+    return datetime.fromtimestamp(now, _clock(now)).strftime("%z")
+
+
 def described(found: Timeline) -> str:
     """Return what one bar stands for: 5 minutes, day."""
     unit = max(unit for unit in _WORDS if found.step % unit == 0)
