@@ -32,6 +32,7 @@ _RENAME = statement("UPDATE checkpoint SET name = ? WHERE id = ?")
 _PIN = statement("UPDATE checkpoint SET pinned = ? WHERE id = ?")
 _SET_RETURNS = statement("UPDATE checkpoint SET returns = ? WHERE id = ?")
 _NO_REDO = statement("UPDATE checkpoint SET returns = NULL WHERE returns > 0")
+_FALLBACK = "SELECT value FROM overlay WHERE key = 'trial_good'"  # engine/trial.py
 _UNDO, _REDO = "undo", "redo"  # their own checkpoints are for redo, and for who looks for them
 
 
@@ -114,13 +115,21 @@ class Checkpoints:
 
     # -- making and changing
 
-    def create(self, name: str | None = None, note: str = "", *, pinned: bool = False) -> Checkpoint:
+    def create(
+        self,
+        name: str | None = None,
+        note: str = "",
+        *,
+        pinned: bool = False,
+        noting: Callable[[Checkpoint], object] = lambda made: None,
+    ) -> Checkpoint:
         """Make a checkpoint of the present state, and make it durable with all that was acknowledged before.
 
         Args:
             name: its name; None for one made of the time.
             note: what to say of it.
             pinned: True if no policy is to delete it.
+            noting: called with it, to change more rows in the same operation.
 
         Raises:
             StateError: the name is taken or cannot be one, storage is full, or it failed.
@@ -133,6 +142,7 @@ class Checkpoints:
             self._space.need()
             with self._freezing():
                 made = self._add(name, note, pinned=pinned)
+                noting(made)
         except FsError as error:
             raise _failed("the checkpoint was not made", error) from error
         self._commits.run()
@@ -167,6 +177,25 @@ class Checkpoints:
         for checkpoint in found:
             if self._is_shown(checkpoint.id):
                 raise StateError(f"checkpoint {checkpoint.name} is mounted (-o at=)", "unmount it first")
+            if self._db.value(_FALLBACK) == checkpoint.id:
+                raise StateError(
+                    f"a trial may fall back to checkpoint {checkpoint.name}",
+                    "end the trial first: minifo confirm, or minifo trial abandon",
+                )
+        self._delete(found)
+
+    def discard(self, checkpoint: Checkpoint) -> None:
+        """Delete a checkpoint that minifo made for itself; if it is shown, only let policies delete it later.
+
+        Raises:
+            StateError: storage failed.
+        """
+        if self._is_shown(checkpoint.id):
+            self._change(_PIN, (0, checkpoint.id))
+        else:
+            self._delete([checkpoint])
+
+    def _delete(self, found: list[Checkpoint]) -> None:
         try:
             self._space.prepare_to_free()
             with self._db.operation():
@@ -188,7 +217,7 @@ class Checkpoints:
         Raises:
             StateError: there is none with that name, or storage failed.
         """
-        return self._return_to(self.find(name), "rollback")
+        return self.return_to(self.find(name), "rollback")
 
     def undo(self) -> Restored:
         """Take back the last command that made a checkpoint by itself and is not undone; ``redo`` takes this back.
@@ -199,7 +228,7 @@ class Checkpoints:
         undoable = [c for c in self.all() if c.cause not in (None, _UNDO, _REDO) and c.returns is None]
         if not undoable:
             raise StateError("there is nothing to undo", "see the checkpoints: minifo checkpoint list")
-        return self._return_to(undoable[-1], _UNDO)
+        return self.return_to(undoable[-1], _UNDO)
 
     def redo(self) -> Restored:
         """Take back the last ``undo``, unless another command came after it.
@@ -210,9 +239,21 @@ class Checkpoints:
         redoable = [checkpoint for checkpoint in self.all() if checkpoint.returns]
         if not redoable:
             raise StateError("there is nothing to redo", "see the checkpoints: minifo checkpoint list")
-        return self._return_to(redoable[-1], _REDO)
+        return self.return_to(redoable[-1], _REDO)
 
-    def _return_to(self, target: Checkpoint, cause: str) -> Restored:
+    def return_to(
+        self, target: Checkpoint, cause: str, noting: Callable[[Checkpoint], object] = lambda left: None
+    ) -> Restored:
+        """Bring the overlay back to a checkpoint; a new one holds what is left.
+
+        Args:
+            target: the checkpoint.
+            cause: the command that does it.
+            noting: called with the new checkpoint, to change more rows in the same operation.
+
+        Raises:
+            StateError: storage failed; nothing was brought back.
+        """
         try:
             self._space.prepare_to_free()
             self._commits.run()
@@ -229,12 +270,31 @@ class Checkpoints:
                     self._db.change(_SET_RETURNS, (None, target.id))
                 else:
                     self._db.change(_NO_REDO)
+                noting(left)
         except FsError as error:
             raise _failed("nothing was brought back", error) from error
         self._reload(inos, names)
         self._prune()
         self._commits.run()
         return Restored(target, left, inos, names)
+
+    def differs(self, checkpoint: Checkpoint) -> bool:
+        """Return whether anything was changed since a checkpoint was made."""
+        return self._history.has_changed(checkpoint.id)
+
+    def note(self, change: Callable[[], object]) -> None:
+        """Change rows that say something about checkpoints, durably.
+
+        Raises:
+            StateError: storage failed.
+        """
+        try:
+            self._space.prepare_to_free()
+            with self._db.operation():
+                change()
+        except FsError as error:
+            raise _failed("nothing was changed", error) from error
+        self._commits.run()
 
     # -- helpers
 
@@ -256,14 +316,15 @@ class Checkpoints:
         number = int(self._db.value("SELECT coalesce(max(id), 0) + 1 FROM checkpoint"))
         if name is None:
             name = f"before-{cause}" if cause else time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(now // 10**9))
-            name = self._free_name(name)
+            name = self.free_name(name)
         made = Checkpoint(
             number, name, now, note, int(pinned), cause, None, self._next_ino(), self._objects.next_object
         )
         self._db.change(ADD_CHECKPOINT, made)
         return made
 
-    def _free_name(self, wanted: str) -> str:
+    def free_name(self, wanted: str) -> str:
+        """Return a name that no checkpoint has: the wanted one, or that with a number."""
         taken = {checkpoint.name for checkpoint in self.all()}
         name, count = wanted, 2
         while name in taken:
@@ -280,13 +341,7 @@ class Checkpoints:
             raise StateError(f"there is a checkpoint {name!r} already", "choose another name, or delete that one")
 
     def _change(self, sql: str, params: tuple[int | str, ...]) -> None:
-        try:
-            self._space.prepare_to_free()
-            with self._db.operation():
-                self._db.change(sql, params)
-        except FsError as error:
-            raise _failed("the checkpoint was not changed", error) from error
-        self._commits.run()
+        self.note(lambda: self._db.change(sql, params))
 
     def _drop(self, checkpoint: Checkpoint) -> None:
         for number in self._history.forget(checkpoint.id):

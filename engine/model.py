@@ -27,6 +27,8 @@ DIRECTORY_SIZE = 4096  # bytes; what most file systems report for a small direct
 OBJECTS_END = 1 << 62  # all ids of content objects are less
 FILE_MAX = 2**63 - 4096  # bytes in a file; the most whole pages that loff_t can address
 ORIGIN_MAX = 64 << 10  # bytes of a base file that is kept for merges; a larger one is seldom a text that can be merged
+TRIAL_MOUNTS = 3  # of a trial, if nothing else is said (engine/trial.py)
+TRIAL_MOUNTS_MAX = 1000
 JOURNAL_MAX = 1_000_000  # entries, of about 100 bytes each
 #: What an entry of the journal can say was done, in the order of the documents.
 JOURNAL_OPERATIONS = (

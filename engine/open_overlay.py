@@ -50,6 +50,7 @@ from .tree.path_resolver import PathResolver
 from .tree.ranges import Ranges
 from .tree.row_checks import examine
 from .tree.stored_bytes import StoredBytes
+from .trial import Trial
 
 if TYPE_CHECKING:
     from .durability import Durability
@@ -104,6 +105,7 @@ class OpenOverlay:
             storage.is_held,
             self._reload,
         )
+        self._trial = Trial(db, storage, self._checkpoints)
         self._report()
 
     def _make_parts(self, numbers: Numbers, next_ino: int) -> None:
@@ -371,6 +373,11 @@ class OpenOverlay:
     def checkpoints(self) -> Checkpoints:
         """The checkpoints, and the returns to them."""
         return self._checkpoints
+
+    @property
+    def trial(self) -> Trial:
+        """The trial, after which the overlay falls back unless its changes are confirmed."""
+        return self._trial
 
     @property
     def operations(self) -> int:

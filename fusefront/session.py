@@ -97,6 +97,7 @@ def run(options: MountOptions, mountpoint: str, *, ready: Callable[[], None]) ->
             make_synchronous = _mount(overlay, committer, helper, base_reader, hook, options, mountpoint)
             _tune_memory()
             try:
+                _count_mount(overlay, options)
                 from .serve.live_checkpoints import LiveCheckpoints  # imports pyfuse3
 
                 report.serving(helper.mounted())
@@ -221,6 +222,19 @@ def _open(options: MountOptions, extension: ModuleType | None) -> Overlay:
             if mounted or time.monotonic() > deadline:
                 raise
             time.sleep(0.05)
+
+
+def _count_mount(overlay: Overlay, options: MountOptions) -> None:
+    """Count a mount for a trial, or fall back, before anything is answered.
+
+    If storage has no room even for that, the mount serves nevertheless: a device must come up.
+    """
+    if options.read_only:
+        return
+    try:
+        overlay.trial.mounting(options.trial)
+    except StateError as error:
+        log.error("%s: the mount is not counted for its trial: %s", options.storage, error)
 
 
 def _base_reader(overlay: Overlay, base: str) -> BaseReader:

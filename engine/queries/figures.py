@@ -94,6 +94,7 @@ def figures(overlay: Overlay, content: int) -> dict[str, Any]:
             "free": space.free(),
         },
         "pending": overlay.commits.is_needed,
+        "trial": overlay.trial.state()._asdict(),
         "names": len(overlay.inodes),
         "orphans": overlay.db.value("SELECT count(*) FROM orphan"),
     }

@@ -101,6 +101,7 @@ _CHANGED = [
     for column in ("parent", "ino")
     if column in (*table.key, *table.others)
 ]
+_HAS_CHANGED = [f"SELECT 1 FROM was_{name} WHERE checkpoint >= ? LIMIT 1" for name in TABLES]
 _CHANGED_NAMES = " UNION ".join(
     f"SELECT parent, name FROM was_{name} WHERE checkpoint >= ?1" for name in ("created", "deleted", "renamed")
 )
@@ -198,6 +199,10 @@ class History:
         for name, (drop, put) in _RESTORE.items():
             self._db.change(drop, (checkpoint, next_ino, window_end) if name in _OF_FILES else (checkpoint,))
             self._db.change(put, (checkpoint,))
+
+    def has_changed(self, checkpoint: int) -> bool:
+        """Return whether any row was changed after a checkpoint."""
+        return any(self._db.row(sql, (checkpoint,)) is not None for sql in _HAS_CHANGED)
 
     def changed_since(self, checkpoint: int, next_ino: int, window_end: int) -> tuple[set[int], set[tuple[int, bytes]]]:
         """Return what a return to a checkpoint has changed; call it right after ``restore``, with its arguments.

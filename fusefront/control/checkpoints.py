@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ...engine import Overlay, StateError
 from ...engine.checkpoints import Checkpoint, Restored
 from ...engine.errors import errno_of
+from ...engine.model import TRIAL_MOUNTS
 from .varlink import SERVICE, Answer, Method, VarlinkError
 
 if TYPE_CHECKING:
@@ -57,6 +58,20 @@ def methods(interface: str, overlay: Overlay, live: LiveCheckpoints) -> dict[str
 
         return method
 
+    async def trial(parameters: Mapping[str, Any]) -> Answer:
+        return {"trial": overlay.trial.state()._asdict()}
+
+    async def start_trial(parameters: Mapping[str, Any]) -> Answer:
+        mounts = parameters.get("mounts")
+        if mounts is not None and type(mounts) is not int:
+            raise VarlinkError(SERVICE + ".InvalidParameter", parameter="mounts")
+        await _refused(interface, live.change(partial(overlay.trial.start, TRIAL_MOUNTS if mounts is None else mounts)))
+        return await trial({})
+
+    async def confirm(parameters: Mapping[str, Any]) -> Answer:
+        await _refused(interface, live.change(overlay.trial.confirm))
+        return await trial({})
+
     found: dict[str, Method] = {
         "Checkpoints": listed,
         "CreateCheckpoint": create,
@@ -66,6 +81,10 @@ def methods(interface: str, overlay: Overlay, live: LiveCheckpoints) -> dict[str
         "Rollback": back(lambda parameters: partial(checkpoints.rollback, _name(parameters, "name"))),
         "Undo": back(lambda parameters: checkpoints.undo),
         "Redo": back(lambda parameters: checkpoints.redo),
+        "Trial": trial,
+        "StartTrial": start_trial,
+        "Confirm": confirm,
+        "AbandonTrial": back(lambda parameters: overlay.trial.abandon),
     }
     return {f"{interface}.{name}": method for name, method in found.items()}
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ...engine.errors import UsageError
-from ...engine.model import JOURNAL_MAX, ORIGIN_MAX
+from ...engine.model import JOURNAL_MAX, ORIGIN_MAX, TRIAL_MOUNTS, TRIAL_MOUNTS_MAX
 from ..process.log_senders import TARGETS as LOG_TARGETS
 from .source import split
 
@@ -85,10 +85,10 @@ _IGNORED_WITH_VALUE = frozenset({"comment", "workdir", "helper", "uhelper"})
 _OWN_WITH_VALUE = frozenset(
     {
         *("commit", "max_size", "max_names", "redo", "base_check", "copy_up", "keep_origin", "journal", "log"),
-        *("metrics", "at"),
+        *("metrics", "at", "trial"),
     }
 )
-_FLAGS = frozenset({"plain", "debug", "untrusted_sto", "allow_other", "noallow_other"})
+_FLAGS = frozenset({"trial", "plain", "debug", "untrusted_sto", "allow_other", "noallow_other"})
 # Options that the kernel shows in /proc/self/mountinfo, and that mount(8) therefore passes on for a remount.
 _SHOWN_WITH_VALUE = frozenset({"user_id", "group_id", "max_read", "blksize"})
 
@@ -105,6 +105,7 @@ OPTIONS = (
     ("keep_origin=SIZE", "keep the old content of base files up to SIZE, for merges"),
     ("journal=N", "note who changed what, and keep the last N entries for minifo log"),
     ("at=CHECKPOINT", "show a checkpoint, read-only, also beside a mount of the overlay"),
+    ("trial, trial=N", f"after N mounts without minifo confirm, fall back (default {TRIAL_MOUNTS})"),
     ("redo=aside", "mount without a redo log that cannot be replayed; keep the log"),
     ("max_names=NUMBER", "most names to keep in memory (default: by the size of memory)"),
     ("nodev, nosuid, noexec", "as for every mount; also in force if base or storage has them"),
@@ -158,6 +159,7 @@ class MountOptions:
         copy_whole: copy a base file as a whole at its first write (``copy_up=whole``).
         untrusted: other users may write to the storage; implies read-only, nosuid and nodev, whatever else is set.
         at: name of a checkpoint to show; implies read-only.  None for the overlay as it is.
+        trial: after how many mounts without a confirmation the overlay falls back; None for no such rule.
         metrics: where counters are written for node_exporter, a directory or a file name; None for nowhere.
         log: where the daemon's log goes, of LOG_TARGETS.
         hidden: directories that the overlay does not show, beside its storage; no word sets it.
@@ -183,6 +185,7 @@ class MountOptions:
     journal: int = 0
     untrusted: bool = False
     at: str | None = None
+    trial: int | None = None
     metrics: str | None = None
     log: str = LOG_TARGETS[0]
     hidden: tuple[str, ...] = ()
@@ -293,6 +296,7 @@ class _Parser:
         self.keep_origin = 0
         self.journal = 0
         self.at: str | None = None
+        self.trial: int | None = None
         self.metrics: str | None = None
         self.log = LOG_TARGETS[0]
 
@@ -333,11 +337,13 @@ class _Parser:
         elif name == "keep_origin":
             self.keep_origin = _origin_size(name, value)
         elif name == "journal":
-            self.journal = _entries(value)
+            self.journal = _count(name, value, "entries", JOURNAL_MAX)
         elif name == "at":
             if not value:
                 raise UsageError("at= is empty", "it must name a checkpoint")
             self.at = value
+        elif name == "trial":
+            self.trial = _count(name, value, "mounts", TRIAL_MOUNTS_MAX)
         elif name == "copy_up":
             self.copy_whole = _choice(name, value, COPY_UPS) == "whole"
         elif name == "log":
@@ -420,6 +426,7 @@ class _Parser:
             keep_origin=self.keep_origin,
             journal=self.journal,
             at=self.at,
+            trial=TRIAL_MOUNTS if self.trial is None and "trial" in self.flags else self.trial,
             untrusted="untrusted_sto" in self.flags,
             metrics=self.metrics,
             log=self.log,
@@ -448,9 +455,9 @@ def _origin_size(name: str, value: str) -> int:
     return size
 
 
-def _entries(value: str) -> int:
-    if not value.isascii() or not value.isdigit() or not 1 <= int(value[:9]) <= JOURNAL_MAX or len(value) > 9:
-        raise UsageError(f"journal={value} is not a number of entries", f"give 1 to {JOURNAL_MAX}")
+def _count(name: str, value: str, what: str, most: int) -> int:
+    if not value.isascii() or not value.isdigit() or len(value) > 9 or not 1 <= int(value) <= most:
+        raise UsageError(f"{name}={value} is not a number of {what}", f"give 1 to {most}")
     return int(value)
 
 

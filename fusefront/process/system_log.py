@@ -30,6 +30,7 @@ EVENTS = {
     "commit-failed": "2c6ba77d7f6d40a3a9cbf2420cd511a5",
     "operations-replayed": "7ab308bc4c7a4592975f8c6044301525",
     "storage-full": "713467be95734775995b353349113e7d",
+    "trial-failed": "c0952d154d81438bab0e141688b8d903",
     "base-replaced": "8d26c5ef9b9a4a9da4be61fcb7f5b46c",
 }
 

@@ -14,16 +14,19 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from types import ModuleType
+from typing import TypeVar
 
 import pyfuse3
 import trio
 
 from ...engine import Ino, Overlay
-from ...engine.checkpoints import Checkpoint, Restored
+from ...engine.checkpoints import Restored
 from ..mount.helper_process import HelperProcess
 from .committer import Committer
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 class LiveCheckpoints:
@@ -45,7 +48,7 @@ class LiveCheckpoints:
         self._extension = extension
         self._one = trio.Lock()
 
-    async def change(self, call: Callable[[], Checkpoint | None]) -> Checkpoint | None:
+    async def change(self, call: Callable[[], T]) -> T:
         """Make, rename, pin or delete checkpoints by *call*, with everything durable before it; return its result.
 
         Raises:

@@ -1,0 +1,211 @@
+"""Trials: an overlay whose changes must be confirmed, or else it falls back to the last state that was.
+
+A trial has a fallback, a checkpoint, and a number of mounts.  Each mount counts one down, durably, before it answers
+anything; a mount that finds none left brings the overlay back to the fallback first.  So a device that does not come up
+any more comes up by itself with what it had, whenever the power goes.  ``confirm`` makes the present state the good
+one.
+
+A trial is begun by a command, for one update, or by the mount option ``trial=N``.  With the option there is always one:
+the first mount takes the state that it finds as the fallback, and each ``confirm`` a new one.
+
+Facts in the table ``overlay`` hold all of it: ``trial_good`` (id of the fallback), ``trial_left``, ``trial_mounts``
+(numbers of mounts: left, and of the whole trial), ``trial_always`` (1: by the mount option), and ``trial_bad`` (id of
+the checkpoint of the state that was given up last; until the next ``confirm`` or trial).
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import NamedTuple
+
+from .checkpoints import Checkpoint, Checkpoints, Restored
+from .errors import StateError
+from .model import TRIAL_MOUNTS, TRIAL_MOUNTS_MAX
+from .store.database import Database
+from .store.statements import statement
+from .store.storage import Storage
+
+log = logging.getLogger(__name__)
+
+_PUT = statement("INSERT INTO overlay VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value")
+_DROP = statement("DELETE FROM overlay WHERE key = ?")
+_NAME = "confirmed"  # of the fallback
+_FACTS = ("trial_good", "trial_left", "trial_mounts", "trial_always", "trial_bad")
+
+
+class TrialState(NamedTuple):
+    """How a trial stands.
+
+    Attributes:
+        verdict: ``indeterminate`` while a trial runs; ``bad`` after a fallback, until the next trial or ``confirm``;
+            else ``good``.
+        left: mounts that are left before it falls back; None if no trial runs.
+        mounts: mounts of the whole trial; None if no trial runs.
+        always: True if the mount option began it, so that there is always one.
+        fallback: name of the checkpoint that it falls back to; None if no trial runs.
+        failed: name of the checkpoint with the state that was given up last; None if there is none.
+    """
+
+    verdict: str
+    left: int | None
+    mounts: int | None
+    always: bool
+    fallback: str | None
+    failed: str | None
+
+
+class Trial:
+    """The trial of one overlay.
+
+    Args:
+        db: the overlay's database.
+        storage: for messages.
+        checkpoints: its checkpoints.
+    """
+
+    def __init__(self, db: Database, storage: Storage, checkpoints: Checkpoints) -> None:
+        self._db = db
+        self._storage = storage
+        self._checkpoints = checkpoints
+
+    def state(self) -> TrialState:
+        """Return how the trial stands."""
+        facts = self._facts()
+        names = {checkpoint.id: checkpoint.name for checkpoint in self._checkpoints.all()}
+        running = facts.get("trial_good") in names
+        bad = names.get(facts.get("trial_bad", 0))
+        return TrialState(
+            "bad" if bad is not None else "indeterminate" if running else "good",
+            facts.get("trial_left", 0) if running else None,
+            facts["trial_mounts"] if running else None,
+            bool(running and facts.get("trial_always")),
+            names[facts["trial_good"]] if running else None,
+            bad,
+        )
+
+    def mounting(self, mounts: int | None) -> Restored | None:
+        """Count a mount that is about to serve, or fall back; durable when this returns.
+
+        Args:
+            mounts: the value of the mount option ``trial``; None if it is not given.
+
+        Returns:
+            What was brought back; None if nothing was.
+
+        Raises:
+            StateError: storage is full, or it failed.
+        """
+        facts = self._facts()
+        good = self._fallback(facts)
+        if good is None:
+            if mounts is not None:
+                self._begin(mounts, always=True, left=mounts - 1)
+            return None
+        if mounts is not None and mounts != facts.get("trial_mounts"):
+            facts["trial_left"] = max(0, mounts - max(0, facts["trial_mounts"] - facts.get("trial_left", 0)))
+            facts["trial_mounts"] = mounts
+        if facts.get("trial_left", 0) > 0:
+            changes = {"trial_left": facts["trial_left"] - 1, "trial_mounts": facts["trial_mounts"]}
+            self._checkpoints.note(lambda: self._note(changes))
+            return None
+        if not self._checkpoints.differs(good):
+            self._checkpoints.note(lambda: self._note({"trial_left": facts["trial_mounts"]}))
+            return None
+        return self._fall_back(good, "trial")
+
+    def start(self, mounts: int = TRIAL_MOUNTS) -> Checkpoint:
+        """Begin a trial: the present state is the fallback.
+
+        Args:
+            mounts: how many mounts there may be without ``confirm``.
+
+        Raises:
+            StateError: a trial runs already, or the number is impossible, storage is full, or it failed.
+        """
+        if not 1 <= mounts <= TRIAL_MOUNTS_MAX:
+            raise StateError(f"a trial cannot have {mounts} mounts", f"give a number from 1 to {TRIAL_MOUNTS_MAX}")
+        facts = self._facts()
+        if self._fallback(facts) is not None and not facts.get("trial_always"):
+            raise StateError("a trial is running already", "end it: minifo confirm, or minifo trial abandon")
+        always = bool(facts.get("trial_always"))
+        return self._begin(facts["trial_mounts"] if always else mounts, always=always)
+
+    def confirm(self) -> TrialState:
+        """Make the present state the good one: the trial ends, or begins anew if the mount option began it.
+
+        Raises:
+            StateError: storage is full, or it failed.
+        """
+        facts = self._facts()
+        good = self._fallback(facts)
+        if good is not None and facts.get("trial_always"):
+            self._begin(facts["trial_mounts"], always=True)
+        elif good is not None or facts:
+            self._checkpoints.note(lambda: self._forget(_FACTS))
+            if good is not None:
+                self._checkpoints.discard(good)
+        return self.state()
+
+    def abandon(self) -> Restored:
+        """Fall back now.
+
+        Raises:
+            StateError: no trial runs, or storage failed.
+        """
+        good = self._fallback(self._facts())
+        if good is None:
+            raise StateError("no trial is running", "see the checkpoints: minifo checkpoint list")
+        return self._fall_back(good, "abandon")
+
+    # -- helpers
+
+    def _facts(self) -> dict[str, int]:
+        rows = self._db.rows("SELECT key, value FROM overlay WHERE key IN (?, ?, ?, ?, ?)", _FACTS)
+        facts = {key: value for key, value in rows if type(value) is int and value >= 0}
+        if "trial_good" in facts and not 1 <= facts.get("trial_mounts", 0) <= TRIAL_MOUNTS_MAX:
+            facts["trial_mounts"] = TRIAL_MOUNTS  # it was damaged
+        return facts
+
+    def _fallback(self, facts: dict[str, int]) -> Checkpoint | None:
+        return next((c for c in self._checkpoints.all() if c.id == facts.get("trial_good")), None)
+
+    def _note(self, facts: dict[str, int]) -> None:
+        for fact in facts.items():
+            self._db.change(_PUT, fact)
+
+    def _forget(self, keys: tuple[str, ...]) -> None:
+        for key in keys:
+            self._db.change(_DROP, (key,))
+
+    def _begin(self, mounts: int, *, always: bool, left: int | None = None) -> Checkpoint:
+        """Make the present state the fallback of a trial, in the place of an earlier one."""
+        before = self._fallback(self._facts())
+
+        def note(made: Checkpoint) -> None:
+            self._note({"trial_good": made.id, "trial_left": mounts if left is None else left})
+            self._note({"trial_mounts": mounts, "trial_always": int(always)})
+            self._forget(("trial_bad",))
+
+        name = self._checkpoints.free_name(_NAME)
+        made = self._checkpoints.create(name, "what a trial falls back to", pinned=True, noting=note)
+        if before is not None:
+            self._checkpoints.discard(before)
+        return made
+
+    def _fall_back(self, good: Checkpoint, cause: str) -> Restored:
+        facts = self._facts()
+
+        def note(left: Checkpoint) -> None:
+            self._note({"trial_bad": left.id, "trial_left": facts["trial_mounts"]})
+            if not facts.get("trial_always"):
+                self._forget(("trial_good", "trial_left", "trial_mounts", "trial_always"))
+
+        restored = self._checkpoints.return_to(good, cause, note)
+        log.warning(
+            "%s: its changes were not confirmed, and it is back at checkpoint %s; what it was is in checkpoint %s",
+            self._storage.path,
+            good.name,
+            restored.left.name,
+            extra={"event": "trial-failed"},
+        )
+        return restored
