@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import logging
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
 import apsw
@@ -195,14 +195,29 @@ class Journal:
         for activity in self._watching:
             activity.add(ino, size)
 
+    def look_up(self, inos: Iterable[Ino]) -> list[Ino]:
+        """Find names of objects that the kernel has not looked up since the journal is on, in one search for all.
+
+        Returns:
+            The directories in which they were found, for which the same is to be done; none if all are known.
+        """
+        try:
+            return self._names.learn([node.ino for node in map(self._named, inos) if node is not None])
+        except FsError:
+            return []  # the rows are damaged
+
     def path_of(self, ino: Ino) -> tuple[bytes, bool] | None:
         """Return a path of an object, and whether it is a directory; None if it has no name any more.
 
-        One that the kernel has not looked up since the journal is on costs a search through all names, once.
+        Without ``look_up`` before it, each object that is not known costs a search through all names, once.
         """
+        node = self._named(ino)
+        return (self._names.of(ino, is_dir=node.is_dir), node.is_dir) if node is not None else None
+
+    def _named(self, ino: Ino) -> Node | None:
         try:
             node = self._inodes.node(ino)
-            return (self._names.of(ino, is_dir=node.is_dir), node.is_dir) if self._has_name(node) else None
+            return node if self._has_name(node) else None
         except FsError:
             return None  # it is gone, or its rows are damaged
 

@@ -7,6 +7,8 @@ this class keeps that name until the kernel forgets the object.  A kept name may
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from ..errors import FsError
 from ..model import ROOT, Ino
 from ..store.base_view import split
@@ -52,6 +54,27 @@ class KnownNames:
     def moved(self) -> None:
         """Drop the paths of all directories, because one of them was renamed."""
         self._directories = {ROOT: b"/"}
+
+    def learn(self, inos: Iterable[Ino]) -> list[Ino]:
+        """Find and keep names of objects of which none is kept, in one search for all of them.
+
+        Returns:
+            The directories of the names that were found; of these, too, no name may be kept.
+        """
+        unknown = [ino for ino in inos if ino not in self._names and ino not in self._directories]
+        marks = ", ".join("?" * len(unknown))
+        sql = (
+            f"SELECT ino, parent, name FROM created WHERE ino IN ({marks})"
+            f" UNION ALL SELECT ino, parent, name FROM renamed WHERE ino IN ({marks})"
+        )
+        found = {ino: (parent, name) for ino, parent, name in self._db.rows(sql, unknown * 2)} if unknown else {}
+        above: list[Ino] = []
+        for ino in unknown:
+            known: tuple[Ino, bytes] | None = found.get(ino) or self._base_name(ino)
+            if known is not None and type(known[0]) is int and is_name(known[1]):
+                self._names[ino] = known
+                above.append(known[0])
+        return above
 
     def clear(self) -> None:
         """Drop everything, because what happens from now on is not told."""

@@ -14,7 +14,7 @@ import trio
 
 from ...engine import VERSION, FsError, Overlay, StateError
 from ...engine.errors import errno_of
-from ...engine.model import Ino, JournalEntry
+from ...engine.model import JournalEntry
 from ...engine.queries.figures import CommittedContent, content, figures, identity
 from ...engine.tree.activity import Activity, Busy
 from ..extension import loader
@@ -105,11 +105,10 @@ def conversation(shared: Service, mounted: Mounted) -> Iterator[Service]:
         if activity is None:
             activity = mounted.overlay.journal.watch()
         found, others = activity.take(_BUSIEST if most is None else max(0, min(most, _BUSIEST)))
-        paths = []
-        for busy in found:
-            paths.append(_busy(mounted.overlay, busy))
-            await trio.lowlevel.checkpoint()  # a path may take some ms to find
-        return {"paths": paths, "others": others}
+        unknown = [busy.ino for busy in found]
+        while unknown := mounted.overlay.journal.look_up(unknown):
+            await trio.lowlevel.checkpoint()  # a search takes some ms in a large overlay
+        return {"paths": [_busy(mounted.overlay, busy) for busy in found], "others": others}
 
     try:
         yield replace(shared, methods=shared.methods | {INTERFACE + ".Busiest": busiest})
@@ -119,7 +118,7 @@ def conversation(shared: Service, mounted: Mounted) -> Iterator[Service]:
 
 
 def _busy(overlay: Overlay, busy: Busy) -> Answer:
-    path, is_dir = overlay.journal.path_of(Ino(busy.ino)) or (None, False)
+    path, is_dir = overlay.journal.path_of(busy.ino) or (None, False)
     return {
         "path": None if path is None else os.fsdecode(path),
         "directory": is_dir,

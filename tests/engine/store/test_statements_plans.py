@@ -85,6 +85,7 @@ DELIBERATE = {
     "SELECT 1 FROM created WHERE ino = ?1 UNION ALL SELECT 1 FROM renamed": "a file with several links, as it was",
     "SELECT parent FROM created WHERE ino = ?1 UNION ALL": "..-entries of directories that are not in memory",
     "SELECT parent, name FROM created WHERE ino = ?1 UNION ALL": "journal, watch: a name that is not in memory",
+    "SELECT ino, parent, name FROM created WHERE ino IN": "watch: names that are not in memory, once for all of them",
     "SELECT parent, name FROM renamed WHERE ino = ? LIMIT 1": "a link that takes back the base name of a renamed file",
     "DELETE FROM created WHERE ino = ?": "a replaced base: rows of an object that can never show again",
     "DELETE FROM renamed WHERE ino = ?": "a replaced base: rows of an object that can never show again",

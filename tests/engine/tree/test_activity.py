@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
-from minifo.engine import ROOT, Ino, RenameFlags
+from minifo.engine import ROOT, Ino, RenameFlags, SetAttr
 from minifo.engine.tree.activity import Activity, Busy
 from tests.shared.overlay_sandbox import ME, OverlaySandbox
 
@@ -107,6 +108,37 @@ def test_paths_that_moved_while_nobody_watched(sandbox: OverlaySandbox) -> None:
     sandbox.write("e/file", b"y")
     sandbox.create("e/new")
     assert counts(sandbox, activity) == {"/e/file": (1, 1), "/e/": (1, 0)}
+
+
+def test_names_from_before(sandbox: OverlaySandbox) -> None:
+    """Objects that were looked up before somebody watched are found in one search for each level of directories."""
+    sandbox.put("base/below/file")
+    sandbox.put("moved/file")
+    sandbox.mkdir("made")
+    sandbox.mkdir("made/below")
+    numbers = [sandbox.create(f"made/below/{name}") for name in "abc"]
+    sandbox.rename("moved", "MOVED")
+    numbers += [sandbox.ino("base/below/file"), sandbox.ino("MOVED/file"), sandbox.ino("made")]
+    notes = sandbox.ov.journal
+    activity = notes.watch()
+    for number in numbers:
+        sandbox.ov.setattr(number, SetAttr(mode=0o700))
+    asked = []
+    rows = sandbox.ov.db.rows
+
+    def counted(sql: str, params: Any = ()) -> Any:
+        asked.append(sql)
+        return rows(sql, params)
+
+    sandbox.ov.db.rows = counted  # type: ignore[method-assign]
+    unknown, rounds = numbers, 0
+    while unknown := notes.look_up(unknown):
+        rounds += 1
+    assert rounds <= 4
+    assert len([sql for sql in asked if "created" in sql]) <= rounds + 1
+    expected = {f"/made/below/{name}": (1, 0) for name in "abc"}
+    expected |= {path: (1, 0) for path in ("/base/below/file", "/MOVED/file", "/made/")}
+    assert counts(sandbox, activity) == expected
 
 
 def test_what_has_no_name(sandbox: OverlaySandbox) -> None:
