@@ -10,24 +10,28 @@ before the last such command, and ``redo`` takes that back.  The oldest of these
 
 from __future__ import annotations
 
+import logging
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
 from .commit import GroupCommit
-from .errors import FsError, StateError
+from .errors import Corrupt, FsError, StateError
 from .free_space import FreeSpace
 from .store.content_objects import ObjectStore
 from .store.database import Database
 from .store.history import ADD_CHECKPOINT, History
 from .store.statements import statement
 
+log = logging.getLogger(__name__)
+
 KEPT = 10  # checkpoints that were made by themselves and are kept, unless they are pinned
 NOTE_MAX = 1000  # characters of a note
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+:-]{0,63}")
 _COLUMNS = "id, name, time, note, pinned, cause, returns, next_ino, next_object"
+_KINDS = re.compile("isisi[s-][i-]ii")  # of these columns: i an integer, s text, - NULL
 _RENAME = statement("UPDATE checkpoint SET name = ? WHERE id = ?")
 _PIN = statement("UPDATE checkpoint SET pinned = ? WHERE id = ?")
 _SET_RETURNS = statement("UPDATE checkpoint SET returns = ? WHERE id = ?")
@@ -99,8 +103,12 @@ class Checkpoints:
     # -- looking
 
     def all(self) -> list[Checkpoint]:
-        """Return all checkpoints, in the order in which they were made."""
-        return [Checkpoint._make(row) for row in self._db.rows(f"SELECT {_COLUMNS} FROM checkpoint ORDER BY id")]
+        """Return all checkpoints, in the order in which they were made.
+
+        Raises:
+            Corrupt: a row is damaged.
+        """
+        return [_checked(row) for row in self._db.rows(f"SELECT {_COLUMNS} FROM checkpoint ORDER BY id")]
 
     def find(self, name: str) -> Checkpoint:
         """Return the checkpoint with a name.
@@ -112,6 +120,14 @@ class Checkpoints:
         if found is None:
             raise StateError(f"there is no checkpoint {name!r:.100}", "see them: minifo checkpoint list")
         return found
+
+    def is_shown(self, checkpoint: Checkpoint) -> bool:
+        """Return whether another process shows a checkpoint (``-o at=``), as far as the file system tells."""
+        try:
+            return self._is_shown(checkpoint.id)
+        except OSError as error:
+            log.debug("checkpoint %s: no lock tells whether it is shown: %s", checkpoint.name, error)
+            return False
 
     # -- making and changing
 
@@ -136,8 +152,7 @@ class Checkpoints:
         """
         if name is not None:
             self._check_name(name)
-        if len(note) > NOTE_MAX:
-            raise StateError(f"the note has {len(note)} characters, {NOTE_MAX} are possible", "give a shorter one")
+        _check_note(note)
         try:
             self._space.need()
             with self._freezing():
@@ -173,16 +188,30 @@ class Checkpoints:
         Raises:
             StateError: there is none with one of the names; then none is deleted.
         """
-        found = [self.find(name) for name in names]
-        for checkpoint in found:
-            if self._is_shown(checkpoint.id):
+        found = {checkpoint.id: checkpoint for checkpoint in map(self.find, names)}
+        for checkpoint in found.values():
+            if self.is_shown(checkpoint):
                 raise StateError(f"checkpoint {checkpoint.name} is mounted (-o at=)", "unmount it first")
             if self._db.value(_FALLBACK) == checkpoint.id:
                 raise StateError(
                     f"a trial may fall back to checkpoint {checkpoint.name}",
                     "end the trial first: minifo confirm, or minifo trial abandon",
                 )
-        self._delete(found)
+        self._delete(list(found.values()))
+
+    def prune(self, ids: Collection[int]) -> list[Checkpoint]:
+        """Delete those of some checkpoints, given by their ids, that a policy may delete, and return them.
+
+        Left out are pinned ones, mounted ones, that to which a trial may fall back, and those that are gone.
+
+        Raises:
+            StateError: storage failed.
+        """
+        fallback = self._db.value(_FALLBACK)
+        found = [c for c in self.all() if c.id in ids and not c.pinned and c.id != fallback and not self.is_shown(c)]
+        if found:
+            self._delete(found)
+        return found
 
     def discard(self, checkpoint: Checkpoint) -> None:
         """Delete a checkpoint that minifo made for itself; if it is shown, only let policies delete it later.
@@ -190,7 +219,7 @@ class Checkpoints:
         Raises:
             StateError: storage failed.
         """
-        if self._is_shown(checkpoint.id):
+        if self.is_shown(checkpoint):
             self._change(_PIN, (0, checkpoint.id))
         else:
             self._delete([checkpoint])
@@ -225,10 +254,10 @@ class Checkpoints:
         Raises:
             StateError: there is none.
         """
-        undoable = [c for c in self.all() if c.cause not in (None, _UNDO, _REDO) and c.returns is None]
-        if not undoable:
+        target = undo_target(self.all())
+        if target is None:
             raise StateError("there is nothing to undo", "see the checkpoints: minifo checkpoint list")
-        return self.return_to(undoable[-1], _UNDO)
+        return self.return_to(target, _UNDO)
 
     def redo(self) -> Restored:
         """Take back the last ``undo``, unless another command came after it.
@@ -236,10 +265,10 @@ class Checkpoints:
         Raises:
             StateError: there is none.
         """
-        redoable = [checkpoint for checkpoint in self.all() if checkpoint.returns]
-        if not redoable:
+        target = redo_target(self.all())
+        if target is None:
             raise StateError("there is nothing to redo", "see the checkpoints: minifo checkpoint list")
-        return self.return_to(redoable[-1], _REDO)
+        return self.return_to(target, _REDO)
 
     def return_to(
         self, target: Checkpoint, cause: str, noting: Callable[[Checkpoint], object] = lambda left: None
@@ -332,7 +361,7 @@ class Checkpoints:
         return name
 
     def _check_name(self, name: str) -> None:
-        if not _NAME.fullmatch(name):
+        if not is_name(name):
             raise StateError(
                 f"{name!r:.100} cannot be the name of a checkpoint",
                 "use up to 64 letters, digits and . _ + : -, and begin with a letter or a digit",
@@ -351,7 +380,42 @@ class Checkpoints:
         """Delete the oldest checkpoints that were made by themselves, beyond ``KEPT``."""
         automatic = [c for c in self.all() if c.cause is not None and not c.pinned]
         if len(automatic) > KEPT:
-            self.delete([c.name for c in automatic[:-KEPT] if not self._is_shown(c.id)])
+            self.delete([c.name for c in automatic[:-KEPT] if not self.is_shown(c)])
+
+
+def _checked(row: tuple[object, ...]) -> Checkpoint:
+    kinds = "".join(
+        "i" if type(value) is int else "s" if type(value) is str else "-" if value is None else "?" for value in row
+    )
+    if not _KINDS.fullmatch(kinds):
+        raise Corrupt(f"a checkpoint has an impossible value: {row!r:.200}", "see what minifo-fsck says")
+    return Checkpoint._make(row)
+
+
+def is_name(name: str) -> bool:
+    """Return whether a text can be the name of a checkpoint."""
+    return _NAME.fullmatch(name) is not None
+
+
+def undo_target(checkpoints: Iterable[Checkpoint]) -> Checkpoint | None:
+    """Return the checkpoint that ``undo`` would return to, of all there are in their order; None if there is none."""
+    found = [c for c in checkpoints if c.cause not in (None, _UNDO, _REDO) and c.returns is None]
+    return found[-1] if found else None
+
+
+def redo_target(checkpoints: Iterable[Checkpoint]) -> Checkpoint | None:
+    """Return the checkpoint that ``redo`` would return to, of all there are in their order; None if there is none."""
+    found = [checkpoint for checkpoint in checkpoints if checkpoint.returns]
+    return found[-1] if found else None
+
+
+def _check_note(note: str) -> None:
+    if len(note) > NOTE_MAX:
+        raise StateError(f"the note has {len(note)} characters, {NOTE_MAX} are possible", "give a shorter one")
+    if not note.isprintable():
+        raise StateError(
+            f"the note {note!r:.100} has characters that cannot be printed", "write it in one line of text"
+        )
 
 
 def _failed(what: str, error: FsError) -> StateError:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Self
 
 import apsw
 
-from .checkpoints import Checkpoints
+from .checkpoints import Checkpoints, is_name
 from .commit import GroupCommit
 from .errors import FsError, NotMinifo, StateError
 from .free_space import FreeSpace
@@ -440,6 +440,12 @@ def _show_checkpoint(db: Database, storage: Storage, name: str) -> Database:
         StateError: there is none with that name, or the database cannot be read beside a writer.
     """
     find = "SELECT id FROM checkpoint WHERE name = ?"
+    missing = StateError(
+        f"storage {storage.path} has no checkpoint {name!r:.100}", "see them: minifo checkpoint list " + storage.path
+    )
+    if not is_name(name):
+        db.close()
+        raise missing
     try:
         if db.is_copy and storage.has_writer():
             raise StateError(
@@ -451,8 +457,7 @@ def _show_checkpoint(db: Database, storage: Storage, name: str) -> Database:
             storage.hold(number)
         shown = show(db, number) if type(number) is int else None
         if shown is None or shown.value(find, (name,)) != number:  # deleted before it was held
-            hint = "see them: minifo checkpoint list"
-            raise StateError(f"storage {storage.path} has no checkpoint {name!r:.100}", hint)
+            raise missing
         return shown
     finally:
         db.close()

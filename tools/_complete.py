@@ -78,6 +78,19 @@ def _directories(beginning: str) -> Iterator[str]:
         pass  # there is nothing to offer
 
 
+def checkpoints(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Complete the name of a checkpoint of the overlay that the argument TARGET means."""
+    from ._target import opened
+
+    target = ctx.params.get("target")
+    try:
+        with opened(target if isinstance(target, str) else ".", ctx.params.get("base"), quick=True) as overlay:
+            found = [checkpoint.name for checkpoint in overlay.checkpoints.all()]
+    except (MinifoError, OSError):
+        return []  # it is no overlay, or its daemon does not answer
+    return _items(name for name in found if name.startswith(incomplete))
+
+
 def _items(found: Iterable[str]) -> list[CompletionItem]:
     from click.shell_completion import CompletionItem
 

@@ -29,6 +29,12 @@ _GROUPS = {
         "run": "Run CMD in a sandbox, and say what it changed.",
         "list": "List the mounted overlays that can be seen from here.",
     },
+    "Go back, mounted or not": {
+        "checkpoint": "Keep states of an overlay that it can be brought back to.",
+        "rollback": "Bring the overlay TARGET back to the checkpoint NAME.",
+        "undo": "Take back the last rollback of the overlay TARGET.",
+        "redo": "Take back the last undo of the overlay TARGET.",
+    },
     "Look into one, mounted or not": {
         "status": "Show how the overlay TARGET is.",
         "diff": "List what the overlay TARGET changed.",

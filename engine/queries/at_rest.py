@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 
 from ..errors import NotMinifo, StateError
@@ -9,7 +10,11 @@ from ..overlay import Overlay
 from ..recovery import BaseCheck
 from ..store.database import Database
 from ..store.database_file import check_header, open_database
+from ..store.memory_directory import memory_directory
 from ..store.storage import Storage
+from ..store.writer_lock import LOCK
+
+log = logging.getLogger(__name__)
 
 
 def open_at_rest(storage: str, base: str | None = None) -> Overlay:
@@ -24,11 +29,45 @@ def open_at_rest(storage: str, base: str | None = None) -> Overlay:
         StorageBusy: it is mounted.
         StateError: base or storage cannot be used.
     """
+    return Overlay.open(base or _known_base(storage), storage, read_only=True, base_check=BaseCheck.IGNORE)
+
+
+def open_writable(storage: str, base: str | None = None) -> Overlay:
+    """Open an overlay to change it, with what a killed daemon had acknowledged; arguments as for ``open_at_rest``.
+
+    Raises:
+        NotMinifo: the directory holds no overlay.
+        StorageBusy: it is mounted.
+        WrongBase: the base is likely another one.
+        StateError: base or storage cannot be used.
+    """
     if base is None:
-        base = last_base(storage)
-        if not os.path.isdir(base):
-            raise StateError(f"the base of {storage} at its last mount, {base}, is not there", "say where: --base DIR")
-    return Overlay.open(base, storage, read_only=True, base_check=BaseCheck.IGNORE)
+        base = _known_base(storage)
+    else:
+        last_base(storage)  # finds out that there is an overlay: to open an empty directory writable makes one
+    return Overlay.open(base, storage, redo_directory=memory_directory())
+
+
+def open_checkpoint(storage: str, name: str, base: str | None = None) -> Overlay:
+    """Open an overlay read-only as it was at a checkpoint, also beside the daemon that works on it.
+
+    Args:
+        storage: the storage directory.
+        name: the checkpoint's.
+        base: as for ``open_at_rest``.
+
+    Raises:
+        NotMinifo: the directory holds no overlay.
+        StateError: there is no such checkpoint, or base or storage cannot be used.
+    """
+    return Overlay.open(base or _known_base(storage), storage, at=name, base_check=BaseCheck.IGNORE)
+
+
+def _known_base(storage: str) -> str:
+    base = last_base(storage)
+    if not os.path.isdir(base):
+        raise StateError(f"the base of {storage} at its last mount, {base}, is not there", "say where: --base DIR")
+    return base
 
 
 def last_base(storage: str) -> str:
@@ -64,7 +103,14 @@ class _Beside(Storage):
     is_beside = True
 
     def lock(self, *, exclusive: bool) -> None:
-        """Take no lock: SQLite keeps readers and the writer of the database apart."""
+        """Open the lock, to see which checkpoints are shown, but do not take it.
+
+        SQLite keeps readers and the writer of the database apart.
+        """
+        try:
+            self._lock = self._dir.open(LOCK, os.O_RDONLY)
+        except OSError as error:
+            log.debug("%s has no lock: %s", self.path, error)
 
 
 def open_beside(storage: str, base: str) -> Overlay:

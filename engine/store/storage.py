@@ -289,9 +289,8 @@ class Storage:
             os.close(fd)
 
     def is_held(self, checkpoint: int) -> bool:
-        """Return whether another process shows a checkpoint, given by its id; call it with the writer's lock."""
-        assert self._lock is not None
-        return writer_lock.is_held(self._lock, checkpoint)
+        """Return whether another process shows a checkpoint, given by its id; False where there is no lock to hold."""
+        return self._lock is not None and writer_lock.is_held(self._lock, checkpoint)
 
     def close(self) -> None:
         """Release the lock and close the directory."""

@@ -42,6 +42,13 @@ def methods(interface: str, overlay: Overlay, live: LiveCheckpoints) -> dict[str
         await _refused(interface, live.change(partial(checkpoints.delete, names)))
         return {}
 
+    async def prune(parameters: Mapping[str, Any]) -> Answer:
+        ids = parameters.get("ids")
+        if not isinstance(ids, list) or not all(type(number) is int for number in ids):
+            raise VarlinkError(SERVICE + ".InvalidParameter", parameter="ids")
+        deleted = await _refused(interface, live.change(partial(checkpoints.prune, set(ids))))
+        return {"deleted": [told(checkpoint) for checkpoint in deleted]}
+
     async def rename(parameters: Mapping[str, Any]) -> Answer:
         call = partial(checkpoints.rename, _name(parameters, "name"), _name(parameters, "new_name"))
         await _refused(interface, live.change(call))
@@ -76,6 +83,7 @@ def methods(interface: str, overlay: Overlay, live: LiveCheckpoints) -> dict[str
         "Checkpoints": listed,
         "CreateCheckpoint": create,
         "DeleteCheckpoints": delete,
+        "PruneCheckpoints": prune,
         "RenameCheckpoint": rename,
         "PinCheckpoint": pin,
         "Rollback": back(lambda parameters: partial(checkpoints.rollback, _name(parameters, "name"))),

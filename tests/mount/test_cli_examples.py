@@ -54,10 +54,15 @@ BEFORE = {
 }
 
 #: Verbs whose examples say nothing where all is well, with what a later example or the next line shows.
-SILENT = re.compile(r"minifo (mount|umount|sync|digest --expect|log --since 2|report .* -o usr)|mkdir|.* > ")
+SILENT = re.compile(
+    r"minifo (mount|umount|sync|digest --expect|log --since 2|report .* -o usr)|mkdir|.* > "
+    r"|minifo checkpoint (rename|pin|unpin|delete)"
+)
 
-#: Verbs that ask, while all is mounted; and those that change, one after the other, while nothing is.
+#: Verbs that ask, while all is mounted; those that go back, one after the other; those that change, while nothing is.
 ASKING = "cat completion diagnose diff digest du list log metrics report sql state status sync watch which".split()  # noqa: SIM905
+GOING_BACK = ["checkpoint create", "checkpoint list", "rollback", "undo", "redo", "checkpoint rename", "checkpoint pin"]
+GOING_BACK += ["checkpoint unpin", "checkpoint prune", "checkpoint delete"]
 CHANGING = ["fsck", "rebase", "upgrade", "merge", "meta show", "meta import", "meta restore", "meta export", "migrate"]
 CHANGING += ["mount", "umount", "overlay", "run"]
 
@@ -171,6 +176,13 @@ def test_examples_that_ask(place: Place, overlays: list[OverlayMount]) -> None:
         list(pool.map(place.example, [line for verb in ASKING for line in lines_of(verb)]))
 
 
+def test_examples_that_go_back(place: Place, overlays: list[OverlayMount]) -> None:
+    """One after the other, on mounted overlays."""
+    for verb in GOING_BACK:
+        for line in lines_of(verb):
+            place.example(line)
+
+
 def test_examples_that_change(sandbox: MountSandbox, place: Place, overlays: list[OverlayMount]) -> None:
     """One after the other, as a reader would try them."""
     for overlay in overlays:
@@ -184,6 +196,6 @@ def test_examples_that_change(sandbox: MountSandbox, place: Place, overlays: lis
 def test_every_example_is_run_or_has_a_reason() -> None:
     """Every verb is in one of the lists, and no list has what is in no help."""
     every = [line for verb in COMMANDS for line in told(verb)]
-    assert sorted({*ASKING, *CHANGING, "install-helpers"}) == sorted(COMMANDS)
+    assert sorted({*ASKING, *GOING_BACK, *CHANGING, "install-helpers"}) == sorted(COMMANDS)
     for begin in (*NOT_RUN, *CODES, *BEFORE):
         assert any(f"{line}  ".startswith(begin) for line in every), f"no such example: {begin}"

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import apsw
 
+from minifo.engine.queries import checkpoint_sizes
 from minifo.engine.store import history
 from minifo.engine.store.database_file import schema
 from minifo.engine.store.four_lists_statements import NAMES
@@ -29,8 +30,12 @@ EVERY_ROW = {
     "engine/store/metadata_backup.py": "a backup has every row",
     "engine/tree/row_checks.py": "checks every row, before a command carries it elsewhere",
     "engine/store/database_file.py": "a page or two of each table, to find damage early",
+    "engine/queries/checkpoint_sizes.py": "checkpoint list: what each of them takes",
     "engine/store/history.py": "a return to a checkpoint, or its deletion: all that has changed since it was made",
 }
+
+#: Files that compose their statements from names of tables, once, when they are imported.
+COMPOSED = {"engine/store/history.py": history, "engine/queries/checkpoint_sizes.py": checkpoint_sizes}
 
 #: Statements that read a whole table, by their beginnings, with the reason.
 DELIBERATE = {
@@ -157,8 +162,8 @@ def statements() -> Iterator[Statement]:
             file = str(path.relative_to(ROOT))
             if file.startswith("engine/fsck/"):
                 continue  # it reads every row, and makes indexes for its repairs
-            if file == "engine/store/history.py":
-                yield from (Statement(file, 0, sql) for sql in _constants(vars(history).values()))
+            if file in COMPOSED:
+                yield from (Statement(file, 0, sql) for sql in _constants(vars(COMPOSED[file]).values()))
                 continue
             for node in _texts(ast.parse(path.read_text())):
                 begins = _BEGIN.match(_beginning(node))

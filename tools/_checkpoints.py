@@ -1,0 +1,161 @@
+"""Checkpoints of an overlay, changed from a tool: by its daemon if it is mounted, else by the engine.
+
+Both sides answer with what org.minifo.Overlay says of a checkpoint and of a return to one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ..engine.errors import StateError
+from ..fusefront.control.client import ControlClient, Refused, listens
+from ._target import storage_of
+
+if TYPE_CHECKING:
+    from ..engine import Overlay
+
+Told = dict[str, Any]
+
+
+class Checkpoints(Protocol):
+    """What can be asked for; each call raises StateError where it is refused."""
+
+    @property
+    def is_live(self) -> bool:
+        """Whether the overlay is mounted."""
+        ...
+
+    def create(self, name: str | None, note: str, *, pinned: bool) -> Told:
+        """Make a checkpoint, and return it."""
+        ...
+
+    def delete(self, names: list[str]) -> None:
+        """Delete checkpoints, all or none."""
+        ...
+
+    def prune(self, ids: list[int]) -> list[Told]:
+        """Delete those that a policy may delete, and return them."""
+        ...
+
+    def rename(self, name: str, new_name: str) -> None:
+        """Give one another name."""
+        ...
+
+    def pin(self, name: str, *, pinned: bool) -> None:
+        """Let no policy delete one, or let them again."""
+        ...
+
+    def rollback(self, name: str) -> Told:
+        """Return to one; the answer is that of org.minifo.Overlay.Rollback."""
+        ...
+
+    def undo(self) -> Told:
+        """Take back the last command that made a checkpoint by itself."""
+        ...
+
+    def redo(self) -> Told:
+        """Take back the last undo."""
+        ...
+
+
+@contextlib.contextmanager
+def changeable(target: str, base: str | None = None) -> Iterator[Checkpoints]:
+    """Open the overlay that TARGET means, to change its checkpoints or to return to one.
+
+    Args:
+        target: a storage directory, or a path in a mounted overlay.
+        base: the base directory of one that is not mounted; None for that of its last mount.
+
+    Raises:
+        NotMinifo: there is no overlay.
+        StateError: it cannot be opened, or its daemon does not answer.
+    """
+    storage = storage_of(target)
+    if listens(storage):
+        with ControlClient(storage, timeout=None) as client:  # the kernel writes back first, which may take any time
+            yield _Mounted(client)
+        return
+    from ..engine.queries.at_rest import open_writable
+
+    overlay = open_writable(storage, base)
+    try:
+        yield _AtRest(overlay)
+    finally:
+        overlay.close()
+
+
+class _Mounted:
+    is_live = True
+
+    def __init__(self, client: ControlClient) -> None:
+        self._client = client
+
+    def _call(self, method: str, **parameters: Any) -> Told:
+        try:
+            return self._client.call(method, **parameters)
+        except Refused as error:
+            if error.name != "Refused":
+                raise
+            raise StateError(str(error.parameters.get("reason")), str(error.parameters.get("hint"))) from error
+
+    def create(self, name: str | None, note: str, *, pinned: bool) -> Told:
+        made: Told = self._call("CreateCheckpoint", name=name, note=note, pinned=pinned)["checkpoint"]
+        return made
+
+    def delete(self, names: list[str]) -> None:
+        self._call("DeleteCheckpoints", names=names)
+
+    def prune(self, ids: list[int]) -> list[Told]:
+        deleted: list[Told] = self._call("PruneCheckpoints", ids=ids)["deleted"]
+        return deleted
+
+    def rename(self, name: str, new_name: str) -> None:
+        self._call("RenameCheckpoint", name=name, new_name=new_name)
+
+    def pin(self, name: str, *, pinned: bool) -> None:
+        self._call("PinCheckpoint", name=name, pinned=pinned)
+
+    def rollback(self, name: str) -> Told:
+        return self._call("Rollback", name=name)
+
+    def undo(self) -> Told:
+        return self._call("Undo")
+
+    def redo(self) -> Told:
+        return self._call("Redo")
+
+
+class _AtRest:
+    is_live = False
+
+    def __init__(self, overlay: Overlay) -> None:
+        from ..fusefront.control.checkpoints import told, told_return
+
+        self._checkpoints = overlay.checkpoints
+        self._told, self._told_return = told, told_return
+
+    def create(self, name: str | None, note: str, *, pinned: bool) -> Told:
+        return self._told(self._checkpoints.create(name, note, pinned=pinned))
+
+    def delete(self, names: list[str]) -> None:
+        self._checkpoints.delete(names)
+
+    def prune(self, ids: list[int]) -> list[Told]:
+        return [self._told(checkpoint) for checkpoint in self._checkpoints.prune(set(ids))]
+
+    def rename(self, name: str, new_name: str) -> None:
+        self._checkpoints.rename(name, new_name)
+
+    def pin(self, name: str, *, pinned: bool) -> None:
+        self._checkpoints.pin(name, pinned=pinned)
+
+    def rollback(self, name: str) -> Told:
+        return self._told_return(self._checkpoints.rollback(name))
+
+    def undo(self) -> Told:
+        return self._told_return(self._checkpoints.undo())
+
+    def redo(self) -> Told:
+        return self._told_return(self._checkpoints.redo())
