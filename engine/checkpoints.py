@@ -10,8 +10,8 @@ before the last such command, and ``redo`` takes that back.  The oldest of these
 
 from __future__ import annotations
 
+import errno
 import logging
-import re
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
@@ -24,14 +24,11 @@ from .store.content_objects import ObjectStore
 from .store.database import Database
 from .store.history import ADD_CHECKPOINT, History
 from .store.statements import statement
+from .tree.row_checks import CHECKPOINT_COLUMNS, NOTE_MAX, is_checkpoint_id, is_label, wrong_columns
 
 log = logging.getLogger(__name__)
 
 KEPT = 10  # checkpoints that were made by themselves and are kept, unless they are pinned
-NOTE_MAX = 1000  # characters of a note
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+:-]{0,63}")
-_COLUMNS = "id, name, time, note, pinned, cause, returns, next_ino, next_object"
-_KINDS = re.compile("isisi[s-][i-]ii")  # of these columns: i an integer, s text, - NULL
 _RENAME = statement("UPDATE checkpoint SET name = ? WHERE id = ?")
 _PIN = statement("UPDATE checkpoint SET pinned = ? WHERE id = ?")
 _SET_RETURNS = statement("UPDATE checkpoint SET returns = ? WHERE id = ?")
@@ -106,9 +103,19 @@ class Checkpoints:
         """Return all checkpoints, in the order in which they were made.
 
         Raises:
-            Corrupt: a row is damaged.
+            Corrupt: a row is impossible.
         """
-        return [_checked(row) for row in self._db.rows(f"SELECT {_COLUMNS} FROM checkpoint ORDER BY id")]
+        try:
+            rows = self._db.rows(f"SELECT {', '.join(CHECKPOINT_COLUMNS)} FROM checkpoint ORDER BY id")
+        except FsError as error:
+            raise _damaged(f"the checkpoints cannot be read ({error.filename or error.strerror})") from error
+        for row in rows:
+            if not is_checkpoint_id(row[0]):
+                raise _damaged(f"a checkpoint has {row[0]!r:.40} as its number")
+            for column in wrong_columns(row):
+                value = row[CHECKPOINT_COLUMNS.index(column)]
+                raise _damaged(f"checkpoint {row[0]} has {value!r:.40} as its {column}")
+        return [Checkpoint._make(row) for row in rows]
 
     def find(self, name: str) -> Checkpoint:
         """Return the checkpoint with a name.
@@ -338,7 +345,7 @@ class Checkpoints:
             self._follow()
 
     def _follow(self) -> None:
-        self._objects.frozen_below = self._history.follow()
+        self._objects.freeze(self._history.follow())
 
     def _add(self, name: str | None, note: str, *, pinned: bool = False, cause: str | None = None) -> Checkpoint:
         now = time.time_ns()
@@ -383,18 +390,9 @@ class Checkpoints:
             self.delete([c.name for c in automatic[:-KEPT] if not self.is_shown(c)])
 
 
-def _checked(row: tuple[object, ...]) -> Checkpoint:
-    kinds = "".join(
-        "i" if type(value) is int else "s" if type(value) is str else "-" if value is None else "?" for value in row
-    )
-    if not _KINDS.fullmatch(kinds):
-        raise Corrupt(f"a checkpoint has an impossible value: {row!r:.200}", "see what minifo-fsck says")
-    return Checkpoint._make(row)
-
-
 def is_name(name: str) -> bool:
     """Return whether a text can be the name of a checkpoint."""
-    return _NAME.fullmatch(name) is not None
+    return is_label(name)
 
 
 def undo_target(checkpoints: Iterable[Checkpoint]) -> Checkpoint | None:
@@ -418,5 +416,11 @@ def _check_note(note: str) -> None:
         )
 
 
+def _damaged(what: str) -> Corrupt:
+    return Corrupt(what, "unmount the overlay, and run minifo-fsck on its storage")
+
+
 def _failed(what: str, error: FsError) -> StateError:
+    if error.errno == errno.EIO:
+        return _damaged(f"{what} ({error.filename or error.strerror})")
     return StateError(f"{what} ({error.strerror})", "check the storage's free space and its file system")

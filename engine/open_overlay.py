@@ -19,7 +19,7 @@ import apsw
 
 from .checkpoints import Checkpoints, is_name
 from .commit import GroupCommit
-from .errors import FsError, NotMinifo, StateError
+from .errors import Corrupt, FsError, NotMinifo, StateError
 from .free_space import FreeSpace
 from .model import Ino
 from .mount_checks import check_nesting, check_root, first_facts, hide_storage, open_base, read_facts
@@ -48,7 +48,7 @@ from .tree.namespace import Namespace
 from .tree.nodes import Numbers
 from .tree.path_resolver import PathResolver
 from .tree.ranges import Ranges
-from .tree.row_checks import examine
+from .tree.row_checks import examine, is_checkpoint_id
 from .tree.stored_bytes import StoredBytes
 from .trial import Trial
 
@@ -437,7 +437,7 @@ def _show_checkpoint(db: Database, storage: Storage, name: str) -> Database:
     """Return a database that shows a checkpoint, and close the one that it is made from.
 
     Raises:
-        StateError: there is none with that name, or the database cannot be read beside a writer.
+        StateError: there is none with that name, it is damaged, or the database cannot be read beside a writer.
     """
     find = "SELECT id FROM checkpoint WHERE name = ?"
     missing = StateError(
@@ -453,9 +453,13 @@ def _show_checkpoint(db: Database, storage: Storage, name: str) -> Database:
                 "unmount it first",
             )
         number = db.value(find, (name,))
-        if type(number) is int:
+        if number is not None and not is_checkpoint_id(number):
+            raise Corrupt(
+                f"checkpoint {name!r:.100} has {number!r:.40} as its number", f"run: minifo-fsck {storage.path}"
+            )
+        if number is not None:
             storage.hold(number)
-        shown = show(db, number) if type(number) is int else None
+        shown = show(db, number) if number is not None else None
         if shown is None or shown.value(find, (name,)) != number:  # deleted before it was held
             raise missing
         return shown

@@ -158,7 +158,7 @@ class Recovery:
         commits.harden()
         self._history.keep(True)  # a checkpoint may be among the operations to replay
         replayed = redo is not None and self._replay(redo, aside=aside)
-        objects.frozen_below = self._history.follow()
+        objects.freeze(self._history.follow())
         objects.sweep_uncommitted(replayed)
         # from here on the objects that the redo log uses are deleted after a commit only: if this process is killed
         # before it, the next mount replays the log again and needs them

@@ -103,6 +103,10 @@ class ObjectStore:
             self.drop(number)
         return self._storage.has_holes
 
+    def freeze(self, below: int) -> None:
+        """Let nothing write into the objects with ids below *below*; those that are made from now on stay writable."""
+        self.frozen_below = min(below, self.next_object)
+
     def is_frozen(self, number: int) -> bool:
         """Return whether a checkpoint may need an object as it is, so that nothing may write into it."""
         return number < self.frozen_below

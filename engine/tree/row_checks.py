@@ -37,6 +37,11 @@ _KINDS = {stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK, stat.S_IFIFO, stat.S_IFSOCK,
 _COLUMN_TYPES = {int, type(None)}
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _NOT_NAMES = (b"", b".", b"..")
+_LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+:-]{0,63}")
+NOTE_MAX = 1000  # characters of a checkpoint's note
+
+#: The columns of table ``checkpoint``.
+CHECKPOINT_COLUMNS = ("id", "name", "time", "note", "pinned", "cause", "returns", "next_ino", "next_object")
 
 #: The keys that every overlay has in table ``overlay``, and the types of their values.
 FACTS: dict[str, type | tuple[type, ...]] = {
@@ -183,6 +188,41 @@ def bytes_of(ino: int, value: object) -> bytes:
     if type(value) is bytes:
         return value
     raise _damaged(f"inode {ino}: its bytes are damaged")
+
+
+def is_label(value: object) -> bool:
+    """Return True if *value* can be the name of a checkpoint."""
+    return type(value) is str and _LABEL.fullmatch(value) is not None
+
+
+def is_note(value: object) -> bool:
+    """Return True if *value* can be a checkpoint's note."""
+    return type(value) is str and len(value) <= NOTE_MAX and value.isprintable()
+
+
+def is_checkpoint_id(value: object) -> bool:
+    """Return True if *value* can be the id of a checkpoint, which more checkpoints can follow."""
+    return type(value) is int and 0 < value < OBJECTS_END
+
+
+def wrong_columns(row: tuple[Any, ...]) -> list[str]:
+    """Return the columns of a row of ``checkpoint`` whose values are impossible, but for its id.
+
+    Args:
+        row: the columns, in the order of ``CHECKPOINT_COLUMNS``.
+    """
+    _, name, time, note, pinned, cause, returns, next_ino, next_object = row
+    possible = {
+        "name": is_label(name),
+        "time": type(time) is int and time >= 0,
+        "note": is_note(note),
+        "pinned": type(pinned) is int and pinned in (0, 1),
+        "cause": cause is None or is_label(cause),
+        "returns": returns is None or (type(returns) is int and returns >= 0),
+        "next_ino": type(next_ino) is int and 0 < next_ino < OBJECTS_END,
+        "next_object": type(next_object) is int and 0 < next_object < OBJECTS_END,
+    }
+    return [column for column, is_possible in possible.items() if not is_possible]
 
 
 def examine(db: Database, path: str, *, finished: bool = True) -> None:
