@@ -35,6 +35,11 @@ _NAMED = (
 _TYPE = 0o170000  # the bits of a mode that hold the file type
 _OWN_BYTES = "(i.object IS NOT NULL OR i.mapped = 1)"
 
+_NAMED_OBJECTS = (
+    "SELECT object FROM inode UNION SELECT object FROM extent"
+    " UNION SELECT object FROM was_inode UNION SELECT object FROM was_extent"
+)
+
 Progress = Callable[[str, int, int], object]
 
 
@@ -89,9 +94,22 @@ class Checks:
                 self._check_marks,
                 self._check_counters,
             ]
-            parts += [self._check_names, self._check_content, self._check_leftovers, self._check_journal]
+            parts += [self._check_names, self._check_content, self._check_unowned, self._check_leftovers]
+            parts += [self._check_journal]
             parts += [self._read_content] if self._verify else []
             parts += [self._compare_with_base] if self._base is not None else []
+        return self._run(parts)
+
+    def run_state(self) -> list[Problem]:
+        """Run the checks of the state that a checkpoint holds, for a database that shows it, and return the problems.
+
+        Raises:
+            FsError: the database cannot be read.
+        """
+        rows = [self._check_invariants, self._check_rows, self._check_link_counts, self._check_marks]
+        return self._run([*rows, self._check_names, self._check_content])
+
+    def _run(self, parts: list[Callable[[], Iterator[Problem]]]) -> list[Problem]:
         found: list[Problem] = []
         for index, part in enumerate(parts):
             self._progress("checking", index, len(parts))
@@ -114,12 +132,12 @@ class Checks:
         """Check the counters for inode numbers and content object ids (E208)."""
         window, end = self.facts["window"], self.facts["window_end"]
         created = (window, end - UNREACHED)
-        highest = self._db.value("SELECT max(ino) FROM inode WHERE ino >= ? AND ino < ?", created) or 0
-        # an impossible id has a finding of its own, and no object will ever get it
-        used = (
-            "SELECT max(o) FROM (SELECT object AS o FROM inode UNION ALL SELECT object FROM extent"
-            " UNION ALL SELECT object FROM was_inode UNION ALL SELECT object FROM was_extent) WHERE o < ?"
+        highest = max(
+            self._db.value(f"SELECT max(ino) FROM {table} WHERE ino >= ? AND ino < ?", created) or 0
+            for table in ("inode", "was_inode")
         )
+        # an impossible id has a finding of its own, and no object will ever get it
+        used = f"SELECT max(object) FROM ({_NAMED_OBJECTS}) WHERE object < ?"
         highest_object = self._db.value(used, (OBJECTS_END,)) or 0
         least = {
             "next_ino": max(window, highest + 1),
@@ -290,7 +308,7 @@ class Checks:
     # -- content
 
     def _check_content(self) -> Iterator[Problem]:
-        """Check which content objects exist and how long they are (E301, E302, N303, E304, W306)."""
+        """Check the content objects of files: which exist, and how long they are (E301, E302, N303)."""
         sizes = self._inventory.sizes
         named: set[int] = set()
         for ino, number, size, bound, mapped in self._db.rows(
@@ -322,7 +340,11 @@ class Checks:
                 yield self._problem_at("E301", ino, f"object {number}", (ino, number))
             elif actual < end:
                 yield self._problem_at("E302", ino, f"object {number} has {actual} of {end} bytes", (ino, number, end))
-        named |= {number for (number,) in self._db.rows("SELECT object FROM garbage")}
+
+    def _check_unowned(self) -> Iterator[Problem]:
+        """Check which content objects belong to no file, not even to one of a checkpoint (E304, W306)."""
+        sizes = self._inventory.sizes
+        named = {number for (number,) in self._db.rows(f"{_NAMED_OBJECTS} UNION SELECT object FROM garbage")}
         for number in sorted(sizes.keys() - named):
             first, limit = self.facts["next_object"], self.facts["object_limit"]
             if not (first <= number < limit or (self._live and number >= first) or number in self._inventory.unstable):

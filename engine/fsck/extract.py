@@ -208,9 +208,13 @@ class Extraction:
         self._target.utime(path, row["atime"], row["mtime"])
 
     def _extract_unowned_objects(self, damaged: list[tuple[bytes, str]]) -> None:
-        """Write each content object that no row refers to as ``lost+found/object-ID``; add failures to *damaged*."""
+        """Write each content object that no row refers to as ``lost+found/object-ID``; add failures to *damaged*.
+
+        Those that checkpoints name are not lost, and so are not written.
+        """
         sql = (
             "SELECT object FROM inode WHERE object > 0 UNION SELECT object FROM extent UNION SELECT object FROM garbage"
+            " UNION SELECT object FROM was_inode UNION SELECT object FROM was_extent"
         )
         named = {number for (number,) in self._db.rows(sql)}
         for number in sorted(self._inventory.sizes.keys() - named):

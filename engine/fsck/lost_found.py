@@ -14,7 +14,7 @@ from ..model import DIRECTORY_SIZE, NAME_MAX
 from ..store.base_view import BaseView
 from ..store.database import Database, Params
 from ..store.object_paths import ID_BLOCK
-from ..tree.base_match import NUMBERED
+from ..tree.base_match import ALL_NUMBERED, NUMBERED
 from ..tree.nodes import UNREACHED
 from .object_inventory import ObjectInventory
 
@@ -80,7 +80,7 @@ class LostFound:
         """Return an inode number above every number of a created object in any table; the counter may be damaged."""
         if self._next_free is None:
             window = self._fact("window"), self._fact("window_end") - UNREACHED
-            named = " UNION ALL ".join(f"SELECT {column} AS ino FROM {table}" for table, column in NUMBERED)
+            named = " UNION ALL ".join(f"SELECT {column} AS ino FROM {table}" for table, column in ALL_NUMBERED)
             highest = self._db.value(f"SELECT max(ino) FROM ({named}) WHERE ino >= ? AND ino < ?", window)
             self._next_free = window[0] if highest is None else highest + 1
         return self._next_free

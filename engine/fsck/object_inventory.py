@@ -28,6 +28,7 @@ class ObjectInventory:
         sizes: the size in bytes of each object, by its id.
         strays: names (relative to storage) of entries that are not content objects.
         unstable: ids of objects that a mount made or deleted between two scans (``rescan``).
+        planned: the sizes in storage of the objects that ``extend_planned`` is going to extend, by their ids.
     """
 
     def __init__(self, storage: Storage) -> None:
@@ -35,6 +36,7 @@ class ObjectInventory:
         self.sizes: dict[int, int] = {}
         self.strays: list[str] = []
         self.unstable: frozenset[int] = frozenset()
+        self.planned: dict[int, int] = {}
         self._planned_sizes: dict[int, int] = {}
         self.scan()
 
@@ -138,6 +140,7 @@ class ObjectInventory:
         The extension must not come first: if a crash came between the two, no trace would be left that the end of the
         object is lost.
         """
+        self.planned.setdefault(number, self.sizes.get(number, 0))
         self._planned_sizes[number] = self.sizes[number] = max(size, self.sizes.get(number, 0))
 
     def extend_planned(self) -> None:
@@ -151,6 +154,7 @@ class ObjectInventory:
             finally:
                 os.close(fd)
         self._planned_sizes.clear()
+        self.planned.clear()
 
     def copy(self, number: int, new: int) -> None:
         """Create the content object *new* as a durable copy of the object *number*; holes stay holes."""

@@ -3,7 +3,7 @@
 A code never changes its meaning and is never used again for another problem.  E001 to E099 are the numbered invariants
 of store/invariants.py; E1xx concerns the database file, E2xx rows that contradict each other, E3xx content, N4xx
 leftovers that the next mount removes, W5xx differences to the base, which are no damage because a base may be
-replaced.  The table in docs/fsck.md has the same texts.
+replaced, E6xx checkpoints.  The table in docs/fsck.md has the same texts.
 """
 
 from __future__ import annotations
@@ -231,6 +231,43 @@ _TABLE = (
         "error",
         "the redo log of a killed daemon cannot be replayed: content that it needs is missing",
         "rename the redo log, so that mounts ignore it; its operations are lost",
+        False,
+    ),
+    # checkpoints
+    ("E601", "error", "a value in the row of a checkpoint is impossible", "correct it", True),
+    (
+        "E602",
+        "error",
+        "rows of the history belong to no checkpoint",
+        "give them to the checkpoint before it, or remove them if there is none",
+        True,
+    ),
+    (
+        "E603",
+        "error",
+        "a row of the history is impossible",
+        "remove it: the checkpoint shows what came later",
+        False,
+    ),
+    (
+        "E604",
+        "error",
+        "a content object belongs to one file here, and to another one in a checkpoint",
+        "give each its own copy",
+        True,
+    ),
+    (
+        "E605",
+        "error",
+        "what a checkpoint holds has problems",
+        "repair it like the overlay itself",
+        False,
+    ),
+    (
+        "E606",
+        "error",
+        "a checkpoint is damaged and cannot be repaired",
+        "delete the checkpoint, with the content that only it needs",
         False,
     ),
     # the base: a change there is a note and needs no repair, whatever letter its code has

@@ -1,7 +1,7 @@
 """The repair loop: check, repair, and check again, in one transaction, until no repairable problem is left.
 
-A repair discards nothing (fsck/repairs.py), and fsck copies the database before the transaction is committed
-(fsck/session.py).
+A repair discards nothing (fsck/repairs.py) but checkpoints that are damaged (fsck/history_repairs.py), and fsck copies
+the database before the transaction is committed (fsck/session.py).
 """
 
 from __future__ import annotations
@@ -9,19 +9,21 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from .checks import Checks, Progress
+from .history_checks import HistoryChecks
+from .history_repairs import HistoryRepairs
 from .problems import Problem
-from .repairs import Repairs
 
 _ROUNDS = 50  # at most; each round repairs all problems it finds, and a repair may uncover other problems
 _MANY = 100  # more repairs than this in one round are worth the indexes below
 # a repair looks up rows by these columns, perhaps once for every file; a mount never does, so the schema has no such
 # index, and the loop makes them for its own transaction
+_OF_NO_HISTORY = {"E208", "E209", "E211", "W306"}  # problems whose repair changes no row that checkpoints share
 _INDEXES = ("created (ino)", "renamed (ino)", "extent (object)", "inode (object)")
 
 Choose = Callable[[Problem], bool]  # returns whether to repair a problem
 
 
-class RepairLoop(Repairs):
+class RepairLoop(HistoryRepairs):
     """Repairs one overlay.  All calls must be inside one ``operation`` of its database.
 
     Args:
@@ -48,8 +50,18 @@ class RepairLoop(Repairs):
         for _ in range(_ROUNDS):
             found = Checks(self._db, self._inventory, self._base, progress=progress).run()
             chosen = [problem for problem in found if self._may(problem, choose, answers)]
-            if not chosen:
-                break
+            if not _OF_NO_HISTORY.issuperset(problem.code for problem in chosen):
+                self._protect(progress)
+            elif not chosen:
+                # checkpoints share rows with today, so their turn comes when those are right
+                self._stop_protecting()
+                checks = HistoryChecks(self._db, self._inventory, progress, self._hopeless)
+                past = checks.run(found)
+                self._unsound = checks.unsound
+                found += past
+                chosen = [problem for problem in past if self._may(problem, choose, answers)]
+                if not chosen:
+                    break
             if len(chosen) > _MANY and not indexed:
                 for index, columns in enumerate(_INDEXES):
                     self._change(f"CREATE INDEX fsck_{index} ON {columns}")
@@ -59,6 +71,7 @@ class RepairLoop(Repairs):
                 getattr(self, f"_repair_{problem.code.lower()}")(*problem.key)
             progress("repairing", len(chosen), len(chosen))
             done += chosen
+        self._stop_protecting()
         for index in range(len(_INDEXES)) if indexed else ():
             self._change(f"DROP INDEX fsck_{index}")
         return done, found

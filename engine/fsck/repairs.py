@@ -10,8 +10,9 @@ import secrets
 import stat
 import uuid
 
-from ..model import DIRECTORY_SIZE, FILE_MAX, ROOT, XATTR_MAX
+from ..model import DIRECTORY_SIZE, FILE_MAX, OBJECTS_END, ROOT, XATTR_MAX
 from ..store.base_view import split
+from ..store.history import KEPT_OBJECTS
 from ..store.object_paths import ID_BLOCK
 from ..tree.extents import HOLE
 from ..tree.nodes import RESERVED, UNREACHED, WINDOW_32, WINDOW_64
@@ -175,13 +176,19 @@ class Repairs(LostFound):
         self._change("DELETE FROM garbage WHERE object = ?", (number,))
         sql = "SELECT ino FROM inode WHERE object = ?1 UNION SELECT ino FROM extent WHERE object = ?1"
         owners = [ino for (ino,) in self._db.rows(sql, (number,))]
+        kept = {ino for (ino,) in self._db.rows(f"SELECT ino FROM ({KEPT_OBJECTS}) WHERE object = ?", (number,))}
+        owners.sort(key=lambda ino: ino not in kept)  # the one that has it in a checkpoint goes on to share it
         for ino in owners if number < 1 else owners[1:]:
-            new = self._take_number("next_object")
-            if number in self._inventory.sizes:
-                self._inventory.copy(number, new)
-            # if the object is missing, the next round reports the owner's bytes as lost (E301)
-            self._change("UPDATE inode SET object = ? WHERE ino = ? AND object = ?", (new, ino, number))
-            self._change("UPDATE extent SET object = ? WHERE ino = ? AND object = ?", (new, ino, number))
+            self._give_copy(number, ino, ("inode", "extent"))
+
+    def _give_copy(self, number: int, ino: int, tables: tuple[str, ...]) -> None:
+        """Give an inode a copy of a content object instead of the object itself, in the rows of some tables."""
+        new = self._take_number("next_object")
+        if number in self._inventory.sizes:
+            self._inventory.copy(number, new)
+        # if the object is missing, the next round reports the owner's bytes as lost (E301)
+        for table in tables:
+            self._change(f"UPDATE {table} SET object = ? WHERE ino = ? AND object = ?", (new, ino, number))
 
     def _repair_e015(self, ino: int, name: bytes) -> None:
         size = self._db.value("SELECT length(value) FROM xattr WHERE ino = ? AND name = ?", (ino, name)) or 0
@@ -340,11 +347,13 @@ class Repairs(LostFound):
             self._set_fact("window_end", window[1])
         elif key == "next_ino":
             window = self._fact("window"), self._fact("window_end") - UNREACHED
-            used = self._db.value("SELECT max(ino) FROM inode WHERE ino >= ? AND ino < ?", window)
-            self._set_fact(key, (used or window[0] - 1) + 1)
+            tables = ("inode", "was_inode")
+            used = [self._db.value(f"SELECT max(ino) FROM {t} WHERE ino >= ? AND ino < ?", window) for t in tables]
+            self._set_fact(key, max(number or window[0] - 1 for number in used) + 1)
         elif key in ("next_object", "object_limit"):
-            named = "SELECT max(o) FROM (SELECT max(object) AS o FROM inode UNION SELECT max(object) FROM extent)"
-            first = max([self._db.value(named) or 0, *self._inventory.sizes]) + 1
+            owned = ("inode", "extent", "was_inode", "was_extent")
+            named = [self._db.value(f"SELECT max(object) FROM {t} WHERE object < ?", (OBJECTS_END,)) for t in owned]
+            first = max([*(number or 0 for number in named), *self._inventory.sizes]) + 1
             self._set_fact("next_object", first)
             self._set_fact("object_limit", first + 2 * ID_BLOCK)
         elif key == "commit_token":

@@ -34,6 +34,7 @@ from ..store.database_file import (
     strange_objects,
     true_schema,
 )
+from ..store.history import KEPT_OBJECTS, History
 from ..store.memory_directory import memory_directory
 from ..store.metadata_backup import NAMES
 from ..store.redo_log import Recording, RedoLog
@@ -42,6 +43,7 @@ from ..store.statements import SET_FACT
 from ..store.storage import Storage
 from ..store.writer_lock import LOCK, lock_holder
 from .checks import Checks, Progress
+from .history_checks import HistoryChecks
 from .object_inventory import ObjectInventory
 from .problems import NEEDS_REBUILD, Problem
 from .raw_file import RawFile
@@ -237,7 +239,8 @@ class FsckSession:
             if live:
                 self.inventory.rescan()
             checks = Checks(db, self.inventory, self.base, verify=verify, live=live, progress=progress)
-            found += checks.run()
+            today = checks.run()
+            found += today + HistoryChecks(db, self.inventory, progress).run(today)
             if not live:
                 found += self._check_redo(con, checks.facts.get("uuid"), checks.facts.get("commit_token"))
             return found
@@ -307,9 +310,18 @@ class FsckSession:
         db = Database(memory, read_only=False)
         try:
             with db.operation():
-                replay(db, self.storage, redo, waiting)
+                self._replay(db, redo, waiting)
         finally:
             db.close()
+
+    def _replay(self, db: Database, redo: RedoLog, waiting: Recording) -> None:
+        """Replay a redo log as a mount does, with the history of the rows that it changes."""
+        history = History(db)
+        history.keep(True)
+        replay(db, self.storage, redo, waiting)
+        history.keep(False)
+        # as the next commit would have done: what a checkpoint needs is not deleted
+        db.change_unlogged(f"DELETE FROM garbage WHERE object IN (SELECT object FROM ({KEPT_OBJECTS}))")
 
     # -- repairing
 
@@ -385,7 +397,7 @@ class FsckSession:
             waiting = redo.read(token) if redo is not None and isinstance(token, int) else None
             if waiting and redo is not None:
                 # replay the acknowledged operations of a killed daemon first, as the next mount would do
-                replay(db, self.storage, redo, waiting)
+                self._replay(db, redo, waiting)
                 counters = ("next_ino", waiting[-1].next_ino), ("next_object", waiting[-1].next_object)
                 for key, value in counters:
                     db.change(SET_FACT, (key, value))

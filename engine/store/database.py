@@ -212,13 +212,21 @@ class Database:
     def copied(self) -> Database:
         """Return a copy of the whole database in memory, which can be changed; it is of one state (backup.html).
 
+        Inside a transaction it has what that has changed.
+
         Raises:
             FsError: the errno of a database error.
         """
         con = apsw.Connection(":memory:")
         try:
-            with con.backup("main", self._con, "main") as backup:
-                backup.step()
+            if self._con.in_transaction:
+                # a backup refuses a database that its own connection is changing (c3ref/backup_finish)
+                image = bytearray(self._con.serialize("main"))
+                image[18:20] = b"\1\1"  # no write-ahead log, which a database in memory cannot have (fileformat2.html)
+                con.deserialize("main", bytes(image))
+            else:
+                with con.backup("main", self._con, "main") as backup:
+                    backup.step()
         except apsw.Error as error:
             con.close()
             raise FsError(errno_of(error), str(error)) from error

@@ -9,10 +9,12 @@ A checkpoint is shown by a copy of the database in memory, in which the tables a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
+from ..errors import FsError
+from ..model import OBJECTS_END
 from .base_view import split
 from .database import Database
 from .statements import statement
@@ -51,6 +53,10 @@ _OF_FILES = ("inode", "extent", "small", "xattr", "orphan")  # the tables that h
 
 ADD_CHECKPOINT = statement("INSERT INTO checkpoint VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)")
 DROP_CHECKPOINT = statement("DELETE FROM checkpoint WHERE id = ?")
+#: The content objects that history names, each with the number of its file.
+KEPT_OBJECTS = (
+    "SELECT object, ino FROM was_inode WHERE object > 0 UNION SELECT object, ino FROM was_extent WHERE object > 0"
+)
 _OBJECTS_OF = (
     "SELECT ino, object FROM was_inode WHERE checkpoint = ?1 AND object > 0"
     " UNION SELECT ino, object FROM was_extent WHERE checkpoint = ?1 AND object > 0"
@@ -112,18 +118,25 @@ _HAND_OVER = [statement(f"UPDATE OR IGNORE was_{name} SET checkpoint = ?2 WHERE 
 _FORGET = [statement(f"DELETE FROM was_{name} WHERE checkpoint = ?") for name in TABLES]
 
 
-def _triggers(name: str) -> Iterator[tuple[str, str]]:
+def _triggers(name: str, checkpoint: int | None = None) -> Iterator[tuple[str, str]]:
     """Yield name and text of each trigger of a table.
 
     They look whether the row is kept already, because the conflict clause of the statement that fires a trigger
     overrides those inside it (sqlite.org/lang_createtrigger).
+
+    Args:
+        name: the table.
+        checkpoint: the newest checkpoint for which rows are kept; None for the newest one of all.
     """
     key, others = TABLES[name]
     into = f"INSERT INTO was_{name} ({', '.join((*key, 'checkpoint', 'held', *others))}) SELECT"
     newest = "(SELECT id AS newest FROM checkpoint ORDER BY id DESC LIMIT 1)"  # no row: nothing is kept
+    if checkpoint is not None:
+        newest = f"(SELECT id AS newest FROM checkpoint WHERE id = {checkpoint:d})"
+    since = "=" if checkpoint is None else ">="
 
     def unless_kept(row: str) -> str:
-        kept = f"SELECT 1 FROM was_{name} WHERE {_same(key, '', f'{row}.')} AND checkpoint = newest"
+        kept = f"SELECT 1 FROM was_{name} WHERE {_same(key, '', f'{row}.')} AND checkpoint {since} newest"
         return f"NOT EXISTS ({kept})"
 
     old = ", ".join((*(f"OLD.{column}" for column in key), "newest", "1", *(f"OLD.{column}" for column in others)))
@@ -154,12 +167,18 @@ class History:
         self._db = db
         self._keeps = False
 
-    def keep(self, keeps: bool) -> None:
-        """Keep rows as they were from now on, or no more."""
+    def keep(self, keeps: bool, checkpoint: int | None = None) -> None:
+        """Keep rows as they were from now on, or no more.
+
+        Args:
+            keeps: whether to keep them.
+            checkpoint: keep them for this checkpoint and those before, and let changes show in all later ones, except
+                for rows that were kept before; None to keep them for all.
+        """
         if keeps != self._keeps:
             self._keeps = keeps
             for name in TABLES:
-                for trigger, sql in _triggers(name):
+                for trigger, sql in _triggers(name, checkpoint):
                     self._db.define(sql if keeps else f"DROP TRIGGER temp.{trigger}")
 
     def follow(self) -> int:
@@ -168,9 +187,11 @@ class History:
         Returns:
             The first content object id that no checkpoint has frozen; 0 if there is no checkpoint.
         """
-        frozen = self._db.value("SELECT max(next_object) FROM checkpoint")
-        self.keep(frozen is not None)
-        return int(frozen or 0)
+        found = self._db.row("SELECT count(*), max(next_object) FROM checkpoint")
+        count, frozen = found or (0, 0)
+        self.keep(count > 0)
+        # damage, which must not lead to a write into what a checkpoint needs: all objects are frozen
+        return (frozen if type(frozen) is int and frozen > 0 else OBJECTS_END) if count else 0
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -241,6 +262,38 @@ class History:
         return sorted(
             {number for ino, number in objects if not self.needs(number) and not self._db.row(_IS_USED, (ino, number))}
         )
+
+
+def show_all(db: Database, checkpoints: Sequence[int]) -> Iterator[tuple[int, Database | FsError]]:
+    """Yield the states of checkpoints, one after the other in the same copy of a database in memory.
+
+    Args:
+        db: the database; it may be in a transaction.
+        checkpoints: ids.
+
+    Yields:
+        Each id with a database that may be read until the next one is asked for, or with the error that kept it from
+        being shown: the rows are impossible.
+
+    Raises:
+        FsError: the errno of a database error.
+    """
+    if not checkpoints:
+        return
+    copy = db.copied()
+    try:
+        history = History(copy)
+        # a later state leads to the earlier ones: the rows that change after a checkpoint are all kept
+        for checkpoint in sorted(checkpoints, reverse=True):
+            try:
+                with copy.operation():
+                    history.restore(checkpoint, 0, 0)
+            except FsError as error:
+                yield checkpoint, error
+            else:
+                yield checkpoint, copy
+    finally:
+        copy.close()
 
 
 def show(db: Database, checkpoint: int) -> Database:

@@ -34,7 +34,8 @@ NUMBERED = (
     ("xattr", "ino"),
     ("orphan", "ino"),
 )
-_ALL_NUMBERED = (*NUMBERED, *((f"was_{table}", column) for table, column in NUMBERED))
+#: Those of the history (store/history.py), too.
+ALL_NUMBERED = (*NUMBERED, *((f"was_{table}", column) for table, column in NUMBERED))
 _MOVED = (
     statement("CREATE TEMP TABLE moved (old INTEGER PRIMARY KEY, new INTEGER NOT NULL)"),
     statement("INSERT INTO moved VALUES (?, ?)"),
@@ -46,10 +47,10 @@ _RENUMBER = [
         f"UPDATE {table} SET {column} = -(SELECT new FROM moved WHERE old = {column})"
         f" WHERE {column} IN (SELECT old FROM moved)"
     )
-    for table, column in _ALL_NUMBERED
+    for table, column in ALL_NUMBERED
 ]
 _RENUMBER += [
-    statement(f"UPDATE {table} SET {column} = -{column} WHERE {column} < 0") for table, column in _ALL_NUMBERED
+    statement(f"UPDATE {table} SET {column} = -{column} WHERE {column} < 0") for table, column in ALL_NUMBERED
 ]
 # What only checkpoints know.
 _FORMER_ORIGINS = (

@@ -39,6 +39,7 @@ class SampleStorage:
         base, storage: their paths.
         inos: inode number of each path.
         healthy: the tree before any damage.
+        healthy_states: what its checkpoints show before any damage.
     """
 
     def __init__(self) -> None:
@@ -54,6 +55,7 @@ class SampleStorage:
             overlay.close()
         self.inos: dict[str, int] = {}
         self.healthy = self.look(self.inos)
+        self.healthy_states = self.states()
 
     @property
     def database(self) -> str:
@@ -76,6 +78,21 @@ class SampleStorage:
     def sql(self, *statements: str) -> None:
         """Damage rows; ``{path}`` stands for the inode number of a path."""
         change_rows(self.database, self.inos, statements)
+
+    def states(self) -> dict[str, Tree]:
+        """What each checkpoint shows."""
+        con = apsw.Connection(self.database)
+        names = [name for (name,) in con.execute("SELECT name FROM checkpoint ORDER BY id")]
+        con.close()
+        found = {}
+        for name in names:
+            overlay = Overlay.open(self.base, self.storage, clone=False, at=name)
+            try:
+                assert overlay.check() == []
+                found[name] = tree_of(overlay)
+            finally:
+                overlay.close()
+        return found
 
     def object_of(self, path: str) -> str:
         """The file of the content object of a file."""
@@ -123,6 +140,11 @@ def unprivileged(top: str) -> Iterator[None]:
         yield
     finally:
         os.seteuid(0)
+
+
+def without_lost_found(tree: Tree) -> Tree:
+    """A tree without what a repair has found: content of checkpoints that are lost."""
+    return {path: what for path, what in tree.items() if path.split("/")[1] != "lost+found"}
 
 
 def wrong(found: list[Problem]) -> list[str]:
@@ -215,6 +237,18 @@ def _change(overlay: Overlay) -> None:
     overlay.link(ino("small"), ino("made"), b"hard")
     overlay.setxattr(ino("made/one"), b"user.colour", b"blue")
     overlay.write(ino("big"), 10_000, text("patch", 4096))
+    make("made/late-gone", 30_000)
+    make("made/held", 100)
+    overlay.checkpoints.create("first", "of a few changes")
+    late_gone = ino("made/late-gone")
+    overlay.unlink(ino("made"), b"late-gone")
+    overlay.forget([late_gone])
+    overlay.unlink(ino("made"), b"held")  # an orphan of the second checkpoint
+    overlay.write(ino("spare"), 20_000, text("spare again", 500))
+    overlay.setxattr(ino("made/one"), b"user.colour", b"green")
+    overlay.checkpoints.create("second")
+    overlay.setxattr(ino("made/one"), b"user.colour", b"blue")
+    overlay.write(ino("made/sub/two"), 0, text("again", 100))
     overlay.write(ino("big"), 200_000, text("patch two", 100))
     overlay.write(ino("copied"), 10, b"changed")
     overlay.write(ino("x/y/z/deep"), 0, b"changed")

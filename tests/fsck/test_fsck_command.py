@@ -17,7 +17,7 @@ from minifo.engine.fsck.session import FsckSession
 from minifo.engine.store.backup_format import pack
 from minifo.engine.store.database_file import SCHEMA_VERSION
 from minifo.tools import cli, fsck_helper
-from tests.fsck.sample_storage import SampleStorage, fingerprint, kept, unprivileged, wrong
+from tests.fsck.sample_storage import SampleStorage, fingerprint, kept, unprivileged, without_lost_found, wrong
 
 _FILES = 1000
 
@@ -119,7 +119,7 @@ def test_copy_of_names_that_cannot_be_read_is_made_anew(sample: SampleStorage) -
     sample.look()
     os.unlink(sample.database)
     assert run("-y", sample.storage) == 1
-    assert sample.look() == sample.healthy
+    assert without_lost_found(sample.look()) == sample.healthy
 
 
 def test_older_database_is_left_alone(sample: SampleStorage, capfd: pytest.CaptureFixture[str]) -> None:
@@ -188,6 +188,7 @@ def test_what_a_mount_does_meanwhile_is_no_finding(sample: SampleStorage) -> Non
     """Objects come and go between a look at content/ and the rows that are read."""
     gone = sample.object_of("/large")
     overlay = sample.open()
+    overlay.checkpoints.delete(list(sample.healthy_states))  # they would keep the object
     try:
         with FsckSession(sample.storage, write=False) as examination:
             attr = overlay.mknod(ROOT, b"later", 0o100644, 0, Process())

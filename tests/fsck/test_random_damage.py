@@ -29,6 +29,7 @@ _SEEDS = int(os.environ.get("MINIFO_FUZZ", "240"))
 _FIRST = int(os.environ.get("MINIFO_FUZZ_FIRST", "0"))
 _BATCH = 20
 _PAGE = 4096
+_NO_ROWS = {"minifo.db", "minifo.db-wal", "minifo.names"}  # what is damaged beside content objects
 
 
 class Model(SampleStorage):
@@ -80,15 +81,15 @@ def _look(base: str, copy: str, storage: str, inos: dict[str, int] | None = None
         shutil.rmtree(copy)
 
 
-def _objects(model: SampleStorage) -> dict[str, str]:
-    """The name of the object file that holds each file's bytes."""
+def _objects(model: SampleStorage) -> dict[str, set[str]]:
+    """The names of the object files that hold each file's bytes."""
     con = apsw.Connection(f"file:{model.database}?mode=ro", flags=apsw.SQLITE_OPEN_URI | apsw.SQLITE_OPEN_READONLY)
     try:
         sql = "SELECT ino, object FROM inode WHERE object > 0 UNION SELECT ino, object FROM extent WHERE object > 0"
-        numbers = dict(con.execute(sql).fetchall())
+        rows = con.execute(sql).fetchall()
     finally:
         con.close()
-    return {path: f"{numbers[ino]:x}" for path, ino in model.inos.items() if ino in numbers}
+    return {path: {f"{number:x}" for owner, number in rows if owner == ino} for path, ino in model.inos.items()}
 
 
 def _victims(storage: str) -> list[str]:
@@ -159,7 +160,7 @@ def _outcome(seed: int, model: Model, directory: str) -> str:
         assert not lost
     elif damaged <= {"minifo.names", "minifo.db-wal"}:
         assert all(path.startswith("/late") for path in lost), lost
-    spoilt = {path for path, number in _objects(model).items() if number in damaged}
+    spoilt = {path for path, numbers in _objects(model).items() if numbers & damaged}
     if "minifo.db" not in damaged and "minifo.db-wal" not in damaged:
         assert lost <= spoilt, lost
     shown = set(tree.values())
@@ -167,9 +168,25 @@ def _outcome(seed: int, model: Model, directory: str) -> str:
     gone = {path for path in gone if model.healthy[path][0] == "file"}
     gone = {path for path in gone if "minifo.db-wal" not in damaged or not path.startswith("/late")}
     assert gone <= spoilt | at_risk, gone - spoilt - at_risk
-    return ("salvaged" if result is not None else "repaired" if wrong(found) else "clean") + (
-        ", all there" if whole == len(model.healthy) else ", partly there"
+    kept = _see_checkpoints(model, sample, bool(damaged - _NO_ROWS))
+    return (
+        ("salvaged" if result is not None else "repaired" if wrong(found) else "clean")
+        + (", all there" if whole == len(model.healthy) else ", partly there")
+        + f", {kept} checkpoints"
     )
+
+
+def _see_checkpoints(model: Model, sample: SampleStorage, has_damaged_objects: bool) -> int:
+    """Whatever checkpoint is left is what it was, but for what damaged content objects held; how many there are."""
+    shutil.copytree(sample.storage, sample.storage + "-states")
+    seen = SampleStorage.__new__(SampleStorage)
+    seen.base, seen.storage = model.base, sample.storage + "-states"
+    states = seen.states()
+    shutil.rmtree(seen.storage)
+    for name, tree in states.items():
+        differs = {path for path, what in model.healthy_states[name].items() if tree.get(path) != what}
+        assert has_damaged_objects or not differs, (name, differs)
+    return len(states)
 
 
 @pytest.mark.logs("", always=False)  # whatever the engine says of the damage

@@ -6,6 +6,7 @@ that says where they are, and no object, was damaged.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from typing import Any
@@ -17,7 +18,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from minifo.engine import ROOT, FsError, Ino, Overlay, SetAttr
+from minifo.engine.errors import StateError
 from minifo.engine.fsck.object_inventory import ObjectInventory
+from minifo.engine.store.history import TABLES
 from minifo.engine.store.storage import Storage
 from minifo.engine.store.syscalls import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, FALLOC_FL_ZERO_RANGE
 from tests.fsck.sample_storage import CALLER, SampleStorage, text, tree_of, wrong
@@ -27,6 +30,7 @@ _PUNCH = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
 _MODES = (0, FALLOC_FL_KEEP_SIZE, _PUNCH, FALLOC_FL_ZERO_RANGE, FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE)
 _NOBODY = "SELECT 0"
 _WHERE = ("inode", "extent", "small", "origin")  # tables that say where the bytes of a file are
+_HISTORY = ("checkpoint", *(f"was_{name}" for name in TABLES))
 _HARMLESS = ("nlink", "xattrs", "uid")  # columns of inode that do not
 _TABLES = ("created", "renamed", "deleted", "modified", "inode", "origin", "extent", "small", "xattr", "overlay")
 
@@ -214,6 +218,24 @@ class DamageAndRepair(RuleBasedStateMachine):
         if again:
             self._try(self.overlay.mkdir, inos[holder or "/"], os.fsencode(name), 0o755, CALLER)
 
+    @precondition(lambda self: self.overlay is not None)
+    @rule(which=st.integers(0, 5), act=st.sampled_from(("create", "create", "rollback", "delete", "undo")))
+    def change_checkpoints(self, which: int, act: str) -> None:
+        """One more, one less, or back to one."""
+        assert self.overlay is not None
+        checkpoints = self.overlay.checkpoints
+        there = [checkpoint.name for checkpoint in checkpoints.all()]
+        self.made += 1
+        if act == "create":
+            checkpoints.create(f"c{self.made}")
+        elif act == "rollback" and there:
+            checkpoints.rollback(there[which % len(there)])
+        elif act == "delete" and there:
+            checkpoints.delete([there[which % len(there)]])
+        elif act == "undo" and any(checkpoint.cause == "rollback" for checkpoint in checkpoints.all()):
+            with contextlib.suppress(StateError):  # there is nothing to undo any more
+                checkpoints.undo()
+
     # -- sickness and health
 
     @rule()
@@ -233,6 +255,38 @@ class DamageAndRepair(RuleBasedStateMachine):
         sql = f"SELECT {key} FROM {table} LIMIT 1 OFFSET {which} % max(1, (SELECT count(*) FROM {table}))"
         owners = f"SELECT ino FROM {table} WHERE ({key}) IN ({sql})" if table in _WHERE else _NOBODY
         self._spoil(f"DELETE FROM {table} WHERE ({key}) IN ({sql})", owners)
+
+    @rule(table=st.sampled_from(_HISTORY), which=st.integers(0, 1000))
+    def lose_history(self, table: str, which: int) -> None:
+        """A row of a checkpoint is gone, or it belongs to another one."""
+        self._fall_ill()
+        columns = "id" if table == "checkpoint" else ", ".join((*TABLES[table[4:]].key, "checkpoint"))
+        some = f"SELECT {columns} FROM {table} LIMIT 1 OFFSET {which} % max(1, (SELECT count(*) FROM {table}))"
+        if which % 3 or table == "checkpoint":
+            self._spoil(f"DELETE FROM {table} WHERE ({columns}) IN ({some})", _NOBODY)
+        else:
+            change = f"UPDATE OR REPLACE {table} SET checkpoint = {which % 7} WHERE ({columns}) IN ({some})"
+            self._spoil(change, _NOBODY)
+
+    @rule(
+        table=st.sampled_from(_HISTORY),
+        column=st.integers(0, 30),
+        value=st.sampled_from((None, -1, 0, 1, 5, 1 << 31, 1 << 62, (1 << 63) - 1)),
+        which=st.integers(0, 1000),
+    )
+    def spoil_history(self, table: str, column: int, value: int | None, which: int) -> None:
+        """A number of a checkpoint, or of a row that it holds, is another one, or none."""
+        self._fall_ill()
+        if table == "checkpoint":
+            columns = ["id", "time", "pinned", "returns", "next_ino", "next_object"]
+        else:
+            columns = ["checkpoint", "held", *TABLES[table[4:]].key, *TABLES[table[4:]].others]
+        some = f"SELECT {{}} FROM {table} LIMIT 1 OFFSET {which} % max(1, (SELECT count(*) FROM {table}))"
+        keys = "id" if table == "checkpoint" else ", ".join((*TABLES[table[4:]].key, "checkpoint"))
+        chosen = columns[column % len(columns)]
+        number = "NULL" if value is None else value
+        with contextlib.suppress(apsw.ConstraintError):  # its type, or NOT NULL
+            self.sample.sql(f"UPDATE OR IGNORE {table} SET {chosen} = {number} WHERE ({keys}) IN ({some.format(keys)})")
 
     @rule(
         column=st.sampled_from(("nlink", "size", "mode", "object", "bound", "mapped", "xattrs", "ino", "uid")),
@@ -302,6 +356,7 @@ class DamageAndRepair(RuleBasedStateMachine):
         assert wrong(left) == [], [(f.code, f.path, f.detail, f.key) for f in left]
         again = self.sample.examine(base=True)
         assert wrong(again) == [], again
+        self.sample.states()
         shown = self.sample.look().values()
         assert all(kind != "unreadable" for kind, _ in shown)
         if self.damaged:
