@@ -57,7 +57,8 @@ Check the storage STO of an overlay, and repair it.
 
 The exit code is the sum of: 0 no problem, 1 problems were repaired, 4 problems are left, 8 the check failed,
 16 wrong arguments, 32 interrupted. A repair first copies the database to minifo.db.bak-... in STO. It discards nothing:
-an object that has lost its name gets one in the directory lost+found of the overlay. A mounted storage is only read.
+an object that has lost its name gets one in the directory lost+found of the overlay. Only -y deletes a checkpoint, one
+that is damaged and cannot be repaired. A mounted storage is only read.
 If root runs this on a user's storage, the check and the repairs run with the rights of that user.
 """
 
@@ -269,6 +270,9 @@ def _repair(request: Request, session: FsckSession, outcome: Outcome, progress: 
             "bad_pages": result.bad,
             "lost": [os.fsdecode(path) for path in result.lost],
             "backup": result.backup,
+            "checkpoints_kept": result.checkpoints.kept,
+            "checkpoints_lost": result.checkpoints.lost,
+            "checkpoints_sure": result.checkpoints.is_sure,
         }
 
 
@@ -328,6 +332,12 @@ def _print_rebuild(rebuilt: dict[str, Any]) -> None:
     print(f"{rows} read from the old database, {rebuilt['rows_from_copy']} more from the metadata backup")
     for path in rebuilt["lost"]:
         print(_common.printable(f"  lost: {path}"))
+    kept, lost = rebuilt["checkpoints_kept"], rebuilt["checkpoints_lost"]
+    if kept or lost or not rebuilt["checkpoints_sure"]:
+        unknown = "" if rebuilt["checkpoints_sure"] else "; there may have been others"
+        print(f"{_count(len(kept), 'checkpoint')} kept, {len(lost)} lost{unknown}")
+    for name in lost:
+        print(_common.printable(f"  lost: checkpoint {name}; its content is in lost+found of the overlay"))
     if rebuilt["backup"]:
         print(f"the old database is kept as {rebuilt['backup']}")
 

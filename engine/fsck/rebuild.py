@@ -18,9 +18,10 @@ from typing import Any, NamedTuple
 
 import apsw
 
+from ..store import history
 from ..store.database import DB_NAME, Database
 from ..store.database_file import APPLICATION_ID, SCHEMA_VERSION, open_database, schema
-from ..store.metadata_backup import TABLES, Rows, read_names
+from ..store.metadata_backup import TABLES, Rows, is_whole, read_names
 from ..store.storage import Storage
 from ..tree.path_resolver import PathResolver
 from ..tree.row_checks import FACTS
@@ -28,11 +29,13 @@ from .extract import Extraction
 from .problems import NEEDS_REBUILD, Problem
 from .raw_file import Memory, RawFile
 from .repair_loop import RepairLoop
+from .salvaged_checkpoints import SalvagedCheckpoints, after_repair, salvage_checkpoints
 from .session import FsckSession
 from .sqlite_pages import Record, SqlitePages
 
 _NEW_DB = DB_NAME + ".new"
-_WITH_ROWID = {"modified": 5, "inode": 18, "origin": 5, "small": 2, "orphan": 1, "garbage": 1, "journal": 8}  # columns
+_WITH_ROWID = {"modified": 5, "inode": 18, "origin": 5, "small": 2, "orphan": 1, "garbage": 1, "journal": 8}
+_WITH_ROWID["checkpoint"] = 9  # columns
 _WITHOUT_ROWID = {
     "created": 3,
     "deleted": 2,
@@ -42,7 +45,8 @@ _WITHOUT_ROWID = {
     "ancestor": 4,
     "overlay": 2,
 }  # WITHOUT ROWID
-_ALL_TABLES = (*TABLES, "orphan", "garbage", "ancestor", "journal")
+_HISTORY = tuple(f"was_{name}" for name in history.TABLES)
+_ALL_TABLES = (*TABLES, "orphan", "garbage", "ancestor", "journal", "checkpoint", *_HISTORY)
 
 
 class Rebuilt(NamedTuple):
@@ -56,6 +60,7 @@ class Rebuilt(NamedTuple):
         repaired: the problems that were repaired in the new database.
         left: the problems that are left in the new database.
         backup: the name in storage of the old database's copy; empty if there was no database.
+        checkpoints: which checkpoints are kept, and which are lost.
     """
 
     read: int
@@ -65,6 +70,21 @@ class Rebuilt(NamedTuple):
     repaired: list[Problem]
     left: list[Problem]
     backup: str
+    checkpoints: SalvagedCheckpoints
+
+
+class _Reading(NamedTuple):
+    """What was read of an old database.
+
+    Attributes:
+        bad: the number of damaged pages.
+        damaged: the tables that lack rows because of damaged pages.
+        incomplete: the tables of which it is not certain that all rows were read.
+    """
+
+    bad: int
+    damaged: set[str]
+    incomplete: set[str]
 
 
 class _RowCollector:
@@ -119,31 +139,33 @@ def template() -> bytes:
         con.close()
 
 
-def _read_pages(storage: Storage, collector: _RowCollector) -> tuple[int, set[str]]:
-    """Collect the rows of the old database that can be read.
-
-    Returns:
-        The number of damaged pages, and the tables that lack rows because of them.
-    """
+def _read_pages(storage: Storage, collector: _RowCollector) -> _Reading:
+    """Collect the rows of the old database that can be read."""
     with RawFile(storage, DB_NAME) as data, RawFile(storage, DB_NAME + "-wal") as wal:
         if not data.size and not wal.size:
-            return 0, set(_ALL_TABLES)
+            return _Reading(0, set(_ALL_TABLES), set(_ALL_TABLES))
         return _collect(SqlitePages(data, wal), collector)
 
 
-def _collect(pages: SqlitePages, collector: _RowCollector) -> tuple[int, set[str]]:
-    """Collect the rows in the pages of a database; return what ``_read_pages`` returns."""
+def _collect(pages: SqlitePages, collector: _RowCollector) -> _Reading:
+    """Collect the rows in the pages of a database."""
     roots = dict(pages.roots())
     first = SqlitePages(Memory(template()), Memory(b"")).roots()
     damaged_tables: set[str] = set()
+    incomplete = set(_ALL_TABLES) - roots.keys()
     damaged = bool(pages.bad) or not set(first) <= set(roots)
-    for table in (*_WITHOUT_ROWID, *_WITH_ROWID):
-        root = roots.get(table, first[table])
+    for table in (*_WITHOUT_ROWID, *_WITH_ROWID, *_HISTORY):
+        # no row of history is taken from a place that is only likely: all of them, or none, make a checkpoint
+        root = roots.get(table, first[table] if table not in (*_HISTORY, "checkpoint") else None)
+        if root is None:
+            continue
         before = len(pages.bad)
-        for record in pages.tree(root, index=table in _WITHOUT_ROWID):
-            collector.add(table, [_row(table, record)])
+        for record in pages.tree(root, index=table not in _WITH_ROWID):
+            if not collector.add(table, [_row(table, record)]):
+                incomplete.add(table)
         if len(pages.bad) > before:
             damaged_tables.add(table)
+    incomplete |= damaged_tables
     if damaged or pages.bad:
         strays = list(pages.unreached())
         for table in (
@@ -163,7 +185,7 @@ def _collect(pages: SqlitePages, collector: _RowCollector) -> tuple[int, set[str
                 if _guess_table(index, record) == table:
                     target, row = _table_and_row(collector, table, record)
                     collector.add(target, [row])
-    return len(pages.bad), damaged_tables
+    return _Reading(len(pages.bad), damaged_tables, incomplete)
 
 
 def _row(table: str, record: Record) -> tuple[Any, ...]:
@@ -222,9 +244,12 @@ def rebuild(session: FsckSession) -> Rebuilt:
     try:
         con.execute(schema())
         collector = _RowCollector(con)
-        bad, damaged_tables = _read_pages(storage, collector)
+        reading = _read_pages(storage, collector)
         read = collector.count
-        copied = _fill_from_backup(con, collector, read_names(storage), damaged_tables)
+        backup_rows = read_names(storage)
+        is_last = _is_of_last_commit(con, backup_rows)
+        copied = _fill_from_backup(con, collector, backup_rows, reading.damaged)
+        checkpoints = salvage_checkpoints(con, reading.incomplete, backed_up=is_last and is_whole(storage))
         con.execute("INSERT OR IGNORE INTO origin (ino, path) VALUES (1, x'2f')")
         lost = _lost_names(Database(con, read_only=True))
         con.execute(f"PRAGMA application_id={APPLICATION_ID}")
@@ -236,15 +261,24 @@ def rebuild(session: FsckSession) -> Rebuilt:
     try:
         with db.operation():
             repairer = RepairLoop(db, session.inventory, session.base)
+            repairer.discards = False
             repaired, left = repairer.run(lambda problem: True)
             repairer.renew_commit_token()
         db.commit()
         db.checkpoint(apsw.SQLITE_CHECKPOINT_TRUNCATE)
+        checkpoints = after_repair(checkpoints, db)
     finally:
         db.close()
     backup = _replace(session)
     session.inventory.extend_planned()
-    return Rebuilt(read, copied, bad, lost, repaired, left, backup)
+    return Rebuilt(read, copied, reading.bad, lost, repaired, left, backup, checkpoints)
+
+
+def _is_of_last_commit(con: apsw.Connection, backup: Rows) -> bool:
+    """Return whether the metadata backup was made from the last commit of the database whose rows were read."""
+    token = con.execute("SELECT value FROM overlay WHERE key = 'commit_token'").fetchone()
+    backup_token = next((row[1] for row in backup["overlay"] if row[0] == "commit_token"), None)
+    return token is not None and token[0] == backup_token
 
 
 def _fill_from_backup(con: apsw.Connection, collector: _RowCollector, backup: Rows, damaged_tables: set[str]) -> int:
@@ -256,10 +290,8 @@ def _fill_from_backup(con: apsw.Connection, collector: _RowCollector, backup: Ro
         backup: the rows of the metadata backup.
         damaged_tables: tables that lack rows because pages are damaged.
     """
-    token = con.execute("SELECT value FROM overlay WHERE key = 'commit_token'").fetchone()
-    backup_token = next((row[1] for row in backup["overlay"] if row[0] == "commit_token"), None)
     before = collector.count
-    if collector.count == 0 or (token is not None and token[0] == backup_token):
+    if collector.count == 0 or _is_of_last_commit(con, backup):
         for table in TABLES:
             collector.add(table, backup[table])
         return collector.count - before
@@ -327,7 +359,7 @@ def open_extraction(session: FsckSession, found: list[Problem]) -> Extraction:
     collector = _RowCollector(con)
     damaged_tables = set(_ALL_TABLES)
     if session.storage.exists(DB_NAME):
-        _, damaged_tables = _read_pages(session.storage, collector)
+        damaged_tables = _read_pages(session.storage, collector).damaged
     if any(problem.code in NEEDS_REBUILD for problem in found):
         _fill_from_backup(con, collector, read_names(session.storage), damaged_tables)
         con.execute("INSERT OR IGNORE INTO origin (ino, path) VALUES (1, x'2f')")

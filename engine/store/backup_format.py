@@ -107,6 +107,25 @@ def read(fd: int) -> Iterator[Frame]:
         at += 1 + (found if found >= 0 else max(1, len(window) - len(_MAGIC) + 1))
 
 
+def is_whole(fd: int) -> bool:
+    """Return whether an open file consists of undamaged frames and nothing else.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    size, at = os.fstat(fd).st_size, 0
+    while at < size:
+        header = os.pread(fd, _FRAME.size, at)
+        if len(header) < _FRAME.size:
+            return False
+        magic, version, length, crc = _FRAME.unpack(header)
+        payload = os.pread(fd, length, at + _FRAME.size) if length <= _PAYLOAD_MAX else b""
+        if magic != _MAGIC or zlib.crc32(payload) != crc or _unpack(version, payload) is None:
+            return False
+        at += _FRAME.size + length
+    return size > 0
+
+
 def _unpack(version: int, payload: bytes) -> Frame | None:
     """Return the frame with a payload's rows, or None if the payload is not valid."""
     try:

@@ -1,6 +1,7 @@
 """The metadata backup ``STO/minifo.names``: a second copy of names and attributes, for when minifo.db is damaged.
 
-It holds the rows of all tables except ``orphan``, ``garbage``, ``ancestor`` and ``journal``, in frames with a checksum
+It holds the rows of all tables except ``orphan``, ``garbage``, ``ancestor``, ``journal`` and those of checkpoints, in
+frames with a checksum
 each (store/backup_format.py), so that damage to one frame loses only the rows in it.  It is written at a clean unmount
 if anything was committed since the last backup, and during the mount whenever commits have written four times its own
 size: at most a quarter more wear.  A new file is written and renamed over the old one.  Nothing depends on the backup,
@@ -140,3 +141,15 @@ def read_names(storage: Storage) -> Rows:
     finally:
         os.close(fd)
     return rows
+
+
+def is_whole(storage: Storage) -> bool:
+    """Return whether there is a backup, and no frame of it is damaged."""
+    try:
+        fd = storage.open(NAMES, write=False)
+    except OSError:
+        return False
+    try:
+        return backup_format.is_whole(fd)
+    finally:
+        os.close(fd)
