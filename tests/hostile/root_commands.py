@@ -50,7 +50,7 @@ from minifo.tools import (  # noqa: F401
     watch,
     which,
 )
-from tests.hostile.storage_edits import Edit, StoragePaths, apply
+from tests.hostile.storage_edits import LABELS, Edit, StoragePaths, apply
 
 SECRET = b"nobody is to see this: 5ecae2b1\n"
 CPU = 10.0  # seconds of processor time one door may take
@@ -359,6 +359,12 @@ class Child:
         used = self._copy()
         yield "mount", lambda: self._use(used)
         yield "mount again", lambda: self._use(used)
+        for name in ("first", "second", "../../outside/secret", "new\nline"):
+            yield f"mount -o at={name!r:.30}", lambda: self._look_in(sto, read_only=True, at=name)  # noqa: B023
+        yield "untrusted -o at=", lambda: self._look_in(sto, read_only=True, untrusted=True, at="first")
+        returned = self._copy()
+        yield "rollback and undo", lambda: self._return(returned)
+        yield "fsck -y after rollback", lambda: fsck(["-y", returned])
         redone = self._copy()
         yield "mount of a killed daemon's", lambda: self._redo(redone)
         yield "merge --apply", lambda: self._merge(self._copy())
@@ -405,7 +411,15 @@ class Child:
 
     # -- what a mount is used for
 
-    def _open(self, sto: str, *, read_only: bool, untrusted: bool = False, redo: str | None = None) -> Overlay | None:
+    def _open(
+        self,
+        sto: str,
+        *,
+        read_only: bool,
+        untrusted: bool = False,
+        redo: str | None = None,
+        at: str | None = None,
+    ) -> Overlay | None:
         try:
             return Overlay.open(
                 self._world.base,
@@ -414,12 +428,21 @@ class Child:
                 redo_directory=redo,
                 journal=_JOURNAL,
                 storage_io=partial(Storage, untrusted=untrusted),
+                at=at,
             )
         except MinifoError:
             return None  # refused
 
-    def _look_in(self, sto: str, *, read_only: bool, untrusted: bool = False) -> None:
-        overlay = self._open(sto, read_only=read_only, untrusted=untrusted)
+    def _return(self, sto: str) -> None:
+        overlay = self._open(sto, read_only=False)
+        if overlay is not None:
+            try:
+                _Visitor(overlay).travel()
+            finally:
+                _quietly(overlay.close)
+
+    def _look_in(self, sto: str, *, read_only: bool, untrusted: bool = False, at: str | None = None) -> None:
+        overlay = self._open(sto, read_only=read_only, untrusted=untrusted, at=at)
         if overlay is not None:
             try:
                 _Visitor(overlay).look()
@@ -517,6 +540,24 @@ class _Visitor:
         for whence in (os.SEEK_DATA, os.SEEK_HOLE):
             _quietly(ov.ranges.seek, ino, 0, whence)
 
+    def travel(self) -> None:
+        """Make checkpoints, return to all there are, and delete them."""
+        checkpoints = self._ov.checkpoints
+        self.look()
+        _quietly(checkpoints.create, "third")
+        self.change()
+        for made in (_quietly(checkpoints.all) or [])[:10]:  # type: ignore[index]
+            _quietly(checkpoints.rollback, made.name)
+            self._found.clear()
+            self.look()
+            self.change()
+        for act in (checkpoints.undo, checkpoints.redo, checkpoints.undo):
+            _quietly(act)
+        for name in LABELS:
+            _quietly(checkpoints.rename, "third", name)
+            _quietly(checkpoints.delete, [name])
+        self.look()
+
     def change(self) -> None:
         """Change a part of it, in all ways."""
         ov = self._ov
@@ -583,7 +624,12 @@ def _change(overlay: Overlay) -> None:
     overlay.mknod(ROOT, b"pipe", stat.S_IFIFO | 0o600, 0, _CALLER)
     overlay.mknod(ROOT, b"null", stat.S_IFCHR | 0o666, os.makedev(1, 3), _CALLER)
     overlay.link(ino("small"), ino("made"), b"hard")
+    overlay.setxattr(ino("made/one"), b"user.colour", b"red")
+    overlay.checkpoints.create("first")
+    overlay.unlink(ROOT, b"empty")
+    overlay.write(ino("large"), 10, b"later")
     overlay.setxattr(ino("made/one"), b"user.colour", b"blue")
+    overlay.checkpoints.create("second", "a note")
     overlay.write(ino("big"), 10_000, b"patch" * 800)
     overlay.write(ino("copied"), 10, b"changed")
     overlay.write(ino("x/y/z/deep"), 0, b"changed")

@@ -19,6 +19,8 @@ from typing import NamedTuple
 import apsw
 from hypothesis import strategies as st
 
+from minifo.engine.store.history import TABLES
+
 Value = int | bytes | str | float | None
 
 INTEGERS = (0, 1, -1, 2, 255, 4096, 2**31 - 1, 2**31, 2**32, 2**62 - 1, 2**62, 2**63 - 4096, 2**63 - 1, -(2**63))
@@ -82,7 +84,25 @@ COLUMNS = {
     "garbage": ("object",),
     "journal": ("id", "time", "op", "path", "other", "uid", "pid", "command"),
     "overlay": ("key", "value"),
+    "checkpoint": ("id", "name", "time", "note", "pinned", "cause", "returns", "next_ino", "next_object"),
 }
+COLUMNS |= {
+    f"was_{name}": (*table.key, "checkpoint", "held", *(column.strip('"') for column in table.others))
+    for name, table in TABLES.items()
+}
+LABELS = (
+    "first",
+    "second",
+    "",
+    "..",
+    "../../outside/secret",
+    "a'b\"c",
+    "new\nline",
+    "x\0y",
+    "n" * 300,
+    "-o",
+    "\x1b[2J",
+)
 FACTS = (
     *("uuid", "window", "window_end", "next_ino", "next_object", "object_limit", "commit_token", "base", "base_mark"),
     *("imported", "import_steps", "import_plan"),
@@ -213,6 +233,7 @@ class SetCells(Edit):
         where = "" if self.row is None else f" WHERE rowid_of = {self.row}"
         keys = {"created": "parent, name", "deleted": "parent, name", "renamed": "parent, name", "overlay": "key"}
         keys |= {"extent": "ino, start", "xattr": "ino, name"}
+        keys |= {f"was_{name}": ", ".join((*table.key, "checkpoint")) for name, table in TABLES.items()}
         key = keys.get(self.table, COLUMNS[self.table][0])
         with _tables(paths, loose=True) as con:
             if where:
@@ -326,6 +347,38 @@ class Extents(Edit):
                 rows = [(ino, n, n + 1, n, n) for n in range(2000)]
             con.executemany("INSERT OR REPLACE INTO extent VALUES (?, ?, ?, ?, ?)", rows)
             con.execute("UPDATE inode SET mapped = 1, size = ? WHERE ino = ?", (top, ino))
+
+
+@dataclass(frozen=True)
+class Past(Edit):
+    """The history of rows tells of what cannot have been."""
+
+    kind: int
+
+    def apply(self, paths: StoragePaths) -> None:
+        with _tables(paths) as con:
+            if self.kind == 0:  # directories were in each other
+                both = con.execute(
+                    "SELECT ino FROM inode WHERE mode & 61440 = 16384 ORDER BY ino DESC LIMIT 2"
+                ).fetchall()
+                for (one,), (two,) in (both, both[::-1]):
+                    con.execute("INSERT OR REPLACE INTO was_created VALUES (?, x'63', 1, 1, ?)", (one, two))
+            elif self.kind == 1:  # many rows, of many checkpoints
+                con.executemany("INSERT INTO was_orphan VALUES (?, ?, 0)", ((n, n % 500) for n in range(100_000)))
+            elif self.kind == 2:  # many checkpoints
+                con.executemany(
+                    "INSERT INTO checkpoint VALUES (?, ?, 0, '', 0, NULL, NULL, 1, 1)",
+                    ((n, f"c{n}") for n in range(1000, 1100)),
+                )
+            elif self.kind == 3:  # objects that are not there, and one that another file has
+                con.execute("UPDATE was_inode SET held = 1, object = 4611686018427387904 WHERE checkpoint = 1")
+                con.execute("UPDATE was_inode SET object = 1 WHERE checkpoint = 2 AND held")
+            elif self.kind == 4:  # the newest can have none after it
+                con.execute("UPDATE checkpoint SET id = 9223372036854775807 WHERE id = 2")
+            elif self.kind == 5:  # two objects with the root's place
+                con.execute("INSERT OR REPLACE INTO was_origin VALUES (999999, 1, 1, x'2f', NULL, NULL, NULL)")
+            else:
+                con.execute("UPDATE checkpoint SET returns = id, cause = 'undo', next_object = -1, next_ino = 0")
 
 
 @dataclass(frozen=True)
@@ -520,7 +573,10 @@ _added = _tables_of.flatmap(
     lambda table: st.builds(AddRow, st.just(table), st.tuples(*[_values] * len(COLUMNS[table])))
 )
 _blobs = st.sampled_from(
-    (("small", "data"), ("xattr", "value"), ("inode", "target"), ("origin", "path"), ("overlay", "value"))
+    (
+        *(("small", "data"), ("xattr", "value"), ("inode", "target"), ("origin", "path"), ("overlay", "value")),
+        *(("was_small", "data"), ("was_xattr", "value")),
+    )
 )
 _regular = (
     "minifo.db",
@@ -538,6 +594,8 @@ ROWS: st.SearchStrategy[Edit] = st.one_of(
     st.builds(SetFact, st.sampled_from(FACTS), _values),
     st.builds(DropRows, st.sampled_from(sorted(set(COLUMNS) - {"overlay"})), st.integers(1, 3)),
     st.builds(Circle, st.integers(0, 3)),
+    st.builds(Past, st.integers(0, 6)),
+    st.builds(SetCells, st.just("checkpoint"), st.just("name"), st.sampled_from(LABELS), _rows),
     st.builds(Extents, st.integers(0, 4)),
     _blobs.map(lambda pair: Blob(*pair)),
 )  # fmt: skip

@@ -19,7 +19,20 @@ from minifo.engine.store.redo_records import encode_operation, frame
 from tests.conftest import in_ci
 from tests.hostile.redo_edits import RECORDS
 from tests.hostile.root_commands import AttackedStorages
-from tests.hostile.storage_edits import EDITS, SCHEMAS, Edit, Extents, Put, Rename, Schema, SetCells, SetFact
+from tests.hostile.storage_edits import (
+    EDITS,
+    LABELS,
+    SCHEMAS,
+    Blob,
+    Edit,
+    Extents,
+    Past,
+    Put,
+    Rename,
+    Schema,
+    SetCells,
+    SetFact,
+)
 
 STORAGES = int(os.environ.get("MINIFO_HOSTILE", "0")) or (500 if in_ci() else 100)
 
@@ -41,8 +54,15 @@ _UNFINISHED = ".minifo-import/minifo.db"  # an import in place goes on from it
 _FORMAT_1 = Schema(SCHEMAS.index("PRAGMA user_version = 1"))
 _META = "META_dAfFgHE39ktF3HD2sr"
 
-#: Edits that were found to do harm once.
+#: Edits that were found to do harm once, and what a checkpoint cannot have been.
 FOUND: tuple[tuple[Edit, ...], ...] = (
+    *((Past(kind),) for kind in range(7)),
+    *((SetCells("checkpoint", "name", label, 0),) for label in LABELS),
+    (SetCells("checkpoint", "name", b"\xff", 0), SetCells("checkpoint", "time", "text", 1)),
+    (SetCells("checkpoint", "next_object", None, None),),
+    (SetCells("was_inode", "size", None, None),),
+    (SetCells("was_inode", "mode", 1 << 40, None), SetCells("was_origin", "path", b"/../outside", None)),
+    (Blob("was_small", "data"), Blob("was_xattr", "value")),
     (SetCells("inode", "mode", -1, 1),),
     (SetCells("inode", "mode", 1 << 32, 1),),
     (SetCells("extent", "end", FILE_MAX, 0),),
