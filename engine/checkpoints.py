@@ -290,29 +290,47 @@ class Checkpoints:
         Raises:
             StateError: storage failed; nothing was brought back.
         """
+        since = target.id, target.next_ino, self._window_end
+
+        def change(left: Checkpoint) -> None:
+            self._history.restore(*since)
+            if cause == _UNDO:
+                self._db.change(_SET_RETURNS, (0, target.id))
+                self._db.change(_SET_RETURNS, (target.id, left.id))
+            elif cause == _REDO:
+                self._db.change(_SET_RETURNS, (None, target.returns))
+                self._db.change(_SET_RETURNS, (None, target.id))
+            noting(left)
+
+        return self.change(cause, change, target)
+
+    def change(self, cause: str, change: Callable[[Checkpoint], object], target: Checkpoint | None = None) -> Restored:
+        """Change rows by a command that takes something away; a new checkpoint holds what is left.
+
+        Args:
+            cause: the command.
+            change: called with the new checkpoint, inside the operation.
+            target: the checkpoint that it returns to; None if it makes a state that there was not.
+
+        Raises:
+            StateError: storage failed; nothing was changed.
+        """
         try:
             self._space.prepare_to_free()
             self._commits.run()
             with self._freezing():
-                left = self._add(None, f"before {cause} to {target.name}", cause=cause)
-                since = target.id, target.next_ino, self._window_end
-                self._history.restore(*since)
-                inos, names = self._history.changed_since(*since)
-                if cause == _UNDO:
-                    self._db.change(_SET_RETURNS, (0, target.id))
-                    self._db.change(_SET_RETURNS, (target.id, left.id))
-                elif cause == _REDO:
-                    self._db.change(_SET_RETURNS, (None, target.returns))
-                    self._db.change(_SET_RETURNS, (None, target.id))
-                else:
+                left = self._add(None, f"before {cause}{f' to {target.name}' if target else ''}", cause=cause)
+                if cause not in (_UNDO, _REDO):
                     self._db.change(_NO_REDO)
-                noting(left)
+                change(left)
+                since = target or left
+                inos, names = self._history.changed_since(since.id, since.next_ino, self._window_end)
         except FsError as error:
-            raise _failed("nothing was brought back", error) from error
+            raise _failed("nothing was changed", error) from error
         self._reload(inos, names)
         self._prune()
         self._commits.run()
-        return Restored(target, left, inos, names)
+        return Restored(target or left, left, inos, names)
 
     def differs(self, checkpoint: Checkpoint) -> bool:
         """Return whether anything was changed since a checkpoint was made."""

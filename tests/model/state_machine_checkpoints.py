@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import stat
 
 import hypothesis.strategies as st
 import pytest
@@ -11,6 +13,7 @@ from hypothesis.stateful import initialize, rule
 from minifo.engine import Overlay
 from minifo.engine.checkpoints import KEPT, Restored
 from minifo.engine.errors import StateError
+from minifo.engine.revert import revert
 from tests.model.compared_trees import Snapshot
 from tests.model.state_machine import PICK, Machine
 from tests.shared import file_trees
@@ -136,3 +139,75 @@ class CheckpointRules(Machine):
             self.t.compare_with(overlay, self.states[shown.id])
         finally:
             overlay.close()
+
+    @rule(pick=PICK, from_base=st.booleans(), kept=st.booleans())
+    def revert(self, pick: int, from_base: bool, kept: bool) -> None:
+        """Everything at a path is as in the base, nothing is broken, and undo brings back what was there."""
+        base = os.fsencode(self.t.base)
+        below = [path[len(base) :] for path in sorted(file_trees.walk(base))] if from_base else self.paths()
+        found = [b"/", *below]
+        path = found[pick % len(found)]
+        self.prepare(kept=kept)
+        self.t.log.append(f"revert {path!r}")
+        ov = self.t.ov
+        try:
+            tried = revert(ov, [path], dry_run=True)
+        except StateError as error:
+            self.t.log.append(str(error))
+            self.t.compare_all()
+            return
+        self.t.compare_all()
+        place = self.place_in_base(path)
+        done = revert(ov, [path])
+        assert done.actions == tried.actions
+        self.t.check()
+        if place is not None:
+            self.compare_with_base(path, place)
+        if path == b"/":
+            assert {name: rows for name, rows in self.t.lists().items() if rows} == {}, self.t.told("rows are left")
+        if done.restored is None:
+            return
+        self.undone.clear()
+        self.states[done.restored.left.id] = self.left
+        self.left = Snapshot(self.left.tree.with_name("reverted"), {})
+        self.left.tree.mkdir(exist_ok=True)  # of that state only the checkpoint is looked at
+        result = ov.checkpoints.undo()
+        self.undone.clear()
+        left = result.left.id
+        self.arrive("undo revert", result, done.restored.left.id)
+        # it may go again at once: nothing here says what it holds
+        ov.checkpoints.delete([checkpoint.name for checkpoint in ov.checkpoints.all() if checkpoint.id == left])
+        self.t.snap()
+        self.forget_deleted()
+
+    def place_in_base(self, path: bytes) -> bytes | None:
+        """Where the base has what stands at a path: in the place of the directory that holds it."""
+        if path == b"/":
+            return b"/"
+        directory, _, name = path.rpartition(b"/")
+        node = self.t.ov.inodes.node(self.t.ino(directory))
+        return None if node.path is None else (b"" if node.path == b"/" else node.path) + b"/" + name
+
+    def compare_with_base(self, path: bytes, place: bytes) -> None:
+        """Compare all at a path with all at a place in the base, but for link counts and ctime."""
+        top = os.fsencode(self.t.base) + place.rstrip(b"/")
+        found = {b"": path} if os.path.lexists(top) else {}
+        if os.path.isdir(top) and not os.path.islink(top):
+            found |= {full[len(top) :]: path.rstrip(b"/") + full[len(top) :] for full in file_trees.walk(top)}
+        for name, shown in found.items():
+            ino = self.t.ino(b"" if shown == b"/" else shown)
+            self.t.ov.add_lookup(ino)
+            mine, theirs = self.t.seen_by_engine(ino), self.t.seen_on_disk(top + name)
+            mine, theirs = (seen._replace(nlink=0, changed=None, atime=None) for seen in (mine, theirs))
+            assert mine == theirs, self.t.told(f"{shown!r} after a revert: {mine}, in the base {theirs}")
+            if stat.S_ISREG(mine.mode):
+                assert self.t.ov.read(ino, 0, 1 << 20) == file_trees.content(top + name), self.t.told(
+                    f"bytes of {shown!r}"
+                )
+            elif stat.S_ISDIR(mine.mode):
+                names = [entry.name for entry in self.t.ov.readdir(ino)][2:]
+                expected = file_trees.list_names(top + name)
+                assert sorted(names) == sorted(expected), self.t.told(f"names in {shown!r} after a revert: {names}")
+        if not found:
+            directory, _, last = path.rpartition(b"/")
+            assert self.t.ov.lookup(self.t.ino(directory), last) is None, self.t.told(f"{path!r} shows after a revert")

@@ -1,0 +1,323 @@
+"""Revert: a path shows again what the base has there, and what the overlay held of it is in a checkpoint.
+
+Each entry is taken back in one of these ways, from the deepest one up:
+
+* what was created is removed;
+* what was renamed goes back to its place in the base, or is removed if something else stands there;
+* what was deleted shows again; if it was renamed away, it comes back;
+* what was modified loses the overlay's bytes, attributes and extended attributes.
+
+A directory above that holds no other change is the base's own again.  All of it is one operation.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
+
+from .checkpoints import Checkpoint, Restored
+from .errors import FsError, StateError
+from .model import ROOT, Ino
+from .store.base_view import join, split
+from .store.four_lists_statements import DROP, DROP_MODIFIED, DROP_XATTRS, HAS_NAMES_IN, IS_HIDDEN, IS_NAMED
+from .tree.inode_rows import Row
+from .tree.merged_view import Ref
+from .tree.nodes import Node
+
+if TYPE_CHECKING:
+    from .overlay import Overlay
+
+_NAMES_IN = "SELECT name FROM created WHERE parent = ?1 UNION SELECT name FROM renamed WHERE parent = ?1"
+_HIDDEN_IN = "SELECT name FROM deleted WHERE parent = ?"
+_HIDES_IN = "SELECT 1 FROM deleted WHERE parent = ? LIMIT 1"
+_PLACE = "SELECT parent, name FROM renamed WHERE ino = ? LIMIT 1"
+_ORIGIN = "SELECT path FROM origin WHERE ino = ?"
+_BELOW = "SELECT 1 FROM origin WHERE path > ? AND path < ? LIMIT 1"
+
+
+class Action(NamedTuple):
+    """One entry that was taken back.
+
+    Attributes:
+        what: ``removed``, ``moved back``, ``shown again`` or ``restored``.
+        path: in the overlay, before.
+        other: of what was moved back: where it is now.
+    """
+
+    what: str
+    path: bytes
+    other: bytes | None = None
+
+
+class Reverted(NamedTuple):
+    """The result of a revert."""
+
+    actions: list[Action]
+    restored: Restored | None  # None: it was only tried, or there was nothing to take back
+
+
+class _OnlyTried(Exception):
+    """Ends an operation that is only tried, so that it is undone."""
+
+
+def revert(overlay: Overlay, paths: list[bytes], *, dry_run: bool = False) -> Reverted:
+    """Let paths show again what the base has there.
+
+    Args:
+        overlay: an open overlay that takes changes.
+        paths: absolute paths in the overlay, ``/`` for all of it.
+        dry_run: True to change nothing, and only return what would be done.
+
+    Raises:
+        StateError: neither the overlay nor the base has something at a path, or it cannot be reached; or storage
+            failed.  Nothing was changed.
+    """
+    work = _Revert(overlay)
+
+    def change(left: Checkpoint) -> None:
+        for path in paths:
+            work.revert(path)
+        if dry_run or not work.actions:
+            raise _OnlyTried
+
+    try:
+        restored = overlay.checkpoints.change("revert", change)
+    except _OnlyTried:
+        return Reverted(work.actions, None)
+    return Reverted(work.actions, restored)
+
+
+class _Revert:
+    """Takes back entries of one overlay.  Call ``revert`` inside an operation.
+
+    Args:
+        overlay: the overlay.
+    """
+
+    def __init__(self, overlay: Overlay) -> None:
+        self._ov = overlay
+        self._db = overlay.db
+        self._inodes = overlay.inodes
+        self._view = overlay.merge
+        self._names = overlay.namespace
+        self.actions: list[Action] = []
+
+    def revert(self, path: bytes) -> None:
+        """Take back what the overlay holds of a path, and below it."""
+        if path == b"/":
+            self._revert_directory(self._inodes.directory(ROOT), b"/")
+            return
+        directory, name = split(path)
+        parent = self._directory(directory)
+        if self._view.resolve(parent, name) is None and self._inodes.base_child(parent, name) is None:
+            raise StateError(
+                f"neither the overlay nor its base has {os.fsdecode(path)}", "see what was changed: minifo diff"
+            )
+        self._revert_entry(parent, name, path)
+        self._tidy(parent)
+
+    def _directory(self, path: bytes) -> Node:
+        found = self._ov.find(path)
+        if found is None or not stat.S_ISDIR(found.mode):
+            raise StateError(
+                f"{os.fsdecode(path)} is not a directory now, so what the base has below it cannot be shown",
+                f"revert it as a whole: minifo revert {os.fsdecode(path)}",
+            )
+        return self._inodes.directory(Ino(found.ino))
+
+    # -- one entry
+
+    def _revert_entry(self, parent: Node, name: bytes, path: bytes) -> None:
+        """Let a name in a directory show what the base has there, in the place of that directory in the base."""
+        ref = self._view.resolve(parent, name)
+        if ref is not None and ref.kind != "base":
+            self._take_away(parent, name, path, ref)
+            ref = None
+        if ref is None:
+            self._show(parent, name, path)
+            ref = self._view.resolve(parent, name)
+        if ref is None:
+            return  # the base has nothing there
+        if ref.node.ino in self._inodes.drift.gone:
+            self._remove(parent, name, path, ref)
+        elif ref.node.is_dir:
+            self._revert_directory(ref.node, path)
+        else:
+            self._revert_file(ref.node, path)
+
+    def _take_away(self, parent: Node, name: bytes, path: bytes, ref: Ref) -> None:
+        """Let a name that the overlay has made disappear; what comes from another place in the base goes back there."""
+        if ref.kind == "renamed" and (place := self._free_place(ref.node, parent)) is not None:
+            home, old = place
+            self._names.rename(parent, name, home, old, 0)
+            self.actions.append(Action("moved back", path, ref.node.path))
+            back = self._view.resolve(home, old)
+            if back is not None:
+                self._revert_entry(home, old, ref.node.path or path)
+            self._tidy(home)
+        else:
+            self._remove(parent, name, path, ref)
+
+    def _free_place(self, node: Node, parent: Node) -> tuple[Node, bytes] | None:
+        """Return the directory and the name at which the base has a renamed object, if nothing shows there now."""
+        origin = self._db.value(_ORIGIN, (node.ino,))
+        if not isinstance(origin, bytes):
+            return None
+        directory, name = split(origin)
+        number = self._db.value("SELECT ino FROM origin WHERE path = ?", (directory,))
+        if type(number) is not int:
+            return None
+        try:
+            home = self._inodes.directory(Ino(number))
+            if home.dead or self._view.resolve(home, name) is not None or not self._reaches(home):
+                return None
+        except FsError:
+            return None
+        if node.is_dir and self._is_inside(home, node):
+            return None
+        return home, name
+
+    def _reaches(self, directory: Node) -> bool:
+        """Return whether a directory is reached from the root by names that show."""
+        path = directory.path
+        return path is not None and (path == b"/" or self._inodes.drift.known_links(directory.ino, path) > 0)
+
+    def _is_inside(self, directory: Node, ancestor: Node) -> bool:
+        seen: set[Ino] = set()
+        while directory.ino not in seen and directory.ino != ROOT:
+            if directory.ino == ancestor.ino:
+                return True
+            seen.add(directory.ino)
+            directory = self._inodes.node(directory.parent)
+        return False
+
+    def _remove(self, parent: Node, name: bytes, path: bytes, ref: Ref) -> None:
+        """Remove a name, and if it is a directory's, all below it."""
+        if not ref.node.is_dir:
+            self._names.unlink(parent, name)
+        else:
+            for child in self._view.names(ref.node):
+                found = self._view.resolve(ref.node, child)
+                if found is not None and found.kind == "renamed":
+                    self._take_away(ref.node, child, join(path, child), found)
+                elif found is not None:
+                    self._remove(ref.node, child, join(path, child), found)
+            self._names.rmdir(parent, name)
+        self.actions.append(Action("removed", path))
+
+    def _show(self, parent: Node, name: bytes, path: bytes) -> None:
+        """Let the base object at a hidden name show again; if it was renamed away, it comes back from there."""
+        child = self._inodes.base_child(parent, name)
+        if child is None or self._db.value(IS_HIDDEN, (parent.ino, name)) is None:
+            return
+        ino = child[1]
+        place = self._db.row(_PLACE, (ino,))
+        if place is not None:
+            away, other = self._inodes.directory(Ino(place[0])), place[1]
+            self._names.rename(away, other, parent, name, 0)
+            self.actions.append(Action("moved back", b"<inode %d>/%b" % (away.ino, other), path))
+            self._tidy(away)
+            return
+        self._db.change(DROP["deleted"], (parent.ino, name))
+        row = self._inodes.row(ino)
+        if row is not None and row.nlink == 0:
+            self._names.reap(ino)
+        elif row is not None and not stat.S_ISDIR(row.mode):
+            self._inodes.set_links(row, row.nlink + 1)
+        node = self._inodes.node_in_memory(ino)
+        if node is not None and node.dead:
+            node.dead = False
+            self._db.on_failure(partial(setattr, node, "dead", True))
+        self._inodes.touch_directory(parent, int(stat.S_ISDIR(child[0].st_mode)))
+        self._view.appeared(parent, name)
+        self.actions.append(Action("shown again", path))
+
+    # -- objects that stand where the base has them
+
+    def _revert_directory(self, node: Node, path: bytes) -> None:
+        """Revert all that is in a directory, and then its own attributes."""
+        names = {name for (name,) in self._db.rows(_NAMES_IN, (node.ino,))}
+        names |= {name for (name,) in self._db.rows(_HIDDEN_IN, (node.ino,))}
+        if node.path is not None:
+            names |= set(self._inodes.drift.origins_in(node.path))
+        for name in sorted(names):
+            self._revert_entry(node, name, join(path, name))
+        if self._db.value("SELECT 1 FROM modified WHERE ino = ?", (node.ino,)) is not None:
+            self.actions.append(Action("restored", path))
+        self._drop_attributes(node)
+
+    def _revert_file(self, node: Node, path: bytes) -> None:
+        """Let an object that is no directory have the base's bytes and attributes again."""
+        row = self._inodes.row(node.ino) if node.state else None
+        if row is None:
+            return
+        st = self._ov.base.stat(node.base_path)
+        if self._db.value("SELECT 1 FROM modified WHERE ino = ?", (node.ino,)) is not None:
+            self.actions.append(Action("restored", path))
+        is_file = stat.S_ISREG(row.mode)
+        if is_file:
+            self._ov.stored.release(row)
+        if row.nlink == st.st_nlink and self._db.value(IS_NAMED, (node.ino,)) is None:
+            self._inodes.discard(node.ino)
+            return
+        self._db.change(DROP_XATTRS, (node.ino,))
+        self._db.change(DROP_MODIFIED, (node.ino,))
+        attributes = (st.st_mode, row.nlink, st.st_uid, st.st_gid, st.st_rdev, st.st_size)
+        times = (st.st_atime_ns, st.st_mtime_ns, self._inodes.now())
+        seen = (st.st_nlink, st.st_size, st.st_mtime_ns)
+        self._inodes.save(Row(node.ino, *attributes, *times, None, st.st_size if is_file else None, 0, 0, *seen))
+
+    def _drop_attributes(self, node: Node) -> None:
+        """Let a directory that holds no change have the base's attributes again; keep its times if it holds some."""
+        if node.path is None:
+            return
+        st = self._ov.base.find(node.path)
+        if st is None or not stat.S_ISDIR(st.st_mode):
+            return
+        self._db.change(DROP_XATTRS, (node.ino,))
+        self._db.change(DROP_MODIFIED, (node.ino,))
+        row = self._inodes.row(node.ino)
+        if row is None:
+            return
+        if self._holds_changes(node) or self._is_elsewhere(node):
+            attributes = (st.st_mode, row.nlink, st.st_uid, st.st_gid, 0, row.size)
+            times = (row.atime, row.mtime, self._inodes.now())
+            seen = (st.st_nlink, st.st_size, st.st_mtime_ns)
+            self._inodes.save(Row(node.ino, *attributes, *times, None, None, 0, 0, *seen))
+        else:
+            self._forget(node)
+
+    def _tidy(self, node: Node) -> None:
+        """Drop the rows of a directory, and of those above it, that say nothing any more but when names changed."""
+        seen: set[Ino] = set()
+        while node.ino not in seen:
+            seen.add(node.ino)
+            if (
+                node.path is None
+                or self._inodes.row(node.ino) is None
+                or self._holds_changes(node)
+                or self._is_elsewhere(node)
+                or self._db.value("SELECT 1 FROM modified WHERE ino = ?", (node.ino,)) is not None
+            ):
+                return
+            self._forget(node)
+            if node.ino == ROOT:
+                return
+            node = self._inodes.directory(node.parent)
+
+    def _holds_changes(self, node: Node) -> bool:
+        """Return whether names in a directory are other ones than in the base."""
+        found = self._db.value(HAS_NAMES_IN, (node.ino,)) is not None
+        return found or self._db.value(_HIDES_IN, (node.ino,)) is not None
+
+    def _is_elsewhere(self, node: Node) -> bool:
+        return self._db.row(_PLACE, (node.ino,)) is not None
+
+    def _forget(self, node: Node) -> None:
+        """Delete the rows of a directory that is as in the base; it stays in ``origin`` if something below it is."""
+        path = node.base_path
+        self._inodes.drop_row(node.ino)
+        if path != b"/" and self._db.value(_BELOW, (join(path, b""), path + b"0")) is None:
+            self._inodes.discard(node.ino)
