@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -25,6 +26,7 @@ from .store.four_lists_statements import DROP, DROP_MODIFIED, DROP_XATTRS, HAS_N
 from .tree.inode_rows import Row
 from .tree.merged_view import Ref
 from .tree.nodes import Node
+from .tree.path_resolver import PathResolver
 
 if TYPE_CHECKING:
     from .overlay import Overlay
@@ -58,6 +60,11 @@ class Reverted(NamedTuple):
     restored: Restored | None  # None: it was only tried, or there was nothing to take back
 
 
+#: A part of the work, which yields the parts that must be done before it goes on: directories may be deeper than the
+#: interpreter's stack.
+_Part = Iterator["_Part"]
+
+
 class _OnlyTried(Exception):
     """Ends an operation that is only tried, so that it is undone."""
 
@@ -89,6 +96,17 @@ def revert(overlay: Overlay, paths: list[bytes], *, dry_run: bool = False) -> Re
     return Reverted(work.actions, restored)
 
 
+def _run(work: _Part) -> None:
+    """Do a work with all its parts."""
+    stack = [work]
+    while stack:
+        part = next(stack[-1], None)
+        if part is None:
+            stack.pop()
+        else:
+            stack.append(part)
+
+
 class _Revert:
     """Takes back entries of one overlay.  Call ``revert`` inside an operation.
 
@@ -102,12 +120,13 @@ class _Revert:
         self._inodes = overlay.inodes
         self._view = overlay.merge
         self._names = overlay.namespace
+        self._paths = PathResolver(overlay.db)  # knows the names as they are before the first change
         self.actions: list[Action] = []
 
     def revert(self, path: bytes) -> None:
         """Take back what the overlay holds of a path, and below it."""
         if path == b"/":
-            self._revert_directory(self._inodes.directory(ROOT), b"/")
+            _run(self._revert_directory(self._inodes.directory(ROOT), b"/"))
             return
         directory, name = split(path)
         parent = self._directory(directory)
@@ -115,7 +134,7 @@ class _Revert:
             raise StateError(
                 f"neither the overlay nor its base has {os.fsdecode(path)}", "see what was changed: minifo diff"
             )
-        self._revert_entry(parent, name, path)
+        _run(self._revert_entry(parent, name, path))
         self._tidy(parent)
 
     def _directory(self, path: bytes) -> Node:
@@ -129,11 +148,11 @@ class _Revert:
 
     # -- one entry
 
-    def _revert_entry(self, parent: Node, name: bytes, path: bytes) -> None:
+    def _revert_entry(self, parent: Node, name: bytes, path: bytes) -> _Part:
         """Let a name in a directory show what the base has there, in the place of that directory in the base."""
         ref = self._view.resolve(parent, name)
         if ref is not None and ref.kind != "base":
-            self._take_away(parent, name, path, ref)
+            yield self._take_away(parent, name, path, ref)
             ref = None
         if ref is None:
             self._show(parent, name, path)
@@ -141,13 +160,13 @@ class _Revert:
         if ref is None:
             return  # the base has nothing there
         if ref.node.ino in self._inodes.drift.gone:
-            self._remove(parent, name, path, ref)
+            yield self._remove(parent, name, path, ref)
         elif ref.node.is_dir:
-            self._revert_directory(ref.node, path)
+            yield self._revert_directory(ref.node, path)
         else:
             self._revert_file(ref.node, path)
 
-    def _take_away(self, parent: Node, name: bytes, path: bytes, ref: Ref) -> None:
+    def _take_away(self, parent: Node, name: bytes, path: bytes, ref: Ref) -> _Part:
         """Let a name that the overlay has made disappear; what comes from another place in the base goes back there."""
         if ref.kind == "renamed" and (place := self._free_place(ref.node, parent)) is not None:
             home, old = place
@@ -155,10 +174,10 @@ class _Revert:
             self.actions.append(Action("moved back", path, ref.node.path))
             back = self._view.resolve(home, old)
             if back is not None:
-                self._revert_entry(home, old, ref.node.path or path)
+                yield self._revert_entry(home, old, ref.node.path or path)
             self._tidy(home)
         else:
-            self._remove(parent, name, path, ref)
+            yield self._remove(parent, name, path, ref)
 
     def _free_place(self, node: Node, parent: Node) -> tuple[Node, bytes] | None:
         """Return the directory and the name at which the base has a renamed object, if nothing shows there now."""
@@ -193,7 +212,7 @@ class _Revert:
             directory = self._inodes.node(directory.parent)
         return False
 
-    def _remove(self, parent: Node, name: bytes, path: bytes, ref: Ref) -> None:
+    def _remove(self, parent: Node, name: bytes, path: bytes, ref: Ref) -> _Part:
         """Remove a name, and if it is a directory's, all below it."""
         if not ref.node.is_dir:
             self._names.unlink(parent, name)
@@ -201,9 +220,9 @@ class _Revert:
             for child in self._view.names(ref.node):
                 found = self._view.resolve(ref.node, child)
                 if found is not None and found.kind == "renamed":
-                    self._take_away(ref.node, child, join(path, child), found)
+                    yield self._take_away(ref.node, child, join(path, child), found)
                 elif found is not None:
-                    self._remove(ref.node, child, join(path, child), found)
+                    yield self._remove(ref.node, child, join(path, child), found)
             self._names.rmdir(parent, name)
         self.actions.append(Action("removed", path))
 
@@ -217,7 +236,7 @@ class _Revert:
         if place is not None:
             away, other = self._inodes.directory(Ino(place[0])), place[1]
             self._names.rename(away, other, parent, name, 0)
-            self.actions.append(Action("moved back", b"<inode %d>/%b" % (away.ino, other), path))
+            self.actions.append(Action("moved back", self._paths.of_name(away.ino, other), path))
             self._tidy(away)
             return
         self._db.change(DROP["deleted"], (parent.ino, name))
@@ -236,14 +255,14 @@ class _Revert:
 
     # -- objects that stand where the base has them
 
-    def _revert_directory(self, node: Node, path: bytes) -> None:
+    def _revert_directory(self, node: Node, path: bytes) -> _Part:
         """Revert all that is in a directory, and then its own attributes."""
         names = {name for (name,) in self._db.rows(_NAMES_IN, (node.ino,))}
         names |= {name for (name,) in self._db.rows(_HIDDEN_IN, (node.ino,))}
         if node.path is not None:
             names |= set(self._inodes.drift.origins_in(node.path))
         for name in sorted(names):
-            self._revert_entry(node, name, join(path, name))
+            yield self._revert_entry(node, name, join(path, name))
         if self._db.value("SELECT 1 FROM modified WHERE ino = ?", (node.ino,)) is not None:
             self.actions.append(Action("restored", path))
         self._drop_attributes(node)

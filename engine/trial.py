@@ -208,4 +208,6 @@ class Trial:
             restored.left.name,
             extra={"event": "trial-failed"},
         )
+        if not facts.get("trial_always"):
+            self._checkpoints.discard(good)  # the trial is over
         return restored

@@ -6,6 +6,7 @@ Both sides answer with what org.minifo.Overlay says of a checkpoint and of a ret
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -57,6 +58,26 @@ class Checkpoints(Protocol):
 
     def redo(self) -> Told:
         """Take back the last undo."""
+        ...
+
+    def revert(self, paths: list[bytes], *, dry_run: bool) -> Told:
+        """Let paths show again what the base has; the answer is that of org.minifo.Overlay.Revert."""
+        ...
+
+    def trial(self) -> Told:
+        """Return how a trial stands; this and what the next three return is as in org.minifo.Overlay.Trial."""
+        ...
+
+    def start_trial(self, mounts: int) -> Told:
+        """Begin a trial."""
+        ...
+
+    def confirm(self) -> Told:
+        """Make the present state the good one."""
+        ...
+
+    def abandon_trial(self) -> Told:
+        """Fall back now; the answer is that of org.minifo.Overlay.Rollback."""
         ...
 
 
@@ -126,6 +147,25 @@ class _Mounted:
     def redo(self) -> Told:
         return self._call("Redo")
 
+    def revert(self, paths: list[bytes], *, dry_run: bool) -> Told:
+        return self._call("Revert", paths=[os.fsdecode(path) for path in paths], dry_run=dry_run)
+
+    def trial(self) -> Told:
+        return self._trial("Trial")
+
+    def start_trial(self, mounts: int) -> Told:
+        return self._trial("StartTrial", mounts=mounts)
+
+    def confirm(self) -> Told:
+        return self._trial("Confirm")
+
+    def abandon_trial(self) -> Told:
+        return self._call("AbandonTrial")
+
+    def _trial(self, method: str, **parameters: Any) -> Told:
+        state: Told = self._call(method, **parameters)["trial"]
+        return state
+
 
 class _AtRest:
     is_live = False
@@ -133,6 +173,7 @@ class _AtRest:
     def __init__(self, overlay: Overlay) -> None:
         from ..fusefront.control.checkpoints import told, told_return
 
+        self._overlay = overlay
         self._checkpoints = overlay.checkpoints
         self._told, self._told_return = told, told_return
 
@@ -159,3 +200,22 @@ class _AtRest:
 
     def redo(self) -> Told:
         return self._told_return(self._checkpoints.redo())
+
+    def revert(self, paths: list[bytes], *, dry_run: bool) -> Told:
+        from ..engine.revert import revert
+        from ..fusefront.control.checkpoints import told_revert
+
+        return told_revert(revert(self._overlay, paths, dry_run=dry_run))
+
+    def trial(self) -> Told:
+        return self._overlay.trial.state()._asdict()
+
+    def start_trial(self, mounts: int) -> Told:
+        self._overlay.trial.start(mounts)
+        return self.trial()
+
+    def confirm(self) -> Told:
+        return self._overlay.trial.confirm()._asdict()
+
+    def abandon_trial(self) -> Told:
+        return self._told_return(self._overlay.trial.abandon())

@@ -35,6 +35,20 @@ def located(
         with opened(storage, base, quick=quick) as overlay:
             yield overlay, os.path.normpath(b"/" + os.fsencode(path)).replace(b"//", b"/")
         return
+    mountpoint, place = place_of(path)
+    with opened(mountpoint, quick=quick) as overlay:
+        yield overlay, place
+
+
+def place_of(path: str) -> tuple[str, bytes]:
+    """Return the mount point of the overlay that a path is in, and the path in the overlay's terms.
+
+    Args:
+        path: in a mount; what is deleted need not exist.
+
+    Raises:
+        StateError: the path is in no overlay.
+    """
     directory, name = os.path.split(os.path.abspath(path))
     while True:  # what stands above may be deleted, too
         try:
@@ -51,5 +65,4 @@ def located(
         full = real
     if entry is None or mount_table.overlay_of(entry) is None:
         raise StateError(f"{path} is in no mounted overlay", "name a path in one, or give --sto STORAGE")
-    with opened(entry.mountpoint, quick=quick) as overlay:
-        yield overlay, overlay_path(entry.mountpoint, full)
+    return entry.mountpoint, overlay_path(entry.mountpoint, full)

@@ -32,8 +32,11 @@ _GROUPS = {
     "Go back, mounted or not": {
         "checkpoint": "Keep states of an overlay that it can be brought back to.",
         "rollback": "Bring the overlay TARGET back to the checkpoint NAME.",
-        "undo": "Take back the last rollback of the overlay TARGET.",
+        "undo": "Take back the last command that took something away.",
         "redo": "Take back the last undo of the overlay TARGET.",
+        "revert": "Let each PATH in an overlay be as in the base again.",
+        "trial": "Try changes that are taken back unless they are confirmed.",
+        "confirm": "Confirm the present state of the overlay TARGET as good.",
     },
     "Look into one, mounted or not": {
         "status": "Show how the overlay TARGET is.",

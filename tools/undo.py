@@ -25,7 +25,7 @@ done since is kept as a checkpoint, too, and minifo redo returns to it.""",
 @click.option("--base", metavar="DIR", help="The base of an overlay that is not mounted, where it has moved.")
 @click.argument("target", default=".", shell_complete=targets)
 def command(target: str, as_json: bool, base: str | None) -> int:
-    """Take back the last rollback of the overlay TARGET."""
+    """Take back the last command that took something away."""
     _common.log_to_stderr("minifo")
     with changeable(target, base) as found:
         report("undo", target, found.undo(), is_live=found.is_live, as_json=as_json)

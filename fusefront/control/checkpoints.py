@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,8 @@ from ...engine import Overlay, StateError
 from ...engine.checkpoints import Checkpoint, Restored
 from ...engine.errors import errno_of
 from ...engine.model import TRIAL_MOUNTS
+from ...engine.revert import Reverted
+from ...engine.tree.path_resolver import is_base_path
 from .varlink import SERVICE, Answer, Method, VarlinkError
 
 if TYPE_CHECKING:
@@ -79,6 +82,13 @@ def methods(interface: str, overlay: Overlay, live: LiveCheckpoints) -> dict[str
         await _refused(interface, live.change(overlay.trial.confirm))
         return await trial({})
 
+    async def revert(parameters: Mapping[str, Any]) -> Answer:
+        paths = parameters.get("paths")
+        if not isinstance(paths, list) or not all(is_path(path) for path in paths):
+            raise VarlinkError(SERVICE + ".InvalidParameter", parameter="paths")
+        wanted = [os.fsencode(path) for path in paths]
+        return told_revert(await _refused(interface, live.revert(wanted, dry_run=_flag(parameters, "dry_run"))))
+
     found: dict[str, Method] = {
         "Checkpoints": listed,
         "CreateCheckpoint": create,
@@ -89,6 +99,7 @@ def methods(interface: str, overlay: Overlay, live: LiveCheckpoints) -> dict[str
         "Rollback": back(lambda parameters: partial(checkpoints.rollback, _name(parameters, "name"))),
         "Undo": back(lambda parameters: checkpoints.undo),
         "Redo": back(lambda parameters: checkpoints.redo),
+        "Revert": revert,
         "Trial": trial,
         "StartTrial": start_trial,
         "Confirm": confirm,
@@ -112,6 +123,28 @@ def told(checkpoint: Checkpoint) -> dict[str, Any]:
 def told_return(restored: Restored) -> dict[str, Any]:
     """Return what is told of a return to a checkpoint."""
     return {"to": told(restored.to), "left": told(restored.left), "objects": len(restored.inos)}
+
+
+def told_revert(reverted: Reverted) -> dict[str, Any]:
+    """Return what is told of a revert."""
+    restored = reverted.restored
+    return {
+        "actions": [
+            {
+                "what": action.what,
+                "path": os.fsdecode(action.path),
+                "other": None if action.other is None else os.fsdecode(action.other),
+            }
+            for action in reverted.actions
+        ],
+        "left": None if restored is None else told(restored.left),
+        "objects": 0 if restored is None else len(restored.inos),
+    }
+
+
+def is_path(path: object) -> bool:
+    """Return whether a value is an absolute path without ``.``, ``..`` and empty names."""
+    return isinstance(path, str) and (path == "/" or is_base_path(os.fsencode(path)))
 
 
 async def _refused(interface: str, call: Awaitable[Any]) -> Any:

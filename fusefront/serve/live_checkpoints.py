@@ -21,6 +21,7 @@ import trio
 
 from ...engine import Ino, Overlay
 from ...engine.checkpoints import Restored
+from ...engine.revert import Reverted, revert
 from ..mount.helper_process import HelperProcess
 from .committer import Committer
 
@@ -69,6 +70,25 @@ class LiveCheckpoints:
                 self._publish_generations(restored)
             await self._tell_kernel(restored)
         return restored
+
+    async def revert(self, paths: list[bytes], *, dry_run: bool) -> Reverted:
+        """Let paths show again what the base has there, and return when the kernel knows of it.
+
+        Args:
+            paths: in overlay terms.
+            dry_run: True to change nothing.
+
+        Raises:
+            StateError: a path cannot be reverted, or storage failed.
+        """
+        async with self._one:
+            async with self._committer.alone():
+                reverted = revert(self._overlay, paths, dry_run=dry_run)
+                if reverted.restored is not None:
+                    self._publish_generations(reverted.restored)
+            if reverted.restored is not None:
+                await self._tell_kernel(reverted.restored)
+        return reverted
 
     def _publish_generations(self, restored: Restored) -> None:
         if self._extension is not None:

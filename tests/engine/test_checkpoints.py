@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from minifo.engine import Overlay
+from minifo.engine import Ino, Overlay
 from minifo.engine.checkpoints import KEPT, NOTE_MAX
 from minifo.engine.errors import StateError
 from minifo.engine.recovery import BaseCheck
+from minifo.engine.revert import revert
 from minifo.engine.store import history
 from tests.shared.overlay_sandbox import OverlaySandbox
 
@@ -382,3 +383,34 @@ def test_names_of_the_time_differ(sandbox: OverlaySandbox) -> None:
     """Two in one second have two names."""
     names = {sandbox.ov.checkpoints.create().name for _ in range(3)}
     assert len(names) == 3
+
+
+# -- single paths
+
+
+def test_revert_in_a_very_deep_tree(sandbox: OverlaySandbox) -> None:
+    """Deeper than the interpreter's stack."""
+    ino = sandbox.mkdir("deep")
+    for _ in range(1500):
+        ino = Ino(sandbox.ov.mkdir(ino, b"d", 0o755, sandbox.me).ino)
+    sandbox.unlink("f")
+    done = revert(sandbox.ov, [b"/"])
+    assert len(done.actions) == 1502
+    assert sandbox.names() == ["d", "f"]
+    sandbox.reopen()
+    assert sandbox.rows("inode") == 0
+    sandbox.ov.checkpoints.undo()
+    assert sandbox.names() == ["d", "deep"]
+    assert sandbox.ov.check() == []
+
+
+def test_reverts_that_are_refused(sandbox: OverlaySandbox) -> None:
+    """What is nowhere, and what cannot be reached; all or nothing."""
+    sandbox.write("f", b"ours")
+    sandbox.ov.rename(*sandbox.split("d"), *sandbox.split("e"))
+    for path in (b"/nothing", b"/d/small", b"/f/below"):
+        with pytest.raises(StateError):
+            revert(sandbox.ov, [b"/f", path])
+    assert sandbox.read("f") == b"ours"
+    assert sandbox.ov.checkpoints.all() == []
+    assert revert(sandbox.ov, [b"/e/small"]).restored is None

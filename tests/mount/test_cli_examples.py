@@ -49,6 +49,9 @@ BEFORE = {
     "minifo umount": "mountpoint -q /mnt/etc || minifo mount --base /etc --sto /var/lib/etc-changes /mnt/etc",
     "minifo mount -o base": "minifo umount /mnt/etc",
     "minifo mount -o remount": "minifo umount /mnt/etc; minifo mount --base /etc --sto /var/lib/etc-changes /mnt/etc",
+    "minifo trial start": "minifo confirm /mnt/etc",
+    "minifo trial abandon": "minifo confirm /mnt/etc; minifo trial start /mnt/etc",
+    "minifo revert --sto": "minifo umount /mnt/etc",
     "minifo meta export": "rm -rf /tmp/overlay /var/lib/changes; cp -a /var/lib/new /var/lib/changes",
     "minifo meta restore": "[ -e /overlay/mini_fo-backup ] || minifo meta import /overlay --base /rom --in-place",
 }
@@ -62,6 +65,7 @@ SILENT = re.compile(
 #: Verbs that ask, while all is mounted; those that go back, one after the other; those that change, while nothing is.
 ASKING = "cat completion diagnose diff digest du list log metrics report sql state status sync watch which".split()  # noqa: SIM905
 GOING_BACK = ["checkpoint create", "checkpoint list", "rollback", "undo", "redo", "checkpoint rename", "checkpoint pin"]
+GOING_BACK += ["revert", "trial start", "trial status", "confirm", "trial confirm", "trial abandon"]
 GOING_BACK += ["checkpoint unpin", "checkpoint prune", "checkpoint delete"]
 CHANGING = ["fsck", "rebase", "upgrade", "merge", "meta show", "meta import", "meta restore", "meta export", "migrate"]
 CHANGING += ["mount", "umount", "overlay", "run"]
