@@ -111,6 +111,15 @@ _HAS_CHANGED = [f"SELECT 1 FROM was_{name} WHERE checkpoint >= ? LIMIT 1" for na
 _CHANGED_NAMES = " UNION ".join(
     f"SELECT parent, name FROM was_{name} WHERE checkpoint >= ?1" for name in ("created", "deleted", "renamed")
 )
+_TOUCHED_NAMES = " UNION ".join(
+    f"SELECT parent, name FROM was_{name} WHERE checkpoint >= ?1 AND checkpoint < ?2"
+    for name in ("created", "deleted", "renamed")
+)
+_TOUCHED = " UNION ".join(
+    f"SELECT ino FROM was_{name} WHERE checkpoint >= ?1 AND checkpoint < ?2"
+    for name, table in TABLES.items()
+    if table.key[0] == "ino"
+)
 _STAYED = "SELECT ino FROM orphan WHERE ino >= ? AND ino < ?"
 _NAMES = "SELECT ino, parent, name FROM created UNION ALL SELECT ino, parent, name FROM renamed"
 _PLACES = "SELECT ino, path FROM origin UNION SELECT ino, path FROM was_origin WHERE held"
@@ -294,6 +303,30 @@ def show_all(db: Database, checkpoints: Sequence[int]) -> Iterator[tuple[int, Da
                 yield checkpoint, copy
     finally:
         copy.close()
+
+
+class Touched(NamedTuple):
+    """What may differ between two states.
+
+    Attributes:
+        inos: numbers of the objects whose own rows may.
+        names: names that may lead elsewhere, each with its directory's number.
+    """
+
+    inos: set[int]
+    names: set[tuple[int, bytes]]
+
+
+def touched(db: Database, first: int, end: int) -> Touched:
+    """Return what has changed since a checkpoint, and before another one.
+
+    Args:
+        db: the database, or a copy that is as new.
+        first: id of the first checkpoint.
+        end: id of the second one; one more than all ids for today's state.
+    """
+    inos = {ino for (ino,) in db.rows(_TOUCHED, (first, end))}
+    return Touched(inos, set(db.rows(_TOUCHED_NAMES, (first, end))))
 
 
 def show(db: Database, checkpoint: int) -> Database:
