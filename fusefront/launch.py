@@ -26,7 +26,7 @@ from typing import NoReturn
 from ..engine.errors import Corrupt, NewerFormat, NotMinifo, StateError, StorageBusy, UsageError
 from .mount import mount_table, utab
 from .mount.options import MountOptions
-from .mount.source import format_source
+from .mount.source import Source, format_source
 from .process import last_words, signals
 from .process.log_senders import senders_for
 from .process.parent import end_with_parent
@@ -54,7 +54,7 @@ def launch(options: MountOptions, mountpoint: str, *, foreground: bool = False) 
         _serve(options, mountpoint, lambda: _announce(options, mountpoint), foreground=True)
         return
     _start(options, mountpoint, bound=False)
-    utab.add_entry(mountpoint, format_source(options.base, options.storage))
+    utab.add_entry(mountpoint, format_source(options.base, options.storage, options.at))
 
 
 def launch_bound(options: MountOptions, mountpoint: str) -> int:
@@ -114,14 +114,14 @@ def check(options: MountOptions, mountpoint: str) -> tuple[MountOptions, str]:
     mountpoint, entry = _mount_point(mountpoint)
     base = _directory(options.base, "base")
     storage = _directory(options.storage, "storage")
-    overlay = mount_table.overlay_of(entry) if entry is not None else None
+    source = mount_table.overlay_of(entry) if entry is not None else None
     # An overlay may be mounted over an overlay at the same mount point; another base is a command that ran twice.
-    if overlay is not None and (base != mountpoint or storage == overlay[1]):
+    if source is not None and (base != mountpoint or storage == source.storage):
         raise StateError(
-            f"an overlay is already mounted at {mountpoint} (base {overlay[0]}, storage {overlay[1]})",
+            f"an overlay is already mounted at {mountpoint} (base {source.base}, storage {source.storage})",
             f"unmount it first: minifo umount {mountpoint}",
         )
-    if len(os.fsencode(format_source(base, storage))) > mount_table.SOURCE_LIMIT:
+    if len(os.fsencode(format_source(base, storage, options.at))) > mount_table.SOURCE_LIMIT:
         raise StateError(
             f"the paths of base and storage are too long together (more than {mount_table.SOURCE_LIMIT} bytes)",
             "mount from shorter paths",
@@ -132,7 +132,7 @@ def check(options: MountOptions, mountpoint: str) -> tuple[MountOptions, str]:
 
 
 def is_mounted(options: MountOptions, mountpoint: str) -> bool:
-    """Return whether *mountpoint* is a live mount of the same base and storage already, alike read-only or writable."""
+    """Return whether *mountpoint* is a live mount already: of the same base, storage and checkpoint, alike writable."""
     try:
         real, entry = mount_table.locate(mountpoint)
     except OSError:
@@ -140,7 +140,7 @@ def is_mounted(options: MountOptions, mountpoint: str) -> bool:
     if entry is None or entry.mountpoint != real or mount_table.is_dead(real):
         return False
     # without strict, for the mount may hide base and storage
-    overlay = os.path.realpath(options.base), os.path.realpath(options.storage)
+    overlay = Source(os.path.realpath(options.base), os.path.realpath(options.storage), options.at)
     return mount_table.overlay_of(entry) == overlay and ("ro" in entry.options) == options.read_only
 
 
@@ -284,7 +284,7 @@ def _detach(*, keep_stderr: bool) -> None:
 
 
 def _announce(options: MountOptions, mountpoint: str) -> None:
-    utab.add_entry(mountpoint, format_source(options.base, options.storage))
+    utab.add_entry(mountpoint, format_source(options.base, options.storage, options.at))
     line = f"minifo: {mountpoint} is mounted (base {options.base}, storage {options.storage}); Ctrl-C unmounts it\n"
     sys.stderr.write(line.encode("utf-8", "backslashreplace").decode())
     sys.stderr.flush()

@@ -82,7 +82,7 @@ def run(options: MountOptions, mountpoint: str, *, ready: Callable[[], None]) ->
         overlay.journal.command_of = CommandNames().of
     # a signal between the mount and the event loop, which handles it, would leave a dead mount
     signal.pthread_sigmask(signal.SIG_BLOCK, signals.ending_signals())
-    source = format_source(options.base, options.storage)
+    source = format_source(options.base, options.storage, options.at)
     report = EndReport(source)
     try:
         with _closing(overlay):
@@ -217,8 +217,9 @@ def _open(options: MountOptions, extension: ModuleType | None) -> Overlay:
                 at=options.at,
             )
         except StorageBusy:
-            overlays = [mount_table.overlay_of(entry) for entry in mount_table.minifo_mounts()]
-            mounted = any(overlay is not None and overlay[1] == options.storage for overlay in overlays)
+            sources = [mount_table.overlay_of(entry) for entry in mount_table.minifo_mounts()]
+            live = [source.storage for source in sources if source is not None and source.at is None]
+            mounted = options.storage in live
             if mounted or time.monotonic() > deadline:
                 raise
             time.sleep(0.05)
@@ -304,7 +305,7 @@ def _fuse_options(options: MountOptions) -> set[str]:
     words = {
         "default_permissions",
         "subtype=minifo",
-        mount_table.fuse_option("fsname", format_source(options.base, options.storage)),
+        mount_table.fuse_option("fsname", format_source(options.base, options.storage, options.at)),
         *options.kernel,
     }
     if options.access_times is None:

@@ -59,11 +59,36 @@ def mount_options(ctx: click.Context, param: click.Parameter, incomplete: str) -
         found = [word for word in options.words() if word.startswith(last)]
     elif name in options.CHOICES:
         found = [f"{name}={choice}" for choice in options.CHOICES[name] if choice.startswith(value)]
+    elif name == "at":
+        found = [f"at={checkpoint}" for checkpoint in _checkpoints_of(ctx, before) if checkpoint.startswith(value)]
     elif name in ("base", "lowerdir", "sto", "upperdir", "metrics"):
         found = [f"{name}={path}/" for path in _directories(value)]
     else:
         found = []
     return _items(before + comma + word for word in found)
+
+
+def _checkpoints_of(ctx: click.Context, text: str) -> list[str]:
+    """The names of the checkpoints of the storage that a command line for a mount names."""
+    from ..fusefront.mount.source import split
+
+    values = [ctx.params.get(name) for name in ("storage", "sto")]
+    values += [item.partition("=")[2] for item in split(text) if item.startswith(("sto=", "upperdir="))]
+    for value in values:
+        if isinstance(value, str) and value:
+            return _names_in(value, None) or []
+    return []
+
+
+def _names_in(target: str, base: str | None) -> list[str] | None:
+    """The names of the checkpoints of an overlay; None if it is none, or cannot be asked at once."""
+    from ._target import opened, place_of
+
+    try:
+        with opened(place_of(target).storage, base, quick=True) as overlay:
+            return [checkpoint.name for checkpoint in overlay.checkpoints.all()]
+    except (MinifoError, OSError):
+        return None
 
 
 def _directories(beginning: str) -> Iterator[str]:
@@ -79,16 +104,27 @@ def _directories(beginning: str) -> Iterator[str]:
 
 
 def checkpoints(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Complete the name of a checkpoint of the overlay that the argument TARGET means."""
-    from ._target import opened
+    """Complete the name of a checkpoint of the overlay that the command line means."""
+    for target in _meant(ctx):
+        found = _names_in(target, ctx.params.get("base"))
+        if found is not None:
+            return _items(name for name in found if name.startswith(incomplete))
+    return []
 
-    target = ctx.params.get("target")
-    try:
-        with opened(target if isinstance(target, str) else ".", ctx.params.get("base"), quick=True) as overlay:
-            found = [checkpoint.name for checkpoint in overlay.checkpoints.all()]
-    except (MinifoError, OSError):
-        return []  # it is no overlay, or its daemon does not answer
-    return _items(name for name in found if name.startswith(incomplete))
+
+def _meant(ctx: click.Context) -> Iterator[str]:
+    """What the overlay may be that a command line means."""
+    for name in ("sto", "target", "path"):
+        value = ctx.params.get(name)
+        if isinstance(value, str) and value != ".":
+            yield value
+    # click reads no argument while the value of an option is missing, but the shell has told it all words
+    from click.shell_completion import split_arg_string
+
+    for word in split_arg_string(os.environ.get("COMP_WORDS", "")):
+        if os.path.exists(word):
+            yield word
+    yield "."
 
 
 def _items(found: Iterable[str]) -> list[CompletionItem]:

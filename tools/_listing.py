@@ -7,9 +7,13 @@ from typing import Any, TypeVar
 
 import click
 
-from ._complete import targets
+from ._complete import checkpoints, targets
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+AT = click.option(
+    "--at", metavar="CHECKPOINT", shell_complete=checkpoints, help="The overlay as it was at a checkpoint."
+)
 
 _OPTIONS = (
     click.option("--json", "as_json", is_flag=True, help="One JSON object in each line."),

@@ -15,7 +15,7 @@ from ._target import opened
 
 @contextmanager
 def located(
-    path: str, storage: str | None, base: str | None, *, quick: bool = False
+    path: str, storage: str | None, base: str | None, *, at: str | None = None, quick: bool = False
 ) -> Iterator[tuple[Overlay, bytes]]:
     """Open the overlay that a path is in.
 
@@ -23,7 +23,7 @@ def located(
         path: in a mount, where what is deleted need not exist; with *storage*, from the root of the overlay.
         storage: a storage directory, or None.
         base: the base, where it is not that of the last mount.
-        quick: as for ``opened``.
+        at, quick: as for ``opened``.
 
     Yields:
         The overlay, and the path in its terms: absolute, ``/`` for its root.
@@ -32,11 +32,11 @@ def located(
         StateError: the path is in no overlay.
     """
     if storage is not None:
-        with opened(storage, base, quick=quick) as overlay:
+        with opened(storage, base, at=at, quick=quick) as overlay:
             yield overlay, os.path.normpath(b"/" + os.fsencode(path)).replace(b"//", b"/")
         return
     mountpoint, place = place_of(path)
-    with opened(mountpoint, quick=quick) as overlay:
+    with opened(mountpoint, at=at, quick=quick) as overlay:
         yield overlay, place
 
 

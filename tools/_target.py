@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..engine.errors import StateError, StorageBusy
 from ..fusefront.control.client import ControlClient, listens
@@ -23,8 +23,22 @@ _PATIENCE = 30.0  # seconds that one answer may take
 _QUICK = 1.0  # the same where a user waits for a key
 
 
-def storage_of(target: str) -> str:
-    """Return the storage directory that TARGET means.
+class Place(NamedTuple):
+    """What TARGET means.
+
+    Attributes:
+        storage: the storage directory.
+        at: the checkpoint that the mount shows; None elsewhere.
+        base: the base of such a mount.
+    """
+
+    storage: str
+    at: str | None = None
+    base: str | None = None
+
+
+def place_of(target: str) -> Place:
+    """Return which overlay TARGET means.
 
     Raises:
         StateError: the path does not exist, or a mount whose daemon is gone lies on the way to it.
@@ -35,8 +49,24 @@ def storage_of(target: str) -> str:
         raise StateError(
             f"{target} cannot be reached ({error.strerror})", "name a storage directory, or a path in a mounted overlay"
         ) from error
-    overlay = mount_table.overlay_of(entry) if entry is not None else None
-    return overlay[1] if overlay is not None else real
+    source = mount_table.overlay_of(entry) if entry is not None else None
+    if source is None:
+        return Place(real)
+    return Place(source.storage) if source.at is None else Place(source.storage, source.at, source.base)
+
+
+def storage_of(target: str) -> str:
+    """Return the storage directory that TARGET means, of an overlay that the caller changes or asks its daemon about.
+
+    Raises:
+        StateError: as for ``place_of``; or TARGET is in a mount that shows a checkpoint.
+    """
+    place = place_of(target)
+    if place.at is not None:
+        raise StateError(
+            f"{target} shows checkpoint {place.at}, which nothing changes", f"name the overlay itself: {place.storage}"
+        )
+    return place.storage
 
 
 def at_rest(storage: str, base: str | None) -> Overlay | None:
@@ -55,19 +85,25 @@ def at_rest(storage: str, base: str | None) -> Overlay | None:
 
 
 @contextlib.contextmanager
-def opened(target: str, base: str | None = None, *, quick: bool = False) -> Iterator[Overlay]:
+def opened(target: str, base: str | None = None, *, at: str | None = None, quick: bool = False) -> Iterator[Overlay]:
     """Open the overlay that TARGET means, read-only.
 
     Args:
         target: a storage directory, or a path in a mounted overlay.
         base: the base directory of one that is not mounted; None for that of its last mount.
+        at: the name of a checkpoint: the overlay as it was then.  None for what TARGET shows: where that is in a mount
+            of a checkpoint, that one.
         quick: wait for its daemon for a second at most, and do without what is not committed yet.
 
     Raises:
         NotMinifo: there is no overlay.
         StateError: it cannot be opened, or its daemon does not answer.
     """
-    storage = storage_of(target)
+    storage, shown, shown_base = place_of(target)
+    if at is not None or shown is not None:
+        with contextlib.closing(_at(storage, at or str(shown), base or shown_base)) as found:
+            yield found
+        return
     overlay = at_rest(storage, base)
     with contextlib.ExitStack() as stack:
         if overlay is None:
@@ -82,6 +118,44 @@ def opened(target: str, base: str | None = None, *, quick: bool = False) -> Iter
         yield overlay
 
 
+@contextlib.contextmanager
+def opened_pair(
+    target: str, first: str | None, second: str | None, base: str | None = None
+) -> Iterator[tuple[Overlay, Overlay]]:
+    """Open two states of the overlay that TARGET means, read-only.
+
+    Args:
+        target, base: as for ``opened``.
+        first, second: names of checkpoints; one of them may be None, for the overlay as it is.
+    """
+    storage = storage_of(target)  # of a mount of a checkpoint it is not clear what it is to be compared with
+    with contextlib.ExitStack() as stack:
+        # the checkpoint first: so all that has changed since is in what is opened then
+        shown = {
+            name: stack.enter_context(opened(storage, base, at=name)) for name in (first, second) if name is not None
+        }
+        today = stack.enter_context(opened(storage, base)) if None in (first, second) else None
+        states = [shown[name] if name is not None else today for name in (first, second)]
+        assert states[0] is not None
+        assert states[1] is not None
+        yield states[0], states[1]
+
+
+def _at(storage: str, name: str, base: str | None) -> Overlay:
+    """Open an overlay as it was at a checkpoint."""
+    if base is None and listens(storage):
+        with ControlClient(storage, _PATIENCE) as client:
+            base = _base(client.call("Identity"))
+            return _checkpoint(storage, name, base)
+    return _checkpoint(storage, name, base)
+
+
+def _checkpoint(storage: str, name: str, base: str | None) -> Overlay:
+    from ..engine.queries.at_rest import open_checkpoint
+
+    return open_checkpoint(storage, name, base)
+
+
 def _base(known: dict[str, Any]) -> str:
     """The base of a mounted overlay: by the daemon's descriptor, for a mount may cover its path."""
     through = str(known["base_directory"])
@@ -94,8 +168,8 @@ def status(target: str, base: str | None = None) -> tuple[dict[str, Any], bool]:
     Raises:
         NotMinifo, StateError: as for ``opened``.
     """
-    storage = storage_of(target)
-    overlay = at_rest(storage, base)
+    storage, shown, shown_base = place_of(target)
+    overlay = at_rest(storage, base) if shown is None else _at(storage, shown, base or shown_base)
     if overlay is None:
         with ControlClient(storage) as client:
             return client.call("Status"), True

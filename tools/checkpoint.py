@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..engine.errors import UsageError
-from . import _common
+from . import _common, _compare
 from ._checkpoints import changeable
 from ._complete import checkpoints, targets
 from ._size import age, moment, parse_size, size
-from ._target import opened
+from ._target import opened, place_of, storage_of
 
 if TYPE_CHECKING:
     from ..engine import Overlay
@@ -78,7 +78,7 @@ Columns:
 def list_(target: str, as_json: bool, base: str | None) -> int:
     """List the checkpoints of the overlay TARGET, in the order in which they were made."""
     _common.log_to_stderr("minifo")
-    with opened(target, base) as overlay:
+    with opened(place_of(target).storage, base) as overlay:
         found = _listed(overlay)
     if as_json:
         for checkpoint in found:
@@ -135,6 +135,57 @@ def _print(found: list[dict[str, Any]]) -> None:
             for at, (word, width) in enumerate(zip(words, widths, strict=False))
         )
         click.echo(f"{line}  {words[6]}".rstrip())
+
+
+@command.command(
+    "diff",
+    epilog="""\b
+Letters are those of minifo diff, with A in the place of the base:
+  A added   M modified   D deleted   R renamed   T another type   m metadata only
+An object is the same if it was never deleted, whatever its name is.
+
+\b
+Examples:
+  minifo checkpoint diff /mnt/etc before-update           # what changed since
+  minifo checkpoint diff /mnt/etc before-update night     # what changed from one to the other
+  minifo checkpoint diff --exit-code --json /mnt/etc night | jq .path
+
+\b
+Exit codes: 0, or with --exit-code 1 where something differs; 2 failure.""",
+)
+@click.option("-r", "--recursive", is_flag=True, help="List every name in directories that are new or gone.")
+@click.option("--ignore-identical", is_flag=True, help="Compare, and leave out what makes no difference.")
+@click.option("--name-only", is_flag=True, help="Paths without letters.")
+@click.option("--stat", "as_stat", is_flag=True, help="Counts only.")
+@click.option("-z", "--null", "null", is_flag=True, help="End each field with a NUL; paths as they are.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object in each line.")
+@click.option("--exit-code", is_flag=True, help="Exit with 1 where something differs.")
+@_BASE
+@_TARGET
+@click.argument("first", metavar="A", shell_complete=checkpoints)
+@click.argument("second", metavar="[B]", required=False, shell_complete=checkpoints)
+def diff(
+    target: str,
+    first: str,
+    second: str | None,
+    recursive: bool,
+    ignore_identical: bool,
+    name_only: bool,
+    as_stat: bool,
+    null: bool,
+    as_json: bool,
+    exit_code: bool,
+    base: str | None,
+) -> int:
+    """List what changed in the overlay TARGET from checkpoint A to checkpoint B, or until now."""
+    if sum((name_only, as_stat, as_json)) > 1:
+        raise UsageError("--name-only, --stat and --json exclude each other", "give one of them")
+    _common.log_to_stderr("minifo")
+    from .diff import write_changes
+
+    found = _compare.compared(target, first, second, base, recursive=recursive, identical=not ignore_identical)
+    write_changes(found, as_stat=as_stat, as_json=as_json, null=null, name_only=name_only, recursive=recursive)
+    return 1 if exit_code and found else 0
 
 
 @command.command(
@@ -254,7 +305,7 @@ def prune(
     from ..engine.queries.checkpoint_sizes import oldest_beyond
     from ..fusefront.control.checkpoints import told
 
-    with opened(target, base) as overlay:
+    with opened(storage_of(target), base) as overlay:
         points = overlay.checkpoints
         free = [c for c in points.all() if not c.pinned and not points.is_shown(c)]
         ours = [c for c in free if c.cause is None]

@@ -47,7 +47,7 @@ _GROUPS = {
         "du": "Show what uses storage in the overlay TARGET.",
         "state": "Say what happened to each PATH in an overlay.",
         "which": "Show what backs PATH in an overlay.",
-        "cat": "Write the base's version of the file PATH to stdout.",
+        "cat": "Write another version of the file PATH to stdout.",
         "sql": "Answer STATEMENT, in SQL, about the overlay TARGET.",
         "digest": "Print one hash of all that the overlay TARGET changed.",
         "metrics": "Print counters of mounted overlays for Prometheus.",

@@ -18,7 +18,7 @@ from ..engine import Overlay, UsageError
 from ..engine.queries.changes import Change, Kind, changes
 from . import _colour, _common
 from ._changes import line_of, name_of
-from ._listing import listing
+from ._listing import AT, listing
 from ._output import json_name, plain
 from ._patterns import Patterns
 from ._target import opened
@@ -61,6 +61,7 @@ Letters:
 Examples:
   minifo diff /var/lib/usr-changes            # a storage directory that is not mounted
   minifo diff /mnt/usr share lib/*.conf       # a mounted overlay, these paths only
+  minifo diff --at night /mnt/etc             # what it had changed at a checkpoint
   minifo diff --json /mnt/usr | jq .path
   minifo diff --exit-code --ignore-identical /mnt/usr || echo changed
   minifo diff -u /mnt/usr > usr.patch         # for patch -p1 in a copy of the base
@@ -86,6 +87,7 @@ Exit codes: 0, or with --exit-code 1 where something differs; 2 failure.""",
 @click.option("--name-only", is_flag=True, help="Paths without letters.")
 @click.option("--stat", "as_stat", is_flag=True, help="Counts only.")
 @click.option("--exit-code", is_flag=True, help="Exit with 1 where something differs.")
+@AT
 @listing
 def command(
     target: str,
@@ -99,6 +101,7 @@ def command(
     null: bool,
     as_json: bool,
     exit_code: bool,
+    at: str | None,
     base: str | None,
 ) -> int:
     """List what the overlay TARGET changed.
@@ -112,20 +115,34 @@ def command(
         raise UsageError("-u and -z exclude each other", "a patch quotes names itself")
     _common.log_to_stderr("minifo")
     if as_patch:
-        with opened(target, base) as overlay:
+        with opened(target, base, at=at) as overlay:
             differs, failed = _write_patch(overlay, patterns, max_file << 20)
         return _common.SYSTEM if failed else int(exit_code and differs)
-    with opened(target, base) as overlay, _uncollected():
+    with opened(target, base, at=at) as overlay, _uncollected():
         every = changes(overlay, recursive=recursive, identical=not ignore_identical)
         wanted = Patterns(patterns)
         found = sorted((change for change in every if wanted.match(change.path, change.old)), key=attrgetter("path"))
+    write_changes(found, as_stat=as_stat, as_json=as_json, null=null, name_only=name_only, recursive=recursive)
+    return 1 if exit_code and found else 0
+
+
+def write_changes(
+    found: list[Change],
+    *,
+    as_stat: bool = False,
+    as_json: bool = False,
+    null: bool = False,
+    name_only: bool = False,
+    recursive: bool = False,
+) -> None:
+    """Write changes to stdout; the options are those of the command."""
     if as_stat:
         _print_counts(found, recursive=recursive)
-    else:
-        told = partial(_fields if null else _lines, name_only=name_only) if not as_json else _json_lines
-        for at in range(0, len(found), _PIECE):
-            sys.stdout.buffer.write(told(found[at : at + _PIECE]))
-    return 1 if exit_code and found else 0
+        return
+    told = partial(_fields if null else _lines, name_only=name_only) if not as_json else _json_lines
+    for at in range(0, len(found), _PIECE):
+        sys.stdout.buffer.write(told(found[at : at + _PIECE]))
+    sys.stdout.flush()
 
 
 @contextlib.contextmanager

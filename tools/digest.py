@@ -9,6 +9,7 @@ import click
 from ..engine.queries import digest
 from . import _common
 from ._complete import targets
+from ._listing import AT
 from ._output import json_name, plain
 from ._target import opened
 
@@ -24,6 +25,7 @@ targets, device numbers and extended attributes count; times, inode numbers and 
 \b
 Examples:
   minifo digest /var/lib/usr-changes
+  minifo digest --at night /mnt/etc              # as it was at a checkpoint
   minifo digest --paths /mnt/usr > here          # compare with diff(1) where two digests differ
   minifo digest --expect "$(cat /etc/attested)" /mnt/usr || logger 'not as attested'""",
 )
@@ -31,11 +33,12 @@ Examples:
 @click.option("--expect", metavar="DIGEST", help="Exit with 1 if the digest is another one.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object; with --paths one for each path before it.")
 @click.option("--base", metavar="DIR", help="The base, where it is not the one of the last mount.")
+@AT
 @click.argument("target", default=".", shell_complete=targets)
-def command(target: str, by_path: bool, expect: str | None, as_json: bool, base: str | None) -> int:
+def command(target: str, by_path: bool, expect: str | None, as_json: bool, base: str | None, at: str | None) -> int:
     """Print one hash of all that the overlay TARGET changed."""
     _common.log_to_stderr("minifo")
-    with opened(target, base) as overlay:
+    with opened(target, base, at=at) as overlay:
         found = list(digest.differences(overlay))
     whole = f"{_KIND}:{digest.digest(found).hex()}"
     for path, of_path in found if by_path else ():

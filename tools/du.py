@@ -10,6 +10,7 @@ import click
 from ..engine.queries.objects import Usage, usage
 from . import _common
 from ._complete import targets
+from ._listing import AT
 from ._output import json_name, plain
 from ._size import size
 from ._target import opened
@@ -27,14 +28,15 @@ Examples:
 @click.option("--top", metavar="N", type=click.IntRange(1), help="The N largest files instead.")
 @click.option("--json", "as_json", is_flag=True, help="Every file as a JSON object in a line; sizes in bytes.")
 @click.option("--base", metavar="DIR", help="The base, where it is not the one of the last mount.")
+@AT
 @click.argument("target", default=".", shell_complete=targets)
-def command(target: str, depth: int, top: int | None, as_json: bool, base: str | None) -> int:
+def command(target: str, depth: int, top: int | None, as_json: bool, base: str | None, at: str | None) -> int:
     """Show what uses storage in the overlay TARGET.
 
     Bytes of contents and extended attributes are counted, holes are not.
     """
     _common.log_to_stderr("minifo")
-    with opened(target, base) as overlay:
+    with opened(target, base, at=at) as overlay:
         found = sorted(usage(overlay), key=lambda entry: (-entry.size, entry.path))
     if as_json:
         for entry in found[:top]:

@@ -205,7 +205,7 @@ def _parse_operand(text: str) -> tuple[str, str | None]:
 
         source = parse_source(text)
         if source is not None:
-            return source[1], source[0]
+            return source.storage, source.base
     return text, None
 
 

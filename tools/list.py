@@ -32,19 +32,24 @@ def command(as_json: bool) -> int:
     _common.log_to_stderr("minifo")
     for entry in mount_table.minifo_mounts():
         known = mount_table.overlay_of(entry)
-        base, storage = known if known is not None else ("", "")
-        found: dict[str, Any] = {"mountpoint": entry.mountpoint, "base": base, "storage": storage}
-        try:
-            with ControlClient(storage, _PATIENCE) as client:
-                found |= client.call("Status")
-        except StateError as error:
-            found["unknown"] = str(error)
+        assert known is not None
+        found: dict[str, Any] = {"mountpoint": entry.mountpoint, **known._asdict()}
+        if known.at is not None:
+            found["read_only"] = True  # its daemon cannot be asked: the socket is that of the overlay itself
+        else:
+            try:
+                with ControlClient(known.storage, _PATIENCE) as client:
+                    found |= client.call("Status")
+            except StateError as error:
+                found["unknown"] = str(error)
         click.echo(json.dumps(found) if as_json else _line(found))
     return 0
 
 
 def _line(found: dict[str, Any]) -> str:
     where = _common.printable(f"{found['mountpoint']}  (base {found['base']}, storage {found['storage']})")
+    if found["at"] is not None:
+        return f"{where}  ro, checkpoint {_common.printable(found['at'])}"
     if "unknown" in found:
         return f"{where}  {_common.printable(found['unknown'])}"
     state = "failed" if found["failure"] is not None else "ro" if found["read_only"] else "rw"

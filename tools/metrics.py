@@ -38,7 +38,7 @@ def command(target: str | None) -> int:
         storages = [storage_of(target)]
     else:
         known = [mount_table.overlay_of(entry) for entry in mount_table.minifo_mounts()]
-        storages = list(dict.fromkeys(overlay[1] for overlay in known if overlay is not None))
+        storages = list(dict.fromkeys(source.storage for source in known if source is not None and source.at is None))
     code, mounts = 0, []
     for storage in storages:
         try:

@@ -53,4 +53,4 @@ def _mount(program: str, given: _helper.Given, operands: list[str]) -> None:
         bring_up(options.storage, read_only=options.read_only)
         launch(options, target)
     if "-v" in flags:
-        print(_common.printable(f"{program}: {format_source(options.base, options.storage)} on {target}"))
+        print(_common.printable(f"{program}: {format_source(options.base, options.storage, options.at)} on {target}"))

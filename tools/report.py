@@ -76,7 +76,7 @@ def _check(place: str, storage: str, base: str) -> None:
     except OSError as error:
         raise StateError(f"{place} cannot be written ({error.strerror})", "name a file in another directory") from error
     known = mount_table.overlay_of(entry) if entry is not None else None
-    is_mounted_here = entry is not None and entry.mountpoint != "/" and known is not None and known[1] == storage
+    is_mounted_here = entry is not None and entry.mountpoint != "/" and known is not None and known.storage == storage
     for part, is_there in (
         ("the storage of the overlay", _is_in(real, storage)),
         ("the overlay itself", is_mounted_here),

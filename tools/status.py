@@ -10,7 +10,7 @@ import click
 from . import _colour, _common
 from ._complete import targets
 from ._size import duration, size
-from ._target import status
+from ._target import place_of, status
 
 _LISTS = ("created", "modified", "deleted", "renamed")
 
@@ -39,6 +39,7 @@ def command(target: str, as_json: bool, with_drift: bool, base: str | None) -> i
     _common.log_to_stderr("minifo")
     found, mounted = status(target, base)
     found["mounted"] = mounted
+    found["at"] = place_of(target).at
     if with_drift:
         from . import _drift  # only where it is needed: the engine takes longer to load than a daemon to answer
 
@@ -79,6 +80,8 @@ def lines(found: dict[str, Any]) -> list[tuple[str, str]]:
     """
     usage, lists = found["usage"], found["lists"]
     where = f"mounted at {found['mountpoint']}" if found["mounted"] else "not mounted"
+    if found.get("at") is not None:
+        where = f"as it was at checkpoint {found['at']}"
     told = [
         ("overlay", f"{found['uuid']}, {where}"),
         ("base", found["base"]),

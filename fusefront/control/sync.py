@@ -32,15 +32,17 @@ def sync_overlay(path: str) -> None:
         _, entry = mount_table.locate(path)
     except OSError as error:
         raise StateError(f"{path} cannot be reached ({error.strerror})", mount_table.LISTING_HINT) from error
-    overlay = mount_table.overlay_of(entry) if entry is not None else None
-    if entry is None or overlay is None:
+    source = mount_table.overlay_of(entry) if entry is not None else None
+    if entry is None or source is None:
         raise StateError(f"{path} is not on a minifo mount", mount_table.LISTING_HINT)
+    if source.at is not None:
+        return  # a checkpoint is durable, and nothing changes it
     try:
         directory = path if stat.S_ISDIR(os.stat(path).st_mode) else entry.mountpoint
         fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             syncfs(fd)
-            if not _asked_to_commit(overlay[1]):
+            if not _asked_to_commit(source.storage):
                 os.fsync(fd)
         finally:
             os.close(fd)

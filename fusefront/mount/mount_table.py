@@ -18,7 +18,7 @@ import os
 import re
 from dataclasses import dataclass
 
-from .source import parse_source
+from .source import Source, parse_source
 
 FSTYPE = "fuse.minifo"
 SOURCE_LIMIT = 4095  # bytes; mount(2) refuses a longer source with EINVAL
@@ -124,8 +124,8 @@ def find_mount(path: str) -> MountEntry | None:
     return entry if entry is not None and entry.mountpoint == real else None
 
 
-def overlay_of(entry: MountEntry) -> tuple[str, str] | None:
-    """Return base and storage of a minifo mount; None if *entry* is another kind of mount."""
+def overlay_of(entry: MountEntry) -> Source | None:
+    """Return which overlay a minifo mount shows, and whether at a checkpoint; None for another kind of mount."""
     return parse_source(entry.source) if entry.fstype == FSTYPE else None
 
 

@@ -405,6 +405,9 @@ class _Parser:
         if "untrusted_sto" in self.flags:
             self.kernel |= {"ro": "ro", "suid": "nosuid", "dev": "nodev"}
         if self.at is not None:
+            if self.metrics is not None:
+                hint = "the mount of the overlay itself may write them"
+                raise UsageError("at= and metrics= exclude each other", hint)
             self.kernel["ro"] = "ro"
         words = tuple(word for word in self.kernel.values() if word not in _KERNEL_DEFAULTS)
         return MountOptions(

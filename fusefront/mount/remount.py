@@ -16,6 +16,7 @@ from . import mount_table
 from .end_report import owner_of
 from .mount_table import MountEntry
 from .options import Remount
+from .source import Source
 from .unmount import is_written, our_mount
 
 # mount(2): the flag that each option word sets, and the words that clear a flag
@@ -49,8 +50,13 @@ def remount(request: Remount, mountpoint: str) -> None:
     if mount_table.is_dead(target):
         command = mount_table.clear_command(target)
         raise StateError(f"the daemon of the mount at {target} has ended", f"clear the mount: {command}")
-    _check_same(request, entry)
+    source = _check_same(request, entry)
     read_only = "ro" in entry.options if request.read_only is None else request.read_only
+    if not read_only and source.at is not None:
+        raise StateError(
+            f"{target} shows checkpoint {source.at}, so it cannot become writable",
+            f"mount the overlay itself, without at=: it is in {storage}",
+        )
     if not read_only and not is_written(storage, owner_of(entry)):
         raise StateError(
             f"{target} cannot become writable: it was mounted read-only, so its daemon has not locked the storage",
@@ -61,10 +67,10 @@ def remount(request: Remount, mountpoint: str) -> None:
         _commit(target)
 
 
-def _check_same(request: Remount, entry: MountEntry) -> None:
-    overlay = mount_table.overlay_of(entry)
-    assert overlay is not None
-    for given, there, what in zip((request.base, request.storage), overlay, ("base", "storage"), strict=True):
+def _check_same(request: Remount, entry: MountEntry) -> Source:
+    source = mount_table.overlay_of(entry)
+    assert source is not None
+    for given, there, what in zip((request.base, request.storage), source[:2], ("base", "storage"), strict=True):
         if given is not None and os.path.realpath(given) != there:
             raise UsageError(
                 f"{entry.mountpoint} has {what} {there}, which remount cannot change to {given}",
@@ -74,6 +80,7 @@ def _check_same(request: Remount, entry: MountEntry) -> None:
         flag = _CONTRARY.get(word, word)
         if flag in _FIXED and (word == flag) != (flag in entry.options):
             raise UsageError(f"remount cannot change {word}", "unmount it, then mount it with the new options")
+    return source
 
 
 def _mount(entry: MountEntry, request: Remount, *, read_only: bool) -> None:

@@ -7,6 +7,20 @@ mini_fo.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
+
+
+class Source(NamedTuple):
+    """What the source text of a mount says.
+
+    Attributes:
+        base, storage: the directories.
+        at: the name of the checkpoint that it shows (``-o at=``); None for a mount of the overlay itself.
+    """
+
+    base: str
+    storage: str
+    at: str | None = None
 
 
 def split(text: str) -> Iterator[str]:
@@ -34,15 +48,20 @@ def escape(value: str) -> str:
     return value.replace("\\", "\\\\").replace(",", "\\,")
 
 
-def format_source(base: str, storage: str) -> str:
-    """Return the source text (fsname) that /proc/mounts shows for a mount."""
-    return f"base={escape(base)},sto={escape(storage)}"
+def format_source(base: str, storage: str, at: str | None = None) -> str:
+    """Return the source text (fsname) that /proc/mounts shows for a mount; the arguments are those of ``Source``."""
+    shown = "" if at is None else f",at={escape(at)}"
+    return f"base={escape(base)},sto={escape(storage)}{shown}"
 
 
-def parse_source(text: str) -> tuple[str, str] | None:
-    """Return base and storage from a source text; None if :func:`format_source` cannot have returned it."""
-    items = list(split(text))
-    if len(items) != 2 or not items[0].startswith("base=") or not items[1].startswith("sto="):
+def parse_source(text: str) -> Source | None:
+    """Return what a source text says; None if :func:`format_source` cannot have returned it."""
+    values = []
+    for item, name in zip(split(text), ("base=", "sto=", "at="), strict=False):
+        if not item.startswith(name):
+            return None
+        values.append(item.removeprefix(name))
+    if len(values) < 2:
         return None
-    base, storage = items[0].removeprefix("base="), items[1].removeprefix("sto=")
-    return (base, storage) if format_source(base, storage) == text else None
+    found = Source(*values)
+    return found if format_source(*found) == text else None

@@ -66,7 +66,9 @@ def unmount(mountpoint: str, *, lazy: bool = False, timeout: float | None = None
     is_dead = mount_table.is_dead(target)
     owner = end_report.owner_of(entry)
     found = end_report.find(entry, owner)
-    holder = found.pid if found is not None else _holder(storage, owner)
+    is_checkpoint = _shows_checkpoint(entry)
+    # the daemon of a checkpoint holds no lock
+    holder = found.pid if found is not None else 0 if is_checkpoint else _holder(storage, owner)
     if timeout is None and owner != os.geteuid():
         timeout = _OTHER_USER
     if lazy or is_dead:
@@ -75,6 +77,9 @@ def unmount(mountpoint: str, *, lazy: bool = False, timeout: float | None = None
         detach_between_commits(target, holder, timeout)
     if is_dead:
         utab.remove_entry(target, entry.source)
+        if is_checkpoint:
+            log.warning("the daemon of %s had ended before; the mount is cleared now", target)
+            return
         state = found.now() if found is not None else None
         why = f" ({state.message})" if state is not None and state.message else ""
         log.warning(
@@ -90,11 +95,17 @@ def unmount(mountpoint: str, *, lazy: bool = False, timeout: float | None = None
         log.warning("the overlay is still mounted at %s", others[0].mountpoint)
         return
     wait = _DaemonWait(entry, storage, timeout)
-    if found is None:
-        _wait_for_lock(wait, storage, owner, holder)
-    else:
+    if found is not None:
         _wait_for_report(wait, found)
+    elif not is_checkpoint:
+        _wait_for_lock(wait, storage, owner, holder)
     _await_exit(holder)
+
+
+def _shows_checkpoint(entry: MountEntry) -> bool:
+    """Return whether a mount shows a checkpoint: then there is nothing to commit."""
+    source = mount_table.overlay_of(entry)
+    return source is not None and source.at is not None
 
 
 def our_mount(path: str) -> tuple[MountEntry, str]:
@@ -111,14 +122,14 @@ def our_mount(path: str) -> tuple[MountEntry, str]:
         raise StateError(f"{path} cannot be reached ({exc.strerror})", mount_table.LISTING_HINT) from exc
     if entry is None:
         raise StateError(f"{path} is not mounted", mount_table.LISTING_HINT)
-    overlay = mount_table.overlay_of(entry)
+    source = mount_table.overlay_of(entry)
     if entry.mountpoint != real:
-        if overlay is None:
+        if source is None:
             raise StateError(f"{path} is not mounted", mount_table.LISTING_HINT)
         raise StateError(f"{path} lies inside the mount {entry.mountpoint}", f"minifo umount {entry.mountpoint}")
-    if overlay is None:
+    if source is None:
         raise StateError(f"{path} is not a minifo mount but {entry.fstype}", mount_table.LISTING_HINT)
-    return entry, overlay[1]
+    return entry, source.storage
 
 
 # -- unmounting

@@ -59,12 +59,13 @@ BEFORE = {
 #: Verbs whose examples say nothing where all is well, with what a later example or the next line shows.
 SILENT = re.compile(
     r"minifo (mount|umount|sync|digest --expect|log --since 2|report .* -o usr)|mkdir|.* > "
-    r"|minifo checkpoint (rename|pin|unpin|delete)"
+    r"|minifo checkpoint (rename|pin|unpin|delete|diff)|minifo rollback --dry"
 )
 
 #: Verbs that ask, while all is mounted; those that go back, one after the other; those that change, while nothing is.
 ASKING = "cat completion diagnose diff digest du list log metrics report sql state status sync watch which".split()  # noqa: SIM905
-GOING_BACK = ["checkpoint create", "checkpoint list", "rollback", "undo", "redo", "checkpoint rename", "checkpoint pin"]
+GOING_BACK = ["checkpoint create", "checkpoint list", "checkpoint diff", "rollback", "undo", "redo"]
+GOING_BACK += ["checkpoint rename", "checkpoint pin"]
 GOING_BACK += ["revert", "trial start", "trial status", "confirm", "trial confirm", "trial abandon"]
 GOING_BACK += ["checkpoint unpin", "checkpoint prune", "checkpoint delete"]
 CHANGING = ["fsck", "rebase", "upgrade", "merge", "meta show", "meta import", "meta restore", "meta export", "migrate"]
@@ -174,6 +175,7 @@ def overlays(sandbox: MountSandbox, place: Place) -> list[OverlayMount]:
 
 def test_examples_that_ask(place: Place, overlays: list[OverlayMount]) -> None:
     """Each says something, and succeeds."""
+    place.run("minifo checkpoint create /mnt/etc night")
     etc = place.run("minifo digest /mnt/usr").stdout
     (place.root / "etc/attested").write_bytes(etc)
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # nearly all of the time goes to the start of python

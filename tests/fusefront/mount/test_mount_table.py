@@ -43,7 +43,7 @@ def test_parse_mountinfo_undoes_every_escape() -> None:
     assert entry.mountpoint == "/mnt/m\n ,\\0"
     assert entry.fstype == "fuse.minifo"
     assert entry.source == format_source("/a,b c\td\ne#f", os.fsdecode(b"/\xff\xc3\xa4\\\"'"))
-    assert overlay_of(entry) == ("/a,b c\td\ne#f", os.fsdecode(b"/\xff\xc3\xa4\\\"'"))
+    assert overlay_of(entry) == ("/a,b c\td\ne#f", os.fsdecode(b"/\xff\xc3\xa4\\\"'"), None)
     assert {"nosuid", "user_id=0", "allow_other"} <= set(entry.options)
 
 

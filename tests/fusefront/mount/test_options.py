@@ -180,7 +180,8 @@ def test_any_path_survives_option_and_source_text(base: str, storage: str) -> No
     """What is escaped comes back exactly, through -o and through /proc/mounts."""
     options = parse([f"ro,base={escape(base)},sto={escape(storage)},noatime"])
     assert (options.base, options.storage) == (base, storage)
-    assert parse_source(format_source(base, storage)) == (base, storage)
+    assert parse_source(format_source(base, storage)) == (base, storage, None)
+    assert parse_source(format_source(base, storage, base)) == (base, storage, base)
 
 
 @pytest.mark.parametrize(
@@ -192,6 +193,8 @@ def test_any_path_survives_option_and_source_text(base: str, storage: str) -> No
         "sto=/s,base=/b",
         "base=/b,sto=/s,",
         "base=/b,sto=/s,ro",
+        "base=/b,sto=/s,at=one,ro",
+        "base=/b,at=one,sto=/s",
         "base=/b\\x\\\\,sto=/s",
         "x,base=/b,sto=/s",
     ],
