@@ -36,6 +36,7 @@ _HIDDEN_IN = "SELECT name FROM deleted WHERE parent = ?"
 _HIDES_IN = "SELECT 1 FROM deleted WHERE parent = ? LIMIT 1"
 _PLACE = "SELECT parent, name FROM renamed WHERE ino = ? LIMIT 1"
 _ORIGIN = "SELECT path FROM origin WHERE ino = ?"
+_LINKED = "SELECT 1 FROM modified JOIN inode USING (ino) WHERE seen_links > 1 LIMIT 1"  # files with several base names
 _BELOW = "SELECT 1 FROM origin WHERE path > ? AND path < ? LIMIT 1"
 
 
@@ -121,6 +122,7 @@ class _Revert:
         self._view = overlay.merge
         self._names = overlay.namespace
         self._paths = PathResolver(overlay.db)  # knows the names as they are before the first change
+        self._may_be_linked = self._db.value(_LINKED) is not None
         self.actions: list[Action] = []
 
     def revert(self, path: bytes) -> None:
@@ -261,11 +263,23 @@ class _Revert:
         names |= {name for (name,) in self._db.rows(_HIDDEN_IN, (node.ino,))}
         if node.path is not None:
             names |= set(self._inodes.drift.origins_in(node.path))
+            if self._may_be_linked:
+                names.update(self._linked_in(node, node.path))
         for name in sorted(names):
             yield self._revert_entry(node, name, join(path, name))
         if self._db.value("SELECT 1 FROM modified WHERE ino = ?", (node.ino,)) is not None:
             self.actions.append(Action("restored", path))
         self._drop_attributes(node)
+
+    def _linked_in(self, node: Node, path: bytes) -> Iterator[bytes]:
+        """Yield names in a base directory that lead to a changed file of which ``origin`` has another name, or may."""
+        for name in self._ov.base.names(path):
+            child = self._inodes.base_child(node, name)
+            if child is None:
+                continue
+            st, ino = child
+            if stat.S_ISDIR(st.st_mode) or (st.st_nlink > 1 and self._inodes.row(ino) is not None):
+                yield name
 
     def _revert_file(self, node: Node, path: bytes) -> None:
         """Let an object that is no directory have the base's bytes and attributes again."""

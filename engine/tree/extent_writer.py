@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 
 from ..errors import FsError
-from ..model import BLOCK_SIZE
+from ..model import BLOCK_SIZE, OBJECTS_END
 from ..store.content_objects import ObjectStore
 from ..store.database import Database
 from .extents import HOLE, Extent
@@ -106,7 +106,8 @@ class ExtentWriter:
         packed = not self._objects.has_holes or start + size > self._objects.largest
         sql = f"FROM extent WHERE ino = ? AND (at <> start) = {int(packed)}"
         # the object of the first extent almost always serves, and a file may have a hundred thousand extents
-        sql += " AND object >= ?"  # nothing is written into frozen ones
+        # nothing is written into frozen ones; what is no id of an object at all is damage, and no number is above it
+        sql += f" AND object >= ? AND object < {OBJECTS_END}"
         file = row.ino, max(1, self._objects.frozen_below)
         rows = self._db.rows(f"SELECT object {sql} LIMIT 1", file)
         if rows and not packed and rows[0][0] in self._objects.cut:

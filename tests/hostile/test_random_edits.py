@@ -63,6 +63,7 @@ FOUND: tuple[tuple[Edit, ...], ...] = (
     (SetCells("was_inode", "size", None, None),),
     (SetCells("was_inode", "mode", 1 << 40, None), SetCells("was_origin", "path", b"/../outside", None)),
     (Blob("was_small", "data"), Blob("was_xattr", "value")),
+    (SetCells("created", "parent", 0, 0), SetCells("extent", "object", b"", 0)),  # no object of any number
     (SetCells("inode", "mode", -1, 1),),
     (SetCells("inode", "mode", 1 << 32, 1),),
     (SetCells("extent", "end", FILE_MAX, 0),),
