@@ -51,7 +51,6 @@ BEFORE = {
     "minifo mount -o remount": "minifo umount /mnt/etc; minifo mount --base /etc --sto /var/lib/etc-changes /mnt/etc",
     "minifo trial start": "minifo confirm /mnt/etc",
     "minifo trial abandon": "minifo confirm /mnt/etc; minifo trial start /mnt/etc",
-    "minifo revert --sto": "minifo umount /mnt/etc",
     "minifo meta export": "rm -rf /tmp/overlay /var/lib/changes; cp -a /var/lib/new /var/lib/changes",
     "minifo meta restore": "[ -e /overlay/mini_fo-backup ] || minifo meta import /overlay --base /rom --in-place",
 }
