@@ -25,6 +25,7 @@ from minifo.tools.fsck_helper import Outcome, Request, check_storage
 from tests.fsck.sample_storage import SampleStorage, kept, wrong
 from tests.model.compared_trees import caller
 from tests.model.state_machine import PICK, AttributeRules, LifeRules, Machine
+from tests.model.state_machine_checkpoints import CheckpointRules
 from tests.model.state_machine_ranges import RangeRules
 from tests.model.state_machine_unnamed import UnnamedRules
 from tests.shared import file_trees
@@ -229,6 +230,12 @@ class Everything(EmptiedRules, RangeRules, AttributeRules, LifeRules):
     """All rules on the full tree."""
 
 
+class Checkpoints(CheckpointRules, EmptiedRules, RangeRules, LifeRules):
+    """Checkpoints among names and bytes: each state of the past is sound, too."""
+
+    build = staticmethod(file_trees.build_small)
+
+
 def _settings(share: int) -> settings:
     return settings(max_examples=max(1, settings().max_examples * share // 10), stateful_step_count=40)
 
@@ -237,5 +244,7 @@ TestNames = Names.TestCase
 TestNames.settings = _settings(1)
 TestRanges = Ranges.TestCase
 TestRanges.settings = _settings(1)
+TestCheckpoints = Checkpoints.TestCase
+TestCheckpoints.settings = _settings(1)
 TestEverything = Everything.TestCase
 TestEverything.settings = _settings(1)
