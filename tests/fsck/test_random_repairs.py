@@ -285,7 +285,7 @@ class DamageAndRepair(RuleBasedStateMachine):
         keys = "id" if table == "checkpoint" else ", ".join((*TABLES[table[4:]].key, "checkpoint"))
         chosen = columns[column % len(columns)]
         number = "NULL" if value is None else value
-        with contextlib.suppress(apsw.ConstraintError):  # its type, or NOT NULL
+        with contextlib.suppress(apsw.Error):  # not a value of this column, or pages are damaged already
             self.sample.sql(f"UPDATE OR IGNORE {table} SET {chosen} = {number} WHERE ({keys}) IN ({some.format(keys)})")
 
     @rule(
