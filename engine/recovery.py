@@ -156,7 +156,6 @@ class Recovery:
         db, objects, commits = self._db, self._objects, self._commits
         # the last commit of a killed daemon may not be durable yet; all later changes depend on it
         commits.harden()
-        self._history.keep(True)  # a checkpoint may be among the operations to replay
         replayed = redo is not None and self._replay(redo, aside=aside)
         objects.freeze(self._history.follow())
         objects.sweep_uncommitted(replayed)
@@ -212,6 +211,7 @@ class Recovery:
         try:
             recording = redo.read(commit_token(self._db))
             if recording:
+                self._history.keep(True)  # a checkpoint may be among the operations
                 with self._db.operation():
                     replay(self._db, self._storage, redo, recording)
         except StateError as error:

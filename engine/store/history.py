@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import NamedTuple
 
 from ..errors import FsError
@@ -162,7 +163,14 @@ def _triggers(name: str, checkpoint: int | None = None) -> Iterator[tuple[str, s
     bodies[f"UPDATE OF {', '.join(key)}"] = keep_new if others else f"{keep_old} {keep_new}"
     for number, (event, body) in enumerate(bodies.items()):
         trigger = f"keep_{name}_{number}"
-        yield trigger, f"CREATE TEMP TRIGGER {trigger} BEFORE {event} ON main.{name} BEGIN {body} END"
+        yield trigger, f"CREATE TEMP TRIGGER IF NOT EXISTS {trigger} BEFORE {event} ON main.{name} BEGIN {body} END"
+
+
+@lru_cache(2)
+def _all_triggers(checkpoint: int | None) -> list[tuple[str, str]]:
+    """Return the statements that make and drop each trigger of all tables; the argument is that of ``keep``."""
+    triggers = (trigger for name in TABLES for trigger in _triggers(name, checkpoint))
+    return [(sql, f"DROP TRIGGER IF EXISTS temp.{name}") for name, sql in triggers]
 
 
 class History:
@@ -174,7 +182,7 @@ class History:
 
     def __init__(self, db: Database) -> None:
         self._db = db
-        self._keeps = False
+        self._keeps: bool | None = False  # None: some triggers may be there, because storage failed
 
     def keep(self, keeps: bool, checkpoint: int | None = None) -> None:
         """Keep rows as they were from now on, or no more.
@@ -185,10 +193,10 @@ class History:
                 for rows that were kept before; None to keep them for all.
         """
         if keeps != self._keeps:
+            self._keeps = None
+            for make, drop in _all_triggers(checkpoint):
+                self._db.define(make if keeps else drop)
             self._keeps = keeps
-            for name in TABLES:
-                for trigger, sql in _triggers(name, checkpoint):
-                    self._db.define(sql if keeps else f"DROP TRIGGER temp.{trigger}")
 
     def follow(self) -> int:
         """Keep rows if there is a checkpoint.
@@ -205,7 +213,7 @@ class History:
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Keep no rows during a block, which changes the history itself."""
-        keeps = self._keeps
+        keeps = bool(self._keeps)
         self.keep(False)
         try:
             yield
