@@ -9,25 +9,31 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tests.crash.disk_model import SECTOR
-from tests.crash.recorded_overlay import Entry, Recording, Tree
+from tests.crash.recorded_overlay import Entry, Recording, Seen
 
 _PIECES = 3  # a sector of storage may hold only a part of a sector of the file: an extent's beginning, end, or both
 
 
-def match(recording: Recording, tree: Tree, point: int, oldest: int, newest: int) -> int | None:
-    """The number of the commit whose tree this is, or None."""
-    for number in range(newest, oldest - 1, -1):
-        if tree == recording.trees[number]:
+def match(recording: Recording, seen: Seen, point: int, oldest: int, newest: int) -> int | None:
+    """The number of the commit whose tree and checkpoints these are, or None."""
+    possible = [number for number in range(newest, oldest - 1, -1) if number not in recording.halves]
+    for number in possible:
+        if seen == recording.commits[number]:
             return number
-    for number in range(newest, oldest - 1, -1):
-        if all(why is None for why in differences(recording, number, tree, point)):
+    for number in possible:
+        if all(why is None for why in differences(recording, number, seen, point)):
             return number
     return None
 
 
-def differences(recording: Recording, number: int, tree: Tree, point: int) -> Iterator[str | None]:
-    """What sets a tree apart from that of a commit; None for a file that differs as it may."""
-    expected = recording.trees[number]
+def differences(recording: Recording, number: int, seen: Seen, point: int) -> Iterator[str | None]:
+    """What sets this apart from a commit; None for a file that differs as it may."""
+    if number in recording.halves:
+        yield "it is half of what is to be done at once"
+    tree, points = seen
+    expected, expected_points = recording.commits[number]
+    if points != expected_points:
+        yield f"checkpoints {points} for {expected_points}"
     if tree.keys() != expected.keys():
         missing, extra = expected.keys() - tree.keys(), tree.keys() - expected.keys()
         yield f"missing {sorted(missing)}, extra {sorted(extra)}"

@@ -10,12 +10,13 @@ from __future__ import annotations
 import os
 import shutil
 
-from minifo.engine import ROOT, Ino, Overlay
+from minifo.engine import ROOT, Ino, Overlay, StateError
+from minifo.engine.store.history import TABLES
 from minifo.engine.store.object_paths import object_name
 from minifo.engine.store.storage import Storage
+from tests.crash.contents import fill
 from tests.crash.disk_model import State
-from tests.crash.recorded_overlay import CALLER, Tree, tree_of
-from tests.crash.workloads import fill
+from tests.crash.recorded_overlay import CALLER, Seen, Tree, seen
 
 _KNOWN = {
     "minifo.db",
@@ -27,6 +28,9 @@ _KNOWN = {
     "minifo.names",
     "minifo.names.new",
 }
+
+
+_NAMING = ("inode", "extent", "was_inode", "was_extent")  # the tables that name objects
 
 
 class Wrong(Exception):
@@ -83,6 +87,8 @@ class DiskChecker:
         self._known = _KNOWN | set(also)
         self._there: State = {}
         self._touched: set[str] = set()
+        self.shown: dict[int, Tree] = {}  # what the checkpoints of the disk looked at last hold, by their times
+        self._known_shown: dict[int, dict[int, Tree]] = {}
 
     def lay_out(self, state: State) -> None:
         """Make the directory hold exactly *state*; what it holds already is left alone."""
@@ -132,21 +138,49 @@ class DiskChecker:
         except Exception as error:
             raise Wrong(f"does not open: {type(error).__name__}: {error}") from error
 
-    def look(self) -> Tree:
-        """Mount what is laid out and check all that can be said without knowing its past.
+    def look(self) -> Seen:
+        """Mount what is laid out and check all that can be said without knowing its past; ``shown`` is set, too.
 
         Raises:
             Wrong: a promise is broken.
         """
         overlay = self.mount()
         try:
-            tree = _sound(overlay)
-            objects = {n for (n,) in overlay.db.rows("SELECT object FROM inode WHERE object > 0")}
-            objects |= {n for (n,) in overlay.db.rows("SELECT object FROM extent WHERE object > 0")}
+            found = _sound(overlay)
+            objects = {n for table in _NAMING for (n,) in overlay.db.rows(f"SELECT object FROM {table}") if n}
+            kept = _kept_rows(overlay) if found.points else None
+            frozen_below = overlay.objects.frozen_below
         finally:
             overlay.close()
         self._nothing_left({object_name(number) for number in objects})
-        return tree
+        if kept is None:
+            self.shown = {}
+            return found
+        # what checkpoints hold depends on these rows and the bytes of frozen objects, so it is read once for each
+        frozen = frozenset((number, self._bytes(object_name(number))) for number in objects if number < frozen_below)
+        key = hash((found.points, kept, frozen))
+        if key not in self._known_shown:
+            self._known_shown[key] = {point.time: self._shown(point.name) for point in found.points}
+        self.shown = self._known_shown[key]
+        return found
+
+    def _bytes(self, name: str) -> bytes:
+        content = self._there.get(name)
+        if name not in self._touched and isinstance(content, bytes):
+            return content
+        with open(os.path.join(self._path, name), "rb") as file:
+            return file.read()
+
+    def _shown(self, name: str) -> Tree:
+        """Mount a checkpoint, and return its tree."""
+        try:
+            overlay = Overlay.open(self._base, self._path, at=name, clone=False)
+        except Exception as error:
+            raise Wrong(f"checkpoint {name} does not open: {type(error).__name__}: {error}") from error
+        try:
+            return _sound(overlay, live=False).tree
+        finally:
+            overlay.close()
 
     def _nothing_left(self, expected: set[str]) -> None:
         if unknown := set(os.listdir(self._path)) - self._known:
@@ -162,15 +196,15 @@ class DiskChecker:
         if found != expected:
             raise Wrong(f"objects without a name: {sorted(found - expected)}, missing: {sorted(expected - found)}")
 
-    def look_again(self, tree: Tree) -> None:
-        """Mount a second time: the same tree; and life goes on.
+    def look_again(self, before: Seen) -> None:
+        """Mount a second time: the same tree and checkpoints; life goes on, and there is a way back to each of them.
 
         Raises:
             Wrong: a promise is broken.
         """
         overlay = self.mount()
         try:
-            if _sound(overlay) != tree:
+            if _sound(overlay) != before:
                 raise Wrong("the second mount shows another tree than the first")
             for table in ("orphan", "garbage"):
                 if overlay.db.value(f"SELECT count(*) FROM {table}"):
@@ -183,20 +217,51 @@ class DiskChecker:
                 overlay.commit()
             except OSError as error:
                 raise Wrong(f"no new file can be made: {error}") from error
-            after = _sound(overlay)
-            if after.pop(b"/after the crash").content != fill(999, 3000) or after != tree:
+            after = _sound(overlay).tree
+            if after.pop(b"/after the crash").content != fill(999, 3000) or after != before.tree:
                 raise Wrong("a new file changed others")
+            for point in before.points:
+                if point not in overlay.checkpoints.all():
+                    continue  # made by itself, and pruned by these returns
+                try:
+                    overlay.checkpoints.rollback(point.name)
+                except (StateError, OSError) as error:
+                    raise Wrong(f"cannot go back to checkpoint {point.name}: {error}") from error
+                if _sound(overlay, live=False).tree != self.shown[point.time]:
+                    raise Wrong(f"going back to checkpoint {point.name} shows another tree")
         finally:
             overlay.close()
 
 
-def _sound(overlay: Overlay) -> Tree:
+def _sound(overlay: Overlay, *, live: bool = True) -> Seen:
+    """Look at an overlay.
+
+    Args:
+        overlay: it.
+        live: it was mounted just now; else it shows a state in which files may have been unlinked, but open.
+    """
     try:
-        tree = tree_of(overlay)
+        found = seen(overlay)
     except Exception as error:
         raise Wrong(f"cannot be read: {type(error).__name__}: {error}") from error
     if violations := overlay.check():
         raise Wrong(f"invariants broken: {violations}")
-    if overlay.db.value("SELECT 1 FROM orphan") is not None:
+    if live and overlay.db.value("SELECT 1 FROM orphan") is not None:
         raise Wrong("orphans are left")
-    return tree
+    return found
+
+
+def _kept_rows(overlay: Overlay) -> int:
+    """All rows that checkpoints may show, as one number.
+
+    Raises:
+        Wrong: some are of no checkpoint.
+    """
+    rows = []
+    for name in TABLES:
+        for table in (name, f"was_{name}"):
+            rows += overlay.db.rows(f"SELECT * FROM {table}")
+        strays = f"SELECT 1 FROM was_{name} WHERE checkpoint NOT IN (SELECT id FROM checkpoint)"
+        if overlay.db.value(strays) is not None:
+            raise Wrong(f"history of {name} of no checkpoint")
+    return hash(tuple(rows))

@@ -3,6 +3,7 @@
 For each point the disk model (disk_model.py) gives possible disks; each is mounted by the engine and must
 
     open without repair, and show the tree of one commit, not older than the last one acknowledged, never a mix;
+    have the checkpoints of that commit, each with exactly the tree that it was made of;
     (bytes overwritten in place since that commit may be old or new, block by block: promise P1's parenthesis)
     break no numbered invariant, and leave nothing over in storage: no object without a name, no orphan, no garbage;
     show the same tree after an unmount and another mount, and take new files.
@@ -34,13 +35,15 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from minifo.engine import StateError
 from tests.crash.commit_match import differences, match
+from tests.crash.contents import fill
 from tests.crash.disk_checker import DiskChecker, Wrong
 from tests.crash.disk_model import Disk, State
-from tests.crash.recorded_overlay import RecordedOverlay, Recording, Tree, make_base, materialise, reproducible
+from tests.crash.recorded_overlay import RecordedOverlay, Recording, Seen, Tree, make_base, materialise, reproducible
 from tests.crash.recorder import MARKS
 from tests.crash.seeded_faults import FAULTS
-from tests.crash.workloads import WORKLOADS, Workload, fill
+from tests.crash.workloads import WORKLOADS, Workload
 
 FIXED = ("lost", "kept", "names", "sizes", "bytes")
 _REOPEN = 8  # one disk in so many is mounted a second time and written to
@@ -103,7 +106,7 @@ class Exploration:
         self._seen: dict[int, int | None] = {}
         self._clean: set[int] = set()  # points where nothing is volatile: there is one disk only
         self.summary = Summary()
-        self.trees: dict[tuple[int, str], Tree] = {}
+        self.seen: dict[tuple[int, str], Seen] = {}
 
     def replay(self) -> Iterator[tuple[int, Disk, int, int]]:
         """Every point: its place, the disk, and the numbers of the oldest and newest commit it may show."""
@@ -120,7 +123,7 @@ class Exploration:
                 disk.apply(op)
                 yield place, disk, oldest, newest
 
-    def round(self, recipes: list[str], keep_trees: bool = False) -> Iterator[tuple[int, str, str]]:
+    def round(self, recipes: list[str], keep_seen: bool = False) -> Iterator[tuple[int, str, str]]:
         """Judge the disks that these recipes give at each point.
 
         A recipe with ``*`` is a random one of its own at each point.
@@ -140,18 +143,18 @@ class Exploration:
             for template in recipes:
                 recipe = template.replace("*", str(place))
                 try:
-                    tree = self.judge(disk.build(recipe), place, oldest, newest)
+                    seen = self.judge(disk.build(recipe), place, oldest, newest)
                 except Wrong as wrong:
                     self.summary.seconds += time.perf_counter() - start
                     yield place, recipe, str(wrong)
                     start = time.perf_counter()
                     continue
-                if keep_trees and tree is not None:
-                    self.trees[place, recipe] = tree
+                if keep_seen and seen is not None:
+                    self.seen[place, recipe] = seen
         self.summary.points = max(self.summary.points, count)
         self.summary.seconds += time.perf_counter() - start
 
-    def judge(self, state: State, place: int, oldest: int, newest: int) -> Tree | None:
+    def judge(self, state: State, place: int, oldest: int, newest: int) -> Seen | None:
         """Mount a disk and check everything; None if the same disk was seen to be right before.
 
         Raises:
@@ -163,18 +166,21 @@ class Exploration:
             return None
         self.summary.disks += 1
         self._bench.lay_out(state)
-        tree = self._bench.look()
-        found = match(self._recording, tree, place, oldest, newest)
+        seen = self._bench.look()
+        found = match(self._recording, seen, place, oldest, newest)
         if found is None:
             found_instead = {
-                number: next((why for why in differences(self._recording, number, tree, place) if why), "")
+                number: next((why for why in differences(self._recording, number, seen, place) if why), "")
                 for number in range(oldest, newest + 1)
             }
             raise Wrong(f"the tree is of no commit from {oldest} to {newest}: {found_instead}")
+        for point in seen.points:
+            if self._bench.shown[point.time] != self._recording.shown[point.time]:
+                raise Wrong(f"checkpoint {point.name} does not hold what it held when it was made")
         if key % _REOPEN == 0:
-            self._bench.look_again(tree)
+            self._bench.look_again(seen)
         self._seen[key] = found
-        return tree
+        return seen
 
 
 # -- one workload
@@ -191,10 +197,10 @@ def scratch_directory() -> Iterator[str]:
         shutil.rmtree(path)
 
 
-def record(workload: Workload, scratch: str, base: str) -> Recording:
-    """Run a workload under the recorder, and let the power go at its end."""
+def record(workload: Workload, scratch: str, base: str, fault: str | None = None) -> Recording:
+    """Run a workload under the recorder, and let the power go at its end, or where it cannot go on for its fault."""
     image: State = {}
-    tree = None
+    start, shown = None, None
     if workload.before is not None:
         before = record(Workload(workload.before), scratch, base)
         disk = Disk()
@@ -205,13 +211,14 @@ def record(workload: Workload, scratch: str, base: str) -> Recording:
         base = make_base(tempfile.mkdtemp(dir=scratch))
         checker = DiskChecker(tempfile.mkdtemp(dir=scratch), base)
         checker.lay_out(image)
-        tree = checker.look()
+        start, shown = checker.look(), checker.shown
     with reproducible():
         recorded = RecordedOverlay(
             tempfile.mkdtemp(dir=scratch),
             base,
             image=image,
-            tree=tree,
+            start=start,
+            shown=shown,
             packed=workload.packed,
             wal_limit=workload.wal_limit,
             small_max=workload.small_max,
@@ -220,14 +227,22 @@ def record(workload: Workload, scratch: str, base: str) -> Recording:
         if workload.killed_at_birth:
             recorded.open_and_kill()
         recorded.open()
-        workload.run(recorded)
+        try:
+            workload.run(recorded)
+        except (OSError, StateError):
+            if fault is None:
+                raise
         return recorded.end()
 
 
-def record_recovery(state: State, tree: Tree, packed: bool, scratch: str, base: str) -> Recording:
+def record_recovery(
+    state: State, start: Seen, shown: dict[int, Tree], packed: bool, scratch: str, base: str
+) -> Recording:
     """Mount what a crash left under the recorder, do a little, and let the power go again."""
     with reproducible():
-        recorded = RecordedOverlay(tempfile.mkdtemp(dir=scratch), base, image=state, tree=tree, packed=packed)
+        recorded = RecordedOverlay(
+            tempfile.mkdtemp(dir=scratch), base, image=state, start=start, shown=shown, packed=packed
+        )
         recorded.open()
         recorded.create("fresh", fill(900, 700))
         recorded.commit()
@@ -255,7 +270,7 @@ def explore(
         if fault is not None:
             stack.enter_context(FAULTS[fault].plant())
         base = make_base(os.path.join(scratch, "base"))
-        recording = record(workload, scratch, base)
+        recording = record(workload, scratch, base, fault)
         exploration = Exploration(recording, scratch, share)
         summary = exploration.summary
 
@@ -267,7 +282,7 @@ def explore(
         turn = 0
         while summary.states < wanted:
             recipes = list(FIXED) if turn == 0 else [f"{seed}.{turn}.{n}.*" for n in range(4)]
-            for place, recipe, what in exploration.round(recipes, keep_trees=turn <= 1):
+            for place, recipe, what in exploration.round(recipes, keep_seen=turn <= 1):
                 if fail([(place, recipe)], what):
                     return summary
             turn += 1
@@ -283,7 +298,7 @@ def _recoveries(
 ) -> Iterator[tuple[list[tuple[int, str]], str | None, Summary]]:
     """Cut the power while what an earlier cut left is being recovered."""
     rng = random.Random(seed)
-    chosen = rng.sample(sorted(outer.trees), min(len(outer.trees), max(1, states // 250)))
+    chosen = rng.sample(sorted(outer.seen), min(len(outer.seen), max(1, states // 250)))
     done = 0
     by_place: dict[int, list[str]] = {}
     for place, recipe in chosen:
@@ -292,7 +307,8 @@ def _recoveries(
         for recipe in by_place.pop(place, ()):
             base = outer._recording.base
             state = disk.build(recipe)
-            recording = record_recovery(state, outer.trees[place, recipe], workload.packed, scratch, base)
+            start, shown = outer.seen[place, recipe], outer._recording.shown
+            recording = record_recovery(state, start, shown, workload.packed, scratch, base)
             inner = Exploration(recording, scratch)
             for found in inner.round([*FIXED, f"{seed}.r.*", f"{seed}.s.*"]):
                 yield [(place, recipe), found[:2]], found[2], Summary()
@@ -335,7 +351,7 @@ def replay(path: str, keep: str | None = None) -> str | None:
             stack.enter_context(FAULTS[failure["fault"]].plant())
         workload = WORKLOADS[failure["workload"]]
         base = make_base(os.path.join(scratch, "base"))
-        recording = record(workload, scratch, base)
+        recording = record(workload, scratch, base, failure["fault"])
         for depth, (place, recipe) in enumerate(failure["trail"], 1):
             exploration = Exploration(recording, scratch)
             disk, oldest, newest = next((d, o, n) for p, d, o, n in exploration.replay() if p == place)
@@ -348,12 +364,12 @@ def replay(path: str, keep: str | None = None) -> str | None:
                 print(f"  {at:5} {op}")
             print(f"power cut at {place}, recipe {recipe}: commits {oldest} to {newest} may show")
             try:
-                tree = exploration.judge(state, place, oldest, newest)
+                seen = exploration.judge(state, place, oldest, newest)
             except Wrong as wrong:
                 return str(wrong)
             if depth < len(failure["trail"]):
-                assert tree is not None
-                recording = record_recovery(state, tree, workload.packed, scratch, base)
+                assert seen is not None
+                recording = record_recovery(state, seen, recording.shown, workload.packed, scratch, base)
     return None
 
 

@@ -22,6 +22,7 @@ from typing import NamedTuple
 from unittest.mock import patch
 
 from minifo.engine import ROOT, Ino, Overlay, Process, SetAttr
+from minifo.engine.checkpoints import Checkpoint
 from minifo.engine.store.storage import Storage
 from minifo.engine.tree.clock import Clock
 from tests.crash.disk_model import State
@@ -84,6 +85,18 @@ def tree_of(overlay: Overlay) -> Tree:
     return tree
 
 
+class Seen(NamedTuple):
+    """What an overlay shows of itself."""
+
+    tree: Tree
+    points: tuple[Checkpoint, ...] = ()
+
+
+def seen(overlay: Overlay) -> Seen:
+    """Look at an overlay."""
+    return Seen(tree_of(overlay), tuple(overlay.checkpoints.all()))
+
+
 @dataclass
 class Recording:
     """A record, and what the states built from it are judged by."""
@@ -92,7 +105,9 @@ class Recording:
     packed: bool
     image: State = field(default_factory=dict)  # what the disk holds at the start
     ops: list[Op] = field(default_factory=list)
-    trees: list[Tree] = field(default_factory=list)  # by number of the commit; 0 is there at the start
+    commits: list[Seen] = field(default_factory=list)  # by number; 0 is there at the start
+    shown: dict[int, Tree] = field(default_factory=dict)  # what a checkpoint holds, by its time
+    halves: set[int] = field(default_factory=set)  # commits in the middle of what is to be done at once
     versions: dict[int, list[tuple[int, bytes]]] = field(default_factory=dict)  # by inode: place in ops, content
 
 
@@ -139,6 +154,10 @@ def make_base(path: str) -> str:
     return path
 
 
+class Killed(BaseException):
+    """The daemon is killed here."""
+
+
 class RecordedOverlay:
     """An overlay under a recorder.
 
@@ -146,7 +165,8 @@ class RecordedOverlay:
         scratch: an empty directory for storage.
         base: the base.
         image: what storage holds at the start, durably; nothing by default.
-        tree: the tree that image shows; the base's own by default.
+        start: what that image shows; the base's own tree by default.
+        shown: what its checkpoints hold, by their times.
         packed: let storage be one whose files cannot have holes.
         wal_limit: pages of the write-ahead log above which it is checkpointed.
         small_max: bytes of a file that are kept in a row.
@@ -159,7 +179,8 @@ class RecordedOverlay:
         base: str,
         *,
         image: State | None = None,
-        tree: Tree | None = None,
+        start: Seen | None = None,
+        shown: dict[int, Tree] | None = None,
         packed: bool = False,
         wal_limit: int = 1000,
         small_max: int = 200,
@@ -174,15 +195,18 @@ class RecordedOverlay:
         self._small_max = small_max
         self.recorder = Recorder()
         self.recording = Recording(base, packed, dict(image or {}), self.recorder.ops)
-        if tree is None:
+        if start is None:
             bare = os.path.join(scratch, "bare")
             os.mkdir(bare)
             overlay = Overlay.open(base, bare)
-            tree = tree_of(overlay)
+            start = seen(overlay)
             overlay.close()
             shutil.rmtree(bare)
-        self.recording.trees.append(tree)
+        self.recording.commits.append(start)
+        self.recording.shown.update(shown or {})
         self._in_place: dict[Ino, _InPlace] = {}
+        self.seals_left: int | None = None  # commits until the daemon is killed
+        self.in_verb = False  # whether a verb is being done (recorded_checkpoints.py)
         self.storage = os.path.join(scratch, "storage")
         os.mkdir(self.storage)
         materialise(self.storage, image or {})
@@ -203,16 +227,19 @@ class RecordedOverlay:
             self.overlay.storage.has_holes = False
         commits = self.overlay.commits
         commits.wal_limit = self._wal_limit
-        self.overlay.content.copy_up.small_max = self._small_max
+        self.set_limits()
         seal, harden = commits.seal, commits.harden
 
         def recorded_seal() -> object:
-            self.recorder.note("seal", len(self.recording.trees))
-            self.recording.trees.append(tree_of(self.overlay))
+            if self.seals_left is not None:
+                self.seals_left -= 1
+                if self.seals_left < 0:
+                    raise Killed
+            self._note_state()
             return seal()
 
         def recorded_harden() -> None:
-            newest = len(self.recording.trees) - 1
+            newest = len(self.recording.commits) - 1
             harden()
             self.recorder.note("acked", newest)
             self._in_place = {ino: image for ino, image in self._in_place.items() if image.commit > newest}
@@ -220,13 +247,31 @@ class RecordedOverlay:
         commits.seal = recorded_seal  # type: ignore[assignment,method-assign]
         commits.harden = recorded_harden  # type: ignore[method-assign]
         # an fsync now would find nothing to do and answer at once
-        self.recorder.note("acked", len(self.recording.trees) - 1)
+        self.recorder.note("acked", len(self.recording.commits) - 1)
+
+    def set_limits(self) -> None:
+        """Let small files be as small as they are here; parts that a rollback made anew do not know it."""
+        self.overlay.content.copy_up.small_max = self._small_max
+
+    def _note_state(self) -> None:
+        """Note what a commit that comes now has."""
+        self.recorder.note("seal", len(self.recording.commits))
+        try:
+            state = seen(self.overlay)
+        except OSError:
+            if not self.in_verb:
+                raise
+            state = Seen({})  # in the middle of a verb: half of it
+        self.recording.commits.append(state)
+
+    def note_acknowledged(self) -> None:
+        """Note that what the overlay shows was acknowledged as durable, whether a commit was made or not."""
+        if self.recording.commits[-1] != seen(self.overlay):
+            self._note_state()
+        self.recorder.note("acked", len(self.recording.commits) - 1)
 
     def open_and_kill(self) -> None:
         """Mount for the first time, and kill the daemon between the new database's rename and its sync."""
-
-        class Killed(BaseException):
-            pass
 
         with patch.object(Storage, "sync_dir", side_effect=Killed), suppress(Killed):
             Overlay.open(self.recording.base, self.storage, storage_io=self.recorder.storage, vfs=self.recorder.vfs)
@@ -241,26 +286,29 @@ class RecordedOverlay:
         With a redo log the next mount shows everything that was acknowledged, and that counts as one more commit.
         """
         if self._redo is not None:
-            self.recorder.note("seal", len(self.recording.trees))
-            self.recording.trees.append(tree_of(self.overlay))
+            self._note_state()
         else:
             self._in_place.clear()
         left = os.path.join(self._scratch, "left")
         shutil.copytree(self.storage, left, ignore=shutil.ignore_patterns("*-shm", "lock"))
         with self.recorder.pause():
-            # SQLite's locks are this very process's own, so the connection must be closed; what that writes is undone
-            self.overlay.db.close()
-            self.overlay.objects.close()
-            self.overlay.storage.close()
-            self.overlay.base.close()
+            self._let_go()  # what that writes is undone
         _restore(left, self.storage)
         shutil.rmtree(left)
         self.open()
 
+    def _let_go(self) -> None:
+        """End like a killed process; SQLite's locks are this very process's own, so the connection must be closed."""
+        self.overlay.db.close()
+        self.overlay.objects.close()
+        self.overlay.storage.close()
+        self.overlay.base.close()
+
     def end(self) -> Recording:
         """The power goes for good: give the record."""
         with self.recorder.pause():
-            self.overlay.close()
+            self.overlay.commits.close()
+            self._let_go()
         self.recorder.close()
         return self.recording
 
@@ -346,7 +394,7 @@ class RecordedOverlay:
         before = bytearray(self._in_place[ino].content if ino in self._in_place else self._content(ino))
         self.overlay.ranges.fallocate(ino, mode, offset, size)
         before.extend(bytes(self.overlay.getattr(ino).size - len(before)))
-        self._in_place[ino] = _InPlace(len(self.recording.trees), before)
+        self._in_place[ino] = _InPlace(len(self.recording.commits), before)
         self._note_content(ino, at)
 
     def copy(self, source: Ino, offset: int, target: Ino, at: int, size: int) -> None:
@@ -386,6 +434,8 @@ class RecordedOverlay:
         """Remove a name; the kernel forgets the file at once, unless it is kept open."""
         self._op(f"unlink {path}")
         ino = self.ino(path)
+        if keep:
+            self.overlay.add_lookup(ino)
         self.overlay.unlink(*self._at(path))
         if not keep:
             self.forget(ino)
@@ -451,9 +501,9 @@ class RecordedOverlay:
         commits.presync(pending)
         before_seal()
         sealed = commits.seal()
-        newest = len(self.recording.trees) - 1
+        newest = len(self.recording.commits) - 1
         before_harden()
-        assert newest == len(self.recording.trees) - 1, "the front end makes one commit at a time"
+        assert newest == len(self.recording.commits) - 1, "the front end makes one commit at a time"
         commits.harden()
         before_finish()
         commits.finish(sealed)

@@ -7,9 +7,7 @@ its crash states are mounted.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
 from itertools import count
 from typing import Any
 from unittest.mock import patch
@@ -18,32 +16,8 @@ from minifo.engine import commit, overlay, recovery
 from minifo.engine.store import content_objects, database_file, object_paths, redo_replay, storage
 from minifo.engine.tree import content, copy_up, freed_blocks, namespace
 from tests.crash import recorder
-
-Patch = tuple[Any, str, Callable[..., Any]]
-
-
-@dataclass(frozen=True)
-class Fault:
-    """One fault.
-
-    Attributes:
-        what: what the engine does wrong.
-        workload: one that shows it.
-        patches: what is replaced: class, method, and a function that gets the true method and gives the wrong one.
-    """
-
-    what: str
-    workload: str
-    patches: tuple[Patch, ...]
-
-    @contextmanager
-    def plant(self) -> Iterator[None]:
-        """Do it wrong meanwhile."""
-        with ExitStack() as stack:
-            for owner, name, wrong in self.patches:
-                change: AbstractContextManager[Any] = patch.object(owner, name, wrong(getattr(owner, name)))
-                stack.enter_context(change)
-            yield
+from tests.crash.checkpoint_faults import CHECKPOINT_FAULTS
+from tests.crash.fault import Fault
 
 
 def _nothing(true: Callable[..., Any]) -> Callable[..., Any]:
@@ -341,4 +315,5 @@ FAULTS: dict[str, Fault] = {
     "log-trusted": Fault(
         "the log of a killed daemon is taken for durable", "kills", ((recovery.Recovery, "clean_up", _trust_log),)
     ),
+    **CHECKPOINT_FAULTS,
 }

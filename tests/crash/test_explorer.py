@@ -44,7 +44,8 @@ def test_every_crash_leaves_a_tree_that_was_committed(
     name: str, total: Summary, figures: list[str], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     """After a power cut anywhere the overlay mounts and shows the tree of one commit, with nothing left over."""
-    summary = explore(name, states=_STATES // len(WORKLOADS))
+    every = WORKLOADS[name].every
+    summary = explore(name, states=_STATES // len(WORKLOADS) // every, share=(0, every))
     total.add(summary)
     figures.append(summary.line(name))
     if summary.failures:
@@ -58,7 +59,7 @@ def test_every_crash_leaves_a_tree_that_was_committed(
 def test_every_seeded_fault_is_found(name: str) -> None:
     """With any one ordering step taken out, the explorer finds a broken promise."""
     fault = FAULTS[name]
-    summary = explore(fault.workload, states=_TO_FIND, fault=name, stop=1)
+    summary = explore(fault.workload, states=_TO_FIND, fault=name, share=(0, fault.every), stop=1)
     assert summary.failures, f"not found in {summary.states} states: {fault.what}"
 
 

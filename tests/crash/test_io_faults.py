@@ -22,9 +22,9 @@ from minifo.engine.errors import CommitPostponed
 from minifo.engine.store.object_paths import object_name
 from minifo.engine.store.storage import Storage
 from minifo.engine.store.syscalls import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, FALLOC_FL_ZERO_RANGE
+from tests.crash.contents import fill
 from tests.crash.io_fault_injector import Injector
 from tests.crash.recorded_overlay import CALLER, Entry, Tree, make_base, tree_of
-from tests.crash.workloads import fill
 
 pytestmark = pytest.mark.logs(
     "operations of a killed daemon were replayed",

@@ -11,15 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from minifo.engine import ROOT, RenameFlags, SetAttr
-from minifo.engine.store.syscalls import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, FALLOC_FL_ZERO_RANGE
+from minifo.engine.store.syscalls import FALLOC_FL_KEEP_SIZE, FALLOC_FL_ZERO_RANGE
+from tests.crash import checkpoint_workloads
+from tests.crash.contents import PUNCH, fill
 from tests.crash.recorded_overlay import CALLER, RecordedOverlay
-
-PUNCH = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
-
-
-def fill(seed: int, size: int) -> bytes:
-    """Bytes that are the same for a seed, differ in every block between seeds, and have no block of zeros."""
-    return b"".join(b"%06d.%06d|" % (seed, block) for block in range(size // 14 + 1))[:size]
 
 
 def untar(recorded: RecordedOverlay) -> None:
@@ -497,6 +492,7 @@ class Workload:
         redo: True where the daemon keeps a redo log.
         killed_at_birth: True where the daemon is killed while it makes the storage, and mounted again.
         before: a workload whose outcome this one finds, on a base that was replaced meanwhile.
+        every: the tests cut the power at every such point only, as looking at all checkpoints of a disk takes time.
     """
 
     run: Callable[[RecordedOverlay], None]
@@ -506,6 +502,7 @@ class Workload:
     redo: bool = False
     killed_at_birth: bool = False
     before: Callable[[RecordedOverlay], None] | None = None
+    every: int = 1
 
 
 WORKLOADS: dict[str, Workload] = {
@@ -534,5 +531,13 @@ WORKLOADS: dict[str, Workload] = {
     "kills": Workload(kills, killed_at_birth=True),
     "kills_redo": Workload(kills, redo=True),
     "another_base": Workload(another_base, before=much_renamed),
+    "points_brief": Workload(checkpoint_workloads.brief, every=3),
+    "points_frozen": Workload(checkpoint_workloads.frozen, every=3),
+    "points_frozen_packed": Workload(checkpoint_workloads.frozen, packed=True, every=3),
+    "points_back": Workload(checkpoint_workloads.back_and_forth, every=3),
+    "points_deleted": Workload(checkpoint_workloads.deleted, every=3),
+    "points_pruned": Workload(checkpoint_workloads.pruned, wal_limit=60, every=3),
+    "points_killed": Workload(checkpoint_workloads.killed, redo=True, every=3),
+    "points_base": Workload(checkpoint_workloads.another_base, before=checkpoint_workloads.much_kept, every=3),
     "mixed": Workload(mixed, wal_limit=20),
 }

@@ -1,0 +1,90 @@
+"""Checkpoints on a recorded overlay: each verb is all or nothing, and acknowledged when it returns.
+
+What a checkpoint holds is the tree that the overlay showed when it was made.  A commit in the middle of a verb that is
+neither the state before it nor the one after is half of it, and must never show.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from tests.crash.recorded_overlay import Killed, RecordedOverlay, seen
+
+
+class RecordedCheckpoints:
+    """The verbs.
+
+    Args:
+        recorded: the overlay.
+    """
+
+    def __init__(self, recorded: RecordedOverlay) -> None:
+        self._recorded = recorded
+        self._recording = recorded.recording
+
+    def _do(self, text: str, call: Callable[[], object], kill_at: int | None = None) -> None:
+        """Do one verb.
+
+        Args:
+            text: what it is.
+            call: does it.
+            kill_at: kill the daemon in the middle, instead of this commit of the verb.
+        """
+        recorded, recording = self._recorded, self._recording
+        recorded.recorder.note("op", text)
+        before = seen(recorded.overlay)
+        first = len(recording.commits)
+        recorded.seals_left, recorded.in_verb = kill_at, True
+        killed = False
+        try:
+            call()
+        except Killed:
+            killed = True
+        recorded.seals_left, recorded.in_verb = None, False
+        recorded.set_limits()
+        after = seen(recorded.overlay)
+        for point in after.points:
+            if point not in before.points:
+                recording.shown.setdefault(point.time, before.tree)
+        made = range(first, len(recording.commits))
+        recording.halves.update(number for number in made if recording.commits[number] not in (before, after))
+        if killed:
+            recorded.kill()
+        else:
+            assert kill_at is None, "the verb makes fewer commits"
+            recorded.note_acknowledged()
+
+    def create(self, name: str, kill_at: int | None = None) -> None:
+        """Make a checkpoint."""
+        self._do(f"checkpoint {name}", partial(self._recorded.overlay.checkpoints.create, name), kill_at)
+
+    def rollback(self, name: str, kill_at: int | None = None) -> None:
+        """Return to one."""
+        self._do(f"rollback {name}", partial(self._recorded.overlay.checkpoints.rollback, name), kill_at)
+
+    def undo(self, kill_at: int | None = None) -> None:
+        """Undo the last return."""
+        self._do("undo", self._recorded.overlay.checkpoints.undo, kill_at)
+
+    def redo(self) -> None:
+        """Redo it."""
+        self._do("redo", self._recorded.overlay.checkpoints.redo)
+
+    def delete(self, *names: str, kill_at: int | None = None) -> None:
+        """Delete some."""
+        call = partial(self._recorded.overlay.checkpoints.delete, list(names))
+        self._do(f"delete {' '.join(names)}", call, kill_at)
+
+    def rename(self, name: str, new: str) -> None:
+        """Rename one."""
+        self._do(f"rename {name} {new}", partial(self._recorded.overlay.checkpoints.rename, name, new))
+
+    def pin(self, name: str) -> None:
+        """Pin one."""
+        self._do(f"pin {name}", partial(self._recorded.overlay.checkpoints.pin, name, pinned=True))
+
+    @property
+    def last(self) -> str:
+        """The name of the newest one."""
+        return self._recorded.overlay.checkpoints.all()[-1].name
