@@ -30,7 +30,7 @@ PAGE_SIZE = 4096  # bytes; SQLite's default
 _VALUE_MAX = 1 << 20  # bytes of one value or row; minifo's largest has about a tenth of it
 _WAL_HEADER = 32  # bytes; sqlite.org/fileformat2, like the next one
 _FRAME_HEADER = 24
-_PAGES_PER_CHANGE = 8  # pages that one statement can change at most: a path through two B-trees, with page splits
+_PAGES_PER_CHANGE = 8  # pages that one change of a row can change at most: a path through two B-trees, with page splits
 
 Params = Sequence[int | bytes | str | None]
 Row = tuple[Any, ...]
@@ -99,6 +99,7 @@ class Database:
         self.read_only = read_only
         self.dirty = False
         self._changes = 0  # statements since the last commit, without those of the running operation
+        self._committed_rows = 0  # row_changes at the last commit
         self.row_changes = con.total_changes  # returns the count of rows inserted, changed and deleted
         self.operations = 0  # count of operations that succeeded
         self._rolled_back: Callable[[], object] = lambda: None
@@ -390,11 +391,13 @@ class Database:
             self._cursor.execute("COMMIT")
         self.dirty = False
         self._changes = 0
+        self._committed_rows = self.row_changes()
 
     def commit_bytes(self) -> int:
         """Return the most bytes that the write-ahead log can take when the running transaction is committed."""
         cached = self._con.status(apsw.SQLITE_DBSTATUS_CACHE_USED)[0] // PAGE_SIZE
-        changes = self._changes + len(self._statements)
+        # one statement may change many rows, and triggers change more
+        changes = max(self._changes + len(self._statements), self.row_changes() - self._committed_rows)
         pages = min(cached, changes * _PAGES_PER_CHANGE) + self.wal_pages
         return _WAL_HEADER + pages * (PAGE_SIZE + _FRAME_HEADER)
 

@@ -284,6 +284,23 @@ def test_killed_after_a_rollback(sandbox: OverlaySandbox, tmp_path: Path) -> Non
     assert sandbox.ov.check() == []
 
 
+def test_a_return_knows_how_much_log_it_takes(sandbox: OverlaySandbox) -> None:
+    """Its few statements change many rows: the space for their commit is known before it is made."""
+    ov = sandbox.ov
+    for number in range(1500):
+        sandbox.create("n" * 200 + str(number))
+    point = ov.checkpoints.create("one")
+    for number in range(1500):
+        sandbox.unlink("n" * 200 + str(number))
+    ov.checkpoints.create("left")
+    ov.db.restart_log()
+    with ov.db.operation():
+        ov.history.restore(point.id, point.next_ino, point.next_ino)
+    most = ov.db.commit_bytes()
+    ov.db.commit()
+    assert 250 * 4120 < ov.db.wal_pages * 4120 <= most
+
+
 # -- showing one
 
 
