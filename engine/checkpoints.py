@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 from .commit import GroupCommit
-from .errors import Corrupt, FsError, StateError
+from .errors import CommitPostponed, Corrupt, NotDurable, StateError
 from .free_space import FreeSpace
 from .store.content_objects import ObjectStore
 from .store.database import Database
@@ -107,7 +107,7 @@ class Checkpoints:
         """
         try:
             rows = self._db.rows(f"SELECT {', '.join(CHECKPOINT_COLUMNS)} FROM checkpoint ORDER BY id")
-        except FsError as error:
+        except OSError as error:
             raise _damaged(f"the checkpoints cannot be read ({error.filename or error.strerror})") from error
         for row in rows:
             if not is_checkpoint_id(row[0]):
@@ -156,18 +156,22 @@ class Checkpoints:
 
         Raises:
             StateError: the name is taken or cannot be one, storage is full, or it failed.
+            NotDurable: it is made, but the commit was postponed, for memory or descriptors ran out.
         """
         if name is not None:
             self._check_name(name)
         _check_note(note)
         try:
-            self._space.need()
-            with self._freezing():
+            self._space.need(anew=True)  # all that it keeps from now on takes space
+            with self._operation(freezing=True):
                 made = self._add(name, note, pinned=pinned)
                 noting(made)
-        except FsError as error:
+        except (OSError, CommitPostponed) as error:
             raise _failed("the checkpoint was not made", error) from error
-        self._commits.run()
+        try:
+            self._commits.run()
+        except CommitPostponed as error:
+            raise NotDurable(f"the checkpoint {made.name} is made", error, made) from error
         return made
 
     def rename(self, name: str, new_name: str) -> None:
@@ -194,6 +198,7 @@ class Checkpoints:
 
         Raises:
             StateError: there is none with one of the names; then none is deleted.
+            NotDurable: they are deleted, but the commit was postponed or failed.
         """
         found = {checkpoint.id: checkpoint for checkpoint in map(self.find, names)}
         for checkpoint in found.values():
@@ -233,15 +238,14 @@ class Checkpoints:
 
     def _delete(self, found: list[Checkpoint]) -> None:
         try:
-            self._space.prepare_to_free()
-            with self._db.operation():
+            self._commits.run()
+            self._space.prepare_for_much()
+            with self._operation():
                 for checkpoint in found:
                     self._drop(checkpoint)
-        except FsError as error:
+        except (OSError, CommitPostponed) as error:
             raise _failed("the checkpoints were not deleted", error) from error
-        finally:
-            self._follow()
-        self._commits.run()
+        self._make_durable("the checkpoints are deleted")
 
     # -- going back
 
@@ -252,6 +256,7 @@ class Checkpoints:
 
         Raises:
             StateError: there is none with that name, or storage failed.
+            NotDurable: the overlay is brought back, but the commit was postponed or failed; ``result`` is Restored.
         """
         return self.return_to(self.find(name), "rollback")
 
@@ -289,6 +294,7 @@ class Checkpoints:
 
         Raises:
             StateError: storage failed; nothing was brought back.
+            NotDurable: as for ``rollback``.
         """
         since = target.id, target.next_ino, self._window_end
 
@@ -314,23 +320,32 @@ class Checkpoints:
 
         Raises:
             StateError: storage failed; nothing was changed.
+            NotDurable: as for ``rollback``.
         """
         try:
-            self._space.prepare_to_free()
             self._commits.run()
-            with self._freezing():
+            self._space.prepare_for_much()
+            with self._operation(freezing=True):
                 left = self._add(None, f"before {cause}{f' to {target.name}' if target else ''}", cause=cause)
                 if cause not in (_UNDO, _REDO):
                     self._db.change(_NO_REDO)
                 change(left)
                 since = target or left
                 inos, names = self._history.changed_since(since.id, since.next_ino, self._window_end)
-        except FsError as error:
+        except (OSError, CommitPostponed) as error:
             raise _failed("nothing was changed", error) from error
-        self._reload(inos, names)
-        self._prune()
-        self._commits.run()
-        return Restored(target or left, left, inos, names)
+        restored = Restored(target or left, left, inos, names)
+        done = f"{cause}{f' to {target.name}' if target else ''} is done"
+        try:
+            self._reload(inos, names)
+            self._prune()
+        except (OSError, StateError) as error:
+            # what is in memory does not fit the rows now; the next mount has all that was acknowledged
+            self._commits.lose(error)
+            failure = _failed("storage failed, and the overlay is read-only now", error)
+            raise NotDurable(done, failure, restored) from error
+        self._make_durable(done, restored)
+        return restored
 
     def differs(self, checkpoint: Checkpoint) -> bool:
         """Return whether anything was changed since a checkpoint was made."""
@@ -341,26 +356,52 @@ class Checkpoints:
 
         Raises:
             StateError: storage failed.
+            NotDurable: it is done, but the commit was postponed or failed.
         """
         try:
             self._space.prepare_to_free()
             with self._db.operation():
                 change()
-        except FsError as error:
+        except OSError as error:
             raise _failed("nothing was changed", error) from error
-        self._commits.run()
+        self._make_durable("it is changed")
 
     # -- helpers
 
     @contextmanager
-    def _freezing(self) -> Iterator[None]:
-        """The operation that makes a checkpoint: rows are kept, and objects frozen, from its first statement on."""
-        self._history.keep(True)
+    def _operation(self, *, freezing: bool = False) -> Iterator[None]:
+        """An operation that changes which checkpoints there are.
+
+        Args:
+            freezing: it makes one: rows are kept from its first statement on.
+
+        Raises:
+            CommitPostponed: storage has no space for its commit; it is undone, for else nothing could be committed any
+                more, and so nothing be deleted.
+        """
         try:
+            if freezing:
+                self._history.keep(True)
             with self._db.operation():
                 yield
+                self._commits.allocate_log()
         finally:
             self._follow()
+
+    def _make_durable(self, done: str, result: object = None) -> None:
+        """Commit.
+
+        Args:
+            done: what is done, for the message.
+            result: what the caller returns.
+
+        Raises:
+            NotDurable: the commit was postponed or failed.
+        """
+        try:
+            self._commits.run()
+        except StateError as error:
+            raise NotDurable(done, error, result) from error
 
     def _follow(self) -> None:
         self._objects.freeze(self._history.follow())
@@ -402,10 +443,24 @@ class Checkpoints:
             self._objects.add_garbage(number)
 
     def _prune(self) -> None:
-        """Delete the oldest checkpoints that were made by themselves, beyond ``KEPT``."""
+        """Delete the oldest checkpoints that were made by themselves, beyond ``KEPT``.
+
+        Raises:
+            OSError: storage failed, and took the running transaction with it.
+        """
         automatic = [c for c in self.all() if c.cause is not None and not c.pinned]
-        if len(automatic) > KEPT:
-            self.delete([c.name for c in automatic[:-KEPT] if not self.is_shown(c)])
+        if len(automatic) <= KEPT:
+            return
+        fallback = self._db.value(_FALLBACK)
+        try:
+            with self._operation():
+                for checkpoint in automatic[:-KEPT]:
+                    if checkpoint.id != fallback and not self.is_shown(checkpoint):
+                        self._drop(checkpoint)
+        except (OSError, CommitPostponed) as error:
+            if self._db.read_only:
+                raise
+            log.warning("old checkpoints stay until the next one is made: %s", error)
 
 
 def is_name(name: str) -> bool:
@@ -438,7 +493,11 @@ def _damaged(what: str) -> Corrupt:
     return Corrupt(what, "unmount the overlay, and run minifo-fsck on its storage")
 
 
-def _failed(what: str, error: FsError) -> StateError:
+def _failed(what: str, error: OSError | StateError) -> StateError:
+    if isinstance(error, CommitPostponed):
+        return CommitPostponed(f"{what}: {error.message}", error.hint, error.code)
+    if isinstance(error, StateError):
+        return StateError(f"{what} ({error.message})", error.hint)
     if error.errno == errno.EIO:
         return _damaged(f"{what} ({error.filename or error.strerror})")
     return StateError(f"{what} ({error.strerror})", "check the storage's free space and its file system")

@@ -229,7 +229,7 @@ class GroupCommit:
         try:
             self._objects.sync_entries()
             self._sealing()
-            self._allocate_log()
+            self.allocate_log()
             token = secrets.randbits(62)
             limit = self._record(token)
             garbage = self._objects.garbage()
@@ -254,8 +254,10 @@ class GroupCommit:
         if gate > _LONG_GATE * 1e9:
             log.warning("%s: a commit stopped all changes for %.1f s", self._storage.path, gate / 1e9)
 
-    def _allocate_log(self) -> None:
+    def allocate_log(self) -> None:
         """Allocate the write-ahead log's space for the commit: on a full disk SQLite would roll back everything.
+
+        An operation that changes many rows calls it at its end, so that it is undone if it cannot be committed.
 
         Raises:
             CommitPostponed: there is not enough space; nothing was changed.

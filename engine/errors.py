@@ -18,6 +18,7 @@ tree/attributes.py, bytes in tree/content.py and tree/ranges.py, errors of SQLit
         ├── Corrupt                 damaged; minifo-fsck is the next step
         ├── WrongBase               a base that lacks most of the objects that the overlay refers to
         ├── CommitPostponed         no space or memory for a commit now; nothing is lost
+        ├── NotDurable              it was done, but a power cut may undo it
         └── UsageError              wrong or missing arguments
 """
 
@@ -123,10 +124,26 @@ class CommitPostponed(StateError):
         self.code = code
 
 
+class NotDurable(StateError):
+    """What was asked for is done, but the commit with it was postponed or failed: a power cut may undo it.
+
+    Args:
+        done: what is done, for the message.
+        cause: what the commit failed with.
+        result: what the call would have returned.
+    """
+
+    def __init__(self, done: str, cause: StateError, result: object = None) -> None:
+        super().__init__(f"{done}, but a power cut may undo that: {cause.message}", cause.hint)
+        self.code = errno_of(cause)
+        self.redo = cause.redo
+        self.result = result
+
+
 class UsageError(StateError):
     """The arguments are wrong or incomplete; nothing was done."""
 
 
 def errno_of(error: StateError) -> int:
     """Return the errno for a system call that waits for a commit which failed with *error*."""
-    return error.code if isinstance(error, CommitPostponed) else errno.EIO
+    return error.code if isinstance(error, CommitPostponed | NotDurable) else errno.EIO

@@ -63,13 +63,19 @@ class FreeSpace:
 
     # -- asking
 
-    def need(self, size: int = 0) -> None:
+    def need(self, size: int = 0, *, anew: bool = False) -> None:
         """Check that there is space for an operation with *size* bytes of content and some rows.
+
+        Args:
+            size: as above.
+            anew: measure the free space now, even if an earlier measurement would allow the operation.
 
         Raises:
             FsError: ENOSPC if there is not, even after a commit.
         """
         cost = size + _PER_OPERATION
+        if anew:
+            self._credit = 0
         self._credit -= cost
         if self._credit >= 0:
             return
@@ -103,6 +109,19 @@ class FreeSpace:
         log_max = self._storage.log_bytes() + self._storage.space().available + reserve
         if self._db.commit_bytes() + _LOG_STEP > log_max:
             self._commit_pending()
+
+    def prepare_for_much(self) -> None:
+        """Prepare for an operation that may change many rows and is never refused; call it right after a commit.
+
+        If space is scarce, the whole write-ahead log is made free for it.
+
+        Raises:
+            FsError: reading or writing failed.
+        """
+        self._credit = 0
+        self.is_short = self._usable() <= 0
+        if self.is_short:
+            self._db.restart_log()
 
     def _commit_pending(self) -> None:
         """Commit the pending operations, which frees the space of deleted objects, and empty the write-ahead log."""

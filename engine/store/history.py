@@ -193,6 +193,8 @@ class History:
                 for rows that were kept before; None to keep them for all.
         """
         if keeps != self._keeps:
+            if self._keeps is None and keeps:
+                self.keep(False)  # some triggers may be those for another checkpoint
             self._keeps = None
             for make, drop in _all_triggers(checkpoint):
                 self._db.define(make if keeps else drop)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...engine import Overlay, StateError
 from ...engine.checkpoints import Checkpoint, Restored
-from ...engine.errors import errno_of
+from ...engine.errors import NotDurable, errno_of
 from ...engine.model import TRIAL_MOUNTS
 from ...engine.revert import Reverted
 from ...engine.tree.path_resolver import is_base_path
@@ -153,7 +153,8 @@ async def _refused(interface: str, call: Awaitable[Any]) -> Any:
         return await call
     except StateError as error:
         reasons = {"reason": error.message, "hint": error.hint, "errno": errno_of(error)}
-        raise VarlinkError(interface + ".Refused", **reasons) from error
+        name = "NotDurable" if isinstance(error, NotDurable) else "Refused"
+        raise VarlinkError(f"{interface}.{name}", **reasons) from error
 
 
 def _text(parameters: Mapping[str, Any], name: str) -> str | None:

@@ -21,6 +21,7 @@ import trio
 
 from ...engine import Ino, Overlay
 from ...engine.checkpoints import Restored
+from ...engine.errors import NotDurable
 from ...engine.revert import Reverted, revert
 from ..mount.helper_process import HelperProcess
 from .committer import Committer
@@ -63,12 +64,21 @@ class LiveCheckpoints:
 
         Raises:
             StateError: *call* refuses it, or storage failed.
+            NotDurable: it is done, but a power cut may undo it.
         """
+        failure: NotDurable | None = None
         async with self._one:
             async with self._committer.alone():
-                restored = call()
+                try:
+                    restored = call()
+                except NotDurable as error:
+                    if not isinstance(error.result, Restored):
+                        raise
+                    restored, failure = error.result, error
                 self._publish_generations(restored)
             await self._tell_kernel(restored)
+        if failure is not None:
+            raise failure
         return restored
 
     async def revert(self, paths: list[bytes], *, dry_run: bool) -> Reverted:
