@@ -34,6 +34,7 @@ from tests.mount.mount_sandbox import OverlayMount, await_end, daemon_of, is_mou
 WORKERS = 3
 _PROGRAM = Path(__file__).with_name("load_worker.py")
 _GONE = 10.0  # seconds
+_NAMING = ("inode", "extent", "was_inode", "was_extent")  # the tables that name content objects
 _BASE_SIZES = (0, 100, 5000, 300_000)  # of the files each worker finds in the base
 
 
@@ -180,7 +181,7 @@ def check_storage(storage: Path) -> None:
     database = open_database(str(storage / DB_NAME), read_only=True)
     try:
         assert check(database) == []
-        sql = "SELECT object FROM inode WHERE object > 0 UNION SELECT object FROM extent WHERE object > 0"
+        sql = " UNION ".join(f"SELECT object FROM {table} WHERE object > 0" for table in _NAMING)
         named = {object_name(number) for (number,) in database.rows(sql)}
         swept = {object_name(number) for (number,) in database.rows("SELECT object FROM garbage")}
     finally:
