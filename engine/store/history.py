@@ -193,11 +193,12 @@ class History:
                 for rows that were kept before; None to keep them for all.
         """
         if keeps != self._keeps:
-            if self._keeps is None and keeps:
-                self.keep(False)  # some triggers may be those for another checkpoint
-            self._keeps = None
+            is_known, self._keeps = self._keeps is not None, None
             for make, drop in _all_triggers(checkpoint):
-                self._db.define(make if keeps else drop)
+                if not keeps or not is_known:  # it may be there, for another checkpoint
+                    self._db.define(drop)
+                if keeps:
+                    self._db.define(make)
             self._keeps = keeps
 
     def follow(self) -> int:

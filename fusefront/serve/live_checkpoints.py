@@ -90,14 +90,24 @@ class LiveCheckpoints:
 
         Raises:
             StateError: a path cannot be reverted, or storage failed.
+            NotDurable: it is done, but a power cut may undo it.
         """
+        failure: NotDurable | None = None
         async with self._one:
             async with self._committer.alone():
-                reverted = revert(self._overlay, paths, dry_run=dry_run)
-                if reverted.restored is not None:
-                    self._publish_generations(reverted.restored)
-            if reverted.restored is not None:
-                await self._tell_kernel(reverted.restored)
+                try:
+                    reverted = revert(self._overlay, paths, dry_run=dry_run)
+                    restored = reverted.restored
+                except NotDurable as error:
+                    if not isinstance(error.result, Restored):
+                        raise
+                    restored, failure = error.result, error
+                if restored is not None:
+                    self._publish_generations(restored)
+            if restored is not None:
+                await self._tell_kernel(restored)
+        if failure is not None:
+            raise failure
         return reverted
 
     def _publish_generations(self, restored: Restored) -> None:

@@ -55,7 +55,7 @@ def _without(table: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """No row of this table is kept."""
 
     def wrong(true: Callable[..., Any]) -> Callable[..., Any]:
-        return lambda: [made for made in true() if f"main.{table} " not in made[0]]
+        return lambda checkpoint: [made for made in true(checkpoint) if f"main.{table} " not in made[0]]
 
     return wrong
 
@@ -159,9 +159,9 @@ _FAULTS = {
     "returned-in-two": Fault(
         "a return to a checkpoint takes two commits",
         "points_brief",
-        ((checkpoints.Checkpoints, "_return_to", _in_two),),
+        ((checkpoints.Checkpoints, "return_to", _in_two),),
     ),
 }
 
 # what is wrong shows at all points after it
-CHECKPOINT_FAULTS = {name: replace(fault, every=4) for name, fault in _FAULTS.items()}
+CHECKPOINT_FAULTS = {name: replace(fault, every=8) for name, fault in _FAULTS.items()}

@@ -97,7 +97,7 @@ def test_a_full_storage(sandbox: MountSandbox) -> None:
     assert _names(overlay) == before == ["one", "before-rollback"]
     held = {name: _at(overlay, name) for name in before}
     # to go back takes space for what is left
-    with pytest.raises(Refused, match=r"nothing was brought back: .* is full"):
+    with pytest.raises(Refused, match=r"nothing was changed: .* is full"):
         _ask(overlay, "Undo")
     assert (overlay.mnt / "kept").read_bytes() == b"three" * 50_000
     assert (overlay.mnt / "b0").exists()
