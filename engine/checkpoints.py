@@ -204,7 +204,7 @@ class Checkpoints:
         for checkpoint in found.values():
             if self.is_shown(checkpoint):
                 raise StateError(f"checkpoint {checkpoint.name} is mounted (-o at=)", "unmount it first")
-            if self._db.value(_FALLBACK) == checkpoint.id:
+            if self._fallback() == checkpoint.id:
                 raise StateError(
                     f"a trial may fall back to checkpoint {checkpoint.name}",
                     "end the trial first: minifo confirm, or minifo trial abandon",
@@ -219,7 +219,7 @@ class Checkpoints:
         Raises:
             StateError: storage failed.
         """
-        fallback = self._db.value(_FALLBACK)
+        fallback = self._fallback()
         found = [c for c in self.all() if c.id in ids and not c.pinned and c.id != fallback and not self.is_shown(c)]
         if found:
             self._delete(found)
@@ -368,6 +368,13 @@ class Checkpoints:
 
     # -- helpers
 
+    def _fallback(self) -> object:
+        """Return the id of the checkpoint to which a trial may fall back, or None."""
+        try:
+            return self._db.value(_FALLBACK)
+        except OSError as error:
+            raise _failed("the trial cannot be read", error) from error
+
     @contextmanager
     def _operation(self, *, freezing: bool = False) -> Iterator[None]:
         """An operation that changes which checkpoints there are.
@@ -451,7 +458,7 @@ class Checkpoints:
         automatic = [c for c in self.all() if c.cause is not None and not c.pinned]
         if len(automatic) <= KEPT:
             return
-        fallback = self._db.value(_FALLBACK)
+        fallback = self._fallback()
         try:
             with self._operation():
                 for checkpoint in automatic[:-KEPT]:
