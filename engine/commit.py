@@ -267,6 +267,8 @@ class GroupCommit:
         try:
             if self._db.file is None:
                 self._db.file = self._storage.open(DB_NAME, write=True)
+            if self._space.is_short:
+                self._db.release_cache()  # what is in it counts as if it was changed
             files = (self._log_fd(), self._db.commit_bytes()), (self._db.file, self._db.moved_bytes())
             self._space.allocate_for_commit(files)
         except OSError as error:

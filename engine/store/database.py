@@ -393,6 +393,10 @@ class Database:
         self._changes = 0
         self._committed_rows = self.row_changes()
 
+    def release_cache(self) -> None:
+        """Let go of the pages in memory that are not changed: ``commit_bytes`` is closer to the truth then."""
+        self._con.release_memory()
+
     def commit_bytes(self) -> int:
         """Return the most bytes that the write-ahead log can take when the running transaction is committed."""
         cached = self._con.status(apsw.SQLITE_DBSTATUS_CACHE_USED)[0] // PAGE_SIZE
