@@ -1,6 +1,6 @@
 """State machines: the engine and a plain directory under the same operations, compared all the while.
 
-Five machines draw from different groups of rules; a narrow one meets more often, a broad one finds what lies between.
+Eight machines draw from different groups of rules; a narrow one meets more often, a broad one finds what lies between.
 How hard they try follows the hypothesis profile: ``ci`` runs above 1,000 examples of 50 steps, ``thorough`` far more.
 """
 
@@ -82,18 +82,18 @@ def _settings(share: int) -> settings:
 
 
 TestNames = Names.TestCase
-TestNames.settings = _settings(4)
+TestNames.settings = _settings(3)
 TestContents = Contents.TestCase
-TestContents.settings = _settings(3)
+TestContents.settings = _settings(2)
 TestRanges = Ranges.TestCase
-TestRanges.settings = _settings(3)
+TestRanges.settings = _settings(2)
 TestNarrow = Narrow.TestCase
-TestNarrow.settings = _settings(2)
+TestNarrow.settings = _settings(1)
 TestAttributes = Attributes.TestCase
 TestAttributes.settings = _settings(1)
 TestEverything = Everything.TestCase
-TestEverything.settings = _settings(3)
+TestEverything.settings = _settings(2)
 TestCheckpoints = Checkpoints.TestCase
-TestCheckpoints.settings = _settings(3)
+TestCheckpoints.settings = _settings(2)
 TestCheckpointsNarrow = CheckpointsNarrow.TestCase
-TestCheckpointsNarrow.settings = _settings(2)
+TestCheckpointsNarrow.settings = _settings(1)
