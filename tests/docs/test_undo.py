@@ -56,12 +56,13 @@ def test_every_command(sandbox: MountSandbox) -> None:
             ["sh", "-c", line],
             env=env,
             stdin=subprocess.DEVNULL,
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
             text=True,
             timeout=60,
             check=False,
         )
-        assert (done.returncode, done.stderr) == (0, ""), command
+        assert done.returncode == 0, (command, done.stdout)
         said = done.stdout.replace(f"{root}/", "/").splitlines()
         assert [plain(text) for text in said] == [plain(text) for text in expected], command
 
@@ -76,4 +77,4 @@ def test_the_document_has_commands() -> None:
     verbs = {tuple(command.split()[1:3]) for command, _ in steps() if command.startswith("minifo")}
     named = {"create", "list", "diff", "pin", "rename", "prune", "delete"}
     assert {second for first, second in verbs if first == "checkpoint"} == named
-    assert {"rollback", "undo", "redo"} <= {first for first, _ in verbs}
+    assert {"rollback", "undo", "redo", "revert", "trial", "confirm"} <= {first for first, _ in verbs}
