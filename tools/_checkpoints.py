@@ -117,7 +117,7 @@ class _Mounted:
         try:
             return self._client.call(method, **parameters)
         except Refused as error:
-            if error.name != "Refused":
+            if error.name not in ("Refused", "NotDurable"):
                 raise
             raise StateError(str(error.parameters.get("reason")), str(error.parameters.get("hint"))) from error
 
