@@ -78,7 +78,7 @@ class CheckpointsNarrow(CheckpointRules, RangeRules, LifeRules):
 
 
 def _settings(share: int) -> settings:
-    return settings(max_examples=max(1, settings().max_examples * share * 3 // 5), stateful_step_count=50)
+    return settings(max_examples=max(1, settings().max_examples * share * 2 // 5), stateful_step_count=50)
 
 
 TestNames = Names.TestCase

@@ -19,16 +19,19 @@ BIG = os.urandom(1 << 20)
 PAGE = mmap.PAGESIZE
 
 
-@pytest.fixture(params=["hook", "plain"])
+@pytest.fixture
 def overlay(sandbox: MountSandbox, request: pytest.FixtureRequest) -> OverlayMount:
-    """A mounted overlay over a few base files."""
-    found = sandbox.overlay(*(["plain"] if request.param == "plain" else []))
+    """A mounted overlay over a few base files; with or without the session hook, where a test asks for both."""
+    found = sandbox.overlay(*(["plain"] if getattr(request, "param", "hook") == "plain" else []))
     (found.base / "dir").mkdir()
     for name in ("same", "edited", "gone", "dir/moved"):
         (found.base / name).write_text(name)
     (found.base / "big").write_bytes(BIG)
     found.mount()
     return found
+
+
+both = pytest.mark.parametrize("overlay", ["hook", "plain"], indirect=True)
 
 
 def ask(overlay: OverlayMount, method: str, **parameters: Any) -> dict[str, Any]:
@@ -66,6 +69,7 @@ def change_everything(mnt: Path) -> None:
     (mnt / "first").write_text("replaced")
 
 
+@both
 def test_everything_comes_back_under_warm_caches(overlay: OverlayMount) -> None:
     """Names, negative entries, attributes, listings and pages: what the kernel knew is told to be wrong."""
     mnt = overlay.mnt
@@ -96,6 +100,7 @@ def test_what_was_not_written_back_is_in_a_checkpoint(overlay: OverlayMount) -> 
     assert file.read_bytes() == BIG
 
 
+@both
 def test_open_files(overlay: OverlayMount) -> None:
     """One that is another now gives ESTALE or EIO and cannot reach the restored one; one that is the same goes on."""
     mnt = overlay.mnt
@@ -151,6 +156,7 @@ def mapped(path: Path, go: int, said: int) -> int:
     return 0
 
 
+@both
 def test_mapped_files(overlay: OverlayMount) -> None:
     """Pages that a program has mapped never reach the restored file, whether they were dirty before or become so."""
     mnt = overlay.mnt
