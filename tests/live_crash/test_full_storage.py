@@ -46,11 +46,22 @@ def _check(overlay: OverlayMount, acknowledged: dict[str, bytes]) -> None:
 
 
 def _settle(overlay: OverlayMount) -> None:
-    """Make everything durable, and so what was deleted free."""
+    """Make everything durable, and so what was deleted free; a commit that was postponed is tried again."""
     for _ in range(2):
-        fd = os.open(overlay.mnt, os.O_RDONLY)
+        wait_until(lambda: _is_durable(overlay), "all is durable")
+
+
+def _is_durable(overlay: OverlayMount) -> bool:
+    fd = os.open(overlay.mnt, os.O_RDONLY)
+    try:
         os.fsync(fd)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        return False
+    finally:
         os.close(fd)
+    return True
 
 
 def _free(overlay: OverlayMount) -> int:

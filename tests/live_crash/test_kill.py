@@ -12,7 +12,7 @@ from minifo.engine.model import ROOT, Process
 from tests.live_crash.load_check import Load, check_storage, kill, mount_and_kill, rounds, seed, unmount_dead
 from tests.mount.mount_sandbox import MountSandbox, in_child
 
-_ROUNDS = 26
+_ROUNDS = 14
 _REPLAY = 0.06  # seconds after it has taken the lock in which a daemon replays, sweeps, commits and mounts
 
 
