@@ -52,6 +52,7 @@ DELIBERATE = {
     "SELECT object FROM garbage": "all of it is deleted",
     "UPDATE checkpoint SET": "some checkpoints",
     "SELECT id, name, time, note": "some checkpoints",
+    "SELECT 1 FROM modified JOIN inode USING (ino) WHERE seen_links > 1": "revert: asked once, before it may search",
     # -- questions about an overlay as a whole, which no request waits for
     "SELECT path, ino FROM origin WHERE ino IN (SELECT parent FROM created": "diff: every directory with changes",
     "SELECT c.ino FROM created c JOIN origin o": "diff: base objects with a new link, once",
