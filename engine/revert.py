@@ -23,6 +23,7 @@ from .errors import FsError, StateError
 from .model import ROOT, Ino
 from .store.base_view import join, split
 from .store.four_lists_statements import DROP, DROP_MODIFIED, DROP_XATTRS, HAS_NAMES_IN, IS_HIDDEN, IS_NAMED
+from .tree.base_values import restore_base_values
 from .tree.inode_rows import Row
 from .tree.merged_view import Ref
 from .tree.nodes import Node
@@ -289,18 +290,10 @@ class _Revert:
         st = self._ov.base.stat(node.base_path)
         if self._db.value("SELECT 1 FROM modified WHERE ino = ?", (node.ino,)) is not None:
             self.actions.append(Action("restored", path))
-        is_file = stat.S_ISREG(row.mode)
-        if is_file:
-            self._ov.stored.release(row)
-        if row.nlink == st.st_nlink and self._db.value(IS_NAMED, (node.ino,)) is None:
-            self._inodes.discard(node.ino)
-            return
-        self._db.change(DROP_XATTRS, (node.ino,))
-        self._db.change(DROP_MODIFIED, (node.ino,))
-        attributes = (st.st_mode, row.nlink, st.st_uid, st.st_gid, st.st_rdev, st.st_size)
-        times = (st.st_atime_ns, st.st_mtime_ns, self._inodes.now())
-        seen = (st.st_nlink, st.st_size, st.st_mtime_ns)
-        self._inodes.save(Row(node.ino, *attributes, *times, None, st.st_size if is_file else None, 0, 0, *seen))
+        is_needed = row.nlink != st.st_nlink or self._db.value(IS_NAMED, (node.ino,)) is not None
+        restore_base_values(
+            self._db, self._inodes, self._ov.stored, row, st, ctime=self._inodes.now(), is_needed=is_needed
+        )
 
     def _drop_attributes(self, node: Node) -> None:
         """Let a directory that holds no change have the base's attributes again; keep its times if it holds some."""

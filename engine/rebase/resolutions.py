@@ -15,9 +15,10 @@ from ..errors import FsError
 from ..model import Ino, Process, SetAttr
 from ..overlay import Overlay
 from ..store.base_view import join, split
-from ..store.four_lists_statements import ADD, DROP, DROP_IN, DROP_MODIFIED, DROP_XATTRS, HAS_NAMES_IN, HIDE, NAMES
+from ..store.four_lists_statements import ADD, DROP, DROP_IN, HAS_NAMES_IN, HIDE, NAMES
 from ..store.statements import statement
 from ..store.syscalls import data_ranges
+from ..tree.base_values import restore_base_values
 from ..tree.inode_rows import SMALL, Row
 from .drift_report import Entry, Name, bytes_missing
 
@@ -75,18 +76,8 @@ class Resolutions:
         """Discard the bytes and attributes that the overlay holds of an object, but keep its names."""
         row = self._row(entry)
         st = self._ov.base.stat(entry.base)
-        is_file = stat.S_ISREG(row.mode)
-        if is_file:
-            self._ov.stored.release(row)
-        if not entry.names and entry.at_origin and row.nlink == st.st_nlink:  # nothing is left to note
-            self._inodes.discard(row.ino)
-            return
-        self._db.change(DROP_XATTRS, (row.ino,))
-        self._db.change(DROP_MODIFIED, (row.ino,))
-        attributes = (st.st_mode, row.nlink, st.st_uid, st.st_gid, st.st_rdev, st.st_size)
-        times = (st.st_atime_ns, st.st_mtime_ns, st.st_ctime_ns)
-        seen = (st.st_nlink, st.st_size, st.st_mtime_ns)
-        self._inodes.save(Row(row.ino, *attributes, *times, None, st.st_size if is_file else None, 0, 0, *seen))
+        is_needed = bool(entry.names) or not entry.at_origin or row.nlink != st.st_nlink
+        restore_base_values(self._db, self._inodes, self._ov.stored, row, st, ctime=st.st_ctime_ns, is_needed=is_needed)
 
     def complete(self, entry: Entry, source: int | None = None) -> None:
         """Copy the bytes that a partly written file still has from the base.
