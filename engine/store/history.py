@@ -109,9 +109,7 @@ _CHANGED = [
     if column in (*table.key, *table.others)
 ]
 _HAS_CHANGED = [f"SELECT 1 FROM was_{name} WHERE checkpoint >= ? LIMIT 1" for name in TABLES]
-_CHANGED_NAMES = " UNION ".join(
-    f"SELECT parent, name FROM was_{name} WHERE checkpoint >= ?1" for name in ("created", "deleted", "renamed")
-)
+_NO_END = (1 << 63) - 1  # above the id of every checkpoint
 _TOUCHED_NAMES = " UNION ".join(
     f"SELECT parent, name FROM was_{name} WHERE checkpoint >= ?1 AND checkpoint < ?2"
     for name in ("created", "deleted", "renamed")
@@ -254,7 +252,7 @@ class History:
         """
         inos = {ino for sql in _CHANGED for (ino,) in self._db.rows(sql, (checkpoint,))}
         inos -= {ino for (ino,) in self._db.rows(_STAYED, (next_ino, window_end))}
-        names: set[tuple[int, bytes]] = set(self._db.rows(_CHANGED_NAMES, (checkpoint,)))
+        names: set[tuple[int, bytes]] = set(self._db.rows(_TOUCHED_NAMES, (checkpoint, _NO_END)))
         names.update((parent, name) for ino, parent, name in self._db.each(_NAMES) if ino in inos)
         places: dict[bytes, int] = {path: ino for ino, path in self._db.each(_PLACES)}
         for path, ino in places.items():

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from types import ModuleType
 from typing import TypeVar
 
@@ -66,20 +67,7 @@ class LiveCheckpoints:
             StateError: *call* refuses it, or storage failed.
             NotDurable: it is done, but a power cut may undo it.
         """
-        failure: NotDurable | None = None
-        async with self._one:
-            async with self._committer.alone():
-                try:
-                    restored = call()
-                except NotDurable as error:
-                    if not isinstance(error.result, Restored):
-                        raise
-                    restored, failure = error.result, error
-                self._publish_generations(restored)
-            await self._tell_kernel(restored)
-        if failure is not None:
-            raise failure
-        return restored
+        return await self._bring_back(call, lambda restored: restored)
 
     async def revert(self, paths: list[bytes], *, dry_run: bool) -> Reverted:
         """Let paths show again what the base has there, and return when the kernel knows of it.
@@ -92,12 +80,22 @@ class LiveCheckpoints:
             StateError: a path cannot be reverted, or storage failed.
             NotDurable: it is done, but a power cut may undo it.
         """
+        call = partial(revert, self._overlay, paths, dry_run=dry_run)
+        return await self._bring_back(call, lambda reverted: reverted.restored)
+
+    async def _bring_back(self, call: Callable[[], T], restored_of: Callable[[T], Restored | None]) -> T:
+        """Bring rows back by *call*, and return its result when the kernel knows of it.
+
+        Args:
+            call: brings them back.
+            restored_of: takes what was brought back out of the result of *call*; None if nothing was.
+        """
         failure: NotDurable | None = None
         async with self._one:
             async with self._committer.alone():
                 try:
-                    reverted = revert(self._overlay, paths, dry_run=dry_run)
-                    restored = reverted.restored
+                    result = call()
+                    restored = restored_of(result)
                 except NotDurable as error:
                     if not isinstance(error.result, Restored):
                         raise
@@ -108,7 +106,7 @@ class LiveCheckpoints:
                 await self._tell_kernel(restored)
         if failure is not None:
             raise failure
-        return reverted
+        return result
 
     def _publish_generations(self, restored: Restored) -> None:
         if self._extension is not None:
