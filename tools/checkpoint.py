@@ -12,13 +12,13 @@ from ..engine.errors import UsageError
 from . import _common, _compare
 from ._checkpoints import changeable
 from ._complete import checkpoints, targets
+from ._on_overlay import BASE, JSON
 from ._size import age, moment, parse_size, size
 from ._target import opened, place_of, storage_of
 
 if TYPE_CHECKING:
     from ..engine import Overlay
 
-_BASE = click.option("--base", metavar="DIR", help="The base of an overlay that is not mounted, where it has moved.")
 _TARGET = click.argument("target", shell_complete=targets)
 _NAME = click.argument("name", shell_complete=checkpoints)
 _NAMES = click.argument("names", metavar="NAME...", nargs=-1, required=True, shell_complete=checkpoints)
@@ -45,8 +45,8 @@ A name has up to 64 letters, digits and . _ + : -, and begins with a letter or a
 )
 @click.option("-m", "--note", metavar="TEXT", default="", help="What to say of it.")
 @click.option("--pin", "pinned", is_flag=True, help="No policy is to delete it.")
-@click.option("--json", "as_json", is_flag=True, help="Write one JSON object.")
-@_BASE
+@JSON
+@BASE
 @_TARGET
 @click.argument("name", required=False)
 def create(target: str, name: str | None, note: str, pinned: bool, as_json: bool, base: str | None) -> int:
@@ -73,7 +73,7 @@ Columns:
   undo, redo: where these commands would return to""",
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object in each line: times in ns, sizes in bytes.")
-@_BASE
+@BASE
 @click.argument("target", default=".", shell_complete=targets)
 def list_(target: str, as_json: bool, base: str | None) -> int:
     """List the checkpoints of the overlay TARGET, in the order in which they were made."""
@@ -160,7 +160,7 @@ Exit codes: 0, or with --exit-code 1 where something differs; 2 failure.""",
 @click.option("-z", "--null", "null", is_flag=True, help="End each field with a NUL; paths as they are.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object in each line.")
 @click.option("--exit-code", is_flag=True, help="Exit with 1 where something differs.")
-@_BASE
+@BASE
 @_TARGET
 @click.argument("first", metavar="A", shell_complete=checkpoints)
 @click.argument("second", metavar="[B]", required=False, shell_complete=checkpoints)
@@ -197,7 +197,7 @@ Examples:
 \b
 All are deleted, or none. What nothing else needs is freed.""",
 )
-@_BASE
+@BASE
 @_TARGET
 @_NAMES
 def delete(target: str, names: tuple[str, ...], base: str | None) -> int:
@@ -214,7 +214,7 @@ def delete(target: str, names: tuple[str, ...], base: str | None) -> int:
 Examples:
   minifo checkpoint rename /mnt/etc night factory""",
 )
-@_BASE
+@BASE
 @_TARGET
 @_NAME
 @click.argument("new_name", metavar="NEW")
@@ -232,7 +232,7 @@ def rename(target: str, name: str, new_name: str, base: str | None) -> int:
 Examples:
   minifo checkpoint pin /mnt/etc factory""",
 )
-@_BASE
+@BASE
 @_TARGET
 @_NAMES
 def pin(target: str, names: tuple[str, ...], base: str | None) -> int:
@@ -246,7 +246,7 @@ def pin(target: str, names: tuple[str, ...], base: str | None) -> int:
 Examples:
   minifo checkpoint unpin /mnt/etc factory""",
 )
-@_BASE
+@BASE
 @_TARGET
 @_NAMES
 def unpin(target: str, names: tuple[str, ...], base: str | None) -> int:
@@ -281,7 +281,7 @@ ten are kept; but --max-bytes takes the oldest of all that are not pinned.""",
 @click.option("--max-bytes", metavar="SIZE", help="Then delete the oldest until all together take so much: 64m, 2g.")
 @click.option("--dry-run", is_flag=True, help="Say what would be deleted, and change nothing.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object for each that is deleted.")
-@_BASE
+@BASE
 @_TARGET
 def prune(
     target: str,

@@ -6,7 +6,7 @@ import click
 
 from . import _common
 from ._checkpoints import changeable
-from ._complete import targets
+from ._on_overlay import on_overlay
 from ._trial import show
 
 
@@ -21,9 +21,7 @@ Examples:
 A trial ends with it. With the mount option trial=N a new one begins: the next N mounts may come up without another
 confirmation, and only what is changed from now on would be taken back.""",
 )
-@click.option("--json", "as_json", is_flag=True, help="Write one JSON object.")
-@click.option("--base", metavar="DIR", help="The base of an overlay that is not mounted, where it has moved.")
-@click.argument("target", default=".", shell_complete=targets)
+@on_overlay
 def command(target: str, as_json: bool, base: str | None) -> int:
     """Confirm the present state of the overlay TARGET as good."""
     _common.log_to_stderr("minifo")

@@ -6,8 +6,8 @@ import click
 
 from . import _common
 from ._checkpoints import changeable
-from ._complete import targets
 from ._going_back import report
+from ._on_overlay import on_overlay
 
 
 @click.command(
@@ -20,9 +20,7 @@ Examples:
 \b
 After another command that can be undone there is nothing to redo; the checkpoints are there nevertheless.""",
 )
-@click.option("--json", "as_json", is_flag=True, help="Write one JSON object.")
-@click.option("--base", metavar="DIR", help="The base of an overlay that is not mounted, where it has moved.")
-@click.argument("target", default=".", shell_complete=targets)
+@on_overlay
 def command(target: str, as_json: bool, base: str | None) -> int:
     """Take back the last undo of the overlay TARGET."""
     _common.log_to_stderr("minifo")

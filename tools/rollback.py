@@ -8,6 +8,7 @@ from . import _common, _compare
 from ._checkpoints import changeable
 from ._complete import checkpoints, targets
 from ._going_back import report
+from ._on_overlay import BASE
 
 
 @click.command(
@@ -24,7 +25,7 @@ open as if nothing had happened; of the others, programs get EIO or ESTALE until
 )
 @click.option("--dry-run", is_flag=True, help="List what would change, as minifo diff does, and change nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Write one JSON object; with --dry-run one for each change.")
-@click.option("--base", metavar="DIR", help="The base of an overlay that is not mounted, where it has moved.")
+@BASE
 @click.argument("target", shell_complete=targets)
 @click.argument("name", shell_complete=checkpoints)
 def command(target: str, name: str, dry_run: bool, as_json: bool, base: str | None) -> int:

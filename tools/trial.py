@@ -7,13 +7,9 @@ import click
 from ..engine.model import TRIAL_MOUNTS
 from . import _common
 from ._checkpoints import changeable
-from ._complete import targets
 from ._going_back import report
+from ._on_overlay import on_overlay
 from ._trial import show
-
-_json = click.option("--json", "as_json", is_flag=True, help="Write one JSON object.")
-_base = click.option("--base", metavar="DIR", help="The base of an overlay that is not mounted, where it has moved.")
-_target = click.argument("target", default=".", shell_complete=targets)
 
 
 @click.group(
@@ -35,9 +31,7 @@ Examples:
   minifo trial start --mounts 1 /mnt/etc""",
 )
 @click.option("--mounts", metavar="N", type=int, default=TRIAL_MOUNTS, show_default=True, help="Mounts it may take.")
-@_json
-@_base
-@_target
+@on_overlay
 def start(target: str, mounts: int, as_json: bool, base: str | None) -> int:
     """Begin a trial: the present state of the overlay TARGET is what it falls back to."""
     with changeable(target, base) as found:
@@ -52,9 +46,7 @@ Examples:
   minifo trial status /mnt/etc
   minifo trial status --json /mnt/etc | jq -r .verdict""",
 )
-@_json
-@_base
-@_target
+@on_overlay
 def status(target: str, as_json: bool, base: str | None) -> int:
     """Say how the trial of the overlay TARGET stands: good, indeterminate or bad."""
     with changeable(target, base) as found:
@@ -68,9 +60,7 @@ def status(target: str, as_json: bool, base: str | None) -> int:
 Examples:
   minifo trial confirm /mnt/etc             # as minifo confirm /mnt/etc""",
 )
-@_json
-@_base
-@_target
+@on_overlay
 def confirm(target: str, as_json: bool, base: str | None) -> int:
     """Confirm the present state of the overlay TARGET, as minifo confirm does."""
     with changeable(target, base) as found:
@@ -84,9 +74,7 @@ def confirm(target: str, as_json: bool, base: str | None) -> int:
 Examples:
   minifo trial abandon /mnt/etc             # it does not work: take it back now""",
 )
-@_json
-@_base
-@_target
+@on_overlay
 def abandon(target: str, as_json: bool, base: str | None) -> int:
     """Take back now what the overlay TARGET has on trial."""
     with changeable(target, base) as found:

@@ -6,8 +6,8 @@ import click
 
 from . import _common
 from ._checkpoints import changeable
-from ._complete import targets
 from ._going_back import report
+from ._on_overlay import on_overlay
 
 
 @click.command(
@@ -21,9 +21,7 @@ Examples:
 It returns to the checkpoint that the command made by itself; undo again takes back the command before it. What was
 done since is kept as a checkpoint, too, and minifo redo returns to it.""",
 )
-@click.option("--json", "as_json", is_flag=True, help="Write one JSON object.")
-@click.option("--base", metavar="DIR", help="The base of an overlay that is not mounted, where it has moved.")
-@click.argument("target", default=".", shell_complete=targets)
+@on_overlay
 def command(target: str, as_json: bool, base: str | None) -> int:
     """Take back the last command that took something away."""
     _common.log_to_stderr("minifo")
