@@ -458,7 +458,7 @@ class GroupCommit:
         log.error("%s", self._fail(error), extra={"event": "commit-failed"})
 
     def work_on(self, inodes: Inodes, content: Content, freed: FreedBlocks) -> None:
-        """Commit other parts from now on: those that were made anew after a rollback."""
+        """Commit these parts from now on; a rollback has put them in the place of earlier ones."""
         self._inodes, self._content, self._freed = inodes, content, freed
 
     def close(self) -> None:

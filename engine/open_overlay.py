@@ -138,7 +138,7 @@ class OpenOverlay:
         return self.inodes.next_ino
 
     def _reload(self, changed: set[int], names: set[tuple[int, bytes]]) -> None:
-        """Make the parts anew that know rows, because rows were brought back; the kernel's references stay.
+        """Replace the parts that know rows by new ones, after rows were brought back; the kernel's references stay.
 
         Args:
             changed: numbers of the objects whose rows or names may be others now.

@@ -1,8 +1,8 @@
 """The checkpoints of a damaged database: which of them a rebuild keeps (fsck/rebuild.py).
 
 A checkpoint shares most rows with the tables of today, so one row that is lost anywhere may be missing in any of them,
-and nobody could tell.  So they are kept only if every row was read that one may need.  The content of lost ones is not
-deleted: fsck finds it as content that belongs to no file.
+and nobody could tell.  So a rebuild keeps them only if it has read every row that one of them may need.  It does not
+delete the content of lost ones: fsck finds it as content that belongs to no file.
 """
 
 from __future__ import annotations

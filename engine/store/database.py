@@ -394,7 +394,7 @@ class Database:
         self._committed_rows = self.row_changes()
 
     def release_cache(self) -> None:
-        """Let go of the pages in memory that are not changed: ``commit_bytes`` is closer to the truth then."""
+        """Release the unchanged pages of the cache, so that ``commit_bytes`` does not count them as changed."""
         self._con.release_memory()
 
     def commit_bytes(self) -> int:

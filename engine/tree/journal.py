@@ -99,7 +99,7 @@ class Journal:
     # -- life
 
     def work_on(self, inodes: Inodes, view: MergedView) -> None:
-        """Note changes of other parts from now on: those that were made anew after a rollback.  No entry may wait."""
+        """Note changes of these parts from now on, which a rollback has made.  No entry may wait."""
         self._inodes, self._view = inodes, view
         self._names = KnownNames(self._db, inodes, view)
 
