@@ -152,10 +152,13 @@ class _Changes:
         """Base objects with a new link."""
         return {ino for (ino,) in each(self._db, "SELECT c.ino FROM created c JOIN origin o ON o.ino = c.ino", "i")}
 
-    def _is_hidden(self, base: bytes) -> bool:
-        """Return whether the base name at a path is hidden."""
+    def _shows(self, base: bytes, ino: int) -> bool:
+        """Return whether a base name still leads to its object: neither it nor a directory above is gone."""
         directory, name = split(base)
-        return bool(self._db.row(IS_HIDDEN, (self._directories.number(directory), name)))
+        if self._db.row(IS_HIDDEN, (self._directories.number(directory), name)):
+            return False
+        attr = self._ov.find(self._directories.shown(base))
+        return attr is not None and attr.ino == ino
 
     # -- names that lead somewhere
 
@@ -169,7 +172,7 @@ class _Changes:
                     here, above = parent, self._directories.path(parent)
                 path = join(above, name)
                 is_dir = mode is not None and stat.S_ISDIR(mode)
-                if links is not None and links > 1 and not is_dir and not self._is_hidden(base):
+                if links is not None and links > 1 and not is_dir and self._shows(base, ino):
                     yield Change(Kind.ADDED, path, None, ino, False)  # the base has it by another link as well
                     continue
                 self._moved.add(base)
@@ -309,7 +312,7 @@ class _Changes:
                     above = self._directories.path(self._directories.number(directory))
                     if (number := touched.pop(directory, None)) is not None:
                         yield from self._in(number, directory)
-                if base in self._moved or ((has_several or ino in self._linked) and self._is_hidden(base)):
+                if base in self._moved or ((has_several or ino in self._linked) and not self._shows(base, ino)):
                     continue
                 path = join(above, name)
                 is_dir = stat.S_ISDIR(mode)
@@ -325,9 +328,8 @@ class _Changes:
         """Other names in the base of what was changed, where they still show it."""
         links = BaseLinks(self._ov, {ino: base for ino, (base, _) in self._several.items()})
         for ino, base in links.find():
-            path = self._directories.shown(base)
-            attr = None if self._is_hidden(base) else self._ov.find(path)
-            if attr is not None and attr.ino == ino:
+            if self._shows(base, ino):
+                path = self._directories.shown(base)
                 yield Change(self._several[ino][1], path, base if base != path else None, ino, False)
 
 

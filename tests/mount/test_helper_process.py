@@ -38,9 +38,17 @@ def helper_of(pid: int) -> int:
 
 
 def living_children(pid: int) -> list[int]:
-    """The children of a process that run; until a thread ends that has forked one, the child is that thread's."""
-    text = "".join(path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/children"))
-    return [child for child in map(int, text.split()) if is_alive(child)]
+    """The children of a process that run, whichever of its threads has forked them.
+
+    Each process is asked for its parent: the threads' lists of children miss one whose thread ends meanwhile.
+    """
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            if parent == pid and is_alive(int(entry.name)):
+                found.append(int(entry.name))
+    return found
 
 
 def use_everything_that_waits(overlay: OverlayMount) -> None:

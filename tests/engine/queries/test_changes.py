@@ -120,3 +120,14 @@ def test_names_outside_of_the_base(sandbox: OverlaySandbox) -> None:
     os.link(sandbox.base / "a", sandbox.base.parent / "outside")
     sandbox.write("d/b", b"else")
     assert told(sandbox) == ["M /a", "M /d/b"]
+
+
+def test_a_name_in_a_directory_that_is_gone(sandbox: OverlaySandbox) -> None:
+    """It shows no change, even where it is the name by which the object is known."""
+    linked(sandbox, "a", "d/b")
+    sandbox.unlink("d/b")
+    sandbox.rmdir("d")
+    sandbox.set("a", mode=0o600)
+    assert told(sandbox) == ["D /d", "D /d/b", "m /a"]
+    sandbox.rename("a", "c")
+    assert told(sandbox) == ["D /a", "D /d", "Rm /d/b /c"]
