@@ -35,6 +35,7 @@ _SET_RETURNS = statement("UPDATE checkpoint SET returns = ? WHERE id = ?")
 _NO_REDO = statement("UPDATE checkpoint SET returns = NULL WHERE returns > 0")
 _FALLBACK = "SELECT value FROM overlay WHERE key = 'trial_good'"  # engine/trial.py
 _UNDO, _REDO = "undo", "redo"  # their own checkpoints are for redo, and for who looks for them
+CLONE = "clone"  # of what holds a state while it is cloned, and takes nothing away
 
 
 class Checkpoint(NamedTuple):
@@ -144,6 +145,7 @@ class Checkpoints:
         note: str = "",
         *,
         pinned: bool = False,
+        cause: str | None = None,
         noting: Callable[[Checkpoint], object] = lambda made: None,
     ) -> Checkpoint:
         """Make a checkpoint of the present state, and make it durable with all that was acknowledged before.
@@ -152,6 +154,7 @@ class Checkpoints:
             name: its name; None for one made of the time.
             note: what to say of it.
             pinned: True if no policy is to delete it.
+            cause: the command that makes it for itself; None: a user.
             noting: called with it, to change more rows in the same operation.
 
         Raises:
@@ -164,7 +167,7 @@ class Checkpoints:
         try:
             self._space.need(anew=True)  # all that it keeps from now on takes space
             with self._operation(freezing=True):
-                made = self._add(name, note, pinned=pinned)
+                made = self._add(name, note, pinned=pinned, cause=cause)
                 noting(made)
         except (OSError, CommitPostponed) as error:
             raise _failed("the checkpoint was not made", error) from error
@@ -477,7 +480,7 @@ def is_name(name: str) -> bool:
 
 def undo_target(checkpoints: Iterable[Checkpoint]) -> Checkpoint | None:
     """Return the checkpoint that ``undo`` would return to, of all there are in their order; None if there is none."""
-    found = [c for c in checkpoints if c.cause not in (None, _UNDO, _REDO) and c.returns is None]
+    found = [c for c in checkpoints if c.cause not in (None, _UNDO, _REDO, CLONE) and c.returns is None]
     return found[-1] if found else None
 
 

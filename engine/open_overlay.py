@@ -433,38 +433,56 @@ class OpenOverlay:
         return self.storage.path
 
 
+_FIND = "SELECT id FROM checkpoint WHERE name = ?"
+
+
 def _show_checkpoint(db: Database, storage: Storage, name: str) -> Database:
     """Return a database that shows a checkpoint, and close the one that it is made from.
 
     Raises:
-        StateError: there is none with that name, it is damaged, or the database cannot be read beside a writer.
+        StateError: as ``hold_checkpoint``.
     """
-    find = "SELECT id FROM checkpoint WHERE name = ?"
-    missing = StateError(
-        f"storage {storage.path} has no checkpoint {name!r:.100}", "see them: minifo checkpoint list " + storage.path
-    )
-    if not is_name(name):
-        db.close()
-        raise missing
     try:
-        if db.is_copy and storage.has_writer():
-            raise StateError(
-                f"storage {storage.path} is in use, and its file system lets one process at a time read the database",
-                "unmount it first",
-            )
-        number = db.value(find, (name,))
-        if number is not None and not is_checkpoint_id(number):
-            raise Corrupt(
-                f"checkpoint {name!r:.100} has {number!r:.40} as its number", f"run: minifo-fsck {storage.path}"
-            )
-        if number is not None:
-            storage.hold(number)
-        shown = show(db, number) if number is not None else None
-        if shown is None or shown.value(find, (name,)) != number:  # deleted before it was held
-            raise missing
+        number = hold_checkpoint(db, storage, name)
+        shown = show(db, number)
+        if shown.value(_FIND, (name,)) != number:  # deleted before it was held
+            raise _missing(storage, name)
         return shown
     finally:
         db.close()
+
+
+def hold_checkpoint(db: Database, storage: Storage, name: str) -> int:
+    """Keep a checkpoint from being deleted until the storage is closed, and return its id.
+
+    Args:
+        db: the database; a process may work on its overlay meanwhile.
+        storage: its storage directory.
+        name: the checkpoint's.
+
+    Raises:
+        StateError: there is none with that name, it is damaged, or the database cannot be read beside a writer.
+    """
+    if not is_name(name):
+        raise _missing(storage, name)
+    if db.is_copy and storage.has_writer():
+        raise StateError(
+            f"storage {storage.path} is in use, and its file system lets one process at a time read the database",
+            "unmount it first",
+        )
+    number = db.value(_FIND, (name,))
+    if number is None:
+        raise _missing(storage, name)
+    if not is_checkpoint_id(number):
+        raise Corrupt(f"checkpoint {name!r:.100} has {number!r:.40} as its number", f"run: minifo-fsck {storage.path}")
+    storage.hold(number)
+    return int(number)
+
+
+def _missing(storage: Storage, name: str) -> StateError:
+    return StateError(
+        f"storage {storage.path} has no checkpoint {name!r:.100}", "see them: minifo checkpoint list " + storage.path
+    )
 
 
 def _tell_lost(db: Database, storage: Storage, number: int) -> None:

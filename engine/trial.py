@@ -30,7 +30,8 @@ log = logging.getLogger(__name__)
 _PUT = statement("INSERT INTO overlay VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value")
 _DROP = statement("DELETE FROM overlay WHERE key = ?")
 _NAME = "confirmed"  # of the fallback
-_FACTS = ("trial_good", "trial_left", "trial_mounts", "trial_always", "trial_bad")
+#: Keys of the facts of a trial.
+FACTS = ("trial_good", "trial_left", "trial_mounts", "trial_always", "trial_bad")
 
 
 class TrialState(NamedTuple):
@@ -141,7 +142,7 @@ class Trial:
         if good is not None and facts.get("trial_always"):
             self._begin(facts["trial_mounts"], always=True)
         elif good is not None or facts:
-            self._checkpoints.note(lambda: self._forget(_FACTS))
+            self._checkpoints.note(lambda: self._forget(FACTS))
             if good is not None:
                 self._checkpoints.discard(good)
         return self.state()
@@ -160,7 +161,7 @@ class Trial:
     # -- helpers
 
     def _facts(self) -> dict[str, int]:
-        rows = self._db.rows("SELECT key, value FROM overlay WHERE key IN (?, ?, ?, ?, ?)", _FACTS)
+        rows = self._db.rows("SELECT key, value FROM overlay WHERE key IN (?, ?, ?, ?, ?)", FACTS)
         facts = {key: value for key, value in rows if type(value) is int and value >= 0}
         if "trial_good" in facts and not 1 <= facts.get("trial_mounts", 0) <= TRIAL_MOUNTS_MAX:
             facts["trial_mounts"] = TRIAL_MOUNTS  # it was damaged

@@ -107,6 +107,16 @@ def changeable(target: str, base: str | None = None) -> Iterator[Checkpoints]:
         overlay.close()
 
 
+def refused(client: ControlClient, method: str, **parameters: Any) -> Told:
+    """Return a daemon's answer; raise StateError with its own words where it refuses."""
+    try:
+        return client.call(method, **parameters)
+    except Refused as error:
+        if error.name not in ("Refused", "NotDurable"):
+            raise
+        raise StateError(str(error.parameters.get("reason")), str(error.parameters.get("hint"))) from error
+
+
 class _Mounted:
     is_live = True
 
@@ -114,12 +124,7 @@ class _Mounted:
         self._client = client
 
     def _call(self, method: str, **parameters: Any) -> Told:
-        try:
-            return self._client.call(method, **parameters)
-        except Refused as error:
-            if error.name not in ("Refused", "NotDurable"):
-                raise
-            raise StateError(str(error.parameters.get("reason")), str(error.parameters.get("hint"))) from error
+        return refused(self._client, method, **parameters)
 
     def create(self, name: str | None, note: str, *, pinned: bool) -> Told:
         made: Told = self._call("CreateCheckpoint", name=name, note=note, pinned=pinned)["checkpoint"]

@@ -34,6 +34,7 @@ _GROUPS = {
         "rollback": "Bring the overlay TARGET back to the checkpoint NAME.",
         "undo": "Take back the last command that took something away.",
         "redo": "Take back the last undo of the overlay TARGET.",
+        "clone": "Make NEW, a storage that starts as the overlay TARGET.",
         "revert": "Let each PATH in an overlay be as in the base again.",
         "trial": "Try changes that are taken back unless they are confirmed.",
         "confirm": "Confirm the present state of the overlay TARGET as good.",

@@ -10,7 +10,7 @@ import errno
 import os
 import stat
 
-from ..errors import StateError
+from ..errors import SHORT, StateError
 from ..store.confined_dir import why_refused
 from ..store.object_paths import object_directory, object_name, object_number
 from ..store.storage import Storage
@@ -44,7 +44,7 @@ class ObjectInventory:
         """Walk over ``content/`` and replace ``sizes`` and ``strays``.
 
         Raises:
-            StateError: a content object has several hard links.
+            StateError: a content object has hard links that no clone made.
         """
         self.sizes.clear()
         self.strays.clear()
@@ -65,10 +65,20 @@ class ObjectInventory:
                 if not stat.S_ISREG(st.st_mode):
                     self.strays.append(f"{name}/{entry}")
                     continue
-                if (found := why_refused(st)) is not None:
+                if (found := why_refused(st)) is not None and not self._is_shared(f"{name}/{entry}"):
                     path = os.path.join(self._storage.path, name, entry)
                     raise StateError(f"{path} {found}", "copy the storage with cp -a, and check the copy")
                 self.sizes[number] = st.st_size
+
+    def _is_shared(self, name: str) -> bool:
+        """Return whether an object with several names shares them with the storages of clones."""
+        try:
+            os.close(self._storage.open_object(name, write=False))
+        except OSError as error:
+            if error.errno in SHORT:
+                raise
+            return False
+        return True
 
     def rescan(self) -> None:
         """Scan ``content/`` again after the rows of a mounted storage were read, and merge the results of both scans.
@@ -101,7 +111,7 @@ class ObjectInventory:
         Raises:
             OSError: the object cannot be read.
         """
-        fd = self._storage.open(object_name(number), write=False)
+        fd = self._storage.open_object(object_name(number), write=False)
         try:
             return os.pread(fd, size, offset)
         finally:
@@ -120,7 +130,7 @@ class ObjectInventory:
     def verify(self, number: int) -> OSError | None:
         """Read every byte of an object; return None, or the error if it cannot be read to its end."""
         try:
-            fd = self._storage.open(object_name(number), write=False)
+            fd = self._storage.open_object(object_name(number), write=False)
         except OSError as error:
             return error
         try:
@@ -146,7 +156,9 @@ class ObjectInventory:
     def extend_planned(self) -> None:
         """Extend the objects for which ``plan_extension`` was called, durably."""
         for number, size in self._planned_sizes.items():
-            fd = self._storage.open(object_name(number), write=True)
+            if self._storage.stat(object_name(number)).st_nlink > 1:
+                self._unshare(number)
+            fd = self._storage.open_object(object_name(number), write=True)
             try:
                 if os.fstat(fd).st_size < size:
                     self._storage.truncate(fd, size)
@@ -156,10 +168,27 @@ class ObjectInventory:
         self._planned_sizes.clear()
         self.planned.clear()
 
+    def _unshare(self, number: int) -> None:
+        """Replace an object that another storage shares by a copy, durably: what is done to it is done here alone."""
+        name = object_name(number)
+        copy = name + ".new"  # no name of an object: what a power cut leaves is a stray
+        if self._storage.exists(copy):
+            self._storage.unlink(copy)
+        self._copy(number, self._storage.create(copy))
+        self._storage.rename(copy, name)
+        self._storage.sync_dir(object_directory(number))
+
     def copy(self, number: int, new: int) -> None:
         """Create the content object *new* as a durable copy of the object *number*; holes stay holes."""
-        source = self._storage.open(object_name(number), write=False)
-        target = self._create(new, 0)
+        self.sizes[new] = self._copy(number, self._create(new, 0))
+
+    def _copy(self, number: int, target: int) -> int:
+        """Copy an object to an open file, durably, close that, and return its size."""
+        try:
+            source = self._storage.open_object(object_name(number), write=False)
+        except OSError:
+            os.close(target)
+            raise
         try:
             offset = 0
             while data := os.pread(source, _CHUNK, offset):
@@ -171,7 +200,7 @@ class ObjectInventory:
         finally:
             os.close(source)
             os.close(target)
-        self.sizes[new] = offset
+        return offset
 
     def _create(self, number: int, size: int) -> int:
         """Create an object of *size* zero bytes durably, and return a descriptor for writing."""

@@ -125,6 +125,7 @@ class FsckSession:
         self._copy: str | None = None
         self._lock: int | None = None
         try:
+            self.storage.check_cloned()
             if not any(self.storage.exists(name) for name in (DB_NAME, "content", NAMES)):
                 raise NotMinifo(
                     f"{path} is not the storage of an overlay", "give the directory that the mount has as sto="

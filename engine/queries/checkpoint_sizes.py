@@ -53,7 +53,7 @@ class Sizes(NamedTuple):
 
     Attributes:
         own: bytes that its deletion would free: content objects as they lie on disk; rows by an estimate.
-        shared: bytes of content objects that it needs, and another checkpoint or the overlay itself needs, too.
+        shared: bytes of content objects that it needs, and another checkpoint, the overlay itself or a clone does, too.
     """
 
     own: int
@@ -106,7 +106,8 @@ def sizes(overlay: Overlay) -> dict[int, Sizes]:
     needs = _Needs(overlay.db)
     bytes_by_need = Counter(needs.rows)
     for number, needed in needs.objects.items():
-        bytes_by_need[needed] += _allocated(overlay.storage, number)
+        size, is_cloned = _allocated(overlay.storage, number)
+        bytes_by_need[needed | needs.overlay if is_cloned else needed] += size
     own = dict.fromkeys(needs.ids, 0)
     shared = dict.fromkeys(needs.ids, 0)
     rows_only = needs.rows
@@ -157,16 +158,18 @@ def _taken(db: Database, storage: Storage, known: dict[int, int]) -> int:
     for number, needed in needs.objects.items():
         if not needed & needs.overlay:
             if number not in known:
-                known[number] = _allocated(storage, number)
+                size, is_cloned = _allocated(storage, number)
+                known[number] = 0 if is_cloned else size  # to delete it would free nothing
             total += known[number]
     return total
 
 
-def _allocated(storage: Storage, number: int) -> int:
-    """The bytes that an object takes on disk; none if it is lost."""
+def _allocated(storage: Storage, number: int) -> tuple[int, bool]:
+    """The bytes that an object takes on disk, none if it is lost; and whether another storage needs it, too."""
     try:
-        return storage.stat(object_name(number)).st_blocks * _BLOCK
+        st = storage.stat(object_name(number))
+        return st.st_blocks * _BLOCK, st.st_nlink > 1
     except FileNotFoundError:
-        return 0
+        return 0, False
     except OSError as error:
         raise FsError(error.errno or 0, os.fsdecode(object_name(number))) from error

@@ -5,7 +5,8 @@ path.  It opens each directory beneath the storage's own descriptor, without sym
 systems (openat2(2)), and each file relative to its directory.  A file must be a regular file with a single name, else
 it is refused.  This is checked before the file is opened, because opening a device or a FIFO has effects, and again
 afterwards.  (Between the two checks an attacker may put a device there; but a device node that works for the daemon
-there is one that the attacker could have opened directly.)
+there is one that the attacker could have opened directly.)  Only a content object that clones share may have more names
+(``ConfinedDir.open_object``).
 
 Other users who may write to a storage directory could change it while minifo reads it; ``check_trust`` refuses that.
 """
@@ -34,6 +35,8 @@ _PLAIN = RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW
 _ALWAYS = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _CACHED_DIRECTORIES = 32
+_SHARED = "user.minifo.shared"  # extended attribute of a content object that may have names in other storages, too
+_WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 KINDS = {
     stat.S_IFREG: "a file",
@@ -100,6 +103,40 @@ class ConfinedDir:
         """
         dir_fd, last = self.at(name)
         return _open(dir_fd, last, name, flags, mode)
+
+    def open_object(self, name: str, *, write: bool) -> int:
+        """Open a content object, which may have more names in other storages; such a one only for reading.
+
+        A hard link is a way out of the storage: to a file that whoever filled the storage could not read.  So the file
+        must be ``is_sharable``, and bear the mark of ``mark_shared``, which then only its owner or root can have made.
+
+        Args:
+            name: the object.
+            write: open it for writing, too, if it has one name.
+
+        Raises:
+            OSError: as ``open``.
+        """
+        dir_fd, last = self.at(name)
+        try:
+            return _open(dir_fd, last, name, os.O_RDWR if write else os.O_RDONLY, 0)
+        except OSError as error:
+            if error.errno != errno.EMLINK:
+                raise
+        fd = os.open(last, os.O_RDONLY | _ALWAYS, dir_fd=dir_fd)  # a regular file: nothing comes of opening it
+        try:
+            st = os.fstat(fd)
+            if not (self.is_sharable(st) and is_marked_shared(fd)):
+                _check_file(st, name)
+        except OSError:
+            os.close(fd)
+            raise
+        return fd
+
+    def is_sharable(self, st: os.stat_result) -> bool:
+        """Return whether a file may have names in other storages: it is the storage's owner's, who alone can write."""
+        is_owners = st.st_uid == os.fstat(self.top).st_uid
+        return stat.S_ISREG(st.st_mode) and is_owners and not st.st_mode & _WRITABLE_BY_OTHERS
 
     def open_in_thread(self, name: str, flags: int) -> int:
         """Open an existing file, or with O_DIRECTORY a directory, without the cache: safe in any thread.
@@ -184,6 +221,11 @@ class ConfinedDir:
         new_fd, new_last = self.at(new)
         os.link(last, new_last, src_dir_fd=dir_fd, dst_dir_fd=new_fd, follow_symlinks=False)
 
+    def link_open(self, source: int, new: str) -> None:
+        """Make *new* a hard link to an open file, wherever that is on the same file system."""
+        new_fd, new_last = self.at(new)
+        os.link(f"/proc/self/fd/{source}", new_last, dst_dir_fd=new_fd, follow_symlinks=True)
+
     def chown(self, name: str, uid: int, gid: int) -> None:
         """Set owner and group, of a symlink itself."""
         dir_fd, last = self.at(name)
@@ -258,6 +300,27 @@ def _open(dir_fd: int | None, last: str, name: str, flags: int, mode: int) -> in
         os.close(fd)
         raise
     return fd
+
+
+def mark_shared(fd: int) -> None:
+    """Let an object have names in other storages, too (``ConfinedDir.open_object``).
+
+    Args:
+        fd: the object, open for reading.
+
+    Raises:
+        OSError: the file system has no extended attributes, or the object belongs to another user.
+    """
+    os.setxattr(fd, _SHARED, b"1")
+
+
+def is_marked_shared(fd: int) -> bool:
+    """Return whether an object, open for reading, bears that mark."""
+    try:
+        os.getxattr(fd, _SHARED)
+    except OSError:
+        return False  # also where the file system has no extended attributes
+    return True
 
 
 def open_above(path: bytes) -> tuple[int, bytes]:

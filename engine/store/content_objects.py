@@ -16,10 +16,9 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import NamedTuple
 
-from ..errors import FsError
 from ..model import FILE_MAX
 from .database import Database
-from .fd_cache import FdCache, share
+from .object_files import ObjectFiles
 from .object_paths import ID_BLOCK, object_directory, object_name, object_number
 from .statements import statement
 from .storage import Storage
@@ -27,10 +26,7 @@ from .storage import Storage
 log = logging.getLogger(__name__)
 
 IDS_PER_OPERATION = 8  # more ids than any single operation takes
-_FDS = 128
 _PROBE_SIZE = 1 << 20  # bytes
-# errnos that mean: there is no object, or something in its place that is not a regular file with a single name
-_LOST = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENXIO, errno.EMLINK, errno.EXDEV)
 ADD_GARBAGE = statement("INSERT INTO garbage VALUES (?)")
 DROP_GARBAGE = statement("DELETE FROM garbage WHERE object = ?")
 _NEEDED_GARBAGE = (
@@ -49,7 +45,7 @@ class Hole(NamedTuple):
     operation: int  # Database.operations at that time
 
 
-class ObjectStore:
+class ObjectStore(ObjectFiles):
     """All content objects of one storage.
 
     Args:
@@ -63,17 +59,11 @@ class ObjectStore:
     def __init__(
         self, db: Database, storage: Storage, next_object: int, limit: int, on_lost: Callable[[int], object]
     ) -> None:
-        self._db = db
-        self._storage = storage
-        self._fds: FdCache[int] = FdCache(share(_FDS, 6))
+        super().__init__(db, storage, next_object, on_lost)
         self._dirs: set[str] = set()
         self._can_punch = True
-        self._lost: set[int] = set()
-        self._on_lost = on_lost
-        self.next_object = next_object
         self.limit = limit
         self.committed_next = next_object  # no row of a durable commit uses this id or a greater one
-        self.dirty: set[int] = set()
         self.changed_dirs: set[str] = set()
         self.trims: dict[int, tuple[int, int]] = {}  # object -> (inode, bytes to keep), after the next durable commit
         self.holes: dict[int, list[Hole]] = {}  # object -> ranges to punch after their commit is durable, oldest first
@@ -85,7 +75,6 @@ class ObjectStore:
         self.undeleted: set[int] = set()  # unused objects whose deletion failed; the next commit makes them garbage
         # content that rows may rely on, for the redo log (store/redo_records.py); None without a redo log
         self._notes: list[tuple[int, int]] | None = None
-        self.frozen_below = 0  # a checkpoint may need the objects with lesser ids, so nothing writes into them
 
     # -- objects
 
@@ -102,25 +91,6 @@ class ObjectStore:
             self._storage.has_holes = self.stat(number).st_blocks * 512 < _PROBE_SIZE // 2
             self.drop(number)
         return self._storage.has_holes
-
-    def freeze(self, below: int) -> None:
-        """Let nothing write into the objects with ids below *below*; those that are made from now on stay writable."""
-        self.frozen_below = min(below, self.next_object)
-
-    def is_frozen(self, number: int) -> bool:
-        """Return whether a checkpoint may need an object as it is, so that nothing may write into it."""
-        return number < self.frozen_below
-
-    def _writable(self, number: int) -> int:
-        """Return the descriptor of an object that is about to be changed.
-
-        Raises:
-            FsError: EIO if it is frozen: the caller should have made a new one.
-        """
-        if number < self.frozen_below:
-            raise FsError(errno.EIO, f"{object_name(number)} belongs to a checkpoint")
-        self.dirty.add(number)
-        return self.fd(number)
 
     def free_ids(self) -> int:
         """Return how many ids can be handed out before a commit must reserve more."""
@@ -169,34 +139,6 @@ class ObjectStore:
         notes = self._notes or []
         self._notes = []
         return notes
-
-    def fd(self, number: int) -> int:
-        """Return a descriptor of an object, for reading and, unless read-only, writing; valid until the next call.
-
-        Raises:
-            FsError: EIO if the object is missing.
-            OSError: it cannot be opened.
-        """
-        fd = self._fds.get(number)
-        if fd is None:
-            try:
-                fd = self._storage.open(object_name(number), write=not self._db.read_only)
-            except OSError as error:
-                raise self._access_error(number, error) from error
-            self._fds.put(number, fd)
-        return fd
-
-    def _access_error(self, number: int, error: OSError) -> OSError:
-        """Return the error to raise for an object that cannot be opened: EIO if it is missing, else *error*.
-
-        Calls ``on_lost`` at the first time for each missing object.
-        """
-        if error.errno not in _LOST:
-            return error
-        if number not in self._lost:
-            self._lost.add(number)
-            self._on_lost(number)
-        return FsError(errno.EIO, object_name(number))
 
     def write(self, number: int, data: bytes | memoryview, offset: int) -> None:
         """Write all of *data* into an object at *offset*, in bytes; the next commit makes it durable.
@@ -341,18 +283,6 @@ class ObjectStore:
         """Return how many bytes of an object are in pending holes: unused, but still allocated."""
         holes = self.holes.get(number)
         return sum(hole.end - hole.start for hole in holes) if holes else 0
-
-    def stat(self, number: int) -> os.stat_result:
-        """Return the attributes of an object's file.
-
-        Raises:
-            FsError: EIO if the object is missing.
-        """
-        fd = self._fds.get(number)
-        try:
-            return os.fstat(fd) if fd is not None else self._storage.stat(object_name(number))
-        except OSError as error:
-            raise self._access_error(number, error) from error
 
     def drop(self, number: int) -> None:
         """Delete an object that no row uses after the running operation, if that succeeds.
@@ -511,7 +441,3 @@ class ObjectStore:
         for number in self.undeleted:
             self._db.change(ADD_GARBAGE, (number,))
         self._db.on_success(self.undeleted.clear)
-
-    def close(self) -> None:
-        """Close all descriptors."""
-        self._fds.clear()

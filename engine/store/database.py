@@ -222,9 +222,7 @@ class Database:
         try:
             if self._con.in_transaction:
                 # a backup refuses a database that its own connection is changing (c3ref/backup_finish)
-                image = bytearray(self._con.serialize("main"))
-                image[18:20] = b"\1\1"  # no write-ahead log, which a database in memory cannot have (fileformat2.html)
-                con.deserialize("main", bytes(image))
+                con.deserialize("main", self.image())
             else:
                 with con.backup("main", self._con, "main") as backup:
                     backup.step()
@@ -232,6 +230,12 @@ class Database:
             con.close()
             raise FsError(errno_of(error), str(error)) from error
         return Database(con, read_only=False)
+
+    def image(self) -> bytes:
+        """Return the bytes of a file that holds the whole database, and needs no write-ahead log (fileformat2.html)."""
+        image = bytearray(self._con.serialize("main"))
+        image[18:20] = b"\1\1"
+        return bytes(image)
 
     @property
     def is_copy(self) -> bool:

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from ..errors import SHORT, Corrupt, NotMinifo, Shortage, StateError, StorageBusy
 from . import writer_lock
-from .confined_dir import ConfinedDir, check_layout, check_trust
+from .confined_dir import ConfinedDir, check_layout, check_trust, is_marked_shared, mark_shared
 from .database import DB_NAME
 from .database_file import format_database
 from .syscall_numbers import iow
@@ -31,6 +31,7 @@ LEGACY_META = "META_dAfFgHE39ktF3HD2sr"  # name of mini_fo's list files; migrati
 MERGING = "merge.db"  # the database has this name while a merge applies it to the base
 MERGING_NEW = MERGING + ".new"  # what follows it, until it is complete
 IMPORTING = ".minifo-import"  # directory in which an import builds a database from a mini_fo storage
+CLONING = "clone.db"  # the database of a clone has this name until all its objects are there
 RESTORING = ".minifo-restore"  # directory for the files that a restored mini_fo storage replaces
 _UNFINISHED = {MERGING: ("a merge", "merge --apply"), IMPORTING: ("an import", "meta import")}
 _UNFINISHED |= {RESTORING: ("the undoing of an import", "meta restore")}
@@ -39,6 +40,7 @@ _FILES |= {LOCK, "reserve", "minifo.names", "minifo.names.new"}
 _DIRECTORIES = {"content", "checkpoints"}
 # files and directories from which an interrupted migration continues
 _JOURNALS = {
+    CLONING,
     MERGING,
     MERGING_NEW,
     MERGING + "-journal",
@@ -168,9 +170,10 @@ class Storage:
 
         Raises:
             Corrupt: the database is missing, but files of an overlay that was in use are there.
-            StateError: a merge or an import was interrupted.
+            StateError: a merge, an import or a clone was interrupted.
             NotMinifo: there are foreign files; if they are a legacy mini_fo storage, the hint says how to import it.
         """
+        self.check_cloned()
         names = {name for name in os.listdir(self._fd) if not name.startswith(_BACKUP)}
         foreign = sorted(names - _OURS - _HARMLESS)
         if not foreign:
@@ -196,6 +199,17 @@ class Storage:
         raise NotMinifo(
             f"storage {self.path} holds foreign files ({foreign[0]!r})", "nothing was changed; give an empty directory"
         )
+
+    def check_cloned(self) -> None:
+        """Refuse a clone that was cut short, because it has not all its objects.
+
+        Raises:
+            StateError: this is one.
+        """
+        if not self.is_formatted and self.exists(CLONING):
+            raise StateError(
+                f"storage {self.path} is a clone that was cut short", f"make it again: minifo clone STO {self.path}"
+            )
 
     def _is_filled(self, name: str) -> bool:
         """Return whether *name* is a file that is not empty, or a directory with a file at any depth."""
@@ -341,6 +355,45 @@ class Storage:
     def open(self, name: str, *, write: bool) -> int:
         """Open an existing file for reading, or for reading and writing; return a descriptor."""
         return self._open(name, os.O_RDWR if write else os.O_RDONLY)
+
+    def open_object(self, name: str, *, write: bool) -> int:
+        """Open a content object for reading and, with *write*, for writing, unless other storages share it.
+
+        Returns:
+            A descriptor.
+        """
+        try:
+            return self._dir.open_object(name, write=write)
+        except OSError as error:
+            _raise_if_short(error, name)
+            raise
+
+    def offer(self, fd: int) -> bool:
+        """Mark a content object, so that another storage may share it by a hard link; False if it cannot be.
+
+        Make that durable before the link: without the mark an object with several names is refused.
+        """
+        if not self._dir.is_sharable(os.fstat(fd)):
+            return False
+        if not is_marked_shared(fd):
+            try:
+                mark_shared(fd)
+            except OSError as error:
+                log.debug("%s: an object cannot be marked: %s", self.path, error)
+                return False
+        return True
+
+    def link(self, source: int, name: str) -> None:
+        """Make *name* a hard link to a content object of another storage, which was offered.
+
+        Args:
+            source: a descriptor of the object.
+            name: the new name.
+
+        Raises:
+            OSError: EMLINK if it has too many names; EXDEV, EPERM and others where there can be no link.
+        """
+        self._dir.link_open(source, name)
 
     def _open(self, name: str, flags: int) -> int:
         """Open or create a file; raise Shortage if descriptors or memory ran out."""

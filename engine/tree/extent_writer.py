@@ -109,21 +109,26 @@ class ExtentWriter:
         # nothing is written into frozen ones; what is no id of an object at all is damage, and no number is above it
         sql += f" AND object >= ? AND object < {OBJECTS_END}"
         file = row.ino, max(1, self._objects.frozen_below)
-        rows = self._db.rows(f"SELECT object {sql} LIMIT 1", file)
-        if rows and not packed and rows[0][0] in self._objects.cut:
-            rows = self._db.rows(f"SELECT DISTINCT object {sql}", file)
-            rows = [values for values in rows if values[0] not in self._objects.cut]
+        found = self._taking(f"SELECT object {sql} LIMIT 1", file, packed)
+        if not found:
+            found = self._taking(f"SELECT DISTINCT object {sql}", file, packed)
         if not packed:
-            return (int(rows[0][0]) if rows else self._objects.create()), start
-        at = self._packed_end(int(rows[0][0]), start) if rows else 0
-        if rows and at + size > self._objects.largest:
+            return (found[0] if found else self._objects.create()), start
+        at = self._packed_end(found[0], start) if found else 0
+        if found and at + size > self._objects.largest:
             # that object is full; of the file's packed objects only the newest may have room
-            rows = self._db.rows(f"SELECT max(object) {sql}", file)
-            at = self._packed_end(int(rows[0][0]), start)
-        if rows and at + size <= self._objects.largest:
-            return int(rows[0][0]), at
+            found = self._taking(f"SELECT DISTINCT object {sql}", file, packed)[-1:]
+            at = self._packed_end(found[0], start)
+        if found and at + size <= self._objects.largest:
+            return found[0], at
         number = self._objects.create()
         return number, self._packed_end(number, start)
+
+    def _taking(self, sql: str, file: tuple[int, int], packed: bool) -> list[int]:
+        """Return those of a query's objects that may take a new extent, in the order of their ids."""
+        numbers = sorted(int(number) for (number,) in self._db.rows(sql, file))
+        # a packed extent goes behind all bytes, also those that were cut
+        return [n for n in numbers if not self._objects.is_frozen(n) and (packed or n not in self._objects.cut)]
 
     def _packed_end(self, number: int, start: int) -> int:
         """Return the offset of the first block behind an object's last byte; the next block if that is *start*."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...engine import Overlay, StateError
 from ...engine.checkpoints import Checkpoint, Restored
+from ...engine.clone import checkpoint_for_clone
 from ...engine.errors import NotDurable, errno_of
 from ...engine.model import TRIAL_MOUNTS
 from ...engine.revert import Reverted
@@ -36,6 +37,10 @@ def methods(interface: str, overlay: Overlay, live: LiveCheckpoints) -> dict[str
         name, note = _text(parameters, "name"), _text(parameters, "note")
         call = partial(checkpoints.create, name, note or "", pinned=_flag(parameters, "pinned"))
         made = await _refused(interface, live.change(call))
+        return {"checkpoint": told(made)}
+
+    async def begin_clone(parameters: Mapping[str, Any]) -> Answer:
+        made = await _refused(interface, live.change(partial(checkpoint_for_clone, checkpoints)))
         return {"checkpoint": told(made)}
 
     async def delete(parameters: Mapping[str, Any]) -> Answer:
@@ -92,6 +97,7 @@ def methods(interface: str, overlay: Overlay, live: LiveCheckpoints) -> dict[str
     found: dict[str, Method] = {
         "Checkpoints": listed,
         "CreateCheckpoint": create,
+        "BeginClone": begin_clone,
         "DeleteCheckpoints": delete,
         "PruneCheckpoints": prune,
         "RenameCheckpoint": rename,

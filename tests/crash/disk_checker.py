@@ -51,6 +51,11 @@ class _Tracking(Storage):
         self._names[fd] = name
         return fd
 
+    def open_object(self, name: str, *, write: bool) -> int:
+        fd = super().open_object(name, write=write)
+        self._names[fd] = name
+        return fd
+
     def write(self, fd: int, data: bytes | memoryview, offset: int) -> None:
         self.touched.add(self._names.get(fd, ""))
         super().write(fd, data, offset)

@@ -16,7 +16,7 @@ import apsw
 
 from minifo.engine.store.storage import Storage
 
-_TAKING_SPACE = {"create", "mkdir", "write", "truncate", "allocate", "sync", "syncdir", "syncfs", "rename"}
+_TAKING_SPACE = {"create", "link", "mkdir", "write", "truncate", "allocate", "sync", "syncdir", "syncfs", "rename"}
 _numbers = itertools.count()
 
 
@@ -153,6 +153,9 @@ for _name, _kind in (
     ("mkdir", "mkdir"),
     ("create", "create"),
     ("open", "open"),
+    ("open_object", "open"),
+    ("offer", "attribute"),
+    ("link", "link"),
     ("truncate", "truncate"),
     ("allocate", "allocate"),
     ("punch", "punch"),

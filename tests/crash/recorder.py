@@ -151,6 +151,23 @@ class _Storage(Storage):
         self._names[fd] = self._name(name)
         return fd
 
+    def open_object(self, name: str, *, write: bool) -> int:
+        fd = super().open_object(name, write=write)
+        self._names[fd] = self._name(name)
+        return fd
+
+    def offer(self, fd: int) -> bool:
+        done = super().offer(fd)
+        self._recorder.note("attribute", self._names[fd], "xattr", b"user.minifo.shared", b"1" if done else None)
+        return done
+
+    def link(self, source: int, name: str) -> None:
+        super().link(source, name)
+        # the bytes are durable in the other storage; the name here is not
+        self._recorder.note("create", self._name(name))
+        self._recorder.note("write", self._name(name), 0, os.pread(source, os.fstat(source).st_size, 0))
+        self._recorder.note("sync", self._name(name))
+
     def write(self, fd: int, data: bytes | memoryview, offset: int) -> None:
         super().write(fd, data, offset)
         self._recorder.note("write", self._names[fd], offset, bytes(data))

@@ -48,7 +48,7 @@ def test_every_command(sandbox: MountSandbox) -> None:
         (root / name).mkdir(parents=True)
     (root / "etc/hosts").write_text("127.0.0.1 localhost\n")
     (root / "etc/cron.d/job").write_text("job\n")
-    sandbox.undo(lambda: [run("umount", "-l", "-i", root / "mnt" / name, check=False) for name in ("etc", "was")])
+    sandbox.undo(lambda: [run("umount", "-l", "-i", root / "mnt" / name, check=False) for name in ("etc", "was", "fork")])
     env = {**os.environ, "PATH": f"{Path(minifo_program()).parent}:{os.environ['PATH']}", "TZ": "UTC"}
     for command, expected in steps():
         line = _OURS.sub(f"{root}/", command)
@@ -77,4 +77,4 @@ def test_the_document_has_commands() -> None:
     verbs = {tuple(command.split()[1:3]) for command, _ in steps() if command.startswith("minifo")}
     named = {"create", "list", "diff", "pin", "rename", "prune", "delete"}
     assert {second for first, second in verbs if first == "checkpoint"} == named
-    assert {"rollback", "undo", "redo", "revert", "trial", "confirm"} <= {first for first, _ in verbs}
+    assert {"rollback", "undo", "redo", "revert", "trial", "confirm", "clone"} <= {first for first, _ in verbs}

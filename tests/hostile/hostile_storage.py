@@ -164,6 +164,7 @@ DOORS = {
     "export": "minifo meta export --lossy {hostile.storage} --base {hostile.base} {hostile.out}",
     "restore": "minifo meta restore --discard {hostile.storage}",
     "upgrade": "minifo upgrade {hostile.storage}",
+    "clone": "minifo clone {hostile.storage} {hostile.out}",
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,6 +38,12 @@ class OverlaySandbox:
         self.sto.mkdir()
         self._ov: Overlay | None = None
         self.base_check = BaseCheck.WARN
+
+    def beside(self, sto: Path) -> OverlaySandbox:
+        """Another storage over the same base."""
+        found = copy.copy(self)
+        found.sto, found._ov = sto, None
+        return found
 
     @property
     def ov(self) -> Overlay:
