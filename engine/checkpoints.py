@@ -23,6 +23,7 @@ from .free_space import FreeSpace
 from .store.content_objects import ObjectStore
 from .store.database import Database
 from .store.history import ADD_CHECKPOINT, History
+from .store.object_digests import drop_stale
 from .store.statements import statement
 from .tree.row_checks import CHECKPOINT_COLUMNS, NOTE_MAX, is_checkpoint_id, is_label, wrong_columns
 
@@ -394,9 +395,11 @@ class Checkpoints:
                 self._history.keep(True)
             with self._db.operation():
                 yield
+                drop_stale(self._db)
                 self._commits.allocate_log()
         finally:
-            self._follow()
+            # until the commit is durable, a power cut may bring a deleted checkpoint back, and what it needs
+            self._objects.freeze(max(self._history.follow(), self._objects.frozen_below))
 
     def _make_durable(self, done: str, result: object = None) -> None:
         """Commit.
@@ -412,8 +415,6 @@ class Checkpoints:
             self._commits.run()
         except StateError as error:
             raise NotDurable(done, error, result) from error
-
-    def _follow(self) -> None:
         self._objects.freeze(self._history.follow())
 
     def _add(self, name: str | None, note: str, *, pinned: bool = False, cause: str | None = None) -> Checkpoint:

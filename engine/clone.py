@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 _STEP = 1 << 20  # bytes
 _LEFT = 60 * 10**9  # ns after which nobody uses a checkpoint that nobody holds
 _NEEDED = "SELECT object FROM inode WHERE object > 0 UNION SELECT object FROM extent WHERE object > 0"
-_EMPTIED = ("checkpoint", "garbage", "journal", *(f"was_{name}" for name in TABLES))
+_EMPTIED = ("checkpoint", "object_digest", "garbage", "journal", *(f"was_{name}" for name in TABLES))
 _NOT_CLONED = (*FACTS, "imported")  # facts that are about the storage, not about the state
 # errnos of link(2) after which no other object can be linked either
 _NO_LINKS = (errno.EXDEV, errno.EPERM, errno.EACCES, errno.ENOENT, errno.EOPNOTSUPP, errno.ENOSYS)

@@ -19,6 +19,7 @@ import apsw
 
 from .checkpoints import Checkpoints, is_name
 from .commit import GroupCommit
+from .digests import Digests
 from .errors import Corrupt, FsError, NotMinifo, StateError
 from .free_space import FreeSpace
 from .model import Ino
@@ -106,6 +107,7 @@ class OpenOverlay:
             self._reload,
         )
         self._trial = Trial(db, storage, self._checkpoints)
+        self._digests = Digests(db, storage, self.objects, self.commits, self.space)
         self._report()
 
     def _make_parts(self, numbers: Numbers, next_ino: int) -> None:
@@ -378,6 +380,11 @@ class OpenOverlay:
     def trial(self) -> Trial:
         """The trial, after which the overlay falls back unless its changes are confirmed."""
         return self._trial
+
+    @property
+    def digests(self) -> Digests:
+        """The digests of what checkpoints have frozen: a front end that is idle lets them be computed."""
+        return self._digests
 
     @property
     def operations(self) -> int:

@@ -26,7 +26,7 @@ from ..engine.recovery import BaseCheck
 from ..engine.store.memory_directory import memory_directory
 from ..engine.store.storage import Storage
 from .control.interface import Mounted, conversation, service
-from .control.metrics import collect
+from .control.metrics import collect, served
 from .control.server import ControlSocket
 from .control.textfile import MetricsFile
 from .extension import loader
@@ -42,6 +42,7 @@ from .process.system_log import set_relay
 from .serve import shared_rules
 from .serve.base_reader import BaseReader, is_remote
 from .serve.committer import Committer
+from .serve.digester import record_digests
 from .serve.eager_trio import EagerTrio
 from .serve.name_limit import default_limit, limit_inodes
 from .serve.range_handlers import RangeHandlers
@@ -335,6 +336,7 @@ async def _serve(
         nursery.start_soon(_report_ready, helper, mounted.mountpoint, ready)
         nursery.start_soon(limit_inodes, mounted.overlay, helper, max_names)
         nursery.start_soon(control.serve, partial(conversation, service(mounted), mounted))
+        nursery.start_soon(record_digests, mounted.overlay, served, mounted.checkpoints.changed)
         if textfile is not None:
             nursery.start_soon(textfile.keep, mounted.mountpoint, partial(collect, mounted.overlay, mounted.committer))
         await pyfuse3.main(min_tasks=2, max_tasks=_TASKS_MAX)

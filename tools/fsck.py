@@ -20,7 +20,7 @@ from . import fsck_helper
   -v                show notes and explain every problem
   -C                show progress
   --base DIR        also compare the storage with its base
-  --verify-data     read every byte of every content object
+  --verify-data     read all content, and compare it with its digests
   --json            print one JSON document
   --rescue DIR      extract the content of the overlay to DIR as plain files
 

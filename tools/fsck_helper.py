@@ -19,10 +19,12 @@ from dataclasses import dataclass, field
 from typing import Any, TextIO
 
 from ..engine.errors import MinifoError, StateError, UsageError
+from ..engine.fsck.data_checks import DataReport
 from ..engine.fsck.problems import NEEDS_REBUILD, Problem
 from ..engine.fsck.session import FsckSession, acting_as_owner
 from . import _common
 from ._progress import Progress
+from ._size import size
 
 # exit codes of fsck(8): the sum of those that apply
 CLEAN, CORRECTED, LEFT, FAILED, USAGE, CANCELLED = 0, 1, 4, 8, 16, 32
@@ -49,7 +51,8 @@ Check the storage STO of an overlay, and repair it.
   -V             show the version
   -C[FD]         show progress on the terminal, or write it to the file descriptor FD
   --base DIR     also compare the storage with its base DIR
-  --verify-data  read every byte of every content object
+  --verify-data  read every byte of every content object, and compare it with the digest, if its object has one
+                 (with -y: record those that are missing)
   --json         print one JSON document
   --rescue DIR   extract the content of the overlay to the empty directory DIR, as plain files; STO is not changed
   --untrusted-sto  accept a storage that other users may change: it is only read, and --rescue leaves out devices,
@@ -89,6 +92,7 @@ class Outcome:
     left: list[Problem] = field(default_factory=list)
     rebuilt: dict[str, Any] | None = None  # the JSON value of salvage
     extracted: dict[str, Any] | None = None  # the JSON value of rescue
+    data: DataReport | None = None  # the JSON value of data
     remarks: list[str] = field(default_factory=list)  # the JSON value of said; printed after the result
 
     @property
@@ -239,6 +243,10 @@ def check_storage(request: Request) -> Outcome:
                 _repair(request, session, outcome, progress)
             else:
                 outcome.remarks.append(f"nothing was repaired: {session.obstacle}")
+        if session.data is not None:
+            outcome.data = session.data.report
+            if request.mode == "y" and session.writable:
+                session.data.record(session.storage, outcome.left)
         progress.clear()
     return outcome
 
@@ -322,6 +330,8 @@ def report(program: str, request: Request, outcome: Outcome) -> None:
         print(_common.printable(f"{written} written to {outcome.extracted['directory']}"))
         for item in outcome.extracted["damaged"]:
             print(_common.printable(f"  incomplete: {item['path']}: {item['reason']}"))
+    if outcome.data is not None:
+        _print_data(outcome.data)
     if outcome.holder is not None:
         outcome.remarks.append(f"it is mounted (process {outcome.holder or 'unknown'}) and was only read")
     _print_result(program, request, outcome)
@@ -340,6 +350,18 @@ def _print_rebuild(rebuilt: dict[str, Any]) -> None:
         print(_common.printable(f"  lost: checkpoint {name}; its content is in lost+found of the overlay"))
     if rebuilt["backup"]:
         print(f"the old database is kept as {rebuilt['backup']}")
+
+
+def _print_data(data: DataReport) -> None:
+    said = [f"{_count(data.objects, 'content object')} read ({size(data.size)})", f"{data.verified} as recorded"]
+    said += [f"{_count(data.recorded, 'digest')} recorded"] if data.recorded else []
+    said += [f"{data.missing} without a digest (-y records them)"] if data.missing else []
+    print(", ".join(said))
+    if data.damaged:
+        print(
+            "bytes on the medium cannot be repaired: write these files again, or bring them back with minifo revert,"
+            " or minifo rollback to a checkpoint that is not named"
+        )
 
 
 def _print_result(program: str, request: Request, outcome: Outcome) -> None:
@@ -393,6 +415,25 @@ def _document(request: Request, outcome: Outcome) -> dict[str, Any]:
         ],
         "salvage": outcome.rebuilt,
         "rescue": outcome.extracted,
+        "data": _data(outcome.data) if outcome.data is not None else None,
         "said": outcome.remarks,
         "exit": outcome.code,
+    }
+
+
+def _data(data: DataReport) -> dict[str, Any]:
+    return {
+        "objects": data.objects,
+        "bytes": data.size,
+        "verified": data.verified,
+        "without_digest": data.missing,
+        "recorded": data.recorded,
+        "damaged": [
+            {
+                "object": shown.number,
+                "path": None if shown.path is None else os.fsdecode(shown.path),
+                "checkpoints": [{"name": name, "path": os.fsdecode(path)} for name, path in shown.checkpoints],
+            }
+            for shown in data.damaged
+        ],
     }

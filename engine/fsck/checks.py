@@ -19,6 +19,7 @@ from ..model import FILE_MAX, NAME_MAX, OBJECTS_END, ROOT
 from ..store import invariants
 from ..store.base_view import NOT_THERE, BaseView, join, split
 from ..store.database import Database
+from ..store.history import frozen_below
 from ..tree import journal_entries
 from ..tree.nodes import UNREACHED, Numbers
 from ..tree.path_resolver import PathResolver, is_base_path
@@ -50,7 +51,6 @@ class Checks:
         db: the overlay's tables; they are only read.
         inventory: the overlay's content objects.
         base: the base to compare with; None to skip that comparison.
-        verify: True to read every byte of every content object.
         live: True if a mount is changing storage at the same time: objects that no commit refers to are not reported.
         progress: called with the name of the step, the number of units done, and their total.
 
@@ -65,14 +65,12 @@ class Checks:
         inventory: ObjectInventory,
         base: BaseView | None = None,
         *,
-        verify: bool = False,
         live: bool = False,
         progress: Progress = lambda what, done, total: None,
     ) -> None:
         self._db = db
         self._inventory = inventory
         self._base = base
-        self._verify = verify
         self._live = live
         self._progress = progress
         self.paths = PathResolver(db)
@@ -96,7 +94,6 @@ class Checks:
             ]
             parts += [self._check_names, self._check_content, self._check_unowned, self._check_leftovers]
             parts += [self._check_journal]
-            parts += [self._read_content] if self._verify else []
             parts += [self._compare_with_base] if self._base is not None else []
         return self._run(parts)
 
@@ -158,7 +155,9 @@ class Checks:
                 place = self.paths.of_name(row[0], row[1])  # type: ignore[arg-type]
                 yield Problem(code, place, "" if len(row) < 3 else f"inode {row[2]}", row)
             elif number == 14:
-                yield Problem(code, self._owner_path(row[0]), f"object {row[0]}", row)  # type: ignore[arg-type]
+                yield Problem(code, self.owner_path(row[0]), f"object {row[0]}", row)  # type: ignore[arg-type]
+            elif number == 20:
+                yield Problem(code, f"<object {row[0]}>".encode(), "", row)
             elif number == 17:
                 yield Problem(code, b"/", "", ())
             else:
@@ -166,7 +165,7 @@ class Checks:
                 rest = ", ".join(os.fsdecode(value) if isinstance(value, bytes) else str(value) for value in row[1:])
                 yield self._problem_at(code, ino, f"inode {ino}" + (f": {rest}" if rest else ""), row)
 
-    def _owner_path(self, number: int) -> bytes:
+    def owner_path(self, number: int) -> bytes:
         """Return the path of the file that owns a content object, or a text with the id if none does."""
         ino = self._owners.get(number)
         return self.paths.of(ino) if ino is not None else b"<object %d>" % number
@@ -342,13 +341,17 @@ class Checks:
                 yield self._problem_at("E302", ino, f"object {number} has {actual} of {end} bytes", (ino, number, end))
 
     def _check_unowned(self) -> Iterator[Problem]:
-        """Check which content objects belong to no file, not even to one of a checkpoint (E304, W306)."""
+        """Check which content objects belong to no file (E304, W306), and which digests to no object (E020)."""
         sizes = self._inventory.sizes
         named = {number for (number,) in self._db.rows(f"{_NAMED_OBJECTS} UNION SELECT object FROM garbage")}
         for number in sorted(sizes.keys() - named):
             first, limit = self.facts["next_object"], self.facts["object_limit"]
             if not (first <= number < limit or (self._live and number >= first) or number in self._inventory.unstable):
                 yield Problem("E304", b"<object %d>" % number, f"{sizes[number]} bytes", (number,))
+        below = frozen_below(self._db)
+        for (number,) in self._db.rows("SELECT object FROM object_digest WHERE object > 0 AND object < ?", (below,)):
+            if number not in sizes and number not in named and not self._live:
+                yield Problem("E020", b"<object %d>" % number, "it does not exist", (number,))
         for name in sorted(self._inventory.strays):
             yield Problem("W306", os.fsencode(name), "", (name,))
 
@@ -369,17 +372,6 @@ class Checks:
         """Check the entries of the journal (E211)."""
         for number, why in journal_entries.impossible(self._db):
             yield Problem("E211", b"<journal>", f"entry {number}: {why}", (number,))
-
-    def _read_content(self) -> Iterator[Problem]:
-        """Read every byte of every content object (E305)."""
-        total = sum(self._inventory.sizes.values())
-        done = 0
-        for number, size in sorted(self._inventory.sizes.items()):
-            error = self._inventory.verify(number)
-            if error is not None and not (self._live and self._inventory.is_gone(error)):
-                yield Problem("E305", self._owner_path(number), f"object {number}: {error.strerror}", (number,))
-            done += size
-            self._progress("reading content", done, total)
 
     # -- the base
 

@@ -9,13 +9,15 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Callable
 
 from ..errors import SHORT, StateError
 from ..store.confined_dir import why_refused
+from ..store.object_digests import Digest, DigestReader
 from ..store.object_paths import object_directory, object_name, object_number
 from ..store.storage import Storage
 
-_CHUNK = 1 << 20
+_CHUNK = 1 << 20  # bytes
 
 
 class ObjectInventory:
@@ -28,6 +30,7 @@ class ObjectInventory:
         sizes: the size in bytes of each object, by its id.
         strays: names (relative to storage) of entries that are not content objects.
         unstable: ids of objects that a mount made or deleted between two scans (``rescan``).
+        extended: ids of the objects that were extended, so that they have other bytes now.
         planned: the sizes in storage of the objects that ``extend_planned`` is going to extend, by their ids.
     """
 
@@ -37,6 +40,7 @@ class ObjectInventory:
         self.strays: list[str] = []
         self.unstable: frozenset[int] = frozenset()
         self.planned: dict[int, int] = {}
+        self.extended: set[int] = set()
         self._planned_sizes: dict[int, int] = {}
         self.scan()
 
@@ -127,20 +131,25 @@ class ObjectInventory:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), object_name(number))
         return self.sizes[number]
 
-    def verify(self, number: int) -> OSError | None:
-        """Read every byte of an object; return None, or the error if it cannot be read to its end."""
+    def digest(self, number: int, read: Callable[[int], object]) -> Digest:
+        """Read every byte of an object from the medium, and return its digest.
+
+        Args:
+            number: its id.
+            read: called with the number of bytes that were read, from time to time.
+
+        Raises:
+            OSError: the object cannot be read.
+        """
+        fd = self._storage.open_object(object_name(number), write=False)
         try:
-            fd = self._storage.open_object(object_name(number), write=False)
-        except OSError as error:
-            return error
-        try:
-            while os.read(fd, _CHUNK):
-                pass
-        except OSError as error:
-            return error
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)  # what is in memory says nothing of the medium
+            reader = DigestReader(fd)
+            while not reader.is_done:
+                read(reader.advance(_CHUNK))
+            return reader.result()
         finally:
             os.close(fd)
-        return None
 
     # -- for repairs
 
@@ -154,7 +163,8 @@ class ObjectInventory:
         self._planned_sizes[number] = self.sizes[number] = max(size, self.sizes.get(number, 0))
 
     def extend_planned(self) -> None:
-        """Extend the objects for which ``plan_extension`` was called, durably."""
+        """Extend the objects for which ``plan_extension`` was called, durably; they are ``extended`` then."""
+        self.extended.update(self._planned_sizes)
         for number, size in self._planned_sizes.items():
             if self._storage.stat(object_name(number)).st_nlink > 1:
                 self._unshare(number)

@@ -135,6 +135,13 @@ _TABLE = (
         "mark the file as damaged; move bytes without a file to lost+found",
         False,
     ),
+    (
+        "E020",
+        "error",
+        "a digest is impossible, or of a content object that does not exist or that no checkpoint has frozen",
+        "remove the digest",
+        True,
+    ),
     # the database
     (
         "E100",
@@ -215,6 +222,13 @@ _TABLE = (
     ("E304", "error", "no file refers to a content object", "make a file for it in lost+found", True),
     ("E305", "error", "a content object cannot be read", "", False),
     ("W306", "warning", "an entry of content/ is not a content object", "move it to lost+found in storage", True),
+    (
+        "E307",
+        "error",
+        "bytes of a content object have changed since a checkpoint froze it: the medium does not keep them",
+        "",
+        False,
+    ),
     # leftovers
     ("N401", "note", "files that were deleted while open; the next mount removes them", "", False),
     ("N402", "note", "content objects waiting to be deleted; the next mount removes them", "", False),
@@ -284,6 +298,9 @@ KINDS = {row[0]: Kind(*row) for row in _TABLE}
 
 #: Codes of problems that are repaired by a new database only (fsck/rebuild.py).
 NEEDS_REBUILD = frozenset({"E100", "E101", "E102", "E105"})
+
+#: Codes of problems that the check of all data finds, which nothing repairs.
+OF_DATA = frozenset({"E305", "E307"})
 
 
 @dataclass(frozen=True)

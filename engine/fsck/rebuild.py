@@ -35,7 +35,7 @@ from .sqlite_pages import Record, SqlitePages
 
 _NEW_DB = DB_NAME + ".new"
 _WITH_ROWID = {"modified": 5, "inode": 18, "origin": 5, "small": 2, "orphan": 1, "garbage": 1, "journal": 8}
-_WITH_ROWID["checkpoint"] = 9  # columns
+_WITH_ROWID |= {"checkpoint": 9, "object_digest": 3}  # columns
 _WITHOUT_ROWID = {
     "created": 3,
     "deleted": 2,
@@ -46,7 +46,7 @@ _WITHOUT_ROWID = {
     "overlay": 2,
 }  # WITHOUT ROWID
 _HISTORY = tuple(f"was_{name}" for name in history.TABLES)
-_ALL_TABLES = (*TABLES, "orphan", "garbage", "ancestor", "journal", "checkpoint", *_HISTORY)
+_ALL_TABLES = (*TABLES, "orphan", "garbage", "ancestor", "journal", "checkpoint", "object_digest", *_HISTORY)
 
 
 class Rebuilt(NamedTuple):
@@ -249,6 +249,8 @@ def rebuild(session: FsckSession) -> Rebuilt:
         backup_rows = read_names(storage)
         is_last = _is_of_last_commit(con, backup_rows)
         copied = _fill_from_backup(con, collector, backup_rows, reading.damaged)
+        if "object_digest" in reading.incomplete:
+            con.execute("DELETE FROM object_digest")  # one that was to be dropped may be on a page that can be read
         checkpoints = salvage_checkpoints(con, reading.incomplete, backed_up=is_last and is_whole(storage))
         con.execute("INSERT OR IGNORE INTO origin (ino, path) VALUES (1, x'2f')")
         lost = _lost_names(Database(con, read_only=True))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from ..store.object_digests import drop_stale
 from .checks import Checks, Progress
 from .history_checks import HistoryChecks
 from .history_repairs import HistoryRepairs
@@ -17,7 +18,7 @@ _ROUNDS = 50  # at most; each round repairs all problems it finds, and a repair 
 _MANY = 100  # more repairs than this in one round are worth the indexes below
 # a repair looks up rows by these columns, perhaps once for every file; a mount never does, so the schema has no such
 # index, and the loop makes them for its own transaction
-_OF_NO_HISTORY = {"E208", "E209", "E211", "W306"}  # problems whose repair changes no row that checkpoints share
+_OF_NO_HISTORY = {"E020", "E208", "E209", "E211", "W306"}  # problems whose repair changes no row that checkpoints share
 _INDEXES = ("created (ino)", "renamed (ino)", "extent (object)", "inode (object)")
 
 Choose = Callable[[Problem], bool]  # returns whether to repair a problem
@@ -72,6 +73,9 @@ class RepairLoop(HistoryRepairs):
             progress("repairing", len(chosen), len(chosen))
             done += chosen
         self._stop_protecting()
+        drop_stale(self._db)
+        for number in self._inventory.planned:  # it is going to be extended
+            self._repair_e020(number)
         for index in range(len(_INDEXES)) if indexed else ():
             self._change(f"DROP INDEX fsck_{index}")
         return done, found

@@ -232,6 +232,9 @@ class Repairs(LostFound):
             self._change("UPDATE small SET ino = ? WHERE ino = ?", (new, ino))
             self._change("UPDATE inode SET object = NULL WHERE ino = ? AND object = 0", (ino,))
 
+    def _repair_e020(self, number: int) -> None:
+        self._change("DELETE FROM object_digest WHERE object = ?", (number,))
+
     # -- rows against each other
 
     def _repair_e201(self, ino: int, path: bytes) -> None:

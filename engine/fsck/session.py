@@ -37,15 +37,17 @@ from ..store.database_file import (
 from ..store.history import KEPT_OBJECTS, History
 from ..store.memory_directory import memory_directory
 from ..store.metadata_backup import NAMES
+from ..store.object_digests import drop_stale
 from ..store.redo_log import Recording, RedoLog
 from ..store.redo_replay import missing_content, replay
 from ..store.statements import SET_FACT
 from ..store.storage import Storage
 from ..store.writer_lock import LOCK, lock_holder
 from .checks import Checks, Progress
+from .data_checks import DataChecks
 from .history_checks import HistoryChecks
 from .object_inventory import ObjectInventory
-from .problems import NEEDS_REBUILD, Problem
+from .problems import NEEDS_REBUILD, OF_DATA, Problem
 from .raw_file import RawFile
 from .repair_loop import Choose, RepairLoop
 from .sqlite_pages import SqlitePages
@@ -109,6 +111,7 @@ class FsckSession:
         holder: process id of the daemon that uses the storage; 0 if the id is not known, None if no daemon uses it.
         writable: True if repairs are possible.
         obstacle: why repairs are not possible; empty if they are.
+        data: the check of all data, if ``check`` has made it.
 
     Raises:
         StateError: *path* is not a storage, or storage or base cannot be read.
@@ -124,6 +127,7 @@ class FsckSession:
         self.base: BaseView | None = None
         self._copy: str | None = None
         self._lock: int | None = None
+        self.data: DataChecks | None = None
         try:
             self.storage.check_cloned()
             if not any(self.storage.exists(name) for name in (DB_NAME, "content", NAMES)):
@@ -187,7 +191,7 @@ class FsckSession:
 
         Args:
             full: True for SQLite's full integrity check instead of the quick one.
-            verify: True to read every byte of every content object.
+            verify: True to read every byte of every content object, and compare it with the digests that there are.
             progress: called with the name of the step, the number of units done, and their total.
 
         Raises:
@@ -239,9 +243,12 @@ class FsckSession:
             live = self.holder is not None
             if live:
                 self.inventory.rescan()
-            checks = Checks(db, self.inventory, self.base, verify=verify, live=live, progress=progress)
+            checks = Checks(db, self.inventory, self.base, live=live, progress=progress)
             today = checks.run()
             found += today + HistoryChecks(db, self.inventory, progress).run(today)
+            if verify:
+                self.data = DataChecks(db, self.inventory, self._present_row if live else None, progress)
+                found += self.data.run()
             if not live:
                 found += self._check_redo(con, checks.facts.get("uuid"), checks.facts.get("commit_token"))
             return found
@@ -249,6 +256,14 @@ class FsckSession:
             return [Problem("E102", b"minifo.db", str(error))]
         except FsError as error:
             return [Problem("E102", b"minifo.db", str(error.filename or error))]
+        finally:
+            db.close()
+
+    def _present_row(self, sql: str, params: tuple[int]) -> tuple[object, ...] | None:
+        """Return the first row of a query on the database as it is now."""
+        db = Database(self._snapshot(), read_only=True)
+        try:
+            return db.row(sql, params)
         finally:
             db.close()
 
@@ -323,6 +338,7 @@ class FsckSession:
         history.keep(False)
         # as the next commit would have done: what a checkpoint needs is not deleted
         db.change_unlogged(f"DELETE FROM garbage WHERE object IN (SELECT object FROM ({KEPT_OBJECTS}))")
+        drop_stale(db)
 
     # -- repairing
 
@@ -366,8 +382,9 @@ class FsckSession:
         except (OSError, apsw.Error) as error:
             hint = "free some space there, then run this again"
             raise StateError(f"storage {self.storage.path} could not be repaired ({error})", hint) from error
-        # the repair does not read content again, and cannot repair an unreadable object: it is left
-        return chosen + done, left + [problem for problem in found if problem.code == "E305"]
+        # the repair does not read content again, and cannot repair an object with other bytes: it is left
+        lost = [problem for problem in found if problem.code in OF_DATA]
+        return chosen + done, left + [problem for problem in lost if problem.key[0] not in self.inventory.extended]
 
     def _rename_redo(self) -> None:
         db = Database(self._snapshot(), read_only=True)

@@ -59,7 +59,7 @@ class StateRepair(Repairs):
             only_safe: True to make only safe repairs.
         """
         with self._db.operation():
-            for name in ("checkpoint", *(f"was_{name}" for name in TABLES)):
+            for name in ("checkpoint", "object_digest", *(f"was_{name}" for name in TABLES)):
                 self._change(f"DELETE FROM {name}")
             self._db.change(ADD_CHECKPOINT, (1, "state", 0, "", 0, None, None, 1, 1))
             history = History(self._db)

@@ -118,6 +118,18 @@ class ConfinedDir:
             OSError: as ``open``.
         """
         dir_fd, last = self.at(name)
+        return self._open_object(dir_fd, last, name, write=write)
+
+    def open_object_in_thread(self, name: str) -> int:
+        """Open a content object for reading, as ``open_object`` does, without the cache: safe in any thread."""
+        directory, _, last = name.rpartition("/")
+        dir_fd = openat2(self.top, os.fsencode(directory), _DIRECTORY, BENEATH)
+        try:
+            return self._open_object(dir_fd, last, name, write=False)
+        finally:
+            os.close(dir_fd)
+
+    def _open_object(self, dir_fd: int, last: str, name: str, *, write: bool) -> int:
         try:
             return _open(dir_fd, last, name, os.O_RDWR if write else os.O_RDONLY, 0)
         except OSError as error:

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from ..model import FILE_MAX
 from .database import Database
+from .object_digests import drop_stale
 from .object_files import ObjectFiles
 from .object_paths import ID_BLOCK, object_directory, object_name, object_number
 from .statements import statement
@@ -239,7 +240,7 @@ class ObjectStore(ObjectFiles):
         before = os.fstat(fd)
         self._db.on_failure(partial(self._free_beyond, number, before.st_size))
         # pending holes of the object may lie in the range, and must not be punched any more
-        self._db.on_success(partial(self._cancel_holes, number))
+        self._db.on_success(lambda: self.holes.pop(number, None))
         try:
             self._storage.allocate(fd, size, offset)
         except OSError as error:
@@ -249,9 +250,6 @@ class ObjectStore(ObjectFiles):
         finally:
             if self.used is not None:
                 self.used += (os.fstat(fd).st_blocks - before.st_blocks) * 512
-
-    def _cancel_holes(self, number: int) -> None:
-        self.holes.pop(number, None)
 
     def _free_beyond(self, number: int, size: int) -> None:
         """Free the blocks beyond *size* bytes of an object, which a failed operation has allocated."""
@@ -435,6 +433,7 @@ class ObjectStore(ObjectFiles):
         if self.frozen_below:
             for (number,) in self._db.rows(_NEEDED_GARBAGE):
                 self._db.change(DROP_GARBAGE, (number,))
+            drop_stale(self._db)
         for number in self.swept:
             self._db.change(DROP_GARBAGE, (number,))
         self._db.on_success(self.swept.clear)

@@ -92,7 +92,7 @@ class Database:
         self._con = con
         self._cursor = con.cursor()
         self._operation = _Operation(self)
-        self._succeeded: list[Callable[[], None]] = []
+        self._succeeded: list[Callable[[], object]] = []
         self._failed: list[Callable[[], None]] = []
         self.time: int | None = None  # the time of the running operation in ns; None until tree/clock.py reads it
         self._statements: list[Statement] = []
@@ -318,7 +318,7 @@ class Database:
         except apsw.Error as error:
             raise FsError(errno_of(error), str(error)) from error
 
-    def on_success(self, action: Callable[[], None]) -> None:
+    def on_success(self, action: Callable[[], object]) -> None:
         """Call *action* when the running operation has succeeded; never if it fails."""
         self._succeeded.append(action)
 

@@ -24,7 +24,7 @@ from .database import BUSY_TIMEOUT, DB_NAME, Database
 log = logging.getLogger(__name__)
 
 APPLICATION_ID = 0x6D66_6F31  # "mfo1"
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 #: The step that leads to a version has a number of four digits (migrations/schema/upgrade.py); others mean damage.
 POSSIBLE_VERSIONS = range(1, 10_000)
 

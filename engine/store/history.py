@@ -205,11 +205,9 @@ class History:
         Returns:
             The first content object id that no checkpoint has frozen; 0 if there is no checkpoint.
         """
-        found = self._db.row("SELECT count(*), max(next_object) FROM checkpoint")
-        count, frozen = found or (0, 0)
-        self.keep(count > 0)
-        # damage, which must not lead to a write into what a checkpoint needs: all objects are frozen
-        return (frozen if type(frozen) is int and frozen > 0 else OBJECTS_END) if count else 0
+        below = frozen_below(self._db)
+        self.keep(below > 0)
+        return below
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -280,6 +278,17 @@ class History:
         return sorted(
             {number for ino, number in objects if not self.needs(number) and not self._db.row(_IS_USED, (ino, number))}
         )
+
+
+def frozen_below(db: Database) -> int:
+    """Return the first content object id that no checkpoint has frozen; 0 if there is no checkpoint.
+
+    Raises:
+        FsError: the errno of a database error.
+    """
+    count, frozen = db.row("SELECT count(*), max(next_object) FROM checkpoint") or (0, 0)
+    # damage, which must not lead to a write into what a checkpoint needs: all objects are frozen
+    return (frozen if type(frozen) is int and frozen > 0 else OBJECTS_END) if count else 0
 
 
 def show_all(db: Database, checkpoints: Sequence[int]) -> Iterator[tuple[int, Database | FsError]]:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from ..model import FILE_MAX, SYMLINK_MAX, XATTR_MAX, XATTR_NAME_MAX
 from .database import Database
 from .four_lists_statements import IS_HIDDEN
+from .object_digests import SIZE as DIGEST_SIZE
 
 
 class Invariant(NamedTuple):
@@ -144,6 +145,14 @@ INVARIANTS = (
         "SELECT ino FROM inode WHERE object = 0 AND ino NOT IN (SELECT ino FROM small)"
         " UNION ALL SELECT ino FROM small s WHERE NOT EXISTS"
         " (SELECT 1 FROM inode i WHERE i.ino = s.ino AND i.object = 0 AND i.mapped = 0 AND length(s.data) <= i.size)",
+    ),
+    Invariant(
+        20,
+        "a digest is of a content object that a checkpoint has frozen, and has the size of one",
+        "SELECT object FROM object_digest WHERE object < 1"
+        " OR object >= (SELECT coalesce(max(next_object), 0) FROM checkpoint)"
+        f" OR typeof(size) <> 'integer' OR size NOT BETWEEN 0 AND {FILE_MAX}"
+        f" OR typeof(digest) <> 'blob' OR length(digest) <> {DIGEST_SIZE}",
     ),
     Invariant(
         17,

@@ -1,11 +1,10 @@
 """The metadata backup ``STO/minifo.names``: a second copy of names and attributes, for when minifo.db is damaged.
 
-It holds the rows of all tables except ``orphan``, ``garbage``, ``ancestor``, ``journal`` and those of checkpoints, in
-frames with a checksum
-each (store/backup_format.py), so that damage to one frame loses only the rows in it.  It is written at a clean unmount
-if anything was committed since the last backup, and during the mount whenever commits have written four times its own
-size: at most a quarter more wear.  A new file is written and renamed over the old one.  Nothing depends on the backup,
-so a failure to write it is logged and not raised.
+It holds the rows of all tables except ``orphan``, ``garbage``, ``ancestor``, ``journal``, ``object_digest`` and the
+ones of checkpoints, in frames with a checksum each (store/backup_format.py), so that damage to one frame loses only the
+rows in it.  It is written at a clean unmount if anything was committed since the last backup, and during the mount
+whenever commits have written four times its own size: at most a quarter more wear.  A new file is written and renamed
+over the old one.  Nothing depends on the backup, so a failure to write it is logged and not raised.
 """
 
 from __future__ import annotations

@@ -36,6 +36,7 @@ class ObjectFiles:
         next_object: the next id to hand out.
         dirty: the objects that were written since the last commit.
         frozen_below: a checkpoint may need the objects with lesser ids.
+        thaws: how often some ceased to be needed by a checkpoint.
     """
 
     def __init__(self, db: Database, storage: Storage, next_object: int, on_lost: Callable[[int], object]) -> None:
@@ -47,12 +48,14 @@ class ObjectFiles:
         self.next_object = next_object
         self.dirty: set[int] = set()
         self.frozen_below = 0
+        self.thaws = 0
         # only these can be shared: a clone takes what is committed, and holds a checkpoint of it meanwhile
         self._sharable_below = next_object
 
     def freeze(self, below: int) -> None:
         """Let nothing write into the objects with ids below *below*; those that are made from now on stay writable."""
-        self.frozen_below = min(below, self.next_object)
+        before, self.frozen_below = self.frozen_below, min(below, self.next_object)
+        self.thaws += self.frozen_below < before
         self._sharable_below = max(self._sharable_below, self.frozen_below)
 
     def share(self) -> None:

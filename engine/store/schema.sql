@@ -288,3 +288,11 @@ CREATE TABLE overlay (
     key   TEXT PRIMARY KEY,
     value ANY
 ) STRICT, WITHOUT ROWID;
+
+-- Digests of content objects that a checkpoint has frozen, by which minifo-fsck --verify-data finds bytes that have
+-- changed by themselves (engine/store/object_digests.py).  Not every such object has one.
+CREATE TABLE object_digest (
+    object INTEGER PRIMARY KEY,       -- a frozen content object
+    size   INTEGER NOT NULL,          -- of its file
+    digest BLOB    NOT NULL           -- of its bytes
+) STRICT;

@@ -14,6 +14,7 @@ import os
 import shutil
 import stat
 import struct
+from collections.abc import Callable
 from typing import NamedTuple
 
 from ..errors import SHORT, Corrupt, NotMinifo, Shortage, StateError, StorageBusy
@@ -72,10 +73,14 @@ class Space(NamedTuple):
     is_known: bool  # False: the file system does not report it, and the other figures are assumed
 
 
-def _raise_if_short(error: OSError, name: str) -> None:
-    """Raise Shortage if *error* means that descriptors or memory ran out: that passes, unlike errors of the storage."""
-    if error.errno in SHORT:
-        raise Shortage(error.errno, name) from error
+def _or_shortage(call: Callable[[], int], name: str) -> int:
+    """Return the result of *call*; raise Shortage if descriptors or memory ran out: that passes, unlike other errors."""
+    try:
+        return call()
+    except OSError as error:
+        if error.errno in SHORT:
+            raise Shortage(error.errno, name) from error
+        raise
 
 
 def _reason(error: OSError) -> str:
@@ -362,11 +367,7 @@ class Storage:
         Returns:
             A descriptor.
         """
-        try:
-            return self._dir.open_object(name, write=write)
-        except OSError as error:
-            _raise_if_short(error, name)
-            raise
+        return _or_shortage(lambda: self._dir.open_object(name, write=write), name)
 
     def offer(self, fd: int) -> bool:
         """Mark a content object, so that another storage may share it by a hard link; False if it cannot be.
@@ -395,21 +396,17 @@ class Storage:
         """
         self._dir.link_open(source, name)
 
+    def open_object_in_thread(self, name: str) -> int:
+        """Open a content object for reading, and return a descriptor.  May run in a worker thread."""
+        return _or_shortage(lambda: self._dir.open_object_in_thread(name), name)
+
     def _open(self, name: str, flags: int) -> int:
         """Open or create a file; raise Shortage if descriptors or memory ran out."""
-        try:
-            return self._dir.open(name, flags)
-        except OSError as error:
-            _raise_if_short(error, name)
-            raise
+        return _or_shortage(lambda: self._dir.open(name, flags), name)
 
     def _open_in_thread(self, name: str, flags: int) -> int:
         """Open a file or a directory, in any thread; raise Shortage if descriptors or memory ran out."""
-        try:
-            return self._dir.open_in_thread(name, flags)
-        except OSError as error:
-            _raise_if_short(error, name)
-            raise
+        return _or_shortage(lambda: self._dir.open_in_thread(name, flags), name)
 
     def stat(self, name: str) -> os.stat_result:
         """Return the attributes of *name*, of a symlink itself."""

@@ -53,6 +53,14 @@ def resident() -> int:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
+def served() -> int:
+    """Return how many requests of the kernel this process has served so far."""
+    extension = loader.load()
+    cached, direct, _ = extension.counters() if extension is not None else ({}, {}, {})
+    counted = [times.buckets for times in counters.served.values()] + [buckets for _, buckets in direct.values()]
+    return int(sum(cached.values())) + sum(sum(buckets) for buckets in counted)
+
+
 def collect(overlay: Overlay, committer: Committer) -> list[Metric]:
     """Return the metrics of a mount: what the type Metric of org.minifo.Overlay.varlink says.
 

@@ -50,6 +50,15 @@ class LiveCheckpoints:
         self._helper = helper
         self._extension = extension
         self._one = trio.Lock()
+        self._changed = trio.Event()
+
+    def changed(self) -> trio.Event:
+        """Return an event that is set when the next one is made, or deleted."""
+        return self._changed
+
+    def _note(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
 
     async def change(self, call: Callable[[], T]) -> T:
         """Make, rename, pin or delete checkpoints by *call*, with everything durable before it; return its result.
@@ -57,8 +66,11 @@ class LiveCheckpoints:
         Raises:
             StateError: *call* refuses it, or storage failed.
         """
-        async with self._one, self._committer.alone():
-            return call()
+        try:
+            async with self._one, self._committer.alone():
+                return call()
+        finally:
+            self._note()
 
     async def go_back(self, call: Callable[[], Restored]) -> Restored:
         """Return to a checkpoint by *call*, and return when the kernel knows of it.
@@ -103,6 +115,7 @@ class LiveCheckpoints:
                 if restored is not None:
                     self._publish_generations(restored)
             if restored is not None:
+                self._note()
                 await self._tell_kernel(restored)
         if failure is not None:
             raise failure

@@ -107,6 +107,10 @@ def _no_hand_over(true: Callable[..., Any]) -> Callable[..., Any]:
     return forget
 
 
+def _dropping_nothing(true: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda db: None
+
+
 def _needs_nothing(true: Callable[..., Any]) -> Callable[..., Any]:
     return lambda self, number: False
 
@@ -150,6 +154,11 @@ _FAULTS = {
     ),
     "whiteouts-not-kept": Fault(
         "history lacks deleted names", "points_brief", ((history, "_all_triggers", _without("deleted")),)
+    ),
+    "digests-kept": Fault(
+        "a digest stays though its object is written again",
+        "points_digests",
+        ((checkpoints, "drop_stale", _dropping_nothing), (content_objects, "drop_stale", _dropping_nothing)),
     ),
     "acknowledged-early": Fault(
         "a checkpoint is acknowledged before it is durable",

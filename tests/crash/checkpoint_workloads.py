@@ -176,6 +176,39 @@ def killed(recorded: RecordedOverlay) -> None:
     points.delete("early")
 
 
+def digested(recorded: RecordedOverlay) -> None:
+    """Digests are recorded, and their objects are thawed, written in place, frozen again and deleted."""
+    points = RecordedCheckpoints(recorded)
+    own = recorded.create("own", fill(1, 3000))
+    recorded.create("gone", fill(2, 2500))
+    points.create("one")
+    later = recorded.create("later", fill(3, 5000))
+    points.create("two")
+    points.digest()
+    recorded.commit()
+    recorded.write(own, 1000, fill(4, 500))
+    recorded.unlink("gone")
+    points.delete("two")
+    recorded.write(later, 700, fill(5, 900))  # in place
+    recorded.step_commit(before_harden=lambda: recorded.write(later, 2000, fill(6, 600)))
+    recorded.truncate(later, 4000)
+    points.create("three")
+    points.digest()
+    recorded.step_commit(before_seal=lambda: recorded.create("more", fill(7, 2500)))
+    points.delete("one")
+    points.digest()
+    recorded.kill()
+    points.delete("three", kill_at=1)
+    recorded.write(later, 100, fill(8, 900))
+    recorded.commit()
+    points.create("four")
+    points.digest()
+    recorded.commit()
+    points.delete("four")
+    recorded.write(recorded.ino("more"), 200, fill(9, 300))
+    recorded.commit()
+
+
 def much_kept(recorded: RecordedOverlay) -> None:
     """Checkpoints whose history names base objects in every table."""
     points = RecordedCheckpoints(recorded)

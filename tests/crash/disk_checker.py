@@ -17,6 +17,7 @@ from minifo.engine.store.storage import Storage
 from tests.crash.contents import fill
 from tests.crash.disk_model import State
 from tests.crash.recorded_overlay import CALLER, Seen, Tree, seen
+from tests.shared.digests import wrong_digests
 
 _KNOWN = {
     "minifo.db",
@@ -155,6 +156,8 @@ class DiskChecker:
             objects = {n for table in _NAMING for (n,) in overlay.db.rows(f"SELECT object FROM {table}") if n}
             kept = _kept_rows(overlay) if found.points else None
             frozen_below = overlay.objects.frozen_below
+            if wrong := wrong_digests(overlay):
+                raise Wrong(f"other bytes than their digests say: {wrong}")
         finally:
             overlay.close()
         self._nothing_left({object_name(number) for number in objects})

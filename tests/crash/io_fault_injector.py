@@ -156,6 +156,7 @@ for _name, _kind in (
     ("open_object", "open"),
     ("offer", "attribute"),
     ("link", "link"),
+    ("open_object_in_thread", "open"),
     ("truncate", "truncate"),
     ("allocate", "allocate"),
     ("punch", "punch"),

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from functools import partial
 
 from tests.crash.recorded_overlay import Killed, RecordedOverlay, seen
+from tests.shared.digests import record_digests
 
 
 class RecordedCheckpoints:
@@ -83,6 +84,11 @@ class RecordedCheckpoints:
     def pin(self, name: str) -> None:
         """Pin one."""
         self._do(f"pin {name}", partial(self._recorded.overlay.checkpoints.pin, name, pinned=True))
+
+    def digest(self) -> None:
+        """Let the digests of all frozen objects be recorded; the next commit makes them durable."""
+        self._recorded.recorder.note("op", "digests")
+        record_digests(self._recorded.overlay)
 
     @property
     def last(self) -> str:

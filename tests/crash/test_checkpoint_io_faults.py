@@ -19,6 +19,7 @@ from minifo.engine.store.object_paths import object_name
 from tests.crash.contents import PUNCH, fill
 from tests.crash.io_fault_injector import Injector
 from tests.crash.recorded_overlay import CALLER, Seen, Tree, make_base, seen, tree_of
+from tests.shared.digests import record_digests, wrong_digests
 
 pytestmark = pytest.mark.logs(
     "operations of a killed daemon were replayed",
@@ -26,6 +27,7 @@ pytestmark = pytest.mark.logs(
     "the reserve is given up until there is room",
     "is committed by itself until there is room",
     "cannot be deleted now",
+    "cannot be read \\(.*\\); run minifo-fsck --verify-data",
     "cannot be read: (Input/output error|Stale file handle)",
     "does not follow the last commit; kept as",
     "content did not arrive",
@@ -42,10 +44,18 @@ VERBS: dict[str, tuple[Callable[[Overlay], object], set[str], set[str], str | No
     "delete": (lambda o: o.checkpoints.delete(["one"]), set(), {"one"}, None),
     "rollback": (lambda o: o.checkpoints.rollback("one"), {"before-rollback-2"}, {"before-rollback"}, "one"),
     "undo": (lambda o: o.checkpoints.undo(), {"before-undo"}, set(), "before-rollback"),
+    "digest": (lambda o: _digest(o), set(), set(), None),
 }
 #: A rollback and an undo take the same steps, so each fails every other one of them: first, distance.
 _STEPS = {"rollback": (0, 2), "undo": (1, 2)}
 _KEPT = {"undo": 2}  # automatic checkpoints that are kept, so that a rollback prunes one
+
+
+def _digest(overlay: Overlay) -> None:
+    try:
+        record_digests(overlay)
+    except OSError as error:
+        raise StateError(str(error), "") from error
 
 
 class Ground:
@@ -223,6 +233,7 @@ def test_a_verb_is_done_or_not(ground: Ground, name: str, code: int, monkeypatch
         now = _state(overlay)
         assert now in expected, f"{step}: {error}"
         assert overlay.check() == [], step
+        assert wrong_digests(overlay) == [], step
         overlay.commit()
         _no_trace(overlay)
         overlay.close()

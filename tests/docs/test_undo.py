@@ -48,7 +48,9 @@ def test_every_command(sandbox: MountSandbox) -> None:
         (root / name).mkdir(parents=True)
     (root / "etc/hosts").write_text("127.0.0.1 localhost\n")
     (root / "etc/cron.d/job").write_text("job\n")
-    sandbox.undo(lambda: [run("umount", "-l", "-i", root / "mnt" / name, check=False) for name in ("etc", "was", "fork")])
+    sandbox.undo(
+        lambda: [run("umount", "-l", "-i", root / "mnt" / name, check=False) for name in ("etc", "was", "fork")]
+    )
     env = {**os.environ, "PATH": f"{Path(minifo_program()).parent}:{os.environ['PATH']}", "TZ": "UTC"}
     for command, expected in steps():
         line = _OURS.sub(f"{root}/", command)

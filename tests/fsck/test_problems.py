@@ -78,6 +78,15 @@ def _kill(sample: SampleStorage) -> None:
     os.waitpid(child, 0)
 
 
+def _digest_of_nothing(sample: SampleStorage) -> None:
+    """A digest of an object that does not exist, though a checkpoint might have frozen it."""
+    sample.sql(
+        "UPDATE overlay SET value = value + 8 WHERE key IN ('next_object', 'object_limit')",
+        "UPDATE checkpoint SET next_object = next_object + 8 WHERE id = 2",
+        "INSERT INTO object_digest SELECT next_object - 1, 4096, zeroblob(16) FROM checkpoint WHERE id = 2",
+    )
+
+
 _INSERT = "INSERT INTO inode VALUES (77777, 33188, 1, 0, 0, 0, 0, 0, 0, 0, NULL, NULL, 0, 0, NULL, NULL, NULL, NULL)"
 
 DAMAGES = (
@@ -230,6 +239,12 @@ DAMAGES = (
         ("/large", "/made/newdir", "/olddir"),
         ("olddir",),
     ),
+    Damage("E020", ("INSERT INTO object_digest VALUES (999999, 4096, zeroblob(16))",)),
+    Damage("E020", ("INSERT INTO object_digest VALUES (-5, 4096, zeroblob(16))",)),
+    Damage("E020", ("INSERT INTO object_digest VALUES (1, -1, zeroblob(16))",)),
+    Damage("E020", ("INSERT INTO object_digest VALUES (1, 9223372036854775807, zeroblob(16))",)),
+    Damage("E020", ("INSERT INTO object_digest VALUES (1, 4096, zeroblob(300000))",)),
+    Damage("E020", _digest_of_nothing),
     Damage("E211", ("INSERT INTO journal VALUES (0, 0, 'create', x'2f61', NULL, 0, 0, NULL)",)),
     Damage("E211", ("INSERT INTO journal VALUES (7, 0, 'rm -rf', x'2f61', NULL, NULL, NULL, NULL)",)),
     Damage("E211", ("INSERT INTO journal VALUES (7, 0, 'create', x'', NULL, -1, 4, x'0a')",)),
@@ -381,7 +396,9 @@ def test_unreadable_object_is_found(sample: SampleStorage) -> None:
         assert wrong(found) == ["E010", "E305"]
         done, left = examination.repair(found, lambda finding: True)
     assert (wrong(done), wrong(left)) == (["E010"], ["E305"])
-    assert [(finding.path, finding.detail) for finding in left] == [(b"/large", "object 1: Permission denied")]
+    assert [(finding.path, finding.detail) for finding in left] == [
+        (b"/large", "object 1: Permission denied; also in checkpoints second, first")
+    ]
 
 
 @pytest.mark.logs("operations of a killed daemon were replayed", "is not the one of the last mount", always=False)
@@ -476,6 +493,7 @@ def test_every_code_has_a_test_and_a_line_in_the_manual() -> None:
     tests = [value.__doc__ for name, value in globals().items() if name.startswith("test_")]
     own = {found[1] for found in (re.match(r"(\w\d{3}): ", text or "") for text in tests) if found}
     assert own == {"N303", "E305", "E405"}
+    own |= {"E307"}  # tests/fsck/test_data.py
     others = {code for code, _ in (*LEFTOVERS, *DRIFT)}
     bad_base = {"W507"}  # tests/mount/test_bad_objects.py
     assert {damage.code for damage in DAMAGES} | others | own | bad_base == set(KINDS)

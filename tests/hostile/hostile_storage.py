@@ -158,6 +158,7 @@ DOORS = {
     "mount-ro": "",
     "check": "minifo-fsck -n -f --verify-data {hostile.storage}",
     "repair": "minifo-fsck -y {hostile.storage}",
+    "digests": "minifo-fsck -y --verify-data {hostile.storage}",
     "rescue": "minifo-fsck --rescue {hostile.out} --base {hostile.base} {hostile.storage}",
     "plan": "minifo merge {hostile.storage} --base {hostile.base}",
     "merge": "minifo merge {hostile.storage} --base {hostile.base} --apply",

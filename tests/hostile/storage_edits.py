@@ -84,6 +84,7 @@ COLUMNS = {
     "garbage": ("object",),
     "journal": ("id", "time", "op", "path", "other", "uid", "pid", "command"),
     "overlay": ("key", "value"),
+    "object_digest": ("object", "size", "digest"),
     "checkpoint": ("id", "name", "time", "note", "pinned", "cause", "returns", "next_ino", "next_object"),
 }
 COLUMNS |= {

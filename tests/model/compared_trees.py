@@ -21,6 +21,7 @@ from minifo.engine.commit import Sealed
 from minifo.engine.store.storage import Storage
 from minifo.engine.tree.clock import COARSE
 from tests.shared import file_trees
+from tests.shared.digests import wrong_digests
 
 
 class DenseStorage(Storage):
@@ -503,6 +504,7 @@ class ComparedTrees:
         garbage = {number for (number,) in self.ov.db.rows("SELECT object FROM garbage")}
         assert named <= there, self.told(f"missing objects {named - there}")
         assert there - garbage <= named, self.told(f"left-over objects {there - named}")
+        assert wrong_digests(self.ov) == [], self.told("digests are wrong")
 
     def lists(self) -> dict[str, list[tuple[Any, ...]]]:
         """The rows of the four lists.

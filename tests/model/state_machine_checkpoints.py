@@ -17,6 +17,7 @@ from minifo.engine.revert import revert
 from tests.model.compared_trees import Snapshot
 from tests.model.state_machine import PICK, Machine
 from tests.shared import file_trees
+from tests.shared.digests import record_digests
 
 
 class CheckpointRules(Machine):
@@ -125,6 +126,14 @@ class CheckpointRules(Machine):
             self.t.snap()
             self.forget_deleted()
             self.t.check_storage()
+
+    @rule()
+    def digest(self) -> None:
+        """Nobody needs the overlay for a while: what is frozen gets digests, which must stay right from then on."""
+        self.t.log.append("digests")
+        record_digests(self.t.ov)
+        assert not self.t.ov.digests.is_behind
+        self.t.check_storage()
 
     @rule(pick=PICK)
     def look(self, pick: int) -> None:
