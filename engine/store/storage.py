@@ -74,7 +74,7 @@ class Space(NamedTuple):
 
 
 def _or_shortage(call: Callable[[], int], name: str) -> int:
-    """Return the result of *call*; raise Shortage if descriptors or memory ran out: that passes, unlike other errors."""
+    """Return the result of *call*; raise Shortage if descriptors or memory ran out: which passes, unlike others."""
     try:
         return call()
     except OSError as error:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from minifo.engine import digests
+from minifo.engine import Overlay, digests
+from minifo.engine.clone import clone_overlay
 from minifo.engine.errors import FsError
 from minifo.engine.store.object_paths import ID_BLOCK, object_name
 from tests.shared.digests import record_digests, recorded, wrong_digests
@@ -232,3 +233,22 @@ def test_killed_after_recording_and_deleting(sandbox: OverlaySandbox, tmp_path: 
     sandbox.open(redo_directory=str(redo))
     assert recorded(sandbox.ov) == expected
     assert sandbox.ov.check() == []
+
+
+def test_a_clone_begins_without_digests(sandbox: OverlaySandbox, tmp_path: Path) -> None:
+    """No checkpoint freezes its objects; those that it shares get digests in either storage when one does."""
+    ov = sandbox.ov
+    ov.checkpoints.create("one")
+    record_digests(ov)
+    clone_overlay(ov, None, str(tmp_path / "clone"))
+    assert len(recorded(ov)) == 3
+    sandbox.close()
+    clone = Overlay.open(str(sandbox.base), str(tmp_path / "clone"))
+    try:
+        assert recorded(clone) == {}
+        assert clone.check() == []
+        clone.checkpoints.create("mine")
+        record_digests(clone)
+        assert recorded(clone) == recorded(sandbox.ov)
+    finally:
+        clone.close()
