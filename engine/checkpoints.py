@@ -75,6 +75,7 @@ class Checkpoints:
         window_end: the first number after those of created objects.
         is_shown: returns whether another process shows a checkpoint, given by its id.
         reload: called with ``inos`` and ``names`` of Restored, after rows were brought back.
+        did: called with each command that changed rows, and the paths that it was given, to note it in the journal.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class Checkpoints:
         window_end: int,
         is_shown: Callable[[int], bool],
         reload: Callable[[set[int], set[tuple[int, bytes]]], object],
+        did: Callable[[str, Iterable[bytes]], object],
     ) -> None:
         self._db = db
         self._objects = objects
@@ -98,6 +100,7 @@ class Checkpoints:
         self._window_end = window_end
         self._is_shown = is_shown
         self._reload = reload
+        self._did = did
 
     # -- looking
 
@@ -270,10 +273,7 @@ class Checkpoints:
         Raises:
             StateError: there is none.
         """
-        target = undo_target(self.all())
-        if target is None:
-            raise StateError("there is nothing to undo", "see the checkpoints: minifo checkpoint list")
-        return self.return_to(target, _UNDO)
+        return self.return_to(to_undo(self.all()), _UNDO)
 
     def redo(self) -> Restored:
         """Take back the last ``undo``, unless another command came after it.
@@ -281,10 +281,7 @@ class Checkpoints:
         Raises:
             StateError: there is none.
         """
-        target = redo_target(self.all())
-        if target is None:
-            raise StateError("there is nothing to redo", "see the checkpoints: minifo checkpoint list")
-        return self.return_to(target, _REDO)
+        return self.return_to(to_redo(self.all()), _REDO)
 
     def return_to(
         self, target: Checkpoint, cause: str, noting: Callable[[Checkpoint], object] = lambda left: None
@@ -314,13 +311,20 @@ class Checkpoints:
 
         return self.change(cause, change, target)
 
-    def change(self, cause: str, change: Callable[[Checkpoint], object], target: Checkpoint | None = None) -> Restored:
+    def change(
+        self,
+        cause: str,
+        change: Callable[[Checkpoint], object],
+        target: Checkpoint | None = None,
+        paths: Iterable[bytes] = (b"/",),
+    ) -> Restored:
         """Change rows by a command that takes something away; a new checkpoint holds what is left.
 
         Args:
             cause: the command.
             change: called with the new checkpoint, inside the operation.
             target: the checkpoint that it returns to; None if it makes a state that there was not.
+            paths: what it was given, in overlay terms.
 
         Raises:
             StateError: storage failed; nothing was changed.
@@ -336,6 +340,7 @@ class Checkpoints:
                 change(left)
                 since = target or left
                 inos, names = self._history.changed_since(since.id, since.next_ino, self._window_end)
+                self._did(cause, paths)
         except (OSError, CommitPostponed) as error:
             raise _failed("nothing was changed", error) from error
         restored = Restored(target or left, left, inos, names)
@@ -489,6 +494,30 @@ def redo_target(checkpoints: Iterable[Checkpoint]) -> Checkpoint | None:
     """Return the checkpoint that ``redo`` would return to, of all there are in their order; None if there is none."""
     found = [checkpoint for checkpoint in checkpoints if checkpoint.returns]
     return found[-1] if found else None
+
+
+def to_undo(checkpoints: Iterable[Checkpoint]) -> Checkpoint:
+    """Return the checkpoint that ``undo`` would return to, of all there are in their order.
+
+    Raises:
+        StateError: there is none.
+    """
+    target = undo_target(checkpoints)
+    if target is None:
+        raise StateError("there is nothing to undo", "see the checkpoints: minifo checkpoint list")
+    return target
+
+
+def to_redo(checkpoints: Iterable[Checkpoint]) -> Checkpoint:
+    """Return the checkpoint that ``redo`` would return to, of all there are in their order.
+
+    Raises:
+        StateError: there is none.
+    """
+    target = redo_target(checkpoints)
+    if target is None:
+        raise StateError("there is nothing to redo", "see the checkpoints: minifo checkpoint list")
+    return target
 
 
 def _check_note(note: str) -> None:

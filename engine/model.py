@@ -34,7 +34,7 @@ JOURNAL_MAX = 1_000_000  # entries, of about 100 bytes each
 JOURNAL_OPERATIONS = (
     *("create", "mkdir", "symlink", "mknod", "link", "unlink", "rmdir", "rename", "exchange"),
     *("write", "truncate", "chmod", "chown", "times", "setxattr", "removexattr", "missing"),
-    *("rebase", "merge"),  # what commands do to an overlay that is not mounted
+    *("rebase", "merge", "rollback", "undo", "redo", "revert", "reset", "trial", "abandon"),  # what commands do
 )
 
 

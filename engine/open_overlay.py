@@ -105,6 +105,7 @@ class OpenOverlay:
             facts["window_end"],
             storage.is_held,
             self._reload,
+            self._journal.did,
         )
         self._trial = Trial(db, storage, self._checkpoints)
         self._digests = Digests(db, storage, self.objects, self.commits, self.space)

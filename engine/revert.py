@@ -64,26 +64,25 @@ class Reverted(NamedTuple):
 
 #: A part of the work, which yields the parts that must be done before it goes on: directories may be deeper than the
 #: interpreter's stack.
-_Part = Iterator["_Part"]
+Part = Iterator["Part"]
 
 
 class _OnlyTried(Exception):
     """Ends an operation that is only tried, so that it is undone."""
 
 
-def revert(overlay: Overlay, paths: list[bytes], *, dry_run: bool = False) -> Reverted:
-    """Let paths show again what the base has there.
+def revert_by(overlay: Overlay, work: Reverter, paths: list[bytes], *, dry_run: bool = False) -> Reverted:
+    """Take back what the overlay holds of paths, as one operation that leaves a checkpoint.
 
     Args:
         overlay: an open overlay that takes changes.
+        work: says what is taken back.
         paths: absolute paths in the overlay, ``/`` for all of it.
         dry_run: True to change nothing, and only return what would be done.
 
     Raises:
-        StateError: neither the overlay nor the base has something at a path, or it cannot be reached; or storage
-            failed.  Nothing was changed.
+        StateError: a path cannot be reverted, or storage failed.  Nothing was changed.
     """
-    work = _Revert(overlay)
 
     def change(left: Checkpoint) -> None:
         for path in paths:
@@ -92,13 +91,13 @@ def revert(overlay: Overlay, paths: list[bytes], *, dry_run: bool = False) -> Re
             raise _OnlyTried
 
     try:
-        restored = overlay.checkpoints.change("revert", change)
+        restored = overlay.checkpoints.change("revert", change, paths=paths)
     except _OnlyTried:
         return Reverted(work.actions, None)
     return Reverted(work.actions, restored)
 
 
-def _run(work: _Part) -> None:
+def run(work: Part) -> None:
     """Do a work with all its parts."""
     stack = [work]
     while stack:
@@ -109,8 +108,8 @@ def _run(work: _Part) -> None:
             stack.append(part)
 
 
-class _Revert:
-    """Takes back entries of one overlay.  Call ``revert`` inside an operation.
+class Reverter:
+    """Lets entries of one overlay show what the base has.  Call ``revert`` inside an operation.
 
     Args:
         overlay: the overlay.
@@ -129,7 +128,7 @@ class _Revert:
     def revert(self, path: bytes) -> None:
         """Take back what the overlay holds of a path, and below it."""
         if path == b"/":
-            _run(self._revert_directory(self._inodes.directory(ROOT), b"/"))
+            run(self._revert_directory(self._inodes.directory(ROOT), b"/"))
             return
         directory, name = split(path)
         parent = self._directory(directory)
@@ -137,7 +136,7 @@ class _Revert:
             raise StateError(
                 f"neither the overlay nor its base has {os.fsdecode(path)}", "see what was changed: minifo diff"
             )
-        _run(self._revert_entry(parent, name, path))
+        run(self._revert_entry(parent, name, path))
         self._tidy(parent)
 
     def _directory(self, path: bytes) -> Node:
@@ -151,7 +150,7 @@ class _Revert:
 
     # -- one entry
 
-    def _revert_entry(self, parent: Node, name: bytes, path: bytes) -> _Part:
+    def _revert_entry(self, parent: Node, name: bytes, path: bytes) -> Part:
         """Let a name in a directory show what the base has there, in the place of that directory in the base."""
         ref = self._view.resolve(parent, name)
         if ref is not None and ref.kind != "base":
@@ -169,7 +168,7 @@ class _Revert:
         else:
             self._revert_file(ref.node, path)
 
-    def _take_away(self, parent: Node, name: bytes, path: bytes, ref: Ref) -> _Part:
+    def _take_away(self, parent: Node, name: bytes, path: bytes, ref: Ref) -> Part:
         """Let a name that the overlay has made disappear; what comes from another place in the base goes back there."""
         if ref.kind == "renamed" and (place := self._free_place(ref.node, parent)) is not None:
             home, old = place
@@ -181,6 +180,10 @@ class _Revert:
             self._tidy(home)
         else:
             yield self._remove(parent, name, path, ref)
+
+    def _comes_from_elsewhere(self, ref: Ref) -> bool:
+        """Return whether an object may go back to another place."""
+        return ref.kind == "renamed"
 
     def _free_place(self, node: Node, parent: Node) -> tuple[Node, bytes] | None:
         """Return the directory and the name at which the base has a renamed object, if nothing shows there now."""
@@ -215,14 +218,14 @@ class _Revert:
             directory = self._inodes.node(directory.parent)
         return False
 
-    def _remove(self, parent: Node, name: bytes, path: bytes, ref: Ref) -> _Part:
+    def _remove(self, parent: Node, name: bytes, path: bytes, ref: Ref) -> Part:
         """Remove a name, and if it is a directory's, all below it."""
         if not ref.node.is_dir:
             self._names.unlink(parent, name)
         else:
             for child in self._view.names(ref.node):
                 found = self._view.resolve(ref.node, child)
-                if found is not None and found.kind == "renamed":
+                if found is not None and self._comes_from_elsewhere(found):
                     yield self._take_away(ref.node, child, join(path, child), found)
                 elif found is not None:
                     yield self._remove(ref.node, child, join(path, child), found)
@@ -258,7 +261,7 @@ class _Revert:
 
     # -- objects that stand where the base has them
 
-    def _revert_directory(self, node: Node, path: bytes) -> _Part:
+    def _revert_directory(self, node: Node, path: bytes) -> Part:
         """Revert all that is in a directory, and then its own attributes."""
         names = {name for (name,) in self._db.rows(_NAMES_IN, (node.ino,))}
         names |= {name for (name,) in self._db.rows(_HIDDEN_IN, (node.ino,))}

@@ -60,8 +60,8 @@ class Checkpoints(Protocol):
         """Take back the last undo."""
         ...
 
-    def revert(self, paths: list[bytes], *, dry_run: bool) -> Told:
-        """Let paths show again what the base has; the answer is that of org.minifo.Overlay.Revert."""
+    def revert(self, paths: list[bytes], *, to: str | None, dry_run: bool) -> Told:
+        """Let paths show again what a checkpoint, or the base, has; the answer is that of org.minifo.Overlay.Revert."""
         ...
 
     def trial(self) -> Told:
@@ -152,8 +152,8 @@ class _Mounted:
     def redo(self) -> Told:
         return self._call("Redo")
 
-    def revert(self, paths: list[bytes], *, dry_run: bool) -> Told:
-        return self._call("Revert", paths=[os.fsdecode(path) for path in paths], dry_run=dry_run)
+    def revert(self, paths: list[bytes], *, to: str | None, dry_run: bool) -> Told:
+        return self._call("Revert", paths=[os.fsdecode(path) for path in paths], to=to, dry_run=dry_run)
 
     def trial(self) -> Told:
         return self._trial("Trial")
@@ -206,11 +206,11 @@ class _AtRest:
     def redo(self) -> Told:
         return self._told_return(self._checkpoints.redo())
 
-    def revert(self, paths: list[bytes], *, dry_run: bool) -> Told:
-        from ..engine.revert import revert
+    def revert(self, paths: list[bytes], *, to: str | None, dry_run: bool) -> Told:
+        from ..engine.revert_to import revert_paths
         from ..fusefront.control.checkpoints import told_revert
 
-        return told_revert(revert(self._overlay, paths, dry_run=dry_run))
+        return told_revert(revert_paths(self._overlay, paths, to=to, dry_run=dry_run))
 
     def trial(self) -> Told:
         return self._overlay.trial.state()._asdict()

@@ -13,6 +13,7 @@ from . import _common, _compare
 from ._checkpoints import changeable
 from ._complete import checkpoints, targets
 from ._on_overlay import BASE, JSON
+from ._patterns import Patterns
 from ._size import age, moment, parse_size, size
 from ._target import opened, place_of, storage_of
 
@@ -148,6 +149,7 @@ An object is the same if it was never deleted, whatever its name is.
 Examples:
   minifo checkpoint diff /mnt/etc before-update           # what changed since
   minifo checkpoint diff /mnt/etc before-update night     # what changed from one to the other
+  minifo checkpoint diff --path ssl /mnt/etc night         # only there
   minifo checkpoint diff --exit-code --json /mnt/etc night | jq .path
 
 \b
@@ -160,6 +162,7 @@ Exit codes: 0, or with --exit-code 1 where something differs; 2 failure.""",
 @click.option("-z", "--null", "null", is_flag=True, help="End each field with a NUL; paths as they are.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object in each line.")
 @click.option("--exit-code", is_flag=True, help="Exit with 1 where something differs.")
+@click.option("--path", "patterns", metavar="PATH", multiple=True, help="Only this; wildcards as in .gitignore.")
 @BASE
 @_TARGET
 @click.argument("first", metavar="A", shell_complete=checkpoints)
@@ -175,6 +178,7 @@ def diff(
     null: bool,
     as_json: bool,
     exit_code: bool,
+    patterns: tuple[str, ...],
     base: str | None,
 ) -> int:
     """List what changed in the overlay TARGET from checkpoint A to checkpoint B, or until now."""
@@ -183,7 +187,9 @@ def diff(
     _common.log_to_stderr("minifo")
     from .diff import write_changes
 
-    found = _compare.compared(target, first, second, base, recursive=recursive, identical=not ignore_identical)
+    every = _compare.compared(target, first, second, base, recursive=recursive, identical=not ignore_identical)
+    wanted = Patterns(patterns)
+    found = [change for change in every if wanted.match(change.path, change.old)]
     write_changes(found, as_stat=as_stat, as_json=as_json, null=null, name_only=name_only, recursive=recursive)
     return 1 if exit_code and found else 0
 

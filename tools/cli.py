@@ -69,6 +69,7 @@ _GROUPS = {
         "completion": "Print the script by which SHELL completes minifo.",
     },
 }
+_ALIASES = {"mark-good": "confirm"}  # as RAUC and others call it
 COMMANDS = {name: text for group in _GROUPS.values() for name, text in group.items()}
 
 
@@ -88,6 +89,7 @@ class LazyGroup(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Return the subcommand *cmd_name*, or None if minifo has no such subcommand."""
+        cmd_name = _ALIASES.get(cmd_name, cmd_name)
         if cmd_name not in COMMANDS:
             return None
         command = importlib.import_module("minifo.tools." + cmd_name.replace("-", "_")).command
@@ -110,10 +112,10 @@ class LazyGroup(click.Group):
             click.UsageError: there is none.
         """
         name = args[0]
-        if name not in COMMANDS and not name.startswith("-") and not ctx.resilient_parsing:
+        if name not in (*COMMANDS, *_ALIASES) and not name.startswith("-") and not ctx.resilient_parsing:
             import difflib  # only where it is needed
 
-            likely = difflib.get_close_matches(name, COMMANDS)
+            likely = difflib.get_close_matches(name, (*COMMANDS, *_ALIASES))
             question = f". Did you mean {' or '.join(map(repr, likely))}?" if likely else ""
             raise click.UsageError(f"No such command {name!r}{question}", ctx)
         return super().resolve_command(ctx, args)

@@ -16,6 +16,7 @@ from ._trial import show
 Examples:
   minifo confirm /mnt/etc          # when the system is up and works
   minifo confirm --json /mnt/etc
+  minifo mark-good /mnt/etc        # another name of it
 
 \b
 A trial ends with it. With the mount option trial=N a new one begins: the next N mounts may come up without another

@@ -6,7 +6,7 @@ import click
 
 from . import _common
 from ._checkpoints import changeable
-from ._going_back import report
+from ._going_back import DRY_RUN, report, try_out
 from ._on_overlay import on_overlay
 
 
@@ -20,10 +20,16 @@ Examples:
 \b
 After another command that can be undone there is nothing to redo; the checkpoints are there nevertheless.""",
 )
+@DRY_RUN
 @on_overlay
-def command(target: str, as_json: bool, base: str | None) -> int:
+def command(target: str, dry_run: bool, as_json: bool, base: str | None) -> int:
     """Take back the last undo of the overlay TARGET."""
     _common.log_to_stderr("minifo")
+    if dry_run:
+        from ..engine.checkpoints import to_redo
+
+        try_out(target, base, to_redo, as_json=as_json)
+        return 0
     with changeable(target, base) as found:
         report("redo", target, found.redo(), is_live=found.is_live, as_json=as_json)
     return 0

@@ -7,7 +7,7 @@ import click
 from . import _common, _compare
 from ._checkpoints import changeable
 from ._complete import checkpoints, targets
-from ._going_back import report
+from ._going_back import DRY_RUN, report
 from ._on_overlay import BASE
 
 
@@ -23,7 +23,7 @@ Examples:
 Nothing is lost: what was there is kept as a checkpoint, and minifo undo takes it back. Files that did not change stay
 open as if nothing had happened; of the others, programs get EIO or ESTALE until they open them again.""",
 )
-@click.option("--dry-run", is_flag=True, help="List what would change, as minifo diff does, and change nothing.")
+@DRY_RUN
 @click.option("--json", "as_json", is_flag=True, help="Write one JSON object; with --dry-run one for each change.")
 @BASE
 @click.argument("target", shell_complete=targets)

@@ -101,7 +101,31 @@ def _restore(name: str) -> tuple[str, str]:
     return statement(drop), statement(f"{put} WHERE held AND {_first(name, key, '?1')}")
 
 
+def _restore_some(name: str, columns: tuple[str, ...]) -> tuple[str, str]:
+    """Return the two statements that bring those rows of a table back to a checkpoint which have given values.
+
+    Both take the checkpoint, and then the values.
+
+    Args:
+        name: the table.
+        columns: the columns that have the values.
+    """
+    key, _ = table = TABLES[name]
+    keys = ", ".join(key)
+    keys = f"({keys})" if len(key) > 1 else keys
+    given = " AND ".join(f"{column} = ?{number}" for number, column in enumerate(columns, 2))
+    kept = f"SELECT {', '.join(key)} FROM was_{name} WHERE {given} AND checkpoint >= ?1"
+    put = f"INSERT INTO {name} ({table.columns}) SELECT {table.columns} FROM was_{name} w"
+    return (
+        statement(f"DELETE FROM {name} WHERE {given} AND {keys} IN ({kept})"),
+        statement(f"{put} WHERE held AND {given} AND {_first(name, key, '?1')}"),
+    )
+
+
 _RESTORE = {name: _restore(name) for name in TABLES}
+_RESTORE_OBJECT = {name: _restore_some(name, ("ino",)) for name in ("inode", "modified", "extent", "small", "xattr")}
+_RESTORE_ORIGIN = _restore_some("origin", ("ino",))
+_RESTORE_NAME = [_restore_some(name, ("parent", "name")) for name in ("created", "deleted", "renamed")]
 _CHANGED = [
     f"SELECT DISTINCT {column} FROM was_{name} WHERE checkpoint >= ? AND {column} IS NOT NULL"
     for name, table in TABLES.items()
@@ -236,6 +260,24 @@ class History:
         for name, (drop, put) in _RESTORE.items():
             self._db.change(drop, (checkpoint, next_ino, window_end) if name in _OF_FILES else (checkpoint,))
             self._db.change(put, (checkpoint,))
+
+    def restore_object(self, checkpoint: int, ino: int, *, origin: bool = False) -> None:
+        """Bring the rows of one object back to a checkpoint, but not its names.  Call it inside an operation.
+
+        Args:
+            checkpoint: its id.
+            ino: the object.
+            origin: whether to bring back where the base has it, too.
+        """
+        for drop, put in (*_RESTORE_OBJECT.values(), *([_RESTORE_ORIGIN] if origin else [])):
+            self._db.change(drop, (checkpoint, ino))
+            self._db.change(put, (checkpoint, ino))
+
+    def restore_name(self, checkpoint: int, parent: int, name: bytes) -> None:
+        """Bring back what a checkpoint has of a name in a directory.  Call it inside an operation."""
+        for drop, put in _RESTORE_NAME:
+            self._db.change(drop, (checkpoint, parent, name))
+            self._db.change(put, (checkpoint, parent, name))
 
     def has_changed(self, checkpoint: int) -> bool:
         """Return whether any row was changed after a checkpoint."""

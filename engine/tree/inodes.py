@@ -312,6 +312,13 @@ class Inodes:
         self._prefetched.pop(ino, None)
         self.watcher.dropped(ino)
 
+    def reread(self, ino: Ino) -> None:
+        """Read an object's row anew from now on: statements of another part have changed it."""
+        self._rows.pop(ino, None)
+        self._prefetched.pop(ino, None)
+        self._adopted = None
+        self._note_state(ino)
+
     def attributes(self, node: Node) -> AnyAttr:
         """Return the attributes of an object, from its row or from the base.
 

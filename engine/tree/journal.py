@@ -30,7 +30,7 @@ from .activity import Activity
 from .inode_rows import AnyAttr
 from .inodes import Inodes
 from .journal_entries import IDS_END, Author, bounds, read, this_process
-from .known_names import KnownNames
+from .known_names import PATH_MAX, KnownNames
 from .merged_view import MergedView
 from .nodes import Node
 
@@ -349,16 +349,20 @@ class Journal:
         if self.limit:
             self._note(op, node)
 
-    def did(self, op: str) -> None:
-        """Note what a command has done to an overlay that is not mounted, as a whole, if it has a journal.
+    def did(self, op: str, paths: Iterable[bytes] = (b"/",)) -> None:
+        """Note what a command has done to paths as a whole, if there is a journal.  This process did it.
 
         Call it at the end of the command's operation.
         """
         try:
-            first, end = bounds(self._db)
-            if first < end < IDS_END:
-                now = self._db.time or self._inodes.now()
-                self._db.change(_ADD, (end, now, op, b"/", None, *this_process()))
+            first, end = (self._first, self._next) if self.limit else bounds(self._db)
+            if first < end < IDS_END or self.limit:
+                for path in paths:
+                    now = self._db.time or self._inodes.now()
+                    self._db.change(_ADD, (end, now, op, path[-PATH_MAX:], None, *this_process()))
+                    end += 1
+                self._db.on_failure(partial(setattr, self, "_next", self._next))
+                self._next = end
         except (FsError, apsw.CorruptError, apsw.ConstraintError) as error:
             log.warning("the journal is damaged (%s), so %s is not noted; run minifo-fsck", error, op)
 

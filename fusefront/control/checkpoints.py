@@ -92,7 +92,8 @@ def methods(interface: str, overlay: Overlay, live: LiveCheckpoints) -> dict[str
         if not isinstance(paths, list) or not all(is_path(path) for path in paths):
             raise VarlinkError(SERVICE + ".InvalidParameter", parameter="paths")
         wanted = [os.fsencode(path) for path in paths]
-        return told_revert(await _refused(interface, live.revert(wanted, dry_run=_flag(parameters, "dry_run"))))
+        to, dry_run = _text(parameters, "to"), _flag(parameters, "dry_run")
+        return told_revert(await _refused(interface, live.revert(wanted, to=to, dry_run=dry_run)))
 
     found: dict[str, Method] = {
         "Checkpoints": listed,

@@ -23,7 +23,8 @@ import trio
 from ...engine import Ino, Overlay
 from ...engine.checkpoints import Restored
 from ...engine.errors import NotDurable
-from ...engine.revert import Reverted, revert
+from ...engine.revert import Reverted
+from ...engine.revert_to import revert_paths
 from ..mount.helper_process import HelperProcess
 from .committer import Committer
 
@@ -81,18 +82,19 @@ class LiveCheckpoints:
         """
         return await self._bring_back(call, lambda restored: restored)
 
-    async def revert(self, paths: list[bytes], *, dry_run: bool) -> Reverted:
-        """Let paths show again what the base has there, and return when the kernel knows of it.
+    async def revert(self, paths: list[bytes], *, to: str | None, dry_run: bool) -> Reverted:
+        """Let paths show again what they showed at a checkpoint, and return when the kernel knows of it.
 
         Args:
             paths: in overlay terms.
+            to: the checkpoint's name; None for what the base has there.
             dry_run: True to change nothing.
 
         Raises:
             StateError: a path cannot be reverted, or storage failed.
             NotDurable: it is done, but a power cut may undo it.
         """
-        call = partial(revert, self._overlay, paths, dry_run=dry_run)
+        call = partial(revert_paths, self._overlay, paths, to=to, dry_run=dry_run)
         return await self._bring_back(call, lambda reverted: reverted.restored)
 
     async def _bring_back(self, call: Callable[[], T], restored_of: Callable[[T], Restored | None]) -> T:

@@ -12,7 +12,7 @@ from minifo.engine import Ino, Overlay
 from minifo.engine.checkpoints import KEPT, NOTE_MAX
 from minifo.engine.errors import StateError
 from minifo.engine.recovery import BaseCheck
-from minifo.engine.revert import revert
+from minifo.engine.revert_to import revert_paths
 from minifo.engine.store import history
 from tests.shared.overlay_sandbox import OverlaySandbox
 
@@ -411,7 +411,7 @@ def test_revert_in_a_very_deep_tree(sandbox: OverlaySandbox) -> None:
     for _ in range(1500):
         ino = Ino(sandbox.ov.mkdir(ino, b"d", 0o755, sandbox.me).ino)
     sandbox.unlink("f")
-    done = revert(sandbox.ov, [b"/"])
+    done = revert_paths(sandbox.ov, [b"/"])
     assert len(done.actions) == 1502
     assert sandbox.names() == ["d", "f"]
     sandbox.reopen()
@@ -427,7 +427,54 @@ def test_reverts_that_are_refused(sandbox: OverlaySandbox) -> None:
     sandbox.ov.rename(*sandbox.split("d"), *sandbox.split("e"))
     for path in (b"/nothing", b"/d/small", b"/f/below"):
         with pytest.raises(StateError):
-            revert(sandbox.ov, [b"/f", path])
+            revert_paths(sandbox.ov, [b"/f", path])
     assert sandbox.read("f") == b"ours"
     assert sandbox.ov.checkpoints.all() == []
-    assert revert(sandbox.ov, [b"/e/small"]).restored is None
+    assert revert_paths(sandbox.ov, [b"/e/small"]).restored is None
+
+
+def test_revert_to_a_checkpoint(sandbox: OverlaySandbox) -> None:
+    """A path is as it was then, wherever its objects are now, and all else stays."""
+    sandbox.write("f", b"then")
+    sandbox.mkdir("new")
+    sandbox.create("new/file")
+    sandbox.write("new/file", b"then")
+    sandbox.ov.rename(*sandbox.split("d"), *sandbox.split("e"))
+    sandbox.ov.checkpoints.create("good")
+    sandbox.write("f", b"now!")
+    sandbox.unlink("new/file")
+    sandbox.rmdir("new")
+    sandbox.ov.rename(*sandbox.split("e/small"), *sandbox.split("moved"))
+    sandbox.create("later")
+    sandbox.write("later", b"later")
+    done = revert_paths(sandbox.ov, [b"/e", b"/new", b"/f"], to="good")
+    assert sorted((action.what, action.path, action.other) for action in done.actions) == [
+        ("moved back", b"/moved", b"/e/small"),
+        ("restored", b"/f", None),
+        ("shown again", b"/new", None),
+        ("shown again", b"/new/file", None),
+    ]
+    assert (sandbox.read("f"), sandbox.read("new/file"), sandbox.read("later")) == (b"then", b"then", b"later")
+    assert sandbox.names() == ["e", "f", "later", "new"]
+    assert sandbox.ov.check() == []
+    sandbox.reopen()
+    sandbox.ov.checkpoints.undo()
+    assert sandbox.names() == ["e", "f", "later", "moved"]
+    assert sandbox.read("f") == b"now!"
+
+
+def test_reverts_to_a_checkpoint_that_are_refused(sandbox: OverlaySandbox) -> None:
+    """No such checkpoint, nothing there, or below a directory that is another one: the next step is told."""
+    sandbox.ov.checkpoints.create("good")
+    sandbox.ov.rename(*sandbox.split("d"), *sandbox.split("e"))
+    sandbox.mkdir("d")
+    for path, to, what in (
+        (b"/d", "bad", "there is no checkpoint 'bad'"),
+        (b"/nothing", "good", "neither the overlay nor checkpoint good has /nothing"),
+        (b"/d/small", "good", "/d is not the directory that was there at checkpoint good"),
+        (b"/e/small", "good", "/e is not the directory that was there at checkpoint good"),
+    ):
+        with pytest.raises(StateError, match=what):
+            revert_paths(sandbox.ov, [path], to=to)
+    assert [checkpoint.name for checkpoint in sandbox.ov.checkpoints.all()] == ["good"]
+    assert [action.what for action in revert_paths(sandbox.ov, [b"/d"], to="good").actions] == ["removed", "moved back"]

@@ -13,7 +13,8 @@ from hypothesis.stateful import initialize, rule
 from minifo.engine import Overlay
 from minifo.engine.checkpoints import KEPT, Restored
 from minifo.engine.errors import StateError
-from minifo.engine.revert import revert
+from minifo.engine.revert import Reverted
+from minifo.engine.revert_to import revert_paths
 from tests.model.compared_trees import Snapshot
 from tests.model.state_machine import PICK, Machine
 from tests.shared import file_trees
@@ -160,26 +161,33 @@ class CheckpointRules(Machine):
         self.t.log.append(f"revert {path!r}")
         ov = self.t.ov
         try:
-            tried = revert(ov, [path], dry_run=True)
+            tried = revert_paths(ov, [path], dry_run=True)
         except StateError as error:
             self.t.log.append(str(error))
+            self.t.snap()
             self.t.compare_all()
             return
+        self.t.snap()  # all was committed first
         self.t.compare_all()
         place = self.place_in_base(path)
-        done = revert(ov, [path])
+        done = revert_paths(ov, [path])
         assert done.actions == tried.actions
         self.t.check()
         if place is not None:
-            self.compare_with_base(path, place)
+            self.compare_with_tree(path, os.fsencode(self.t.base), place)
         if path == b"/":
             assert {name: rows for name, rows in self.t.lists().items() if rows} == {}, self.t.told("rows are left")
+        self.undo_revert(done)
+
+    def undo_revert(self, done: Reverted) -> None:
+        """Undo brings back what was there; of the state in between only the checkpoint is looked at."""
+        ov = self.t.ov
         if done.restored is None:
             return
         self.undone.clear()
         self.states[done.restored.left.id] = self.left
         self.left = Snapshot(self.left.tree.with_name("reverted"), {})
-        self.left.tree.mkdir(exist_ok=True)  # of that state only the checkpoint is looked at
+        self.left.tree.mkdir(exist_ok=True)
         result = ov.checkpoints.undo()
         self.undone.clear()
         left = result.left.id
@@ -189,6 +197,35 @@ class CheckpointRules(Machine):
         self.t.snap()
         self.forget_deleted()
 
+    @rule(pick=PICK, which=PICK, then=st.booleans(), kept=st.booleans())
+    def revert_to(self, pick: int, which: int, then: bool, kept: bool) -> None:
+        """Everything at a path is as at a checkpoint, nothing is broken, and undo brings back what was there."""
+        checkpoints = self.t.ov.checkpoints.all()
+        if not checkpoints:
+            return
+        wanted = checkpoints[which % len(checkpoints)]
+        tree = os.fsencode(self.states[wanted.id].tree)
+        found = [b"/", *([path[len(tree) :] for path in sorted(file_trees.walk(tree))] if then else self.paths())]
+        path = found[pick % len(found)]
+        self.prepare(kept=kept)
+        self.t.log.append(f"revert {path!r} to {wanted.name}")
+        ov = self.t.ov
+        try:
+            tried = revert_paths(ov, [path], to=wanted.name, dry_run=True)
+        except StateError as error:
+            self.t.log.append(str(error))
+            self.t.snap()
+            self.t.compare_all()
+            return
+        self.t.snap()  # all was committed first
+        self.t.compare_all()
+        done = revert_paths(ov, [path], to=wanted.name)
+        assert done.actions == tried.actions
+        self.t.check()
+        self.compare_with_tree(path, tree, path)
+        assert revert_paths(ov, [path], to=wanted.name, dry_run=True).actions == [], self.t.told("it is done twice")
+        self.undo_revert(done)
+
     def place_in_base(self, path: bytes) -> bytes | None:
         """Where the base has what stands at a path: in the place of the directory that holds it."""
         if path == b"/":
@@ -197,9 +234,9 @@ class CheckpointRules(Machine):
         node = self.t.ov.inodes.node(self.t.ino(directory))
         return None if node.path is None else (b"" if node.path == b"/" else node.path) + b"/" + name
 
-    def compare_with_base(self, path: bytes, place: bytes) -> None:
-        """Compare all at a path with all at a place in the base, but for link counts and ctime."""
-        top = os.fsencode(self.t.base) + place.rstrip(b"/")
+    def compare_with_tree(self, path: bytes, tree: bytes, place: bytes) -> None:
+        """Compare all at a path with all at a place in a plain tree, but for link counts and ctime."""
+        top = tree + place.rstrip(b"/")
         found = {b"": path} if os.path.lexists(top) else {}
         if os.path.isdir(top) and not os.path.islink(top):
             found |= {full[len(top) :]: path.rstrip(b"/") + full[len(top) :] for full in file_trees.walk(top)}
@@ -208,7 +245,7 @@ class CheckpointRules(Machine):
             self.t.ov.add_lookup(ino)
             mine, theirs = self.t.seen_by_engine(ino), self.t.seen_on_disk(top + name)
             mine, theirs = (seen._replace(nlink=0, changed=None, atime=None) for seen in (mine, theirs))
-            assert mine == theirs, self.t.told(f"{shown!r} after a revert: {mine}, in the base {theirs}")
+            assert mine == theirs, self.t.told(f"{shown!r} after a revert: {mine}, not {theirs}")
             if stat.S_ISREG(mine.mode):
                 assert self.t.ov.read(ino, 0, 1 << 20) == file_trees.content(top + name), self.t.told(
                     f"bytes of {shown!r}"

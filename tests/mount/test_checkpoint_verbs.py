@@ -109,6 +109,36 @@ def test_there_and_back(overlay: OverlayMount) -> None:
     assert (overlay.mnt / "later").is_dir()
 
 
+def test_single_paths(overlay: OverlayMount) -> None:
+    """A path is as at a checkpoint, all else stays, and an open file that did not change is open on."""
+    (overlay.mnt / "d").mkdir()
+    (overlay.mnt / "d/file").write_text("then")
+    checkpoint("create", overlay.mnt, "one")
+    kept = os.open(overlay.mnt / "new", os.O_RDWR)
+    changed = os.open(overlay.mnt / "hosts", os.O_RDWR)
+    os.pwrite(changed, b"edited", 0)
+    (overlay.mnt / "d/file").unlink()
+    (overlay.mnt / "d").rmdir()
+    tried = minifo("revert", "--dry-run", "--to", "one", overlay.mnt / "d", overlay.mnt / "hosts").stdout.splitlines()
+    assert tried == ["shown again  /d", "shown again  /d/file", "restored     /hosts"]
+    said = minifo("revert", "--to", "one", overlay.mnt / "d", overlay.mnt / "hosts").stdout.splitlines()
+    assert said[:3] == tried
+    assert said[3] == f"What was there is kept as before-revert; minifo undo {overlay.mnt} takes this back."
+    assert (overlay.mnt / "d/file").read_text() == "then"
+    assert (overlay.mnt / "hosts").read_text() == "base"
+    assert attempt(os.pwrite, changed, b"z", 0) in ("EIO", "ESTALE")
+    attempt(os.close, changed)
+    assert os.pread(kept, 2, 0) == b"xx"
+    os.close(kept)
+    listed = minifo("undo", "--dry-run", overlay.mnt).stdout.splitlines()
+    assert listed == ["D  /d/", "M  /hosts"]
+    minifo("undo", overlay.mnt)
+    assert minifo("redo", "--dry-run", overlay.mnt).stdout.splitlines() == ["A  /d/", "M  /hosts"]
+    assert sorted(os.listdir(overlay.mnt)) == ["hosts", "new"]
+    assert checkpoint("diff", "--path", "d", overlay.mnt, "one").stdout == "D  /d/\n"
+    assert "there is no checkpoint 'no'" in minifo("revert", "--to", "no", overlay.mnt, check=False).stderr
+
+
 def test_refusals_are_those_of_the_engine(overlay: OverlayMount) -> None:
     """What the daemon refuses reads as if it had been done here."""
     checkpoint("create", overlay.mnt, "one")
@@ -120,6 +150,8 @@ def test_refusals_are_those_of_the_engine(overlay: OverlayMount) -> None:
         (("rollback", overlay.mnt, "no"), "there is no checkpoint 'no'; see them"),
         (("rollback", overlay.mnt, b"\xff\n"), "there is no checkpoint"),
         (("undo", overlay.mnt), "nothing to undo"),
+        (("undo", "--dry-run", overlay.mnt), "nothing to undo"),
+        (("redo", "--dry-run", overlay.mnt), "nothing to redo"),
         (("redo", overlay.mnt / "none"), "cannot be reached"),
         (("undo", "/proc/self"), "holds no overlay"),
     ):

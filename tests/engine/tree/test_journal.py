@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from minifo.engine import ROOT, Ino, RenameFlags, SetAttr
 from minifo.engine.model import JOURNAL_OPERATIONS, JournalEntry
+from minifo.engine.revert_to import revert_paths
 from minifo.engine.tree.journal_entries import IDS_END
 from minifo.engine.tree.known_names import PATH_MAX
 from tests.shared.overlay_sandbox import ME, OverlaySandbox
@@ -519,3 +520,29 @@ def _tree(sandbox: OverlaySandbox) -> dict[str, tuple[bool, bool]]:
             if found[path][0]:
                 left.append(path)
     return found
+
+
+@pytest.mark.parametrize("live", [True, False])
+def test_commands_that_go_back(sandbox: OverlaySandbox, live: bool) -> None:
+    """Each is one entry, or one for each path; changes after it go on with the next number."""
+    sandbox.put("top")
+    sandbox.put("d/file")
+    sandbox.reopen(journal=100)
+    sandbox.write("top", b"then")
+    if not live:
+        sandbox.reopen()
+    points = sandbox.ov.checkpoints
+    points.create("one")
+    sandbox.write("top", b"now!")
+    points.rollback("one")
+    points.undo()
+    points.redo()
+    revert_paths(sandbox.ov, [b"/top", b"/d"])
+    revert_paths(sandbox.ov, [b"/top"], dry_run=True)
+    sandbox.write("top", b"more")
+    if live:
+        assert told(sandbox)[-1] == "write /top"
+    sandbox.reopen(journal=100)
+    went = ["rollback /", "undo /", "redo /", "revert /top", "revert /d"]
+    wrote = ["write /top"]
+    assert told(sandbox) == ([*wrote, *wrote, *went, *wrote] if live else [*wrote, *went])

@@ -1,0 +1,384 @@
+"""Revert to a checkpoint: a path shows again what it showed then, and all else stays as it is now.
+
+Names are compared from the path down, only where something has changed since:
+
+* what was not there then goes back to the place that it had, if that is free, or is removed;
+* what was there then comes back: from where it is now, or with its rows from history if nothing leads to it any more;
+* what is the same object gets the bytes, the attributes and the extended attributes of then.
+
+A directory is the same one if it has the same number, whatever its name.  All of it is one operation.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property, partial
+
+from .checkpoints import Checkpoint
+from .errors import FsError, StateError
+from .model import ROOT, Attr, Ino
+from .overlay import Overlay
+from .revert import Action, Part, Reverted, Reverter, revert_by, run
+from .store.base_view import join, split
+from .store.database import Database
+from .store.history import show, touched
+from .tree.inode_rows import Row
+from .tree.inodes import Inodes
+from .tree.merged_view import Ref
+from .tree.nodes import Node
+
+_NAMES = "SELECT ino, parent, name FROM created UNION ALL SELECT ino, parent, name FROM renamed"
+_PLACES = "SELECT parent, name FROM created WHERE ino = ?1 UNION ALL SELECT parent, name FROM renamed WHERE ino = ?1"
+_ORIGINS = "SELECT ino, path FROM origin"
+_AT = "SELECT ino FROM origin WHERE path = ?"
+_NO_END = (1 << 63) - 1  # above the id of every checkpoint
+
+
+def revert_paths(overlay: Overlay, paths: list[bytes], *, to: str | None = None, dry_run: bool = False) -> Reverted:
+    """Let paths show again what they showed at a checkpoint, or what the base has there.
+
+    Args:
+        overlay: an open overlay that takes changes.
+        paths: absolute paths in the overlay, ``/`` for all of it.
+        to: the name of the checkpoint; None for the base.
+        dry_run: True to change nothing, and only return what would be done.
+
+    Raises:
+        StateError: there is no such checkpoint; nothing is or was at a path, or it cannot be reached; or storage
+            failed.  Nothing was changed.
+    """
+    if to is None:
+        return revert_by(overlay, Reverter(overlay), paths, dry_run=dry_run)
+    checkpoint = overlay.checkpoints.find(to)
+    with _as_of(overlay, checkpoint) as then:
+        return revert_by(overlay, _RevertTo(overlay, then, checkpoint), paths, dry_run=dry_run)
+
+
+@contextmanager
+def _as_of(overlay: Overlay, checkpoint: Checkpoint) -> Iterator[Overlay]:
+    """Show a checkpoint beside its overlay, from a copy of the database in memory that can only be read."""
+    try:
+        db = show(overlay.db, checkpoint.id)
+    except OSError as error:
+        why = f"checkpoint {checkpoint.name} cannot be read ({error.strerror})"
+        raise StateError(why, "unmount the overlay, and run minifo-fsck on its storage") from error
+    then: Overlay | None = None
+    try:
+        then = Overlay(overlay.base, overlay.storage, db, max_size=None, copy_whole=False, keep_origin=0, clock=None)
+        yield then
+    finally:
+        if then is not None:
+            then.objects.close()
+        db.close()
+
+
+class _RevertTo(Reverter):
+    """Brings entries of one overlay back to a checkpoint.  Call ``revert`` inside an operation.
+
+    Args:
+        overlay: the overlay.
+        then: it, as it was at the checkpoint.
+        checkpoint: the checkpoint.
+    """
+
+    def __init__(self, overlay: Overlay, then: Overlay, checkpoint: Checkpoint) -> None:
+        super().__init__(overlay)
+        self._then = then
+        self._checkpoint = checkpoint
+        self._since = checkpoint.id
+        self._history = overlay.history
+        self._changed, self._keys = touched(overlay.db, checkpoint.id, _NO_END)
+        self._brought: set[int] = set()
+
+    def revert(self, path: bytes) -> None:
+        """Bring back a path, and all below it."""
+        if path == b"/":
+            run(self._restore_directory(self._inodes.directory(ROOT), b"/"))
+            return
+        directory, name = split(path)
+        parent = self._directory(directory)
+        before = self._then.find(directory)
+        if before is None or before.ino != parent.ino:
+            raise StateError(
+                f"{os.fsdecode(directory)} is not the directory that was there at checkpoint {self._checkpoint.name}",
+                f"bring it back as a whole: minifo revert --to {self._checkpoint.name} {os.fsdecode(directory)}",
+            )
+        if self._view.resolve(parent, name) is None and self._name_then(parent, name) is None:
+            raise StateError(
+                f"neither the overlay nor checkpoint {self._checkpoint.name} has {os.fsdecode(path)}",
+                "see what has changed since: minifo checkpoint diff",
+            )
+        run(self._entry(parent, name, path))
+
+    # -- what may differ
+
+    @cached_property
+    def _needed(self) -> dict[int, set[bytes]]:
+        """The names in each directory that may differ, or have something below them that may."""
+        needed: dict[int, set[bytes]] = defaultdict(set)
+        for parent, name in self._keys:
+            needed[parent].add(name)
+        for db in (self._db, self._then.db):
+            places = _Places(db)
+            waiting = [*self._changed, *(parent for parent, _ in self._keys)]
+            seen: set[int] = set()
+            while waiting:
+                ino = waiting.pop()
+                if ino not in seen:
+                    seen.add(ino)
+                    for parent, name in places.of(ino):
+                        needed[parent].add(name)
+                        waiting.append(parent)
+        return needed
+
+    # -- one entry
+
+    def _entry(self, parent: Node, name: bytes, path: bytes) -> Part:
+        """Let a name in a directory show what it showed then."""
+        wanted = self._name_then(parent, name)
+        ref = self._view.resolve(parent, name)
+        if ref is not None and (wanted is None or wanted.ino != ref.node.ino):
+            yield self._take_away(parent, name, path, ref)
+            ref = None
+        if wanted is None:
+            return
+        if ref is None:
+            ref = self._bring(parent, name, path, wanted)
+        if ref.node.is_dir:
+            yield self._restore_directory(ref.node, path)
+        else:
+            self._restore_file(ref.node, path)
+
+    def _name_then(self, parent: Node, name: bytes) -> Attr | None:
+        """Return what a name in a directory led to then."""
+        inodes = self._then.inodes
+        node = inodes.node_in_memory(parent.ino)
+        if node is None:
+            try:
+                node = inodes.directory(parent.ino)
+            except FsError as error:
+                if error.errno != errno.ESTALE or parent.path is None:
+                    return None
+                node = inodes.add_node(parent.ino, (None, parent.path), ROOT, True, False)  # it had no rows then
+        return self._then.lookup(node.ino, name) if _reaches(inodes, node) else None
+
+    def _take_away(self, parent: Node, name: bytes, path: bytes, ref: Ref) -> Part:
+        """Let a name disappear; its object goes back to the place that it had then, if that is free."""
+        place = self._place_then(ref.node)
+        if place is None:
+            yield self._remove(parent, name, path, ref)
+            return
+        home, old = place
+        self._names.rename(parent, name, home, old, 0)
+        back = join(self._paths.of(home.ino), old)
+        self.actions.append(Action("moved back", path, back))
+        self._brought.add(ref.node.ino)
+        yield self._entry(home, old, back)
+
+    def _comes_from_elsewhere(self, ref: Ref) -> bool:
+        """Return whether an object may go back to another place."""
+        return self._place_then(ref.node) is not None
+
+    def _place_then(self, node: Node) -> tuple[Node, bytes] | None:
+        """Return a directory and a name at which an object was then, if nothing is there now."""
+        places: list[tuple[int, bytes]] = self._then.db.rows(_PLACES, (node.ino,))
+        if node.path is not None and (home := self._base_directory(split(node.path)[0])) is not None:
+            places.append((home.ino, split(node.path)[1]))
+        for number, name in places:
+            try:
+                home = self._inodes.directory(Ino(number))
+            except FsError:
+                continue
+            if (
+                not home.dead
+                and _reaches(self._inodes, home)
+                and self._view.resolve(home, name) is None
+                and not (node.is_dir and self._is_inside(home, node))
+                and (found := self._name_then(home, name)) is not None
+                and found.ino == node.ino
+            ):
+                return home, name
+        return None
+
+    def _base_directory(self, path: bytes) -> Node | None:
+        """Return the base directory at a path in base terms, if it shows now, wherever that is."""
+        below: list[bytes] = []
+        while path != b"/" and (number := self._db.value(_AT, (path,))) is None:
+            path, name = split(path)
+            below.append(name)
+        node = self._inodes.directory(ROOT if path == b"/" else Ino(number))
+        if node.dead or not _reaches(self._inodes, node):
+            return None
+        for name in reversed(below):
+            ref = self._view.resolve(node, name)
+            if ref is None or ref.kind != "base" or not ref.node.is_dir:
+                return None
+            node = ref.node
+        return node
+
+    # -- what was there then, and is not
+
+    def _bring(self, parent: Node, name: bytes, path: bytes, wanted: Attr) -> Ref:
+        """Give a name to the object that it led to then."""
+        ino = Ino(wanted.ino)
+        is_dir = stat.S_ISDIR(wanted.mode)
+        place = self._place_now(ino, is_dir=is_dir)
+        if place is not None:
+            self._bring_from(*place, parent, name, path)
+        elif (child := self._inodes.base_child(parent, name)) is not None and child[1] == ino:
+            self._show(parent, name, path)
+        else:
+            self._resurrect(parent, name, path, ino, is_dir=is_dir)
+        self._brought.add(ino)
+        ref = self._view.resolve(parent, name)
+        if ref is None or ref.node.ino != ino:
+            raise StateError(
+                f"{os.fsdecode(path)} cannot be brought back: the base has something else there now",
+                f"return as a whole: minifo rollback {self._checkpoint.name}",
+            )
+        return ref
+
+    def _place_now(self, ino: Ino, *, is_dir: bool) -> tuple[Node, bytes] | None:
+        """Return a directory and a name that lead to an object now: of a file if possible one that did not then."""
+        found: list[tuple[Node, bytes]] = []
+        for number, name in self._db.rows(_PLACES, (ino,)):
+            found.append((self._inodes.directory(Ino(number)), name))
+        origin = self._then.inodes.node(ino).path
+        if origin is not None and not found:
+            directory, name = split(origin)
+            home = self._base_directory(directory)
+            ref = self._view.resolve(home, name) if home is not None else None
+            if home is not None and ref is not None and ref.node.ino == ino:
+                found.append((home, name))
+        return next((place for place in found if not self._was_there(*place, ino)), found[0] if found else None)
+
+    def _was_there(self, directory: Node, name: bytes, ino: Ino) -> bool:
+        then = self._name_then(directory, name)
+        return then is not None and then.ino == ino
+
+    def _bring_from(self, away: Node, other: bytes, parent: Node, name: bytes, path: bytes) -> None:
+        """Bring an object back from where it is now; a file that was there as well then stays there, too."""
+        ref = self._view.resolve(away, other)
+        if ref is None:
+            raise FsError(errno.EIO, "a name that rows have does not show")
+        if ref.node.is_dir and self._is_inside(parent, ref.node):
+            raise StateError(
+                f"{os.fsdecode(path)} is a directory above itself now",
+                f"return as a whole: minifo rollback {self._checkpoint.name}",
+            )
+        if not ref.node.is_dir and self._was_there(away, other, ref.node.ino):
+            self._names.link(ref.node, parent, name)
+            self.actions.append(Action("shown again", path))
+            return
+        self._names.rename(away, other, parent, name, 0)
+        self.actions.append(Action("moved back", self._paths.of_name(away.ino, other), path))
+
+    def _resurrect(self, parent: Node, name: bytes, path: bytes, ino: Ino, *, is_dir: bool) -> None:
+        """Bring back the rows of an object to which nothing leads any more, with one name."""
+        self._history.restore_object(self._since, ino, origin=True)
+        self._inodes.drop_orphan(ino)
+        self._inodes.reread(ino)
+        row = self._inodes.row(ino)
+        node = self._inodes.node(ino)
+        if row is None:
+            raise FsError(errno.EIO, f"inode {ino}: its rows are not in history")
+        links = 1
+        if node.path is not None and node.path != b"/":
+            self._inodes.mark(split(node.path)[0])
+        if is_dir:
+            st = self._ov.base.find(node.path) if node.path is not None else None
+            links = st.st_nlink if st is not None and stat.S_ISDIR(st.st_mode) else 2
+            self._db.on_failure(partial(setattr, node, "parent", node.parent))
+            node.parent = parent.ino
+        self._inodes.save(row._replace(nlink=links))
+        if node.dead:
+            node.dead = False
+            self._db.on_failure(partial(setattr, node, "dead", True))
+        self._history.restore_name(self._since, parent.ino, name)
+        self._inodes.touch_directory(parent, int(is_dir))
+        self._view.appeared(parent, name)
+        self.actions.append(Action("shown again", path))
+
+    # -- objects that stand where they stood then
+
+    def _restore_directory(self, node: Node, path: bytes) -> Part:
+        """Bring back all that is in a directory, and then its own attributes."""
+        names = set(self._needed.get(node.ino, ()))
+        if self._may_be_linked and node.path is not None:
+            names.update(self._linked_in(node, node.path))
+        for name in sorted(names):
+            yield self._entry(node, name, join(path, name))
+        if node.ino not in self._changed:
+            return
+        if self._row_then(node) is None:
+            if self._db.value("SELECT 1 FROM modified WHERE ino = ?", (node.ino,)) is not None:
+                self.actions.append(Action("restored", path))
+            self._drop_attributes(node)
+        else:
+            self._restore_object(node, path)
+
+    def _restore_file(self, node: Node, path: bytes) -> None:
+        """Let an object that is no directory have the bytes and attributes of then."""
+        if node.ino not in self._changed:
+            return
+        if self._row_then(node) is None:
+            self._revert_file(node, path)
+        else:
+            self._restore_object(node, path)
+
+    def _row_then(self, node: Node) -> Row | None:
+        return self._then.inodes.row(node.ino)
+
+    def _restore_object(self, node: Node, path: bytes) -> None:
+        """Bring back the rows of an object, but for its link count."""
+        now = self._inodes.adopt(node)
+        self._history.restore_object(self._since, node.ino)
+        self._inodes.reread(node.ino)
+        row = self._inodes.row(node.ino)
+        if row is None:
+            raise FsError(errno.EIO, f"inode {node.ino}: its row is not in history")
+        if row.nlink != now.nlink:
+            self._inodes.save(row._replace(nlink=now.nlink))
+        if row.ctime != now.ctime and node.ino not in self._brought and not (node.is_dir and _alike(row, now)):
+            self.actions.append(Action("restored", path))
+
+
+class _Places:
+    """The names of objects that have rows, in one state."""
+
+    def __init__(self, db: Database) -> None:
+        self._names: dict[int, list[tuple[int, bytes]]] = defaultdict(list)
+        for ino, parent, name in db.each(_NAMES):
+            self._names[ino].append((parent, name))
+        self._origins: dict[int, bytes] = dict(db.each(_ORIGINS))
+        self._numbers = {path: ino for ino, path in self._origins.items()}
+
+    def of(self, ino: int) -> Iterator[tuple[int, bytes]]:
+        """Yield the names of an object, each with its directory's number; the name in the base may be hidden."""
+        yield from self._names.get(ino, ())
+        path = self._origins.get(ino)
+        if path is not None and path != b"/":
+            directory, name = split(path)
+            number = ROOT if directory == b"/" else self._numbers.get(directory)
+            if number is not None:
+                yield number, name
+
+
+def _reaches(inodes: Inodes, directory: Node) -> bool:
+    """Return whether names that show lead to a directory, or led to it when it was found."""
+    if directory.ino == ROOT:
+        return True
+    if directory.path is not None:
+        return inodes.drift.known_links(directory.ino, directory.path) > 0
+    row = inodes.row(directory.ino)
+    return row is not None and row.nlink > 0
+
+
+def _alike(row: Row, other: Row) -> bool:
+    """Return whether two rows of a directory differ in times only, which changes of names set."""
+    return (row.mode, row.uid, row.gid, row.xattrs) == (other.mode, other.uid, other.gid, other.xattrs)
