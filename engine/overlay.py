@@ -268,9 +268,9 @@ class Overlay(OpenOverlay):
         node.stale = False  # the reply has its generation
 
     def is_referenced(self, ino: Ino) -> bool:
-        """Return whether the kernel has references to a number."""
+        """Return whether the kernel has references to a number; that to the root is always there, and not counted."""
         node = self.inodes.node_in_memory(ino)
-        return node is not None and node.nlookup > 0
+        return node is not None and (node.nlookup > 0 or ino == ROOT)
 
     def subtract_lookups(self, counts: Iterable[tuple[Ino, int]]) -> None:
         """Subtract the kernel's references of a FORGET request, and ``forget`` the numbers that have none left.

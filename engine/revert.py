@@ -161,6 +161,7 @@ class Reverter:
             ref = self._view.resolve(parent, name)
         if ref is None:
             return  # the base has nothing there
+        self._revive(ref.node)
         if ref.node.ino in self._inodes.drift.gone:
             yield self._remove(parent, name, path, ref)
         elif ref.node.is_dir:
@@ -247,17 +248,24 @@ class Reverter:
             return
         self._db.change(DROP["deleted"], (parent.ino, name))
         row = self._inodes.row(ino)
-        if row is not None and row.nlink == 0:
-            self._names.reap(ino)
-        elif row is not None and not stat.S_ISDIR(row.mode):
+        if row is not None and row.nlink > 0 and not stat.S_ISDIR(row.mode):
             self._inodes.set_links(row, row.nlink + 1)
-        node = self._inodes.node_in_memory(ino)
-        if node is not None and node.dead:
-            node.dead = False
-            self._db.on_failure(partial(setattr, node, "dead", True))
+        self._revive(self._inodes.add_node(ino, (parent.path, name), parent.ino, stat.S_ISDIR(child[0].st_mode), True))
         self._inodes.touch_directory(parent, int(stat.S_ISDIR(child[0].st_mode)))
         self._view.appeared(parent, name)
         self.actions.append(Action("shown again", path))
+
+    def _revive(self, node: Node) -> None:
+        """Drop what was kept of an object only because it was removed and in use: it shows again.
+
+        An object in a directory that was removed comes to show with that.
+        """
+        row = self._inodes.row(node.ino) if node.state else None
+        if row is not None and row.nlink == 0:
+            self._names.reap(node.ino)
+        if node.dead:
+            node.dead = False
+            self._db.on_failure(partial(setattr, node, "dead", True))
 
     # -- objects that stand where the base has them
 

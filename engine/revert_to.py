@@ -149,6 +149,7 @@ class _RevertTo(Reverter):
             return
         if ref is None:
             ref = self._bring(parent, name, path, wanted)
+        self._revive(ref.node)
         if ref.node.is_dir:
             yield self._restore_directory(ref.node, path)
         else:
@@ -296,9 +297,7 @@ class _RevertTo(Reverter):
             self._db.on_failure(partial(setattr, node, "parent", node.parent))
             node.parent = parent.ino
         self._inodes.save(row._replace(nlink=links))
-        if node.dead:
-            node.dead = False
-            self._db.on_failure(partial(setattr, node, "dead", True))
+        self._revive(node)
         self._history.restore_name(self._since, parent.ino, name)
         self._inodes.touch_directory(parent, int(is_dir))
         self._view.appeared(parent, name)

@@ -478,3 +478,20 @@ def test_reverts_to_a_checkpoint_that_are_refused(sandbox: OverlaySandbox) -> No
             revert_paths(sandbox.ov, [path], to=to)
     assert [checkpoint.name for checkpoint in sandbox.ov.checkpoints.all()] == ["good"]
     assert [action.what for action in revert_paths(sandbox.ov, [b"/d"], to="good").actions] == ["removed", "moved back"]
+
+
+def test_revert_of_a_removed_directory_with_files_in_use(sandbox: OverlaySandbox) -> None:
+    """A file in it that a program holds open, and that has two names, is the base's again, not one without names."""
+    for to in (None, "good"):
+        sandbox.ov.checkpoints.create("good")
+        os.link(sandbox.base / "d/small", sandbox.base / "d/second") if to is None else None
+        for path in ("d/small", "d/second"):
+            sandbox.ov.add_lookup(sandbox.ino(path))
+        sandbox.ov.add_lookup(sandbox.ino("d"))
+        for entry in sorted(os.listdir(sandbox.base / "d")):
+            sandbox.unlink(f"d/{entry}")
+        sandbox.rmdir("d")
+        revert_paths(sandbox.ov, [b"/d"], to=to)
+        assert sandbox.ov.check() == []
+        assert sandbox.read("d/small") == (sandbox.base / "d/small").read_bytes()
+        sandbox.ov.checkpoints.delete([checkpoint.name for checkpoint in sandbox.ov.checkpoints.all()])

@@ -90,6 +90,15 @@ def test_everything_comes_back_under_warm_caches(overlay: OverlayMount) -> None:
     assert tree(mnt) == after
 
 
+@both
+def test_a_listing_of_the_root_is_read_anew(overlay: OverlayMount) -> None:
+    """The kernel does not count its reference to the root, and had no entry for a name that comes back."""
+    (overlay.mnt / "gone").unlink()
+    before = os.listdir(overlay.mnt)
+    ask(overlay, "Revert", paths=["/"])
+    assert {*os.listdir(overlay.mnt)} == {*before, "gone"}
+
+
 def test_what_was_not_written_back_is_in_a_checkpoint(overlay: OverlayMount) -> None:
     """The kernel's dirty pages are, and what is written right after it is not."""
     file = overlay.mnt / "new"

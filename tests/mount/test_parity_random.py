@@ -46,7 +46,8 @@ steps = st.one_of(
 )
 
 
-def _populate(place: Path) -> None:
+def small_tree(place: Path) -> None:
+    """A few objects of most kinds."""
     (place / "d/e").mkdir(parents=True)
     (place / "f").write_bytes(b"file " * 30)
     (place / "g").write_bytes(bytes(range(250)) * 640)  # 160 kB: changed by ranges
@@ -134,7 +135,7 @@ class Ground:
             words = ["plain"] if self.mode == "plain" else []
             self.overlay = self.sandbox.overlay(*words, base=self.home / "base")
             for at in range(TREES):
-                _populate(self.overlay.base / str(at))
+                small_tree(self.overlay.base / str(at))
             run("cp", "-a", self.overlay.base, self.home / "twin")
             self.before = fingerprint(self.overlay.base)
             self.overlay.mount()
