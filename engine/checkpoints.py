@@ -15,8 +15,8 @@ import logging
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
 
+from .checkpoint_values import REDO, UNDO, Checkpoint, Restored, to_redo, to_undo
 from .commit import GroupCommit
 from .errors import CommitPostponed, Corrupt, NotDurable, StateError
 from .free_space import FreeSpace
@@ -33,33 +33,8 @@ KEPT = 10  # checkpoints that were made by themselves and are kept, unless they 
 _RENAME = statement("UPDATE checkpoint SET name = ? WHERE id = ?")
 _PIN = statement("UPDATE checkpoint SET pinned = ? WHERE id = ?")
 _SET_RETURNS = statement("UPDATE checkpoint SET returns = ? WHERE id = ?")
-_NO_REDO = statement("UPDATE checkpoint SET returns = NULL WHERE returns > 0")
+_NOREDO = statement("UPDATE checkpoint SET returns = NULL WHERE returns > 0")
 _FALLBACK = "SELECT value FROM overlay WHERE key = 'trial_good'"  # engine/trial.py
-_UNDO, _REDO = "undo", "redo"  # their own checkpoints are for redo, and for who looks for them
-CLONE = "clone"  # of what holds a state while it is cloned, and takes nothing away
-
-
-class Checkpoint(NamedTuple):
-    """A checkpoint; the columns of its row (store/schema.sql)."""
-
-    id: int
-    name: str
-    time: int
-    note: str
-    pinned: int
-    cause: str | None
-    returns: int | None
-    next_ino: int
-    next_object: int
-
-
-class Restored(NamedTuple):
-    """The result of a return to a checkpoint."""
-
-    to: Checkpoint
-    left: Checkpoint  # holds the state from before
-    inos: set[int]  # of the objects whose rows or names may be others now, and of directories with other names
-    names: set[tuple[int, bytes]]  # all names of these objects, each with its directory's number
 
 
 class Checkpoints:
@@ -273,7 +248,7 @@ class Checkpoints:
         Raises:
             StateError: there is none.
         """
-        return self.return_to(to_undo(self.all()), _UNDO)
+        return self.return_to(to_undo(self.all()), UNDO)
 
     def redo(self) -> Restored:
         """Take back the last ``undo``, unless another command came after it.
@@ -281,7 +256,7 @@ class Checkpoints:
         Raises:
             StateError: there is none.
         """
-        return self.return_to(to_redo(self.all()), _REDO)
+        return self.return_to(to_redo(self.all()), REDO)
 
     def return_to(
         self, target: Checkpoint, cause: str, noting: Callable[[Checkpoint], object] = lambda left: None
@@ -301,10 +276,10 @@ class Checkpoints:
 
         def change(left: Checkpoint) -> None:
             self._history.restore(*since)
-            if cause == _UNDO:
+            if cause == UNDO:
                 self._db.change(_SET_RETURNS, (0, target.id))
                 self._db.change(_SET_RETURNS, (target.id, left.id))
-            elif cause == _REDO:
+            elif cause == REDO:
                 self._db.change(_SET_RETURNS, (None, target.returns))
                 self._db.change(_SET_RETURNS, (None, target.id))
             noting(left)
@@ -335,8 +310,8 @@ class Checkpoints:
             self._space.prepare_for_much()
             with self._operation(freezing=True):
                 left = self._add(None, f"before {cause}{f' to {target.name}' if target else ''}", cause=cause)
-                if cause not in (_UNDO, _REDO):
-                    self._db.change(_NO_REDO)
+                if cause not in (UNDO, REDO):
+                    self._db.change(_NOREDO)
                 change(left)
                 since = target or left
                 inos, names = self._history.changed_since(since.id, since.next_ino, self._window_end)
@@ -482,42 +457,6 @@ class Checkpoints:
 def is_name(name: str) -> bool:
     """Return whether a text can be the name of a checkpoint."""
     return is_label(name)
-
-
-def undo_target(checkpoints: Iterable[Checkpoint]) -> Checkpoint | None:
-    """Return the checkpoint that ``undo`` would return to, of all there are in their order; None if there is none."""
-    found = [c for c in checkpoints if c.cause not in (None, _UNDO, _REDO, CLONE) and c.returns is None]
-    return found[-1] if found else None
-
-
-def redo_target(checkpoints: Iterable[Checkpoint]) -> Checkpoint | None:
-    """Return the checkpoint that ``redo`` would return to, of all there are in their order; None if there is none."""
-    found = [checkpoint for checkpoint in checkpoints if checkpoint.returns]
-    return found[-1] if found else None
-
-
-def to_undo(checkpoints: Iterable[Checkpoint]) -> Checkpoint:
-    """Return the checkpoint that ``undo`` would return to, of all there are in their order.
-
-    Raises:
-        StateError: there is none.
-    """
-    target = undo_target(checkpoints)
-    if target is None:
-        raise StateError("there is nothing to undo", "see the checkpoints: minifo checkpoint list")
-    return target
-
-
-def to_redo(checkpoints: Iterable[Checkpoint]) -> Checkpoint:
-    """Return the checkpoint that ``redo`` would return to, of all there are in their order.
-
-    Raises:
-        StateError: there is none.
-    """
-    target = redo_target(checkpoints)
-    if target is None:
-        raise StateError("there is nothing to redo", "see the checkpoints: minifo checkpoint list")
-    return target
 
 
 def _check_note(note: str) -> None:

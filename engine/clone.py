@@ -21,7 +21,8 @@ from collections.abc import Callable, Iterable
 from contextlib import closing, suppress
 from typing import NamedTuple
 
-from .checkpoints import CLONE, Checkpoint, Checkpoints
+from .checkpoint_values import CLONE, Checkpoint
+from .checkpoints import Checkpoints
 from .errors import SHORT, Corrupt, FsError, NotDurable, StateError, UsageError
 from .model import OBJECTS_END
 from .open_overlay import hold_checkpoint

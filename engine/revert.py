@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
-from .checkpoints import Checkpoint, Restored
+from .checkpoint_values import Checkpoint, Restored
 from .errors import FsError, StateError
 from .model import ROOT, Ino
 from .store.base_view import join, split

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property, partial
 
-from .checkpoints import Checkpoint
+from .checkpoint_values import Checkpoint
 from .errors import FsError, StateError
 from .model import ROOT, Attr, Ino
 from .overlay import Overlay

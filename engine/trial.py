@@ -18,7 +18,8 @@ from __future__ import annotations
 import logging
 from typing import NamedTuple
 
-from .checkpoints import Checkpoint, Checkpoints, Restored
+from .checkpoint_values import Checkpoint, Restored
+from .checkpoints import Checkpoints
 from .errors import StateError
 from .model import TRIAL_MOUNTS, TRIAL_MOUNTS_MAX
 from .store.database import Database

@@ -18,7 +18,7 @@ from ._size import moment
 from ._target import opened, place_of
 
 if TYPE_CHECKING:
-    from ..engine.checkpoints import Checkpoint
+    from ..engine.checkpoint_values import Checkpoint
 
 DRY_RUN = click.option("--dry-run", is_flag=True, help="Change nothing, and list what would, as minifo diff does.")
 

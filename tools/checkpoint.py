@@ -92,7 +92,7 @@ def list_(target: str, as_json: bool, base: str | None) -> int:
 
 
 def _listed(overlay: Overlay) -> list[dict[str, Any]]:
-    from ..engine.checkpoints import redo_target, undo_target
+    from ..engine.checkpoint_values import redo_target, undo_target
     from ..engine.queries.checkpoint_sizes import sizes
     from ..fusefront.control.checkpoints import told
 

@@ -26,7 +26,7 @@ def command(target: str, dry_run: bool, as_json: bool, base: str | None) -> int:
     """Take back the last undo of the overlay TARGET."""
     _common.log_to_stderr("minifo")
     if dry_run:
-        from ..engine.checkpoints import to_redo
+        from ..engine.checkpoint_values import to_redo
 
         try_out(target, base, to_redo, as_json=as_json)
         return 0

@@ -28,7 +28,7 @@ def command(target: str, dry_run: bool, as_json: bool, base: str | None) -> int:
     """Take back the last command that took something away."""
     _common.log_to_stderr("minifo")
     if dry_run:
-        from ..engine.checkpoints import to_undo
+        from ..engine.checkpoint_values import to_undo
 
         try_out(target, base, to_undo, as_json=as_json)
         return 0

@@ -14,7 +14,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from ..checkpoints import Checkpoint
+from ..checkpoint_values import Checkpoint
 from ..model import ROOT, Attr, Ino
 from ..overlay import Overlay
 from ..store.base_view import join, split

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from ..checkpoints import Checkpoint
+from ..checkpoint_values import Checkpoint
 
 _NS = 10**9
 

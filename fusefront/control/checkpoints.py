@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ...engine import Overlay, StateError
-from ...engine.checkpoints import Checkpoint, Restored
+from ...engine.checkpoint_values import Checkpoint, Restored
 from ...engine.clone import checkpoint_for_clone
 from ...engine.errors import NotDurable, errno_of
 from ...engine.model import TRIAL_MOUNTS

@@ -21,7 +21,7 @@ import pyfuse3
 import trio
 
 from ...engine import Ino, Overlay
-from ...engine.checkpoints import Restored
+from ...engine.checkpoint_values import Restored
 from ...engine.errors import NotDurable
 from ...engine.revert import Reverted
 from ...engine.revert_to import revert_paths

@@ -22,7 +22,7 @@ from typing import NamedTuple
 from unittest.mock import patch
 
 from minifo.engine import ROOT, Ino, Overlay, Process, SetAttr
-from minifo.engine.checkpoints import Checkpoint
+from minifo.engine.checkpoint_values import Checkpoint
 from minifo.engine.store.storage import Storage
 from minifo.engine.tree.clock import Clock
 from tests.crash.disk_model import State

@@ -11,7 +11,8 @@ import pytest
 from hypothesis.stateful import initialize, rule
 
 from minifo.engine import Overlay
-from minifo.engine.checkpoints import KEPT, Restored
+from minifo.engine.checkpoint_values import Restored
+from minifo.engine.checkpoints import KEPT
 from minifo.engine.errors import StateError
 from minifo.engine.revert import Reverted
 from minifo.engine.revert_to import revert_paths

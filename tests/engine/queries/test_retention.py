@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from minifo.engine.checkpoints import Checkpoint
+from minifo.engine.checkpoint_values import Checkpoint
 from minifo.engine.queries.retention import Policy
 
 
