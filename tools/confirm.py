@@ -16,11 +16,10 @@ from ._trial import show
 Examples:
   minifo confirm /mnt/etc          # when the system is up and works
   minifo confirm --json /mnt/etc
-  minifo mark-good /mnt/etc        # another name of it
 
 \b
-A trial ends with it. With the mount option trial=N a new one begins: the next N mounts may come up without another
-confirmation, and only what is changed from now on would be taken back.""",
+minifo mark-good does the same. A trial ends with it. With the mount option trial=N a new one begins: the next N mounts
+may come up without another confirmation, and only what is changed from now on would be taken back.""",
 )
 @on_overlay
 def command(target: str, as_json: bool, base: str | None) -> int:

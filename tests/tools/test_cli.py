@@ -333,3 +333,13 @@ def test_output_that_cannot_be_written_is_told() -> None:
         gone = subprocess.run([program, "-h"], stdout=writer, stderr=subprocess.PIPE, timeout=60, check=False)
         os.close(writer)
         assert (gone.returncode, gone.stderr) == (no_reader, b"")
+
+
+def test_another_name_of_a_command(capsys: pytest.CaptureFixture[str]) -> None:
+    """It is the same command, and is not listed twice."""
+    assert main(["mark-good", "--help"]) == 0
+    assert "Confirm the present state" in capsys.readouterr().out
+    assert main(["--help"]) == 0
+    assert "mark-good" not in capsys.readouterr().out
+    assert main(["mark-goods"]) == 1
+    assert "Did you mean 'mark-good'" in capsys.readouterr().err
