@@ -58,7 +58,7 @@ BEFORE = {
 #: Verbs whose examples say nothing where all is well, with what a later example or the next line shows.
 SILENT = re.compile(
     r"minifo (mount|umount|sync|digest --expect|log --since 2|report .* -o usr)|mkdir|.* > "
-    r"|minifo checkpoint (rename|pin|unpin|delete|diff)|minifo rollback --dry"
+    r"|minifo checkpoint (rename|pin|unpin|delete|diff)|minifo (rollback|undo|redo) --dry"
 )
 
 #: Verbs that ask, while all is mounted; those that go back, one after the other; those that change, while nothing is.
