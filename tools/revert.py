@@ -23,7 +23,7 @@ from ._path import place_of
 Examples:
   minifo revert /mnt/etc/hosts                # a file that was edited, deleted, made or renamed
   minifo revert --dry-run /mnt/etc             # a directory with all that is in it
-  minifo revert --to before-update /mnt/etc/ssl      # as it was at a checkpoint
+  minifo revert --to before-update /mnt/etc/hosts      # as it was at a checkpoint
   minifo revert --sto /var/lib/etc-changes hosts
 
 \b
