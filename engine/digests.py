@@ -22,7 +22,6 @@ from .store.storage import Storage
 log = logging.getLogger(__name__)
 
 _BATCH = 1 << 30  # bytes of content after which a batch ends, so that a cut loses no more work than that
-_KNOWN = "SELECT object FROM object_digest WHERE object >= ? AND object < ?"
 _LAST = "SELECT max(object) FROM object_digest WHERE object < ?"
 
 
@@ -31,26 +30,23 @@ class Batch:
 
     Args:
         storage: the storage directory.
-        first, end: ids of the first object, and of the first one after those to look for; all in one directory.
-        known: those that have a digest already.
+        first, end: ids of the first object to look for, and of the first one after all of them.
         state: what must not have changed when the result is recorded.
 
     Attributes:
-        first: as above.
         end: the first id that is not dealt with yet.
         found: the digests that are known so far.
         is_done: whether no more are to be read.
     """
 
-    def __init__(self, storage: Storage, first: int, end: int, known: frozenset[int], state: tuple[int, int]) -> None:
+    def __init__(self, storage: Storage, first: int, end: int, state: tuple[int, int]) -> None:
         self._storage = storage
-        self._known = known
+        self._first = first
         self._waiting: list[int] | None = None  # ids, the next one last; None: the directory was not read yet
         self._reader: DigestReader | None = None
         self._fd: int | None = None
         self._left = _BATCH
         self.state = state
-        self.first = first
         self.end = end
         self.found: dict[int, Digest] = {}
         self.is_done = False
@@ -62,15 +58,25 @@ class Batch:
             most: about how many bytes to read at most.
         """
         if self._waiting is None:
-            directory = object_directory(self.first)
-            numbers = (object_number(directory, name) for name in self._storage.names(directory))
-            wanted = {number for number in numbers if number is not None and self.first <= number < self.end}
-            self._waiting = sorted(wanted - self._known, reverse=True)
+            self._waiting = self._look()
         while most > 0 and self._waiting and not self.is_done:
             read = self._read(self._waiting[-1], most)
             most -= max(read, 4096)  # to open a file takes time, too
             self._left -= read
         self.is_done = self.is_done or not self._waiting
+
+    def _look(self) -> list[int]:
+        """Return the objects in the first directory that may have some, the first one last; set ``end``."""
+        blocks = (object_number(f"content/{name}", "0") for name in self._storage.names("content"))
+        least = self._first - self._first % ID_BLOCK
+        block = min((block for block in blocks if block is not None and least <= block < self.end), default=None)
+        if block is None:
+            return []
+        self.end = min(self.end, block + ID_BLOCK)
+        directory = object_directory(block)
+        numbers = (object_number(directory, name) for name in self._storage.names(directory))
+        wanted = [number for number in numbers if number is not None and self._first <= number < self.end]
+        return sorted(wanted, reverse=True)
 
     def _read(self, number: int, most: int) -> int:
         """Read on in an object, and return how many bytes were read."""
@@ -122,12 +128,16 @@ class Digests:
         self._objects = objects
         self._commits = commits
         self._space = space
-        self._next: int | None = None  # all objects with lesser ids were dealt with; None: not known yet
+        self._next: int | None = None  # all objects with lesser ids were dealt with; None: not known
+        self._thaws = objects.thaws  # when that was known
 
     @property
     def is_behind(self) -> bool:
         """Whether there may be frozen objects without a digest."""
-        return not self._db.read_only and (self._next or 0) < self._objects.frozen_below
+        if self._db.read_only:
+            return False
+        done = self._next if self._thaws == self._objects.thaws else None
+        return (done or 1) < self._objects.frozen_below
 
     def begin(self) -> Batch:
         """Return the next batch, while ``is_behind``.
@@ -137,17 +147,12 @@ class Digests:
         """
         self._space.need(anew=True)
         frozen = self._objects.frozen_below
-        if self._next is None:
+        if self._next is None or self._thaws != self._objects.thaws:
+            self._thaws = self._objects.thaws
             # an object with a lesser id that has none could not be read; minifo-fsck tells
             last = self._db.value(_LAST, (frozen,))
-            self._next = max(0, last + 1) if isinstance(last, int) else 0
-        first = min(self._next, frozen)
-        end = min(frozen, (first // ID_BLOCK + 1) * ID_BLOCK)
-        known = frozenset(number for (number,) in self._db.rows(_KNOWN, (first, end)))
-        return Batch(self._storage, first, end, known, self._state())
-
-    def _state(self) -> tuple[int, int]:
-        return self._objects.thaws, self._commits.count
+            self._next = max(1, last + 1) if isinstance(last, int) else 1
+        return Batch(self._storage, self._next, frozen, (self._thaws, self._commits.count))
 
     def record(self, batch: Batch) -> None:
         """Record what a batch has found; the next commit makes it durable.
@@ -157,9 +162,7 @@ class Digests:
         """
         thaws, commits = batch.state
         if thaws != self._objects.thaws:
-            # some of its objects may have been written meanwhile, and frozen again
-            self._next = min(batch.first, self._objects.frozen_below)
-            return
+            return  # some of its objects may have been written meanwhile, and frozen again
         found = sorted(batch.found.items())
         if commits != self._commits.count:
             found = [(number, digest) for number, digest in found if self._storage.exists(object_name(number))]

@@ -72,10 +72,11 @@ class DataChecks:
         inventory: the overlay's content objects.
         present: returns a row of the database as it is now; None if no mount works on it.
         progress: called with the name of the step, the number of units done, and their total.
+        collect: True to keep the digests that the database lacks, for ``record``.
 
     Attributes:
         report: what was found; complete after ``run``.
-        new: the digests that the database lacks, by object.
+        new: these digests, by object.
     """
 
     def __init__(
@@ -84,7 +85,10 @@ class DataChecks:
         inventory: ObjectInventory,
         present: Callable[[str, tuple[int]], tuple[object, ...] | None] | None,
         progress: Progress = lambda what, done, total: None,
+        *,
+        collect: bool = False,
     ) -> None:
+        self._collects = collect
         self._db = db
         self._inventory = inventory
         self._present = present
@@ -132,7 +136,8 @@ class DataChecks:
         known = Digest(*row) if row is not None else None
         if known is None or not known.is_possible:
             self.report.missing += 1
-            self.new[number] = found
+            if self._collects:
+                self.new[number] = found
             return ""
         if known == found:
             self.report.verified += 1

@@ -247,7 +247,8 @@ class FsckSession:
             today = checks.run()
             found += today + HistoryChecks(db, self.inventory, progress).run(today)
             if verify:
-                self.data = DataChecks(db, self.inventory, self._present_row if live else None, progress)
+                present = self._present_row if live else None
+                self.data = DataChecks(db, self.inventory, present, progress, collect=self.writable)
                 found += self.data.run()
             if not live:
                 found += self._check_redo(con, checks.facts.get("uuid"), checks.facts.get("commit_token"))

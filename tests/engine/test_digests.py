@@ -12,7 +12,7 @@ import pytest
 from minifo.engine import Overlay, digests
 from minifo.engine.clone import clone_overlay
 from minifo.engine.errors import FsError
-from minifo.engine.store.object_paths import ID_BLOCK, object_name
+from minifo.engine.store.object_paths import object_name
 from tests.shared.digests import record_digests, recorded, wrong_digests
 from tests.shared.overlay_sandbox import OverlaySandbox
 
@@ -175,14 +175,32 @@ def test_a_batch_ends_after_so_many_bytes(sandbox: OverlaySandbox, monkeypatch: 
 
 
 def test_directories_go_one_by_one(sandbox: OverlaySandbox) -> None:
-    """Also over ids that no object has."""
+    """However many ids between them no object has."""
     ov = sandbox.ov
-    ov.objects.limit = 10 * ID_BLOCK
-    ov.objects.next_object = 3 * ID_BLOCK + 7
+    ov.objects.limit = 1 << 50
+    ov.objects.next_object = (1 << 40) + 7
     sandbox.create("far", BIG)
     ov.checkpoints.create("one")
+    before = ov.operations
     record_digests(ov)
+    assert ov.operations == before + 2
     assert set(recorded(ov)) == {object_of(sandbox, name) for name in ("a", "b", "c", "far")}
+
+
+def test_what_is_thawed_and_frozen_again_gets_another(sandbox: OverlaySandbox) -> None:
+    """Also if nobody was idle between the two."""
+    ov = sandbox.ov
+    ov.checkpoints.create("one")
+    sandbox.create("d", BIG)
+    ov.checkpoints.create("two")
+    record_digests(ov)
+    ov.checkpoints.delete(["two"])
+    sandbox.write("d", b"in place", 1000)
+    sandbox.create("e", BIG)
+    ov.checkpoints.create("three")
+    record_digests(ov)
+    assert set(recorded(ov)) == {object_of(sandbox, name) for name in "abcde"}
+    assert wrong_digests(ov) == []
 
 
 @pytest.mark.logs("cannot be read .*; run minifo-fsck --verify-data")

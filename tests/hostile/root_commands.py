@@ -51,6 +51,7 @@ from minifo.tools import (  # noqa: F401
     which,
 )
 from tests.hostile.storage_edits import LABELS, Edit, StoragePaths, apply
+from tests.shared.digests import record_digests
 
 SECRET = b"nobody is to see this: 5ecae2b1\n"
 CPU = 10.0  # seconds of processor time one door may take
@@ -355,7 +356,7 @@ class Child:
             yield f"fsck {flag}", lambda: fsck([flag, mended])  # noqa: B023
             yield f"mount after fsck {flag}", lambda: self._use(mended)  # noqa: B023
         mended = self._copy()
-        yield "fsck -y -f --base", lambda: fsck(["-y", "-f", "--base", base, mended])
+        yield "fsck -y -f --base", lambda: fsck(["-y", "-f", "--verify-data", "--base", base, mended])
         used = self._copy()
         yield "mount", lambda: self._use(used)
         yield "mount again", lambda: self._use(used)
@@ -545,6 +546,7 @@ class _Visitor:
         checkpoints = self._ov.checkpoints
         self.look()
         _quietly(checkpoints.create, "third")
+        _quietly(record_digests, self._ov)
         self.change()
         for made in (_quietly(checkpoints.all) or [])[:10]:  # type: ignore[index]
             _quietly(checkpoints.rollback, made.name)
@@ -553,6 +555,7 @@ class _Visitor:
             self.change()
         for act in (checkpoints.undo, checkpoints.redo, checkpoints.undo):
             _quietly(act)
+        _quietly(record_digests, self._ov)
         for name in LABELS:
             _quietly(checkpoints.rename, "third", name)
             _quietly(checkpoints.delete, [name])
@@ -630,6 +633,7 @@ def _change(overlay: Overlay) -> None:
     overlay.write(ino("large"), 10, b"later")
     overlay.setxattr(ino("made/one"), b"user.colour", b"blue")
     overlay.checkpoints.create("second", "a note")
+    record_digests(overlay)
     overlay.write(ino("big"), 10_000, b"patch" * 800)
     overlay.write(ino("copied"), 10, b"changed")
     overlay.write(ino("x/y/z/deep"), 0, b"changed")
