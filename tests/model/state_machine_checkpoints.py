@@ -224,7 +224,9 @@ class CheckpointRules(Machine):
         assert done.actions == tried.actions
         self.t.check()
         self.compare_with_tree(path, tree, path, times=bool(done.actions))
-        assert revert_paths(ov, [path], to=wanted.name, dry_run=True).actions == [], self.t.told("it is done twice")
+        if os.path.lexists(tree + path):
+            again = revert_paths(ov, [path], to=wanted.name, dry_run=True)
+            assert again.actions == [], self.t.told("it is done twice")
         self.undo_revert(done)
 
     def place_in_base(self, path: bytes) -> bytes | None:
