@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 _PUT = statement("INSERT INTO overlay VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value")
 _DROP = statement("DELETE FROM overlay WHERE key = ?")
 _NAME = "confirmed"  # of the fallback
+_BEFORE = "confirmed-before"  # what it is called while the next one is made
 #: Keys of the facts of a trial.
 FACTS = ("trial_good", "trial_left", "trial_mounts", "trial_always", "trial_bad")
 
@@ -188,6 +189,8 @@ class Trial:
             self._note({"trial_mounts": mounts, "trial_always": int(always)})
             self._forget(("trial_bad",))
 
+        if before is not None and before.name == _NAME:
+            self._checkpoints.rename(_NAME, self._checkpoints.free_name(_BEFORE))
         name = self._checkpoints.free_name(_NAME)
         made = self._checkpoints.create(name, "what a trial falls back to", pinned=True, noting=note)
         if before is not None:

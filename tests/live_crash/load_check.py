@@ -16,6 +16,7 @@ from pathlib import Path
 from minifo.engine.store.database import DB_NAME
 from minifo.engine.store.database_file import open_database
 from minifo.engine.store.invariants import check
+from minifo.engine.store.memory_directory import memory_directory
 from minifo.engine.store.object_paths import object_name
 from tests.live_crash.load_history import (
     Event,
@@ -261,3 +262,11 @@ def mount_and_kill(overlay: OverlayMount, delay: float) -> bool:
     process.wait(30)
     unmount_dead(overlay)
     return mounted
+
+
+def forget_memory(uuid: str) -> None:
+    """Delete the redo log of a storage, which a power cut would have taken."""
+    directory = memory_directory()
+    assert directory is not None
+    (log,) = Path(directory).glob(f"{uuid}-*.redo")
+    log.unlink()

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import random
 import time
-from pathlib import Path
 
 import pytest
 
-from minifo.engine.store.memory_directory import memory_directory
-from tests.live_crash.load_check import Load, check_storage, kill, rounds, seed, storage_uuid, unmount_dead
+from tests.live_crash.load_check import (
+    Load,
+    check_storage,
+    forget_memory,
+    kill,
+    rounds,
+    seed,
+    storage_uuid,
+    unmount_dead,
+)
 from tests.live_crash.loop_device import Device
 from tests.mount.mount_sandbox import MountSandbox
 
@@ -38,7 +45,7 @@ def test_power_cut(sandbox: MountSandbox, kind: str) -> None:
         load.stop()
         unmount_dead(overlay)
         device.umount()
-        _forget_memory(uuid)
+        forget_memory(uuid)
         device.mount()
         said = overlay.mount().stderr
         assert said == ""
@@ -47,11 +54,3 @@ def test_power_cut(sandbox: MountSandbox, kind: str) -> None:
     overlay.umount()
     check_storage(overlay.sto)
     print(f"{kind}: {load.round} cuts, {load.operations} operations, {sum(load.rows.values())} rows")
-
-
-def _forget_memory(uuid: str) -> None:
-    """Delete the redo log of a storage, which a power cut would have taken."""
-    directory = memory_directory()
-    assert directory is not None
-    (log,) = Path(directory).glob(f"{uuid}-*.redo")
-    log.unlink()
