@@ -359,8 +359,8 @@ def _print_data(data: DataReport) -> None:
     print(", ".join(said))
     if data.damaged:
         print(
-            "bytes on the medium cannot be repaired: write these files again, or bring them back with minifo revert,"
-            " or minifo rollback to a checkpoint that is not named"
+            "lost bytes cannot be repaired: write these files again, or let them be as in the base (minifo revert) or"
+            " at a checkpoint that is not named (minifo revert --to)"
         )
 
 
