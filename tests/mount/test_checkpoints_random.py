@@ -55,6 +55,7 @@ returns = st.one_of(
     st.tuples(st.just("map"), paths),
     st.tuples(st.just("map"), paths),
     st.tuples(st.just("look"), which),
+    st.tuples(st.just("clone"), which),
 )
 
 
@@ -177,6 +178,27 @@ class Twins:
                 self._alike(self.shown, self.states[wanted["id"]], f"checkpoint {wanted['name']}")
             finally:
                 minifo("umount", self.shown)
+
+    def do_clone(self, number: int) -> None:
+        """A clone shows what the overlay holds, or held at a checkpoint; what is written there stays there."""
+        if number % 8:
+            return
+        wanted = self._one(number // 8)
+        at, state = (["--at", wanted["name"]], self.states[wanted["id"]]) if wanted else ([], self.plain_root)
+        clone = self.copies / "clone"
+        minifo("clone", *at, self.overlay.sto, clone)
+        other = OverlayMount(self.copies, base=self.overlay.base, sto=clone, mnt=self.shown)
+        other.mount()
+        try:
+            self._alike(self.shown, state, f"a clone of {wanted}")
+            for path in [path for path in self.shown.rglob("*") if path.is_file() and not path.is_symlink()]:
+                with path.open("r+b") as file:
+                    file.write(b"in the clone")
+        finally:
+            other.umount()
+        assert other.violations() == []
+        shutil.rmtree(clone)
+        self.compare()
 
     def do_revert(self, name: str) -> None:
         """Let a path be as in the base, and take that back."""
