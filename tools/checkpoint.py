@@ -25,6 +25,9 @@ _NAME = click.argument("name", shell_complete=checkpoints)
 _NAMES = click.argument("names", metavar="NAME...", nargs=-1, required=True, shell_complete=checkpoints)
 
 
+_MARKS = ("pinned", "mounted", "undo", "redo", "fallback", "next_mount")
+
+
 @click.group("checkpoint", invoke_without_command=True)
 @click.pass_context
 def command(context: click.Context) -> None:
@@ -71,7 +74,8 @@ Columns:
   by       user, or the command that made it by itself before it took something away
   own      bytes that its deletion frees: content, and an estimate for rows
   shared   bytes of content that it needs, and another one or the overlay needs, too
-  undo, redo: where these commands would return to""",
+  undo, redo: where these commands would return to
+  fallback    what a trial falls back to; next mount: the next one takes it""",
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object in each line: times in ns, sizes in bytes.")
 @BASE
@@ -99,6 +103,7 @@ def _listed(overlay: Overlay) -> list[dict[str, Any]]:
     every = overlay.checkpoints.all()
     bytes_of = sizes(overlay)
     undo, redo = undo_target(every), redo_target(every)
+    trial = overlay.trial.state()
     return [
         {
             **told(checkpoint),
@@ -107,6 +112,8 @@ def _listed(overlay: Overlay) -> list[dict[str, Any]]:
             "shared": bytes_of[checkpoint.id].shared,
             "undo": checkpoint is undo,
             "redo": checkpoint is redo,
+            "fallback": checkpoint.name == trial.fallback,
+            "next_mount": checkpoint.name == trial.fallback and trial.left == 0,
         }
         for checkpoint in every
     ]
@@ -116,7 +123,7 @@ def _print(found: list[dict[str, Any]]) -> None:
     now = time.time_ns()
     rows = [("name", "made", "age", "by", "own", "shared", "")]
     for checkpoint in found:
-        marks = [word for word in ("pinned", "mounted", "undo", "redo") if checkpoint[word]]
+        marks = [word.replace("_", " ") for word in _MARKS if checkpoint[word]]
         rows.append(
             (
                 checkpoint["name"],

@@ -162,6 +162,22 @@ def test_refusals_are_those_of_the_engine(overlay: OverlayMount) -> None:
     assert names(overlay.mnt) == ["one"]
 
 
+def test_what_the_next_mount_takes(overlay: OverlayMount) -> None:
+    """It is marked, and so is the checkpoint to which a trial would fall back."""
+    minifo("trial", "start", "--mounts", "1", overlay.mnt)
+    (overlay.mnt / "later").mkdir()
+    assert [(found["fallback"], found["next_mount"]) for found in listed(overlay.mnt)] == [(True, False)]
+    assert (
+        checkpoint("list", overlay.mnt).stdout.splitlines()[1].endswith("pinned, fallback  what a trial falls back to")
+    )
+    overlay.remount()
+    assert [(found["fallback"], found["next_mount"]) for found in listed(overlay.mnt)] == [(True, True)]
+    assert "pinned, fallback, next mount" in checkpoint("list", overlay.mnt).stdout
+    overlay.umount()
+    assert "it is back at checkpoint confirmed" in overlay.mount().stderr
+    assert not (overlay.mnt / "later").exists()
+
+
 def test_two_verbs_at_once(overlay: OverlayMount) -> None:
     """Each is done as a whole, whatever the others do."""
     checkpoint("create", overlay.mnt, "one")
