@@ -22,6 +22,7 @@ from .commit import GroupCommit
 from .digests import Digests
 from .errors import Corrupt, FsError, NotMinifo, StateError
 from .free_space import FreeSpace
+from .keep_lists import KeepLists
 from .model import Ino
 from .mount_checks import check_nesting, check_root, first_facts, hide_storage, open_base, read_facts
 from .recovery import BaseCheck, Recovery, commit_token
@@ -109,6 +110,7 @@ class OpenOverlay:
         )
         self._trial = Trial(db, storage, self._checkpoints)
         self._digests = Digests(db, storage, self.objects, self.commits, self.space)
+        self._keep_lists = KeepLists(db, self._checkpoints)
         self._report()
 
     def _make_parts(self, numbers: Numbers, next_ino: int) -> None:
@@ -386,6 +388,11 @@ class OpenOverlay:
     def digests(self) -> Digests:
         """The digests of what checkpoints have frozen: a front end that is idle lets them be computed."""
         return self._digests
+
+    @property
+    def keep_lists(self) -> KeepLists:
+        """The keep-lists: what a reset leaves."""
+        return self._keep_lists
 
     @property
     def operations(self) -> int:

@@ -109,7 +109,7 @@ def run(work: Part) -> None:
 
 
 class Reverter:
-    """Lets entries of one overlay show what the base has.  Call ``revert`` inside an operation.
+    """Lets entries of one overlay show what the base has.  Call its methods inside an operation.
 
     Args:
         overlay: the overlay.
@@ -157,13 +157,13 @@ class Reverter:
             yield self._take_away(parent, name, path, ref)
             ref = None
         if ref is None:
-            self._show(parent, name, path)
+            self.show(parent, name, path)
             ref = self._view.resolve(parent, name)
         if ref is None:
             return  # the base has nothing there
         self._revive(ref.node)
         if ref.node.ino in self._inodes.drift.gone:
-            yield self._remove(parent, name, path, ref)
+            yield self.remove(parent, name, path, ref)
         elif ref.node.is_dir:
             yield self._revert_directory(ref.node, path)
         else:
@@ -180,7 +180,7 @@ class Reverter:
                 yield self._revert_entry(home, old, ref.node.path or path)
             self._tidy(home)
         else:
-            yield self._remove(parent, name, path, ref)
+            yield self.remove(parent, name, path, ref)
 
     def _comes_from_elsewhere(self, ref: Ref) -> bool:
         """Return whether an object may go back to another place."""
@@ -219,7 +219,7 @@ class Reverter:
             directory = self._inodes.node(directory.parent)
         return False
 
-    def _remove(self, parent: Node, name: bytes, path: bytes, ref: Ref) -> Part:
+    def remove(self, parent: Node, name: bytes, path: bytes, ref: Ref) -> Part:
         """Remove a name, and if it is a directory's, all below it."""
         if not ref.node.is_dir:
             self._names.unlink(parent, name)
@@ -229,11 +229,11 @@ class Reverter:
                 if found is not None and self._comes_from_elsewhere(found):
                     yield self._take_away(ref.node, child, join(path, child), found)
                 elif found is not None:
-                    yield self._remove(ref.node, child, join(path, child), found)
+                    yield self.remove(ref.node, child, join(path, child), found)
             self._names.rmdir(parent, name)
         self.actions.append(Action("removed", path))
 
-    def _show(self, parent: Node, name: bytes, path: bytes) -> None:
+    def show(self, parent: Node, name: bytes, path: bytes) -> None:
         """Let the base object at a hidden name show again; if it was renamed away, it comes back from there."""
         child = self._inodes.base_child(parent, name)
         if child is None or self._db.value(IS_HIDDEN, (parent.ino, name)) is None:
@@ -281,7 +281,7 @@ class Reverter:
             yield self._revert_entry(node, name, join(path, name))
         if self._db.value("SELECT 1 FROM modified WHERE ino = ?", (node.ino,)) is not None:
             self.actions.append(Action("restored", path))
-        self._drop_attributes(node)
+        self.drop_attributes(node)
 
     def _linked_in(self, node: Node, path: bytes) -> Iterator[bytes]:
         """Yield names in a base directory that lead to a changed file of which ``origin`` has another name, or may."""
@@ -306,7 +306,7 @@ class Reverter:
             self._db, self._inodes, self._ov.stored, row, st, ctime=self._inodes.now(), is_needed=is_needed
         )
 
-    def _drop_attributes(self, node: Node) -> None:
+    def drop_attributes(self, node: Node) -> None:
         """Let a directory that holds no change have the base's attributes again; keep its times if it holds some."""
         if node.path is None:
             return

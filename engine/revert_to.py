@@ -172,7 +172,7 @@ class _RevertTo(Reverter):
         """Let a name disappear; its object goes back to the place that it had then, if that is free."""
         place = self._place_then(ref.node)
         if place is None:
-            yield self._remove(parent, name, path, ref)
+            yield self.remove(parent, name, path, ref)
             return
         home, old = place
         self._names.rename(parent, name, home, old, 0)
@@ -232,7 +232,7 @@ class _RevertTo(Reverter):
         if place is not None:
             self._bring_from(*place, parent, name, path)
         elif (child := self._inodes.base_child(parent, name)) is not None and child[1] == ino:
-            self._show(parent, name, path)
+            self.show(parent, name, path)
         else:
             self._resurrect(parent, name, path, ino, is_dir=is_dir)
         self._brought.add(ino)
@@ -317,7 +317,7 @@ class _RevertTo(Reverter):
         if self._row_then(node) is None:
             if self._db.value("SELECT 1 FROM modified WHERE ino = ?", (node.ino,)) is not None:
                 self.actions.append(Action("restored", path))
-            self._drop_attributes(node)
+            self.drop_attributes(node)
         else:
             self._restore_object(node, path)
 

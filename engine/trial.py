@@ -23,13 +23,11 @@ from .checkpoints import Checkpoints
 from .errors import StateError
 from .model import TRIAL_MOUNTS, TRIAL_MOUNTS_MAX
 from .store.database import Database
-from .store.statements import statement
+from .store.statements import DROP_FACT, PUT_FACT
 from .store.storage import Storage
 
 log = logging.getLogger(__name__)
 
-_PUT = statement("INSERT INTO overlay VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value")
-_DROP = statement("DELETE FROM overlay WHERE key = ?")
 _NAME = "confirmed"  # of the fallback
 _BEFORE = "confirmed-before"  # what it is called while the next one is made
 #: Keys of the facts of a trial.
@@ -174,11 +172,11 @@ class Trial:
 
     def _note(self, facts: dict[str, int]) -> None:
         for fact in facts.items():
-            self._db.change(_PUT, fact)
+            self._db.change(PUT_FACT, fact)
 
     def _forget(self, keys: tuple[str, ...]) -> None:
         for key in keys:
-            self._db.change(_DROP, (key,))
+            self._db.change(DROP_FACT, (key,))
 
     def _begin(self, mounts: int, *, always: bool, left: int | None = None) -> Checkpoint:
         """Make the present state the fallback of a trial, in the place of an earlier one."""

@@ -61,7 +61,9 @@ ROOMS = {
 RECURSIVE = {
     "engine/fsck/raw_file.py:read",  # once: page by page
     "engine/fsck/session.py:repair",  # once: without the problem that was asked first
-    "engine/revert.py:_remove",  # not at all: a generator yields the part, and a loop runs it
+    "engine/reset_moves.py:_put_aside",  # not at all, as the next two
+    "engine/reset_moves.py:_put_in_place",
+    "engine/revert.py:remove",  # not at all: a generator yields the part, and a loop runs it
     "engine/store/backup_format.py:pack",  # halves the rows
     "tools/trust.py:_way_to",  # 40 symbolic links
 }

@@ -64,6 +64,18 @@ class Checkpoints(Protocol):
         """Let paths show again what a checkpoint, or the base, has; the answer is that of org.minifo.Overlay.Revert."""
         ...
 
+    def reset(self, keep: list[str], lists: list[str], *, default: bool) -> Told:
+        """Take away all but what is kept; the answer is that of org.minifo.Overlay.Reset."""
+        ...
+
+    def set_keep_list(self, name: str, patterns: list[str]) -> None:
+        """Make a keep-list, or give it other patterns."""
+        ...
+
+    def delete_keep_lists(self, names: list[str]) -> None:
+        """Delete keep-lists, all or none."""
+        ...
+
     def trial(self) -> Told:
         """Return how a trial stands; this and what the next three return is as in org.minifo.Overlay.Trial."""
         ...
@@ -155,6 +167,15 @@ class _Mounted:
     def revert(self, paths: list[bytes], *, to: str | None, dry_run: bool) -> Told:
         return self._call("Revert", paths=[os.fsdecode(path) for path in paths], to=to, dry_run=dry_run)
 
+    def reset(self, keep: list[str], lists: list[str], *, default: bool) -> Told:
+        return self._call("Reset", keep=keep, lists=lists, default=default)
+
+    def set_keep_list(self, name: str, patterns: list[str]) -> None:
+        self._call("SetKeepList", name=name, patterns=patterns)
+
+    def delete_keep_lists(self, names: list[str]) -> None:
+        self._call("DeleteKeepLists", names=names)
+
     def trial(self) -> Told:
         return self._trial("Trial")
 
@@ -211,6 +232,23 @@ class _AtRest:
         from ..fusefront.control.checkpoints import told_revert
 
         return told_revert(revert_paths(self._overlay, paths, to=to, dry_run=dry_run))
+
+    def reset(self, keep: list[str], lists: list[str], *, default: bool) -> Told:
+        from ..engine.reset import reset
+        from ..fusefront.control.checkpoints import told_reset
+        from ..fusefront.control.patterns import Choice
+
+        patterns, used = self._overlay.keep_lists.chosen(keep, lists, default=default)
+        return told_reset(reset(self._overlay, Choice(patterns)), used)
+
+    def set_keep_list(self, name: str, patterns: list[str]) -> None:
+        from ..fusefront.control.patterns import Choice
+
+        Choice(patterns)  # are they some?
+        self._overlay.keep_lists.set(name, patterns)
+
+    def delete_keep_lists(self, names: list[str]) -> None:
+        self._overlay.keep_lists.delete(names)
 
     def trial(self) -> Told:
         return self._overlay.trial.state()._asdict()

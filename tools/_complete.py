@@ -112,6 +112,19 @@ def checkpoints(ctx: click.Context, param: click.Parameter, incomplete: str) -> 
     return []
 
 
+def keep_lists(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Complete the name of a keep-list of the overlay that the command line means."""
+    from ._target import opened, place_of
+
+    for target in _meant(ctx):
+        try:
+            with opened(place_of(target).storage, ctx.params.get("base"), quick=True) as overlay:
+                return _items(name for name in overlay.keep_lists.all() if name.startswith(incomplete))
+        except (MinifoError, OSError):
+            continue
+    return []
+
+
 def _meant(ctx: click.Context) -> Iterator[str]:
     """What the overlay may be that a command line means."""
     for name in ("sto", "target", "path"):

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..engine.errors import UsageError
+from ..fusefront.control.patterns import Patterns
 from . import _common, _compare
 from ._checkpoints import changeable
 from ._complete import checkpoints, targets
 from ._on_overlay import BASE, JSON
-from ._patterns import Patterns
 from ._size import age, moment, parse_size, size
 from ._target import opened, place_of, storage_of
 

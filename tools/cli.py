@@ -36,6 +36,8 @@ _GROUPS = {
         "redo": "Take back the last undo of the overlay TARGET.",
         "clone": "Make NEW, a storage that starts as the overlay TARGET.",
         "revert": "Let each PATH in an overlay be as in the base again.",
+        "reset": "Take away all that the overlay TARGET holds, in one step.",
+        "keep-list": "Name what a reset of an overlay keeps.",
         "trial": "Try changes that are taken back unless they are confirmed.",
         "confirm": "Confirm the present state of the overlay TARGET as good.",
     },

@@ -16,11 +16,11 @@ import click
 
 from ..engine import Overlay, UsageError
 from ..engine.queries.changes import Change, Kind, changes
+from ..fusefront.control.patterns import Patterns
 from . import _colour, _common
 from ._changes import line_of, name_of
 from ._listing import AT, listing
 from ._output import json_name, plain
-from ._patterns import Patterns
 from ._target import opened
 
 log = logging.getLogger(__name__)

@@ -18,11 +18,11 @@ import click
 
 from ..engine.errors import StateError, UsageError
 from ..engine.model import JOURNAL_OPERATIONS, JournalEntry
+from ..fusefront.control.patterns import Patterns
 from . import _common
 from ._journal import Journal, opened_journal, user_name, where
 from ._listing import listing
 from ._output import json_name, plain
-from ._patterns import Patterns
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _BEFORE_FOLLOWING = 10  # entries that --follow begins with, as tail(1)

@@ -23,7 +23,7 @@ from ..store.history import frozen_below
 from ..tree import journal_entries
 from ..tree.nodes import UNREACHED, Numbers
 from ..tree.path_resolver import PathResolver, is_base_path
-from ..tree.row_checks import TWO_NAMED, wrong_facts
+from ..tree.row_checks import KEEP_LIST, KEEP_LISTS_MAX, TWO_NAMED, keep_list, wrong_facts
 from .object_inventory import ObjectInventory, kind_of
 from .problems import Problem
 
@@ -121,9 +121,13 @@ class Checks:
     # -- facts and counters
 
     def _check_facts(self) -> Iterator[Problem]:
-        """Check the rows of the table overlay (E209)."""
+        """Check the rows of the table overlay (E209), keep-lists among them (E212)."""
         for key in wrong_facts(self.facts):
             yield Problem("E209", b"<overlay>", f"{key} is {self.facts.get(key, 'missing')!r}", (key,))
+        lists = [key for key in sorted(self.facts) if key.startswith(KEEP_LIST)]
+        for count, key in enumerate(lists):
+            if count >= KEEP_LISTS_MAX or keep_list(key, self.facts[key]) is None:
+                yield Problem("E212", b"<overlay>", f"{key.removeprefix(KEEP_LIST)!r:.100}", (key,))
 
     def _check_counters(self) -> Iterator[Problem]:
         """Check the counters for inode numbers and content object ids (E208)."""

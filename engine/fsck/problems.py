@@ -197,6 +197,7 @@ _TABLE = (
         False,
     ),
     ("E211", "error", "an entry of the journal of changes is impossible", "remove it", True),
+    ("E212", "error", "a keep-list is impossible", "remove it; a reset does not keep what it named", False),
     # content
     (
         "E301",

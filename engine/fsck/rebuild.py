@@ -24,7 +24,7 @@ from ..store.database_file import APPLICATION_ID, SCHEMA_VERSION, open_database,
 from ..store.metadata_backup import TABLES, Rows, is_whole, read_names
 from ..store.storage import Storage
 from ..tree.path_resolver import PathResolver
-from ..tree.row_checks import FACTS
+from ..tree.row_checks import FACTS, keep_list
 from .extract import Extraction
 from .problems import NEEDS_REBUILD, Problem
 from .raw_file import Memory, RawFile
@@ -205,6 +205,8 @@ def _guess_table(index: bool, record: Record) -> str:
             "bi": "origin",
             "biib": "ancestor",
         }
+        if kinds == "sb" and keep_list(str(record.values[0]), record.values[1]) is not None:
+            return "overlay"
         return "overlay" if kinds in ("si", "ss", "sn") and record.values[0] in FACTS else known.get(kinds, "")
     if len(kinds) == 18:
         return "inode"

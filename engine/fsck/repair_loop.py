@@ -18,7 +18,7 @@ _ROUNDS = 50  # at most; each round repairs all problems it finds, and a repair 
 _MANY = 100  # more repairs than this in one round are worth the indexes below
 # a repair looks up rows by these columns, perhaps once for every file; a mount never does, so the schema has no such
 # index, and the loop makes them for its own transaction
-_OF_NO_HISTORY = {"E020", "E208", "E209", "E211", "W306"}  # problems whose repair changes no row that checkpoints share
+_OF_NO_HISTORY = {"E020", "E208", "E209", "E211", "E212", "W306"}  # whose repair changes no row that checkpoints share
 _INDEXES = ("created (ino)", "renamed (ino)", "extent (object)", "inode (object)")
 
 Choose = Callable[[Problem], bool]  # returns whether to repair a problem

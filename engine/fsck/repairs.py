@@ -14,6 +14,7 @@ from ..model import DIRECTORY_SIZE, FILE_MAX, OBJECTS_END, ROOT, XATTR_MAX
 from ..store.base_view import split
 from ..store.history import KEPT_OBJECTS
 from ..store.object_paths import ID_BLOCK
+from ..store.statements import DROP_FACT
 from ..tree.extents import HOLE
 from ..tree.nodes import RESERVED, UNREACHED, WINDOW_32, WINDOW_64
 from ..tree.path_resolver import is_base_path
@@ -338,6 +339,9 @@ class Repairs(LostFound):
 
     def _repair_e211(self, number: int) -> None:
         self._change("DELETE FROM journal WHERE id = ?", (number,))
+
+    def _repair_e212(self, key: str) -> None:
+        self._change(DROP_FACT, (key,))
 
     def _derive_fact(self, key: str) -> None:
         """Set a row of the table ``overlay`` to a value that fits the other tables and the content objects."""

@@ -33,10 +33,10 @@ from ..overlay import Overlay
 from ..rebase.drift_report import same_bytes
 from ..store.base_view import join, split
 from ..store.four_lists_statements import IS_HIDDEN
+from ..tree.base_links import BaseLinks
+from ..tree.directories import Directories
 from ..tree.inode_rows import Row
-from .base_links import BaseLinks
-from .directories import Directories
-from .typed_rows import each, rows
+from ..tree.typed_rows import each, rows
 
 log = logging.getLogger(__name__)
 
@@ -326,7 +326,7 @@ class _Changes:
 
     def _other_names(self) -> Iterator[Change]:
         """Other names in the base of what was changed, where they still show it."""
-        links = BaseLinks(self._ov, {ino: base for ino, (base, _) in self._several.items()})
+        links = BaseLinks(self._base, {ino: base for ino, (base, _) in self._several.items()})
         for ino, base in links.find():
             if self._shows(base, ino):
                 path = self._directories.shown(base)

@@ -19,10 +19,10 @@ from ..model import ROOT, Attr, Ino
 from ..overlay import Overlay
 from ..store.base_view import join, split
 from ..store.history import Touched, touched
-from .base_links import BaseLinks
+from ..tree.base_links import BaseLinks
+from ..tree.directories import Directories
+from ..tree.typed_rows import each, rows
 from .changes import Change, Kind
-from .directories import Directories
-from .typed_rows import each, rows
 from .walk import shown_below
 
 _STEP = 1 << 20  # bytes compared at a time
@@ -278,7 +278,7 @@ class Between:
     def _other_names(self, listed: set[bytes]) -> Iterator[Change]:
         """Other names in the base of files that were changed, where they show them in both states."""
         known = {ino: base for ino in self._inos if (base := self._base_path(ino)) is not None}
-        for ino, base in BaseLinks(self._after.overlay, known).find():
+        for ino, base in BaseLinks(self._after.overlay.base, known).find():
             was, now = self._before.directories.shown(base), self._after.directories.shown(base)
             old, new = self._before.overlay.find(was), self._after.overlay.find(now)
             if old is None or new is None or not old.ino == new.ino == ino or now in listed:

@@ -20,7 +20,7 @@ from ..store.database import Database
 from ..store.history import TABLES, History
 from ..store.object_paths import object_name
 from ..store.storage import Storage
-from .typed_rows import each
+from ..tree.typed_rows import each
 
 _BLOCK = 512  # bytes of st_blocks (stat(2))
 _PER_ROW = 40  # bytes of a row of history without its texts and BLOBs: numbers, and its share of the pages' overhead
@@ -32,7 +32,7 @@ _LONG = {"name", "path", "data", "value", "target", "digest"}  # columns whose v
 
 
 def _reads(name: str) -> tuple[str, str]:
-    """Return the query for a table's history, and the kinds of its columns (queries/typed_rows.py).
+    """Return the query for a table's history, and the kinds of its columns (tree/typed_rows.py).
 
     Its columns are the key, the checkpoint, the bytes of the row, and the object that it names or 0.
     """

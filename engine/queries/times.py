@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from ..overlay import Overlay
+from ..tree.typed_rows import each
 from .objects import sizes
-from .typed_rows import each
 
 _CHANGED = "SELECT ino, ctime FROM inode WHERE nlink > 0"
 

@@ -21,10 +21,10 @@ import apsw.ext
 from ..errors import StateError
 from ..overlay import Overlay
 from ..rebase.standing import standings
+from ..tree.typed_rows import each
 from .changes import changes
 from .figures import content, figures
 from .objects import sizes, usage
-from .typed_rows import each
 
 #: Of the views; the row ``views`` of ``v_overlay`` has it.
 VERSION = 1

@@ -283,6 +283,7 @@ CREATE TABLE journal (
 --   commit_token  a random number, new with each commit; the redo log holds that of the commit it follows
 --   base          path of the base at the last mount
 --   base_mark     identifies that base's root, to notice at a mount that the base was replaced
+--   keep_list:NAME   what a reset keeps, a pattern in each line of UTF-8 (engine/keep_lists.py)
 --   imported      identifies the import, if the storage was imported from mini_fo (migrations/meta/import_rows.py)
 CREATE TABLE overlay (
     key   TEXT PRIMARY KEY,

@@ -59,3 +59,7 @@ def text_of(number: int) -> str | None:
 
 #: Set the value of a key in ``overlay``: the key, the value.
 SET_FACT = statement("UPDATE overlay SET value = ?2 WHERE key = ?1 AND value IS NOT ?2")
+#: Set the value of a key in ``overlay`` that may not be there yet: the key, the value.
+PUT_FACT = statement("INSERT INTO overlay VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value")
+#: Delete a key from ``overlay``.
+DROP_FACT = statement("DELETE FROM overlay WHERE key = ?")

@@ -38,6 +38,9 @@ _COLUMN_TYPES = {int, type(None)}
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _NOT_NAMES = (b"", b".", b"..")
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+:-]{0,63}")
+KEEP_LIST = "keep_list:"  # before the name of a keep-list, in the table ``overlay`` (engine/keep_lists.py)
+KEEP_LIST_MAX = 64 << 10  # bytes of a keep-list
+KEEP_LISTS_MAX = 32  # all of them are read with the facts at each open
 NOTE_MAX = 1000  # characters of a checkpoint's note
 
 #: The columns of table ``checkpoint``.
@@ -190,8 +193,25 @@ def bytes_of(ino: int, value: object) -> bytes:
     raise _damaged(f"inode {ino}: its bytes are damaged")
 
 
+def keep_list(key: str, value: object) -> list[str] | None:
+    """Return the patterns of a keep-list, or None if it is impossible.
+
+    Args:
+        key, value: its row in the table ``overlay``.
+    """
+    if not key.startswith(KEEP_LIST) or not is_label(key.removeprefix(KEEP_LIST)):
+        return None
+    if type(value) is not bytes or not 0 < len(value) <= KEEP_LIST_MAX:
+        return None
+    try:
+        patterns = value.decode().split("\n")
+    except UnicodeDecodeError:
+        return None
+    return patterns if all(pattern.strip() and not {"\r", "\0"} & set(pattern) for pattern in patterns) else None
+
+
 def is_label(value: object) -> bool:
-    """Return True if *value* can be the name of a checkpoint."""
+    """Return True if *value* can be the name of a checkpoint or of a keep-list."""
     return type(value) is str and _LABEL.fullmatch(value) is not None
 
 

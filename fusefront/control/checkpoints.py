@@ -12,8 +12,10 @@ from ...engine.checkpoint_values import Checkpoint, Restored
 from ...engine.clone import checkpoint_for_clone
 from ...engine.errors import NotDurable, errno_of
 from ...engine.model import TRIAL_MOUNTS
+from ...engine.reset import Reset
 from ...engine.revert import Reverted
 from ...engine.tree.path_resolver import is_base_path
+from .patterns import Choice
 from .varlink import SERVICE, Answer, Method, VarlinkError
 
 if TYPE_CHECKING:
@@ -44,9 +46,7 @@ def methods(interface: str, overlay: Overlay, live: LiveCheckpoints) -> dict[str
         return {"checkpoint": told(made)}
 
     async def delete(parameters: Mapping[str, Any]) -> Answer:
-        names = parameters.get("names")
-        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise VarlinkError(SERVICE + ".InvalidParameter", parameter="names")
+        names = _texts(parameters, "names")
         await _refused(interface, live.change(partial(checkpoints.delete, names)))
         return {}
 
@@ -95,6 +95,29 @@ def methods(interface: str, overlay: Overlay, live: LiveCheckpoints) -> dict[str
         to, dry_run = _text(parameters, "to"), _flag(parameters, "dry_run")
         return told_revert(await _refused(interface, live.revert(wanted, to=to, dry_run=dry_run)))
 
+    async def reset(parameters: Mapping[str, Any]) -> Answer:
+        keep, names = _texts(parameters, "keep"), _texts(parameters, "lists")
+        try:
+            patterns, lists = overlay.keep_lists.chosen(keep, names, default=_flag(parameters, "default"))
+            choice = Choice(patterns)
+        except StateError as error:
+            raise _refusal(interface, error) from error
+        return told_reset(await _refused(interface, live.reset(choice)), lists)
+
+    async def set_keep_list(parameters: Mapping[str, Any]) -> Answer:
+        name, patterns = _name(parameters, "name"), _texts(parameters, "patterns")
+        try:
+            Choice(patterns)
+        except StateError as error:
+            raise _refusal(interface, error) from error
+        call = partial(overlay.keep_lists.set, name, patterns)
+        await _refused(interface, live.change(call))
+        return {}
+
+    async def delete_keep_lists(parameters: Mapping[str, Any]) -> Answer:
+        await _refused(interface, live.change(partial(overlay.keep_lists.delete, _texts(parameters, "names"))))
+        return {}
+
     found: dict[str, Method] = {
         "Checkpoints": listed,
         "CreateCheckpoint": create,
@@ -107,6 +130,9 @@ def methods(interface: str, overlay: Overlay, live: LiveCheckpoints) -> dict[str
         "Undo": back(lambda parameters: checkpoints.undo),
         "Redo": back(lambda parameters: checkpoints.redo),
         "Revert": revert,
+        "Reset": reset,
+        "SetKeepList": set_keep_list,
+        "DeleteKeepLists": delete_keep_lists,
         "Trial": trial,
         "StartTrial": start_trial,
         "Confirm": confirm,
@@ -149,6 +175,18 @@ def told_revert(reverted: Reverted) -> dict[str, Any]:
     }
 
 
+def told_reset(done: Reset, lists: list[str]) -> dict[str, Any]:
+    """Return what is told of a reset, which used some keep-lists."""
+    restored = done.restored
+    return {
+        "taken": done.taken,
+        "kept": done.kept,
+        "lists": lists,
+        "left": None if restored is None else told(restored.left),
+        "objects": 0 if restored is None else len(restored.inos),
+    }
+
+
 def is_path(path: object) -> bool:
     """Return whether a value is an absolute path without ``.``, ``..`` and empty names."""
     return isinstance(path, str) and (path == "/" or is_base_path(os.fsencode(path)))
@@ -159,9 +197,20 @@ async def _refused(interface: str, call: Awaitable[Any]) -> Any:
     try:
         return await call
     except StateError as error:
-        reasons = {"reason": error.message, "hint": error.hint, "errno": errno_of(error)}
-        name = "NotDurable" if isinstance(error, NotDurable) else "Refused"
-        raise VarlinkError(f"{interface}.{name}", **reasons) from error
+        raise _refusal(interface, error) from error
+
+
+def _refusal(interface: str, error: StateError) -> VarlinkError:
+    reasons = {"reason": error.message, "hint": error.hint, "errno": errno_of(error)}
+    name = "NotDurable" if isinstance(error, NotDurable) else "Refused"
+    return VarlinkError(f"{interface}.{name}", **reasons)
+
+
+def _texts(parameters: Mapping[str, Any], name: str) -> list[str]:
+    values = parameters.get(name)
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise VarlinkError(SERVICE + ".InvalidParameter", parameter=name)
+    return values
 
 
 def _text(parameters: Mapping[str, Any], name: str) -> str | None:

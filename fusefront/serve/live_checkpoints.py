@@ -23,6 +23,8 @@ import trio
 from ...engine import Ino, Overlay
 from ...engine.checkpoint_values import Restored
 from ...engine.errors import NotDurable
+from ...engine.reset import Reset, reset
+from ...engine.reset_plan import Choice
 from ...engine.revert import Reverted
 from ...engine.revert_to import revert_paths
 from ..mount.helper_process import HelperProcess
@@ -96,6 +98,18 @@ class LiveCheckpoints:
         """
         call = partial(revert_paths, self._overlay, paths, to=to, dry_run=dry_run)
         return await self._bring_back(call, lambda reverted: reverted.restored)
+
+    async def reset(self, choice: Choice) -> Reset:
+        """Take away all that the overlay holds but for some paths, and return when the kernel knows of it.
+
+        Args:
+            choice: what is kept.
+
+        Raises:
+            StateError: storage failed.
+            NotDurable: it is done, but a power cut may undo it.
+        """
+        return await self._bring_back(partial(reset, self._overlay, choice), lambda done: done.restored)
 
     async def _bring_back(self, call: Callable[[], T], restored_of: Callable[[T], Restored | None]) -> T:
         """Bring rows back by *call*, and return its result when the kernel knows of it.

@@ -8,9 +8,11 @@ from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
 
-from minifo.engine import checkpoints, recovery
-from minifo.engine.store import content_objects, history
+from minifo.engine import Overlay, checkpoints, recovery
+from minifo.engine.store import clearing, content_objects, history
 from minifo.engine.tree import content, copy_up, freed_blocks
+from minifo.fusefront.control.patterns import Choice
+from tests.crash import recorded_checkpoints
 from tests.crash.fault import Fault, Patch
 
 _STORE = content_objects.ObjectStore
@@ -66,6 +68,16 @@ def _acknowledge_early(true: Callable[..., Any]) -> Callable[..., Any]:
             return true(self, *args, **keywords)
 
     return create
+
+
+def _reset_twice(true: Callable[..., Any]) -> Callable[..., Any]:
+    """Keep more at first."""
+
+    def reset(overlay: Overlay, choice: Choice) -> Any:
+        true(overlay, Choice(["keep", "large"]))
+        return true(overlay, choice)
+
+    return reset
 
 
 def _in_two(true: Callable[..., Any]) -> Callable[..., Any]:
@@ -164,6 +176,14 @@ _FAULTS = {
         "a checkpoint is acknowledged before it is durable",
         "points_deleted",
         ((checkpoints.Checkpoints, "create", _acknowledge_early),),
+    ),
+    "reset-keeps-no-history": Fault(
+        "the whiteouts that a reset takes away are not kept for undo",
+        "points_reset",
+        ((clearing, "_KEEP", lambda true: {**true, "deleted": true["created"]}),),
+    ),
+    "reset-in-two": Fault(
+        "a reset takes two commits", "points_reset", ((recorded_checkpoints, "reset", _reset_twice),)
     ),
     "returned-in-two": Fault(
         "a return to a checkpoint takes two commits",

@@ -146,6 +146,35 @@ def pruned(recorded: RecordedOverlay) -> None:
     recorded.commit()
 
 
+def reset(recorded: RecordedOverlay) -> None:
+    """All is taken away at once but for some of it, in its place and not; the daemon is killed in the middle of it."""
+    points = RecordedCheckpoints(recorded)
+    recorded.create("keep", fill(1, 3000))
+    recorded.write(recorded.ino("large"), 9000, fill(2, 2000))
+    recorded.unlink("b")
+    points.reset("keep")
+    recorded.write(recorded.ino("large"), 7000, fill(2, 2000))
+    recorded.rename("dir", "moved")
+    recorded.create("moved/keep", fill(3, 120))
+    recorded.write(recorded.ino("moved/c"), 100, fill(4, 500))
+    recorded.unlink("a")
+    recorded.create("held", fill(5, 700))
+    recorded.unlink("held", keep=True)
+    points.create("one")
+    recorded.write(recorded.ino("keep"), 500, fill(6, 900))
+    points.reset("keep", "/moved/c", "/a", kill_at=1)
+    points.reset("keep", "/moved/c", "/a")
+    recorded.write(recorded.ino("keep"), 700, fill(7, 900))
+    recorded.write(recorded.ino("moved/c"), 200, fill(8, 300))
+    points.reset()
+    recorded.create("after", fill(9, 400))
+    points.undo()
+    points.undo()
+    points.delete("one", points.last)
+    recorded.write(recorded.ino("large"), 9500, fill(10, 300))
+    recorded.commit()
+
+
 def killed(recorded: RecordedOverlay) -> None:
     """The daemon is killed in the middle of verbs, and between them; the next one knows what is frozen."""
     points = RecordedCheckpoints(recorded)

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
+from minifo.engine.reset import reset
+from minifo.fusefront.control.patterns import Choice
 from tests.crash.recorded_overlay import Killed, RecordedOverlay, seen
 from tests.shared.digests import record_digests
 
@@ -71,6 +73,10 @@ class RecordedCheckpoints:
     def redo(self) -> None:
         """Redo it."""
         self._do("redo", self._recorded.overlay.checkpoints.redo)
+
+    def reset(self, *keep: str, kill_at: int | None = None) -> None:
+        """Take away all but what patterns keep."""
+        self._do(f"reset {keep}", partial(reset, self._recorded.overlay, Choice(keep)), kill_at)
 
     def delete(self, *names: str, kill_at: int | None = None) -> None:
         """Delete some."""

@@ -15,7 +15,9 @@ import pytest
 
 from minifo.engine import ROOT, Ino, Overlay, SetAttr, StateError, checkpoints
 from minifo.engine.errors import CommitPostponed, NotDurable
+from minifo.engine.reset import reset
 from minifo.engine.store.object_paths import object_name
+from minifo.fusefront.control.patterns import Choice
 from tests.crash.contents import PUNCH, fill
 from tests.crash.io_fault_injector import Injector
 from tests.crash.recorded_overlay import CALLER, Seen, Tree, make_base, seen, tree_of
@@ -32,10 +34,12 @@ pytestmark = pytest.mark.logs(
     "does not follow the last commit; kept as",
     "content did not arrive",
     "old checkpoints stay",
+    "the journal is damaged \\(.*injected.*is not noted",
     always=False,
 )
 
 CODES = pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC], ids=["EIO", "ENOSPC"])
+_NOW = 1_900_000_000 * 10**9  # ns: the time of what is pending, and of a verb
 _MOST = 400  # steps: far more than any verb takes
 
 #: Each with what it adds to the names of checkpoints, what it takes away, and the checkpoint whose tree shows then.
@@ -43,11 +47,13 @@ VERBS: dict[str, tuple[Callable[[Overlay], object], set[str], set[str], str | No
     "create": (lambda o: o.checkpoints.create("new"), {"new"}, set(), None),
     "delete": (lambda o: o.checkpoints.delete(["one"]), set(), {"one"}, None),
     "rollback": (lambda o: o.checkpoints.rollback("one"), {"before-rollback-2"}, {"before-rollback"}, "one"),
+    "reset": (lambda o: reset(o, Choice(["gone"])), {"before-reset"}, {"before-rollback"}, "reset"),
     "undo": (lambda o: o.checkpoints.undo(), {"before-undo"}, set(), "before-rollback"),
     "digest": (lambda o: _digest(o), set(), set(), None),
 }
-#: A rollback and an undo take the same steps, so each fails every other one of them: first, distance.
-_STEPS = {"rollback": (0, 2), "undo": (1, 2)}
+#: A rollback and an undo take the same steps, so each fails every other one of them; a reset takes most of these:
+#: first, distance.
+_STEPS = {"rollback": (0, 2), "undo": (1, 2), "reset": (0, 3)}
 _KEPT = {"undo": 2}  # automatic checkpoints that are kept, so that a rollback prunes one
 
 
@@ -78,6 +84,17 @@ class Ground:
         overlay.close()
         self.committed = self.look(self.template)
         self.shown = {point.name: self.at(self.template, point.name) for point in self.committed.points}
+        self.after_reset = self._after_reset()
+
+    def _after_reset(self) -> Tree:
+        """What a reset leaves of the template with what is pending before a verb."""
+        overlay = Overlay.open(self.base, self.copy(), clone=False, clock=lambda: _NOW)
+        _pending(overlay)
+        VERBS["reset"][0](overlay)
+        try:
+            return seen(overlay).tree
+        finally:
+            overlay.close()
 
     def open(self, storage: str, *, aside: bool = False) -> Overlay:
         """Mount, with steps counted and a redo log kept."""
@@ -88,6 +105,7 @@ class Ground:
             vfs=self.injector.vfs,
             redo_directory=os.path.join(self.scratch, "redo"),
             redo_aside=aside,
+            clock=lambda: _NOW,
             clone=False,
         )
 
@@ -190,7 +208,8 @@ def test_a_verb_is_done_or_not(ground: Ground, name: str, code: int, monkeypatch
         _pending(overlay)
         before = seen(overlay)
         names = {point.name for point in before.points}
-        done = (before.tree if back is None else ground.shown[back], names - removed | added)
+        after = before.tree if back is None else ground.after_reset if back == "reset" else ground.shown[back]
+        done = (after, names - removed | added)
         unpruned = (done[0], names | added) if back is not None else done  # pruning may fail by itself
         overlay.inodes._rows.clear()
         overlay.objects._fds.clear()

@@ -537,6 +537,7 @@ WORKLOADS: dict[str, Workload] = {
     "points_back": Workload(checkpoint_workloads.back_and_forth, every=5),
     "points_deleted": Workload(checkpoint_workloads.deleted, every=5),
     "points_pruned": Workload(checkpoint_workloads.pruned, wal_limit=60, every=5),
+    "points_reset": Workload(checkpoint_workloads.reset, redo=True, every=5),
     "points_killed": Workload(checkpoint_workloads.killed, redo=True, every=5),
     "points_digests": Workload(checkpoint_workloads.digested, redo=True, every=5),
     "points_base": Workload(checkpoint_workloads.another_base, before=checkpoint_workloads.much_kept, every=5),

@@ -30,4 +30,5 @@ def test_the_document_has_commands() -> None:
     verbs = {tuple(command.split()[1:3]) for command, _ in steps(DOCUMENT) if command.startswith("minifo")}
     named = {"create", "list", "diff", "pin", "rename", "prune", "delete"}
     assert {second for first, second in verbs if first == "checkpoint"} == named
-    assert {"rollback", "undo", "redo", "revert", "trial", "confirm", "clone"} <= {first for first, _ in verbs}
+    verbs_of_going_back = {"rollback", "undo", "redo", "revert", "reset", "keep-list", "trial", "confirm", "clone"}
+    assert verbs_of_going_back <= {first for first, _ in verbs}

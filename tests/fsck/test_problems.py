@@ -249,6 +249,8 @@ DAMAGES = (
     Damage("E211", ("INSERT INTO journal VALUES (7, 0, 'rm -rf', x'2f61', NULL, NULL, NULL, NULL)",)),
     Damage("E211", ("INSERT INTO journal VALUES (7, 0, 'create', x'', NULL, -1, 4, x'0a')",)),
     Damage("E211", ("INSERT INTO journal VALUES (7, 0, 'rename', x'2f61', x'2f6100', NULL, NULL, NULL)",)),
+    Damage("E212", ("INSERT INTO overlay VALUES ('keep_list:default', x'ff')",)),
+    Damage("E212", ("INSERT INTO overlay VALUES ('keep_list:a/b', x'61')",)),
     Damage("E301", lambda p: os.unlink(p.object_of("/large")), ("/large",)),
     Damage("E301", lambda p: os.unlink(p.object_of("/big")), ("/big",)),
     Damage("E302", lambda p: os.truncate(p.object_of("/large"), 0), ("/large",)),

@@ -28,9 +28,11 @@ import click
 
 from minifo.engine import ROOT, Ino, MinifoError, Overlay, Process, RenameFlags, SetAttr
 from minifo.engine.queries.views import VIEWS
+from minifo.engine.reset import reset
 from minifo.engine.store.memory_directory import memory_directory
 from minifo.engine.store.storage import Storage
 from minifo.engine.store.syscalls import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, data_ranges
+from minifo.fusefront.control.patterns import Choice
 from minifo.tools import (  # noqa: F401
     _common,
     _complete,
@@ -553,6 +555,10 @@ class _Visitor:
             self._found.clear()
             self.look()
             self.change()
+        for patterns in (["made", "/a/b", "!x", "*"], []):
+            _quietly(partial(self._ov.keep_lists.chosen, [], ["default"], default=True))
+            _quietly(reset, self._ov, Choice(patterns))
+        _quietly(self._ov.keep_lists.set, "default", ["a"])
         for act in (checkpoints.undo, checkpoints.redo, checkpoints.undo):
             _quietly(act)
         _quietly(record_digests, self._ov)

@@ -106,7 +106,7 @@ LABELS = (
 )
 FACTS = (
     *("uuid", "window", "window_end", "next_ino", "next_object", "object_limit", "commit_token", "base", "base_mark"),
-    *("imported", "import_steps", "import_plan"),
+    *("imported", "import_steps", "import_plan", "keep_list:default", "keep_list:../x"),
 )
 FILES = (
     *("minifo.db", "minifo.db-wal", "minifo.db-shm", "minifo.db-journal", "minifo.names", "minifo.names.new", "lock"),

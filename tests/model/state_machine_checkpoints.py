@@ -10,16 +10,22 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis.stateful import initialize, rule
 
-from minifo.engine import Overlay
+from minifo.engine import ROOT, Overlay
 from minifo.engine.checkpoint_values import Restored
 from minifo.engine.checkpoints import KEPT
 from minifo.engine.errors import StateError
+from minifo.engine.reset import reset
 from minifo.engine.revert import Reverted
 from minifo.engine.revert_to import revert_paths
+from minifo.fusefront.control.patterns import Choice
 from tests.model.compared_trees import Snapshot
+from tests.model.reset_oracle import ResetOracle
 from tests.model.state_machine import PICK, Machine
 from tests.shared import file_trees
 from tests.shared.digests import record_digests
+
+#: What is kept by a reset, made of a path or of its name.
+PATTERNS = ("{path}", "{path}", "{path}", "{name}", "{path}/*", "{path}*", "!{name}", "/*", "*")
 
 
 class CheckpointRules(Machine):
@@ -182,19 +188,23 @@ class CheckpointRules(Machine):
 
     def undo_revert(self, done: Reverted) -> None:
         """Undo brings back what was there; of the state in between only the checkpoint is looked at."""
-        ov = self.t.ov
         if done.restored is None:
-            return
+            self.t.snap()  # what was acknowledged before is durable all the same
+        else:
+            self.take_back("revert", done.restored)
+
+    def take_back(self, what: str, restored: Restored) -> None:
+        """Undo a verb after which nothing here says what the overlay holds."""
+        checkpoints = self.t.ov.checkpoints
         self.undone.clear()
-        self.states[done.restored.left.id] = self.left
-        self.left = Snapshot(self.left.tree.with_name("reverted"), {})
-        self.left.tree.mkdir(exist_ok=True)
-        result = ov.checkpoints.undo()
+        self.states[restored.left.id] = self.left
+        self.left = Snapshot(self.left.tree.with_name("unknown"), {})
+        self.left.tree.mkdir(exist_ok=True)  # of that state only the checkpoint is looked at
+        result = checkpoints.undo()
         self.undone.clear()
         left = result.left.id
-        self.arrive("undo revert", result, done.restored.left.id)
-        # it may go again at once: nothing here says what it holds
-        ov.checkpoints.delete([checkpoint.name for checkpoint in ov.checkpoints.all() if checkpoint.id == left])
+        self.arrive(f"undo {what}", result, restored.left.id)
+        checkpoints.delete([checkpoint.name for checkpoint in checkpoints.all() if checkpoint.id == left])
         self.t.snap()
         self.forget_deleted()
 
@@ -228,6 +238,31 @@ class CheckpointRules(Machine):
             again = revert_paths(ov, [path], to=wanted.name, dry_run=True)
             assert again.actions == [], self.t.told("it is done twice")
         self.undo_revert(done)
+
+    @rule(picks=st.lists(st.tuples(PICK, st.sampled_from(PATTERNS)), max_size=4), kept=st.booleans())
+    def reset(self, picks: list[tuple[int, str]], kept: bool) -> None:
+        """All that patterns do not keep is as in the base, nothing is broken, and undo brings back what was there."""
+        base = os.fsencode(self.t.base)
+        known = [*self.paths(), *(path[len(base) :] for path in sorted(file_trees.walk(base)))]
+        patterns = []
+        for pick, form in picks:
+            path = os.fsdecode(known[pick % len(known)])
+            patterns.append(form.format(path=path, name=path.rpartition("/")[2]))
+        self.prepare(kept=kept)
+        self.t.log.append(f"reset {patterns!r}")
+        before = {b"": ROOT, **{path: ino for path, (_, ino) in self.t.numbers().items()}}
+        touched = "SELECT ino FROM created UNION SELECT ino FROM renamed UNION SELECT ino FROM modified"
+        inos = {ino for (ino,) in self.t.ov.db.rows(touched)}
+        done = reset(self.t.ov, Choice(patterns))
+        self.t.check()
+        ResetOracle(self.t, patterns, before, inos).compare()
+        if not patterns:
+            assert {name: rows for name, rows in self.t.lists().items() if rows} == {}, self.t.told("rows are left")
+        if done.restored is None:
+            self.t.snap()  # what was acknowledged before is durable all the same
+            self.t.compare_all()
+        else:
+            self.take_back("reset", done.restored)
 
     def place_in_base(self, path: bytes) -> bytes | None:
         """Where the base has what stands at a path: in the place of the directory that holds it."""

@@ -50,6 +50,8 @@ BEFORE = {
     "minifo mount -o base": "minifo umount /mnt/etc",
     "minifo mount -o remount": "minifo umount /mnt/etc; minifo mount --base /etc --sto /var/lib/etc-changes /mnt/etc",
     "minifo trial start": "minifo confirm /mnt/etc",
+    "minifo reset": "echo hosts > /etc/reset.keep; echo new > /mnt/etc/hosts; echo new > /mnt/etc/new",
+    "minifo keep-list set": "echo hosts > /etc/reset.keep",
     "minifo trial abandon": "minifo confirm /mnt/etc; minifo trial start /mnt/etc",
     "minifo meta export": "rm -rf /tmp/overlay /var/lib/changes; cp -a /var/lib/new /var/lib/changes",
     "minifo meta restore": "[ -e /overlay/mini_fo-backup ] || minifo meta import /overlay --base /rom --in-place",
@@ -58,6 +60,7 @@ BEFORE = {
 #: Verbs whose examples say nothing where all is well, with what a later example or the next line shows.
 SILENT = re.compile(
     r"minifo (mount|umount|sync|digest --expect|log --since 2|report .* -o usr)|mkdir|.* > "
+    r"|minifo keep-list (set|delete)"
     r"|minifo checkpoint (rename|pin|unpin|delete|diff)|minifo (rollback|undo|redo) --dry"
 )
 
@@ -66,6 +69,7 @@ ASKING = "cat completion diagnose diff digest du list log metrics report sql sta
 GOING_BACK = ["checkpoint create", "checkpoint list", "checkpoint diff", "clone", "rollback", "undo", "redo"]
 GOING_BACK += ["checkpoint rename", "checkpoint pin"]
 GOING_BACK += ["revert", "trial start", "trial status", "confirm", "trial confirm", "trial abandon"]
+GOING_BACK += ["keep-list set", "keep-list show", "keep-list list", "reset", "keep-list delete"]
 GOING_BACK += ["checkpoint unpin", "checkpoint prune", "checkpoint delete"]
 CHANGING = ["fsck", "rebase", "upgrade", "merge", "meta show", "meta import", "meta restore", "meta export", "migrate"]
 CHANGING += ["mount", "umount", "overlay", "run"]

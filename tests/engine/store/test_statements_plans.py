@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import apsw
 
 from minifo.engine.queries import checkpoint_sizes
-from minifo.engine.store import history
+from minifo.engine.store import clearing, history
 from minifo.engine.store.database_file import schema
 from minifo.engine.store.four_lists_statements import NAMES
 from minifo.engine.tree import inodes
@@ -31,11 +31,16 @@ EVERY_ROW = {
     "engine/tree/row_checks.py": "checks every row, before a command carries it elsewhere",
     "engine/store/database_file.py": "a page or two of each table, to find damage early",
     "engine/queries/checkpoint_sizes.py": "checkpoint list: what each of them takes",
+    "engine/store/clearing.py": "a reset: all that is there",
     "engine/store/history.py": "a return to a checkpoint, or its deletion: all that has changed since it was made",
 }
 
 #: Files that compose their statements from names of tables, once, when they are imported.
-COMPOSED = {"engine/store/history.py": history, "engine/queries/checkpoint_sizes.py": checkpoint_sizes}
+COMPOSED = {
+    "engine/store/clearing.py": clearing,
+    "engine/store/history.py": history,
+    "engine/queries/checkpoint_sizes.py": checkpoint_sizes,
+}
 
 #: Statements that read a whole table, by their beginnings, with the reason.
 DELIBERATE = {
@@ -52,6 +57,11 @@ DELIBERATE = {
     "SELECT object FROM garbage": "all of it is deleted",
     "UPDATE checkpoint SET": "some checkpoints",
     "SELECT id, name, time, note": "some checkpoints",
+    "SELECT (SELECT count(*) FROM created)": "reset: what is there, before and after",
+    "SELECT parent FROM created UNION SELECT parent": "reset: every directory with names, once",
+    "SELECT m.ino, o.path FROM modified m JOIN origin o USING (ino)": "reset: every modified object, once",
+    "SELECT ino, path FROM inode i LEFT JOIN origin": "reset: what is left, once",
+    "SELECT d.name, o.path FROM deleted d JOIN": "reset: what is left, for files with several base names",
     "SELECT 1 FROM modified JOIN inode USING (ino) WHERE seen_links > 1": "revert: asked once, before it may search",
     # -- questions about an overlay as a whole, which no request waits for
     "SELECT path, ino FROM origin WHERE ino IN (SELECT parent FROM created": "diff: every directory with changes",
@@ -60,7 +70,7 @@ DELIBERATE = {
     "SELECT coalesce((SELECT sum(length(data)) FROM small), 0)": "the sum of all bytes; once for each commit at most",
     "SELECT count(*) FROM": "counts of the four lists: SQLite keeps none",
     "SELECT ino, length(data) FROM small UNION ALL": "du: every object's bytes",
-    "SELECT ino, parent, name FROM created UNION ALL": "du: every name",
+    "SELECT ino, parent, name FROM created UNION ALL": "du: every name; reset: those that are left",
     "SELECT ino, path FROM origin": "du, messages: every base object, once",
     "SELECT ino, ctime FROM inode": "report: every object's time",
     "SELECT ino, mode, uid, gid, nlink, size, atime, mtime, ctime FROM inode": "sql: a view of every object",

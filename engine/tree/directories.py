@@ -46,7 +46,7 @@ class Directories:
         seen: set[int] = set()
         at = ino
         while at not in self._paths:
-            above = None if at in seen else self._above(at)
+            above = None if at in seen else self.above(at)
             if above is None:  # nothing leads there, or directories are in each other
                 self._paths[at] = b"<inode %d>" % at
                 break
@@ -58,7 +58,7 @@ class Directories:
             path = self._paths[number] = join(path, name)
         return path
 
-    def _above(self, ino: int) -> tuple[int, bytes] | None:
+    def above(self, ino: int) -> tuple[int, bytes] | None:
         """Return the parent of a directory and its name there, or None where no row says."""
         if ino in self._named:
             return self._named[ino]
@@ -67,6 +67,10 @@ class Directories:
             return None
         directory, name = split(found[0][0])
         return self.number(directory), name
+
+    def is_named(self, ino: int) -> bool:
+        """Return whether a number is that of a directory that was created or renamed."""
+        return ino in self._named
 
     def number(self, base: bytes) -> int:
         """Return the number of a base directory that holds changes, by its path in base terms; 0 for another one."""

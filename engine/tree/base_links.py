@@ -11,8 +11,7 @@ import logging
 import os
 from collections.abc import Iterator
 
-from ..overlay import Overlay
-from ..store.base_view import NOT_THERE, join, split
+from ..store.base_view import NOT_THERE, BaseView, join, split
 
 log = logging.getLogger(__name__)
 
@@ -21,12 +20,12 @@ class BaseLinks:
     """The search for the names of some base files.
 
     Args:
-        overlay: whose base it is.
+        base: the base.
         known: one name of each file, by the file's number in the overlay; one that the base lacks is left out.
     """
 
-    def __init__(self, overlay: Overlay, known: dict[int, bytes]) -> None:
-        self._base = overlay.base
+    def __init__(self, base: BaseView, known: dict[int, bytes]) -> None:
+        self._base = base
         self._numbers: dict[tuple[int, int], int] = {}
         self._left: dict[int, int] = {}  # names that were not found yet
         self._known = known

@@ -1,0 +1,193 @@
+"""Reset: everything that the overlay holds is taken away at once, but for what some patterns keep.
+
+All of it is one operation, and what was there is in a checkpoint:
+
+1. what is kept and stands in a directory that does not stay is moved to where it belongs (reset_moves.py);
+2. all tables are emptied but for the rows that are kept (store/clearing.py);
+3. link counts of what is kept, and attributes of directories that are only needed for it, are as they must be now.
+
+Step 2 takes a table at a time, for an overlay may hold very much.  Steps 1 and 3 are for few objects.
+"""
+
+from __future__ import annotations
+
+import stat
+from collections import Counter
+from typing import TYPE_CHECKING, NamedTuple
+
+from .checkpoint_values import Checkpoint, Restored
+from .model import Ino
+from .reset_moves import Moves
+from .reset_plan import Choice, Plan
+from .revert import Reverter
+from .store.base_view import join
+from .store.clearing import clear
+from .store.history import ADD_CHECKPOINT
+from .tree.nodes import Node
+from .tree.typed_rows import each, rows
+
+if TYPE_CHECKING:
+    from .overlay import Overlay
+
+
+_CHANGES = "SELECT " + " + ".join(
+    f"(SELECT count(*) FROM {table})" for table in ("created", "deleted", "renamed", "modified")
+)
+_IS_DIRECTORY = f"i.mode >> 12 = {stat.S_IFDIR >> 12}"
+_SEVERAL = (  # files that may have several names
+    "SELECT ino, path FROM inode i LEFT JOIN origin USING (ino)"
+    f" WHERE (nlink > 1 OR seen_links & 0xffffffff > 1) AND NOT {_IS_DIRECTORY}"
+)
+_NAMES = "SELECT ino, parent, name FROM created UNION ALL SELECT ino, parent, name FROM renamed"
+_HIDDEN = "SELECT d.name, o.path FROM deleted d JOIN origin o ON o.ino = d.parent"
+_DIRECTORIES_IN = (
+    f"SELECT count(*) FROM created c JOIN inode i USING (ino) WHERE c.parent = ?1 AND {_IS_DIRECTORY} UNION ALL"
+    f" SELECT count(*) FROM renamed c JOIN inode i USING (ino) WHERE c.parent = ?1 AND {_IS_DIRECTORY}"
+)
+_HIDDEN_IN = "SELECT name FROM deleted WHERE parent = ?"
+
+
+class Reset(NamedTuple):
+    """The result of a reset.
+
+    Attributes:
+        taken: how many changes were taken back: rows of the four lists.
+        kept: how many are left.
+        restored: what was changed; None if there was nothing to take back.
+    """
+
+    taken: int
+    kept: int
+    restored: Restored | None
+
+
+class _Nothing(Exception):
+    """Ends an operation that has nothing to take back, so that it is undone."""
+
+
+def reset(overlay: Overlay, choice: Choice) -> Reset:
+    """Take away all that an overlay holds, but for some paths.
+
+    Args:
+        overlay: an open overlay that takes changes.
+        choice: the paths that are kept.
+
+    Raises:
+        StateError: a row is damaged, or storage failed, or has no space; nothing was changed.
+        NotDurable: it is done, but the commit was postponed or failed; ``result`` is Restored.
+    """
+    work = _Reset(overlay, choice)
+    try:
+        restored = overlay.checkpoints.change("reset", work.run)
+    except _Nothing:
+        return Reset(0, work.kept, None)
+    return Reset(work.taken, work.kept, restored)
+
+
+class _Reset:
+    """One reset of an overlay.
+
+    Args:
+        overlay: the overlay.
+        choice: what is kept.
+    """
+
+    def __init__(self, overlay: Overlay, choice: Choice) -> None:
+        self._ov = overlay
+        self._db = overlay.db
+        self._inodes = overlay.inodes
+        self._choice = choice
+        self.taken = 0
+        self.kept = 0
+
+    def run(self, left: Checkpoint) -> None:
+        """Do it.  Call this inside an operation.
+
+        Args:
+            left: the checkpoint that holds what was there; it was made in this operation.
+        """
+        before = self._count()
+        plan = Plan(self._ov, self._choice)
+        plan.read()
+        plan.close()
+        displaced = plan.displaced()
+        if displaced:
+            Moves(self._ov, plan).run(displaced)
+            plan.close()
+        has_moved = self._ov.history.has_changed(left.id)
+        checkpoint = self._begin_part(left) if has_moved else left.id
+        clear(self._db, self._ov.history, checkpoint, plan.kept())
+        self._settle(plan)
+        if has_moved:
+            for number in self._ov.history.forget(checkpoint):
+                self._ov.objects.add_garbage(number)
+        self.kept = self._count()
+        self.taken = before - self.kept
+        if not (self.taken or has_moved):
+            raise _Nothing
+
+    def _begin_part(self, left: Checkpoint) -> int:
+        """Return the id of a checkpoint without rows: what was moved has some at the one that was made first."""
+        part = left._replace(id=left.id + 1, name=self._ov.checkpoints.free_name(left.name))
+        self._db.change(ADD_CHECKPOINT, part)
+        return part.id
+
+    def _count(self) -> int:
+        return int(self._db.value(_CHANGES))
+
+    # -- what is left
+
+    def _settle(self, plan: Plan) -> None:
+        self._count_links()
+        reverter = Reverter(self._ov)
+        for ino in sorted(plan.needed) if plan.is_any else ():
+            node = self._inodes.directory(ino)
+            self._count_subdirectories(node)
+            if ino not in plan.inos and not plan.directories.is_named(ino):
+                reverter.drop_attributes(node)
+
+    def _count_links(self) -> None:
+        """Let each file that has several names, or had, have as many links as there are names now."""
+        found = [(Ino(ino), path) for ino, path in rows(self._db, _SEVERAL, (), "iB")]
+        if not found:
+            return
+        named = Counter(ino for ino, _, _ in each(self._db, _NAMES, "iib"))
+        hidden: Counter[int] | None = None
+        for ino, path in found:
+            links = named[ino]
+            if path is not None:
+                st = self._ov.base.find(path)
+                if st is None or stat.S_ISDIR(st.st_mode):
+                    continue  # of another base
+                hidden = self._hidden() if hidden is None else hidden
+                links += st.st_nlink - hidden[ino]
+            row = self._inodes.row(ino)
+            if row is not None and row.nlink not in (0, links) and links > 0:
+                self._inodes.stamp(row, links, row.atime, row.mtime, self._inodes.now())
+
+    def _hidden(self) -> Counter[int]:
+        """Return how many names of each base file are hidden."""
+        found: Counter[int] = Counter()
+        for name, base in list(each(self._db, _HIDDEN, "bb")):
+            st = self._ov.base.find(join(base, name))
+            if st is not None and not stat.S_ISDIR(st.st_mode):
+                found[self._inodes.drift.ino_of(st, base, name)] += 1
+        return found
+
+    def _count_subdirectories(self, node: Node) -> None:
+        row = self._inodes.row(node.ino)
+        if row is None or row.nlink < 2:
+            return
+        links = 2 + sum(count for (count,) in rows(self._db, _DIRECTORIES_IN, (node.ino,), "i"))
+        st = self._ov.base.find(node.path) if node.path is not None else None
+        if st is not None and stat.S_ISDIR(st.st_mode):
+            links += st.st_nlink - 2
+            links -= sum(
+                self._is_base_directory(node, name) for (name,) in rows(self._db, _HIDDEN_IN, (node.ino,), "b")
+            )
+        if links != row.nlink:
+            self._inodes.stamp(row, links, row.atime, row.mtime, row.ctime)
+
+    def _is_base_directory(self, parent: Node, name: bytes) -> bool:
+        child = self._inodes.base_child(parent, name)
+        return child is not None and stat.S_ISDIR(child[0].st_mode)
