@@ -42,7 +42,7 @@ _LEFT = 60 * 10**9  # ns after which nobody uses a checkpoint that nobody holds
 _NEEDED = "SELECT object FROM inode WHERE object > 0 UNION SELECT object FROM extent WHERE object > 0"
 _EMPTIED = ("checkpoint", "object_digest", "garbage", "journal", *(f"was_{name}" for name in TABLES))
 _NOT_CLONED = (*FACTS, "imported")  # facts that are about the storage, not about the state
-# errnos of link(2) after which no other object can be linked either
+# errnos of link(2) after which no other object is linked either; ENOENT: there is no such object, and the copy says so
 _NO_LINKS = (errno.EXDEV, errno.EPERM, errno.EACCES, errno.ENOENT, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
@@ -323,11 +323,12 @@ class _Objects:
             self._reflink(numbers[self.reflinked])
             tick(self.reflinked, total)
         left = numbers[self.reflinked :]
-        offered = {number for number in left if self._offer(number)} if self._can_link else set()
-        if offered:
+        offered = [self._offer(number) if self._can_link else None for number in left]
+        if any(inode is not None for inode in offered):
             self._source.sync_all()  # each mark must be durable before there is a second name
-        for count, number in enumerate(left, self.reflinked + 1):
-            self._link_or_copy(number, is_offered=number in offered)
+        for count, (number, inode) in enumerate(zip(left, offered, strict=True), self.reflinked + 1):
+            if inode is None or not self._link(number, inode):
+                self._copy(number)
             tick(count, total)
 
     def _make_directories(self, numbers: Iterable[int]) -> None:
@@ -362,40 +363,45 @@ class _Objects:
         finally:
             os.close(source)
 
-    def _offer(self, number: int) -> bool:
+    def _offer(self, number: int) -> int | None:
         fd = self._open(number)
         try:
             return self._source.offer(fd)
         finally:
             os.close(fd)
 
-    def _link_or_copy(self, number: int, *, is_offered: bool) -> None:
+    def _link(self, number: int, inode: int) -> bool:
+        """Share an object by a hard link; return False if that cannot be."""
+        if not self._can_link:
+            return False
+        try:
+            self._new.link(self._source, object_name(number), inode)
+        except OSError as error:
+            if error.errno not in (errno.EMLINK, *_NO_LINKS):
+                raise
+            log.debug("no hard link: %s", error)
+            self._can_link = error.errno == errno.EMLINK  # this one has all the names that it can have
+            return False
+        self.linked += 1
+        return True
+
+    def _copy(self, number: int) -> None:
         source = self._open(number)
         try:
-            if is_offered and self._can_link:
-                try:
-                    self._new.link(source, object_name(number))
-                    self.linked += 1
-                    return
-                except OSError as error:
-                    if error.errno not in (errno.EMLINK, *_NO_LINKS):
-                        raise
-                    log.debug("no hard link: %s", error)
-                    self._can_link = error.errno == errno.EMLINK  # this one has all the names that it can have
-            self._copy(number, source)
+            target = self._new.create(object_name(number))
+            try:
+                self._copy_bytes(source, target)
+            finally:
+                os.close(target)
         finally:
             os.close(source)
 
-    def _copy(self, number: int, source: int) -> None:
-        """Copy an object; holes stay holes."""
+    def _copy_bytes(self, source: int, target: int) -> None:
+        """Copy a file; holes stay holes."""
         size = os.fstat(source).st_size
-        target = self._new.create(object_name(number))
-        try:
-            for start, end in data_ranges(source, 0, size):
-                for at in range(start, end, _STEP):
-                    self._new.write(target, os.pread(source, min(_STEP, end - at), at), at)
-            self._new.truncate(target, size)
-            self.copied += 1
-            self.copied_bytes += os.fstat(target).st_blocks * 512
-        finally:
-            os.close(target)
+        for start, end in data_ranges(source, 0, size):
+            for at in range(start, end, _STEP):
+                self._new.write(target, os.pread(source, min(_STEP, end - at), at), at)
+        self._new.truncate(target, size)
+        self.copied += 1
+        self.copied_bytes += os.fstat(target).st_blocks * 512

@@ -233,10 +233,12 @@ class ConfinedDir:
         new_fd, new_last = self.at(new)
         os.link(last, new_last, src_dir_fd=dir_fd, dst_dir_fd=new_fd, follow_symlinks=False)
 
-    def link_open(self, source: int, new: str) -> None:
-        """Make *new* a hard link to an open file, wherever that is on the same file system."""
-        new_fd, new_last = self.at(new)
-        os.link(f"/proc/self/fd/{source}", new_last, dst_dir_fd=new_fd, follow_symlinks=True)
+    def link_from(self, other: ConfinedDir, name: str) -> os.stat_result:
+        """Make *name* a hard link to the file of this name in another directory, and return its attributes."""
+        fd, last = other.at(name)
+        new_fd, _ = self.at(name)
+        os.link(last, last, src_dir_fd=fd, dst_dir_fd=new_fd, follow_symlinks=False)
+        return os.stat(last, dir_fd=new_fd, follow_symlinks=False)
 
     def chown(self, name: str, uid: int, gid: int) -> None:
         """Set owner and group, of a symlink itself."""

@@ -369,32 +369,40 @@ class Storage:
         """
         return _or_shortage(lambda: self._dir.open_object(name, write=write), name)
 
-    def offer(self, fd: int) -> bool:
-        """Mark a content object, so that another storage may share it by a hard link; False if it cannot be.
+    def offer(self, fd: int) -> int | None:
+        """Mark a content object, so that another storage may share it by a hard link.
 
         Make that durable before the link: without the mark an object with several names is refused.
+
+        Returns:
+            Its inode number; None if it cannot be shared.
         """
-        if not self._dir.is_sharable(os.fstat(fd)):
-            return False
+        st = os.fstat(fd)
+        if not self._dir.is_sharable(st):
+            return None
         if not is_marked_shared(fd):
             try:
                 mark_shared(fd)
             except OSError as error:
                 log.debug("%s: an object cannot be marked: %s", self.path, error)
-                return False
-        return True
+                return None
+        return st.st_ino
 
-    def link(self, source: int, name: str) -> None:
-        """Make *name* a hard link to a content object of another storage, which was offered.
+    def link(self, source: Storage, name: str, inode: int) -> None:
+        """Share a content object of another storage by a hard link.
 
         Args:
-            source: a descriptor of the object.
-            name: the new name.
+            source: the other storage.
+            name: the object in both.
+            inode: what ``source.offer`` returned for it.
 
         Raises:
-            OSError: EMLINK if it has too many names; EXDEV, EPERM and others where there can be no link.
+            OSError: EMLINK if it has too many names; EXDEV, EPERM and others where there can be no link; ESTALE if
+                another file has its name now.
         """
-        self._dir.link_open(source, name)
+        if self._dir.link_from(source._dir, name).st_ino != inode:
+            self._dir.unlink(name)
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), name)
 
     def open_object_in_thread(self, name: str) -> int:
         """Open a content object for reading, and return a descriptor.  May run in a worker thread."""

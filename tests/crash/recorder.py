@@ -156,16 +156,19 @@ class _Storage(Storage):
         self._names[fd] = self._name(name)
         return fd
 
-    def offer(self, fd: int) -> bool:
-        done = super().offer(fd)
-        self._recorder.note("attribute", self._names[fd], "xattr", b"user.minifo.shared", b"1" if done else None)
-        return done
+    def offer(self, fd: int) -> int | None:
+        inode = super().offer(fd)
+        if inode is not None:
+            self._recorder.note("attribute", self._names[fd], "xattr", b"user.minifo.shared", b"1")
+        return inode
 
-    def link(self, source: int, name: str) -> None:
-        super().link(source, name)
+    def link(self, source: Storage, name: str, inode: int) -> None:
+        super().link(source, name, inode)
         # the bytes are durable in the other storage; the name here is not
+        with open(os.path.join(self.path, name), "rb") as file:
+            data = file.read()
         self._recorder.note("create", self._name(name))
-        self._recorder.note("write", self._name(name), 0, os.pread(source, os.fstat(source).st_size, 0))
+        self._recorder.note("write", self._name(name), 0, data)
         self._recorder.note("sync", self._name(name))
 
     def write(self, fd: int, data: bytes | memoryview, offset: int) -> None:

@@ -292,10 +292,10 @@ def test_a_file_with_all_the_names_it_can_have_is_copied(sandbox: OverlaySandbox
     full = max(files(sandbox.sto).values(), key=lambda path: path.stat().st_size)
 
     class Full(Storage):
-        def link(self, source: int, name: str) -> None:
-            if os.fstat(source).st_ino == full.stat().st_ino:
+        def link(self, source: Storage, name: str, inode: int) -> None:
+            if inode == full.stat().st_ino:
                 raise OSError(errno.EMLINK, os.strerror(errno.EMLINK), name)
-            super().link(source, name)
+            super().link(source, name, inode)
 
     made = _clone(sandbox, "fork", Full)
     assert (made.copied, made.linked) == (1, len(files(sandbox.sto)) - 1)
@@ -420,10 +420,10 @@ def test_every_step_can_fail(sandbox: OverlaySandbox, code: int, links: bool) ->
         injector.arm(number, code)
 
         class Failing(type(injector.storage(str(sandbox.sto)))):  # type: ignore[misc]
-            def link(self, source: int, name: str) -> None:
+            def link(self, source: Storage, name: str, inode: int) -> None:
                 if not links:
                     raise OSError(errno.EXDEV, name)
-                super().link(source, name)
+                super().link(source, name, inode)
 
         try:
             _clone(sandbox, "fork", lambda path, injector=injector, kind=Failing: kind(injector, path))  # type: ignore[misc]
@@ -458,10 +458,10 @@ def test_the_power_is_cut(sandbox: OverlaySandbox, tmp_path: Path, links: bool) 
     recorder = Recorder(str(sto))
 
     class Recorded(type(recorder.storage(str(sto)))):  # type: ignore[misc]
-        def link(self, source: int, name: str) -> None:
+        def link(self, source: Storage, name: str, inode: int) -> None:
             if not links:
                 raise OSError(errno.EXDEV, name)
-            super().link(source, name)
+            super().link(source, name, inode)
 
     try:
         _clone(sandbox, "fork", lambda path: Recorded(recorder, path))
