@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from ..engine.queries.at_rest import open_at_rest
 from ..engine.queries.changes import Change, Kind, changes
+from ._compare import compared
 from ._output import json_name, plain
 
 _SHOWN = 12  # lines
@@ -21,19 +22,24 @@ class Changed(NamedTuple):
     change: Change
 
 
-def changes_of(storages: Mapping[str, str]) -> list[Changed]:
+def changes_of(storages: Mapping[str, str], since: Mapping[str, str]) -> list[Changed]:
     """Return what overlays that are not mounted changed, sorted by path.
 
     What was written and is as before does not count.
 
     Args:
         storages: the storage directory of each overlay, by its base.
+        since: the name of a checkpoint, by the base of an overlay: what has changed since.  All others began empty.
 
     Raises:
         StateError, OSError: a storage or base cannot be read.
     """
     found = []
     for base, storage in storages.items():
+        if base in since:
+            changed = compared(storage, since[base], None, base, identical=False)
+            found += [Changed(base, _beneath(base, change)) for change in changed]
+            continue
         overlay = open_at_rest(storage, base)
         try:
             found += [Changed(base, _beneath(base, change)) for change in changes(overlay, identical=False)]

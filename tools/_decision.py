@@ -42,15 +42,16 @@ class Outcome(NamedTuple):
         return lines
 
 
-def decide(found: list[Changed], storages: Mapping[str, str], place: Place) -> Outcome:
+def decide(found: list[Changed], storages: Mapping[str, str], place: Place, *, may_merge: bool) -> Outcome:
     """Ask the user, and do it.
 
     Args:
         found: what the command changed.
         storages: the storage of each overlay, by its base, in the directory of the sandbox.
         place: that directory.
+        may_merge: offer to apply them to the base.
     """
-    can_merge = all(_may_merge(base) for base in _touched(found))
+    can_merge = may_merge and all(_may_merge(base) for base in _touched(found))
     merge = ", [m]erge into the base" if can_merge else ""
     while True:
         answer = _answer(f"[k]eep the changes{merge}, [l]ist them, or [D]iscard? ")

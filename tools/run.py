@@ -16,6 +16,7 @@ from ..engine.errors import MinifoError, UsageError
 from . import _common
 from ._changes import Changed, changes_of, json_of, lines_of
 from ._common import printable
+from ._complete import targets
 from ._decision import Outcome, decide
 from ._output import json_name
 
@@ -43,6 +44,7 @@ Examples:
   minifo run --keep /var/lib/try -- apt-get install -y tree
   minifo run --discard -- rm -rf /usr/share/doc
   minifo run --base ~/project -- ./cleanup.sh    # only this directory is protected
+  minifo run --from /var/lib/etc-changes@night --discard -- cat /etc/hosts
   minifo run                                     # your shell
   minifo run --json --discard -- ./configure | tail -n 1
 
@@ -50,6 +52,13 @@ Examples:
 Exit codes: the command's; 128+N if signal N killed it; 126 it cannot be run; 127 not found; 125 minifo failed.""",
 )
 @click.option("--base", "bases", metavar="DIR", multiple=True, help="Overlay this directory (default /); repeatable.")
+@click.option(
+    "--from",
+    "source",
+    metavar="TARGET[@NAME]",
+    shell_complete=targets,
+    help="Start with a clone of this overlay, or of its checkpoint NAME, over its base.",
+)
 @click.option("--keep", metavar="STO", help="Keep the changes in the storage STO; go on with those that it has.")
 @click.option("--discard", is_flag=True, help="Drop the changes.")
 @click.option("--ask", "asks", is_flag=True, help="Ask what to do with the changes (default on a terminal).")
@@ -59,6 +68,7 @@ Exit codes: the command's; 128+N if signal N killed it; 126 it cannot be run; 12
 @click.argument("words", metavar="[CMD]...", nargs=-1, type=click.UNPROCESSED)
 def command(
     bases: tuple[str, ...],
+    source: str | None,
     keep: str | None,
     discard: bool,
     asks: bool,
@@ -86,7 +96,7 @@ def command(
         with contextlib.ExitStack() as stack:
             file = stack.enter_context(open(output, "w", encoding="utf-8")) if output is not None else None
             report = _Report(as_json, file)
-            return _run(words, _true_paths(bases or ("/",)), _true_paths(shared), keep, report, asks=asks)
+            return _run(words, _true_paths(bases or ("/",)), source, _true_paths(shared), keep, report, asks=asks)
     except CannotRun as error:
         print(f"minifo run: {printable(words[0])}: {error}", file=sys.stderr)
         return error.code
@@ -115,26 +125,38 @@ def _true_paths(paths: tuple[str, ...]) -> list[str]:
 
 
 def _run(
-    words: Sequence[str], bases: list[str], shared: list[str], keep: str | None, report: _Report, *, asks: bool
+    words: Sequence[str],
+    bases: list[str],
+    source: str | None,
+    shared: list[str],
+    keep: str | None,
+    report: _Report,
+    *,
+    asks: bool,
 ) -> int:
     """Run a command in a sandbox, report what it changed, and return the exit code."""
     from ..fusefront.sandbox.layout import parts
     from ..fusefront.sandbox.place import Place
     from ..fusefront.sandbox.session import Session
     from ..fusefront.sandbox.storages import storages
+    from ._run_from import START, begin, place_beside, start_of
 
-    place = Place(os.environ.get("TMPDIR") or "/var/tmp")
+    start = start_of(source) if source is not None else None
+    directory = os.environ.get("TMPDIR") or "/var/tmp"
+    place = Place(directory if start is None else place_beside(start, directory))
     session = None
     try:
-        mounts = parts(bases, shared)
-        stored = storages(mounts, place, keep)
+        mounts = parts(bases if start is None else [*bases, start.base], shared)
+        stored = storages(mounts, place, keep, None if start is None else start.base)
+        if start is not None:
+            begin(start, stored[start.base])
         session = Session(place, mounts, stored, private=keep is None)
         code = session.run(words)
-        found = changes_of(stored)
+        found = changes_of(stored, {} if start is None else {start.base: START})
         outcome = Outcome("kept", stored) if keep is not None else Outcome("discarded", {})
         if asks and found:
             report.show(found)
-            outcome = decide(found, stored, place)
+            outcome = decide(found, stored, place, may_merge=start is None)
         report.write(found, code, outcome, shown=asks and bool(found))
     finally:
         if session is not None:

@@ -10,7 +10,7 @@ from .layout import How, Part
 from .place import Place
 
 
-def storages(parts: Sequence[Part], place: Place, keep: str | None) -> dict[str, str]:
+def storages(parts: Sequence[Part], place: Place, keep: str | None, first: str | None = None) -> dict[str, str]:
     """Make the storage directories of a sandbox's overlays.
 
     Args:
@@ -18,6 +18,7 @@ def storages(parts: Sequence[Part], place: Place, keep: str | None) -> dict[str,
         place: the directory of the sandbox.
         keep: the storage that outlives the sandbox; those of further overlays get its name with a suffix.  None: all
             lie in the directory of the sandbox.
+        first: the path that gets the name as it is; None for the outermost one.
 
     Returns:
         The true path of the storage directory of each overlay, by the path that is overlaid.
@@ -25,7 +26,7 @@ def storages(parts: Sequence[Part], place: Place, keep: str | None) -> dict[str,
     Raises:
         StateError: one cannot be made.
     """
-    paths = [part.path for part in parts if part.how is How.OVERLAY]
+    paths = sorted((part.path for part in parts if part.how is How.OVERLAY), key=lambda path: path != (first or path))
     if keep is None:
         return {path: place.directory(f"storage-{number}") for number, path in enumerate(paths)}
     found = {}

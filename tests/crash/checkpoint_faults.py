@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -9,7 +10,7 @@ from typing import Any
 from unittest.mock import patch
 
 from minifo.engine import Overlay, checkpoints, recovery
-from minifo.engine.store import clearing, content_objects, history
+from minifo.engine.store import clearing, content_objects, history, storage
 from minifo.engine.tree import content, copy_up, freed_blocks
 from minifo.fusefront.control.patterns import Choice
 from tests.crash import recorded_checkpoints
@@ -36,6 +37,19 @@ def _unguarded(true: Callable[..., Any]) -> Callable[..., Any]:
         return self.fd(number)
 
     return writable
+
+
+def _writable_ever(true: Callable[..., Any]) -> Callable[..., Any]:
+    """Open for writing what has several names."""
+
+    def open_object(self: storage.Storage, name: str, *, write: bool) -> int:
+        fd = true(self, name, write=write)
+        found = os.open(f"/proc/self/fd/{fd}", os.O_RDWR if write else os.O_RDONLY)
+        os.dup2(found, fd)
+        os.close(found)
+        return int(fd)
+
+    return open_object
 
 
 _UNGUARDED: Patch = (_STORE, "_writable", _unguarded)
@@ -132,6 +146,16 @@ _FAULTS = {
         "a write goes into a frozen object",
         "points_brief",
         ((copy_up.CopyUp, "writable", _thawed), (content.Content, "_write_backing", _thawed), _UNGUARDED),
+    ),
+    "shared-written": Fault(
+        "a clone writes into what it shares",
+        "points_cloned",
+        (
+            (_STORE, "_is_shared", lambda true: lambda self, number: False),
+            (storage.Storage, "open_object", _writable_ever),
+            (_STORE, "sync", lambda true: lambda self, numbers: self._storage.sync_all()),
+            _UNGUARDED,
+        ),
     ),
     "frozen-trimmed": Fault(
         "a frozen object is cut after the commit with the shrink",

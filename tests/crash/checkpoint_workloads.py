@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from unittest.mock import patch
 
-from minifo.engine import RenameFlags, SetAttr, checkpoints
+from minifo.engine import Overlay, RenameFlags, SetAttr, checkpoints
+from minifo.engine.clone import clone_overlay
 from minifo.engine.store.syscalls import FALLOC_FL_KEEP_SIZE, FALLOC_FL_ZERO_RANGE
 from tests.crash.contents import PUNCH, fill
 from tests.crash.recorded_checkpoints import RecordedCheckpoints
@@ -129,6 +133,55 @@ def deleted(recorded: RecordedOverlay) -> None:
     points.delete("last", points.last)
     recorded.unlink("f1")
     recorded.commit()
+
+
+def cloned(recorded: RecordedOverlay) -> None:
+    """Clones write, cut, punch and unlink what they share with the overlay, which does so too, and goes on alone."""
+    points = RecordedCheckpoints(recorded)
+    big, medium = recorded.create("big", fill(1, 132_000)), recorded.create("medium", fill(2, 6000))
+    large, holes = recorded.ino("large"), recorded.create("holes", fill(3, 24_000))
+    gone = recorded.create("gone", fill(4, 3000))
+    recorded.write(large, 8192, fill(5, 9000))
+    points.create("one")
+    recorded.write(medium, 100, fill(6, 700))
+    recorded.commit()
+    with _clone(recorded) as twin:
+        twin.write(big, 50_000, fill(20, 1000))
+        twin.write(large, 9000, fill(21, 1000))
+        twin.fallocate(holes, PUNCH, 4096, 8192)
+        twin.setattr(medium, SetAttr(size=700))
+        twin.commits.run()
+        recorded.write(big, 50_500, fill(7, 1000))
+        recorded.truncate(medium, 2500)
+        recorded.fallocate(holes, PUNCH, 8192, 8192)
+        recorded.step_commit(
+            before_seal=lambda: twin.write(medium, 3, fill(22, 200)),
+            before_harden=lambda: recorded.write(large, 10_000, fill(8, 500)),
+            before_finish=lambda: twin.commits.run(),
+        )
+        points.delete("one")
+        recorded.unlink("gone")
+        recorded.write(holes, 20_000, fill(9, 900))
+        recorded.commit()
+        twin.write(gone, 10, fill(23, 300))
+        twin.setattr(big, SetAttr(size=0))
+        twin.commits.run()
+    recorded.write(big, 100, fill(10, 900))
+    recorded.write(large, 8200, fill(11, 300))
+    recorded.commit()
+
+
+@contextmanager
+def _clone(recorded: RecordedOverlay) -> Iterator[Overlay]:
+    """A clone, open; what is done to it is not recorded.  At the end it is deleted."""
+    storage = recorded.storage + "-clone"
+    clone_overlay(recorded.overlay, None, storage)
+    twin = Overlay.open(recorded.recording.base, storage)
+    try:
+        yield twin
+    finally:
+        twin.close()
+        shutil.rmtree(storage)
 
 
 def pruned(recorded: RecordedOverlay) -> None:

@@ -156,12 +156,6 @@ class _Storage(Storage):
         self._names[fd] = self._name(name)
         return fd
 
-    def offer(self, fd: int) -> int | None:
-        inode = super().offer(fd)
-        if inode is not None:
-            self._recorder.note("attribute", self._names[fd], "xattr", b"user.minifo.shared", b"1")
-        return inode
-
     def link(self, source: Storage, name: str, inode: int) -> None:
         super().link(source, name, inode)
         # the bytes are durable in the other storage; the name here is not

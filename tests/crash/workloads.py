@@ -540,6 +540,7 @@ WORKLOADS: dict[str, Workload] = {
     "points_reset": Workload(checkpoint_workloads.reset, redo=True, every=5),
     "points_killed": Workload(checkpoint_workloads.killed, redo=True, every=5),
     "points_digests": Workload(checkpoint_workloads.digested, redo=True, every=5),
+    "points_cloned": Workload(checkpoint_workloads.cloned, every=8),
     "points_base": Workload(checkpoint_workloads.another_base, before=checkpoint_workloads.much_kept, every=5),
     "mixed": Workload(mixed, wal_limit=20),
 }

@@ -315,6 +315,30 @@ def _clone(sandbox: OverlaySandbox, name: str, storage_io: Callable[[str], Stora
         state.close()
 
 
+def test_marks_are_durable_before_links(sandbox: OverlaySandbox) -> None:
+    """After a power cut no object of the source has a second name without the mark."""
+    done: list[str] = []
+
+    class Noting(Storage):
+        def offer(self, fd: int) -> int | None:
+            done.append("mark")
+            return super().offer(fd)
+
+        def sync_all(self) -> None:
+            super().sync_all()
+            done.append("sync")
+
+        def link(self, source: Storage, name: str, inode: int) -> None:
+            super().link(source, name, inode)
+            done.append("link")
+
+    sandbox.reopen(storage_io=Noting)
+    count = len(files(sandbox.sto))
+    done.clear()
+    _clone(sandbox, "fork", Noting)
+    assert done == ["mark"] * count + ["sync"] + ["link"] * count + ["sync"]
+
+
 # -- where it may be
 
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 import shutil
 import stat
+from pathlib import Path
+from typing import NamedTuple
 
 import hypothesis.strategies as st
 import pytest
 from hypothesis.stateful import initialize, rule
 
-from minifo.engine import ROOT, Overlay
+from minifo.engine import ROOT, Ino, Overlay, SetAttr
 from minifo.engine.checkpoint_values import Restored
 from minifo.engine.checkpoints import KEPT
+from minifo.engine.clone import clone_overlay
 from minifo.engine.errors import StateError
 from minifo.engine.reset import reset
 from minifo.engine.revert import Reverted
@@ -28,6 +31,27 @@ from tests.shared.digests import record_digests
 PATTERNS = ("{path}", "{path}", "{path}", "{name}", "{path}/*", "{path}*", "!{name}", "/*", "*")
 
 
+class Clone(NamedTuple):
+    """A clone, and a copy of the plain tree that goes along with it."""
+
+    storage: Path
+    state: Snapshot
+
+
+def change(overlay: Overlay, ino: Ino, plain: bytes, offset: int, data: bytes, *, cut: bool) -> None:
+    """Cut a file on both sides, or write into it."""
+    if cut:
+        overlay.setattr(ino, SetAttr(size=offset))
+        os.truncate(plain, offset)
+        return
+    overlay.write(ino, offset, data)
+    fd = os.open(plain, os.O_WRONLY)
+    try:
+        os.pwrite(fd, data, offset)
+    finally:
+        os.close(fd)
+
+
 class CheckpointRules(Machine):
     """create, rollback, undo, redo, delete and a look at a checkpoint, among all other operations."""
 
@@ -37,6 +61,7 @@ class CheckpointRules(Machine):
         self.done: list[int] = []  # the checkpoints to which undo returns
         self.undone: list[tuple[int, int]] = []  # those to which redo returns, and undo after it
         self.copies = 0
+        self.clones: list[Clone] = []
 
     def state(self) -> Snapshot:
         """A copy of the plain tree as it is."""
@@ -154,6 +179,47 @@ class CheckpointRules(Machine):
         overlay = Overlay.open(str(self.t.base), str(self.t.storage), at=shown.name)
         try:
             self.t.compare_with(overlay, self.states[shown.id])
+        finally:
+            overlay.close()
+
+    @rule(pick=PICK, of_checkpoint=st.booleans())
+    def clone(self, pick: int, of_checkpoint: bool) -> None:
+        """A storage that goes its own way from here on; the oldest one is deleted, so its objects have a name less."""
+        self.t.finish_commit()
+        checkpoints = self.t.ov.checkpoints.all() if of_checkpoint else []
+        chosen = checkpoints[pick % len(checkpoints)] if checkpoints else None
+        self.copies += 1
+        storage = self.t.work / f"clone{self.copies}"
+        self.t.log.append(f"clone {chosen.name if chosen else ''} to {storage.name}")
+        clone_overlay(self.t.ov, chosen.name if chosen else None, str(storage))
+        self.t.snap()
+        was = self.states[chosen.id] if chosen else Snapshot(self.t.plain, self.t.numbers())
+        tree = self.t.work / f"cloned{self.copies}"
+        file_trees.copy_tree(was.tree, tree)
+        self.clones.append(Clone(storage, Snapshot(tree, was.numbers)))
+        if len(self.clones) > 2:
+            gone = self.clones.pop(0)
+            shutil.rmtree(gone.storage)
+            shutil.rmtree(gone.state.tree)
+
+    @rule(pick=PICK, offset=st.integers(0, 9000), data=st.binary(min_size=1, max_size=600), cut=st.booleans())
+    def write_to_clone(self, pick: int, offset: int, data: bytes, cut: bool) -> None:
+        """It has what it had, however the overlay has changed, and takes changes of its own."""
+        if not self.clones:
+            return
+        clone = self.clones[pick % len(self.clones)]
+        tree = os.fsencode(clone.state.tree)
+        found = sorted(path for path in clone.state.numbers if stat.S_ISREG(os.lstat(tree + path).st_mode))
+        overlay = Overlay.open(str(self.t.base), str(clone.storage))
+        try:
+            self.t.compare_with(overlay, clone.state)
+            if found:
+                path = found[pick % len(found)]
+                self.t.log.append(f"write to {clone.storage.name}{path!r} at {offset}, {len(data)} bytes, cut {cut}")
+                ino = clone.state.numbers[path][1]
+                change(overlay, ino, tree + path, offset, data, cut=cut)
+            overlay.commits.run()
+            self.t.compare_with(overlay, clone.state)
         finally:
             overlay.close()
 

@@ -49,6 +49,7 @@ BEFORE = {
     "minifo umount": "mountpoint -q /mnt/etc || minifo mount --base /etc --sto /var/lib/etc-changes /mnt/etc",
     "minifo mount -o base": "minifo umount /mnt/etc",
     "minifo mount -o remount": "minifo umount /mnt/etc; minifo mount --base /etc --sto /var/lib/etc-changes /mnt/etc",
+    "minifo run --from": "minifo checkpoint create /var/lib/etc-changes night",
     "minifo trial start": "minifo confirm /mnt/etc",
     "minifo reset": "echo hosts > /etc/reset.keep; echo new > /mnt/etc/hosts; echo new > /mnt/etc/new",
     "minifo keep-list set": "echo hosts > /etc/reset.keep",

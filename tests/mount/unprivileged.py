@@ -17,6 +17,7 @@ from tests.mount.mount_sandbox import USER, in_child
 # fmt: off
 PRELOADED = [
     "minifo.tools.cli", "minifo.tools.mount", "minifo.tools.umount", "minifo.tools.run", "apsw", "difflib",
+    "minifo.tools.clone", "minifo.tools._run_from", "minifo.engine.clone", "minifo.engine.queries.checkpoint_changes",
     "encodings.ascii", "encodings.idna", "encodings.latin_1", "logging.handlers", "subprocess", "trio",
 ]
 # fmt: on
