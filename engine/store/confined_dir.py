@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 import stat
 from collections.abc import Iterable, Iterator
@@ -29,6 +30,8 @@ from .syscalls import (
     RESOLVE_NO_XDEV,
     openat2,
 )
+
+log = logging.getLogger(__name__)
 
 BENEATH = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_XDEV
 _PLAIN = RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS
@@ -316,16 +319,22 @@ def _open(dir_fd: int | None, last: str, name: str, flags: int, mode: int) -> in
     return fd
 
 
-def mark_shared(fd: int) -> None:
+def mark_shared(fd: int) -> bool:
     """Let an object have names in other storages, too (``ConfinedDir.open_object``).
 
     Args:
         fd: the object, open for reading.
 
-    Raises:
-        OSError: the file system has no extended attributes, or the object belongs to another user.
+    Returns:
+        False if it cannot be marked: the file system has no extended attributes, or no space for one.
     """
-    os.setxattr(fd, _SHARED, b"1")
+    if not is_marked_shared(fd):
+        try:
+            os.setxattr(fd, _SHARED, b"1")
+        except OSError as error:
+            log.debug("an object cannot be marked: %s", error)
+            return False
+    return True
 
 
 def is_marked_shared(fd: int) -> bool:

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from ..errors import SHORT, Corrupt, NotMinifo, Shortage, StateError, StorageBusy
 from . import writer_lock
-from .confined_dir import ConfinedDir, check_layout, check_trust, is_marked_shared, mark_shared
+from .confined_dir import ConfinedDir, check_layout, check_trust, mark_shared
 from .database import DB_NAME
 from .database_file import format_database
 from .syscall_numbers import iow
@@ -378,15 +378,7 @@ class Storage:
             Its inode number; None if it cannot be shared.
         """
         st = os.fstat(fd)
-        if not self._dir.is_sharable(st):
-            return None
-        if not is_marked_shared(fd):
-            try:
-                mark_shared(fd)
-            except OSError as error:
-                log.debug("%s: an object cannot be marked: %s", self.path, error)
-                return None
-        return st.st_ino
+        return st.st_ino if self._dir.is_sharable(st) and mark_shared(fd) else None
 
     def link(self, source: Storage, name: str, inode: int) -> None:
         """Share a content object of another storage by a hard link.

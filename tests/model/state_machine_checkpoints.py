@@ -23,7 +23,7 @@ from minifo.engine.revert_to import revert_paths
 from minifo.fusefront.control.patterns import Choice
 from tests.model.compared_trees import Snapshot
 from tests.model.reset_oracle import ResetOracle
-from tests.model.state_machine import PICK, Machine
+from tests.model.state_machine import LENGTHS, OFFSETS, PICK, Machine
 from tests.shared import file_trees
 from tests.shared.digests import record_digests
 
@@ -36,6 +36,16 @@ class Clone(NamedTuple):
 
     storage: Path
     state: Snapshot
+
+
+def shares(overlay: Overlay, ino: Ino) -> bool:
+    """Whether a file has content in an object with several names."""
+    numbers = overlay.db.rows(
+        "SELECT object FROM inode WHERE ino = ?1 AND object > 0 UNION"
+        " SELECT object FROM extent WHERE ino = ?1 AND object > 0",
+        (ino,),
+    )
+    return any(overlay.objects.stat(number).st_nlink > 1 for (number,) in numbers)
 
 
 def change(overlay: Overlay, ino: Ino, plain: bytes, offset: int, data: bytes, *, cut: bool) -> None:
@@ -182,9 +192,19 @@ class CheckpointRules(Machine):
         finally:
             overlay.close()
 
-    @rule(pick=PICK, of_checkpoint=st.booleans())
-    def clone(self, pick: int, of_checkpoint: bool) -> None:
-        """A storage that goes its own way from here on; the oldest one is deleted, so its objects have a name less."""
+    @rule(pick=PICK, of_checkpoint=st.booleans(), before=LENGTHS, after=LENGTHS, at=OFFSETS)
+    def clone(self, pick: int, of_checkpoint: bool, before: int, after: int, at: int) -> None:
+        """A storage that goes its own way from here on, written again in later steps.
+
+        The oldest one is deleted, so that what it shared has a name less.
+        """
+        if self.clones and pick % 3:
+            self.write_to_clone(self.clones[pick % len(self.clones)], pick, at % 9000, before % 600 + 1, cut=not after)
+            return
+        files = [path for path in self.paths() if stat.S_ISREG(self.mode(path))]
+        path = files[pick % len(files)] if files else None
+        if path is not None:
+            self.put(path, 0, 3000 + before)  # so that there is something to share
         self.t.finish_commit()
         checkpoints = self.t.ov.checkpoints.all() if of_checkpoint else []
         chosen = checkpoints[pick % len(checkpoints)] if checkpoints else None
@@ -201,27 +221,48 @@ class CheckpointRules(Machine):
             gone = self.clones.pop(0)
             shutil.rmtree(gone.storage)
             shutil.rmtree(gone.state.tree)
+        if path is not None:
+            self.put(path, at, after)
+        self.write_to_clone(self.clones[-1], pick, at % 9000, before % 600 + 1, cut=not after)
 
-    @rule(pick=PICK, offset=st.integers(0, 9000), data=st.binary(min_size=1, max_size=600), cut=st.booleans())
-    def write_to_clone(self, pick: int, offset: int, data: bytes, cut: bool) -> None:
+    def put(self, path: bytes, offset: int, size: int) -> None:
+        """Write into a file of the overlay, and of the plain tree."""
+        self.t.make_room()
+        self.writes += 1
+        data = file_trees.noise(self.writes, size)
+        fd = os.open(self.t.root + path, os.O_RDWR | os.O_NOATIME)
+        try:
+            self.t.both(
+                f"write {path!r} {size} at {offset}",
+                lambda: self.t.ov.write(self.t.ino(path), offset, data),
+                lambda: os.pwrite(fd, data, offset),
+            )
+            self.t.wrote(fd)
+        finally:
+            os.close(fd)
+        self.see(path, content=True)
+
+    def write_to_clone(self, clone: Clone, pick: int, offset: int, size: int, *, cut: bool) -> None:
         """It has what it had, however the overlay has changed, and takes changes of its own."""
-        if not self.clones:
-            return
-        clone = self.clones[pick % len(self.clones)]
+        self.writes += 1
+        data = file_trees.noise(self.writes, size)
         tree = os.fsencode(clone.state.tree)
         found = sorted(path for path in clone.state.numbers if stat.S_ISREG(os.lstat(tree + path).st_mode))
         overlay = Overlay.open(str(self.t.base), str(clone.storage))
         try:
             self.t.compare_with(overlay, clone.state)
+            shared = [path for path in found if shares(overlay, clone.state.numbers[path][1])]
+            found = shared or found
             if found:
                 path = found[pick % len(found)]
-                self.t.log.append(f"write to {clone.storage.name}{path!r} at {offset}, {len(data)} bytes, cut {cut}")
+                self.t.log.append(f"write to {clone.storage.name}{path!r} at {offset}, {size} bytes, cut {cut}")
                 ino = clone.state.numbers[path][1]
                 change(overlay, ino, tree + path, offset, data, cut=cut)
             overlay.commits.run()
             self.t.compare_with(overlay, clone.state)
         finally:
             overlay.close()
+        self.t.compare_all()
 
     @rule(pick=PICK, from_base=st.booleans(), kept=st.booleans())
     def revert(self, pick: int, from_base: bool, kept: bool) -> None:
