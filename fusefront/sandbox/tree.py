@@ -43,6 +43,7 @@ def build(parts: Sequence[Part], overlays: Mapping[str, str]) -> None:
 def _make(part: Part, target: str, overlays: Mapping[str, str]) -> None:
     if part.path in overlays:
         if part.path != "/":
+            _make_place(part.path, target)
             namespaces.bind(overlays[part.path], target)
     elif part.how is How.EMPTY:
         namespaces.mount("tmpfs", target, "tmpfs", namespaces.NOSUID | namespaces.NODEV, "mode=1777")
@@ -68,7 +69,7 @@ def _make_proc(target: str) -> None:
 
 
 def _make_place(source: str, target: str) -> None:
-    """Make the mount point, which an earlier command in a kept storage may have deleted."""
+    """Make the mount point, which an earlier command in a kept storage may have deleted, or an empty /dev/shm lacks."""
     if os.path.lexists(target):
         return
     os.makedirs(os.path.dirname(target), exist_ok=True)
