@@ -301,7 +301,9 @@ class Reverter:
         st = self._ov.base.stat(node.base_path)
         if self._db.value("SELECT 1 FROM modified WHERE ino = ?", (node.ino,)) is not None:
             self.actions.append(Action("restored", path))
-        is_needed = row.nlink != st.st_nlink or self._db.value(IS_NAMED, (node.ino,)) is not None
+        is_needed = row.nlink != st.st_nlink
+        if not is_needed and (st.st_nlink > 1 or self._inodes.drift.may_be_miscounted(row)):
+            is_needed = self._db.value(IS_NAMED, (node.ino,)) is not None  # reads all names
         restore_base_values(
             self._db, self._inodes, self._ov.stored, row, st, ctime=self._inodes.now(), is_needed=is_needed
         )

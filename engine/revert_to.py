@@ -28,12 +28,14 @@ from .store.base_view import join, split
 from .store.database import Database
 from .store.history import show, touched
 from .tree.inode_rows import Row
-from .tree.inodes import Inodes
 from .tree.merged_view import Ref
 from .tree.nodes import Node
 
 _NAMES = "SELECT ino, parent, name FROM created UNION ALL SELECT ino, parent, name FROM renamed"
-_PLACES = "SELECT parent, name FROM created WHERE ino = ?1 UNION ALL SELECT parent, name FROM renamed WHERE ino = ?1"
+_IS_AT = (
+    "SELECT 1 FROM created WHERE parent = ?1 AND name = ?2 AND ino = ?3"
+    " UNION ALL SELECT 1 FROM renamed WHERE parent = ?1 AND name = ?2 AND ino = ?3"
+)
 _ORIGINS = "SELECT ino, path FROM origin"
 _AT = "SELECT ino FROM origin WHERE path = ?"
 _NO_END = (1 << 63) - 1  # above the id of every checkpoint
@@ -93,7 +95,9 @@ class _RevertTo(Reverter):
         self._since = checkpoint.id
         self._history = overlay.history
         self._changed, self._keys = touched(overlay.db, checkpoint.id, _NO_END)
-        self._brought: set[int] = set()
+        self._places_then, self._places_before = _Places(then.db), _Places(overlay.db)
+        self._brought: dict[int, tuple[int, bytes]] = {}  # what has another name now: its last one
+        self._reached: dict[int, bool] = {}  # directories, at the checkpoint
 
     def revert(self, path: bytes) -> None:
         """Bring back a path, and all below it."""
@@ -123,8 +127,7 @@ class _RevertTo(Reverter):
         needed: dict[int, set[bytes]] = defaultdict(set)
         for parent, name in self._keys:
             needed[parent].add(name)
-        for db in (self._db, self._then.db):
-            places = _Places(db)
+        for places in (self._places_before, self._places_then):
             waiting = [*self._changed, *(parent for parent, _ in self._keys)]
             seen: set[int] = set()
             while waiting:
@@ -166,7 +169,20 @@ class _RevertTo(Reverter):
                 if error.errno != errno.ESTALE or parent.path is None:
                     return None
                 node = inodes.add_node(parent.ino, (None, parent.path), ROOT, True, False)  # it had no rows then
-        return self._then.lookup(node.ino, name) if _reaches(inodes, node) else None
+        if node.ino not in self._reached:
+            self._reached[node.ino] = self._reached_then(node)
+        return self._then.lookup(node.ino, name) if self._reached[node.ino] else None
+
+    def _reached_then(self, node: Node) -> bool:
+        """Return whether names led to a directory then."""
+        if node.ino == ROOT or self._places_then.names(node.ino):
+            return True
+        return node.path is not None and self._then.inodes.drift.is_shown(node.path)
+
+    def _is_gone(self, node: Node) -> bool:
+        """Return whether a directory is removed now."""
+        row = self._inodes.row(node.ino)
+        return node.dead or (row is not None and row.nlink == 0)
 
     def _take_away(self, parent: Node, name: bytes, path: bytes, ref: Ref) -> Part:
         """Let a name disappear; its object goes back to the place that it had then, if that is free."""
@@ -178,7 +194,7 @@ class _RevertTo(Reverter):
         self._names.rename(parent, name, home, old, 0)
         back = join(self._paths.of(home.ino), old)
         self.actions.append(Action("moved back", path, back))
-        self._brought.add(ref.node.ino)
+        self._brought[ref.node.ino] = home.ino, old
         yield self._entry(home, old, back)
 
     def _comes_from_elsewhere(self, ref: Ref) -> bool:
@@ -187,7 +203,7 @@ class _RevertTo(Reverter):
 
     def _place_then(self, node: Node) -> tuple[Node, bytes] | None:
         """Return a directory and a name at which an object was then, if nothing is there now."""
-        places: list[tuple[int, bytes]] = self._then.db.rows(_PLACES, (node.ino,))
+        places = [*self._places_then.names(node.ino)]
         if node.path is not None and (home := self._base_directory(split(node.path)[0])) is not None:
             places.append((home.ino, split(node.path)[1]))
         for number, name in places:
@@ -196,8 +212,7 @@ class _RevertTo(Reverter):
             except FsError:
                 continue
             if (
-                not home.dead
-                and _reaches(self._inodes, home)
+                not self._is_gone(home)
                 and self._view.resolve(home, name) is None
                 and not (node.is_dir and self._is_inside(home, node))
                 and (found := self._name_then(home, name)) is not None
@@ -213,7 +228,7 @@ class _RevertTo(Reverter):
             path, name = split(path)
             below.append(name)
         node = self._inodes.directory(ROOT if path == b"/" else Ino(number))
-        if node.dead or not _reaches(self._inodes, node):
+        if self._is_gone(node):
             return None
         for name in reversed(below):
             ref = self._view.resolve(node, name)
@@ -235,7 +250,7 @@ class _RevertTo(Reverter):
             self.show(parent, name, path)
         else:
             self._resurrect(parent, name, path, ino, is_dir=is_dir)
-        self._brought.add(ino)
+        self._brought[ino] = parent.ino, name
         ref = self._view.resolve(parent, name)
         if ref is None or ref.node.ino != ino:
             raise StateError(
@@ -247,8 +262,9 @@ class _RevertTo(Reverter):
     def _place_now(self, ino: Ino, *, is_dir: bool) -> tuple[Node, bytes] | None:
         """Return a directory and a name that lead to an object now: of a file if possible one that did not then."""
         found: list[tuple[Node, bytes]] = []
-        for number, name in self._db.rows(_PLACES, (ino,)):
-            found.append((self._inodes.directory(Ino(number)), name))
+        for number, name in (*self._places_before.names(ino), *filter(None, (self._brought.get(ino),))):
+            if self._db.value(_IS_AT, (number, name, ino)) is not None:
+                found.append((self._inodes.directory(Ino(number)), name))
         origin = self._then.inodes.node(ino).path
         if origin is not None and not found:
             directory, name = split(origin)
@@ -357,25 +373,19 @@ class _Places:
         self._origins: dict[int, bytes] = dict(db.each(_ORIGINS))
         self._numbers = {path: ino for ino, path in self._origins.items()}
 
+    def names(self, ino: int) -> list[tuple[int, bytes]]:
+        """Return the names of an object in the overlay, each with its directory's number."""
+        return self._names.get(ino, [])
+
     def of(self, ino: int) -> Iterator[tuple[int, bytes]]:
         """Yield the names of an object, each with its directory's number; the name in the base may be hidden."""
-        yield from self._names.get(ino, ())
+        yield from self.names(ino)
         path = self._origins.get(ino)
         if path is not None and path != b"/":
             directory, name = split(path)
             number = ROOT if directory == b"/" else self._numbers.get(directory)
             if number is not None:
                 yield number, name
-
-
-def _reaches(inodes: Inodes, directory: Node) -> bool:
-    """Return whether names that show lead to a directory, or led to it when it was found."""
-    if directory.ino == ROOT:
-        return True
-    if directory.path is not None:
-        return inodes.drift.known_links(directory.ino, directory.path) > 0
-    row = inodes.row(directory.ino)
-    return row is not None and row.nlink > 0
 
 
 def _alike(row: Row, other: Row) -> bool:

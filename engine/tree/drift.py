@@ -210,9 +210,9 @@ class Drift:
             path: its path in ``origin``.
         """
         names = "SELECT (SELECT count(*) FROM created WHERE ino = ?1) + (SELECT count(*) FROM renamed WHERE ino = ?1)"
-        return int(self._db.value(names, (ino,))) + self._is_shown(path)
+        return int(self._db.value(names, (ino,))) + self.is_shown(path)
 
-    def _is_shown(self, path: bytes) -> bool:
+    def is_shown(self, path: bytes) -> bool:
         """Return True if no whiteout hides a base path or a directory above it, unless that directory was renamed."""
         hidden = "SELECT 1 FROM deleted JOIN origin ON origin.ino = parent WHERE path = ? AND name = ?"
         renamed = "SELECT 1 FROM renamed JOIN origin USING (ino) WHERE path = ?"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from typing import Any
 
 from ..errors import FsError
@@ -150,8 +150,18 @@ class Inodes:
             "SELECT parent FROM created WHERE ino = ?1 UNION ALL SELECT parent FROM renamed WHERE ino = ?1", (ino,)
         )
         if parent is None and path is not None:
-            parent = self._db.value("SELECT ino FROM origin WHERE path = ?", (split(path)[0],))
+            parent = self.number_at(split(path)[0])
         return number_of(parent) if parent is not None else ROOT
+
+    def number_at(self, path: bytes) -> Ino | None:
+        """Return the number that ``origin`` has for a path in base terms, or None."""
+        found = self._db.value("SELECT ino FROM origin WHERE path = ?", (path,))
+        return number_of(found) if found is not None else None
+
+    def named(self, inos: Container[Ino]) -> dict[Ino, Ino]:
+        """Return those of some objects that have names in the overlay, with the directory of one; reads all names."""
+        names = self._db.each("SELECT ino, parent FROM created UNION ALL SELECT ino, parent FROM renamed")
+        return {Ino(ino): number_of(parent) for ino, parent in names if ino in inos}
 
     def directory(self, ino: Ino) -> Node:
         """Return the node of a directory.

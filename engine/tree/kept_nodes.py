@@ -26,6 +26,7 @@ def keep_nodes(before: Inodes, after: Inodes, base: BaseView, changed: Container
     """
     after.follow_up(before)
     moved: list[Node] = []
+    dead: list[Node] = []
     for node in before.nodes():
         if node.nlookup <= 0 and node.ino != ROOT:
             continue
@@ -38,24 +39,28 @@ def keep_nodes(before: Inodes, after: Inodes, base: BaseView, changed: Container
             elif node.ino != ROOT:
                 moved.append(node)
         if node.dead:
-            node.dead = not _is_named(after, node)
+            dead.append(node)
+    if not moved and not dead:
+        return
+    named = after.named({node.ino for node in (*moved, *dead)})
+    for node in dead:
+        node.dead = not (node.ino in named or _is_shown(after, node))
     for node in moved:
-        node.parent = _parent(after, base, node)
+        node.parent = named.get(node.ino) or _parent(after, base, node)
 
 
-def _is_named(inodes: Inodes, node: Node) -> bool:
-    """Return whether a name leads to an object, which had none before."""
-    if node.path is not None:
-        return inodes.drift.known_links(node.ino, node.path) > 0
-    row = inodes.row(node.ino)
-    return row is not None and row.nlink > 0
+def _is_shown(inodes: Inodes, node: Node) -> bool:
+    """Return whether an object without a name in the overlay, which had none before, shows in its place in the base."""
+    return node.path is not None and inodes.drift.is_shown(node.path)
 
 
 def _parent(inodes: Inodes, base: BaseView, node: Node) -> Ino:
-    """Return the number of the directory that holds a directory, by rows, or else by the base."""
-    found = inodes.parent(node.ino, node.path)
-    if found != ROOT or node.path is None:
-        return found
+    """Return the number of the directory that holds a directory which has no name in the overlay."""
+    if node.path is None:
+        return ROOT
     above = split(node.path)[0]
+    found = inodes.number_at(above)
+    if found is not None:
+        return found
     st = base.find(above) if above != b"/" else None
     return inodes.drift.ino_of(st, *split(above)) if st is not None else ROOT

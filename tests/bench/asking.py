@@ -53,7 +53,7 @@ class Turn(NamedTuple):
     longest: float
 
 
-def _populate(overlay: OverlayMount, entries: int) -> None:
+def populate(overlay: OverlayMount, entries: int) -> None:
     """As many base files as changes: six of ten changes are new files, two are deletions, two are chmods."""
     for first in range(0, entries, _IN_ONE_DIRECTORY):
         directory = overlay.base / f"d{first // _IN_ONE_DIRECTORY}"
@@ -197,7 +197,7 @@ def main() -> None:
     sandbox = MountSandbox()
     try:
         overlay = sandbox.overlay()
-        _populate(overlay, arguments.entries)
+        populate(overlay, arguments.entries)
         overlay.mount()
         asked = arguments.ask or list(_ASKED)
         compare(overlay, asked, arguments.turns, arguments.seconds)

@@ -71,6 +71,7 @@ DELIBERATE = {
     "SELECT count(*) FROM": "counts of the four lists: SQLite keeps none",
     "SELECT ino, length(data) FROM small UNION ALL": "du: every object's bytes",
     "SELECT ino, parent, name FROM created UNION ALL": "du: every name; reset: those that are left",
+    "SELECT ino, parent FROM created UNION ALL": "a return to a checkpoint: the parents of directories in use, once",
     "SELECT ino, path FROM origin": "du, messages: every base object, once",
     "SELECT ino, ctime FROM inode": "report: every object's time",
     "SELECT ino, mode, uid, gid, nlink, size, atime, mtime, ctime FROM inode": "sql: a view of every object",
