@@ -13,6 +13,7 @@ forth.  The last lines are about a device that changes ten files a day.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import json
 import os
@@ -33,6 +34,7 @@ from tests.mount.mount_sandbox import MountSandbox, OverlayMount, minifo_program
 _MEGABYTES = 2000
 _CHANGED = 10_000
 _DAYS = 10
+_KEPT = 300
 
 
 class Cost(NamedTuple):
@@ -55,6 +57,8 @@ class Bench:
         self.device = Device(sandbox, "ext4", _MEGABYTES)
         self.overlay: OverlayMount = sandbox.overlay("commit=600", sto=self.device.path / "sto")
         populate(self.overlay, entries)
+        self.keep = sandbox.directory() / "keep"
+        self.keep.write_text("".join(f"/d{number % 10}/newf{number * 10}\n" for number in range(_KEPT)))
         self.clones = itertools.count()
 
     def call(self, *words: str | Path, is_mounted: bool) -> Cost:
@@ -109,6 +113,8 @@ class Bench:
         else:
             call("revert of a directory", "revert", "--sto", self.overlay.sto, "d1")
         call("undo of the revert", "undo", target)
+        call("reset, 300 kept", "reset", target, "--keep-file", self.keep)
+        call("undo of the reset", "undo", target)
         call("clone", "clone", target, self.device.path / f"clone{next(self.clones)}")
         call("checkpoint delete", "checkpoint", "delete", target, f"c{turn}")
         if is_mounted:
@@ -139,8 +145,9 @@ def _work(where: Path, done: threading.Event, waits: list[float]) -> None:
     path = where / f"work{threading.get_ident()}"
     while not done.is_set():
         begin = time.monotonic()
-        path.mkdir(exist_ok=True)  # a return may have brought it back
-        path.rmdir()
+        with contextlib.suppress(FileExistsError, FileNotFoundError):  # a return may bring it back, or take it away
+            path.mkdir()
+            path.rmdir()
         waits.append(time.monotonic() - begin)
 
 
