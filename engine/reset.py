@@ -21,8 +21,7 @@ from .reset_moves import Moves
 from .reset_plan import Choice, Plan
 from .revert import Reverter
 from .store.base_view import join
-from .store.clearing import clear
-from .store.history import ADD_CHECKPOINT
+from .store.clearing import cleared
 from .tree.nodes import Node
 from .tree.typed_rows import each, rows
 
@@ -114,23 +113,12 @@ class _Reset:
         if displaced:
             Moves(self._ov, plan).run(displaced)
             plan.close()
-        has_moved = self._ov.history.has_changed(left.id)
-        checkpoint = self._begin_part(left) if has_moved else left.id
-        clear(self._db, self._ov.history, checkpoint, plan.kept())
-        self._settle(plan)
-        if has_moved:
-            for number in self._ov.history.forget(checkpoint):
-                self._ov.objects.add_garbage(number)
+        with cleared(self._db, self._ov.history, left.id, plan.kept()):
+            self._settle(plan)
         self.kept = self._count()
         self.taken = before - self.kept
-        if not (self.taken or has_moved):
+        if not (self.taken or displaced):
             raise _Nothing
-
-    def _begin_part(self, left: Checkpoint) -> int:
-        """Return the id of a checkpoint without rows: what was moved has some at the one that was made first."""
-        part = left._replace(id=left.id + 1, name=self._ov.checkpoints.free_name(left.name))
-        self._db.change(ADD_CHECKPOINT, part)
-        return part.id
 
     def _count(self) -> int:
         return int(self._db.value(_CHANGES))

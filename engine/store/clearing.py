@@ -1,31 +1,33 @@
-"""Empties the tables of an overlay at once, and takes some rows back, for a reset.
+"""Empties the tables of an overlay at once but for some rows, for a reset.
 
 A row-by-row deletion fires the triggers of the history (store/history.py) for each row.  Here whole tables go into the
 history of a checkpoint by one statement each, and are emptied by another, which costs a third of that.  What is to stay
-comes back from the history by its key; then the history has no row of it, so it says that nothing has changed.
+is written again, and at last the history forgets what is as it was.
 
 The triggers rest meanwhile.  A redo log need not know: replayed with triggers, the statements do the same, because a
-trigger keeps no row that is kept already.
+trigger keeps no row that is kept already.  Rows are written one by one, by statements that change one row and fire
+nothing: for any other one SQLite begins a statement journal, and to end that takes the longer the more pages the
+operation has changed before.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from itertools import islice
 
 from ..model import Ino
-from .database import Database
+from .database import Database, Row
 from .history import TABLES, History
 from .statements import statement
 
-_AT_ONCE = 64  # inode numbers in one statement
+_AT_ONCE = 64  # inode numbers in one query
 _MARKS = ", ".join("?" * _AT_ONCE)
 _BY_NAME = ("created", "deleted", "renamed")  # the tables whose key is a directory and a name
-_BY_INO = tuple(name for name, table in TABLES.items() if table.key[0] == "ino")
-_BY_PATH = "ancestor"
 
 
 def _keep(name: str) -> str:
-    """Return the statement that puts a whole table into the history of a checkpoint."""
+    """Return the statement that puts a whole table into the history of a checkpoint, if it does not have a row yet."""
     key, others = TABLES[name]
     return statement(
         f"INSERT OR IGNORE INTO was_{name} ({', '.join((*key, 'checkpoint', 'held', *others))})"
@@ -33,20 +35,37 @@ def _keep(name: str) -> str:
     )
 
 
-def _take_back(name: str, where: str) -> tuple[str, str]:
-    """Return the statements that take rows back from the history of a checkpoint, and delete them there."""
-    columns = TABLES[name].columns
-    where = f"FROM was_{name} WHERE checkpoint = ? AND {where}"
-    return statement(f"INSERT INTO {name} ({columns}) SELECT {columns} {where}"), statement(f"DELETE {where}")
+def _put(name: str) -> str:
+    columns = (*TABLES[name].key, *TABLES[name].others)
+    return statement(f"INSERT INTO {name} ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})")
+
+
+def _forget_same(name: str) -> str:
+    """Return the statement that deletes the rows of a checkpoint that are as the table has them."""
+    key, others = TABLES[name]
+    keys = " AND ".join(f"w.{column} = t.{column}" for column in key)
+    same = "".join(f" AND w.{column} IS t.{column}" for column in others)
+    return statement(
+        f"DELETE FROM was_{name} WHERE ({', '.join((*key, 'checkpoint'))}) IN (SELECT"
+        f" {', '.join(f't.{column}' for column in key)}, ?1 FROM {name} t CROSS JOIN was_{name} w"
+        f" ON {keys} AND w.checkpoint = ?1 AND w.held = 1{same})"
+    )
+
+
+def _find(name: str) -> str:
+    where = f"ino IN ({_MARKS})" if TABLES[name].key[0] == "ino" else _where_key(name)
+    return f"SELECT {TABLES[name].columns} FROM {name} WHERE {where}"
+
+
+def _where_key(name: str) -> str:
+    return " AND ".join(f"{column} = ?" for column in TABLES[name].key)
 
 
 _KEEP = {name: _keep(name) for name in TABLES}
 _CLEAR = {name: statement(f"DELETE FROM {name}") for name in TABLES}
-_TAKE_BACK = {
-    **{name: _take_back(name, f"ino IN ({_MARKS})") for name in _BY_INO},
-    **{name: _take_back(name, "parent = ? AND name = ?") for name in _BY_NAME},
-    _BY_PATH: _take_back(_BY_PATH, "path = ?"),
-}
+_PUT = {name: _put(name) for name in TABLES}
+_FORGET_SAME = {name: _forget_same(name) for name in TABLES}
+_FIND = {name: _find(name) for name in TABLES}
 
 
 class Kept:
@@ -65,40 +84,40 @@ class Kept:
         self.places: set[Ino] = set()
         self.paths: set[bytes] = set()
 
+    def keys(self, name: str) -> Iterable[tuple[int | bytes | None, ...]]:
+        """Return the values of the queries for what stays in a table."""
+        if name in self.names:
+            return sorted(self.names[name])
+        if TABLES[name].key[0] == "ino":
+            return _pieces(self.inos | self.places if name == "origin" else self.inos)
+        return [(path,) for path in sorted(self.paths)]
 
-def clear(db: Database, history: History, checkpoint: int, kept: Kept) -> None:
-    """Empty all tables with a history, but for some rows.  Call it inside an operation.
+
+@contextmanager
+def cleared(db: Database, history: History, checkpoint: int, kept: Kept) -> Iterator[None]:
+    """Empty all tables with a history, but for some rows; what is changed in the block belongs to it.
+
+    Use it inside an operation.  The block may change rows that stay, and no others.
 
     Args:
         db: the database.
         history: its history.
-        checkpoint: the id of the newest checkpoint, which was made in this operation, and has no rows yet.
-        kept: what stays, with which triggers and history are as if nothing had happened.
+        checkpoint: the id of the newest checkpoint, which was made in this operation.
+        kept: what stays; of what is as it was after the block, the history has no row.
     """
     with history.paused():
         for name in TABLES:
+            rows: list[Row] = [row for key in kept.keys(name) for row in db.rows(_FIND[name], key)]
             db.change(_KEEP[name], (checkpoint,))
             db.change(_CLEAR[name])
-        for name, keys in kept.names.items():
-            _each(db, name, checkpoint, sorted(keys))
-        for name in _BY_INO:
-            numbers = kept.inos | kept.places if name == "origin" else kept.inos
-            _each(db, name, checkpoint, _pieces(numbers))
-        _each(db, _BY_PATH, checkpoint, [(path,) for path in sorted(kept.paths)])
+            for row in rows:
+                db.change(_PUT[name], row)
+        yield
+        for name in TABLES:
+            db.change(_FORGET_SAME[name], (checkpoint,))
 
 
-def _each(db: Database, name: str, checkpoint: int, keys: Collection[tuple[int | bytes | None, ...]]) -> None:
-    put, drop = _TAKE_BACK[name]
-    for key in keys:
-        if db.change(put, (checkpoint, *key)):
-            db.change(drop, (checkpoint, *key))
-
-
-def _pieces(numbers: Collection[Ino]) -> list[tuple[Ino | None, ...]]:
-    return list(_padded(sorted(numbers)))
-
-
-def _padded(numbers: list[Ino]) -> Iterator[tuple[Ino | None, ...]]:
-    for start in range(0, len(numbers), _AT_ONCE):
-        some = numbers[start : start + _AT_ONCE]
+def _pieces(numbers: Iterable[Ino]) -> Iterator[tuple[Ino | None, ...]]:
+    waiting = iter(sorted(numbers))
+    while some := list(islice(waiting, _AT_ONCE)):
         yield (*some, *[None] * (_AT_ONCE - len(some)))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from typing import TYPE_CHECKING
 
 from ...engine.errors import UsageError
@@ -64,6 +64,7 @@ class Choice:
         self._heads: dict[bytes, list[str]] = defaultdict(list)  # by the path before the first wildcard
         self._names: dict[bytes, list[str]] = defaultdict(list)  # by the only name that matches
         self._ends: dict[bytes, list[str]] = defaultdict(list)  # by the end of all names that match
+        self._here: dict[bytes, set[bytes]] = defaultdict(set)  # the last names of those paths, by directory
         self._above: set[bytes] = set()  # all directories above those paths
         for line in lines:
             self._sort_in(line)
@@ -79,7 +80,9 @@ class Choice:
             if not head:
                 self._always.append(line)
                 return
-            self._heads[os.fsencode(head)].append(line)
+            path = os.fsencode(head)
+            self._heads[path].append(line)
+            self._here[path.rpartition(b"/")[0] or b"/"].add(path.rpartition(b"/")[2])
             while head:
                 head = head.rpartition("/")[0]
                 self._above.add(os.fsencode(head or "/"))
@@ -137,6 +140,14 @@ class Choice:
             return [self._whole]
         return [self._spec_of(line) for line in lines]
 
+    def may_name(self, name: bytes) -> bool:
+        """Return whether a pattern may choose a name in any directory."""
+        return name in self._names or name.endswith(self._suffixes)
+
+    def begun_in(self, directory: bytes) -> Set[bytes]:
+        """Return the names in a directory with which patterns begin."""
+        return self._here.get(directory, frozenset())
+
     @property
     def is_any(self) -> bool:
         """Whether there may be a path that the patterns choose."""
@@ -170,6 +181,7 @@ class Scope:
         self.directory = directory
         self._specs = specs
         self._is_above = is_above
+        self._here = choice.begun_in(directory) if is_above else frozenset()
         self.is_whole = is_whole
         self.is_empty = not (is_whole or specs or is_above or choice.has_names)
 
@@ -177,6 +189,8 @@ class Scope:
         """Return whether a name in the directory is chosen."""
         if self.is_whole or self.is_empty:
             return self.is_whole
+        if not (self._specs or name in self._here or self._choice.may_name(name)):
+            return False
         path = join(self.directory, name)
         if any(_matches(spec, path) for spec in self._specs):
             return True
