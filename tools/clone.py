@@ -40,6 +40,6 @@ def command(target: str, new: str, at: str | None, as_json: bool, base: str | No
     if as_json:
         click.echo(json.dumps({**json_name("storage", os.fsencode(os.path.realpath(new))), **made._asdict()}))
         return 0
-    copied = f"; {made.copied} files of content were copied: {size(made.copied_bytes)}" if made.copied else ""
+    copied = f", {made.copied} of its content files copied ({size(made.copied_bytes)})" if made.copied else ""
     click.echo(f"{_common.printable(new)} is a clone of {_common.printable(target)}{copied}")
     return 0
