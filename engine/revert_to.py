@@ -54,21 +54,23 @@ def revert_paths(overlay: Overlay, paths: list[bytes], *, to: str | None = None,
         StateError: there is no such checkpoint; nothing is or was at a path, or it cannot be reached; or storage
             failed.  Nothing was changed.
     """
-    if to is None:
-        return revert_by(overlay, Reverter(overlay), paths, dry_run=dry_run)
-    checkpoint = overlay.checkpoints.find(to)
-    with _as_of(overlay, checkpoint) as then:
-        return revert_by(overlay, _RevertTo(overlay, then, checkpoint), paths, dry_run=dry_run)
+    try:
+        if to is None:
+            return revert_by(overlay, Reverter(overlay), paths, dry_run=dry_run)
+        checkpoint = overlay.checkpoints.find(to)
+        with _as_of(overlay, checkpoint) as then:
+            return revert_by(overlay, _RevertTo(overlay, then, checkpoint), paths, dry_run=dry_run)
+    except OSError as error:
+        raise StateError(
+            f"nothing was changed: the storage cannot be read ({error.filename or error.strerror})",
+            "check it, or unmount the overlay and run minifo-fsck on its storage",
+        ) from error
 
 
 @contextmanager
 def _as_of(overlay: Overlay, checkpoint: Checkpoint) -> Iterator[Overlay]:
     """Show a checkpoint beside its overlay, from a copy of the database in memory that can only be read."""
-    try:
-        db = show(overlay.db, checkpoint.id)
-    except OSError as error:
-        why = f"checkpoint {checkpoint.name} cannot be read ({error.strerror})"
-        raise StateError(why, "unmount the overlay, and run minifo-fsck on its storage") from error
+    db = show(overlay.db, checkpoint.id)
     then: Overlay | None = None
     try:
         then = Overlay(overlay.base, overlay.storage, db, max_size=None, copy_whole=False, keep_origin=0, clock=None)

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
 
-from minifo.engine import Overlay, checkpoints, recovery
+from minifo.engine import Overlay, checkpoints, recovery, revert_to
 from minifo.engine.store import clearing, content_objects, history, storage
 from minifo.engine.tree import content, copy_up, freed_blocks
 from minifo.fusefront.control.patterns import Choice
@@ -92,6 +92,29 @@ def _reset_twice(true: Callable[..., Any]) -> Callable[..., Any]:
         return true(overlay, choice)
 
     return reset
+
+
+def _one_link_more(true: Callable[..., Any]) -> Callable[..., Any]:
+    """Count one more name."""
+
+    def resurrect(self: revert_to._RevertTo, *args: Any, **keywords: Any) -> None:
+        true(self, *args, **keywords)
+        row = self._inodes.row(args[3])
+        assert row is not None
+        self._inodes.save(row._replace(nlink=row.nlink + 1))
+
+    return resurrect
+
+
+def _path_after_path(true: Callable[..., Any]) -> Callable[..., Any]:
+    """Revert one path in one commit, and the others in the next."""
+
+    def revert_paths(overlay: Overlay, paths: list[bytes], *, to: str | None) -> Any:
+        if len(paths) > 1:
+            true(overlay, paths[:1], to=to)
+        return true(overlay, paths, to=to)
+
+    return revert_paths
 
 
 def _in_two(true: Callable[..., Any]) -> Callable[..., Any]:
@@ -208,6 +231,16 @@ _FAULTS = {
     ),
     "reset-in-two": Fault(
         "a reset takes two commits", "points_reset", ((recorded_checkpoints, "reset", _reset_twice),)
+    ),
+    "reverted-in-two": Fault(
+        "a revert of several paths takes two commits",
+        "points_reverted",
+        ((recorded_checkpoints, "revert_paths", _path_after_path),),
+    ),
+    "reverted-links": Fault(
+        "a file that is brought back has one name too many",
+        "points_reverted",
+        ((revert_to._RevertTo, "_resurrect", _one_link_more),),
     ),
     "returned-in-two": Fault(
         "a return to a checkpoint takes two commits",

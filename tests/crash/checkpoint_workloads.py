@@ -228,6 +228,33 @@ def reset(recorded: RecordedOverlay) -> None:
     recorded.commit()
 
 
+def reverted(recorded: RecordedOverlay) -> None:
+    """Single paths go back to a checkpoint and to the base; the daemon is killed in the middle of it."""
+    points = RecordedCheckpoints(recorded)
+    recorded.create("own", fill(1, 3000))
+    recorded.rename("dir", "moved")
+    recorded.unlink("b")
+    recorded.write(recorded.ino("large"), 9000, fill(2, 2000))
+    points.create("one")
+    recorded.write(recorded.ino("own"), 500, fill(3, 900))
+    recorded.write(recorded.ino("large"), 7000, fill(4, 900))
+    recorded.rename("moved/c", "elsewhere")
+    recorded.create("moved/more", fill(5, 300))
+    recorded.unlink("a")
+    points.revert("/moved", "/own", to="one", kill_at=1)
+    points.revert("/moved", "/own", "/a", to="one")
+    recorded.write(recorded.ino("own"), 700, fill(6, 900))
+    points.revert("/b", "/large")
+    recorded.unlink("own")
+    points.revert("/", to="one")
+    recorded.write(recorded.ino("own"), 100, fill(7, 200))
+    points.undo()
+    points.undo()
+    points.delete("one", points.last)
+    recorded.write(recorded.ino("large"), 9500, fill(8, 300))
+    recorded.commit()
+
+
 def killed(recorded: RecordedOverlay) -> None:
     """The daemon is killed in the middle of verbs, and between them; the next one knows what is frozen."""
     points = RecordedCheckpoints(recorded)

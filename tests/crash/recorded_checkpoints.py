@@ -6,10 +6,12 @@ neither the state before it nor the one after is half of it, and must never show
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from functools import partial
 
 from minifo.engine.reset import reset
+from minifo.engine.revert_to import revert_paths
 from minifo.fusefront.control.patterns import Choice
 from tests.crash.recorded_overlay import Killed, RecordedOverlay, seen
 from tests.shared.digests import record_digests
@@ -77,6 +79,11 @@ class RecordedCheckpoints:
     def reset(self, *keep: str, kill_at: int | None = None) -> None:
         """Take away all but what patterns keep."""
         self._do(f"reset {keep}", partial(reset, self._recorded.overlay, Choice(keep)), kill_at)
+
+    def revert(self, *paths: str, to: str | None = None, kill_at: int | None = None) -> None:
+        """Let paths be as at a checkpoint, or as in the base."""
+        call = partial(revert_paths, self._recorded.overlay, [os.fsencode(path) for path in paths], to=to)
+        self._do(f"revert {paths} to {to}", call, kill_at)
 
     def delete(self, *names: str, kill_at: int | None = None) -> None:
         """Delete some."""

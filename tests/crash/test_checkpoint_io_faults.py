@@ -16,6 +16,7 @@ import pytest
 from minifo.engine import ROOT, Ino, Overlay, SetAttr, StateError, checkpoints
 from minifo.engine.errors import CommitPostponed, NotDurable
 from minifo.engine.reset import reset
+from minifo.engine.revert_to import revert_paths
 from minifo.engine.store.object_paths import object_name
 from minifo.fusefront.control.patterns import Choice
 from tests.crash.contents import PUNCH, fill
@@ -48,12 +49,13 @@ VERBS: dict[str, tuple[Callable[[Overlay], object], set[str], set[str], str | No
     "delete": (lambda o: o.checkpoints.delete(["one"]), set(), {"one"}, None),
     "rollback": (lambda o: o.checkpoints.rollback("one"), {"before-rollback-2"}, {"before-rollback"}, "one"),
     "reset": (lambda o: reset(o, Choice(["gone"])), {"before-reset"}, {"before-rollback"}, "reset"),
+    "revert": (lambda o: revert_paths(o, [b"/"], to="one"), {"before-revert"}, {"before-rollback"}, "revert"),
     "undo": (lambda o: o.checkpoints.undo(), {"before-undo"}, set(), "before-rollback"),
     "digest": (lambda o: _digest(o), set(), set(), None),
 }
-#: A rollback and an undo take the same steps, so each fails every other one of them; a reset takes most of these:
+#: A rollback and an undo take the same steps, so each fails every other one of them; others take most of these:
 #: first, distance.
-_STEPS = {"rollback": (0, 2), "undo": (1, 2), "reset": (0, 3)}
+_STEPS = {"rollback": (0, 2), "undo": (1, 2), "reset": (0, 3), "revert": (1, 3)}
 _KEPT = {"undo": 2}  # automatic checkpoints that are kept, so that a rollback prunes one
 
 
@@ -84,13 +86,13 @@ class Ground:
         overlay.close()
         self.committed = self.look(self.template)
         self.shown = {point.name: self.at(self.template, point.name) for point in self.committed.points}
-        self.after_reset = self._after_reset()
+        self.left_by = {verb: self._left_by(verb) for verb in ("reset", "revert")}
 
-    def _after_reset(self) -> Tree:
-        """What a reset leaves of the template with what is pending before a verb."""
+    def _left_by(self, verb: str) -> Tree:
+        """What a verb leaves of the template with what is pending before it."""
         overlay = Overlay.open(self.base, self.copy(), clone=False, clock=lambda: _NOW)
         _pending(overlay)
-        VERBS["reset"][0](overlay)
+        VERBS[verb][0](overlay)
         try:
             return seen(overlay).tree
         finally:
@@ -208,7 +210,7 @@ def test_a_verb_is_done_or_not(ground: Ground, name: str, code: int, monkeypatch
         _pending(overlay)
         before = seen(overlay)
         names = {point.name for point in before.points}
-        after = before.tree if back is None else ground.after_reset if back == "reset" else ground.shown[back]
+        after = before.tree if back is None else ground.left_by.get(back) or ground.shown[back]
         done = (after, names - removed | added)
         unpruned = (done[0], names | added) if back is not None else done  # pruning may fail by itself
         overlay.inodes._rows.clear()
