@@ -15,7 +15,6 @@ import errno
 import json
 import logging
 import os
-import shutil
 import signal
 import stat
 import sys
@@ -24,7 +23,7 @@ from dataclasses import replace
 from typing import NoReturn
 
 from ..engine.errors import Corrupt, NewerFormat, NotMinifo, StateError, StorageBusy, UsageError
-from .mount import mount_table, utab
+from .mount import fuse_access, mount_table, utab
 from .mount.options import MountOptions
 from .mount.source import Source, format_source
 from .process import last_words, signals
@@ -34,7 +33,6 @@ from .process.system_log import LogSender, SystemLog
 
 log = logging.getLogger(__name__)
 
-_FUSE_DEVICE = "/dev/fuse"
 _ERRORS = {kind.__name__: kind for kind in (StateError, NotMinifo, NewerFormat, Corrupt, UsageError)}
 
 
@@ -126,7 +124,8 @@ def check(options: MountOptions, mountpoint: str) -> tuple[MountOptions, str]:
             f"the paths of base and storage are too long together (more than {mount_table.SOURCE_LIMIT} bytes)",
             "mount from shorter paths",
         )
-    _check_fuse()
+    fuse_access.check_device()
+    fuse_access.check_fusermount()
     metrics = os.path.abspath(options.metrics) if options.metrics is not None else None
     return replace(options, base=base, storage=storage, metrics=metrics), mountpoint
 
@@ -185,17 +184,6 @@ def _unusable(path: str, what: str, exc: OSError) -> StateError:
     if exc.errno in mount_table.DEAD_ERRNOS:
         return StateError(f"{subject} is on a FUSE mount whose daemon has ended", "clear that mount: umount -l")
     return StateError(f"{subject} cannot be used ({exc.strerror})", "check the path")
-
-
-def _check_fuse() -> None:
-    try:
-        os.close(os.open(_FUSE_DEVICE, os.O_RDWR | os.O_CLOEXEC))
-    except PermissionError as exc:
-        raise StateError(f"{_FUSE_DEVICE} cannot be opened by this user", f"as root: chmod 666 {_FUSE_DEVICE}") from exc
-    except OSError as exc:
-        raise StateError(f"{_FUSE_DEVICE} is not available ({exc.strerror})", "load FUSE: modprobe fuse") from exc
-    if os.geteuid() != 0 and shutil.which("fusermount3") is None:
-        raise StateError("fusermount3 is not installed", "install the package fuse3")
 
 
 # -- in the process that serves

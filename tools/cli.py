@@ -65,6 +65,7 @@ _GROUPS = {
     "Find and repair": {
         "fsck": "Check the storage of an overlay and repair it.",
         "diagnose": "Tell why a user may not access PATH, and what to do.",
+        "doctor": "Check whether minifo runs well on this machine.",
     },
     "Set up": {
         "install-helpers": "Make mount(8) and fstab find minifo.",

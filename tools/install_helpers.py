@@ -122,7 +122,7 @@ def plan_links(directory: str, scripts: str) -> dict[str, str | None]:
         path = os.path.join(directory, name)
         target = os.path.join(scripts, name)
         if os.path.lexists(path):
-            old_target = _link_target(path)
+            old_target = link_target(path)
             if old_target is None:
                 raise StateError(f"{path} exists and is not a link of minifo", "move it away, or choose another --dir")
             if old_target == target:
@@ -143,7 +143,7 @@ def plan_removal(directory: str, scripts: str) -> dict[str, str | None]:
     _check_directory(directory)
     steps: dict[str, str | None] = {}
     for name in HELPERS:
-        target = _link_target(os.path.join(directory, name))
+        target = link_target(os.path.join(directory, name))
         if target is not None and (os.path.dirname(target) == scripts or not os.path.exists(target)):
             steps[name] = None
     return steps
@@ -179,7 +179,7 @@ def _check_directory(directory: str) -> None:
         raise StateError(f"{directory} is not a directory", "give an existing directory with --dir")
 
 
-def _link_target(path: str) -> str | None:
+def link_target(path: str) -> str | None:
     """Return the absolute target of the link of minifo at *path*, or None if *path* is not a link of minifo."""
     if not os.path.islink(path):
         return None

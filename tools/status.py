@@ -12,6 +12,8 @@ from ._complete import targets
 from ._size import duration, size
 from ._target import place_of, status
 
+#: Free bytes below which a storage counts as full.
+FULL = 1 << 20
 _LISTS = ("created", "modified", "deleted", "renamed")
 
 
@@ -60,7 +62,7 @@ def attention(found: dict[str, Any]) -> list[str]:
             f"It takes no changes since a commit failed ({found['failure']}): unmount, and run minifo-fsck"
             f" {found['storage']}."
         )
-    if found["usage"]["free"] < 1 << 20:
+    if found["usage"]["free"] < FULL:
         wrong.append("Its storage is full: delete something, or give it more room.")
     if found.get("mode") == "plain" and found.get("mode_reason") not in ("", "plain mode was asked for"):
         wrong.append(f"It runs in plain mode, which is slower: {found['mode_reason']}.")

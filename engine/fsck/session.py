@@ -112,6 +112,7 @@ class FsckSession:
         writable: True if repairs are possible.
         obstacle: why repairs are not possible; empty if they are.
         data: the check of all data, if ``check`` has made it.
+        facts: the rows of the table ``overlay``, if ``check`` could read them.
 
     Raises:
         StateError: *path* is not a storage, or storage or base cannot be read.
@@ -128,6 +129,7 @@ class FsckSession:
         self._copy: str | None = None
         self._lock: int | None = None
         self.data: DataChecks | None = None
+        self.facts: dict[str, object] = {}
         try:
             self.storage.check_cloned()
             if not any(self.storage.exists(name) for name in (DB_NAME, "content", NAMES)):
@@ -245,6 +247,7 @@ class FsckSession:
                 self.inventory.rescan()
             checks = Checks(db, self.inventory, self.base, live=live, progress=progress)
             today = checks.run()
+            self.facts = dict(checks.facts)
             found += today + HistoryChecks(db, self.inventory, progress).run(today)
             if verify:
                 present = self._present_row if live else None

@@ -10,6 +10,9 @@ from .syscalls import file_system_type
 
 log = logging.getLogger(__name__)
 
+#: Bytes of a redo log after which a commit is made before its time: so much must be free in the directory.
+LOG_MAX = 4 << 20
+
 _MEMORY = (0x01021994, 0x858458F6)  # statfs(2): TMPFS_MAGIC, RAMFS_MAGIC
 
 
@@ -21,23 +24,53 @@ def memory_directory() -> str | None:
     Returns:
         Its path; None if there is no such directory, and each operation must be committed by itself.
     """
-    uid = os.geteuid()
-    candidates = ["/run/minifo"] if uid == 0 else []
-    if uid != 0 and (runtime := os.environ.get("XDG_RUNTIME_DIR")):
-        candidates.append(os.path.join(runtime, "minifo"))
-    candidates.append(f"/dev/shm/minifo-{uid}")
-    for path in candidates:
+    for path in _candidates():
         try:
             os.makedirs(path, 0o700, exist_ok=True)
-            found = os.lstat(path)
-            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            if _is_ours_in_memory(path):
+                return path
         except OSError as error:
             log.debug("%s cannot hold the redo log: %s", path, error)
-            continue
-        try:
-            ours = found.st_uid == uid and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
-            if ours and file_system_type(fd) in _MEMORY:
-                return path
-        finally:
-            os.close(fd)
     return None
+
+
+def expected_memory_directory() -> str | None:
+    """Return what ``memory_directory`` would return, but make no directory."""
+    for path in _candidates():
+        try:
+            if _is_ours_in_memory(path):
+                return path
+        except FileNotFoundError:
+            above = os.path.dirname(path)
+            if os.access(above, os.W_OK | os.X_OK) and _is_in_memory(above):
+                return path
+        except OSError as error:
+            log.debug("%s cannot hold the redo log: %s", path, error)
+    return None
+
+
+def _candidates() -> list[str]:
+    uid = os.geteuid()
+    found = ["/run/minifo"] if uid == 0 else []
+    if uid != 0 and (runtime := os.environ.get("XDG_RUNTIME_DIR")):
+        found.append(os.path.join(runtime, "minifo"))
+    return [*found, f"/dev/shm/minifo-{uid}"]
+
+
+def _is_ours_in_memory(path: str) -> bool:
+    """Return whether a directory is on tmpfs or ramfs, and only this user may write to it.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
+    found = os.lstat(path)
+    ours = found.st_uid == os.geteuid() and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    return _is_in_memory(path) and ours
+
+
+def _is_in_memory(path: str) -> bool:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        return file_system_type(fd) in _MEMORY
+    finally:
+        os.close(fd)

@@ -87,6 +87,11 @@ def activate(on: bool) -> None:
         _loaded.set_active(on)
 
 
+def is_known() -> bool:
+    """Return whether the hook knew the versions of libfuse and pyfuse3 of the newest session, mounted or not."""
+    return _loaded is not None and _loaded.status()["session_hooked"]
+
+
 def verify() -> HookStatus:
     """Return the status of the newest session.
 
@@ -97,7 +102,7 @@ def verify() -> HookStatus:
     if not _on:
         return HookStatus(False, "it was mounted with -o plain")
     status = _loaded.status()
-    if not status["session_hooked"]:
+    if not is_known():
         return HookStatus(False, "the hook does not know this version of libfuse or pyfuse3")
     offered, replied = status["kernel_flags"], status["reply_flags"]
     wanted: dict[str, int] = _loaded.WANTED_FLAGS

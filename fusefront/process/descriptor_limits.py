@@ -10,8 +10,10 @@ import logging
 import resource
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
-import trio
+if TYPE_CHECKING:
+    import trio
 
 log = logging.getLogger(__name__)
 
@@ -19,16 +21,27 @@ _DESCRIPTORS_WANTED = 65_536  # far above the need, and few enough for a program
 _ALWAYS_OPEN = 32  # descriptors that the daemon holds all the time, about
 _WAITING_REQUESTS = 32
 _THREADS = 40  # trio's own default
+_FEW = 256  # descriptors, below which files are opened and closed more often
 
 
 def raise_limit() -> None:
     """Raise this process's soft limit of descriptors to its hard limit, 65,536 at most (setrlimit(2))."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = _DESCRIPTORS_WANTED if hard == resource.RLIM_INFINITY else min(hard, _DESCRIPTORS_WANTED)
+    wanted = _wanted(hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-    elif soft != resource.RLIM_INFINITY and soft < 256:
+    elif soft != resource.RLIM_INFINITY and soft < _FEW:
         log.info("the limit of open descriptors is %d (RLIMIT_NOFILE): files are opened and closed more often", soft)
+
+
+def reachable() -> tuple[int, bool]:
+    """Return how many descriptors a daemon that this process starts would have, and whether that is enough."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    return _wanted(hard), _wanted(hard) >= _FEW
+
+
+def _wanted(hard: int) -> int:
+    return _DESCRIPTORS_WANTED if hard == resource.RLIM_INFINITY else min(hard, _DESCRIPTORS_WANTED)
 
 
 def waiting_requests_limit() -> int:
@@ -53,9 +66,9 @@ async def acquired(semaphore: trio.Semaphore) -> AsyncIterator[None]:
 
     ``async with semaphore`` would let all other tasks run first, even if the semaphore is free.
     """
-    try:
+    if semaphore.value:
         semaphore.acquire_nowait()
-    except trio.WouldBlock:
+    else:
         await semaphore.acquire()
     try:
         yield

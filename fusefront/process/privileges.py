@@ -37,6 +37,14 @@ log = logging.getLogger(__name__)
 DAC_OVERRIDE, DAC_READ_SEARCH, FOWNER, SYS_PTRACE, SYS_ADMIN, SYS_RESOURCE = 1, 2, 3, 19, 21, 24
 HELPER_CAPABILITIES = frozenset({DAC_READ_SEARCH, SYS_PTRACE, SYS_ADMIN})
 SERVER_CAPABILITIES = frozenset({DAC_OVERRIDE, DAC_READ_SEARCH, FOWNER, SYS_ADMIN, SYS_RESOURCE})
+_NAMES = {
+    DAC_OVERRIDE: "CAP_DAC_OVERRIDE",
+    DAC_READ_SEARCH: "CAP_DAC_READ_SEARCH",
+    FOWNER: "CAP_FOWNER",
+    SYS_PTRACE: "CAP_SYS_PTRACE",
+    SYS_ADMIN: "CAP_SYS_ADMIN",
+    SYS_RESOURCE: "CAP_SYS_RESOURCE",
+}
 _CAPABILITY_MAX = 64  # above the number of any capability
 _CAPABILITY_VERSION = 0x20080522
 
@@ -180,11 +188,24 @@ def _no_new_privileges() -> None:
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
 
 
-def _keep_capabilities(wanted: frozenset[int]) -> None:
-    """Drop every capability that is not in *wanted*, and empty the bounding set and the ambient set."""
+def missing_capabilities() -> list[str]:
+    """Return the names of the capabilities that a mount of root uses and this process does not have."""
+    words = _capabilities()[1]
+    held = words[0] | words[3] << 32
+    return [_NAMES[number] for number in sorted(SERVER_CAPABILITIES | HELPER_CAPABILITIES) if not held >> number & 1]
+
+
+def _capabilities() -> tuple[bytes, ctypes.Array[ctypes.c_uint32]]:
+    """Return the header and the words of capget(2): effective, permitted and inheritable, twice."""
     header = struct.pack("=Ii", _CAPABILITY_VERSION, 0)
     words = (ctypes.c_uint32 * 6)()
     checked(_libc.capget(header, words), "capget")
+    return header, words
+
+
+def _keep_capabilities(wanted: frozenset[int]) -> None:
+    """Drop every capability that is not in *wanted*, and empty the bounding set and the ambient set."""
+    header, words = _capabilities()
     for capability in range(_CAPABILITY_MAX):
         if _libc.prctl(_PR_CAPBSET_DROP, ctypes.c_ulong(capability), *[ctypes.c_ulong(0)] * 3) != 0:
             break  # EINVAL: this kernel has no capability of that number; EPERM: SETPCAP was dropped by an earlier call
@@ -233,10 +254,8 @@ def _install_filter() -> None:
     _syscall(number, ctypes.c_uint(_SECCOMP_SET_MODE_FILTER), ctypes.c_uint(_SPEC_ALLOW), described)
 
 
-def _create_ruleset(directories: Iterable[str]) -> int:
-    """Return a Landlock ruleset that forbids writing outside of *directories*, running programs, and TCP.
-
-    Reading stays allowed: the base may be the whole system, and engine/store/base_view.py confines how it is read.
+def landlock_version() -> int:
+    """Return the version of the kernel's Landlock.
 
     Raises:
         OSError: the kernel has no Landlock, or too old a version of it.
@@ -245,6 +264,18 @@ def _create_ruleset(directories: Iterable[str]) -> int:
     version = _syscall(create, None, ctypes.c_size_t(0), ctypes.c_uint32(_CREATE_RULESET_VERSION))
     if version < _LANDLOCK_MIN:
         raise OSError(errno.EOPNOTSUPP, f"its version {version} is too old")
+    return version
+
+
+def _create_ruleset(directories: Iterable[str]) -> int:
+    """Return a Landlock ruleset that forbids writing outside of *directories*, running programs, and TCP.
+
+    Reading stays allowed: the base may be the whole system, and engine/store/base_view.py confines how it is read.
+
+    Raises:
+        OSError: the kernel has no Landlock, or too old a version of it.
+    """
+    create, version = syscall_number("landlock_create_ruleset"), landlock_version()
     truncating = _TRUNCATE if version >= 3 else 0
     attributes = struct.pack("=QQ", _FORBIDDEN | truncating, _TCP if version >= 4 else 0)
     size = ctypes.c_size_t(16 if version >= 4 else 8)

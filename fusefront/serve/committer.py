@@ -18,13 +18,13 @@ import trio
 
 from ...engine import Overlay, StateError
 from ...engine.errors import SHORT, CommitPostponed
+from ...engine.store.memory_directory import LOG_MAX
 from ..mount.helper_process import HelperProcess
 from ..process.descriptor_limits import acquired, waiting_requests_limit
 from .counters import Times
 
 log = logging.getLogger(__name__)
 
-_REDO_MAX = 4 << 20  # bytes of redo log after which a commit is made before its time
 _RETRY = 1.0  # seconds until the next attempt of a timed commit for which storage had no room
 _SHORTAGE_MAX = 5.0  # seconds that a request waits for a commit which lacks descriptors or memory
 _SHORTAGE_RETRY = 0.05  # seconds between two attempts of such a commit
@@ -103,7 +103,7 @@ class Committer:
         while (left := deadline - trio.current_time()) > 0:
             seen = self._overlay.operations
             await trio.sleep(min(left, _QUIET))
-            if self._overlay.operations == seen or self._durability.redo_size > _REDO_MAX:
+            if self._overlay.operations == seen or self._durability.redo_size > LOG_MAX:
                 return
 
     async def commit_all(self) -> None:

@@ -18,6 +18,7 @@ from tests.mount.mount_sandbox import USER, in_child
 PRELOADED = [
     "minifo.tools.cli", "minifo.tools.mount", "minifo.tools.umount", "minifo.tools.run", "apsw", "difflib",
     "minifo.tools.clone", "minifo.tools._run_from", "minifo.engine.clone", "minifo.engine.queries.checkpoint_changes",
+    "minifo.tools.doctor", "minifo.tools.checkup.attempt",
     "encodings.ascii", "encodings.idna", "encodings.latin_1", "logging.handlers", "subprocess", "trio",
 ]
 # fmt: on
