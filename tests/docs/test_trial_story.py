@@ -38,7 +38,7 @@ def test_every_command(sandbox: MountSandbox) -> None:
         device.umount()
         forget_memory(uuid)
         device.mount()
-    assert cuts == 3
+    assert cuts == 4
     overlay.pid = daemon_of(overlay.sto)
     overlay.umount()
     assert overlay.violations() == []
