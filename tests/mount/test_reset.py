@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from minifo.engine import ROOT, Ino, Overlay, Process
 from minifo.fusefront.control.client import ControlClient, Refused
 from tests.mount.mount_sandbox import MountSandbox, OverlayMount, attempt, minifo
 from tests.mount.test_checkpoint_verbs import fill
@@ -202,6 +203,26 @@ def test_a_full_storage(sandbox: MountSandbox, mounted: bool) -> None:
     (overlay.mnt / "new").write_bytes(b"x" * (1 << 20))
     (place / "rest").unlink()
     overlay.umount()
+    assert overlay.violations() == []
+
+
+def test_more_than_a_full_storage_takes(sandbox: MountSandbox) -> None:
+    """The rows of what was there do not fit: it is refused, nothing is changed, and it is done when there is room."""
+    place = sandbox.file_system("tmpfs", options="size=16m")
+    overlay = sandbox.overlay(sto=place / "sto")
+    engine = Overlay.open(str(overlay.base), str(overlay.sto))
+    for number in range(3000):
+        attr = engine.mknod(ROOT, b"row%d" % number, 0o100644, 0, Process())
+        engine.write(Ino(attr.ino), 0, b"x")
+    engine.close()
+    fill(place / "rest")
+    done = minifo("reset", "--keep", "row1", overlay.sto, check=False)
+    assert done.returncode
+    assert "nothing was changed" in done.stderr
+    (place / "rest").unlink()
+    assert minifo("checkpoint", "list", overlay.sto).stdout.startswith("no checkpoint yet")
+    told = reset(overlay.sto, "--keep", "row1")
+    assert (told["taken"], told["kept"]) == (2999, 1)
     assert overlay.violations() == []
 
 
