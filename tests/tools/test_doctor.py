@@ -40,10 +40,10 @@ def examined(capsys: pytest.CaptureFixture[str], *words: str | Path) -> tuple[in
     return code, {found["check"]: found for found in document["findings"]}
 
 
-def on_machine(before: str) -> tuple[int, Found]:
+def on_machine(before: str, *more: Path) -> tuple[int, Found]:
     """The same on a machine that commands of the shell change, in a mount namespace of its own."""
     words = ["unshare", "--mount", "--propagation", "private", "sh", "-ec", f'{before}\nexec "$@"', "sh", *PROGRAM]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([*words, *map(str, more)], capture_output=True, text=True, timeout=60, check=False)
     assert done.stdout, done.stderr
     return done.returncode, {found["check"]: found for found in json.loads(done.stdout)["findings"]}
 
@@ -113,7 +113,7 @@ def test_a_check_that_fails_is_a_finding() -> None:
         raise KeyError("odd")
 
     found = found_by(Check("odd", look))
-    assert (found.verdict, found.fact) == ("problem", "it could not be looked at (KeyError: 'odd')")
+    assert (found.verdict, found.fact) == ("problem", "the check failed (KeyError: 'odd')")
 
 
 def test_a_child_that_crashes_or_hangs() -> None:
@@ -156,11 +156,16 @@ def test_a_machine_that_fits(capsys: pytest.CaptureFixture[str], fuse_required: 
 
 @pytest.mark.root
 def test_something_else_in_the_place_of_the_device() -> None:
-    """It can be opened, but is not FUSE."""
+    """It can be opened, but is not FUSE; or it is FUSE, where devices cannot be opened."""
     code, found = on_machine("mount --bind /dev/null /dev/fuse")
     assert code == 1
     assert found["/dev/fuse"]["fact"] == "/dev/fuse is not the device of FUSE"
     assert "mknod" in found["/dev/fuse"]["remedy"]
+    _, found = on_machine(
+        "mount -t tmpfs -o nodev none /mnt; mknod /mnt/fuse c 10 229; mount --bind /mnt/fuse /dev/fuse"
+    )
+    assert found["/dev/fuse"]["fact"] == "/dev/fuse cannot be opened by this user"
+    assert "nodev" in found["/dev/fuse"]["remedy"]
 
 
 @pytest.mark.root
@@ -210,6 +215,36 @@ def test_broken_extension_and_missing_libfuse(tmp_path: Path) -> None:
     _, found = on_machine(f"mount --bind {empty} {library}")
     assert found["session hook"]["verdict"] == "problem"
     assert "ImportError" in found["session hook"]["fact"]
+    assert found["trio"]["verdict"] == "ok"
+
+
+@pytest.mark.root
+def test_little_memory_and_low_limits() -> None:
+    """A control group of 32 MiB, 128 descriptors, 480 MB of addresses; then files of 2 MiB at most."""
+    group = "mount -t tmpfs none /sys/fs/cgroup; mkdir /sys/fs/cgroup/memory; echo 33554432 > /sys/fs/cgroup/memory.max"
+    group += "; cp /sys/fs/cgroup/memory.max /sys/fs/cgroup/memory/memory.limit_in_bytes"
+    _, found = on_machine(f"{group}; ulimit -n 128; ulimit -v 480000")
+    assert found["memory"]["fact"].endswith("; this control group may take 32.0 MiB")
+    assert found["descriptors"]["fact"] == "128 for a daemon"
+    assert found["limits"]["fact"] == "a process may map 468.8 MiB"
+    assert {found[name]["verdict"] for name in ("memory", "descriptors", "limits")} == {"note"}
+    _, found = on_machine("ulimit -f 4096")
+    assert found["limits"]["fact"] == "a file may have 2.0 MiB"
+
+
+@pytest.mark.root
+def test_no_proc_and_no_sqlite(tmp_path: Path, storage: Path) -> None:
+    """What cannot be looked at is said, with what to do; the rest is looked at."""
+    _, found = on_machine("umount -l /proc")
+    for name in ("FUSE", "mounts", "memory"):
+        assert found[name]["remedy"] == "mount /proc: mount -t proc proc /proc", found[name]
+    assert found["/dev/fuse"]["verdict"] == "ok"
+    empty = tmp_path / "empty"
+    empty.touch()
+    code, found = on_machine(f"mount --bind {empty} {apsw.__file__}", storage)
+    assert code == 1
+    assert "apsw cannot be loaded (ImportError" in found["SQLite"]["fact"]
+    assert found["trust"]["remedy"] == "install what is missing: see the findings about software"
     assert found["trio"]["verdict"] == "ok"
 
 
@@ -299,6 +334,9 @@ def damage(storage: Path, how: str) -> None:
         (storage / "minifo.names").write_text("x")
     elif how == "garbled":
         (storage / "minifo.db").write_text("x" * 5000)
+    elif how == "fifo":
+        (storage / "minifo.db").unlink()
+        os.mkfifo(storage / "minifo.db")
     elif how == "missing":
         shutil.rmtree(storage)
     elif how == "open":
@@ -313,6 +351,7 @@ def damage(storage: Path, how: str) -> None:
         ("foreign", "format", "holds foreign files ('letter')", "give an empty directory"),
         ("lost", "format", "has lost its database", "minifo-fsck"),
         ("garbled", "format", "is not an SQLite database", "minifo-fsck"),
+        ("fifo", "trust", "minifo.db is a FIFO", "nothing in a storage may lead out of it"),
         ("missing", "file system", "cannot be reached (No such file or directory)", "check the path"),
         ("open", "trust", "can be written by everybody", "chmod"),
         ("base", "base", "the base of its last mount, is not there", "base="),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -10,6 +11,8 @@ from ...engine.errors import StateError
 
 Verdict = Literal["ok", "note", "problem"]
 VERDICTS: tuple[Verdict, ...] = ("ok", "note", "problem")  # each is worse than the one before
+_AS_ROOT = "check its permissions, or run minifo doctor as root"
+_INSTALL_IT = "install what is missing: see the findings about software"
 _REPORT_IT = "report it, with what minifo doctor --json prints"
 
 
@@ -62,8 +65,15 @@ def found_by(check: Check) -> Finding:
         return check.look()
     except StateError as error:
         return problem(check.name, error.message, error.hint or _REPORT_IT)
+    except OSError as error:
+        path = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else ""
+        told = f"{path or 'it'} could not be looked at ({error.strerror or error})"
+        is_proc = path.startswith("/proc/")
+        return problem(check.name, told, "mount /proc: mount -t proc proc /proc" if is_proc else _AS_ROOT)
+    except ImportError as error:
+        return problem(check.name, f"minifo cannot look at it ({error})", _INSTALL_IT)
     except Exception as error:
-        return problem(check.name, f"it could not be looked at ({type(error).__name__}: {error})", _REPORT_IT)
+        return problem(check.name, f"the check failed ({type(error).__name__}: {error})", _REPORT_IT)
 
 
 def worst(findings: list[Finding]) -> Verdict:

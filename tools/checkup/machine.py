@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import pwd
+import resource
 import stat
+from pathlib import PurePosixPath
 
 from ...engine.store.memory_directory import LOG_MAX, expected_memory_directory
 from ...engine.store.syscalls import clone_mount, has_openat2
@@ -18,6 +21,7 @@ from .finding import Check, Finding, note, ok, problem
 _FUSE_CONF = "/etc/fuse.conf"
 _MTAB = "/etc/mtab"
 _MEMORY_MIN = 64 << 20  # bytes; a daemon takes 46 MiB at its start (docs/performance.md)
+_SPACE_MIN = 512 << 20  # bytes of addresses, twice of what a daemon was seen to map
 _WALK = "minifo opens the base step by step, which is slower; the mount shows the same"
 
 
@@ -36,6 +40,7 @@ def checks() -> list[Check]:
         Check("mounts", _mounts),
         Check("memory for redo", _redo_memory),
         Check("memory", _memory),
+        Check("limits", _limits),
         Check("descriptors", _descriptors),
         Check("user namespaces", _user_namespaces),
         Check("Landlock", _landlock),
@@ -197,13 +202,48 @@ def _redo_memory() -> Finding:
 def _memory() -> Finding:
     with open("/proc/meminfo", encoding="ascii") as file:
         figures = {line.split(":")[0]: int(line.split()[1]) << 10 for line in file}
-    available = figures.get("MemAvailable", figures["MemFree"])
-    fact = f"{size(available)} of {size(figures['MemTotal'])} available"
+    available, total = figures.get("MemAvailable", figures["MemFree"]), figures["MemTotal"]
+    fact = f"{size(available)} of {size(total)} available"
+    limit = _cgroup_limit()
+    if limit is not None and limit < total:
+        fact += f"; this control group may take {size(limit)}"
+        available = min(available, limit)
     if available < _MEMORY_MIN:
         return note(
             "memory", fact, f"give it more: a daemon takes {size(_MEMORY_MIN)} about; max_names= bounds the rest"
         )
     return ok("memory", fact)
+
+
+def _cgroup_limit() -> int | None:
+    """Return how much memory the control group of this process may take, and those above it; None for no limit."""
+    found = []
+    with open("/proc/self/cgroup", encoding="utf-8", errors="surrogateescape") as file:
+        lines = [line.rstrip("\n").split(":", 2) for line in file]
+    for _, controllers, path in lines:
+        if not controllers:
+            top, name = "/sys/fs/cgroup", "memory.max"  # cgroups(7), version 2
+        elif "memory" in controllers.split(","):
+            top, name = "/sys/fs/cgroup/memory", "memory.limit_in_bytes"
+        else:
+            continue
+        for group in (path, *map(str, PurePosixPath(path).parents)):
+            # a group whose controller is off has no such file, nor has the root
+            with contextlib.suppress(OSError), open(f"{top}{group}/{name}", encoding="ascii") as file:
+                text = file.read().strip()
+                found += [int(text)] if text.isdigit() else []
+    return min(found, default=None)
+
+
+def _limits() -> Finding:
+    """The limits of a process that a daemon inherits, but for the descriptors."""
+    space, largest = (resource.getrlimit(kind)[0] for kind in (resource.RLIMIT_AS, resource.RLIMIT_FSIZE))
+    if 0 <= space < _SPACE_MIN:
+        remedy = f"ulimit -v unlimited (LimitAS=): a daemon wants {size(_SPACE_MIN)}"
+        return note("limits", f"a process may map {size(space)}", remedy)
+    if largest >= 0:
+        return note("limits", f"a file may have {size(largest)}", "ulimit -f unlimited (LimitFSIZE=), for larger files")
+    return ok("limits", "none of memory and of file sizes")
 
 
 def _descriptors() -> Finding:

@@ -17,7 +17,7 @@ from ...fusefront.mount import mount_table
 from .._progress import Progress
 from .._size import size
 from ..status import FULL
-from .finding import Check, Finding, note, ok, problem
+from .finding import Check, Finding, found_by, note, ok, problem
 
 _SHOWN = 5  # kinds of problems that are named
 _TRIED = 1 << 20  # bytes of a file without blocks
@@ -36,23 +36,16 @@ def checks(storage: str, *, quiet: bool) -> Iterator[Check]:
         return
     yield Check("space", lambda: _space(storage))
     yield Check("abilities", lambda: _abilities(storage))
-    yield Check("trust", lambda: _trust(storage))
-    if not _can_be_used(lambda: _trust(storage)):
-        return
-    yield Check("format", lambda: _format(storage))
-    if not _can_be_used(lambda: _format(storage)) or not os.path.exists(_database(storage)):
+    for check in (Check("trust", lambda: _trust(storage)), Check("format", lambda: _format(storage))):
+        yield check
+        if found_by(check).verdict != "ok":
+            return
+    if not os.path.exists(_database(storage)):
         return
     examined = _Examined(storage, quiet=quiet)
     yield Check("use", examined.use)
     yield Check("fsck", examined.fsck)
     yield Check("base", examined.base)
-
-
-def _can_be_used(look: Callable[[], Finding]) -> bool:
-    try:
-        return look().verdict == "ok"
-    except (StateError, OSError):
-        return False
 
 
 def _file_system(storage: str) -> Finding:
