@@ -22,6 +22,7 @@ from .reset_plan import Choice, Plan
 from .revert import Reverter
 from .store.base_view import join
 from .store.clearing import cleared
+from .tree.base_values import restore_base_values
 from .tree.nodes import Node
 from .tree.typed_rows import each, rows
 
@@ -127,6 +128,8 @@ class _Reset:
 
     def _settle(self, plan: Plan) -> None:
         self._count_links()
+        for ino in sorted(plan.counted):
+            self._drop_values(ino)
         reverter = Reverter(self._ov)
         for ino in sorted(plan.needed) if plan.is_any else ():
             node = self._inodes.directory(ino)
@@ -152,6 +155,16 @@ class _Reset:
             row = self._inodes.row(ino)
             if row is not None and row.nlink not in (0, links) and links > 0:
                 self._inodes.stamp(row, links, row.atime, row.mtime, self._inodes.now())
+
+    def _drop_values(self, ino: Ino) -> None:
+        """Let a base file of which a row is kept for its link count only have the base's bytes and attributes."""
+        row = self._inodes.row(ino)
+        path = self._inodes.path(ino)
+        st = self._ov.base.find(path) if path is not None else None
+        if row is not None and st is not None and stat.S_IFMT(st.st_mode) == stat.S_IFMT(row.mode):
+            restore_base_values(
+                self._db, self._inodes, self._ov.stored, row, st, ctime=self._inodes.now(), is_needed=True
+            )
 
     def _hidden(self) -> Counter[int]:
         """Return how many names of each base file are hidden."""

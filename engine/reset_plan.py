@@ -80,6 +80,7 @@ class Plan:
         chosen: the chosen names in the lists ``created``, ``renamed`` and ``deleted``.
         standing: the chosen names of base objects that stand where the base has them.
         inos: the objects of all these names.
+        counted: base files with several names of which one stays hidden: their rows say how many links are left.
         names: all names in the lists that stay, with those of needed directories; see ``close``.
         needed: the directories that hold what is kept, and those above, up to the root; see ``close``.
     """
@@ -92,6 +93,7 @@ class Plan:
         self.chosen: dict[str, set[Key]] = {"created": set(), "renamed": set(), "deleted": set()}
         self.standing: set[Key] = set()
         self.inos: set[Ino] = set()
+        self.counted: set[Ino] = set()
         self.names: dict[str, set[Key]] = {}
         self.needed: set[Ino] = set()
         self.directories = Directories(overlay.db)
@@ -152,7 +154,7 @@ class Plan:
             self.chosen["deleted"].add((parent, name))
             child = self._ov.inodes.base_child(self._ov.inodes.directory(parent), name)
             if child is not None and child[0].st_nlink > 1 and not stat.S_ISDIR(child[0].st_mode):
-                self.inos.add(child[1])  # its other names have one link less
+                self.counted.add(child[1])
 
     def _is_hidden(self, parent: int, name: bytes) -> bool:
         return self._db.row(IS_HIDDEN, (parent, name)) is not None
@@ -171,7 +173,8 @@ class Plan:
         self.names = {table: set(keys) for table, keys in self.chosen.items()}
         for keys in (*self.chosen.values(), self.standing):
             self._need(parent for parent, _ in keys)
-        for ino in list(self.inos):
+        self.counted -= self.inos
+        for ino in (*self.inos, *self.counted):
             found = rows(self._db, _ORIGIN, (ino,), "b")
             if found and found[0][0] != b"/":
                 self._need_place(found[0][0])
@@ -252,7 +255,7 @@ class Plan:
         """Return the rows that stay."""
         kept = Kept()
         kept.names = self.names
-        kept.inos = {*self.inos, *self._open_orphans()}
+        kept.inos = {*self.inos, *self.counted, *self._open_orphans()}
         kept.places = {ROOT}
         if self.is_any:
             kept.inos |= self.needed

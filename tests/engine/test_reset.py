@@ -216,6 +216,21 @@ def test_another_name_in_the_base(tmp_path: Path) -> None:
     sandbox.close()
 
 
+def test_a_deletion_of_one_of_several_names(tmp_path: Path) -> None:
+    """It is kept, but not what was written into the file, which shows at another name."""
+    sandbox = OverlaySandbox(tmp_path)
+    sandbox.put("x/one")
+    os.link(sandbox.base / "x/one", sandbox.base / "x/two")
+    sandbox.write("x/one", b"o" * 9000)
+    sandbox.unlink("x/one")
+    do(sandbox, "one")
+    assert sandbox.names("x") == ["two"]
+    assert (sandbox.read("x/two"), sandbox.attr("x/two").nlink) == (b"base", 1)
+    sandbox.ov.checkpoints.undo()
+    assert sandbox.read("x/two") == b"o" * 9000
+    sandbox.close()
+
+
 def test_what_is_open(sandbox: OverlaySandbox) -> None:
     """A kept file stays usable, as does one without a name; of another one the number is not valid any more."""
     keep, gone, orphan = (sandbox.create(name, b"bytes") for name in ("keep", "gone", "orphan"))
