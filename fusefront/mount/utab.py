@@ -23,6 +23,16 @@ _UTAB = "/run/mount/utab"
 _OPTIONS = b"helper=minifo"
 
 
+def has_library() -> bool:
+    """Return whether there is the libmount that writes an entry."""
+    try:
+        ctypes.CDLL(_LIBRARY)
+    except OSError as error:
+        log.debug("libmount cannot be loaded: %s", error)
+        return False
+    return True
+
+
 def add_entry(target: str, source: str) -> None:
     """Add the entry for a mount; do nothing if the mount or libmount is missing, or the caller is not root.
 

@@ -233,6 +233,36 @@ def test_little_memory_and_low_limits() -> None:
 
 
 @pytest.mark.root
+def test_umount_that_calls_no_helper(tmp_path: Path) -> None:
+    """That of busybox; one without libmount; none."""
+    (tmp_path / "busybox").write_text("#!/bin/sh\n")
+    (tmp_path / "busybox").chmod(0o755)
+    (tmp_path / "umount").symlink_to("busybox")
+    (tmp_path / "empty").touch()
+    _, found = on_machine(f"PATH={tmp_path}:$PATH")
+    assert f"{tmp_path}/umount is that of busybox" in found["umount"]["fact"]
+    _, found = on_machine(
+        f"library=$(ldconfig -p | sed -n 's/.*libmount.so.1.*=> //p' | head -1)\n"
+        f"mount --bind {tmp_path}/empty $(readlink -f $library)"
+    )
+    assert "libmount is missing" in found["umount"]["fact"]
+    _, found = on_machine(f"PATH={tmp_path}/nothing")
+    assert found["umount"]["fact"] == "umount(8) is not installed"
+    assert {found[name]["verdict"] for name in ("umount", "fusermount3")} == {"note"}
+
+
+@pytest.mark.root
+def test_root_of_a_user_namespace() -> None:
+    """It is said, with what the kernel refuses there."""
+    words = ["unshare", "--user", "--map-root-user", "--mount", *PROGRAM]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    found = {found["check"]: found for found in json.loads(done.stdout)["findings"]}
+    assert found["user"]["fact"].startswith("root of a user namespace")
+    assert found["base protection"]["verdict"] == "note"
+    assert "user namespace" in found["base protection"]["remedy"]
+
+
+@pytest.mark.root
 def test_no_proc_and_no_sqlite(tmp_path: Path, storage: Path) -> None:
     """What cannot be looked at is said, with what to do; the rest is looked at."""
     _, found = on_machine("umount -l /proc")

@@ -7,12 +7,13 @@ import os
 import platform
 import pwd
 import resource
+import shutil
 import stat
 from pathlib import PurePosixPath
 
 from ...engine.store.memory_directory import LOG_MAX, expected_memory_directory
 from ...engine.store.syscalls import clone_mount, has_openat2
-from ...fusefront.mount import fuse_access, mount_table
+from ...fusefront.mount import fuse_access, mount_table, utab
 from ...fusefront.process import descriptor_limits, privileges
 from .._size import size
 from .child import NoAnswer, answer_of
@@ -37,6 +38,7 @@ def checks() -> list[Check]:
         Check("fusermount3", _fusermount),
         Check("fuse.conf", _fuse_conf),
         Check("mtab", _mtab),
+        Check("umount", _umount),
         Check("mounts", _mounts),
         Check("memory for redo", _redo_memory),
         Check("memory", _memory),
@@ -72,7 +74,7 @@ def _base_protection() -> Finding:
     try:
         os.close(clone_mount(fd))
     except OSError as error:
-        remedy = f"use Linux 5.12 or newer, or give the container CAP_SYS_ADMIN; until then {_WALK}"
+        remedy = f"use Linux 5.12 or newer, with CAP_SYS_ADMIN and outside of a user namespace; until then {_WALK}"
         return note(name, f"the base's mount cannot be cloned ({error.strerror})", remedy)
     finally:
         os.close(fd)
@@ -90,12 +92,20 @@ def _user() -> Finding:
             return problem("user", f"{who}, who has no name", remedy)
     if uid != 0:
         return ok("user", f"{who}, who mounts through fusermount3")
+    if _in_user_namespace():
+        who += " of a user namespace"
     missing = privileges.missing_capabilities()
     if not missing:
         return ok("user", f"{who}, with all capabilities that a mount uses")
     remedy = "give the container these capabilities (--cap-add)"
     fact = f"{who} without {', '.join(missing)}"
     return problem("user", fact, remedy) if "CAP_SYS_ADMIN" in missing else note("user", fact, remedy)
+
+
+def _in_user_namespace() -> bool:
+    """Return whether this is not the first user namespace, which maps every id to itself (user_namespaces(7))."""
+    with open("/proc/self/uid_map", encoding="ascii") as file:
+        return file.read().split() != ["0", "0", str(2**32 - 1)]
 
 
 def _fuse() -> Finding:
@@ -163,6 +173,22 @@ def _mtab() -> Finding:
     if not os.path.exists(_MTAB):
         return note("mtab", f"{_MTAB} does not exist: some programs see no mounts", remedy)
     return note("mtab", f"{_MTAB} is a file: mounts whose daemon was killed stay in it", remedy)
+
+
+def _umount() -> Finding:
+    """Whether umount(8) of root calls minifo's helper, which waits for the last commit (fusefront/mount/utab.py)."""
+    if os.geteuid() != 0:
+        return ok("umount", "other users than root unmount by minifo umount")
+    path = shutil.which("umount")
+    remedy = "unmount with minifo umount, which waits"
+    if path is None:
+        return note("umount", "umount(8) is not installed", remedy)
+    early = "it returns before the last commit is durable"
+    if os.path.basename(os.path.realpath(path)) == "busybox":
+        return note("umount", f"{path} is that of busybox: {early}", remedy)
+    if not utab.has_library():
+        return note("umount", f"{path} cannot be told to call a helper, for libmount is missing: {early}", remedy)
+    return ok("umount", f"{path} can be told to call a helper that waits for the last commit")
 
 
 def _mounts() -> Finding:

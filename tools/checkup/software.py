@@ -75,11 +75,10 @@ def _sqlite() -> Finding:
 def session_hook() -> Finding:
     """Say whether the C extension and libfuse fit each other; a child tries it, for it may crash."""
     name = "session hook"
-    slower = "until then minifo mount -o plain works, slower"
     try:
         found = answer_of(probe, 20)
     except NoAnswer as error:
-        remedy = f"install libfuse 3 (package fuse3); {_AGAIN}; {slower} if pyfuse3 can be loaded"
+        remedy = f"install libfuse 3 (package fuse3); if it is there, {_AGAIN}"
         return problem(name, f"pyfuse3 and libfuse do not work here ({error.message})", remedy)
     fact = f"libfuse {found['libfuse']}"
     if not found["loaded"]:
