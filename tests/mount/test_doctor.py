@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import signal
@@ -21,6 +22,7 @@ from tests.mount.mount_sandbox import (
     daemon_of,
     is_mounted,
     minifo,
+    minifo_program,
     mount_lines,
     run,
 )
@@ -48,6 +50,30 @@ def test_try_leaves_nothing(fuse_required: None, room: Path) -> None:
     _, found = examined("--try", env={**os.environ, "TMPDIR": str(room)})
     assert found["overlay"]["verdict"] == "ok", found["overlay"]
     assert "all was there" in found["overlay"]["fact"]
+    assert list(room.iterdir()) == []
+
+
+def test_try_where_there_is_no_room(sandbox: MountSandbox) -> None:
+    """The temporary directory is full, or read-only: that is said, and nothing is left."""
+    small = sandbox.directory()
+    sandbox.mount("-t", "tmpfs", "-o", "size=128k,mode=700", "none", small)
+    env = {**os.environ, "TMPDIR": str(small)}
+    code, found = examined("--try", env=env)
+    assert code == 1
+    assert found["overlay"]["verdict"] == "problem"
+    assert "No space left on device" in found["overlay"]["fact"]
+    assert list(small.iterdir()) == []
+
+
+def test_try_with_a_broken_extension(fuse_required: None, room: Path) -> None:
+    """The mount works, slower, and the finding says why."""
+    spec = importlib.util.find_spec("minifo.fusefront.extension._hook")
+    assert spec is not None
+    script = f'mount --bind /dev/null {spec.origin}; exec "$@"'
+    words = ["unshare", "-m", "--propagation", "private", "sh", "-ec", script, "sh", minifo_program()]
+    done = run(*words, "doctor", "--try", check=False, env={**os.environ, "TMPDIR": str(room)})
+    assert done.returncode == 1
+    assert "all was there; but the C extension is not installed" in " ".join(done.stdout.split())
     assert list(room.iterdir()) == []
 
 
@@ -94,7 +120,9 @@ def test_ordinary_user_who_cannot_mount(fuse_for_all: None, room: Path) -> None:
 
 @pytest.mark.parametrize("hangs", [False, True])
 @pytest.mark.logs("is killed: ", always=False)
-def test_overlay_of_a_step_that_failed_is_removed(sandbox: MountSandbox, hangs: bool) -> None:
+def test_overlay_of_a_step_that_failed_is_removed(
+    sandbox: MountSandbox, monkeypatch: pytest.MonkeyPatch, hangs: bool
+) -> None:
     """Its daemon is ended, also one that answers nothing any more, and its directory goes."""
     top = sandbox.directory()
     overlay = OverlayMount(top)
@@ -103,6 +131,7 @@ def test_overlay_of_a_step_that_failed_is_removed(sandbox: MountSandbox, hangs: 
     (overlay.mnt / "new").touch()
     if hangs:
         os.kill(overlay.pid, signal.SIGSTOP)
+        monkeypatch.setattr(attempt, "_END", 0)  # one second is enough to see that it does not answer
     attempt._remove(str(top))
     await_end(overlay.pid)
     assert not is_mounted(overlay.mnt)

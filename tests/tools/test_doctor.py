@@ -6,6 +6,7 @@ import faulthandler
 import importlib.util
 import json
 import os
+import pty
 import shutil
 import signal
 import subprocess
@@ -89,6 +90,25 @@ def test_text_says_the_same(capsys: pytest.CaptureFixture[str], storage: Path) -
         assert f"{one['verdict']:7}  {name:16} {one['fact']}" in out
         assert one["remedy"] is None or one["remedy"].split()[0] in out
     assert f"{sum(one['verdict'] == 'ok' for one in found.values())} ok" in out.splitlines()[-1]
+
+
+@pytest.mark.parametrize(("variables", "coloured"), [({}, True), ({"NO_COLOR": "1"}, False)])
+def test_colours_on_a_terminal(variables: dict[str, str], coloured: bool) -> None:
+    """Unless the user wants none."""
+    reader, terminal = pty.openpty()
+    words = [word for word in PROGRAM if word != "--json"]
+    with subprocess.Popen(words, stdout=terminal, env={**os.environ, "TERM": "xterm", **variables}) as program:
+        os.close(terminal)
+        said = b""
+        try:
+            while data := os.read(reader, 65536):
+                said += data
+        except OSError:
+            pass  # EIO: the program has closed its end
+        os.close(reader)
+    assert program.returncode in (0, 1)
+    assert (b"\x1b[1;36mmachine\x1b[0m\r\n" in said) is coloured
+    assert (b"\x1b" in said) is coloured
 
 
 def test_required_packages_are_those_of_the_project() -> None:

@@ -38,7 +38,7 @@ def attempt() -> Finding:
     try:
         took, lacks = answer_of(lambda: _go_through(directory), _TIME)
     except NoAnswer as error:
-        remedy = "settle the problems above first; else see the system log: journalctl -t minifo, or dmesg"
+        remedy = "settle the problems above first; try another directory (TMPDIR=DIR minifo doctor --try); see the log"
         return problem(_NAME, error.message, remedy)
     finally:
         _remove(directory)
