@@ -124,7 +124,12 @@ class FreeSpace:
             self._db.restart_log()
 
     def _commit_pending(self) -> None:
-        """Commit the pending operations, which frees the space of deleted objects, and empty the write-ahead log."""
+        """Commit the pending operations, which frees the space of deleted objects, and empty the write-ahead log.
+
+        Within a transaction nothing is committed: what it has done so far may still be undone.
+        """
+        if self._db.in_operation:
+            return
         try:
             self._commit()
         except CommitPostponed as error:

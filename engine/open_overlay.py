@@ -137,7 +137,7 @@ class OpenOverlay:
         )
 
     def _report(self) -> None:
-        self.db.report_to(rolled_back=self.inodes.rolled_back, lost=self.commits.lose)
+        self.db.report_to(rolled_back=self.merge.rolled_back, lost=self.commits.lose)
 
     def _next_ino(self) -> int:
         return self.inodes.next_ino
@@ -360,6 +360,8 @@ class OpenOverlay:
         self.space.need(size)
         # ids beyond the committed bound must not be used: after a crash no mount would find their objects
         if self.objects.free_ids() < IDS_PER_OPERATION:
+            if self.db.in_operation:  # a commit now would make half a transaction durable
+                raise FsError(errno.ENOSPC)
             self.commits.run()
 
     # -- events and status
@@ -412,7 +414,9 @@ class OpenOverlay:
         self.commits.reserve(count)
 
     def transaction(self) -> AbstractContextManager[None]:
-        """Return a context manager in which several changes are one operation: all are undone if the block raises."""
+        """Return the context manager of one operation of several changes: all are undone if the block raises.
+
+        A change in it that raises may leave a part, so the block must raise.  ``reserve`` content objects before it."""
         return self.db.operation()
 
     def watch(self, watcher: Watcher) -> None:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ROOT = Path(__file__).resolve().parent.parent
+#: The folder whose ``__init__.py`` is that of ``minifo`` itself.
+PUBLIC = Path("engine/public")
 ARROWS = {
     "engine": {"engine"},
     "fusefront": {"fusefront", "engine"},
@@ -38,6 +40,10 @@ ROOMS = {
         "fsck": {"errors", "model", "store", "tree", ""},
         "rebase": {"errors", "model", "store", "tree", ""},
         "queries": {"errors", "model", "store", "tree", "", "rebase"},
+        "api_values": {"errors", "model", "", "queries"},
+        "api_files": {"errors", "model", "store", "", "api_values"},
+        "api": {"store", "", "queries", "api_values", "api_files"},
+        "public": {"errors", "", "queries", "api_values", "api"},
     },
     "fusefront": {
         "process": set(),
@@ -293,8 +299,9 @@ def test_pyproject_names_every_package() -> None:
     """An editable install finds a new folder by itself, a wheel only ships what is listed."""
     setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
     folders = {path.parent.relative_to(ROOT) for path in FILES}
-    assert sorted(setuptools["packages"]) == sorted(".".join(("minifo", *folder.parts)) for folder in folders)
-    assert setuptools["package-dir"] == {f"minifo.{package}": package for package in ARROWS}
+    folders.remove(PUBLIC)
+    assert sorted(setuptools["packages"]) == ["minifo", *sorted(".".join(("minifo", *path.parts)) for path in folders)]
+    assert setuptools["package-dir"] == {"minifo": str(PUBLIC), **{f"minifo.{package}": package for package in ARROWS}}
 
 
 def test_pyproject_names_every_data_file() -> None:
@@ -306,7 +313,8 @@ def test_pyproject_names_every_data_file() -> None:
     ]
     missing = []
     for path in data:
-        package = ".".join(("minifo", *path.parent.relative_to(ROOT).parts))
+        folder = path.parent.relative_to(ROOT)
+        package = "minifo" if folder == PUBLIC else ".".join(("minifo", *folder.parts))
         if not any(path.match(pattern) for pattern in patterns.get(package, ())):
             missing.append(str(path.relative_to(ROOT)))
     assert len(data) > 5
@@ -323,7 +331,8 @@ def test_version_is_said_alike() -> None:
 def test_typing_links_show_every_package_to_static_tools() -> None:
     """tests/_typing mirrors the installed layout, so mypy checks all of it; each package says that it is typed."""
     links = ROOT / "tests" / "_typing" / "minifo"
-    assert {link.name: link.resolve() for link in links.iterdir()} == {name: ROOT / name for name in ARROWS}
+    top = {path.name: path for path in (ROOT / PUBLIC).iterdir() if path.suffix in (".py", ".typed")}
+    assert {link.name: link.resolve() for link in links.iterdir()} == {**{name: ROOT / name for name in ARROWS}, **top}
     assert all((ROOT / package / "py.typed").is_file() for package in ARROWS)
 
 

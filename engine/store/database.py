@@ -60,18 +60,18 @@ class _Operation:
 
     def __init__(self, db: Database) -> None:
         self._db = db
-        self._depth = 0
+        self.depth = 0
 
     def __enter__(self) -> None:
-        if self._depth == 0:
+        if self.depth == 0:
             self._db.begin_operation()
-        self._depth += 1
+        self.depth += 1
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._depth -= 1
-        if self._depth == 0:
+        self.depth -= 1
+        if self.depth == 0:
             self._db.end_operation(error)
         if isinstance(error, apsw.Error):
             raise FsError(errno_of(error), str(error)) from error
@@ -253,6 +253,11 @@ class Database:
             FsError: on entry EROFS if the overlay is read-only; otherwise the errno of a database error.
         """
         return self._operation
+
+    @property
+    def in_operation(self) -> bool:
+        """Whether an operation is running, so that nothing may be committed."""
+        return self._operation.depth > 0
 
     def change(self, sql: str, params: Params = ()) -> int:
         """Execute one statement that changes rows, inside an operation.

@@ -51,13 +51,19 @@ class Listings:
         self._names_of = names_of
         self._cached: OrderedDict[Ino, Listing] = OrderedDict()  # the listing used last is at the end
         self._count = 0  # names in all of _cached
+        self._changing: set[Ino] = set()  # directories whose names the running operation has changed
 
     def of(self, directory: Node) -> Listing:
-        """Return the listing of a directory; from the cache, or into it."""
+        """Return the listing of a directory; from the cache, or into it.
+
+        What the running operation has changed is not cached: it may be undone.
+        """
         ino = directory.ino
+        if ino in self._changing:
+            return self._sorted(directory)
         listing = self._cached.get(ino)
         if listing is None:
-            listing = sorted((cookie_of(name), name) for name in self._names_of(directory))
+            listing = self._sorted(directory)
             self._cached[ino] = listing
             self._count += len(listing)
             while self._count > _CACHED_NAMES and len(self._cached) > 1:
@@ -66,8 +72,20 @@ class Listings:
             self._cached.move_to_end(ino)
         return listing
 
+    def _sorted(self, directory: Node) -> Listing:
+        return sorted((cookie_of(name), name) for name in self._names_of(directory))
+
+    def changing(self, ino: Ino) -> None:
+        """Note that the running operation changes the names in a directory; ``add`` or ``remove`` follows its end."""
+        self._changing.add(ino)
+
+    def rolled_back(self) -> None:
+        """Forget what the operation has changed, which was undone."""
+        self._changing.clear()
+
     def add(self, ino: Ino, name: bytes) -> None:
         """Add a name to the listing of a directory, if that is cached, and tell the watcher."""
+        self._changing.discard(ino)
         self._inodes.watcher.appeared(ino, name)
         listing = self._cached.get(ino)
         if listing is not None:
@@ -79,6 +97,7 @@ class Listings:
 
     def remove(self, ino: Ino, name: bytes) -> None:
         """Remove a name from the listing of a directory, if that is cached, and tell the watcher."""
+        self._changing.discard(ino)
         self._inodes.watcher.vanished(ino, name)
         listing = self._cached.get(ino)
         if listing is not None:
@@ -90,6 +109,7 @@ class Listings:
 
     def drop(self, ino: Ino) -> None:
         """Remove the listing of a directory from the cache."""
+        self._changing.discard(ino)
         listing = self._cached.pop(ino, None)
         if listing is not None:
             self._count -= len(listing)

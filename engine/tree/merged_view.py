@@ -249,6 +249,11 @@ class MergedView:
             return "base", node, base_attr(st, ino), None
         return "base", node, row, (st.st_size, st.st_blocks)
 
+    def rolled_back(self) -> None:
+        """Forget what is known of the running operation, which was undone."""
+        self._inodes.rolled_back()
+        self.listings.rolled_back()
+
     # -- listings
 
     def names(self, directory: Node) -> list[bytes]:
@@ -416,8 +421,10 @@ class MergedView:
     def appeared(self, directory: Node, name: bytes) -> None:
         """Note that the running operation adds *name* to a directory."""
         self._missing = None
+        self.listings.changing(directory.ino)
         self._db.on_success(partial(self.listings.add, directory.ino, name))
 
     def vanished(self, directory: Node, name: bytes) -> None:
         """Note that the running operation removes *name* from a directory."""
+        self.listings.changing(directory.ino)
         self._db.on_success(partial(self.listings.remove, directory.ino, name))
