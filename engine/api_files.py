@@ -389,10 +389,12 @@ class Files:
     @contextmanager
     def _in_one(self) -> Iterator[None]:
         """One operation of the facade; what it leaves without a name is forgotten afterwards."""
-        self._nameless.clear()
-        with self._ov.transaction():
-            yield
-        self._forget_nameless()
+        try:
+            with self._ov.transaction():
+                yield
+            self._forget_nameless()
+        finally:
+            self._nameless.clear()
 
     def _forget_nameless(self) -> None:
         gone, self._nameless = self._nameless, []
