@@ -11,18 +11,21 @@ there is no memory directory for that log, each change is committed.
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from .api_values import Path, as_os_errors, place_of, stat_result
-from .errors import CommitPostponed, FsError, NotDurable, UsageError
+from .errors import FsError, NotDurable, StateError, UsageError
 from .model import ROOT, Attr, Ino, Process, SetAttr
 from .overlay import Overlay
 from .store.base_view import split
 from .store.content_objects import IDS_PER_OPERATION
 from .store.memory_directory import LOG_MAX
+
+log = logging.getLogger(__name__)
 
 _KNOWN = 20_000  # objects in memory after which all are dropped: no call needs those of another
 _FILES_MIN, _FILES = 2_000, 10_000  # content objects that a transaction can make: at least, and if few are left
@@ -359,10 +362,9 @@ class Files:
             OSError: EROFS if the overlay is read-only.
         """
         self._refuse_in_transaction("begin another transaction")
-        with as_os_errors():
-            if self._ov.objects.free_ids() < _FILES_MIN and not self._ov.db.read_only:
-                self._ov.reserve(_FILES)
-        with self._in_one():
+        if self._ov.objects.free_ids() < _FILES_MIN and not self._ov.db.read_only:
+            self._ov.reserve(_FILES)
+        with as_os_errors(), self._in_one():
             self._in_transaction = True
             try:
                 yield
@@ -398,7 +400,10 @@ class Files:
 
     def _forget_nameless(self) -> None:
         gone, self._nameless = self._nameless, []
-        self._ov.forget(gone)
+        try:
+            self._ov.forget(gone)
+        except OSError as error:  # the change itself is made
+            log.warning("what was removed takes space until the overlay is opened again: %s", error)
 
     def _change(self, work: Callable[[], object], *, is_one: bool = True) -> None:
         """Make a change.
@@ -435,13 +440,13 @@ class Files:
         """Commit where the redo log cannot save what was done, or has become long.
 
         Raises:
-            NotDurable: the commit was postponed.
+            NotDurable: the commit was postponed or failed.
         """
         durability = self._ov.durability
         if durability.volatile or not durability.keeps_redo or durability.redo_size > LOG_MAX:
             try:
                 self._ov.commit()
-            except CommitPostponed as error:
+            except StateError as error:
                 raise NotDurable("the change is made", error) from error
 
     def _set(self, attr: Attr, change: SetAttr) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from . import checkpoint_values
-from .errors import UsageError
+from .errors import FsError, UsageError
 from .model import BLOCK_SIZE, Attr
 from .queries import changes
 from .queries.changes import Kind
@@ -110,13 +110,15 @@ def as_os_errors(path: Path | None = None, other: Path | None = None) -> Iterato
     """Raise each OSError of the block as the class that its errno has in the standard library, with the paths.
 
     Args:
-        path, other: as the caller named them.
+        path, other: as the caller named them; without a path, errors that are of the standard library pass as they are.
     """
     try:
         yield
     except OSError as error:
         code = error.errno or errno.EIO
         if path is None:
+            if not isinstance(error, FsError):
+                raise
             raise OSError(code, os.strerror(code), error.filename) from error
         name = os.fspath(path)
         if other is None:

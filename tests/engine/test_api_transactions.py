@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import random
 import sqlite3
 import stat
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import minifo
 from minifo.engine import Overlay as Facade
-from minifo.engine.store.memory_directory import memory_directory
+from tests.crash.io_fault_injector import Injector
 from tests.shared.overlay_sandbox import PAST
 
 PATHS = [f"/{a}{b}{c}" for a in ("d", "e", "f") for b in ("", "/a", "/b", "/c") for c in ("", "/x") if b or not c]
@@ -39,12 +42,12 @@ def make_base(top: Path) -> Path:
     return base
 
 
-def opened(base: Path, storage: Path, max_size: int | None = None) -> minifo.Overlay:
-    """An open overlay, which takes at most so many bytes in storage."""
-    storage.mkdir(exist_ok=True)
-    return minifo.Overlay(
-        Facade.open(str(base), str(storage), redo_directory=memory_directory(), max_size=max_size, clock=lambda: PAST)
-    )
+def opened(base: Path, storage: Path, **options: Any) -> minifo.Overlay:
+    """An open overlay, with options of the engine."""
+    redo = base.parent / "redo"
+    for directory in (storage, redo):
+        directory.mkdir(exist_ok=True)
+    return minifo.Overlay(Facade.open(str(base), str(storage), redo_directory=str(redo), clock=lambda: PAST, **options))
 
 
 def everything(overlay: minifo.Overlay) -> dict[str, tuple[object, ...]]:
@@ -125,7 +128,7 @@ def test_at_random(tmp_path: Path, seed: int) -> None:
     assert digest == alone.digest()
     ours.close()
     alone.close()
-    with minifo.open(base, tmp_path / "ours") as again:
+    with opened(base, tmp_path / "ours") as again:
         assert (everything(again), again.digest(), again._ov.check()) == (last, digest, [])
     con = sqlite3.connect(tmp_path / "ours" / "minifo.db")
     (needed,) = con.execute(OBJECTS).fetchone()
@@ -138,7 +141,7 @@ def test_a_full_storage(tmp_path: Path) -> None:
     base = make_base(tmp_path)
     room = 24 << 20
     data = os.urandom(4 << 20)
-    with opened(base, tmp_path / "sto", room) as overlay:
+    with opened(base, tmp_path / "sto", max_size=room) as overlay:
         written = 0
 
         def fill() -> None:
@@ -171,3 +174,58 @@ def test_a_full_storage(tmp_path: Path) -> None:
         expected = everything(overlay)
     with opened(base, tmp_path / "sto") as overlay:
         assert everything(overlay) == expected
+
+
+@pytest.mark.logs(".", always=False)
+@pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC])
+def test_each_step_fails(tmp_path: Path, code: int) -> None:
+    """Whichever step of storage fails in a transaction or its commit: the next program finds all of it or nothing."""
+    base = make_base(tmp_path)
+    outcomes, raised = set(), set()
+    for number in count():
+        storage, injector = tmp_path / str(number), Injector()
+        overlay = opened(base, storage, vfs=injector.vfs, storage_io=injector.storage)
+        overlay.write_bytes("/big", b"old" * 3000)
+        overlay.remove("/e/c")
+        overlay.commit()
+        before = everything(overlay)
+
+        def change(overlay: minifo.Overlay) -> None:
+            with overlay.transaction():
+                overlay.write_bytes("/big", b"new" * 3000)
+                overlay.rename("/d/a", "/moved")
+                overlay.rmtree("/d")
+                overlay.mkdir("/d/x", parents=True)
+
+        is_done = False
+        injector.arm(number, code)
+        try:
+            change(overlay)
+            is_done = True
+            overlay.commit()
+        except (OSError, minifo.StateError) as error:
+            raised.add((isinstance(error, OSError), isinstance(error, minifo.MinifoError)))
+        injector.disarm()
+        with contextlib.suppress(minifo.StateError):  # of a commit that failed
+            overlay.close()
+        injector.close()
+        is_aside = False
+        try:
+            again = opened(base, storage)
+        except minifo.StateError:  # bytes did not arrive, so what the commit had cannot be replayed
+            is_aside = True
+            again = opened(base, storage, redo_aside=True)
+        with again:
+            found = everything(again)
+            assert again._ov.check() == []
+            if is_done and not is_aside:
+                assert found["/big"][2] == b"new" * 3000, injector.failed
+                assert "/d/x" in found
+                assert "/d/b" not in found
+            else:
+                assert found == before, injector.failed
+        outcomes.add((is_done, is_aside))
+        if injector.failed is None:
+            break
+    assert outcomes == {(False, False), (True, False), (True, True)}
+    assert raised == {(True, False), (False, True)}
