@@ -373,7 +373,7 @@ class Checkpoints:
         try:
             if freezing:
                 self._history.keep(True)
-            with self._db.operation():
+            with self._db.large_operation():
                 yield
                 drop_stale(self._db)
                 self._commits.allocate_log()

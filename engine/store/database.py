@@ -12,6 +12,7 @@ import errno
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
@@ -19,6 +20,7 @@ import apsw
 
 from ..errors import FsError
 from .authorizer import authorize
+from .database_errors import QUERY_ERRORS, errno_of
 from .statements import NUMBERS
 
 log = logging.getLogger(__name__)
@@ -35,24 +37,6 @@ _PAGES_PER_CHANGE = 8  # pages that one change of a row can change at most: a pa
 Params = Sequence[int | bytes | str | None]
 Row = tuple[Any, ...]
 Statement = tuple[int, Params]  # the number of a registered statement, and its values
-
-_ERRNOS: tuple[tuple[type[apsw.Error], int], ...] = (
-    (apsw.FullError, errno.ENOSPC),
-    (apsw.ReadOnlyError, errno.EROFS),
-    (apsw.BusyError, errno.EBUSY),
-    (apsw.LockedError, errno.EBUSY),
-    (apsw.NoMemError, errno.ENOMEM),
-)
-
-
-#: The errors of a query on a damaged database: apsw raises UnicodeDecodeError for damaged text, and OverflowError for a
-#: parameter that exceeds SQLite's 64 bits.
-_QUERY_ERRORS = (apsw.Error, UnicodeDecodeError, OverflowError)
-
-
-def errno_of(error: Exception) -> int:
-    """Return the errno that a caller of the file system sees for a database error: EIO unless a better one exists."""
-    return next((code for kind, code in _ERRNOS if isinstance(error, kind)), errno.EIO)
 
 
 class _Operation:
@@ -92,6 +76,7 @@ class Database:
         self._con = con
         self._cursor = con.cursor()
         self._operation = _Operation(self)
+        self._is_alone = False  # the running operation has no savepoint
         self._succeeded: list[Callable[[], object]] = []
         self._failed: list[Callable[[], None]] = []
         self.time: int | None = None  # the time of the running operation in ns; None until tree/clock.py reads it
@@ -151,7 +136,7 @@ class Database:
         """
         try:
             return self._con.execute(sql, params).fetchone()
-        except _QUERY_ERRORS as error:
+        except QUERY_ERRORS as error:
             self._check_for_loss(error)
             raise FsError(errno_of(error), str(error)) from error
 
@@ -172,7 +157,7 @@ class Database:
         """
         try:
             return self._con.execute(sql, params).fetchall()
-        except _QUERY_ERRORS as error:
+        except QUERY_ERRORS as error:
             self._check_for_loss(error)
             raise FsError(errno_of(error), str(error)) from error
 
@@ -196,7 +181,7 @@ class Database:
         """
         try:
             yield from self._con.execute(sql)
-        except _QUERY_ERRORS as error:
+        except QUERY_ERRORS as error:
             self._check_for_loss(error)
             raise FsError(errno_of(error), str(error)) from error
 
@@ -258,6 +243,20 @@ class Database:
     def in_operation(self) -> bool:
         """Whether an operation is running, so that nothing may be committed."""
         return self._operation.depth > 0
+
+    @contextmanager
+    def large_operation(self) -> Iterator[None]:
+        """An operation of very many changes, in a transaction of its own if everything before is committed.
+
+        Then it needs no savepoint.  In one, a statement that fires triggers takes the longer the more pages were
+        changed before: at its end SQLite walks through a list of them (memjournal.c, memjrnlTruncate).
+        """
+        self._is_alone = not self._con.in_transaction
+        try:
+            with self._operation:
+                yield
+        finally:
+            self._is_alone = False
 
     def change(self, sql: str, params: Params = ()) -> int:
         """Execute one statement that changes rows, inside an operation.
@@ -343,7 +342,8 @@ class Database:
         try:
             if not self._con.in_transaction:
                 self._cursor.execute("BEGIN IMMEDIATE")
-            self._cursor.execute("SAVEPOINT operation")
+            if not self._is_alone:
+                self._cursor.execute("SAVEPOINT operation")
         except apsw.Error as error:
             raise FsError(errno_of(error), str(error)) from error
 
@@ -361,7 +361,8 @@ class Database:
         succeeded, self._succeeded = self._succeeded, []
         undo, self._failed = self._failed, []
         if error is None and self._con.in_transaction:
-            self._cursor.execute("RELEASE operation")
+            if not self._is_alone:
+                self._cursor.execute("RELEASE operation")
             self.operations += 1
             if self._log is not None:
                 self._log(statements)
@@ -373,7 +374,9 @@ class Database:
                 action()
             return
         lost = error or FsError(errno.EIO, "the transaction was rolled back")
-        if self._con.in_transaction:
+        if self._con.in_transaction and self._is_alone:
+            self._cursor.execute("ROLLBACK")
+        elif self._con.in_transaction:
             self._cursor.execute("ROLLBACK TO operation")
             self._cursor.execute("RELEASE operation")
         self._check_for_loss(lost)
@@ -481,7 +484,7 @@ class Database:
             return None
         try:
             row = con.execute(sql).fetchone()
-        except _QUERY_ERRORS as error:
+        except QUERY_ERRORS as error:
             raise FsError(errno_of(error), str(error)) from error
         finally:
             con.close()
