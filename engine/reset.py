@@ -22,9 +22,9 @@ from .reset_plan import Choice, Plan
 from .revert import Reverter
 from .store.base_view import join
 from .store.clearing import cleared
+from .store.typed_rows import each, rows
 from .tree.base_values import restore_base_values
 from .tree.nodes import Node
-from .tree.typed_rows import each, rows
 
 if TYPE_CHECKING:
     from .overlay import Overlay

@@ -17,9 +17,9 @@ from .model import ROOT, Ino
 from .store.base_view import join, split
 from .store.clearing import Kept
 from .store.four_lists_statements import IS_HIDDEN
+from .store.typed_rows import each, rows
 from .tree.base_links import BaseLinks
 from .tree.directories import Directories
-from .tree.typed_rows import each, rows
 
 if TYPE_CHECKING:
     from .overlay import Overlay

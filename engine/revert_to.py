@@ -27,6 +27,7 @@ from .revert import Action, Part, Reverted, Reverter, revert_by, run
 from .store.base_view import join, split
 from .store.database import Database
 from .store.history import show, touched
+from .store.typed_rows import each
 from .tree.inode_rows import Row
 from .tree.merged_view import Ref
 from .tree.nodes import Node
@@ -370,9 +371,9 @@ class _Places:
 
     def __init__(self, db: Database) -> None:
         self._names: dict[int, list[tuple[int, bytes]]] = defaultdict(list)
-        for ino, parent, name in db.each(_NAMES):
+        for ino, parent, name in each(db, _NAMES, "iib"):
             self._names[ino].append((parent, name))
-        self._origins: dict[int, bytes] = dict(db.each(_ORIGINS))
+        self._origins: dict[int, bytes] = dict(each(db, _ORIGINS, "ib"))
         self._numbers = {path: ino for ino, path in self._origins.items()}
 
     def names(self, ino: int) -> list[tuple[int, bytes]]:

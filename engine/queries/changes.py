@@ -33,10 +33,10 @@ from ..overlay import Overlay
 from ..rebase.drift_report import same_bytes
 from ..store.base_view import join, split
 from ..store.four_lists_statements import IS_HIDDEN
+from ..store.typed_rows import each, rows
 from ..tree.base_links import BaseLinks
 from ..tree.directories import Directories
 from ..tree.inode_rows import Row
-from ..tree.typed_rows import each, rows
 
 log = logging.getLogger(__name__)
 

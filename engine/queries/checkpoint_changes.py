@@ -19,9 +19,9 @@ from ..model import ROOT, Attr, Ino
 from ..overlay import Overlay
 from ..store.base_view import join, split
 from ..store.history import Touched, touched
+from ..store.typed_rows import each, rows
 from ..tree.base_links import BaseLinks
 from ..tree.directories import Directories
-from ..tree.typed_rows import each, rows
 from .changes import Change, Kind
 from .walk import shown_below
 

@@ -20,7 +20,7 @@ from ..store.database import Database
 from ..store.history import TABLES, History
 from ..store.object_paths import object_name
 from ..store.storage import Storage
-from ..tree.typed_rows import each
+from ..store.typed_rows import each
 
 _BLOCK = 512  # bytes of st_blocks (stat(2))
 _PER_ROW = 40  # bytes of a row of history without its texts and BLOBs: numbers, and its share of the pages' overhead

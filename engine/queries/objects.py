@@ -13,8 +13,8 @@ from ..overlay import Overlay
 from ..store.base_view import join, split
 from ..store.four_lists_statements import IS_HIDDEN
 from ..store.object_paths import object_name
+from ..store.typed_rows import each, rows
 from ..tree.directories import Directories
-from ..tree.typed_rows import each, rows
 
 _BYTES = (
     "SELECT ino, length(data) FROM small UNION ALL"

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from ..overlay import Overlay
-from ..tree.typed_rows import each
+from ..store.typed_rows import each
 from .objects import sizes
 
 _CHANGED = "SELECT ino, ctime FROM inode WHERE nlink > 0"

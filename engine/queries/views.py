@@ -21,7 +21,7 @@ import apsw.ext
 from ..errors import StateError
 from ..overlay import Overlay
 from ..rebase.standing import standings
-from ..tree.typed_rows import each
+from ..store.typed_rows import each
 from .changes import changes
 from .figures import content, figures
 from .objects import sizes, usage

@@ -246,11 +246,8 @@ class Database:
 
     @contextmanager
     def large_operation(self) -> Iterator[None]:
-        """An operation of very many changes, in a transaction of its own if everything before is committed.
-
-        Then it needs no savepoint.  In one, a statement that fires triggers takes the longer the more pages were
-        changed before: at its end SQLite walks through a list of them (memjournal.c, memjrnlTruncate).
-        """
+        """An operation of very many changes, without a savepoint if everything before is committed."""
+        # in one, a statement that fires triggers takes the longer the more was changed (memjournal.c, memjrnlTruncate)
         self._is_alone = not self._con.in_transaction
         try:
             with self._operation:

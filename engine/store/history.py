@@ -19,6 +19,7 @@ from ..model import OBJECTS_END
 from .base_view import split
 from .database import Database
 from .statements import statement
+from .typed_rows import each, rows
 
 
 class _Table(NamedTuple):
@@ -289,12 +290,16 @@ class History:
         Returns:
             The numbers of all objects whose rows or names may be others, and of the directories with such names; and
             all their names, each with its directory's number.
+
+        Raises:
+            Corrupt: a row has an impossible value.
         """
-        inos = {ino for sql in _CHANGED for (ino,) in self._db.rows(sql, (checkpoint,))}
+        inos = {ino for sql in _CHANGED for (ino,) in rows(self._db, sql, (checkpoint,), "i")}
         inos -= {ino for (ino,) in self._db.rows(_STAYED, (next_ino, window_end))}
-        names: set[tuple[int, bytes]] = set(self._db.rows(_TOUCHED_NAMES, (checkpoint, _NO_END)))
-        names.update((parent, name) for ino, parent, name in self._db.each(_NAMES) if ino in inos)
-        places: dict[bytes, int] = {path: ino for ino, path in self._db.each(_PLACES)}
+        touched_names = rows(self._db, _TOUCHED_NAMES, (checkpoint, _NO_END), "ib")
+        names: set[tuple[int, bytes]] = {(parent, name) for parent, name in touched_names}
+        names.update((parent, name) for ino, parent, name in each(self._db, _NAMES, "iib") if ino in inos)
+        places: dict[bytes, int] = {path: ino for ino, path in each(self._db, _PLACES, "ib")}
         for path, ino in places.items():
             directory, name = split(path)
             if ino in inos and name and directory in places:
@@ -385,8 +390,8 @@ def touched(db: Database, first: int, end: int) -> Touched:
         first: id of the first checkpoint.
         end: id of the second one; one more than all ids for today's state.
     """
-    inos = {ino for (ino,) in db.rows(_TOUCHED, (first, end))}
-    return Touched(inos, set(db.rows(_TOUCHED_NAMES, (first, end))))
+    inos = {ino for (ino,) in rows(db, _TOUCHED, (first, end), "i")}
+    return Touched(inos, {(parent, name) for parent, name in rows(db, _TOUCHED_NAMES, (first, end), "ib")})
 
 
 def show(db: Database, checkpoint: int) -> Database:

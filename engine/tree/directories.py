@@ -13,7 +13,7 @@ from ..model import ROOT
 from ..store.base_view import join, split
 from ..store.database import Database
 from ..store.four_lists_statements import NAMES
-from .typed_rows import each, rows
+from ..store.typed_rows import each, rows
 
 _NAMED = " UNION ALL ".join(
     f"SELECT t.ino, t.parent, t.name FROM {table} t JOIN inode i USING (ino) WHERE i.mode >> 12 = {stat.S_IFDIR >> 12}"

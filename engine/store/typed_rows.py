@@ -11,7 +11,7 @@ from itertools import islice
 from typing import Any
 
 from ..errors import Corrupt
-from ..store.database import Database, Params
+from .database import Database, Params
 
 _KINDS: dict[str, set[type]] = {"i": {int}, "b": {bytes}, "I": {int, type(None)}, "B": {bytes, type(None)}}
 
