@@ -445,6 +445,7 @@ def test_every_step_can_fail(ground: Ground) -> None:
         "has_holes",
         "space",
         "copy_out",
+        "check_cloned",
         "check_empty",
         "lock",
         "close",

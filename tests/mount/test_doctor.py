@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import signal
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -80,18 +81,26 @@ def test_try_with_a_broken_extension(fuse_required: None, room: Path) -> None:
 def as_ordinary_user(room: Path, *words: str, before: str = "true") -> dict[str, dict[str, Any]]:
     """What doctor finds for an ordinary user, on a machine that a command of the shell changes."""
     told = room / "told"
+    # in a new process: in this one pyfuse3 may be loaded already, so the extension cannot be
+    script = "import sys; from tests.mount.test_doctor import examine; examine(*sys.argv[1:])"
+    root = Path(__file__).resolve().parents[2]
+    run(sys.executable, "-c", script, room, told, before, *words, env={**os.environ, "PYTHONPATH": str(root)})
+    text = told.read_text()
+    told.unlink()
+    return {found["check"]: found for found in json.loads(text)["findings"]}
+
+
+def examine(room: str, told: str, before: str, *words: str) -> None:
+    """Run doctor as an ordinary user, and write what it says to a file."""
 
     def prepare() -> None:
         unshare(CLONE_NEWNS)
         make_private()
         run("sh", "-ec", before)
         os.dup2(os.open(told, os.O_WRONLY | os.O_CREAT, 0o600), 1)
-        tempfile.tempdir = str(room)
+        tempfile.tempdir = room
 
     as_user("doctor", "--json", *words, before=prepare)
-    text = told.read_text()
-    told.unlink()
-    return {found["check"]: found for found in json.loads(text)["findings"]}
 
 
 def test_try_as_an_ordinary_user(fuse_for_all: None, room: Path) -> None:

@@ -165,9 +165,9 @@ def test_it_needs_neither_trio_nor_the_engine() -> None:
 
 
 @pytest.mark.root
-def test_a_machine_that_fits(capsys: pytest.CaptureFixture[str], fuse_required: None) -> None:
+def test_a_machine_that_fits(fuse_required: None) -> None:
     """Where the tests run, mounts are possible, and the extension fits libfuse."""
-    _, found = examined(capsys)
+    _, found = on_machine("true")  # in a new process: here pyfuse3 may be loaded already, so the extension cannot be
     for name in ("FUSE", "/dev/fuse", "fusermount3", "session hook", "SQLite", "memory for redo", "pyfuse3"):
         assert found[name]["verdict"] == "ok", found[name]
     assert found["session hook"]["fact"].startswith("it fits libfuse 3.")
