@@ -1,10 +1,16 @@
-"""A progress bar for long work: on a terminal after one second, or as lines for fsck(8) on a file descriptor."""
+"""Progress of long work: a bar on a terminal after one second, or lines for fsck(8) on a file descriptor.
+
+Of work that is one step, only the time is shown that it has taken so far.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
+import threading
 import time
+from collections.abc import Iterator
 
 _DELAY = 1.0  # seconds of work before a bar appears
 _INTERVAL = 0.1  # seconds between two updates
@@ -53,3 +59,34 @@ class Progress:
             print("\r" + " " * (_WIDTH + 32) + "\r", end="", file=sys.stderr)
             sys.stderr.flush()
             self._drawn = False
+
+
+@contextlib.contextmanager
+def waiting(what: str) -> Iterator[None]:
+    """Show on a terminal how long the block has taken so far, after one second.
+
+    Args:
+        what: what is done, in a few words.
+    """
+    if not sys.stderr.isatty():
+        yield
+        return
+    ended = threading.Event()
+    ticker = threading.Thread(target=_tick, args=(what, ended), daemon=True)
+    ticker.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        ticker.join()
+
+
+def _tick(what: str, ended: threading.Event) -> None:
+    drawn = ""
+    seconds = 0
+    while not ended.wait(_DELAY):
+        seconds += 1
+        drawn = f"{what}, {seconds} s so far"
+        print(f"\r{drawn}", end="", file=sys.stderr, flush=True)
+    if drawn:
+        print(f"\r{' ' * len(drawn)}\r", end="", file=sys.stderr, flush=True)

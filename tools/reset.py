@@ -14,6 +14,7 @@ from ._checkpoints import Told, changeable
 from ._complete import keep_lists
 from ._keeping import patterns_in
 from ._on_overlay import on_overlay
+from ._progress import waiting
 from ._size import size
 from ._target import opened, storage_of
 
@@ -72,7 +73,8 @@ def command(
         write_changes(_going(target, base, patterns, lists, default=default), as_json=as_json)
         return 0
     with changeable(target, base) as found:
-        told = found.reset(patterns, lists, default=default)
+        with waiting("taking back what the overlay holds"):
+            told = found.reset(patterns, lists, default=default)
         is_live = found.is_live
     bytes_ = _bytes_of(target, base, told)
     if discard and told["left"] is not None:

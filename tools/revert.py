@@ -15,6 +15,7 @@ from ._complete import checkpoints
 from ._complete import paths as overlay_paths
 from ._output import plain
 from ._path import place_of
+from ._progress import waiting
 
 
 @click.command(
@@ -52,7 +53,8 @@ def command(
         if len({mountpoint for mountpoint, _ in located}) > 1:
             raise StateError("the paths are in different overlays", "name the paths of one overlay at a time")
     with changeable(target, base) as found:
-        told = found.revert(places, to=to, dry_run=dry_run)
+        with waiting("comparing" if dry_run else "reverting"):
+            told = found.revert(places, to=to, dry_run=dry_run)
         is_live = found.is_live
     if as_json:
         click.echo(json.dumps(told))
