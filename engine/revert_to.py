@@ -18,6 +18,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property, partial
+from typing import Any
 
 from .checkpoint_values import Checkpoint
 from .errors import FsError, StateError
@@ -36,6 +37,13 @@ _NAMES = "SELECT ino, parent, name FROM created UNION ALL SELECT ino, parent, na
 _IS_AT = (
     "SELECT 1 FROM created WHERE parent = ?1 AND name = ?2 AND ino = ?3"
     " UNION ALL SELECT 1 FROM renamed WHERE parent = ?1 AND name = ?2 AND ino = ?3"
+)
+_OTHER_ROWS = (
+    "SELECT content FROM modified WHERE ino = ?",
+    "SELECT data FROM small WHERE ino = ?",
+    "SELECT name, value FROM xattr WHERE ino = ?",
+    # a write since a checkpoint is in an object with a greater number; a hole has another number
+    "SELECT count(*), max(object), sum(object % 4294967291) FROM extent WHERE ino = ?",
 )
 _ORIGINS = "SELECT ino, path FROM origin"
 _AT = "SELECT ino FROM origin WHERE path = ?"
@@ -355,6 +363,7 @@ class _RevertTo(Reverter):
     def _restore_object(self, node: Node, path: bytes) -> None:
         """Bring back the rows of an object, but for its link count."""
         now = self._inodes.adopt(node)
+        before = self._other_rows(node.ino)
         self._history.restore_object(self._since, node.ino)
         self._inodes.reread(node.ino)
         row = self._inodes.row(node.ino)
@@ -362,8 +371,12 @@ class _RevertTo(Reverter):
             raise FsError(errno.EIO, f"inode {node.ino}: its row is not in history")
         if row.nlink != now.nlink:
             self._inodes.save(row._replace(nlink=now.nlink))
-        if row.ctime != now.ctime and node.ino not in self._brought and not (node.is_dir and _alike(row, now)):
+        if node.ino not in self._brought and (not _alike(row, now) or self._other_rows(node.ino) != before):
             self.actions.append(Action("restored", path))
+
+    def _other_rows(self, ino: Ino) -> list[Any]:
+        """Return what the other tables have of an object; of extents, what any change of them changes."""
+        return [self._db.rows(sql, (ino,)) for sql in _OTHER_ROWS]
 
 
 class _Places:
@@ -392,5 +405,7 @@ class _Places:
 
 
 def _alike(row: Row, other: Row) -> bool:
-    """Return whether two rows of a directory differ in times only, which changes of names set."""
-    return (row.mode, row.uid, row.gid, row.xattrs) == (other.mode, other.uid, other.gid, other.xattrs)
+    """Return whether two rows of an object differ only in what changes of names set."""
+    if stat.S_ISDIR(row.mode):
+        return (row.mode, row.uid, row.gid, row.xattrs) == (other.mode, other.uid, other.gid, other.xattrs)
+    return row._replace(nlink=other.nlink, ctime=other.ctime) == other

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -433,8 +433,10 @@ def test_reverts_that_are_refused(sandbox: OverlaySandbox) -> None:
     assert revert_paths(sandbox.ov, [b"/e/small"]).restored is None
 
 
-def test_revert_to_a_checkpoint(sandbox: OverlaySandbox) -> None:
-    """A path is as it was then, wherever its objects are now, and all else stays."""
+@pytest.mark.parametrize("clock", [None, lambda: 1_800_000_000 * 10**9], ids=["clock", "stopped clock"])
+def test_revert_to_a_checkpoint(sandbox: OverlaySandbox, clock: Callable[[], int] | None) -> None:
+    """A path is as it was then, wherever its objects are now, and all else stays; times need not tell what changed."""
+    sandbox.reopen(clock=clock)
     sandbox.write("f", b"then")
     sandbox.mkdir("new")
     sandbox.create("new/file")
