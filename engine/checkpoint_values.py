@@ -52,10 +52,7 @@ def to_undo(checkpoints: Iterable[Checkpoint]) -> Checkpoint:
     Raises:
         StateError: there is none.
     """
-    target = undo_target(checkpoints)
-    if target is None:
-        raise StateError("there is nothing to undo", "see the checkpoints: minifo checkpoint list")
-    return target
+    return _there(undo_target(checkpoints), UNDO)
 
 
 def to_redo(checkpoints: Iterable[Checkpoint]) -> Checkpoint:
@@ -64,7 +61,10 @@ def to_redo(checkpoints: Iterable[Checkpoint]) -> Checkpoint:
     Raises:
         StateError: there is none.
     """
-    target = redo_target(checkpoints)
+    return _there(redo_target(checkpoints), REDO)
+
+
+def _there(target: Checkpoint | None, cause: str) -> Checkpoint:
     if target is None:
-        raise StateError("there is nothing to redo", "see the checkpoints: minifo checkpoint list")
+        raise StateError(f"there is nothing to {cause}", "see the checkpoints: minifo checkpoint list")
     return target

@@ -33,7 +33,7 @@ KEPT = 10  # checkpoints that were made by themselves and are kept, unless they 
 _RENAME = statement("UPDATE checkpoint SET name = ? WHERE id = ?")
 _PIN = statement("UPDATE checkpoint SET pinned = ? WHERE id = ?")
 _SET_RETURNS = statement("UPDATE checkpoint SET returns = ? WHERE id = ?")
-_NOREDO = statement("UPDATE checkpoint SET returns = NULL WHERE returns > 0")
+_NO_REDO = statement("UPDATE checkpoint SET returns = NULL WHERE returns > 0")
 _FALLBACK = "SELECT value FROM overlay WHERE key = 'trial_good'"  # engine/trial.py
 
 
@@ -311,7 +311,7 @@ class Checkpoints:
             with self._operation(freezing=True):
                 left = self._add(None, f"before {cause}{f' to {target.name}' if target else ''}", cause=cause)
                 if cause not in (UNDO, REDO):
-                    self._db.change(_NOREDO)
+                    self._db.change(_NO_REDO)
                 change(left)
                 since = target or left
                 inos, names = self._history.changed_since(since.id, since.next_ino, self._window_end)

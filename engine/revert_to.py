@@ -46,7 +46,6 @@ _OTHER_ROWS = (
     "SELECT count(*), max(object), sum(object % 4294967291) FROM extent WHERE ino = ?",
 )
 _ORIGINS = "SELECT ino, path FROM origin"
-_AT = "SELECT ino FROM origin WHERE path = ?"
 _NO_END = (1 << 63) - 1  # above the id of every checkpoint
 
 
@@ -235,10 +234,10 @@ class _RevertTo(Reverter):
     def _base_directory(self, path: bytes) -> Node | None:
         """Return the base directory at a path in base terms, if it shows now, wherever that is."""
         below: list[bytes] = []
-        while path != b"/" and (number := self._db.value(_AT, (path,))) is None:
+        while (number := ROOT if path == b"/" else self._inodes.number_at(path)) is None:
             path, name = split(path)
             below.append(name)
-        node = self._inodes.directory(ROOT if path == b"/" else Ino(number))
+        node = self._inodes.directory(number)
         if self._is_gone(node):
             return None
         for name in reversed(below):
