@@ -22,6 +22,7 @@ from .reset_plan import Choice, Plan
 from .revert import Reverter
 from .store.base_view import join
 from .store.clearing import cleared
+from .store.four_lists_statements import ALL_NAMES
 from .store.typed_rows import each, rows
 from .tree.base_values import restore_base_values
 from .tree.nodes import Node
@@ -38,7 +39,6 @@ _SEVERAL = (  # files that may have several names
     "SELECT ino, path FROM inode i LEFT JOIN origin USING (ino)"
     f" WHERE (nlink > 1 OR seen_links & 0xffffffff > 1) AND NOT {_IS_DIRECTORY}"
 )
-_NAMES = "SELECT ino, parent, name FROM created UNION ALL SELECT ino, parent, name FROM renamed"
 _HIDDEN = "SELECT d.name, o.path FROM deleted d JOIN origin o ON o.ino = d.parent"
 _DIRECTORIES_IN = (
     f"SELECT count(*) FROM created c JOIN inode i USING (ino) WHERE c.parent = ?1 AND {_IS_DIRECTORY} UNION ALL"
@@ -142,7 +142,7 @@ class _Reset:
         found = [(Ino(ino), path) for ino, path in rows(self._db, _SEVERAL, (), "iB")]
         if not found:
             return
-        named = Counter(ino for ino, _, _ in each(self._db, _NAMES, "iib"))
+        named = Counter(ino for ino, _, _ in each(self._db, ALL_NAMES, "iib"))
         hidden: Counter[int] | None = None
         for ino, path in found:
             links = named[ino]

@@ -27,13 +27,13 @@ from .overlay import Overlay
 from .revert import Action, Part, Reverted, Reverter, revert_by, run
 from .store.base_view import join, split
 from .store.database import Database
+from .store.four_lists_statements import ALL_NAMES
 from .store.history import show, touched
 from .store.typed_rows import each
 from .tree.inode_rows import Row
 from .tree.merged_view import Ref
 from .tree.nodes import Node
 
-_NAMES = "SELECT ino, parent, name FROM created UNION ALL SELECT ino, parent, name FROM renamed"
 _IS_AT = (
     "SELECT 1 FROM created WHERE parent = ?1 AND name = ?2 AND ino = ?3"
     " UNION ALL SELECT 1 FROM renamed WHERE parent = ?1 AND name = ?2 AND ino = ?3"
@@ -46,7 +46,6 @@ _OTHER_ROWS = (
     "SELECT count(*), max(object), sum(object % 4294967291) FROM extent WHERE ino = ?",
 )
 _ORIGINS = "SELECT ino, path FROM origin"
-_NO_END = (1 << 63) - 1  # above the id of every checkpoint
 
 
 def revert_paths(overlay: Overlay, paths: list[bytes], *, to: str | None = None, dry_run: bool = False) -> Reverted:
@@ -104,7 +103,7 @@ class _RevertTo(Reverter):
         self._checkpoint = checkpoint
         self._since = checkpoint.id
         self._history = overlay.history
-        self._changed, self._keys = touched(overlay.db, checkpoint.id, _NO_END)
+        self._changed, self._keys = touched(overlay.db, checkpoint.id)
         self._places_then, self._places_before = _Places(then.db), _Places(overlay.db)
         self._brought: dict[int, tuple[int, bytes]] = {}  # what has another name now: its last one
         self._reached: dict[int, bool] = {}  # directories, at the checkpoint
@@ -383,7 +382,7 @@ class _Places:
 
     def __init__(self, db: Database) -> None:
         self._names: dict[int, list[tuple[int, bytes]]] = defaultdict(list)
-        for ino, parent, name in each(db, _NAMES, "iib"):
+        for ino, parent, name in each(db, ALL_NAMES, "iib"):
             self._names[ino].append((parent, name))
         self._origins: dict[int, bytes] = dict(each(db, _ORIGINS, "ib"))
         self._numbers = {path: ino for ino, path in self._origins.items()}

@@ -18,6 +18,7 @@ from ..model import NAME_MAX, XATTR_ACLS
 from ..store.base_view import BaseView
 from ..store.confined_dir import ConfinedDir
 from ..store.database import Database
+from ..store.four_lists_statements import ALL_NAMES
 from ..store.syscalls import data_ranges
 from ..tree.extents import HOLE
 from ..tree.path_resolver import PathResolver
@@ -79,7 +80,7 @@ class Extraction:
 
     def _run(self, progress: Progress) -> Extracted:
         """Write all objects below the opened target."""
-        names = self._db.rows("SELECT ino, parent, name FROM created UNION ALL SELECT ino, parent, name FROM renamed")
+        names = self._db.rows(ALL_NAMES)
         paths_of: dict[int, list[bytes]] = {}
         for ino, parent, name in names:
             directory = self._paths.reached(parent)

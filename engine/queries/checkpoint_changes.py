@@ -18,6 +18,7 @@ from ..checkpoint_values import Checkpoint
 from ..model import ROOT, Attr, Ino
 from ..overlay import Overlay
 from ..store.base_view import join, split
+from ..store.four_lists_statements import ALL_NAMES
 from ..store.history import Touched, touched
 from ..store.typed_rows import each, rows
 from ..tree.base_links import BaseLinks
@@ -26,7 +27,6 @@ from .changes import Change, Kind
 from .walk import shown_below
 
 _STEP = 1 << 20  # bytes compared at a time
-_NAMES = "SELECT ino, parent, name FROM created UNION ALL SELECT ino, parent, name FROM renamed"
 _ORIGIN = "SELECT path FROM origin WHERE ino = ?"
 _EXTENTS = 'SELECT start, "end", object, at FROM extent WHERE ino = ? ORDER BY start'
 _END = 1 << 62  # greater than the id of any checkpoint
@@ -166,7 +166,7 @@ class Between:
     def _add_keys(self) -> None:
         """Add the names of objects whose rows may differ."""
         for state in (self._before, self._after):
-            for ino, parent, name in each(state.overlay.db, _NAMES, "iib"):
+            for ino, parent, name in each(state.overlay.db, ALL_NAMES, "iib"):
                 if ino in self._inos:
                     self._keys.add((parent, name))
             for ino in self._inos:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from ..model import Ino, State
 from ..overlay import Overlay
 from ..store.base_view import join, split
-from ..store.four_lists_statements import IS_HIDDEN
+from ..store.four_lists_statements import ALL_NAMES, IS_HIDDEN
 from ..store.object_paths import object_name
 from ..store.typed_rows import each, rows
 from ..tree.directories import Directories
@@ -22,7 +22,6 @@ _BYTES = (
     ' SELECT ino, "end" - start FROM extent WHERE object > 0 UNION ALL'
     " SELECT ino, length(value) + length(name) FROM xattr"
 )
-_NAMES = "SELECT ino, parent, name FROM created UNION ALL SELECT ino, parent, name FROM renamed"
 
 
 def state(overlay: Overlay, path: bytes) -> State:
@@ -148,7 +147,7 @@ def usage(overlay: Overlay) -> Iterator[Usage]:
     """Yield what each object with bytes of its own takes in storage, in no particular order."""
     db, directories = overlay.db, Directories(overlay.db)
     taken = sizes(overlay)
-    for ino, parent, name in each(db, _NAMES, "iib"):
+    for ino, parent, name in each(db, ALL_NAMES, "iib"):
         if ino in taken:
             yield Usage(join(directories.path(parent), name), taken.pop(ino))
     for ino, base in each(db, "SELECT ino, path FROM origin", "ib"):

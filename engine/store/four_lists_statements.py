@@ -26,3 +26,5 @@ IS_HIDDEN = "SELECT 1 FROM deleted WHERE parent = ? AND name = ?"
 IS_NAMED = "SELECT 1 FROM created WHERE ino = ?1 UNION ALL SELECT 1 FROM renamed WHERE ino = ?1"
 #: Find out whether a directory has a name in ``created`` or ``renamed`` in it: the directory.
 HAS_NAMES_IN = "SELECT 1 FROM created WHERE parent = ?1 UNION ALL SELECT 1 FROM renamed WHERE parent = ?1 LIMIT 1"
+#: Every name in ``created`` and ``renamed``: the inode number, its directory, the name.
+ALL_NAMES = "SELECT ino, parent, name FROM created UNION ALL SELECT ino, parent, name FROM renamed"

@@ -18,6 +18,7 @@ from ..errors import FsError
 from ..model import OBJECTS_END
 from .base_view import split
 from .database import Database
+from .four_lists_statements import ALL_NAMES
 from .statements import statement
 from .typed_rows import each, rows
 
@@ -145,7 +146,6 @@ _TOUCHED = " UNION ".join(
     if table.key[0] == "ino"
 )
 _STAYED = "SELECT ino FROM orphan WHERE ino >= ? AND ino < ?"
-_NAMES = "SELECT ino, parent, name FROM created UNION ALL SELECT ino, parent, name FROM renamed"
 _PLACES = "SELECT ino, path FROM origin UNION SELECT ino, path FROM was_origin WHERE held"
 _HAND_OVER = [statement(f"UPDATE OR IGNORE was_{name} SET checkpoint = ?2 WHERE checkpoint = ?1") for name in TABLES]
 _FORGET = [statement(f"DELETE FROM was_{name} WHERE checkpoint = ?") for name in TABLES]
@@ -298,7 +298,7 @@ class History:
         inos -= {ino for (ino,) in self._db.rows(_STAYED, (next_ino, window_end))}
         touched_names = rows(self._db, _TOUCHED_NAMES, (checkpoint, _NO_END), "ib")
         names: set[tuple[int, bytes]] = {(parent, name) for parent, name in touched_names}
-        names.update((parent, name) for ino, parent, name in each(self._db, _NAMES, "iib") if ino in inos)
+        names.update((parent, name) for ino, parent, name in each(self._db, ALL_NAMES, "iib") if ino in inos)
         places: dict[bytes, int] = {path: ino for ino, path in each(self._db, _PLACES, "ib")}
         for path, ino in places.items():
             directory, name = split(path)
@@ -382,13 +382,13 @@ class Touched(NamedTuple):
     names: set[tuple[int, bytes]]
 
 
-def touched(db: Database, first: int, end: int) -> Touched:
+def touched(db: Database, first: int, end: int = _NO_END) -> Touched:
     """Return what has changed since a checkpoint, and before another one.
 
     Args:
         db: the database, or a copy that is as new.
         first: id of the first checkpoint.
-        end: id of the second one; one more than all ids for today's state.
+        end: id of the second one; left out for today's state.
     """
     inos = {ino for (ino,) in rows(db, _TOUCHED, (first, end), "i")}
     return Touched(inos, {(parent, name) for parent, name in rows(db, _TOUCHED_NAMES, (first, end), "ib")})
