@@ -56,3 +56,9 @@ def test_readme_make_and_ci_run_the_same_tests() -> None:
     assert "\ntest: " in (ROOT / "Makefile").read_text()
     assert "@bash .ci/test" in (ROOT / "Makefile").read_text()
     assert 'bash "$(dirname "$0")/test"' in (ROOT / ".ci" / "run").read_text()
+
+
+def test_each_test_of_a_whole_system_is_a_job() -> None:
+    """A file of ``tests/system`` that no job runs would never run."""
+    tests = {path.stem.removeprefix("test_") for path in (ROOT / "tests" / "system").glob("test_*.py")}
+    assert {path.name for path in (ROOT / ".ci" / "jobs").iterdir()} == tests
