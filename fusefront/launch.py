@@ -26,7 +26,7 @@ from ..engine.errors import Corrupt, NewerFormat, NotMinifo, StateError, Storage
 from .mount import fuse_access, mount_table, utab
 from .mount.options import MountOptions
 from .mount.source import Source, format_source
-from .process import last_words, signals
+from .process import last_words, root_storage, signals
 from .process.log_senders import senders_for
 from .process.parent import end_with_parent
 from .process.system_log import LogSender, SystemLog
@@ -230,6 +230,8 @@ def _serve(options: MountOptions, mountpoint: str, ready: Callable[[], None], *,
     """
     _set_up_logging(options, mountpoint)
     signals.protect_daemon(foreground=foreground)
+    if options.root_storage:
+        root_storage.mark_process()
     last_words.enable(foreground=foreground)
     # Content objects hold the bytes of files whose modes are rows of the database: other users must not read them.
     os.umask(0o077)

@@ -110,7 +110,8 @@ def run(options: MountOptions, mountpoint: str, *, ready: Callable[[], None]) ->
                 limit = options.max_names or default_limit()
                 live = LiveCheckpoints(overlay, committer, helper, hook)
                 mounted = Mounted(overlay, committer, live, options.base, mountpoint)
-                trio.run(_serve, mounted, control, textfile, helper, limit, make_synchronous, ready)
+                stays = options.root_storage
+                trio.run(_serve, mounted, control, textfile, helper, limit, stays, make_synchronous, ready)
             except BaseException:
                 pyfuse3.close(unmount=False)
                 raise
@@ -323,6 +324,7 @@ async def _serve(
     textfile: MetricsFile | None,
     helper: HelperProcess,
     max_names: int,
+    stays: bool,
     make_synchronous: Callable[[], None],
     ready: Callable[[], None],
 ) -> None:
@@ -331,7 +333,7 @@ async def _serve(
     trio.to_thread.current_default_thread_limiter().total_tokens = descriptor_limits.thread_limit()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(mounted.committer.run)
-        nursery.start_soon(_unmount_on_signal, mounted.committer, helper, mounted.mountpoint, make_synchronous)
+        nursery.start_soon(_unmount_on_signal, mounted, helper, stays, make_synchronous)
         nursery.start_soon(_watch_helper, helper)
         nursery.start_soon(_report_ready, helper, mounted.mountpoint, ready)
         nursery.start_soon(limit_inodes, mounted.overlay, helper, max_names)
@@ -363,33 +365,34 @@ async def _watch_helper(helper: HelperProcess) -> None:
 
 
 async def _unmount_on_signal(
-    committer: Committer, helper: HelperProcess, mountpoint: str, make_synchronous: Callable[[], None]
+    mounted: Mounted, helper: HelperProcess, stays: bool, make_synchronous: Callable[[], None]
 ) -> None:
     """Wait for a signal that ends the mount; commit and unmount.
 
-    SIGTERM does not end the mount of the system's root directory: from then on each change is durable at once.
+    SIGTERM does not end a mount that the system runs on: from then on each change is durable at once.
 
     Args:
-        committer: makes changes durable.
+        mounted: the mount.
         helper: unmounts.
-        mountpoint: for log lines.
+        stays: the system runs on the mount (``root_storage``); else it does if it is the root directory.
         make_synchronous: switches to the mode of the mount option ``sync``.
     """
     import pyfuse3
 
+    mountpoint = mounted.mountpoint
     ending = signals.ending_signals()
     with trio.open_signal_receiver(*ending) as arriving:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, ending)
         async for number in arriving:
             log.info("%s is unmounted after %s", mountpoint, signal.Signals(number).name)
             try:
-                await committer.commit_all()
+                await mounted.committer.commit_all()
             except StateError as error:
                 log.error("%s", error)
-            if number == signal.SIGTERM and await _is_system_root(helper):
+            if number == signal.SIGTERM and (stays or await _is_system_root(helper)):
                 # at shutdown every process gets SIGTERM, and needs files until it has ended; SIGKILL comes next
                 log.warning(
-                    "%s is the root directory: its daemon goes on after SIGTERM, and commits each change at once",
+                    "the system runs on %s: its daemon goes on after SIGTERM, and commits each change at once",
                     mountpoint,
                 )
                 make_synchronous()

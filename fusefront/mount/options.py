@@ -88,7 +88,7 @@ _OWN_WITH_VALUE = frozenset(
         *("metrics", "at", "trial"),
     }
 )
-_FLAGS = frozenset({"trial", "plain", "debug", "untrusted_sto", "allow_other", "noallow_other"})
+_FLAGS = frozenset({"trial", "plain", "debug", "untrusted_sto", "allow_other", "noallow_other", "root_storage"})
 # Options that the kernel shows in /proc/self/mountinfo, and that mount(8) therefore passes on for a remount.
 _SHOWN_WITH_VALUE = frozenset({"user_id", "group_id", "max_read", "blksize"})
 
@@ -111,6 +111,7 @@ OPTIONS = (
     ("nodev, nosuid, noexec", "as for every mount; also in force if base or storage has them"),
     ("dev, suid, exec", "the opposite; dev and suid are the default for base=/ only"),
     ("rootfs", "dev, suid and exec in one word, which mount(8) passes on"),
+    ("root_storage", "the daemon outlives a shutdown: for an overlay that becomes /"),
     ("noatime, relatime, strictatime", "whether reading a changed file sets its access time (default: no)"),
     ("allow_other, noallow_other", "whether other users may enter (default: root's mounts yes)"),
     ("untrusted_sto", "only read a storage that other users may change (ro,nosuid,nodev)"),
@@ -162,6 +163,8 @@ class MountOptions:
         trial: after how many mounts without a confirmation the overlay falls back; None for no such rule.
         metrics: where counters are written for node_exporter, a directory or a file name; None for nowhere.
         log: where the daemon's log goes, of LOG_TARGETS.
+        root_storage: the system runs on the overlay: its daemon goes on after SIGTERM, and bears the mark of
+            root_storage.py.
         hidden: directories that the overlay does not show, beside its storage; no word sets it.
         memory: the directory in memory for the redo log; None for the user's; no word sets it.
     """
@@ -188,6 +191,7 @@ class MountOptions:
     trial: int | None = None
     metrics: str | None = None
     log: str = LOG_TARGETS[0]
+    root_storage: bool = False
     hidden: tuple[str, ...] = ()
     memory: str | None = None
 
@@ -433,6 +437,7 @@ class _Parser:
             untrusted="untrusted_sto" in self.flags,
             metrics=self.metrics,
             log=self.log,
+            root_storage="root_storage" in self.flags,
         )
 
 

@@ -61,6 +61,8 @@ def test_parse_every_option_of_ours() -> None:
     assert parse([PLACES]).allow_other is None
     assert parse([PLACES + ",noallow_other"]).allow_other is False
     assert parse([PLACES + ",dirsync"]).sync
+    assert not parse([PLACES]).root_storage
+    assert parse([PLACES + ",root_storage"]).root_storage
 
 
 @pytest.mark.parametrize(
