@@ -173,7 +173,8 @@ def survey(db: Database, base: BaseView, numbers: Numbers) -> Survey:
     taken: set[int] = set()
     found = gone = 0
     origins = db.rows(f"{_ORIGINS} WHERE ino <> ? ORDER BY path", (stat.S_IFDIR, ROOT))
-    former = {row[0]: row for row in db.rows(_FORMER_ORIGINS, (stat.S_IFDIR,))}
+    # a damaged number, which fsck reports, cannot come to another one: only a return to its checkpoint meets it
+    former = {row[0]: row for row in db.rows(_FORMER_ORIGINS, (stat.S_IFDIR,)) if isinstance(row[0], int)}
     origins += former.values()
     known = {ino for ino, _, _ in origins}
     for ino, path, mode in origins:
