@@ -14,6 +14,8 @@ from .errors import Corrupt, FsError, StateError, UsageError
 from .model import ROOT
 from .store.base_view import BaseView
 from .store.database import Database
+from .store.layered_view import open_view
+from .store.layers import layers_of, missing_layer
 from .store.object_paths import ID_BLOCK
 from .store.storage import Storage
 from .tree.base_match import base_mark
@@ -70,18 +72,20 @@ def open_base(path: str, clone: bool) -> BaseView:
     """Open the base view, and check that the base can be read.
 
     Args:
-        path: the base directory.
+        path: the base directory, or the text of several layers (store/layers.py).
         clone: False to use no private mount clone (store/base_view.py).
 
     Raises:
         StateError: the base does not exist, is not a directory, or cannot be read.
     """
+    _check_layers(path)
     try:
-        view = BaseView(path, clone=clone)
+        view = open_view(path, clone=clone)
     except FileNotFoundError as error:
-        raise StateError(f"base {path} does not exist", "name an existing directory as base=") from error
+        raise StateError(f"base {missing_layer(path)} does not exist", "name an existing directory as base=") from error
     except NotADirectoryError as error:
-        raise StateError(f"base {path} is not a directory", "name an existing directory as base=") from error
+        hint = "name an existing directory as base="
+        raise StateError(f"base {missing_layer(path)} is not a directory", hint) from error
     except OSError as error:
         raise StateError(f"base {path} cannot be opened ({error.strerror})", "check its permissions") from error
     try:
@@ -92,20 +96,57 @@ def open_base(path: str, clone: bool) -> BaseView:
     return view
 
 
+def _check_layers(base: str) -> None:
+    """Refuse layers of which one is inside another: its objects would have two paths, and a directory must not.
+
+    Raises:
+        UsageError: two layers are the same, or one is inside another.
+    """
+    layers = layers_of(base)
+    if len(layers) == 1:
+        return
+    known: dict[tuple[int, int], str] = {}
+    for layer in filter(os.path.isdir, layers):
+        first = known.setdefault(_identity(layer), layer)
+        if first is not layer:
+            raise UsageError(f"layers {first} and {layer} are the same directory", "name it once")
+    for layer in layers:
+        for directory in _above(layer):
+            outer = known.get(_identity(directory))
+            if outer is not None and outer != layer:
+                raise UsageError(f"layer {layer} is inside layer {outer}", "layers must not lie in each other")
+
+
+def _identity(path: str) -> tuple[int, int]:
+    st = os.stat(path)
+    return st.st_dev, st.st_ino
+
+
+def _above(path: str) -> list[str]:
+    """Return the directories that a path lies in, by its true path; none where that does not lead to it.
+
+    A path through a descriptor leads to a directory that a mount may cover, or to one of a mount without a place.
+    """
+    real = os.path.realpath(path)
+    if not os.path.isdir(real) or _identity(real) != _identity(path):
+        return []
+    found = []
+    while real != "/":
+        real = os.path.dirname(real)
+        found.append(real)
+    return found
+
+
 def check_nesting(base: str, storage: Storage) -> None:
     """Refuse a base that is inside the storage directory, or is that directory.
 
     Raises:
         UsageError: it is.
     """
-    directory = os.path.realpath(base)
-    while True:
-        st = os.stat(directory)
-        if (st.st_dev, st.st_ino) == storage.identity:
-            raise UsageError(f"base {base} is inside storage {storage.path}", "choose another storage directory")
-        if directory == "/":
-            return
-        directory = os.path.dirname(directory)
+    for layer in layers_of(base):
+        for directory in (layer, *_above(layer)):
+            if _identity(directory) == storage.identity:
+                raise UsageError(f"base {layer} is inside storage {storage.path}", "choose another storage directory")
 
 
 def has_odd_bytes(path: str) -> bool:
@@ -124,9 +165,10 @@ def hide_storage(base: str, view: BaseView, storage: Storage, others: Iterable[s
         st = os.stat(other)
         identities[os.path.realpath(other)] = st.st_dev, st.st_ino
     for path, identity in identities.items():
-        relative = os.path.relpath(path, os.path.realpath(base))
-        if relative != ".." and not relative.startswith("../"):
-            view.hide(b"/" + os.fsencode(relative), identity)
+        for layer in layers_of(base):
+            relative = os.path.relpath(path, os.path.realpath(layer))
+            if relative != ".." and not relative.startswith("../"):
+                view.hide(b"/" + os.fsencode(relative), identity)
 
 
 def first_facts(view: BaseView) -> dict[str, int | str | bytes]:

@@ -246,7 +246,7 @@ class OpenOverlay:
             )
             check_root(db, store)
             recovery = overlay._recovery()
-            recovery.check_base(os.path.realpath(base), base_check)
+            recovery.check_base(base, base_check)
             redo: RedoLog | None = None
             if redo_directory is not None:
                 redo = RedoLog(redo_directory, overlay.uuid, store.database, encode)

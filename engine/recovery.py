@@ -20,6 +20,7 @@ from .store.base_view import BaseView
 from .store.content_objects import IDS_PER_OPERATION, ObjectStore
 from .store.database import Database
 from .store.history import History
+from .store.layers import real_base
 from .store.redo_log import RedoLog
 from .store.redo_replay import replay
 from .store.statements import SET_FACT
@@ -88,14 +89,14 @@ class Recovery:
         """Check whether the base is the one of the last mount.  Changes nothing on disk.
 
         Args:
-            path: the base's path, without symlinks (realpath(3)).
+            path: the base's path, or the text of its layers.
             check: how to handle another base.
 
         Raises:
             StateError: it is another base, and *check* refuses it.
         """
         known: dict[str, Any] = dict(self._db.rows("SELECT key, value FROM overlay WHERE key IN ('base', 'base_mark')"))
-        mark = base_mark(self._base)
+        mark, path = base_mark(self._base), real_base(path)
         # stored as text if it is UTF-8, to be readable for users of ``minifo sql``, else as bytes
         stored = os.fsencode(path) if has_odd_bytes(path) else path
         self._facts = {key: value for key, value in (("base", stored), ("base_mark", mark)) if known[key] != value}

@@ -23,9 +23,10 @@ from dataclasses import replace
 from typing import NoReturn
 
 from ..engine.errors import Corrupt, NewerFormat, NotMinifo, StateError, StorageBusy, UsageError
+from ..engine.store.layers import join_layers, layers_of, real_base
 from .mount import fuse_access, mount_table, utab
 from .mount.options import MountOptions
-from .mount.source import Source, format_source
+from .mount.source import SOURCE_LIMIT, format_source, parse_source
 from .process import last_words, root_storage, signals
 from .process.log_senders import senders_for
 from .process.parent import end_with_parent
@@ -110,7 +111,7 @@ def check(options: MountOptions, mountpoint: str) -> tuple[MountOptions, str]:
         StateError: a directory is missing or unusable, an overlay is mounted there already, or FUSE is not available.
     """
     mountpoint, entry = _mount_point(mountpoint)
-    base = _directory(options.base, "base")
+    base = _base(options.base)
     storage = _directory(options.storage, "storage")
     source = mount_table.overlay_of(entry) if entry is not None else None
     # An overlay may be mounted over an overlay at the same mount point; another base is a command that ran twice.
@@ -119,9 +120,9 @@ def check(options: MountOptions, mountpoint: str) -> tuple[MountOptions, str]:
             f"an overlay is already mounted at {mountpoint} (base {source.base}, storage {source.storage})",
             f"unmount it first: minifo umount {mountpoint}",
         )
-    if len(os.fsencode(format_source(base, storage, options.at))) > mount_table.SOURCE_LIMIT:
+    if len(os.fsencode(format_source(base, storage, options.at))) > SOURCE_LIMIT:
         raise StateError(
-            f"the paths of base and storage are too long together (more than {mount_table.SOURCE_LIMIT} bytes)",
+            f"the paths of base and storage are too long together (more than {SOURCE_LIMIT} bytes)",
             "mount from shorter paths",
         )
     fuse_access.check_device()
@@ -139,7 +140,8 @@ def is_mounted(options: MountOptions, mountpoint: str) -> bool:
     if entry is None or entry.mountpoint != real or mount_table.is_dead(real):
         return False
     # without strict, for the mount may hide base and storage
-    overlay = Source(os.path.realpath(options.base), os.path.realpath(options.storage), options.at)
+    source = format_source(real_base(options.base), os.path.realpath(options.storage), options.at)
+    overlay = parse_source(source)
     return mount_table.overlay_of(entry) == overlay and ("ro" in entry.options) == options.read_only
 
 
@@ -161,6 +163,14 @@ def _mount_point(path: str) -> tuple[str, mount_table.MountEntry | None]:
     return real, entry
 
 
+def _base(text: str) -> str:
+    """Return the text of a base with the true paths of its directories; raise StateError if it cannot be used."""
+    layers = layers_of(text)
+    if len(layers) == 1:
+        return join_layers([_directory(layers[0], "base")])
+    return join_layers([_directory(layer, "layer") for layer in layers])
+
+
 def _directory(path: str, what: str) -> str:
     """Return the true path of a directory; raise StateError if it cannot be listed.  *what* names it in the error."""
     try:
@@ -175,7 +185,8 @@ def _unusable(path: str, what: str, exc: OSError) -> StateError:
     """Return the error for a directory that cannot be used; *what* names it."""
     subject = f"{what} {path}"
     if exc.errno == errno.ENOENT:
-        hint = "check the path" if what == "base" else f"create it: mkdir -p {path}"
+        hint = f"create it: mkdir -p {path}" if what in {"storage", "mount point"} else "check the path"
+        hint = "it is one of several in lowerdir=; write a colon in a path as \\:" if what == "layer" else hint
         return StateError(f"{subject} does not exist", hint)
     if exc.errno == errno.ENOTDIR:
         return StateError(f"{subject} is not a directory", "give an existing directory")

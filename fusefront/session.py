@@ -23,6 +23,7 @@ import trio
 
 from ..engine import Overlay, StateError, StorageBusy
 from ..engine.recovery import BaseCheck
+from ..engine.store.layers import layers_of
 from ..engine.store.memory_directory import memory_directory
 from ..engine.store.storage import Storage
 from .control.interface import Mounted, conversation, service
@@ -242,8 +243,9 @@ def _count_mount(overlay: Overlay, options: MountOptions) -> None:
 
 def _base_reader(overlay: Overlay, base: str) -> BaseReader:
     """Return a reader for files of the base, which knows whether that is on a remote file system."""
-    entry = mount_table.locate(base)[1]
-    return BaseReader(overlay, remote=entry is not None and is_remote(entry.fstype))
+    entries = [mount_table.locate(layer)[1] for layer in layers_of(base)]
+    remote = any(entry is not None and is_remote(entry.fstype) for entry in entries)
+    return BaseReader(overlay, remote=remote)
 
 
 def _mount(

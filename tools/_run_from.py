@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from ..engine.errors import StateError, UsageError
 from ..engine.queries.at_rest import last_base, open_writable
+from ..engine.store.layers import layers_of
 from ..fusefront.control.client import ControlClient, listens
 from ..fusefront.mount import mount_table
 from ._clone import cloned
@@ -43,6 +44,11 @@ def start_of(text: str) -> Start:
             base = str(client.call("Identity")["base"])
     else:
         base = last_base(place.storage)
+    if len(layers_of(base)) > 1:
+        raise UsageError(
+            f"the base of {place.storage} has several layers, so it has no place in the machine",
+            "mount a clone of the overlay, and run the command there",
+        )
     try:
         entry = mount_table.locate(base)[1]
     except OSError as error:

@@ -8,13 +8,14 @@ up nobody.  Only then the engine is imported, which takes longer than to ask a d
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..engine.errors import StateError, StorageBusy
+from ..engine.store.layers import missing_layer
 from ..fusefront.control.client import ControlClient, listens
 from ..fusefront.mount import mount_table
+from ..fusefront.mount.source import is_cut
 
 if TYPE_CHECKING:
     from ..engine import Overlay
@@ -52,7 +53,9 @@ def place_of(target: str) -> Place:
     source = mount_table.overlay_of(entry) if entry is not None else None
     if source is None:
         return Place(real)
-    return Place(source.storage) if source.at is None else Place(source.storage, source.at, source.base)
+    if source.at is None:
+        return Place(source.storage)
+    return Place(source.storage, source.at, None if is_cut(source.base) else source.base)
 
 
 def storage_of(target: str) -> str:
@@ -159,7 +162,7 @@ def _checkpoint(storage: str, name: str, base: str | None) -> Overlay:
 def _base(known: dict[str, Any]) -> str:
     """The base of a mounted overlay: by the daemon's descriptor, for a mount may cover its path."""
     through = str(known["base_directory"])
-    return through if os.path.isdir(through) else str(known["base"])
+    return through if missing_layer(through) is None else str(known["base"])
 
 
 def status(target: str, base: str | None = None) -> tuple[dict[str, Any], bool]:

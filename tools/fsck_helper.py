@@ -205,11 +205,11 @@ def _parse_operand(text: str) -> tuple[str, str | None]:
     (``base=...,sto=...``).
     """
     if not os.path.exists(text) and text.startswith("base="):
-        from ..fusefront.mount.source import parse_source
+        from ..fusefront.mount.source import is_cut, parse_source
 
         source = parse_source(text)
         if source is not None:
-            return source.storage, source.base
+            return source.storage, None if is_cut(source.base) else source.base
     return text, None
 
 

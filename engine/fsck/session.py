@@ -21,6 +21,7 @@ from types import TracebackType
 import apsw
 
 from ..errors import Corrupt, FsError, NotMinifo, StateError, StorageBusy
+from ..mount_checks import open_base
 from ..store.base_view import BaseView
 from ..store.database import DB_NAME, Database
 from ..store.database_file import (
@@ -137,7 +138,7 @@ class FsckSession:
                     f"{path} is not the storage of an overlay", "give the directory that the mount has as sto="
                 )
             self._take_lock(write)
-            self.base = _open_base(base) if base is not None else None
+            self.base = open_base(base, clone=True) if base is not None else None
             self.inventory = ObjectInventory(self.storage)
         except BaseException as error:
             self.close()
@@ -468,13 +469,6 @@ class FsckSession:
             count += 1
             name = f"{plain}-{count}"
         return name
-
-
-def _open_base(path: str) -> BaseView:
-    try:
-        return BaseView(path)
-    except OSError as error:
-        raise StateError(f"base {path} cannot be read ({error.strerror})", "give the base's directory") from error
 
 
 def _check_database(con: apsw.Connection, path: str, full: bool) -> list[Problem]:

@@ -10,6 +10,7 @@ from ..overlay import Overlay
 from ..recovery import BaseCheck
 from ..store.database import Database
 from ..store.database_file import check_header, open_database
+from ..store.layers import missing_layer
 from ..store.memory_directory import memory_directory
 from ..store.storage import Storage
 from ..store.writer_lock import LOCK
@@ -65,8 +66,9 @@ def open_checkpoint(storage: str, name: str, base: str | None = None) -> Overlay
 
 def _known_base(storage: str) -> str:
     base = last_base(storage)
-    if not os.path.isdir(base):
-        raise StateError(f"the base of {storage} at its last mount, {base}, is not there", "say where: --base DIR")
+    missing = missing_layer(base)
+    if missing is not None:
+        raise StateError(f"the base of {storage} at its last mount, {missing}, is not there", "say where: --base DIR")
     return base
 
 

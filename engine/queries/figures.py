@@ -8,6 +8,7 @@ from typing import Any
 
 from ..free_space import RESERVE
 from ..overlay import Overlay
+from ..store.layers import join_layers
 from .at_rest import recorded_base
 
 _LISTS = ("created", "deleted", "modified", "renamed")
@@ -67,7 +68,8 @@ def identity(overlay: Overlay) -> dict[str, Any]:
         "pid": os.getpid(),
         "uuid": overlay.uuid,
         "base": recorded_base(overlay.db),
-        "base_directory": f"/proc/{os.getpid()}/fd/{overlay.base.descriptor}",  # even where a mount covers it
+        # even where a mount covers it
+        "base_directory": join_layers([f"/proc/{os.getpid()}/fd/{fd}" for fd in overlay.base.descriptors]),
         "storage": os.fspath(overlay.storage.path),
         "read_only": overlay.db.read_only or overlay.commits.failure is not None,
     }

@@ -7,7 +7,8 @@ overlay's own mount, where the daemon would wait for itself for ever.  Otherwise
 to cross a mount or to follow a symlink, and a mount point (also the overlay's own) shows as an empty directory.
 
 Paths are in base terms: absolute within the base, ``/`` for its root.  A storage directory inside the base is hidden.
-This module knows nothing of the overlay's state.
+A base of several layers is a ``LayeredView`` (layered_view.py), which finds the layer and leaves the access to this
+module.  This module knows nothing of the overlay's state.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from hashlib import blake2b
 from itertools import islice
@@ -99,35 +100,32 @@ class BaseView:
     """
 
     def __init__(self, path: str, *, clone: bool = True) -> None:
-        self._root = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        self.cloned = False
-        if clone:
-            try:
-                tree = clone_mount(self._root)
-            except OSError as error:
-                # not root, a user namespace, or a kernel before 5.12: openat2 confines the access instead
-                if error.errno not in (errno.EPERM, errno.EINVAL, errno.ENOSYS):
-                    raise
-            else:
-                os.close(self._root)
-                self._root = tree
-                self.cloned = True
+        self._take_roots([path], clone=clone)
+
+    def _take_roots(self, paths: Sequence[str], *, clone: bool) -> None:
+        """Open the directories of *paths*, the topmost layer first; clone the mounts of all or of none."""
+        self._roots, self.cloned = _open_roots(paths, clone=clone)
         self._resolve = _CONFINED if self.cloned else _CONFINED | RESOLVE_NO_XDEV
         self._noatime = 0 if self.cloned else os.O_NOATIME
-        self._dirs: FdCache[bytes] = FdCache(share(_DIR_FDS, 3))
+        self._dirs: FdCache[tuple[int, bytes]] = FdCache(share(_DIR_FDS, 3))  # by layer and path
         self._files: FdCache[bytes] = FdCache(share(_FILE_FDS, 6))
         self._hidden: frozenset[bytes] = frozenset()
         self._hidden_in: frozenset[bytes] = frozenset()  # the directories that they are in
         self._owners = owners_here()
-        self.root_stat = self._shown(os.fstat(self._root))
+        self.root_stat = self._shown(os.fstat(self._roots[0]))
 
     def _shown(self, st: os.stat_result) -> os.stat_result:
         return st if self._owners is None else self._owners.shown(st)
 
     @property
-    def descriptor(self) -> int:
-        """A descriptor of the base's root directory (O_PATH); this view closes it."""
-        return self._root
+    def descriptors(self) -> Sequence[int]:
+        """Descriptors of the base's root directories (O_PATH), the topmost first; this view closes them."""
+        return self._roots
+
+    @property
+    def layers_mark(self) -> str:
+        """A text that identifies the layers below the topmost one; empty if there are none."""
+        return ""
 
     def hide(self, path: bytes, identity: tuple[int, int]) -> None:
         """Hide *path* (base terms) if it leads to the object with *identity*, (st_dev, st_ino); else do nothing."""
@@ -142,10 +140,14 @@ class BaseView:
     # -- directories
 
     def _dir(self, path: bytes) -> int:
-        fd = self._dirs.get(path)
+        return self._dir_of(0, path)
+
+    def _dir_of(self, layer: int, path: bytes) -> int:
+        """Return a descriptor (O_PATH) of a directory of one layer; valid until the next call."""
+        fd = self._dirs.get((layer, path))
         if fd is None:
             flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW
-            fd = self._dirs.put(path, openat2(self._root, path[1:] or b".", flags, self._resolve))
+            fd = self._dirs.put((layer, path), openat2(self._roots[layer], path[1:] or b".", flags, self._resolve))
         return fd
 
     def _at(self, path: bytes) -> tuple[int, bytes]:
@@ -311,6 +313,9 @@ class BaseView:
 
     def _open(self, path: bytes, flags: int) -> int:
         dir_fd, name = self._at(path)
+        return self._open_at(dir_fd, name, flags)
+
+    def _open_at(self, dir_fd: int, name: bytes, flags: int) -> int:
         flags |= os.O_NOFOLLOW | os.O_NONBLOCK
         if self._noatime:
             try:
@@ -338,12 +343,12 @@ class BaseView:
         return fd
 
     def statvfs(self) -> os.statvfs_result:
-        """Return the kernel's figures of the file system that the base is on (statvfs(3))."""
-        return os.statvfs(self._root)
+        """Return the kernel's figures of the file system that the base is on, its topmost layer (statvfs(3))."""
+        return os.statvfs(self._roots[0])
 
     def file_system_type(self) -> int:
         """Return the magic number of the file system that the base is on (statfs(2), f_type)."""
-        return file_system_type(self._root)
+        return file_system_type(self._roots[0])
 
     # -- extended attributes
 
@@ -395,4 +400,38 @@ class BaseView:
         """Close all descriptors."""
         self._dirs.clear()
         self._files.clear()
-        os.close(self._root)
+        _close_all(self._roots)
+
+
+def _open_roots(paths: Sequence[str], *, clone: bool) -> tuple[list[int], bool]:
+    """Return a descriptor (O_PATH) of each directory, and whether they are those of clones of their mounts.
+
+    Raises:
+        OSError: a directory cannot be opened.
+    """
+    roots: list[int] = []
+    cloned = clone
+    try:
+        for path in paths:
+            roots.append(os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))  # noqa: PERF401
+        trees: list[int] = []
+        try:
+            for root in roots if clone else ():
+                trees.append(clone_mount(root))  # noqa: PERF401
+        except OSError as error:
+            _close_all(trees)
+            # not root, a user namespace, or a kernel before 5.12: openat2 confines the access instead
+            if error.errno not in (errno.EPERM, errno.EINVAL, errno.ENOSYS):
+                raise
+            cloned = False
+    except BaseException:
+        _close_all(roots)
+        raise
+    if cloned:
+        _close_all(roots)
+    return (trees if cloned else roots), cloned
+
+
+def _close_all(descriptors: Iterable[int]) -> None:
+    for fd in descriptors:
+        os.close(fd)

@@ -88,13 +88,14 @@ class Survey(NamedTuple):
 
 
 def base_mark(base: BaseView) -> str:
-    """Return a text that identifies a base: its root's inode number, and its file system's size, type and id.
+    """Return a text that identifies a base: its root's inode number, its file system's size, type and id; its layers.
 
     The number of inodes is left out: XFS calculates it from the free space, so it changes.
     """
     figures, kind = base.statvfs(), base.file_system_type()
     identity = f"{figures.f_fsid & 0xFFFF_FFFF_FFFF_FFFF:x}" if kind in _STABLE_IDS else ""
-    return f"{base.root_stat.st_ino}:{figures.f_frsize}:{figures.f_blocks}:{kind:x}:{identity}"
+    mark = f"{base.root_stat.st_ino}:{figures.f_frsize}:{figures.f_blocks}:{kind:x}:{identity}"
+    return f"{mark}:{base.layers_mark}" if base.layers_mark else mark
 
 
 def is_same_mark(known: str | None, mark: str) -> bool:
@@ -109,7 +110,8 @@ def describe(mark: str | None) -> str:
         return "an unknown file system"
     text = f"root inode {parts[0]}, {parts[2]} blocks of {parts[1]} bytes"
     text += f", type 0x{parts[3]}" if len(parts) > 3 else ""
-    return text + (f", id {parts[4]}" if len(parts) > 4 and parts[4] else "")
+    text += f", id {parts[4]}" if len(parts) > 4 and parts[4] else ""
+    return text + (f", layers {parts[5]}" if len(parts) > 5 else "")
 
 
 def _find(base: BaseView, path: object) -> os.stat_result | OSError | None:

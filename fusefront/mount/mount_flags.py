@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import os
 
+from ...engine.store.layers import layers_of
 from .options import MountOptions
 
 log = logging.getLogger(__name__)
@@ -28,7 +29,7 @@ def words(options: MountOptions) -> set[str]:
     Raises:
         OSError: statvfs(3) of base or storage failed.
     """
-    below = {place: os.statvfs(place).f_flag for place in (options.base, options.storage)}
+    below = {place: os.statvfs(place).f_flag for place in (*layers_of(options.base), options.storage)}
     found = set()
     for forbids, allows, flag in _PAIRS:
         asked = {forbids, allows} & set(options.kernel)

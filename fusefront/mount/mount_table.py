@@ -21,7 +21,6 @@ from dataclasses import dataclass
 from .source import Source, parse_source
 
 FSTYPE = "fuse.minifo"
-SOURCE_LIMIT = 4095  # bytes; mount(2) refuses a longer source with EINVAL
 
 #: What a call on a mount fails with whose daemon has ended; the second if it was under way when the connection ended.
 DEAD_ERRNOS = frozenset({errno.ENOTCONN, errno.ECONNABORTED})

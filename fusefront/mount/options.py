@@ -11,14 +11,16 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from ...engine.errors import UsageError
 from ...engine.model import JOURNAL_MAX, ORIGIN_MAX, TRIAL_MOUNTS, TRIAL_MOUNTS_MAX
+from ...engine.store.layers import join_layers, split_layers
 from ..process.log_senders import TARGETS as LOG_TARGETS
-from .source import split
+from .source import decode, split, split_encoded
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +35,7 @@ NAMES_MIN = 1000  # with fewer, names would be forgotten during the listing of o
 
 _SUFFIXES = {"k": 10, "m": 20, "g": 30, "t": 40}
 
+_LOWER = "lowerdir="
 _ALIASES = {"base": "base", "lowerdir": "base", "sto": "sto", "upperdir": "sto"}
 
 # Words that libfuse and fusermount3 pass to the kernel, and the flag that each one sets or clears: the last word of a
@@ -94,7 +97,8 @@ _SHOWN_WITH_VALUE = frozenset({"user_id", "group_id", "max_read", "blksize"})
 
 #: Every option for help texts: how it is written, and what it does.
 OPTIONS = (
-    ("base=DIR, lowerdir=DIR", "the directory to overlay"),
+    ("base=DIR", "the directory to overlay"),
+    ("lowerdir=DIR[:DIR...]", "the same; several layers are merged, the topmost first"),
     ("sto=DIR, upperdir=DIR", "the directory that receives every change"),
     ("commit=SECONDS", f"longest time until a change is durable (default {COMMIT_SECONDS:.0f})"),
     ("sync, dirsync", "every change is durable before its call returns; async undoes it"),
@@ -138,7 +142,7 @@ class MountOptions:
     """The options of one mount.
 
     Attributes:
-        base: the directory to overlay, as the user wrote it.
+        base: the directory to overlay, as the user wrote it, or the text of several (engine/store/layers.py).
         storage: the directory that receives every change, as the user wrote it.
         commit: longest time, in seconds, between two group commits.
         sync: every operation is durable before it is acknowledged (``sync``, ``dirsync``).
@@ -225,7 +229,7 @@ def words() -> list[str]:
     return list(dict.fromkeys(word[: word.index("=") + 1] if "=" in word else word for word in spelled))
 
 
-_COMMAS = "Write a comma in a path as \\, and a backslash as \\\\."
+_COMMAS = "Write a comma in a path as \\, and a backslash as \\\\, a colon in lowerdir= as \\:."
 
 
 def parse(
@@ -276,8 +280,18 @@ def _feed(parser: _Parser, option_strings: Sequence[str], base: str | None, stor
     if storage is not None:
         parser.set_directory("sto", "--sto", storage)
     for text in option_strings:
-        for item in split(text):
-            parser.take(item)
+        for item in split_encoded(text):
+            parser.take(_layers(item) if item.startswith(_LOWER) else decode(item))
+
+
+def _layers(item: str) -> str:
+    """Return a ``lowerdir=`` item with the text of the base that it names (engine/store/layers.py)."""
+    layers = split_layers(item.removeprefix(_LOWER))
+    if len(layers) == 1:
+        return _LOWER + layers[0]
+    if "" in layers:
+        raise UsageError("lowerdir= has an empty path between colons", "write a colon in a path as \\:")
+    return _LOWER + join_layers([os.path.abspath(layer) for layer in layers])
 
 
 class _Parser:

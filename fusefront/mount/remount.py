@@ -12,11 +12,12 @@ import errno
 import os
 
 from ...engine.errors import StateError, UsageError
+from ...engine.store.layers import real_base
 from . import mount_table
 from .end_report import owner_of
 from .mount_table import MountEntry
 from .options import Remount
-from .source import Source
+from .source import Source, is_cut
 from .unmount import is_written, our_mount
 
 # mount(2): the flag that each option word sets, and the words that clear a flag
@@ -70,8 +71,10 @@ def remount(request: Remount, mountpoint: str) -> None:
 def _check_same(request: Remount, entry: MountEntry) -> Source:
     source = mount_table.overlay_of(entry)
     assert source is not None
-    for given, there, what in zip((request.base, request.storage), source[:2], ("base", "storage"), strict=True):
-        if given is not None and os.path.realpath(given) != there:
+    base = None if request.base is None or is_cut(source.base) else real_base(request.base)
+    storage = None if request.storage is None else os.path.realpath(request.storage)
+    for given, there, what in ((base, source.base, "base"), (storage, source.storage, "storage")):
+        if given is not None and given != there:
             raise UsageError(
                 f"{entry.mountpoint} has {what} {there}, which remount cannot change to {given}",
                 "unmount it, then mount it with the other directory",

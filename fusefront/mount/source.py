@@ -6,8 +6,18 @@ mini_fo.
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterator
 from typing import NamedTuple
+
+from ...engine.store.layers import join_layers, layers_of
+
+SOURCE_LIMIT = 4095  # bytes; mount(2) refuses a longer source with EINVAL
+
+_ITEM = re.compile(r"(?:\\[,\\]|[^,])+")
+_ESCAPED = re.compile(r"\\([,\\])")
+_CUT = ":..."  # in place of the layers for which a source text has no room
 
 
 class Source(NamedTuple):
@@ -25,22 +35,17 @@ class Source(NamedTuple):
 
 def split(text: str) -> Iterator[str]:
     """Yield the items of *text* between commas, with ``\\,`` and ``\\\\`` decoded; skip empty items."""
-    item: list[str] = []
-    position = 0
-    while position < len(text):
-        char = text[position]
-        if char == "\\" and text[position + 1 : position + 2] in {",", "\\"}:
-            position += 1
-            item.append(text[position])
-        elif char == ",":
-            if item:
-                yield "".join(item)
-            item = []
-        else:
-            item.append(char)
-        position += 1
-    if item:
-        yield "".join(item)
+    return map(decode, split_encoded(text))
+
+
+def split_encoded(text: str) -> Iterator[str]:
+    """Yield the items of *text* between commas as they are written; skip empty items."""
+    return (found[0] for found in _ITEM.finditer(text))
+
+
+def decode(item: str) -> str:
+    """Return *item* with ``\\,`` and ``\\\\`` decoded."""
+    return _ESCAPED.sub(r"\1", item)
 
 
 def escape(value: str) -> str:
@@ -49,9 +54,22 @@ def escape(value: str) -> str:
 
 
 def format_source(base: str, storage: str, at: str | None = None) -> str:
-    """Return the source text (fsname) that /proc/mounts shows for a mount; the arguments are those of ``Source``."""
+    """Return the source text (fsname) that /proc/mounts shows for a mount; the arguments are those of ``Source``.
+
+    Of a base of many layers it has as many as there is room for, and then ``...``.
+    """
     shown = "" if at is None else f",at={escape(at)}"
-    return f"base={escape(base)},sto={escape(storage)}{shown}"
+    text = f"base={escape(base)},sto={escape(storage)}{shown}"
+    layers = layers_of(base)
+    while len(os.fsencode(text)) > SOURCE_LIMIT and len(layers) > 1:
+        layers.pop()
+        text = f"base={escape(join_layers(layers) + _CUT)},sto={escape(storage)}{shown}"
+    return text
+
+
+def is_cut(base: str) -> bool:
+    """Return whether the base in a source text lacks some of its layers."""
+    return base.endswith(_CUT)
 
 
 def parse_source(text: str) -> Source | None:

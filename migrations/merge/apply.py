@@ -20,12 +20,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ...engine import ROOT, Overlay, StateError
-from ...engine.errors import Corrupt
+from ...engine.errors import Corrupt, UsageError
 from ...engine.model import Ino
 from ...engine.queries.four_lists import FourLists
 from ...engine.store.base_view import split
 from ...engine.store.confined_dir import BENEATH, open_file
 from ...engine.store.database import DB_NAME
+from ...engine.store.layers import layers_of
 from ...engine.store.storage import MERGING, MERGING_NEW
 from ...engine.store.syscalls import openat2
 from ..copying import copy_out, set_attributes, xattrs_in
@@ -77,7 +78,10 @@ def merge(
 
     Raises:
         StateError: storage or base cannot be read or written, or is in use.
+        UsageError: the base has several layers.
     """
+    if len(layers_of(base)) > 1:
+        raise UsageError("a base of several layers cannot be merged into", "copy what the mount shows: cp -a MNT/. DIR")
     storage, base = os.path.realpath(storage), os.path.realpath(base)
     disk.storage(storage).close()  # checks that the storage is the user's and has no symlinks
     with locked(storage, "being merged"):

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 
 from ...engine.errors import OlderFormat, StateError
+from ...engine.store.layers import missing_layer
 from ...fusefront.mount import mount_table
 from .._progress import Progress
 from .._size import size
@@ -212,7 +213,8 @@ class _Examined:
         if not isinstance(path, str | bytes) or not path:
             return ok("base", "not known yet")
         base = os.fsdecode(path)
-        if os.path.isdir(base):
+        missing = missing_layer(base)
+        if missing is None:
             return ok("base", base)
         remedy = "mount it with base= where the base is now; verbs on a storage take --base"
-        return problem("base", f"{base}, the base of its last mount, is not there", remedy)
+        return problem("base", f"{missing}, the base of its last mount, is not there", remedy)

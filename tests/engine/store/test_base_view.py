@@ -121,7 +121,7 @@ def test_clone_cannot_be_written(sandbox: OverlaySandbox) -> None:
     sandbox.put("f")
     view = BaseView(str(sandbox.base))
     with pytest.raises(OSError, match="Read-only"):
-        os.open(b"/proc/self/fd/%d/f" % view._root, os.O_WRONLY)
+        os.open(b"/proc/self/fd/%d/f" % view._roots[0], os.O_WRONLY)
     view.close()
 
 
