@@ -60,7 +60,7 @@ def test_exit_bits_of_a_repair(sample: SampleStorage, capfd: pytest.CaptureFixtu
         (["-y", "--rescue", "out", "STO"], 16, "--rescue changes nothing"),
         (["/nosuch"], 8, "/nosuch is not a directory"),
         (["EMPTY"], 8, "is not the storage of an overlay"),
-        (["--base", "/nosuch", "STO"], 8, "base /nosuch cannot be read"),
+        (["--base", "/nosuch", "STO"], 8, "base /nosuch does not exist"),
         (["--rescue", "STO", "STO"], 8, "is not empty"),
     ],
 )
