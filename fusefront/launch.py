@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gc
 import json
 import logging
 import os
@@ -25,6 +26,7 @@ from typing import NoReturn
 from ..engine.errors import Corrupt, NewerFormat, NotMinifo, StateError, StorageBusy, UsageError
 from ..engine.store.layers import join_layers, layers_of, real_base
 from .mount import fuse_access, mount_table, utab
+from .mount.helper_process import HelperProcess
 from .mount.options import MountOptions
 from .mount.source import SOURCE_LIMIT, format_source, parse_source
 from .process import last_words, root_storage, signals
@@ -246,9 +248,12 @@ def _serve(options: MountOptions, mountpoint: str, ready: Callable[[], None], *,
     last_words.enable(foreground=foreground)
     # Content objects hold the bytes of files whose modes are rows of the database: other users must not read them.
     os.umask(0o077)
+    # Forked first: so it inherits no descriptor, and not the memory of what only this process imports.
+    gc.freeze()  # a collection would write to each object, and so copy the page that it shares
+    helper = HelperProcess(mountpoint, options.log)
     from . import session
 
-    session.run(options, mountpoint, ready=ready)
+    session.run(options, mountpoint, helper, ready=ready)
 
 
 def _set_up_logging(options: MountOptions, mountpoint: str) -> None:

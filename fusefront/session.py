@@ -57,18 +57,18 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 _LAST_COMMIT = 10.0  # seconds to wait for the last commit of a daemon whose mount was removed
 
 
-def run(options: MountOptions, mountpoint: str, *, ready: Callable[[], None]) -> None:
+def run(options: MountOptions, mountpoint: str, helper: HelperProcess, *, ready: Callable[[], None]) -> None:
     """Mount an overlay and serve it until it is unmounted.
 
     Args:
         options: of the mount, with true paths.
         mountpoint: its true path.
+        helper: makes calls on the mount; it is closed here.
         ready: called once, when the mount responds.
 
     Raises:
         StateError: the overlay cannot be opened or mounted, or its last commit failed.
     """
-    helper = HelperProcess(mountpoint, options.log)  # forked first, so that it inherits no descriptor
     set_relay(helper.relay)
     extension = loader.load()
     loader.activate(not options.plain)
