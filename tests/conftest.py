@@ -13,6 +13,8 @@ import logging
 import os
 import re
 import shutil
+import subprocess
+import tempfile
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
@@ -158,7 +160,13 @@ FIGURES = pytest.StashKey[list[str]]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Begin with no figures, and see every record that is made, whatever becomes of the handlers meanwhile."""
+    """Begin with no figures, and see every record that is made, whatever becomes of the handlers meanwhile.
+
+    Storages of tests are on a disk, with its blocks and holes, also where /tmp is in memory, as on Debian 13.
+    """
+    kind = subprocess.run(["stat", "-f", "-c", "%T", tempfile.gettempdir()], check=True, capture_output=True, text=True)
+    if kind.stdout.strip() == "tmpfs":
+        os.environ["TMPDIR"] = tempfile.tempdir = "/var/tmp"
     config.stash[FIGURES] = []
     logging.setLogRecordFactory(_keep_record)
 

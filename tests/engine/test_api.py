@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import signal
@@ -156,7 +157,8 @@ def test_trees(places: tuple[Path, Path]) -> None:
         overlay.remove("/f")
         overlay.mkdir("/d/deep", parents=True)
         assert shown(overlay) == {"/d": b"", "/d/deep": b"", "/link": b""}
-    assert sqlite3.connect(places[1] / "minifo.db").execute("SELECT count(*) FROM orphan").fetchone() == (0,)
+    with contextlib.closing(sqlite3.connect(places[1] / "minifo.db")) as con:
+        assert con.execute("SELECT count(*) FROM orphan").fetchone() == (0,)
     assert not [path for path in (places[1] / "content").rglob("*") if path.is_file()]
 
 

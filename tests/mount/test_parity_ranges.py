@@ -5,6 +5,7 @@ With the session hook only: without it the kernel has its fallbacks, which other
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import shutil
@@ -269,8 +270,9 @@ def test_a_database_is_compacted(pair: Pair) -> None:
         con.close()
         run("fallocate", "-d", "app.db")
         shutil.copyfile("app.db", "copy.db")
-        con = sqlite3.connect("copy.db")
-        return [con.execute("SELECT count(*), sum(length(x)) FROM t").fetchone(), get("app.db") == get("copy.db")]
+        with contextlib.closing(sqlite3.connect("copy.db")) as con:
+            rows = con.execute("SELECT count(*), sum(length(x)) FROM t").fetchone()
+        return [rows, get("app.db") == get("copy.db")]
 
     pair.same(act)
     pair.excused |= {"app.db", "copy.db"}  # SQLite's files say when they were written
