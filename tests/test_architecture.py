@@ -322,10 +322,11 @@ def test_pyproject_names_every_data_file() -> None:
 
 
 def test_version_is_said_alike() -> None:
-    """A mounted overlay tells its version without asking for the metadata of the installed package."""
+    """By a mounted overlay, which does not ask for the metadata of what is installed, and by the Debian package."""
     text = (ROOT / "engine" / "__init__.py").read_text()
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert f'VERSION = "{project["version"]}"' in text
+    assert (ROOT / "debian" / "changelog").read_text().startswith(f"minifo ({project['version']})")
 
 
 def test_typing_links_show_every_package_to_static_tools() -> None:

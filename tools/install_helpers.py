@@ -2,7 +2,8 @@
 
 pip installs the helpers beside the python of its environment, where mount(8) does not look.  The rule: only links of
 minifo are replaced or removed, and nothing is changed unless every step is possible.  A link of minifo is a symbolic
-link to a file that has the name of one of our helpers.
+link to a file that has the name of one of our helpers.  A package of a distribution has its own links, which belong to
+the package manager: they are left alone.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ HELPERS = (
     "fsck.minifo",
     "fsck.fuse.minifo",
 )
+#: Where a package of a distribution puts the helpers that its links lead to.
+PACKAGED = "/usr/lib/minifo"
 
 
 @click.command(
@@ -84,6 +87,8 @@ def find_scripts() -> str:
     """
     # a script in a virtual environment names its python in its first line, so a link to the script runs that python
     candidates = [sysconfig.get_path("scripts"), os.path.dirname(sys.executable), os.path.dirname(sys.argv[0])]
+    if is_packaged():
+        candidates.insert(0, PACKAGED)
     for candidate in candidates:
         found = os.path.abspath(candidate)
         if all(os.path.exists(os.path.join(found, name)) for name in HELPERS):
@@ -91,6 +96,11 @@ def find_scripts() -> str:
     raise StateError(
         f"the helpers are not in {os.path.abspath(candidates[0])}", "install minifo with pip, then run this again"
     )
+
+
+def is_packaged() -> bool:
+    """Return whether this minifo came with a package of the distribution: pip puts nothing into /usr/lib."""
+    return os.path.abspath(__file__).startswith(("/usr/lib/", "/usr/lib64/"))
 
 
 def check_trust(scripts: str) -> None:
@@ -114,7 +124,8 @@ def plan_links(directory: str, scripts: str) -> dict[str, str | None]:
     """Return the links to make in *directory* so that every helper leads to *scripts*, as target by link name.
 
     Raises:
-        StateError: a file that is not a link of minifo has the name of a helper, or *directory* is not a directory.
+        StateError: a file that is not a link of minifo, or a link of a package, has the name of a helper, or
+            *directory* is not a directory.
     """
     _check_directory(directory)
     steps: dict[str, str | None] = {}
@@ -127,6 +138,7 @@ def plan_links(directory: str, scripts: str) -> dict[str, str | None]:
                 raise StateError(f"{path} exists and is not a link of minifo", "move it away, or choose another --dir")
             if old_target == target:
                 continue
+            _check_ours(path, old_target)
         steps[name] = target
     return steps
 
@@ -138,13 +150,15 @@ def plan_removal(directory: str, scripts: str) -> dict[str, str | None]:
         The name of each link, with None for its target.
 
     Raises:
-        StateError: *directory* is not a directory.
+        StateError: *directory* is not a directory, or the links belong to a package.
     """
     _check_directory(directory)
     steps: dict[str, str | None] = {}
     for name in HELPERS:
-        target = link_target(os.path.join(directory, name))
+        path = os.path.join(directory, name)
+        target = link_target(path)
         if target is not None and (os.path.dirname(target) == scripts or not os.path.exists(target)):
+            _check_ours(path, target)
             steps[name] = None
     return steps
 
@@ -174,6 +188,19 @@ def apply(directory: str, steps: dict[str, str | None]) -> None:
         raise StateError(f"you may not write {directory}", "run it as root: sudo minifo install-helpers") from exc
 
 
+def _check_ours(path: str, target: str) -> None:
+    """Refuse to touch a link of a package whose helpers are there.
+
+    Raises:
+        StateError: it is one.
+    """
+    if os.path.dirname(target) == PACKAGED and os.path.exists(target):
+        raise StateError(
+            f"{path} belongs to the minifo that a package of this system installed",
+            "remove that package first (Debian: apt remove minifo), or use that minifo",
+        )
+
+
 def _check_directory(directory: str) -> None:
     if not os.path.isdir(directory):
         raise StateError(f"{directory} is not a directory", "give an existing directory with --dir")
@@ -183,5 +210,7 @@ def link_target(path: str) -> str | None:
     """Return the absolute target of the link of minifo at *path*, or None if *path* is not a link of minifo."""
     if not os.path.islink(path):
         return None
-    target = os.path.join(os.path.dirname(os.path.abspath(path)), os.readlink(path))
+    # the real directory, for /sbin may itself be a link, and a package has links such as ../lib/minifo/mount.minifo
+    directory = os.path.realpath(os.path.dirname(os.path.abspath(path)))
+    target = os.path.normpath(os.path.join(directory, os.readlink(path)))
     return target if os.path.basename(target) in HELPERS else None

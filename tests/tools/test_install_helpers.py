@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import shutil
 import sys
 import sysconfig
 from pathlib import Path
@@ -102,6 +103,30 @@ def test_install_takes_over_links_of_another_installation(sbin: Path, tmp_path: 
     assert main(["install-helpers", "--anyway", "--dir", str(sbin)]) == 0
     scripts = install_helpers.find_scripts()
     assert content(sbin) == {name: os.path.join(scripts, name) for name in sorted(HELPERS)}
+
+
+def test_links_of_a_package_are_left_alone(
+    sbin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They are the package manager's, relative as it makes them; once its helpers are gone they may be replaced."""
+    packaged = make_installation(tmp_path / "lib" / "minifo")
+    monkeypatch.setattr(install_helpers, "PACKAGED", str(packaged))
+    (tmp_path / "sbin-link").symlink_to(sbin)  # as /sbin leads to /usr/sbin
+    for name in HELPERS:
+        (sbin / name).symlink_to(f"../lib/minifo/{name}")
+    before = content(sbin)
+    words = ["install-helpers", "--anyway", "--dir", str(tmp_path / "sbin-link")]
+    assert main(words) == 2
+    assert "belongs to the minifo that a package of this system installed; remove" in capsys.readouterr().err
+    with monkeypatch.context() as in_package:
+        in_package.setattr(install_helpers, "is_packaged", lambda: True)
+        assert main(words) == 0
+        assert capsys.readouterr().out == "nothing to do\n"
+        assert main([*words, "--remove"]) == 2
+        assert content(sbin) == before
+    shutil.rmtree(packaged)
+    assert main(words) == 0
+    assert content(sbin) == {name: os.path.join(install_helpers.find_scripts(), name) for name in sorted(HELPERS)}
 
 
 def test_remove_takes_only_our_links(sbin: Path, tmp_path: Path) -> None:

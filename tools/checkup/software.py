@@ -11,14 +11,18 @@ import sys
 
 from ... import engine
 from ...fusefront.extension.probe import probe
-from ..install_helpers import HELPERS, find_scripts, link_target
+from ..install_helpers import HELPERS, PACKAGED, find_scripts, is_packaged, link_target
 from ..trust import changeable, what_runs
 from .child import NoAnswer, answer_of
 from .finding import Check, Finding, note, ok, problem
 
 _SBIN = "/sbin"
-_AGAIN = "install minifo again: pip install --force-reinstall minifo"
-_INSTALL_HELPERS = "sudo minifo install-helpers"
+if is_packaged():
+    _AGAIN = "install the package minifo again (Debian: apt install --reinstall minifo)"
+    _INSTALL_HELPERS = _AGAIN
+else:
+    _AGAIN = "install minifo again: pip install --force-reinstall minifo"
+    _INSTALL_HELPERS = "sudo minifo install-helpers"
 
 
 def checks() -> list[Check]:
@@ -57,7 +61,7 @@ def _package(name: str) -> Finding:
     try:
         return ok(name, importlib.metadata.version(name))
     except importlib.metadata.PackageNotFoundError:
-        return problem(name, "not installed", f"{sys.executable} -m pip install {name}")
+        return problem(name, "not installed", _AGAIN if is_packaged() else f"{sys.executable} -m pip install {name}")
 
 
 def _sqlite() -> Finding:
@@ -113,7 +117,8 @@ def helpers(directory: str) -> Finding:
     places = sorted({os.path.dirname(target) for target in targets})
     if places != [find_scripts()]:
         told = ", ".join(f"{place} ({_version_at(place)})" for place in places)
-        return note(name, f"they belong to another installation: {told}", f"to link this one: {_INSTALL_HELPERS}")
+        first = "remove that package, then: " if PACKAGED in places else "to link this one: "
+        return note(name, f"they belong to another installation: {told}", f"{first}{_INSTALL_HELPERS}")
     path = changeable(what_runs(targets))
     if path is not None:
         remedy = "install minifo as root, for example in /opt/minifo"
@@ -123,8 +128,7 @@ def helpers(directory: str) -> Finding:
 
 def _version_at(scripts: str) -> str:
     """Return the version of the installation that a directory of scripts belongs to; nothing of it is run."""
-    found = glob.glob(
-        os.path.join(glob.escape(os.path.dirname(scripts)), "lib/python3*/site-packages/minifo-*.dist-info")
-    )
+    modules = "python3/dist-packages" if scripts == PACKAGED else "lib/python3*/site-packages"
+    found = glob.glob(os.path.join(glob.escape(os.path.dirname(scripts)), modules, "minifo-*.dist-info"))
     versions = sorted(os.path.basename(path).removeprefix("minifo-").removesuffix(".dist-info") for path in found)
     return ", ".join(f"minifo {version}" for version in versions) or "version unknown"
