@@ -136,8 +136,8 @@ class Recovery:
         """
         if redo is not None and (recording := redo.read(commit_token(self._db))):
             log.warning(
-                "%s: this read-only mount does not show the last %d operations of a killed daemon: they are in %s, and"
-                " the next writable mount replays them",
+                "%s: what is only read does not show the last %d operations of a killed daemon: they are in %s, and the"
+                " next writable mount replays them",
                 self._storage.path,
                 len(recording),
                 redo.path,

@@ -57,6 +57,7 @@ ROOMS = {
     "migrations": {
         "": set(),
         "schema": {""},
+        "exchange": {""},
         "meta": {""},
         "merge": {""},
         "rebase": {""},

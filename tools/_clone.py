@@ -1,9 +1,4 @@
-"""Makes the clone of an overlay, mounted or not (engine/clone.py).
-
-Of a mounted overlay the daemon makes a checkpoint, so that all that was done before is durable, and stays as it is.
-This process holds that checkpoint as long as it makes the clone, and lets the daemon delete it then.  If this process
-is killed, the daemon deletes it when it makes the next one.
-"""
+"""Makes the clone of an overlay, mounted or not (engine/clone.py); of a mounted one from a state that is held."""
 
 from __future__ import annotations
 
@@ -13,7 +8,7 @@ from typing import TYPE_CHECKING
 from ..engine.errors import StateError, UsageError
 from ..fusefront.control.client import ControlClient, listens
 from ..fusefront.mount import mount_table
-from ._checkpoints import refused
+from ._held import held
 from ._progress import Progress
 from ._target import place_of
 
@@ -60,12 +55,8 @@ def _cloned(storage: str, new: str, name: str | None, base: str | None, progress
             return clone_overlay(overlay, None, new, tick)
         finally:
             overlay.close()
-    with ControlClient(storage, timeout=None) as client:  # the kernel writes back first, which may take any time
-        made = refused(client, "BeginClone")["checkpoint"]
-        try:
-            return clone_beside(storage, made["name"], new, tick)
-        finally:
-            refused(client, "PruneCheckpoints", ids=[made["id"]])
+    with ControlClient(storage, timeout=None) as client, held(client) as checkpoint:
+        return clone_beside(storage, checkpoint, new, tick)
 
 
 def _check_place(new: str) -> None:

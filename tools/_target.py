@@ -72,23 +72,29 @@ def storage_of(target: str) -> str:
     return place.storage
 
 
-def at_rest(storage: str, base: str | None) -> Overlay | None:
+def at_rest(storage: str, base: str | None, *, warns: bool = False) -> Overlay | None:
     """Open an overlay that no daemon holds for writing, or return None for the daemon to be asked.
 
     The daemon of a read-only mount has no socket, for it changes nothing in storage; its lock lets others read.
+
+    Args:
+        storage, base: as for ``opened``.
+        warns: log a warning if the last operations of a killed daemon are not committed, and so do not show.
     """
     if listens(storage):
         return None
     from ..engine.queries.at_rest import open_at_rest
 
     try:
-        return open_at_rest(storage, base)
+        return open_at_rest(storage, base, warns=warns)
     except StorageBusy:
         return None  # its daemon has no socket: the client says what to do
 
 
 @contextlib.contextmanager
-def opened(target: str, base: str | None = None, *, at: str | None = None, quick: bool = False) -> Iterator[Overlay]:
+def opened(
+    target: str, base: str | None = None, *, at: str | None = None, quick: bool = False, warns: bool = False
+) -> Iterator[Overlay]:
     """Open the overlay that TARGET means, read-only.
 
     Args:
@@ -97,6 +103,7 @@ def opened(target: str, base: str | None = None, *, at: str | None = None, quick
         at: the name of a checkpoint: the overlay as it was then.  None for what TARGET shows: where that is in a mount
             of a checkpoint, that one.
         quick: wait for its daemon for a second at most, and do without what is not committed yet.
+        warns: as for ``at_rest``.
 
     Raises:
         NotMinifo: there is no overlay.
@@ -107,7 +114,7 @@ def opened(target: str, base: str | None = None, *, at: str | None = None, quick
         with contextlib.closing(_at(storage, at or str(shown), base or shown_base)) as found:
             yield found
         return
-    overlay = at_rest(storage, base)
+    overlay = at_rest(storage, base, warns=warns)
     with contextlib.ExitStack() as stack:
         if overlay is None:
             client = stack.enter_context(ControlClient(storage, _QUICK if quick else _PATIENCE))
@@ -116,7 +123,7 @@ def opened(target: str, base: str | None = None, *, at: str | None = None, quick
                 client.call("Sync")
             from ..engine.queries.at_rest import open_beside
 
-            overlay = open_beside(storage, _base(known))
+            overlay = open_beside(storage, base_of(known))
         stack.callback(overlay.close)
         yield overlay
 
@@ -148,7 +155,7 @@ def _at(storage: str, name: str, base: str | None) -> Overlay:
     """Open an overlay as it was at a checkpoint."""
     if base is None and listens(storage):
         with ControlClient(storage, _PATIENCE) as client:
-            base = _base(client.call("Identity"))
+            base = base_of(client.call("Identity"))
             return _checkpoint(storage, name, base)
     return _checkpoint(storage, name, base)
 
@@ -159,8 +166,8 @@ def _checkpoint(storage: str, name: str, base: str | None) -> Overlay:
     return open_checkpoint(storage, name, base)
 
 
-def _base(known: dict[str, Any]) -> str:
-    """The base of a mounted overlay: by the daemon's descriptor, for a mount may cover its path."""
+def base_of(known: dict[str, Any]) -> str:
+    """Return the base of a mounted overlay: by the daemon's descriptor, for a mount may cover its path."""
     through = str(known["base_directory"])
     return through if missing_layer(through) is None else str(known["base"])
 

@@ -56,6 +56,7 @@ _GROUPS = {
         "metrics": "Print counters of mounted overlays for Prometheus.",
     },
     "Apply and adapt": {
+        "export": "Write what the overlay TARGET changed, for other systems.",
         "merge": "Apply the changes in STO to the base, then empty STO.",
         "rebase": "Adapt the overlay in STO to a base that was replaced.",
         "meta": "Import and export mini_fo storages, and show META files.",

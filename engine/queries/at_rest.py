@@ -18,19 +18,22 @@ from ..store.writer_lock import LOCK
 log = logging.getLogger(__name__)
 
 
-def open_at_rest(storage: str, base: str | None = None) -> Overlay:
+def open_at_rest(storage: str, base: str | None = None, *, warns: bool = False) -> Overlay:
     """Open an overlay read-only, over the base of its last mount or another one.
 
     Args:
         storage: the storage directory.
         base: the base directory; None for the one that the storage was last mounted with.
+        warns: log a warning if the last operations of a killed daemon are not committed, and so do not show.
 
     Raises:
         NotMinifo: the directory holds no overlay.
         StorageBusy: it is mounted.
         StateError: base or storage cannot be used.
     """
-    return Overlay.open(base or _known_base(storage), storage, read_only=True, base_check=BaseCheck.IGNORE)
+    redo = memory_directory() if warns else None
+    base = base or _known_base(storage)
+    return Overlay.open(base, storage, read_only=True, redo_directory=redo, base_check=BaseCheck.IGNORE)
 
 
 def open_writable(storage: str, base: str | None = None) -> Overlay:

@@ -12,6 +12,8 @@ from typing import NamedTuple
 from ..model import Ino
 from ..overlay import Overlay
 
+_LINKS = 0xFFFF_FFFF  # bits of seen_links that are the link count
+
 
 class ModifiedFile(NamedTuple):
     """A base object in ``modified`` that is not a directory.
@@ -91,6 +93,14 @@ class FourLists:
             " WHERE mode & 61440 <> 16384"
         )
         return [ModifiedFile(Ino(ino), path, bool(content), nlink) for ino, path, content, nlink in self._db.rows(sql)]
+
+    def with_several_names(self) -> dict[int, bytes]:
+        """Return the base path of each base object with a row that has several names in the base, by its number."""
+        sql = (
+            "SELECT ino, path FROM origin JOIN inode USING (ino)"
+            f" WHERE mode & 61440 <> 16384 AND seen_links & {_LINKS} > 1"
+        )
+        return dict(self._db.rows(sql))
 
     def number_of(self, st: os.stat_result) -> Ino:
         """Return the inode number of the base object with attributes *st*."""

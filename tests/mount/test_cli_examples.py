@@ -66,7 +66,7 @@ SILENT = re.compile(
 )
 
 #: Verbs that ask, while all is mounted; those that go back, one after the other; those that change, while nothing is.
-ASKING = ["cat", "completion", "diagnose", "diff", "digest", "doctor", "du", "list", "log"]
+ASKING = ["cat", "completion", "diagnose", "diff", "digest", "doctor", "du", "export", "list", "log"]
 ASKING += ["metrics", "report", "sql", "state", "status", "sync", "watch", "which"]
 GOING_BACK = ["checkpoint create", "checkpoint list", "checkpoint diff", "clone", "rollback", "undo", "redo"]
 GOING_BACK += ["checkpoint rename", "checkpoint pin"]
