@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 # All subcommands in the groups of the help text, each with the first sentence of its own help: to list them imports
 # none (tests/tools/test_cli.py compares).  Each is ``command`` of the module with its name, with _ for -.
-_GROUPS = {
+GROUPS = {
     "Use an overlay": {
         "mount": "Mount an overlay at MNT, an existing directory.",
         "umount": "Unmount the overlay at MNT.",
@@ -74,7 +74,7 @@ _GROUPS = {
     },
 }
 _ALIASES = {"mark-good": "confirm"}  # as RAUC and others call it
-COMMANDS = {name: text for group in _GROUPS.values() for name, text in group.items()}
+COMMANDS = {name: text for group in GROUPS.values() for name, text in group.items()}
 
 
 class LazyGroup(click.Group):
@@ -87,7 +87,7 @@ class LazyGroup(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write all subcommands, by what they are for."""
         widest = max(map(len, COMMANDS))
-        for heading, group in _GROUPS.items():
+        for heading, group in GROUPS.items():
             with formatter.section(heading):
                 formatter.write_dl([(f"{name:{widest}}", text) for name, text in group.items()])
 

@@ -48,8 +48,8 @@ Policies (the last one that matches a path counts; the default is ours):
 A pattern matches a path and all paths below it; * and ? in it also match slashes.
 
 \b
-Exit codes: 0 no conflict, 3 conflicts (those entries are not changed), 1 wrong request, 2 failure.
-Unmount the overlay first. An interrupted rebase has changed nothing: run the command again.""",
+Unmount the overlay first. An interrupted rebase has changed nothing: run the command again.
+Exit codes: 0 no conflict, 3 conflicts (those entries are not changed), 1 wrong request, 2 failure.""",
 )
 @click.option("--base", metavar="DIR", required=True, help="The new base; with --prepare the present base.")
 @click.option(

@@ -18,9 +18,12 @@ from ._path import located
     "state",
     epilog="""\b
 Words:
-  UNMODIFIED     as in the base              MODIFIED      other bytes or attributes
-  CREATED        made here, or moved here    DEL_REWRITTEN made here in the place of a base object
-  DELETED        the base has it, hidden     NON_EXISTANT  in neither (mini_fo's spelling)
+  UNMODIFIED     as in the base
+  MODIFIED       other bytes or attributes
+  CREATED        made here, or moved here
+  DEL_REWRITTEN  made here in the place of a base object
+  DELETED        the base has it, hidden
+  NON_EXISTANT   in neither (mini_fo's spelling)
 
 \b
 Examples:

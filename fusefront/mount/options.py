@@ -220,7 +220,7 @@ def describe() -> str:
     """Return a help text of all options, a line each."""
     width = max(len(spelled) for spelled, _ in OPTIONS)
     lines = [f"  {spelled:{width}}  {meaning}" for spelled, meaning in OPTIONS]
-    return "\n".join(["Options for -o, separated by commas:", *lines, _COMMAS])
+    return "\n".join(["Mount options (for -o, separated by commas):", *lines, _COMMAS])
 
 
 def words() -> list[str]:
