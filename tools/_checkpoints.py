@@ -68,6 +68,10 @@ class Checkpoints(Protocol):
         """Take away all but what is kept; the answer is that of org.minifo.Overlay.Reset."""
         ...
 
+    def vacuum(self, kinds: list[str]) -> Told:
+        """Give back storage; the answer is that of org.minifo.Overlay.Vacuum."""
+        ...
+
     def set_keep_list(self, name: str, patterns: list[str]) -> None:
         """Make a keep-list, or give it other patterns."""
         ...
@@ -170,6 +174,9 @@ class _Mounted:
     def reset(self, keep: list[str], lists: list[str], *, default: bool) -> Told:
         return self._call("Reset", keep=keep, lists=lists, default=default)
 
+    def vacuum(self, kinds: list[str]) -> Told:
+        return self._call("Vacuum", kinds=kinds)
+
     def set_keep_list(self, name: str, patterns: list[str]) -> None:
         self._call("SetKeepList", name=name, patterns=patterns)
 
@@ -240,6 +247,14 @@ class _AtRest:
 
         patterns, used = self._overlay.keep_lists.chosen(keep, lists, default=default)
         return told_reset(reset(self._overlay, Choice(patterns)), used)
+
+    def vacuum(self, kinds: list[str]) -> Told:
+        from ..engine.vacuum import Vacuum
+        from ..fusefront.control.checkpoints import told_vacuum
+
+        work = Vacuum(self._overlay, tuple(kinds), apply=True)
+        work.run()
+        return told_vacuum(work)
 
     def set_keep_list(self, name: str, patterns: list[str]) -> None:
         from ..fusefront.control.patterns import Choice

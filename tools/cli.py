@@ -57,6 +57,7 @@ GROUPS = {
     },
     "Apply and adapt": {
         "export": "Write what the overlay TARGET changed, for other systems.",
+        "vacuum": "Give back storage that the overlay TARGET does not need.",
         "merge": "Apply the changes in STO to the base, then empty STO.",
         "rebase": "Adapt the overlay in STO to a base that was replaced.",
         "meta": "Import and export mini_fo storages, and show META files.",

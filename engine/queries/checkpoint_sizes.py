@@ -152,6 +152,11 @@ def oldest_beyond(overlay: Overlay, gone: list[int], candidates: list[int], limi
         copy.close()
 
 
+def taken(overlay: Overlay) -> int:
+    """Return the bytes that go when all checkpoints go; nothing of the overlay may change meanwhile."""
+    return _taken(overlay.db, overlay.storage, {})
+
+
 def _taken(db: Database, storage: Storage, known: dict[int, int]) -> int:
     needs = _Needs(db)
     total = sum(needs.rows.values())

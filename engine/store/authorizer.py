@@ -21,7 +21,7 @@ _WRITES = {apsw.SQLITE_INSERT, apsw.SQLITE_UPDATE, apsw.SQLITE_DELETE}
 # The functions that minifo's queries call.  Add none that reaches a file, or that takes as much memory as an argument
 # says (zeroblob, printf): a row of a foreign storage may hold any number.
 _FUNCTIONS = {"abs", "coalesce", "count", "ifnull", "iif", "instr", "length", "max", "min", "substr", "sum", "typeof"}
-_PRAGMAS = {"page_count", "quick_check", "integrity_check", "application_id", "user_version"}
+_PRAGMAS = {"page_count", "freelist_count", "quick_check", "integrity_check", "application_id", "user_version"}
 _TEMPORARY = {apsw.SQLITE_CREATE_TEMP_TABLE, apsw.SQLITE_DROP_TEMP_TABLE}  # tree/base_match.py
 _TEMPORARY_NAME = "moved"
 _OF_CONNECTION = {  # store/history.py

@@ -181,6 +181,38 @@ def open_database(
     return Database(con, read_only=read_only, reopen=reopen)
 
 
+def compact(path: str, *, vfs: str | None = None) -> None:
+    """Write a database anew without unused pages (sqlite.org/lang_vacuum.html); a crash leaves the old one or the new.
+
+    It takes up to twice the size of the database in its directory while it runs, and a copy in SQLite's directory for
+    temporary files (sqlite.org/tempfiles.html).
+
+    Args:
+        path: path of minifo.db, which no other process uses; all of it is committed.
+        vfs: name of the SQLite VFS to use; None for SQLite's own.
+
+    Raises:
+        NotMinifo, NewerFormat, OlderFormat, Corrupt: it is no database of this minifo; nothing was changed.
+        StateError: there is no room, or it could not be written; the database is what it was.
+    """
+    try:
+        try:
+            con = _open(path, read_only=False, vfs=vfs)
+        except (apsw.IOError, apsw.CantOpenError) as error:
+            if not _lacks_shared_memory(error):
+                raise
+            con = _open(path, read_only=False, exclusive=True, vfs=vfs)
+        try:
+            for pragma in ("synchronous=FULL", "temp_store=FILE", "cache_spill=ON"):
+                con.execute(f"PRAGMA {pragma}").fetchall()
+            con.execute("VACUUM")
+            con.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+        finally:
+            con.close()
+    except apsw.Error as error:
+        raise StateError(f"{path} was not compacted ({error})", "free some space, and try again") from error
+
+
 def _open(
     path: str, *, read_only: bool, immutable: bool = False, exclusive: bool = False, vfs: str | None = None
 ) -> apsw.Connection:

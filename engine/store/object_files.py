@@ -51,6 +51,16 @@ class ObjectFiles:
         self.thaws = 0
         # only these can be shared: a clone takes what is committed, and holds a checkpoint of it meanwhile
         self._sharable_below = next_object
+        self._watched: set[int] = set()
+
+    def watch(self, numbers: set[int]) -> Callable[[], bool]:
+        """Watch objects until ``unwatch``, and return a function that says whether none of them was changed since."""
+        self._watched = set(numbers)
+        return lambda: self._watched == numbers
+
+    def unwatch(self) -> None:
+        """Watch no objects any more."""
+        self._watched = set()
 
     def freeze(self, below: int) -> None:
         """Let nothing write into the objects with ids below *below*; those that are made from now on stay writable."""
@@ -89,6 +99,8 @@ class ObjectFiles:
                 self._fds.drop(number)
                 fd = self.fd(number)
         self.dirty.add(number)
+        if self._watched:
+            self._watched.discard(number)
         return fd
 
     def fd(self, number: int) -> int:

@@ -15,6 +15,7 @@ from ...engine.model import TRIAL_MOUNTS
 from ...engine.reset import Reset
 from ...engine.revert import Reverted
 from ...engine.tree.path_resolver import is_base_path
+from ...engine.vacuum import KINDS, Vacuum
 from .patterns import Choice
 from .varlink import SERVICE, Answer, Method, VarlinkError
 
@@ -104,6 +105,12 @@ def methods(interface: str, overlay: Overlay, live: LiveCheckpoints) -> dict[str
             raise _refusal(interface, error) from error
         return told_reset(await _refused(interface, live.reset(choice)), lists)
 
+    async def vacuum(parameters: Mapping[str, Any]) -> Answer:
+        kinds = _texts(parameters, "kinds")
+        if not set(kinds) <= set(KINDS):
+            raise VarlinkError(SERVICE + ".InvalidParameter", parameter="kinds")
+        return told_vacuum(await _refused(interface, live.vacuum(tuple(kinds))))
+
     async def set_keep_list(parameters: Mapping[str, Any]) -> Answer:
         name, patterns = _name(parameters, "name"), _texts(parameters, "patterns")
         try:
@@ -131,6 +138,7 @@ def methods(interface: str, overlay: Overlay, live: LiveCheckpoints) -> dict[str
         "Redo": back(lambda parameters: checkpoints.redo),
         "Revert": revert,
         "Reset": reset,
+        "Vacuum": vacuum,
         "SetKeepList": set_keep_list,
         "DeleteKeepLists": delete_keep_lists,
         "Trial": trial,
@@ -184,6 +192,17 @@ def told_reset(done: Reset, lists: list[str]) -> dict[str, Any]:
         "lists": lists,
         "left": None if restored is None else told(restored.left),
         "objects": 0 if restored is None else len(restored.inos),
+    }
+
+
+def told_vacuum(work: Vacuum) -> dict[str, Any]:
+    """Return what is told of a vacuum."""
+    return {
+        "found": [
+            {"kind": kind, "count": found.number, "freed": found.freed, "kept": found.kept}
+            for kind, found in work.found.items()
+        ],
+        "skipped": work.skipped,
     }
 
 

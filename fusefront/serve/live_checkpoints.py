@@ -12,6 +12,7 @@ Import this module after ``extension.loader.load()``: it imports pyfuse3.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from functools import partial
 from types import ModuleType
@@ -22,17 +23,19 @@ import trio
 
 from ...engine import Ino, Overlay
 from ...engine.checkpoint_values import Restored
-from ...engine.errors import NotDurable
+from ...engine.errors import NotDurable, StateError
 from ...engine.reset import Reset, reset
 from ...engine.reset_plan import Choice
 from ...engine.revert import Reverted
 from ...engine.revert_to import revert_paths
+from ...engine.vacuum import Vacuum
 from ..mount.helper_process import HelperProcess
 from .committer import Committer
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+_SLICE = 0.005  # seconds of work between two looks for requests
 
 
 class LiveCheckpoints:
@@ -110,6 +113,31 @@ class LiveCheckpoints:
             NotDurable: it is done, but a power cut may undo it.
         """
         return await self._bring_back(partial(reset, self._overlay, choice), lambda done: done.restored)
+
+    async def vacuum(self, kinds: tuple[str, ...]) -> Vacuum:
+        """Give back storage of which nothing that shows depends, and serve requests between its steps.
+
+        Args:
+            kinds: what to look for.
+
+        Returns:
+            The work, which says what was given back.
+
+        Raises:
+            StateError: storage failed; what is done stays done.
+        """
+        work = Vacuum(self._overlay, kinds, apply=True)
+        try:
+            async with self._one:
+                began = time.monotonic()
+                for _ in work.steps():
+                    if time.monotonic() - began > _SLICE:
+                        await trio.lowlevel.checkpoint()
+                        began = time.monotonic()
+        except OSError as error:
+            raise StateError(f"storage failed ({error.strerror})", "see minifo status, and run minifo-fsck") from error
+        await self._committer.commit_all()
+        return work
 
     async def _bring_back(self, call: Callable[[], T], restored_of: Callable[[T], Restored | None]) -> T:
         """Bring rows back by *call*, and return its result when the kernel knows of it.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -253,6 +254,39 @@ def reverted(recorded: RecordedOverlay) -> None:
     points.delete("one", points.last)
     recorded.write(recorded.ino("large"), 9500, fill(8, 300))
     recorded.commit()
+
+
+def vacuumed(recorded: RecordedOverlay) -> None:
+    """Copies that are as in the base, files in pieces and content of nobody go; the daemon is killed meanwhile."""
+    points = RecordedCheckpoints(recorded)
+    base = {name: _base_bytes(recorded, name) for name in ("a", "dir/c", "large")}
+    own = recorded.create("own", fill(1, 24_000))
+    points.create("one")
+    for offset in range(0, 24_000, 6000):
+        recorded.write(own, offset, fill(2 + offset, 6000))
+    for name, data in base.items():
+        recorded.write(recorded.ino(name), 100, data[100:900])
+    points.delete("one")
+    points.vacuum(kill_at=0)
+    recorded.write(recorded.ino("a"), 300, fill(10, 300))
+    points.vacuum()
+    recorded.write(own, 7000, fill(11, 900))
+    points.create("two")
+    recorded.write(recorded.ino("a"), 300, base["a"][300:600])
+    recorded.step_commit(before_harden=lambda: recorded.write(recorded.ino("dir/c"), 0, base["dir/c"][:50]))
+    recorded.write(own, 100, fill(12, 300))
+    points.vacuum()
+    recorded.kill()
+    points.vacuum()
+    points.rollback("two")
+    points.delete("two", points.last)
+    recorded.write(recorded.ino("large"), 9500, fill(13, 300))
+    recorded.commit()
+
+
+def _base_bytes(recorded: RecordedOverlay, name: str) -> bytes:
+    with open(os.path.join(recorded.recording.base, name), "rb") as file:
+        return file.read()
 
 
 def killed(recorded: RecordedOverlay) -> None:

@@ -9,7 +9,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from functools import partial
+from unittest.mock import patch
 
+from minifo.engine import vacuum
 from minifo.engine.reset import reset
 from minifo.engine.revert_to import revert_paths
 from minifo.fusefront.control.patterns import Choice
@@ -84,6 +86,11 @@ class RecordedCheckpoints:
         """Let paths be as at a checkpoint, or as in the base."""
         call = partial(revert_paths, self._recorded.overlay, [os.fsencode(path) for path in paths], to=to)
         self._do(f"revert {paths} to {to}", call, kill_at)
+
+    def vacuum(self, kill_at: int | None = None) -> None:
+        """Give back what is not needed, however little it is."""
+        with patch.object(vacuum, "_WORTH", 1):
+            self._do("vacuum", vacuum.Vacuum(self._recorded.overlay, apply=True).run, kill_at)
 
     def delete(self, *names: str, kill_at: int | None = None) -> None:
         """Delete some."""

@@ -539,6 +539,7 @@ WORKLOADS: dict[str, Workload] = {
     "points_pruned": Workload(checkpoint_workloads.pruned, wal_limit=60, every=5),
     "points_reset": Workload(checkpoint_workloads.reset, redo=True, every=5),
     "points_reverted": Workload(checkpoint_workloads.reverted, redo=True, every=5),
+    "points_vacuumed": Workload(checkpoint_workloads.vacuumed, redo=True, every=5),
     "points_killed": Workload(checkpoint_workloads.killed, redo=True, every=5),
     "points_digests": Workload(checkpoint_workloads.digested, redo=True, every=5),
     "points_cloned": Workload(checkpoint_workloads.cloned, every=8),

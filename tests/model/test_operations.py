@@ -1,6 +1,6 @@
 """State machines: the engine and a plain directory under the same operations, compared all the while.
 
-Eight machines draw from different groups of rules; a narrow one meets more often, a broad one finds what lies between.
+Ten machines draw from different groups of rules; a narrow one meets more often, a broad one finds what lies between.
 How hard they try follows the hypothesis profile: ``ci`` runs above 1,000 examples of 50 steps, ``thorough`` far more.
 """
 
@@ -16,6 +16,7 @@ from tests.model.state_machine import AttributeRules, ContentRules, LifeRules
 from tests.model.state_machine_checkpoints import CheckpointRules
 from tests.model.state_machine_ranges import RangeRules
 from tests.model.state_machine_unnamed import UnnamedRules
+from tests.model.state_machine_vacuum import VacuumRules
 from tests.shared import file_trees
 
 pytestmark = [
@@ -77,6 +78,17 @@ class CheckpointsNarrow(CheckpointRules, RangeRules, LifeRules):
     options = staticmethod(Narrow.options)
 
 
+class Vacuumed(VacuumRules, UnnamedRules, RangeRules, AttributeRules, LifeRules):
+    """A vacuum at any moment, among all rules but returns."""
+
+
+class VacuumedFiles(VacuumRules, RangeRules, LifeRules):
+    """The same with files only, also on storage that holds no large ones."""
+
+    build = staticmethod(file_trees.build_files)
+    options = staticmethod(Narrow.options)
+
+
 def _settings(share: int) -> settings:
     return settings(max_examples=max(1, settings().max_examples * share * 2 // 5), stateful_step_count=50)
 
@@ -97,3 +109,7 @@ TestCheckpoints = Checkpoints.TestCase
 TestCheckpoints.settings = _settings(2)
 TestCheckpointsNarrow = CheckpointsNarrow.TestCase
 TestCheckpointsNarrow.settings = _settings(1)
+TestVacuumed = Vacuumed.TestCase
+TestVacuumed.settings = _settings(1)
+TestVacuumedFiles = VacuumedFiles.TestCase
+TestVacuumedFiles.settings = _settings(1)

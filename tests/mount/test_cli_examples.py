@@ -72,7 +72,7 @@ GOING_BACK = ["checkpoint create", "checkpoint list", "checkpoint diff", "clone"
 GOING_BACK += ["checkpoint rename", "checkpoint pin"]
 GOING_BACK += ["revert", "trial start", "trial status", "confirm", "trial confirm", "trial abandon"]
 GOING_BACK += ["keep-list set", "keep-list show", "keep-list list", "reset", "keep-list delete"]
-GOING_BACK += ["checkpoint unpin", "checkpoint prune", "checkpoint delete"]
+GOING_BACK += ["vacuum", "checkpoint unpin", "checkpoint prune", "checkpoint delete"]
 CHANGING = ["fsck", "rebase", "upgrade", "merge", "meta show", "meta import", "meta restore", "meta export", "migrate"]
 CHANGING += ["mount", "umount", "overlay", "run"]
 
