@@ -331,6 +331,25 @@ class Checkpoints:
         self._make_durable(done, restored)
         return restored
 
+    def end(self, checkpoint: Checkpoint, change: Callable[[], object]) -> None:
+        """Change rows that say something about a checkpoint, durably, and let policies delete it from now on.
+
+        Raises:
+            StateError: storage failed.
+            NotDurable: it is done, but the commit was postponed or failed.
+        """
+
+        def end() -> None:
+            change()
+            self._db.change(_PIN, (0, checkpoint.id))
+            self._db.change(_NO_REDO)
+
+        self.note(end)
+        try:
+            self._prune()
+        except OSError as error:
+            self._commits.lose(error)
+
     def differs(self, checkpoint: Checkpoint) -> bool:
         """Return whether anything was changed since a checkpoint was made."""
         return self._history.has_changed(checkpoint.id)

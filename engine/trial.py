@@ -11,6 +11,9 @@ the first mount takes the state that it finds as the fallback, and each ``confir
 Facts in the table ``overlay`` hold all of it: ``trial_good`` (id of the fallback), ``trial_left``, ``trial_mounts``
 (numbers of mounts: left, and of the whole trial), ``trial_always`` (1: by the mount option), and ``trial_bad`` (id of
 the checkpoint of the state that was given up last; until the next ``confirm`` or trial).
+
+A transaction (``minifo txn``) is a trial without a mount: unless it was committed, the next mount falls back at once.
+The fact ``trial_txn`` tells it apart.  What it began with stays as a checkpoint, so that ``undo`` takes it back.
 """
 
 from __future__ import annotations
@@ -29,9 +32,11 @@ from .store.storage import Storage
 log = logging.getLogger(__name__)
 
 _NAME = "confirmed"  # of the fallback
+TXN = "txn"  # the cause of the checkpoint with which a transaction begins
 _BEFORE = "confirmed-before"  # what it is called while the next one is made
 #: Keys of the facts of a trial.
-FACTS = ("trial_good", "trial_left", "trial_mounts", "trial_always", "trial_bad")
+FACTS = ("trial_good", "trial_left", "trial_mounts", "trial_always", "trial_bad", "trial_txn")
+_READ = f"SELECT key, value FROM overlay WHERE key IN ({', '.join('?' * len(FACTS))})"
 
 
 class TrialState(NamedTuple):
@@ -45,6 +50,7 @@ class TrialState(NamedTuple):
         always: True if the mount option began it, so that there is always one.
         fallback: name of the checkpoint that it falls back to; None if no trial runs.
         failed: name of the checkpoint with the state that was given up last; None if there is none.
+        txn: True if it is a transaction, or the rest of one.
     """
 
     verdict: str
@@ -53,6 +59,7 @@ class TrialState(NamedTuple):
     always: bool
     fallback: str | None
     failed: str | None
+    txn: bool = False
 
 
 class Trial:
@@ -82,6 +89,7 @@ class Trial:
             bool(running and facts.get("trial_always")),
             names[facts["trial_good"]] if running else None,
             bad,
+            bool(running and facts.get("trial_txn")),
         )
 
     def mounting(self, mounts: int | None) -> Restored | None:
@@ -102,6 +110,11 @@ class Trial:
             if mounts is not None:
                 self._begin(mounts, always=True, left=mounts - 1)
             return None
+        if facts.get("trial_txn"):
+            restored = self._take_back(good)
+            if mounts is not None:
+                self._begin(mounts, always=True, left=mounts - 1)
+            return restored
         if mounts is not None and mounts != facts.get("trial_mounts"):
             facts["trial_left"] = max(0, mounts - max(0, facts["trial_mounts"] - facts.get("trial_left", 0)))
             facts["trial_mounts"] = mounts
@@ -127,7 +140,7 @@ class Trial:
             raise StateError(f"a trial cannot have {mounts} mounts", f"give a number from 1 to {TRIAL_MOUNTS_MAX}")
         facts = self._facts()
         if self._fallback(facts) is not None and not facts.get("trial_always"):
-            raise StateError("a trial is running already", "end it: minifo confirm, or minifo trial abandon")
+            raise _running(facts)
         always = bool(facts.get("trial_always"))
         return self._begin(facts["trial_mounts"] if always else mounts, always=always)
 
@@ -139,6 +152,8 @@ class Trial:
         """
         facts = self._facts()
         good = self._fallback(facts)
+        if facts.get("trial_txn") and good is not None:
+            raise _running(facts)
         if good is not None and facts.get("trial_always"):
             self._begin(facts["trial_mounts"], always=True)
         elif good is not None or facts:
@@ -153,15 +168,89 @@ class Trial:
         Raises:
             StateError: no trial runs, or storage failed.
         """
-        good = self._fallback(self._facts())
+        facts = self._facts()
+        good = self._fallback(facts)
         if good is None:
             raise StateError("no trial is running", "see the checkpoints: minifo checkpoint list")
+        if facts.get("trial_txn"):
+            restored = self._take_back(good)
+            if restored is None:
+                raise StateError("the transaction has changed nothing, and is ended", "there is nothing to take back")
+            return restored
         return self._fall_back(good, "abandon")
+
+    # -- transactions
+
+    def begin(self) -> Checkpoint:
+        """Begin a transaction: unless ``commit`` ends it, the overlay is as now again at the next mount.
+
+        Raises:
+            StateError: a trial or a transaction runs, storage is full, or it failed.
+        """
+        facts = self._facts()
+        if self._fallback(facts) is not None:
+            raise _running(facts)
+
+        def note(made: Checkpoint) -> None:
+            self._note({"trial_good": made.id, "trial_left": 0, "trial_mounts": 1, "trial_txn": 1})
+            self._forget(("trial_bad", "trial_always"))
+
+        return self._checkpoints.create(None, "before txn", pinned=True, cause=TXN, noting=note)
+
+    def commit(self) -> Checkpoint | None:
+        """End the transaction, and make it durable in one step with all that was changed.
+
+        Returns:
+            A checkpoint of what there was before, for ``undo``; None if nothing was changed.
+
+        Raises:
+            StateError: there is no transaction, or storage failed.
+            NotDurable: it has ended, but the commit was postponed or failed.
+        """
+        good = self._begun()
+        is_changed = self._checkpoints.differs(good)
+        self._checkpoints.end(good, lambda: self._forget(FACTS))
+        if is_changed:
+            return good
+        self._checkpoints.discard(good)
+        return None
+
+    def take_back(self) -> Restored | None:
+        """End the transaction, and let the overlay be as it was before; None if nothing was changed.
+
+        Raises:
+            StateError: there is no transaction, or storage failed.
+            NotDurable: it is done, but the commit was postponed or failed.
+        """
+        return self._take_back(self._begun())
+
+    def _begun(self) -> Checkpoint:
+        facts = self._facts()
+        good = self._fallback(facts)
+        if good is None or not facts.get("trial_txn"):
+            raise StateError("there is no transaction", "it was ended or taken back: see minifo checkpoint list")
+        return good
+
+    def _take_back(self, good: Checkpoint) -> Restored | None:
+        """Let the overlay be as it was before the transaction; None if nothing was changed."""
+        if not self._checkpoints.differs(good):
+            self._checkpoints.note(lambda: self._forget(FACTS))
+            restored = None
+        else:
+            restored = self._checkpoints.return_to(good, "abandon", lambda left: self._forget(FACTS))
+            log.warning(
+                "%s: a transaction that was not committed was taken back; what it had done is in checkpoint %s",
+                self._storage.path,
+                restored.left.name,
+                extra={"event": "txn-taken-back"},
+            )
+        self._checkpoints.discard(good)
+        return restored
 
     # -- helpers
 
     def _facts(self) -> dict[str, int]:
-        rows = self._db.rows("SELECT key, value FROM overlay WHERE key IN (?, ?, ?, ?, ?)", FACTS)
+        rows = self._db.rows(_READ, FACTS)
         facts = {key: value for key, value in rows if type(value) is int and value >= 0}
         if "trial_good" in facts and not 1 <= facts.get("trial_mounts", 0) <= TRIAL_MOUNTS_MAX:
             facts["trial_mounts"] = TRIAL_MOUNTS  # it was damaged
@@ -214,3 +303,10 @@ class Trial:
         if not facts.get("trial_always"):
             self._checkpoints.discard(good)  # the trial is over
         return restored
+
+
+def _running(facts: dict[str, int]) -> StateError:
+    """Return the error for a trial or a transaction that runs."""
+    if facts.get("trial_txn"):
+        return StateError("a transaction is running (minifo txn)", "let it end, or take it back: minifo trial abandon")
+    return StateError("a trial is running already", "end it: minifo confirm, or minifo trial abandon")

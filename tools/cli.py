@@ -27,6 +27,7 @@ GROUPS = {
         "sync": "Make all changes so far in mounted overlays durable.",
         "overlay": "Mount an overlay of DIR, with everything chosen for you.",
         "run": "Run CMD in a sandbox, and say what it changed.",
+        "txn": "Run CMD in the overlay TARGET: all of its changes, or none.",
         "list": "List the mounted overlays that can be seen from here.",
     },
     "Go back, mounted or not": {

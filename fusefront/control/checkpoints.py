@@ -39,38 +39,38 @@ def methods(interface: str, overlay: Overlay, live: LiveCheckpoints) -> dict[str
     async def create(parameters: Mapping[str, Any]) -> Answer:
         name, note = _text(parameters, "name"), _text(parameters, "note")
         call = partial(checkpoints.create, name, note or "", pinned=_flag(parameters, "pinned"))
-        made = await _refused(interface, live.change(call))
+        made = await refused(interface, live.change(call))
         return {"checkpoint": told(made)}
 
     async def begin_clone(parameters: Mapping[str, Any]) -> Answer:
-        made = await _refused(interface, live.change(partial(checkpoint_for_clone, checkpoints)))
+        made = await refused(interface, live.change(partial(checkpoint_for_clone, checkpoints)))
         return {"checkpoint": told(made)}
 
     async def delete(parameters: Mapping[str, Any]) -> Answer:
         names = _texts(parameters, "names")
-        await _refused(interface, live.change(partial(checkpoints.delete, names)))
+        await refused(interface, live.change(partial(checkpoints.delete, names)))
         return {}
 
     async def prune(parameters: Mapping[str, Any]) -> Answer:
         ids = parameters.get("ids")
         if not isinstance(ids, list) or not all(type(number) is int for number in ids):
             raise VarlinkError(SERVICE + ".InvalidParameter", parameter="ids")
-        deleted = await _refused(interface, live.change(partial(checkpoints.prune, set(ids))))
+        deleted = await refused(interface, live.change(partial(checkpoints.prune, set(ids))))
         return {"deleted": [told(checkpoint) for checkpoint in deleted]}
 
     async def rename(parameters: Mapping[str, Any]) -> Answer:
         call = partial(checkpoints.rename, _name(parameters, "name"), _name(parameters, "new_name"))
-        await _refused(interface, live.change(call))
+        await refused(interface, live.change(call))
         return {}
 
     async def pin(parameters: Mapping[str, Any]) -> Answer:
         call = partial(checkpoints.pin, _name(parameters, "name"), pinned=_flag(parameters, "pinned"))
-        await _refused(interface, live.change(call))
+        await refused(interface, live.change(call))
         return {}
 
     def back(call: Callable[[Mapping[str, Any]], Callable[[], Restored]]) -> Method:
         async def method(parameters: Mapping[str, Any]) -> Answer:
-            return told_return(await _refused(interface, live.go_back(call(parameters))))
+            return told_return(await refused(interface, live.go_back(call(parameters))))
 
         return method
 
@@ -81,11 +81,11 @@ def methods(interface: str, overlay: Overlay, live: LiveCheckpoints) -> dict[str
         mounts = parameters.get("mounts")
         if mounts is not None and type(mounts) is not int:
             raise VarlinkError(SERVICE + ".InvalidParameter", parameter="mounts")
-        await _refused(interface, live.change(partial(overlay.trial.start, TRIAL_MOUNTS if mounts is None else mounts)))
+        await refused(interface, live.change(partial(overlay.trial.start, TRIAL_MOUNTS if mounts is None else mounts)))
         return await trial({})
 
     async def confirm(parameters: Mapping[str, Any]) -> Answer:
-        await _refused(interface, live.change(overlay.trial.confirm))
+        await refused(interface, live.change(overlay.trial.confirm))
         return await trial({})
 
     async def revert(parameters: Mapping[str, Any]) -> Answer:
@@ -94,7 +94,7 @@ def methods(interface: str, overlay: Overlay, live: LiveCheckpoints) -> dict[str
             raise VarlinkError(SERVICE + ".InvalidParameter", parameter="paths")
         wanted = [os.fsencode(path) for path in paths]
         to, dry_run = _text(parameters, "to"), _flag(parameters, "dry_run")
-        return told_revert(await _refused(interface, live.revert(wanted, to=to, dry_run=dry_run)))
+        return told_revert(await refused(interface, live.revert(wanted, to=to, dry_run=dry_run)))
 
     async def reset(parameters: Mapping[str, Any]) -> Answer:
         keep, names = _texts(parameters, "keep"), _texts(parameters, "lists")
@@ -103,13 +103,13 @@ def methods(interface: str, overlay: Overlay, live: LiveCheckpoints) -> dict[str
             choice = Choice(patterns)
         except StateError as error:
             raise _refusal(interface, error) from error
-        return told_reset(await _refused(interface, live.reset(choice)), lists)
+        return told_reset(await refused(interface, live.reset(choice)), lists)
 
     async def vacuum(parameters: Mapping[str, Any]) -> Answer:
         kinds = _texts(parameters, "kinds")
         if not set(kinds) <= set(KINDS):
             raise VarlinkError(SERVICE + ".InvalidParameter", parameter="kinds")
-        return told_vacuum(await _refused(interface, live.vacuum(tuple(kinds))))
+        return told_vacuum(await refused(interface, live.vacuum(tuple(kinds))))
 
     async def set_keep_list(parameters: Mapping[str, Any]) -> Answer:
         name, patterns = _name(parameters, "name"), _texts(parameters, "patterns")
@@ -118,11 +118,11 @@ def methods(interface: str, overlay: Overlay, live: LiveCheckpoints) -> dict[str
         except StateError as error:
             raise _refusal(interface, error) from error
         call = partial(overlay.keep_lists.set, name, patterns)
-        await _refused(interface, live.change(call))
+        await refused(interface, live.change(call))
         return {}
 
     async def delete_keep_lists(parameters: Mapping[str, Any]) -> Answer:
-        await _refused(interface, live.change(partial(overlay.keep_lists.delete, _texts(parameters, "names"))))
+        await refused(interface, live.change(partial(overlay.keep_lists.delete, _texts(parameters, "names"))))
         return {}
 
     found: dict[str, Method] = {
@@ -211,7 +211,7 @@ def is_path(path: object) -> bool:
     return isinstance(path, str) and (path == "/" or is_base_path(os.fsencode(path)))
 
 
-async def _refused(interface: str, call: Awaitable[Any]) -> Any:
+async def refused(interface: str, call: Awaitable[Any]) -> Any:
     """Return the result of a call; say why it is refused."""
     try:
         return await call

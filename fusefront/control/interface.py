@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, replace
 from importlib import resources
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ..serve.live_checkpoints import LiveCheckpoints
 from . import checkpoints
 from .metrics import collect, resident
+from .transactions import Transaction
 from .varlink import SERVICE, Answer, Service, VarlinkError
 
 INTERFACE = "org.minifo.Overlay"
@@ -92,10 +93,14 @@ def service(mounted: Mounted) -> Service:
     return found
 
 
-@contextlib.contextmanager
-def conversation(shared: Service, mounted: Mounted) -> Iterator[Service]:
-    """The service for one connection, which also counts what is changed most, from its first question for it on."""
+@contextlib.asynccontextmanager
+async def conversation(shared: Service, mounted: Mounted) -> AsyncIterator[Service]:
+    """The service for one connection: it counts what is changed most from the first question for it on.
+
+    A transaction that the connection has begun is taken back at its end.
+    """
     activity: Activity | None = None
+    transaction = Transaction(INTERFACE, mounted.overlay, mounted.checkpoints)
 
     async def busiest(parameters: Mapping[str, Any]) -> Answer:
         nonlocal activity
@@ -111,7 +116,14 @@ def conversation(shared: Service, mounted: Mounted) -> Iterator[Service]:
         return {"paths": [_busy(mounted.overlay, busy) for busy in found], "others": others}
 
     try:
-        yield replace(shared, methods=shared.methods | {INTERFACE + ".Busiest": busiest})
+        try:
+            yield replace(shared, methods=shared.methods | transaction.methods | {INTERFACE + ".Busiest": busiest})
+        except trio.Cancelled:
+            raise  # the mount ends: the next one takes it back
+        except BaseException:
+            await transaction.end()
+            raise
+        await transaction.end()
     finally:
         if activity is not None:
             mounted.overlay.journal.unwatch(activity)

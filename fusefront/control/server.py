@@ -25,7 +25,7 @@ _CONNECTIONS = 16  # at a time; more wait
 _CREDENTIALS = struct.Struct("=iII")  # struct ucred: pid, uid, gid
 _BUFFER = 65536  # bytes received at once
 
-Conversation = Callable[[], contextlib.AbstractContextManager[Service]]
+Conversation = Callable[[], contextlib.AbstractAsyncContextManager[Service]]
 
 
 class ControlSocket:
@@ -107,7 +107,7 @@ async def _converse(connection: trio.socket.SocketType, conversation: Conversati
         with connection:
             if not _may_ask(connection):
                 return
-            with conversation() as service:
+            async with conversation() as service:
                 async for message in messages(lambda: connection.recv(_BUFFER)):
                     answer = await service.answer(message)
                     while answer:

@@ -31,6 +31,7 @@ EVENTS = {
     "operations-replayed": "7ab308bc4c7a4592975f8c6044301525",
     "storage-full": "713467be95734775995b353349113e7d",
     "trial-failed": "c0952d154d81438bab0e141688b8d903",
+    "txn-taken-back": "e20e978deac84f55abae1b9cfd007472",
     "base-replaced": "8d26c5ef9b9a4a9da4be61fcb7f5b46c",
 }
 

@@ -87,6 +87,15 @@ class LiveCheckpoints:
         """
         return await self._bring_back(call, lambda restored: restored)
 
+    async def take_back(self) -> Restored | None:
+        """Take back the transaction that runs, and return when the kernel knows of it; None if nothing was changed.
+
+        Raises:
+            StateError: there is none, or storage failed.
+            NotDurable: it is done, but a power cut may undo it.
+        """
+        return await self._bring_back(self._overlay.trial.take_back, lambda restored: restored)
+
     async def revert(self, paths: list[bytes], *, to: str | None, dry_run: bool) -> Reverted:
         """Let paths show again what they showed at a checkpoint, and return when the kernel knows of it.
 

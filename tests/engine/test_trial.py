@@ -35,7 +35,7 @@ def test_without_a_trial_all_is_good(sandbox: OverlaySandbox) -> None:
     commits = sandbox.ov.commits.count
     sandbox.ov.trial.mounting(None)
     assert sandbox.ov.commits.count == commits
-    assert sandbox.ov.trial.state() == ("good", None, None, False, None, None)
+    assert sandbox.ov.trial.state() == ("good", None, None, False, None, None, False)
     with pytest.raises(StateError, match="no trial is running"):
         sandbox.ov.trial.abandon()
     sandbox.ov.trial.confirm()
@@ -138,3 +138,42 @@ def test_damaged_facts(sandbox: OverlaySandbox, fact: str, value: object) -> Non
     assert sandbox.read("config") in (b"good", b"new!")
     sandbox.ov.trial.confirm()
     assert sandbox.ov.check() == []
+
+
+@pytest.mark.logs("a transaction that was not committed was taken back")
+def test_a_transaction_that_is_not_committed(sandbox: OverlaySandbox) -> None:
+    """The next mount takes it back, whatever trials that mount has; a commit keeps it, and undo takes that back."""
+    sandbox.create("before", b"x")
+    sandbox.ov.trial.begin()
+    assert sandbox.ov.trial.state().txn
+    for refused in (sandbox.ov.trial.begin, sandbox.ov.trial.start, sandbox.ov.trial.confirm):
+        with pytest.raises(StateError, match="a transaction is running"):
+            refused()
+    sandbox.create("lost", b"x")
+    sandbox.reopen()
+    sandbox.ov.trial.mounting(3)
+    assert sorted(sandbox.names("")) == ["before", "config"]
+    assert sandbox.ov.trial.state().always
+    with pytest.raises(StateError, match="a trial is running"):
+        sandbox.ov.trial.begin()
+
+
+def test_a_transaction_that_is_committed(sandbox: OverlaySandbox) -> None:
+    """It stays; undo takes it back; one that has changed nothing leaves no checkpoint."""
+    for _ in range(2):
+        sandbox.ov.trial.begin()
+        assert sandbox.ov.trial.commit() is None
+        sandbox.ov.trial.begin()
+        assert sandbox.ov.trial.take_back() is None
+        with pytest.raises(StateError, match="there is no transaction"):
+            sandbox.ov.trial.commit()
+    assert sandbox.ov.checkpoints.all() == []
+    sandbox.ov.trial.begin()
+    sandbox.create("new", b"x")
+    before = sandbox.ov.trial.commit()
+    assert before is not None
+    sandbox.reopen()
+    assert sandbox.ov.trial.mounting(None) is None
+    assert sandbox.names("") == ["config", "new"]
+    sandbox.ov.checkpoints.undo()
+    assert sandbox.names("") == ["config"]

@@ -70,6 +70,8 @@ class VacuumRules(Machine):
         elif found:
             self.t.log.append("delete a checkpoint")
             checkpoints.delete([found[pick % len(found)].name])
+        else:
+            return
         self.t.snap()
 
     @rule(tried=st.booleans(), few=st.booleans())

@@ -62,7 +62,7 @@ BEFORE = {
 SILENT = re.compile(
     r"minifo (mount|umount|sync|digest --expect|log --since 2|report .* -o usr)|mkdir|.* > "
     r"|minifo keep-list (set|delete)"
-    r"|minifo checkpoint (rename|pin|unpin|delete|diff)|minifo (rollback|undo|redo) --dry"
+    r"|minifo checkpoint (rename|pin|unpin|delete|diff)|minifo (rollback|undo|redo) --dry|minifo txn"
 )
 
 #: Verbs that ask, while all is mounted; those that go back, one after the other; those that change, while nothing is.
@@ -72,7 +72,7 @@ GOING_BACK = ["checkpoint create", "checkpoint list", "checkpoint diff", "clone"
 GOING_BACK += ["checkpoint rename", "checkpoint pin"]
 GOING_BACK += ["revert", "trial start", "trial status", "confirm", "trial confirm", "trial abandon"]
 GOING_BACK += ["keep-list set", "keep-list show", "keep-list list", "reset", "keep-list delete"]
-GOING_BACK += ["vacuum", "checkpoint unpin", "checkpoint prune", "checkpoint delete"]
+GOING_BACK += ["txn", "vacuum", "checkpoint unpin", "checkpoint prune", "checkpoint delete"]
 CHANGING = ["fsck", "rebase", "upgrade", "merge", "meta show", "meta import", "meta restore", "meta export", "migrate"]
 CHANGING += ["mount", "umount", "overlay", "run"]
 
