@@ -2,7 +2,7 @@
 
 An import consists of steps.  Each step is one operation, which also counts the steps in a row of ``overlay``, so that
 an interrupted import continues with the next step.  This module writes the rows, through the engine's own parts; the
-importer (migrations/meta) decides on the steps.
+importers (migrations/meta, migrations/exchange) decide on the steps.
 """
 
 from __future__ import annotations
@@ -166,9 +166,9 @@ class BulkImport:
         """Set the link count of an object."""
         self._inodes.save(self._row(ino)._replace(nlink=links))
 
-    def set_times(self, ino: Ino, st: os.stat_result) -> None:
-        """Set mtime and ctime of an object to those in *st*."""
-        self._inodes.save(self._row(ino)._replace(mtime=st.st_mtime_ns, ctime=st.st_ctime_ns))
+    def set_times(self, ino: Ino, mtime: int, ctime: int) -> None:
+        """Set mtime and ctime of an object, in ns; that of a base object does not make it a modified one."""
+        self._inodes.save(self._row(ino)._replace(mtime=mtime, ctime=ctime))
 
     def dress(self, ino: Ino, st: os.stat_result, xattrs: Mapping[bytes, bytes]) -> None:
         """Set owner, mode and times of an object to those in *st*, and its extended attributes to *xattrs*."""

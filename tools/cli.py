@@ -7,6 +7,7 @@ those files and turns every error into one line on stderr and an exit code.
 from __future__ import annotations
 
 import importlib
+import keyword
 import sys
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
 # All subcommands in the groups of the help text, each with the first sentence of its own help: to list them imports
-# none (tests/tools/test_cli.py compares).  Each is ``command`` of the module with its name, with _ for -.
+# none (tests/tools/test_cli.py compares).  Each is ``command`` of the module that ``module_of`` names.
 GROUPS = {
     "Use an overlay": {
         "mount": "Mount an overlay at MNT, an existing directory.",
@@ -58,6 +59,7 @@ GROUPS = {
     },
     "Apply and adapt": {
         "export": "Write what the overlay TARGET changed, for other systems.",
+        "import": "Make a storage out of layers of other systems.",
         "vacuum": "Give back storage that the overlay TARGET does not need.",
         "merge": "Apply the changes in STO to the base, then empty STO.",
         "rebase": "Adapt the overlay in STO to a base that was replaced.",
@@ -79,6 +81,11 @@ _ALIASES = {"mark-good": "confirm"}  # as RAUC and others call it
 COMMANDS = {name: text for group in GROUPS.values() for name, text in group.items()}
 
 
+def module_of(name: str) -> str:
+    """Return the name of the module of a subcommand: with _ for -, and one at the end of what is a word of Python."""
+    return name + "_" if keyword.iskeyword(name) else name.replace("-", "_")
+
+
 class LazyGroup(click.Group):
     """A click group that imports the module of a subcommand only when the user calls it, to start fast."""
 
@@ -98,7 +105,7 @@ class LazyGroup(click.Group):
         cmd_name = _ALIASES.get(cmd_name, cmd_name)
         if cmd_name not in COMMANDS:
             return None
-        command = importlib.import_module("minifo.tools." + cmd_name.replace("-", "_")).command
+        command = importlib.import_module("minifo.tools." + module_of(cmd_name)).command
         assert isinstance(command, click.Command)
         return command
 

@@ -112,7 +112,7 @@ class Command(SphinxDirective):
         """Return its sections."""
         name = self.arguments[0]
         self.env.note_dependency(str(cli.__file__))
-        self.env.note_dependency(str(importlib.import_module(f"minifo.tools.{name.replace('-', '_')}").__file__))
+        self.env.note_dependency(str(importlib.import_module(f"minifo.tools.{cli.module_of(name)}").__file__))
         top = click.Context(cli.cli, info_name="minifo", **cli.cli.context_settings)
         command = cli.cli.get_command(top, name)
         assert command is not None

@@ -253,7 +253,10 @@ class _Changes:
     def _merged(self, path: bytes, under: bytes, ino: int, st: os.stat_result) -> Iterator[Change]:
         """A created directory in the place of a base one, name by name."""
         row = self._ov.inodes.row(Ino(ino))
-        if row is not None and (row.mode, row.uid, row.gid) != (st.st_mode, st.st_uid, st.st_gid):
+        if row is not None and (
+            (row.mode, row.uid, row.gid) != (st.st_mode, st.st_uid, st.st_gid)
+            or _xattrs(self._ov, row.ino) != _xattrs_of_base(self._ov, under)
+        ):
             yield Change(Kind.METADATA, path, under if under != path else None, ino, True)
         here = {name: (number, mode) for name, number, mode in rows(self._db, _IN, (ino,), "biI")}
         names = self._listed(under)
@@ -358,7 +361,11 @@ class _Comparison:
         if not change.is_dir and not self._same_bytes(row, st, base):
             return Kind.MODIFIED
         same = (row.mode, row.uid, row.gid) == (st.st_mode, st.st_uid, st.st_gid)
-        same = same and (change.is_dir or row.mtime == st.st_mtime_ns) and self._xattrs(row.ino) == self._of_base(base)
+        same = (
+            same
+            and (change.is_dir or row.mtime == st.st_mtime_ns)
+            and _xattrs(self._ov, row.ino) == _xattrs_of_base(self._ov, base)
+        )
         return None if same else Kind.METADATA
 
     def _same_bytes(self, row: Row, st: os.stat_result, base: bytes) -> bool:
@@ -373,11 +380,14 @@ class _Comparison:
             return same_bytes(self._ov.content, row, self._ov.base.file(base, st), path)
         return True
 
-    def _xattrs(self, ino: Ino) -> dict[bytes, bytes]:
-        return {name: self._ov.getxattr(ino, name) for name in self._ov.listxattr(ino)}
 
-    def _of_base(self, base: bytes) -> dict[bytes, bytes]:
-        try:
-            return {name: self._ov.base.getxattr(base, name) for name in self._ov.base.listxattr(base)}
-        except FsError:
-            return {}
+def _xattrs(overlay: Overlay, ino: Ino) -> dict[bytes, bytes]:
+    return {name: overlay.getxattr(ino, name) for name in overlay.listxattr(ino)}
+
+
+def _xattrs_of_base(overlay: Overlay, path: bytes) -> dict[bytes, bytes]:
+    """The extended attributes of a base object; none where its file system has none."""
+    try:
+        return {name: overlay.base.getxattr(path, name) for name in overlay.base.listxattr(path)}
+    except FsError:
+        return {}

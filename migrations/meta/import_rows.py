@@ -165,7 +165,7 @@ class ImportRun:
         st = tree.storage.stat(step.place)
         same = (st.st_mode, st.st_uid, st.st_gid) == (attr.mode, attr.uid, attr.gid)
         if same and xattrs_of(tree.storage, step.place) == xattrs_of(self._ov.base, step.origin):
-            self._bulk_import.set_times(ino, st)
+            self._bulk_import.set_times(ino, st.st_mtime_ns, st.st_ctime_ns)
         else:
             self._bulk_import.modify(ino)
             self._set_attributes(ino, tree.storage, step.place, st)

@@ -29,6 +29,7 @@ from ...engine.store.database_file import check_header
 from ...engine.store.storage import IMPORTING, RESTORING
 from ..directory_lock import locked
 from ..effects import DISK_ACCESS, DiskAccess, Effects, read_json
+from ..new_storage import LOST_FOUND, check_empty, lies_in, make_target, move_up
 from .codec import META_NAME
 from .import_plan import DOverR, ImportPlan, Step
 from .import_rows import ImportRun, digest_of
@@ -38,8 +39,6 @@ from .view import Comparison, LegacyView, compare
 WORK = IMPORTING
 BACKUP = "mini_fo-backup"
 _RESTORE = RESTORING
-_CONTENT = "content"
-_LOST_FOUND = "lost+found"
 _FACTS = ".minifo-import.json"  # in the backup: commit token of the new storage, attributes of the old directory
 _COMPLETE = "complete"
 
@@ -147,7 +146,7 @@ def import_storage(
     with _view(source, "the mini_fo storage"), _view(base, "base"):
         _check_places(source, base, new_storage)
     if target is not None:
-        _make_target(disk.effects, target)
+        make_target(disk.effects, target)
     with _locked(new_storage), _view(source, "the mini_fo storage") as storage:
         work = os.path.join(new_storage, WORK)
         options = _Options(meta_name, d_over_r, target is None)
@@ -170,7 +169,7 @@ def import_storage(
             _move_to_backup(disk, new_storage, work)
             _make_private(disk.effects, new_storage)
             report.backup = os.path.join(new_storage, BACKUP)
-        _move_up(disk.effects, new_storage, work)
+        move_up(disk.effects, new_storage, work)
     return report
 
 
@@ -208,7 +207,7 @@ def restore(storage: str, *, discard: bool = False, disk: DiskAccess = DISK_ACCE
             effects.sync(storage)
         if not os.path.exists(os.path.join(discarded, _COMPLETE)):
             for name in os.listdir(storage):
-                if name not in (BACKUP, _RESTORE, _LOST_FOUND):
+                if name not in (BACKUP, _RESTORE, LOST_FOUND):
                     effects.rename(os.path.join(storage, name), os.path.join(discarded, name))
             effects.sync(storage)
             effects.write_durably(os.path.join(discarded, _COMPLETE), "")
@@ -319,14 +318,6 @@ def _is_imported(disk: DiskAccess, base: str, storage: BaseView, new_storage: st
         return known == digest_of(ImportPlan(_tree(view, storage, options), options.d_over_r))
 
 
-def _make_target(effects: Effects, target: str) -> None:
-    if os.path.isdir(target):
-        effects.sync_all(target)  # a killed run may have made it, and it may not be durable yet
-    else:
-        effects.mkdir(target)
-        effects.sync(os.path.dirname(os.path.abspath(target)))
-
-
 def _make_work(effects: Effects, new_storage: str, work: str) -> None:
     st = os.stat(new_storage)
     with contextlib.suppress(FileExistsError):
@@ -353,7 +344,7 @@ def _move_to_backup(disk: DiskAccess, new_storage: str, work: str) -> None:
         effects.mkdir(backup)
     effects.sync(new_storage)  # a crash must not lose this directory after files were moved into it
     for name in os.listdir(new_storage):
-        if name not in (WORK, BACKUP, _LOST_FOUND):
+        if name not in (WORK, BACKUP, LOST_FOUND):
             effects.rename(os.path.join(new_storage, name), os.path.join(backup, name))
     effects.sync(new_storage)
     effects.sync(backup)
@@ -369,17 +360,6 @@ def _make_private(effects: Effects, new_storage: str) -> None:
         effects.chmod(new_storage, 0o700)
         effects.utime(new_storage, st.st_atime_ns, st.st_mtime_ns)
         effects.sync(new_storage)
-
-
-def _move_up(effects: Effects, new_storage: str, work: str) -> None:
-    for name in (_CONTENT, DB_NAME):
-        if os.path.exists(os.path.join(work, name)):
-            effects.rename(os.path.join(work, name), os.path.join(new_storage, name))
-            effects.sync(new_storage)
-    for name in os.listdir(work):
-        effects.unlink(os.path.join(work, name))
-    effects.rmdir(work)
-    effects.sync(new_storage)
 
 
 def _token(disk: DiskAccess, database: str) -> int:
@@ -413,13 +393,13 @@ def _locked(new_storage: str) -> Iterator[None]:
 
 def _check_places(source: str, base: str, target: str | None) -> None:
     """Raise UsageError for directories that cannot be source, base and target of one import."""
-    if _lies_in(base, source):
+    if lies_in(base, source):
         raise UsageError(
             f"base {base} is, or is below, the storage {source}", "give the base that mini_fo was mounted with"
         )
     if target is None or target == source:
         return
-    if _lies_in(target, source) or _lies_in(source, target):
+    if lies_in(target, source) or lies_in(source, target):
         raise UsageError(
             f"one of {target} and {source} is below the other",
             "give a directory beside the source, or --in-new_storage",
@@ -434,11 +414,6 @@ def _check_places(source: str, base: str, target: str | None) -> None:
             raise UsageError(f"{source} is a minifo storage already", "there is nothing to import")
 
 
-def _lies_in(path: str, directory: str) -> bool:
-    inner, outer = os.path.realpath(path), os.path.realpath(directory)
-    return os.path.commonpath([inner, outer]) == outer
-
-
 def _check_target(new_storage: str, *, in_place: bool) -> None:
     """Raise UsageError for a directory that cannot become the new storage."""
     names = set(os.listdir(new_storage))
@@ -451,9 +426,7 @@ def _check_target(new_storage: str, *, in_place: bool) -> None:
         if BACKUP in names:
             raise UsageError(f"{new_storage} already has a {BACKUP}", "move it away")
         return
-    foreign = sorted(names - {_LOST_FOUND})
-    if foreign:
-        raise UsageError(f"{new_storage} is not empty (it has {foreign[0]!r})", "give an empty directory")
+    check_empty(new_storage)
 
 
 def _check_unchanged(disk: DiskAccess, storage: str, backup: str, discard: bool) -> None:

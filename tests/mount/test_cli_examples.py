@@ -55,6 +55,9 @@ BEFORE = {
     "minifo keep-list set": "echo hosts > /etc/reset.keep",
     "minifo trial abandon": "minifo confirm /mnt/etc; minifo trial start /mnt/etc",
     "minifo meta export": "rm -rf /tmp/overlay /var/lib/changes; cp -a /var/lib/new /var/lib/changes",
+    "minifo import --base": "rm -rf /var/lib/*-new",
+    "minifo import": "minifo export --force --format oci -o /tmp/usr-layer.tar.gz /var/lib/usr-changes;"
+    " minifo export --format overlayfs -o /tmp/etc-upper /var/lib/etc-changes",
     "minifo meta restore": "[ -e /overlay/mini_fo-backup ] || minifo meta import /overlay --base /rom --in-place",
 }
 
@@ -74,7 +77,7 @@ GOING_BACK += ["revert", "trial start", "trial status", "confirm", "trial confir
 GOING_BACK += ["keep-list set", "keep-list show", "keep-list list", "reset", "keep-list delete"]
 GOING_BACK += ["txn", "vacuum", "checkpoint unpin", "checkpoint prune", "checkpoint delete"]
 CHANGING = ["fsck", "rebase", "upgrade", "merge", "meta show", "meta import", "meta restore", "meta export", "migrate"]
-CHANGING += ["mount", "umount", "overlay", "run"]
+CHANGING += ["import", "mount", "umount", "overlay", "run"]
 
 _OURS = re.compile(r"(?<![\w./~-])/(?=(?:mnt|var/lib|var/log|usr|etc|srv|tmp|rom|overlay2?)\b)")
 _PLAN = (

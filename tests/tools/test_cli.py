@@ -59,7 +59,9 @@ def test_the_list_of_commands_says_what_each_says_of_itself(capsys: pytest.Captu
         assert command.get_short_help_str(limit=1000) == sentence
         assert re.search(rf"^  {name} +{re.escape(sentence)}$", text, re.MULTILINE)
     assert max(map(len, text.splitlines())) <= 80
-    files = {path.stem.replace("_", "-") for path in Path(cli_module.__file__).parent.glob("[a-z]*.py")}
+    files = {
+        path.stem.removesuffix("_").replace("_", "-") for path in Path(cli_module.__file__).parent.glob("[a-z]*.py")
+    }
     assert set(COMMANDS) == files - {"cli", "mount-helper", "umount-helper", "fsck-helper", "trust"}
 
 

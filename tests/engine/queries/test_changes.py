@@ -131,3 +131,15 @@ def test_a_name_in_a_directory_that_is_gone(sandbox: OverlaySandbox) -> None:
     assert told(sandbox) == ["D /d", "D /d/b", "m /a"]
     sandbox.rename("a", "c")
     assert told(sandbox) == ["D /a", "D /d", "Rm /d/b /c"]
+
+
+def test_attributes_of_a_directory_in_the_place_of_another(sandbox: OverlaySandbox) -> None:
+    """Its extended attributes count as its mode does."""
+    for directory in ("same", "mode", "xattr"):
+        (sandbox.base / directory).mkdir()
+        os.setxattr(sandbox.base / directory, "user.x", b"base")
+        sandbox.rmdir(directory)
+        ino = sandbox.mkdir(directory)
+        sandbox.ov.setxattr(ino, b"user.x", b"else" if directory == "xattr" else b"base")
+    sandbox.set("mode", mode=0o700)
+    assert told(sandbox) == ["m /mode", "m /xattr"]
