@@ -7,12 +7,13 @@ a power cut, leaves what was there.  Nothing is written if the format cannot exp
 from __future__ import annotations
 
 import errno
+import io
 import os
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import BinaryIO, NamedTuple, Protocol
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Protocol
 
 from ...engine import Overlay, StateError, UsageError
 from ...engine.errors import FsError
@@ -23,6 +24,9 @@ from .compression import Compression, compressed
 from .directory_writer import DirectoryWriter
 from .formats import Format, Loss, is_own_xattr, why_lost
 from .tar_writer import TarWriter
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer as Buffer
 
 _PIECE = 1 << 20  # bytes that are collected before they are written
 _NOTED = 1000  # losses that are kept; all are counted
@@ -235,7 +239,8 @@ class _Destination:
                 yield writer
         else:
             with self._explained(), self._beside(self._effects.unlink) as work:
-                with open(self._effects.create(work), "wb", _PIECE) as out, self._packed(out) as writer:
+                file = _File(self._effects, self._effects.create(work))
+                with io.BufferedWriter(file, _PIECE) as out, self._packed(out) as writer:
                     yield writer
                 self._effects.sync(work)
 
@@ -272,3 +277,36 @@ class _Destination:
                 hint = "that file system has no such attributes; choose another one, or --format oci"
             what = os.fsdecode(error.filename) if error.filename is not None else self._path
             raise StateError(f"{what} cannot be written ({error.strerror})", hint) from error
+
+
+class _File(io.RawIOBase):
+    """A new file that is written through effects.
+
+    Args:
+        effects: does the system calls.
+        fd: a descriptor of the file, which is closed with this object.
+    """
+
+    def __init__(self, effects: Effects, fd: int) -> None:
+        self._effects, self._fd, self._at = effects, fd, 0
+
+    def writable(self) -> bool:
+        """Return True."""
+        return True
+
+    def fileno(self) -> int:
+        """Return the descriptor, for programs that write into the file."""
+        return self._fd
+
+    def write(self, data: Buffer) -> int:
+        """Write all of *data*."""
+        piece = bytes(memoryview(data))
+        self._effects.write(self._fd, piece, self._at)
+        self._at += len(piece)
+        return len(piece)
+
+    def close(self) -> None:
+        """Close the descriptor."""
+        if not self.closed:
+            super().close()
+            os.close(self._fd)

@@ -17,7 +17,7 @@ from minifo.migrations.effects import Effects
 from minifo.migrations.merge.apply import _Application
 from tests.crash.recorder import RecordedEffects, _File
 from tests.migrations import power_cut_explorer
-from tests.migrations.migration_cases import CASES
+from tests.migrations.exchange_cases import CASES
 from tests.migrations.power_cut_explorer import explore, explore_killed
 
 pytestmark = [
@@ -63,6 +63,9 @@ FAULTS: dict[str, tuple[str, object, str, Callable[..., Any]]] = {
     "merge: no order": ("merge", _Application, "_keep_order", _no_order),
     "upgrade: the database unsynced": ("upgrade", _File, "xSync", _nothing),
     "export: the tree unsynced": ("export", RecordedEffects, "sync_all", _nothing),
+    "export_directory: unsynced": ("export_directory", RecordedEffects, "sync_all", _nothing),
+    "export_archive: unsynced": ("export_archive", RecordedEffects, "sync", _nothing),
+    "import_layer: directories unsynced": ("import_layer", RecordedEffects, "sync", _nothing),
 }
 
 
