@@ -49,6 +49,7 @@ class BulkImport:
         self._done = 0
         self._pending = 0  # bytes copied since the last commit
         self._can_clone = True
+        overlay.commits.holds_up = False
 
     # -- the steps of an import
 

@@ -94,6 +94,7 @@ class GroupCommit:
         self._presyncing: set[int] = set()
         self._hardened = 0  # Database.operations of the last durable operation
         self._unfinished: list[Sealed] = []  # sealed, but not finished yet
+        self.holds_up = True  # False where nobody waits for the gate, so that a long one is not worth a warning
         self.volatile = False  # True: operations since the last commit are in no redo log
         self._reserved = 0  # least count of content object ids to reserve
         self.wal_limit = _log_pages(storage)
@@ -251,7 +252,7 @@ class GroupCommit:
     def _measure(self, gate: int) -> None:
         self.gate_ns = gate
         self.gate_max_ns = max(self.gate_max_ns, gate)
-        if gate > _LONG_GATE * 1e9:
+        if gate > _LONG_GATE * 1e9 and self.holds_up:
             log.warning("%s: a commit stopped all changes for %.1f s", self._storage.path, gate / 1e9)
 
     def allocate_log(self) -> None:

@@ -86,7 +86,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 # -- log lines: each warning of a test's own process is announced, or a finding
 
 _LOGGED: list[logging.LogRecord] = []
-_OF_A_BUSY_MACHINE = "a commit held all changes for"  # may come wherever something is committed
+_OF_A_BUSY_MACHINE = "a commit stopped all changes for"  # may come wherever something is committed
 _MAKE_RECORD = logging.getLogRecordFactory()
 
 
