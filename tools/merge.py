@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import os
-import sys
-import time
 from functools import partial
 
 import click
 
-from ..engine.errors import UsageError
+from ..engine.errors import StateError, StorageBusy, UsageError
 from ..engine.store.storage import Storage
+from ..fusefront.control.client import listens
 from ..migrations.effects import DISK_ACCESS
-from ..migrations.merge.apply import merge
+from ..migrations.merge.apply import MergeReport, merge
+from ..migrations.merge.hazards import Hazards
+from ._common import printable
 from ._output import plain
+from ._progress import Progress
+from ._size import size
 
 
 @click.command(
@@ -26,17 +29,37 @@ Examples:
 Letters: A added, D deleted, M content changed, m attributes changed, R renamed.
 
 \b
-Unmount the overlay first. The base must be writable, and no other overlay may be mounted over it. To finish a merge
-that was interrupted, run the same command again.""",
+Unmount the overlay first: its kernel keeps what it knows of the base, so a base must not change below a mount. The
+base must be writable, and no other overlay may be mounted over it. To finish a merge that was interrupted, run the
+same command again.
+A merge cannot be taken back: what the base had is overwritten or deleted. Copy the base before, if you may want it.
+Checkpoints are of the base as it was, and go: those that you made only with --drop-checkpoints.""",
 )
 @click.option("--base", metavar="DIR", required=True, help="The base of the overlay.")
 @click.option("--apply", is_flag=True, help="Change the base; without this option the plan is only printed.")
+@click.option("-n", "--dry-run", is_flag=True, help="Print the plan only; this is the default.")
+@click.option(
+    "--drift",
+    type=click.Choice(["refuse", "overwrite"]),
+    default="refuse",
+    help="Where the base was changed since: refuse (default), or overwrite it.",
+)
+@click.option("--drop-checkpoints", is_flag=True, help="Lose the checkpoints of the overlay.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object; bytes that are not UTF-8 as \\udcXX.")
 @click.option(
     "--untrusted-sto", "untrusted", is_flag=True, help="Print the plan of a storage that other users may change."
 )
 @click.argument("storage", metavar="STO")
-def command(storage: str, base: str, apply: bool, as_json: bool, untrusted: bool) -> int:
+def command(
+    storage: str,
+    base: str,
+    apply: bool,
+    dry_run: bool,
+    drift: str,
+    drop_checkpoints: bool,
+    as_json: bool,
+    untrusted: bool,
+) -> int:
     """Apply the changes in STO to the base, then empty STO.
 
     After that the base itself has what the mount showed: names, contents, owners, modes, times and hard links.
@@ -45,19 +68,53 @@ def command(storage: str, base: str, apply: bool, as_json: bool, untrusted: bool
         raise UsageError(
             "--apply does not go with --untrusted-sto", "make the storage yours (chown, chmod go-w), then merge it"
         )
+    if apply and dry_run:
+        raise UsageError("--apply does not go with --dry-run", "leave one of them out")
     disk = DISK_ACCESS._replace(storage=partial(Storage, untrusted=True)) if untrusted else DISK_ACCESS
-    line = _Line()
+    progress = Progress(None, storage, quiet=False)
     try:
-        report = merge(storage, base, apply=apply, progress=line.show, disk=disk)
+        report = merge(
+            storage,
+            base,
+            apply=apply,
+            overwrite=drift == "overwrite",
+            drop_checkpoints=drop_checkpoints,
+            progress=progress,
+            disk=disk,
+        )
+    except StorageBusy as error:
+        if listens(os.path.realpath(storage)):
+            raise StateError(
+                f"{storage} is mounted, and a base must not change below a mount", "unmount it first: minifo umount"
+            ) from error
+        raise
     finally:
-        line.end()
+        progress.clear()
     if as_json:
-        changes = [
-            {"change": c.letter, "path": os.fsdecode(c.path), "from": os.fsdecode(c.old) if c.old is not None else None}
-            for c in report.changes
-        ]
-        click.echo(json.dumps({"applied": report.applied, "resumed": report.resumed, "changes": changes}))
-        return 0
+        _write_json(report)
+    else:
+        _write(report)
+    return 0
+
+
+def _write_json(report: MergeReport) -> None:
+    changes = [
+        {
+            "change": c.letter,
+            "path": os.fsdecode(c.path),
+            "from": os.fsdecode(c.old) if c.old is not None else None,
+            "size": c.size,
+        }
+        for c in report.changes
+    ]
+    known = {"applied": report.applied, "resumed": report.resumed, "changes": changes}
+    if report.found is not None:
+        drifted = [os.fsdecode(path) for path in report.found.drifted]
+        known |= {"drifted": drifted, "checkpoints": report.found.checkpoints, "trial": report.found.trial}
+    click.echo(json.dumps(known))
+
+
+def _write(report: MergeReport) -> None:
     for change in report.changes:
         source = f"  (from {plain(change.old)})" if change.old is not None else ""
         click.echo(f"{change.letter} {plain(change.path)}{source}")
@@ -66,22 +123,20 @@ def command(storage: str, base: str, apply: bool, as_json: bool, untrusted: bool
     elif not report.changes:
         click.echo("nothing to merge")
     else:
-        click.echo(f"{'merged' if report.applied else 'would merge'}: {len(report.changes)} changes")
-    return 0
+        written = sum(change.size for change in report.changes)
+        how_much = f", {size(written)}" if written else ""
+        click.echo(f"{'merged' if report.applied else 'would merge'}: {len(report.changes)} changes{how_much}")
+    if report.found is not None:
+        _warn(report.found)
 
 
-class _Line:
-    """Shows the progress of the merge on one line of the terminal; shows nothing if stderr is not a terminal."""
-
-    def __init__(self) -> None:
-        self._shows = sys.stderr.isatty()
-        self._next = 0.0
-
-    def show(self, what: str, done: int, total: int) -> None:
-        if self._shows and time.monotonic() >= self._next:
-            print(f"\r\033[K{what} {100 * done // max(total, 1):3} %", end="", file=sys.stderr, flush=True)
-            self._next = time.monotonic() + 0.1
-
-    def end(self) -> None:
-        if self._shows:
-            print("\r\033[K", end="", file=sys.stderr, flush=True)
+def _warn(found: Hazards) -> None:
+    """Say what a merge would lose or overwrite."""
+    for path in found.drifted:
+        click.echo(f"! {plain(path)}: the base was changed since (minifo rebase, or --drift overwrite)")
+    for name in found.checkpoints:
+        click.echo(f"! checkpoint {printable(name)} would be lost (--drop-checkpoints)")
+    if found.automatic:
+        click.echo(f"! what minifo undo goes back to would be lost: {found.automatic} checkpoints")
+    if found.trial:
+        click.echo("! a trial or a transaction has not ended (minifo confirm, or minifo trial abandon)")

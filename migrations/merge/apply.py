@@ -33,6 +33,7 @@ from ..copying import copy_out, set_attributes, xattrs_in
 from ..directory_lock import locked
 from ..effects import DISK_ACCESS, DiskAccess, Effects, read_json
 from .carry import carry_journal
+from .hazards import Hazards, hazards, refuse
 from .plan import Change, MergePlan, Operation, decode_journal
 
 STAGE = b".minifo-merge"
@@ -52,11 +53,13 @@ class MergeReport:
         changes: what was or would be changed; empty if this run has finished an interrupted merge.
         applied: True if the base was changed, False if only the plan was made.
         resumed: True if this run has finished an interrupted merge.
+        found: what it would lose or overwrite, of a plan; else None.
     """
 
     changes: list[Change]
     applied: bool
     resumed: bool
+    found: Hazards | None = None
 
 
 def merge(
@@ -64,6 +67,8 @@ def merge(
     base: str,
     *,
     apply: bool = False,
+    overwrite: bool = False,
+    drop_checkpoints: bool = False,
     progress: Progress = lambda what, done, total: None,
     disk: DiskAccess = DISK_ACCESS,
 ) -> MergeReport:
@@ -73,11 +78,13 @@ def merge(
         storage: the overlay's storage; it must not be mounted.
         base: the overlay's base, which must be writable; no other process may use it.
         apply: False to make the plan only.
+        overwrite: apply the overlay's version also where the base was changed since.
+        drop_checkpoints: lose checkpoints that users made.
         progress: called from time to time with the name of the step, the number of units done, and their total.
         disk: reads and writes the disk (see ``DiskAccess``).
 
     Raises:
-        StateError: storage or base cannot be read or written, or is in use.
+        StateError: storage or base cannot be read or written, or is in use; or it would lose or overwrite something.
         UsageError: the base has several layers.
     """
     if len(layers_of(base)) > 1:
@@ -97,11 +104,13 @@ def merge(
         overlay = disk.overlay(base, storage, read_only=not apply)
         try:
             plan = MergePlan(overlay)
+            found = hazards(overlay)
             if not apply:
-                return MergeReport(plan.changes, False, False)
+                return MergeReport(plan.changes, False, False, found)
             if not plan.changes and FourLists(overlay).is_empty():
                 return MergeReport([], True, False)  # the storage is empty: there is nothing to do
-            _check(overlay, plan, base, storage)
+            refuse(found, storage, base, overwrite=overwrite, drop_checkpoints=drop_checkpoints)
+            _check(overlay, plan, base)
             facts = _stage(disk.effects, overlay, plan, os.fsencode(base), progress)
         finally:
             overlay.close()
@@ -110,11 +119,9 @@ def merge(
         return MergeReport(plan.changes, True, False)
 
 
-def _check(overlay: Overlay, plan: MergePlan, base: str, storage: str) -> None:
+def _check(overlay: Overlay, plan: MergePlan, base: str) -> None:
     if os.statvfs(base).f_flag & os.ST_RDONLY or not os.access(base, os.W_OK):
         raise StateError(f"base {base} cannot be written", f"make it writable: mount -o remount,rw {base}")
-    if os.path.isdir(os.path.join(storage, "checkpoints")) and os.listdir(os.path.join(storage, "checkpoints")):
-        raise StateError(f"storage {storage} has checkpoints, which a merge would make useless", "delete them first")
     for path in {*plan.directories, *(split(s.link)[0] for s in plan.staged if s.link is not None)}:
         here, there = os.lstat(os.fsencode(base) + path), overlay.base.stat(path)
         if (here.st_dev, here.st_ino) != (there.st_dev, there.st_ino) and path != b"/":

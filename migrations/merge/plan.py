@@ -72,11 +72,13 @@ class Change(NamedTuple):
         letter: A added, D deleted, M content changed, m only attributes changed, R renamed.
         path: the path in the merged view.
         old: the old path of a rename; else None.
+        size: bytes of a file that are written to the base.
     """
 
     letter: str
     path: bytes
     old: bytes | None = None
+    size: int = 0
 
 
 class MergePlan:
@@ -182,7 +184,7 @@ class MergePlan:
         if listed:
             self.changes.append(Change("R", path, base) if renamed else Change("A", path))
         elif content is not None:
-            self.changes.append(Change("M" if content else "m", path))
+            self.changes.append(Change("M", path, size=attr.size) if content else Change("m", path))
         if content and alone:
             # the file has one name: a complete new file replaces it by a rename
             name = self._stage(Staged(f"file-{len(self.staged)}", attr.ino))
@@ -209,7 +211,7 @@ class MergePlan:
             if content:
                 source = self._stage(Staged(f"file-{len(self.staged)}", ino))
                 self.places.append(Operation("overwrite", path, target, source))
-            self.changes.append(Change("M" if content else "m", path))
+            self.changes.append(Change("M", path, size=attr.size) if content else Change("m", path))
             self._dress(path, attr, path, target)
 
     def _stage_new(self, attr: Attr, path: bytes) -> None:
@@ -218,7 +220,8 @@ class MergePlan:
         name = self._stage(Staged(f"file-{len(self.staged)}", attr.ino, same=first))
         self._files.setdefault(attr.ino, name)
         self.places.append(Operation("place", path, name))
-        self.changes.append(Change("A", path))
+        is_new = first is None and stat.S_ISREG(attr.mode)
+        self.changes.append(Change("A", path, size=attr.size if is_new else 0))
 
     def _stage(self, staged: Staged) -> str:
         """Add a file to stage, and return its name."""

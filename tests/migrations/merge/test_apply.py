@@ -138,7 +138,7 @@ def test_plan_changes_nothing(memory_dir: Path, capsys: pytest.CaptureFixture[st
         "M /changed",
         "R /moved  (from /d)",
         "m /mode",
-        "would merge: 5 changes",
+        "would merge: 5 changes, 7 bytes",
     ]
     assert sorted(os.listdir(memory_dir / "base")) == ["changed", "d", "gone", "mode"]
     assert main([*arguments, "--apply", "--json"]) == 0
