@@ -1,4 +1,4 @@
-"""A new Debian 13 takes minifo by the commands that README names, and mounts."""
+"""A new Debian 13 takes minifo by the commands that README names, mounts, and passes a share of the tests."""
 
 from __future__ import annotations
 
@@ -7,6 +7,18 @@ import re
 import pytest
 
 from tests.system.debian_root import ROOT, DebianRoot
+
+#: What depends most on Python, libfuse and the programs of a system: the extension, and system calls on mounts.
+SHARE = (
+    "tests/fusefront",
+    "tests/engine/tree",
+    "tests/mount/test_fast_path.py",
+    "tests/mount/test_parity_attributes.py",
+    "tests/mount/test_parity_files.py",
+    "tests/mount/test_parity_names.py",
+    "tests/mount/test_parity_rename.py",
+    "tests/tools/test_install_helpers.py",
+)
 
 
 @pytest.fixture(scope="module")
@@ -25,3 +37,13 @@ def test_readme_install(debian: DebianRoot) -> None:
     print(told)
     assert re.search(r"ok +python +3\.13", told)
     assert "it fits libfuse 3.17" in told
+
+
+def test_share_of_the_suite(debian: DebianRoot) -> None:
+    """As ``make test`` would run it, set up by the same script, with the extension in use."""
+    set_up = "cd /src/minifo; source .ci/setup e2fsprogs git; ln -sf ../proc/self/mounts /etc/mtab"
+    script = f"{set_up}; minifo doctor | grep 'session hook'; python -m pytest -q {' '.join(SHARE)}"
+    said = debian.must("bash", "-ec", script, CI="true", HYPOTHESIS_PROFILE="dev")
+    print("\n".join(line for line in said.splitlines() if "session hook" in line or " passed" in line))
+    assert re.search(r"ok +session hook +it fits libfuse 3\.17", said)
+    assert re.search(r"^\d{3,} passed", said, re.M), said[-2000:]
