@@ -39,13 +39,14 @@ log = logging.getLogger(__name__)
 _ERRORS = {kind.__name__: kind for kind in (StateError, NotMinifo, NewerFormat, Corrupt, UsageError)}
 
 
-def launch(options: MountOptions, mountpoint: str, *, foreground: bool = False) -> None:
+def launch(options: MountOptions, mountpoint: str, *, foreground: bool = False, listed: bool = True) -> None:
     """Mount an overlay.
 
     Args:
         options: of the mount.
         mountpoint: path of an existing directory; it may be the base itself.
         foreground: serve in this process until unmounted, instead of in a daemon.
+        listed: tell umount(8) of the mount, so that it waits for the last commit; False for one that others unmount.
 
     Raises:
         StateError: the mount cannot be made, or the daemon ended before the mount responded.
@@ -55,7 +56,8 @@ def launch(options: MountOptions, mountpoint: str, *, foreground: bool = False) 
         _serve(options, mountpoint, lambda: _announce(options, mountpoint), foreground=True)
         return
     _start(options, mountpoint, bound=False)
-    utab.add_entry(mountpoint, format_source(options.base, options.storage, options.at))
+    if listed:
+        utab.add_entry(mountpoint, format_source(options.base, options.storage, options.at))
 
 
 def launch_bound(options: MountOptions, mountpoint: str) -> int:

@@ -13,6 +13,7 @@ import ctypes
 import gc
 import logging
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -129,6 +130,8 @@ def run(options: MountOptions, mountpoint: str, helper: HelperProcess, *, ready:
     finally:
         set_relay(None)
         helper.close()
+    if options.throwaway:
+        shutil.rmtree(options.storage, ignore_errors=True)  # what stays is in memory
     report.done()
 
 
@@ -279,12 +282,18 @@ def _mount(
 
     from .serve.fast_path import FastPath
     from .serve.handlers import Handlers
+    from .serve.mapped_handlers import MappedHandlers, MappedReplyCache
     from .serve.operations import FuseOperations
 
-    reply_cache = ReplyCache(overlay, extension) if extension is not None else None
+    reply_cache = None
+    if extension is not None:
+        reply_cache = (
+            ReplyCache(overlay, extension) if options.ids is None else MappedReplyCache(overlay, extension, options.ids)
+        )
     ranges = RangeHandlers(overlay, committer, extension) if extension is not None else None
     synchronous = options.sync or (not overlay.durability.keeps_redo and not options.read_only)
-    handlers = Handlers(overlay, base_reader, reply_cache, helper.is_writing, options.access_times)
+    parts = (overlay, base_reader, reply_cache, helper.is_writing, options.access_times)
+    handlers = Handlers(*parts) if options.ids is None else MappedHandlers(options.ids, *parts)
     operations = FuseOperations(overlay, handlers, committer, ranges, synchronous=synchronous)
     if extension is not None:
         FastPath(overlay, handlers, synchronous=synchronous).install(extension)

@@ -118,6 +118,24 @@ class _Beside(Storage):
             log.debug("%s has no lock: %s", self.path, error)
 
 
+def base_beside(storage: str) -> str:
+    """Return the path of the base at the last mount of a storage, also beside the daemon that holds it.
+
+    Raises:
+        StateError: the storage cannot be read.
+    """
+    store = _Beside(storage)
+    try:
+        check_header(store.database)
+        db = open_database(store.database, read_only=True, copy_out=None if store.is_trusted else store.copy_out)
+        try:
+            return recorded_base(db)
+        finally:
+            db.close()
+    finally:
+        store.close()
+
+
 def open_beside(storage: str, base: str) -> Overlay:
     """Open an overlay that is mounted, read-only, as it was at its last commit.
 

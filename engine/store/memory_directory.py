@@ -19,7 +19,8 @@ _MEMORY = (0x01021994, 0x858458F6)  # statfs(2): TMPFS_MAGIC, RAMFS_MAGIC
 def memory_directory() -> str | None:
     """Return a directory on tmpfs or ramfs that only this user may write to; make it if needed.
 
-    Root's is /run/minifo, another user's is ``minifo`` in $XDG_RUNTIME_DIR; the second choice is in /dev/shm.
+    Root's is /run/minifo, another user's is ``minifo`` in $XDG_RUNTIME_DIR; the second choice is in /dev/shm.  Who is
+    root in a user namespace only has that of the user outside.
 
     Returns:
         Its path; None if there is no such directory, and each operation must be committed by itself.
@@ -50,11 +51,22 @@ def expected_memory_directory() -> str | None:
 
 
 def _candidates() -> list[str]:
-    uid = os.geteuid()
+    uid = _machine_uid()
     found = ["/run/minifo"] if uid == 0 else []
     if uid != 0 and (runtime := os.environ.get("XDG_RUNTIME_DIR")):
         found.append(os.path.join(runtime, "minifo"))
     return [*found, f"/dev/shm/minifo-{uid}"]
+
+
+def _machine_uid() -> int:
+    """Return this user's number outside of a user namespace that it is root of, as podman makes one for each user."""
+    uid = os.geteuid()
+    try:
+        with open("/proc/self/uid_map", encoding="ascii") as file:
+            ranges = [tuple(map(int, line.split())) for line in file]
+    except OSError:
+        return uid  # no /proc, as early at boot
+    return next((outside + uid - first for first, outside, count in ranges if first <= uid < first + count), uid)
 
 
 def _is_ours_in_memory(path: str) -> bool:

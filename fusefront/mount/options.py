@@ -10,30 +10,25 @@ It only handles text: it does not access the file system, and imports neither tr
 from __future__ import annotations
 
 import logging
-import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from ...engine.errors import UsageError
-from ...engine.model import JOURNAL_MAX, ORIGIN_MAX, TRIAL_MOUNTS, TRIAL_MOUNTS_MAX
+from ...engine.model import JOURNAL_MAX, TRIAL_MOUNTS, TRIAL_MOUNTS_MAX
 from ...engine.store.layers import join_layers, split_layers
 from ..process.log_senders import TARGETS as LOG_TARGETS
+from . import option_values
+from .id_map import IdMap, Ids
 from .source import decode, split, split_encoded
 
 log = logging.getLogger(__name__)
 
 COMMIT_SECONDS = 1.0
-COMMIT_LIMIT = 86_400.0
-SIZE_MIN = 2 << 20  # bytes; in less the database and its log leave no room for content
 
 BASE_CHECKS = ("strict", "warn", "ignore")
 COPY_UPS = ("blocks", "whole")
-
-NAMES_MIN = 1000  # with fewer, names would be forgotten during the listing of one directory
-
-_SUFFIXES = {"k": 10, "m": 20, "g": 30, "t": 40}
 
 _LOWER = "lowerdir="
 _ALIASES = {"base": "base", "lowerdir": "base", "sto": "sto", "upperdir": "sto"}
@@ -88,10 +83,12 @@ _IGNORED_WITH_VALUE = frozenset({"comment", "workdir", "helper", "uhelper"})
 _OWN_WITH_VALUE = frozenset(
     {
         *("commit", "max_size", "max_names", "redo", "base_check", "copy_up", "keep_origin", "journal", "log"),
-        *("metrics", "at", "trial"),
+        *("metrics", "at", "trial", "uidmapping", "gidmapping", "squash_to_uid", "squash_to_gid"),
     }
 )
-_FLAGS = frozenset({"trial", "plain", "debug", "untrusted_sto", "allow_other", "noallow_other", "root_storage"})
+_FLAGS = frozenset(
+    {"squash_to_root", "trial", "plain", "debug", "untrusted_sto", "allow_other", "noallow_other", "root_storage"}
+)
 # Options that the kernel shows in /proc/self/mountinfo, and that mount(8) therefore passes on for a remount.
 _SHOWN_WITH_VALUE = frozenset({"user_id", "group_id", "max_read", "blksize"})
 
@@ -119,6 +116,11 @@ OPTIONS = (
     ("noatime, relatime, strictatime", "whether reading a changed file sets its access time (default: no)"),
     ("allow_other, noallow_other", "whether other users may enter (default: root's mounts yes)"),
     ("untrusted_sto", "only read a storage that other users may change (ro,nosuid,nodev)"),
+    ("uidmapping=A:B:N[:...]", "show users A to A+N-1 of base and storage as B and so on"),
+    ("gidmapping=A:B:N[:...]", "the same for groups"),
+    ("squash_to_root", "show all as owned by root"),
+    ("squash_to_uid=N", "show all as owned by this user"),
+    ("squash_to_gid=N", "show all as owned by this group"),
     ("metrics=PATH", "counters for node_exporter: a directory, or a file *.prom"),
     ("plain", "run without the session hook: slower, to find a fault"),
     ("debug", "log everything, each request with the time it took"),
@@ -171,6 +173,8 @@ class MountOptions:
             root_storage.py.
         hidden: directories that the overlay does not show, beside its storage; no word sets it.
         memory: the directory in memory for the redo log; None for the user's; no word sets it.
+        ids: how owners are shown; None for as they are.
+        throwaway: the storage is removed when the mount ends; no word sets it.
     """
 
     base: str
@@ -198,6 +202,8 @@ class MountOptions:
     root_storage: bool = False
     hidden: tuple[str, ...] = ()
     memory: str | None = None
+    ids: IdMap | None = None
+    throwaway: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -313,6 +319,8 @@ class _Parser:
         self.copy_whole = False
         self.keep_origin = 0
         self.journal = 0
+        self.ranges: dict[str, tuple[tuple[int, int, int], ...]] = {}
+        self.squash: dict[str, int] = {}
         self.at: str | None = None
         self.trial: int | None = None
         self.metrics: str | None = None
@@ -341,35 +349,39 @@ class _Parser:
         if name in _ALIASES:
             self.set_directory(_ALIASES[name], f"{name}=", value)
         elif name == "commit":
-            self.commit = _seconds(value)
+            self.commit = option_values.seconds(value)
         elif name == "max_size":
-            self.max_size = _max_size(value)
+            self.max_size = option_values.max_size(value)
         elif name == "max_names":
-            self.max_names = _max_names(value)
+            self.max_names = option_values.max_names(value)
         elif name == "redo":
             if value != "aside":
                 raise UsageError(f"redo={value} is unknown", "write redo=aside to mount without the redo log")
             self.redo_aside = True
         elif name == "base_check":
-            self.base_check = _choice(name, value, BASE_CHECKS)
+            self.base_check = option_values.choice(name, value, BASE_CHECKS)
         elif name == "keep_origin":
-            self.keep_origin = _origin_size(name, value)
+            self.keep_origin = option_values.origin_size(name, value)
         elif name == "journal":
-            self.journal = _count(name, value, "entries", JOURNAL_MAX)
+            self.journal = option_values.count(name, value, "entries", JOURNAL_MAX)
         elif name == "at":
             if not value:
                 raise UsageError("at= is empty", "it must name a checkpoint")
             self.at = value
         elif name == "trial":
-            self.trial = _count(name, value, "mounts", TRIAL_MOUNTS_MAX)
+            self.trial = option_values.count(name, value, "mounts", TRIAL_MOUNTS_MAX)
         elif name == "copy_up":
-            self.copy_whole = _choice(name, value, COPY_UPS) == "whole"
+            self.copy_whole = option_values.choice(name, value, COPY_UPS) == "whole"
         elif name == "log":
-            self.log = _choice(name, value, LOG_TARGETS)
+            self.log = option_values.choice(name, value, LOG_TARGETS)
         elif name == "metrics":
             if not value:
                 raise UsageError("metrics= is empty", "it must name a directory, or a file that ends with .prom")
             self.metrics = value
+        elif name in {"uidmapping", "gidmapping"}:
+            self.ranges[name] = option_values.ranges(name, value)
+        elif name in {"squash_to_uid", "squash_to_gid"}:
+            self.squash[name] = option_values.number(name, value)
         elif name == "user":
             self._take_word(name)
         elif self.remount and name in _SHOWN_WITH_VALUE:
@@ -452,60 +464,15 @@ class _Parser:
             metrics=self.metrics,
             log=self.log,
             root_storage="root_storage" in self.flags,
+            ids=self._ids(),
         )
 
-
-def _size(name: str, value: str) -> int:
-    """Return a size in bytes from a number with an optional suffix as in tmpfs(5): k, m, g for powers of 1,024."""
-    number, power = (value[:-1], _SUFFIXES[value[-1].lower()]) if value[-1:].lower() in _SUFFIXES else (value, 0)
-    if not number.isascii() or not number.isdigit():
-        raise UsageError(f"{name}={value} is not a size", "give bytes, or 64m, 2g")
-    return int(number) << power
-
-
-def _max_size(value: str) -> int:
-    size = _size("max_size", value)
-    if size < SIZE_MIN:
-        raise UsageError(f"max_size={value} is too small", f"give at least {SIZE_MIN >> 20}m")
-    return size
-
-
-def _origin_size(name: str, value: str) -> int:
-    size = _size(name, value)
-    if size > ORIGIN_MAX:
-        raise UsageError(f"{name}={value} is too large", f"give at most {ORIGIN_MAX >> 10}k")
-    return size
-
-
-def _count(name: str, value: str, what: str, most: int) -> int:
-    if not value.isascii() or not value.isdigit() or len(value) > 9 or not 1 <= int(value) <= most:
-        raise UsageError(f"{name}={value} is not a number of {what}", f"give 1 to {most}")
-    return int(value)
-
-
-def _max_names(value: str) -> int:
-    if not value.isascii() or not value.isdigit() or int(value) < NAMES_MIN:
-        raise UsageError(f"max_names={value} is not a number of names", f"give {NAMES_MIN} or more")
-    return int(value)
-
-
-def _choice(name: str, value: str, known: tuple[str, ...]) -> str:
-    if value not in known:
-        raise UsageError(f"{name}={value} is unknown", f"give one of {', '.join(known)}")
-    return value
-
-
-def _seconds(value: str) -> float:
-    hint = f"give seconds above 0 and up to {COMMIT_LIMIT:.0f}, or use sync"
-    if not value:
-        raise UsageError("commit= is empty", hint)
-    try:
-        seconds = float(value)
-    except ValueError:
-        raise UsageError(f"commit={value} is not a number", hint) from None
-    if not math.isfinite(seconds) or not 0 < seconds <= COMMIT_LIMIT:
-        raise UsageError(f"commit={value} is out of range", hint)
-    return seconds
+    def _ids(self) -> IdMap | None:
+        """Return how owners are shown; None for as they are."""
+        all_one = 0 if "squash_to_root" in self.flags else None
+        users = Ids(self.ranges.get("uidmapping", ()), self.squash.get("squash_to_uid", all_one))
+        groups = Ids(self.ranges.get("gidmapping", ()), self.squash.get("squash_to_gid", all_one))
+        return None if users == groups == Ids() else IdMap(users, groups)
 
 
 def _suggest(name: str) -> str:

@@ -337,5 +337,8 @@ class Handlers:
 
         The rule is that of posix_acl_update_mode() in the kernel.
         """
-        group = self._overlay.getattr(Ino(ino)).gid
+        group = self._group(ino)
         return uid == 0 or gid == group or group in pyfuse3.get_sup_groups(pid)
+
+    def _group(self, ino: int) -> int:
+        return self._overlay.getattr(Ino(ino)).gid
