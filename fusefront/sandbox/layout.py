@@ -8,7 +8,8 @@ decision of its own:
 * /dev/shm is an empty one;
 * terminals (devpts) are shared;
 * everything else is shown as it is, but read-only: interfaces of the kernel, devices, mounts that are read-only
-  already, FUSE mounts of users, single files.  (Through a read-only mount a program can write to a device or a socket.)
+  already, those that this user may not look into, FUSE mounts of users, single files.  (Through a read-only mount a
+  program can write to a device or a socket.)
 """
 
 from __future__ import annotations
@@ -106,7 +107,7 @@ def _how(entry: MountEntry) -> How:
         return How.EMPTY
     if entry.fstype in _INTERFACES or path == _DEVICES or any(is_below(path, top) for top in (_DEVICES, "/sys")):
         return How.READ_ONLY
-    if "ro" in entry.options or not _is_directory(path):
+    if "ro" in entry.options or not _is_directory(path) or not os.access(path, os.R_OK | os.X_OK, effective_ids=True):
         return How.READ_ONLY
     if entry.fstype in _IN_MEMORY:
         return How.MEMORY

@@ -318,8 +318,15 @@ def test_command_in_a_sandbox_in_a_sandbox(machine: Machine) -> None:
 # -- an ordinary user
 
 
-def test_ordinary_user(machine: Machine, fuse_for_all: None) -> None:
-    """A user without privileges changes what is the user's and what all may write to, and nothing else."""
+def test_ordinary_user(machine: Machine, sandbox: MountSandbox, fuse_for_all: None) -> None:
+    """A user without privileges changes what is the user's and what all may write to, and nothing else.
+
+    A disk that is closed to the user, as those of containers are, is no hindrance.
+    """
+    disk = sandbox.file_system("ext4", 8)
+    disk.chmod(0o700)
+    sandbox.mount("--bind", disk, sandbox.directory_on_disk())
+    machine.mounts = mount_lines()
     machine.place.chmod(0o777)
     tree = machine.tree
     for path in (tree / "d0", *(tree / "d0").iterdir()):
@@ -518,8 +525,9 @@ def test_shell_in_a_sandbox_has_job_control(machine: Machine) -> None:
     terminal.expect("\nin 2")
     terminal.expect("prompt> ")
     shell = terminal.foreground()
-    terminal.type("cat\n")
+    terminal.type(f"{ANSWERING}\n")
     wait_until(lambda: terminal.foreground() != shell, "the job is in the foreground")
+    answer(terminal, "first")  # the job is the command now: until then it ignores signals, as the shell does
     terminal.type("\x1a")
     terminal.expect("Stopped")
     terminal.expect("prompt> ")
