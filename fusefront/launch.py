@@ -30,8 +30,9 @@ from .mount.helper_process import HelperProcess
 from .mount.options import MountOptions
 from .mount.source import SOURCE_LIMIT, format_source, parse_source
 from .process import last_words, root_storage, signals
-from .process.log_senders import senders_for
+from .process.log_senders import senders_for, stderr_is_journal
 from .process.parent import end_with_parent
+from .process.service_manager import ServiceManager
 from .process.system_log import LogSender, SystemLog
 
 log = logging.getLogger(__name__)
@@ -53,7 +54,8 @@ def launch(options: MountOptions, mountpoint: str, *, foreground: bool = False, 
     """
     options, mountpoint = check(options, mountpoint)
     if foreground:
-        _serve(options, mountpoint, lambda: _announce(options, mountpoint), foreground=True)
+        with contextlib.closing(ServiceManager()) as manager:
+            _serve(options, mountpoint, lambda: _announce(options, mountpoint, manager), manager)
         return
     _start(options, mountpoint, bound=False)
     if listed:
@@ -216,11 +218,14 @@ def _child(options: MountOptions, mountpoint: str, report: int) -> NoReturn:
         _send(report, {})
 
     try:
-        os.setsid()
+        # while an automounter mounts or unmounts, autofs lets only processes of its group pass: calls of the helper on
+        # the mount would wait for the mount command, which waits for them.  It signals no group.
+        if not mount_table.is_automount_point(mountpoint):
+            os.setsid()
         # inherited descriptors would keep files of the caller open until the unmount
         os.closerange(3, report)
         os.closerange(report + 1, os.sysconf("SC_OPEN_MAX"))
-        _serve(options, mountpoint, ready, foreground=False)
+        _serve(options, mountpoint, ready)
         status = 0
     except BaseException as exc:
         # no exception may leave this function, for the code that called it is the parent's
@@ -234,15 +239,18 @@ def _child(options: MountOptions, mountpoint: str, report: int) -> NoReturn:
         os._exit(status)
 
 
-def _serve(options: MountOptions, mountpoint: str, ready: Callable[[], None], *, foreground: bool) -> None:
+def _serve(
+    options: MountOptions, mountpoint: str, ready: Callable[[], None], manager: ServiceManager | None = None
+) -> None:
     """Serve the mount in this process until it is unmounted.
 
     Args:
         options: of the mount, with true paths.
         mountpoint: its true path.
         ready: called once, when the mount responds.
-        foreground: this is the process of the command, with its terminal, and not a daemon.
+        manager: of this process, which is that of the command, with its terminal; None for a daemon.
     """
+    foreground = manager is not None
     _set_up_logging(options, mountpoint)
     signals.protect_daemon(foreground=foreground)
     if options.root_storage:
@@ -255,11 +263,11 @@ def _serve(options: MountOptions, mountpoint: str, ready: Callable[[], None], *,
     helper = HelperProcess(mountpoint, options.log)
     from . import session
 
-    session.run(options, mountpoint, helper, ready=ready)
+    session.run(options, mountpoint, helper, ready=ready, manager=manager)
 
 
 def _set_up_logging(options: MountOptions, mountpoint: str) -> None:
-    """Log to where ``log=`` says, and until the daemon detaches itself to stderr as well."""
+    """Log to where ``log=`` says; until the daemon detaches itself also to stderr, unless that is the journal."""
     pattern = "%(name)s: %(message)s" if options.debug else "%(message)s"
     system = SystemLog(
         LogSender(senders_for(options.log, os.getpid())),
@@ -267,7 +275,7 @@ def _set_up_logging(options: MountOptions, mountpoint: str) -> None:
     )
     system.setFormatter(logging.Formatter(pattern))
     handlers: list[logging.Handler] = [system]
-    if options.log != "stderr":
+    if options.log != "stderr" and not stderr_is_journal():
         terminal = logging.StreamHandler()
         terminal.setFormatter(logging.Formatter(f"minifo: {pattern}"))
         handlers.append(terminal)
@@ -291,9 +299,13 @@ def _detach(*, keep_stderr: bool) -> None:
     os.close(null)
 
 
-def _announce(options: MountOptions, mountpoint: str) -> None:
+def _announce(options: MountOptions, mountpoint: str, manager: ServiceManager) -> None:
     utab.add_entry(mountpoint, format_source(options.base, options.storage, options.at))
-    line = f"minifo: {mountpoint} is mounted (base {options.base}, storage {options.storage}); Ctrl-C unmounts it\n"
+    status = f"{mountpoint} is mounted (base {options.base}, storage {options.storage})"
+    if manager.listens:
+        manager.ready(status)
+        return
+    line = f"minifo: {status}; Ctrl-C unmounts it\n"
     sys.stderr.write(line.encode("utf-8", "backslashreplace").decode())
     sys.stderr.flush()
 

@@ -39,6 +39,7 @@ from .mount.options import MountOptions
 from .mount.source import format_source
 from .process import descriptor_limits, privileges, signals
 from .process.command_names import CommandNames
+from .process.service_manager import ServiceManager
 from .process.stderr_capture import captured_stderr
 from .process.system_log import set_relay
 from .serve import shared_rules
@@ -58,7 +59,14 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 _LAST_COMMIT = 10.0  # seconds to wait for the last commit of a daemon whose mount was removed
 
 
-def run(options: MountOptions, mountpoint: str, helper: HelperProcess, *, ready: Callable[[], None]) -> None:
+def run(
+    options: MountOptions,
+    mountpoint: str,
+    helper: HelperProcess,
+    *,
+    ready: Callable[[], None],
+    manager: ServiceManager | None = None,
+) -> None:
     """Mount an overlay and serve it until it is unmounted.
 
     Args:
@@ -66,6 +74,7 @@ def run(options: MountOptions, mountpoint: str, helper: HelperProcess, *, ready:
         mountpoint: its true path.
         helper: makes calls on the mount; it is closed here.
         ready: called once, when the mount responds.
+        manager: is told that the mount still responds, and that the daemon ends; None for nobody.
 
     Raises:
         StateError: the overlay cannot be opened or mounted, or its last commit failed.
@@ -113,7 +122,7 @@ def run(options: MountOptions, mountpoint: str, helper: HelperProcess, *, ready:
                 live = LiveCheckpoints(overlay, committer, helper, hook)
                 mounted = Mounted(overlay, committer, live, options.base, mountpoint)
                 stays = options.root_storage
-                trio.run(_serve, mounted, control, textfile, helper, limit, stays, make_synchronous, ready)
+                trio.run(_serve, mounted, control, textfile, helper, limit, stays, make_synchronous, ready, manager)
             except BaseException:
                 pyfuse3.close(unmount=False)
                 raise
@@ -122,6 +131,8 @@ def run(options: MountOptions, mountpoint: str, helper: HelperProcess, *, ready:
                 if textfile is not None:
                     textfile.close()
             report.ending()
+            if manager is not None:
+                manager.stopping(f"the last commit of {mountpoint}")
             helper.unmark(source)
             pyfuse3.close(unmount=True)
     except BaseException as error:
@@ -338,6 +349,7 @@ async def _serve(
     stays: bool,
     make_synchronous: Callable[[], None],
     ready: Callable[[], None],
+    manager: ServiceManager | None,
 ) -> None:
     import pyfuse3
 
@@ -347,6 +359,8 @@ async def _serve(
         nursery.start_soon(_unmount_on_signal, mounted, helper, stays, make_synchronous)
         nursery.start_soon(_watch_helper, helper)
         nursery.start_soon(_report_ready, helper, mounted.mountpoint, ready)
+        if manager is not None and manager.watchdog is not None:
+            nursery.start_soon(_feed_watchdog, manager, manager.watchdog, helper)
         nursery.start_soon(limit_inodes, mounted.overlay, helper, max_names)
         nursery.start_soon(control.serve, partial(conversation, service(mounted), mounted))
         nursery.start_soon(record_digests, mounted.overlay, served, mounted.checkpoints.changed)
@@ -365,6 +379,20 @@ async def _report_ready(helper: HelperProcess, mountpoint: str, ready: Callable[
     elif status.reason:
         log.warning("%s runs with the session hook, but %s", mountpoint, status.reason)
     ready()
+
+
+async def _feed_watchdog(manager: ServiceManager, seconds: float, helper: HelperProcess) -> None:
+    """Tell the service manager again and again that the mount answers, until cancelled or until it does not answer.
+
+    Args:
+        manager: is told.
+        seconds: the longest time that it waits.
+        helper: asks the mount: this process is well only if a request goes through the kernel and back.
+    """
+    while True:
+        await trio.to_thread.run_sync(helper.await_answer, abandon_on_cancel=True)
+        manager.alive()
+        await trio.sleep(seconds / 3)
 
 
 async def _watch_helper(helper: HelperProcess) -> None:

@@ -312,12 +312,11 @@ def test_pyproject_names_every_data_file() -> None:
     data = [
         path for package in ARROWS for path in (ROOT / package).rglob("*.*") if path.suffix not in compiled | {".py"}
     ]
-    missing = []
-    for path in data:
-        folder = path.parent.relative_to(ROOT)
-        package = "minifo" if folder == PUBLIC else ".".join(("minifo", *folder.parts))
-        if not any(path.match(pattern) for pattern in patterns.get(package, ())):
-            missing.append(str(path.relative_to(ROOT)))
+    found = set()
+    for package, globs in patterns.items():
+        folder = PUBLIC if package == "minifo" else Path(*package.split(".")[1:])
+        found |= {path for pattern in globs for path in (ROOT / folder).glob(pattern)}
+    missing = [str(path.relative_to(ROOT)) for path in data if path not in found]
     assert len(data) > 5
     assert not missing, ", ".join(missing)
 

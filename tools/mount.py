@@ -23,6 +23,7 @@ Examples:
   minifo mount -o base=/etc,sto=/var/lib/etc-changes,ro /mnt/etc
   minifo mount --base /srv/www --sto /var/lib/www /srv/www     # over the base itself
   minifo mount -f -v --base /etc --sto /tmp/changes /mnt/etc   # see the log
+  minifo mount --replace-dead --base /etc --sto /tmp/changes /mnt/etc  # after a kill -9 of its daemon
   minifo mount -o remount,ro /mnt/etc                          # commit all changes and refuse new ones""",
 )
 @click.option("-f", "--foreground", is_flag=True, help="Stay in the foreground until unmounted (Ctrl-C unmounts).")
@@ -36,11 +37,18 @@ Examples:
     shell_complete=mount_options,
     help="Mount options, see below; repeatable.",
 )
+@click.option("--replace-dead", is_flag=True, help="First clear an overlay at MNT whose daemon has ended.")
 @click.option("--base", metavar="DIR", help="The directory to overlay; it is never written.")
 @click.option("--sto", metavar="DIR", help="The storage: a directory, empty at first, that receives every change.")
 @click.argument("mountpoint", metavar="MNT")
 def command(
-    foreground: bool, verbose: bool, texts: tuple[str, ...], base: str | None, sto: str | None, mountpoint: str
+    foreground: bool,
+    verbose: bool,
+    texts: tuple[str, ...],
+    replace_dead: bool,
+    base: str | None,
+    sto: str | None,
+    mountpoint: str,
 ) -> int:
     """Mount an overlay at MNT, an existing directory.
 
@@ -49,6 +57,7 @@ def command(
     from ..fusefront.launch import launch
     from ..fusefront.mount.options import parse, parse_remount
     from ..fusefront.mount.remount import remount
+    from ..fusefront.mount.unmount import clear_dead
 
     _common.log_to_stderr("minifo", verbose=verbose)
     try:
@@ -57,6 +66,8 @@ def command(
             remount(request, mountpoint)
             return 0
         options = parse([*texts, "debug"] if verbose else texts, base=base, storage=sto)
+        if replace_dead:
+            clear_dead(mountpoint)
         bring_up(options.storage, read_only=options.read_only)
         launch(options, mountpoint, foreground=foreground)
     except (MinifoError, OSError) as exc:

@@ -88,6 +88,14 @@ class HelperProcess:
         self._device = int(self._ask("probe"))
         return self._device
 
+    def await_answer(self) -> None:
+        """Return when the daemon has answered a request that the kernel does not answer by itself.
+
+        Raises:
+            OSError: the mount returned an error.
+        """
+        self._ask("await_answer", self._device)
+
     def write_back_all(self) -> None:
         """Return when the kernel has written back all dirty pages of the mount; at once if it is unmounted already.
 

@@ -65,6 +65,17 @@ def _probe(mountpoint: str) -> int:
     return device
 
 
+def _await_answer(mountpoint: str, device: int) -> None:
+    """Return when the daemon has answered statfs(2), of which the kernel caches nothing; at once if it is unmounted."""
+    for path in _paths(mountpoint, device):
+        try:
+            if os.stat(path).st_dev == device:
+                os.statvfs(path)
+                return
+        except FileNotFoundError:
+            continue
+
+
 def _set_read_ahead(device: int) -> None:
     """Let the kernel read further ahead than INIT can ask for; root only (sysfs, bdi)."""
     path = f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}/read_ahead_kb"
@@ -168,6 +179,7 @@ def _detach(mountpoint: str, lazy: int) -> None:
 
 
 _CALLS: dict[str, Callable[..., Any]] = {
-    "probe": _probe, "is_root": _is_root, "write_back": _write_back, "write_back_all": _write_back_all,
-    "forget_names": _forget_names, "detach": _detach, "is_writing": _is_writing, "unmark": _unmark,
+    "probe": _probe, "await_answer": _await_answer, "is_root": _is_root, "write_back": _write_back,
+    "write_back_all": _write_back_all, "forget_names": _forget_names, "detach": _detach,
+    "is_writing": _is_writing, "unmark": _unmark,
 }  # fmt: skip

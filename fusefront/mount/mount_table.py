@@ -123,6 +123,11 @@ def find_mount(path: str) -> MountEntry | None:
     return entry if entry is not None and entry.mountpoint == real else None
 
 
+def is_automount_point(mountpoint: str) -> bool:
+    """Return whether autofs waits at *mountpoint*, a true path, for the mount that is about to be made."""
+    return any(entry.mountpoint == mountpoint and entry.fstype == "autofs" for entry in read_mounts())
+
+
 def overlay_of(entry: MountEntry) -> Source | None:
     """Return which overlay a minifo mount shows, and whether at a checkpoint; None for another kind of mount."""
     return parse_source(entry.source) if entry.fstype == FSTYPE else None

@@ -102,6 +102,24 @@ def unmount(mountpoint: str, *, lazy: bool = False, timeout: float | None = None
     _await_exit(holder)
 
 
+def clear_dead(mountpoint: str) -> None:
+    """Unmount the overlays at *mountpoint* whose daemon has ended; leave everything else.
+
+    Raises:
+        StateError: one cannot be unmounted.
+    """
+    while True:
+        try:
+            real, entry = mount_table.locate(mountpoint)
+        except OSError:
+            return  # the mount that follows says what is wrong
+        if entry is None or entry.mountpoint != real or mount_table.overlay_of(entry) is None:
+            return
+        if not mount_table.is_dead(real):
+            return
+        unmount(real)
+
+
 def _shows_checkpoint(entry: MountEntry) -> bool:
     """Return whether a mount shows a checkpoint: then there is nothing to commit."""
     source = mount_table.overlay_of(entry)

@@ -270,14 +270,28 @@ def _lines(entry: Entry, pid: int) -> list[bytes]:
 TARGETS = ("auto", "stderr", "journal", "syslog", "kmsg")
 
 
+def _is_in_unit() -> bool:
+    """Return whether systemd has started this process (systemd.exec(5))."""
+    return "INVOCATION_ID" in os.environ
+
+
+def stderr_is_journal() -> bool:
+    """Return whether standard error leads to the journal (systemd.exec(5), JOURNAL_STREAM)."""
+    try:
+        found = os.fstat(2)
+    except OSError:
+        return False
+    return os.environ.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}"
+
+
 def senders_for(target: str, pid: int) -> list[Sender]:
     """Return the logs for a target of ``log=``, the best one first: a later one takes what an earlier one does not.
 
     Args:
-        target: of TARGETS; ``auto`` is the system log.
+        target: of TARGETS; ``auto`` is the journal in a unit of systemd, and elsewhere the system log.
         pid: process id that lines show as their sender.
     """
-    if target == "journal":
+    if target == "journal" or (target == "auto" and _is_in_unit() and os.path.exists(JOURNAL)):
         return [Journal(pid), Syslog(pid), KernelLog(pid)]
     if target == "kmsg":
         return [KernelLog(pid)]

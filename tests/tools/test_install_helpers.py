@@ -225,3 +225,43 @@ def test_everything_that_is_run_is_looked_at() -> None:
     assert sysconfig.get_path("purelib") in found
     for module in (cli, Overlay, upgrade, launch):
         assert any(inspect.getfile(module).startswith(f"{place}/") for place in found)  # folders are walked
+
+
+def test_units(sbin: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """``--systemd`` writes the units, a second call nothing; an old one is replaced; ``--remove`` removes all."""
+    units = tmp_path / "systemd"
+    words = ["install-helpers", "--anyway", "--dir", str(sbin), "--unit-dir", str(units)]
+    assert main([*words, "--systemd", "--dry-run"]) == 0
+    assert not units.exists()
+    assert main([*words, "--systemd"]) == 0
+    names = {str(path.relative_to(units)) for path in units.rglob("*") if path.is_file()}
+    assert names == {"system/minifo@.service", "system/minifo-confirm@.service", "user/minifo@.service"}
+    assert "systemctl daemon-reload" in capsys.readouterr().out
+    unit = units / "system/minifo@.service"
+    was = unit.read_text()
+    unit.write_text("# minifo: an older one\n")
+    assert main([*words, "--systemd"]) == 0
+    assert unit.read_text() == was
+    capsys.readouterr()
+    assert main([*words, "--systemd"]) == 0
+    assert capsys.readouterr().out == "nothing to do\n"
+    assert main([*words, "--remove"]) == 0
+    assert [path for path in units.rglob("*") if path.is_file()] == []
+    assert content(sbin) == {}
+
+
+@pytest.mark.parametrize("kind", ["file", "link"])
+def test_units_of_others(kind: str, sbin: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A unit that is not ours stays, and then nothing is changed at all."""
+    foreign = tmp_path / "systemd/user/minifo@.service"
+    foreign.parent.mkdir(parents=True)
+    if kind == "file":
+        foreign.write_text("[Service]\nExecStart=true\n")
+    else:
+        foreign.symlink_to("/dev/null")  # masked
+    words = ["install-helpers", "--anyway", "--dir", str(sbin), "--unit-dir", str(tmp_path / "systemd"), "--systemd"]
+    assert main(words) == 2
+    assert f"{foreign} exists and is not a unit of minifo" in capsys.readouterr().err
+    assert content(sbin) == {}
+    assert main([*words, "--remove"]) == 0
+    assert os.path.lexists(foreign)
