@@ -17,6 +17,9 @@ _PACKAGES = (
 )
 #: Where the storages are: a file system of its own, as far as systemd can tell.
 _OVERLAY = "/var/disk /overlay none bind 0 0\n"
+_UNITS = "/etc/systemd/system"
+#: What a test may leave in the root file system.
+_LEFT = f"/var/disk /overlay /etc/minifo /mnt/* {_UNITS}/minifo* {_UNITS}/*/minifo* {_UNITS}/check.* {_UNITS}/*/check.*"
 _WHAT_FAILED = "systemctl --failed --no-pager; journalctl -b -p warning --no-pager"
 
 
@@ -33,7 +36,7 @@ def debian(tmp_path_factory: pytest.TempPathFactory, fuse_required: None) -> Deb
 @pytest.fixture
 def system(debian: DebianRoot) -> Iterator[InitContainer]:
     """The Debian, off, with no overlay and nothing left of an earlier test."""
-    debian.must("sh", "-ec", "rm -rf /var/disk /overlay /etc/minifo /mnt/* && mkdir -p /var/disk /overlay /etc/minifo")
+    debian.must("sh", "-ec", f"rm -rf {_LEFT}; mkdir -p /var/disk /overlay /etc/minifo")
     (debian.path / "etc/fstab").write_text("")
     with InitContainer(debian) as container:
         yield container
@@ -153,7 +156,7 @@ def test_service(system: InitContainer) -> None:
     text = re.findall(r"^MESSAGE=(.*replayed.*)$", system.must("journalctl -b -o export --no-pager"), re.M)
     assert len(text) == 1, text  # and stands there once
 
-    place(system, "/etc/systemd/system/minifo@etc.service.d/test.conf", "[Service]\nWatchdogSec=2\nTimeoutAbortSec=1\n")
+    place(system, f"{_UNITS}/minifo@etc.service.d/test.conf", "[Service]\nWatchdogSec=2\nTimeoutAbortSec=1\n")
     system.must("systemctl daemon-reload; systemctl restart minifo@etc.service")
     hung = main_pid(system, "minifo@etc.service")
     system.must("echo two > /mnt/etc/new")
@@ -208,4 +211,62 @@ def test_two_services_of_one_storage(system: InitContainer) -> None:
     assert system.run("systemctl start minifo@wrong.service").returncode == 1
     assert system.must("systemctl show -P NRestarts minifo@wrong.service") == "0\n"
     assert "did you mean 'commit'?" in system.must("journalctl -b -u minifo@wrong.service --no-pager")
+    system.power_off()
+
+
+def test_trial_boot(system: InitContainer) -> None:
+    """A boot that passes its check is confirmed; one that does not is taken back at the next one, by itself."""
+    configure(system, "etc", OPTIONS="trial=1")
+    place(
+        system,
+        f"{_UNITS}/check.service",
+        "[Unit]\nAfter=minifo@etc.service\nBefore=boot-complete.target\n"
+        "[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=sh -c '! grep broken /mnt/etc/state'\n"
+        "[Install]\nRequiredBy=boot-complete.target\n",
+    )
+    confirmed = "minifo-confirm@mnt-etc.service"
+    system.boot()
+    system.must(f"systemctl enable minifo@etc.service check.service {confirmed}")
+    system.power_off()
+    assert system.boot().strip() == "running", system.run(_WHAT_FAILED).stdout
+    assert system.must(f"systemctl is-active {confirmed}") == "active\n"
+    system.must(f"echo works > /mnt/etc/state; systemctl restart {confirmed}; echo broken > /mnt/etc/state")
+    system.power_off()
+
+    assert system.boot().strip() == "degraded"
+    assert system.must("cat /mnt/etc/state") == "broken\n"
+    failed = system.must(f"journalctl -b --no-pager -u {confirmed}")
+    print(failed)
+    assert "Dependency failed for" in failed
+    system.power_cut()  # it does not even shut down
+
+    assert system.boot().strip() == "running", system.run(_WHAT_FAILED).stdout
+    assert system.must("cat /mnt/etc/state") == "works\n"
+    print(system.must(f"minifo trial status --json /mnt/etc; journalctl -b --no-pager -u minifo@etc -u {confirmed}"))
+    assert system.must(f"systemctl is-active {confirmed}") == "active\n"
+    system.power_off()
+
+
+def test_service_of_a_user(system: InitContainer) -> None:
+    """The unit in a user's manager: mounted through fusermount3, and again after a kill -9."""
+    system.root.must("sh", "-ec", "id someone || useradd --uid 1234 --create-home someone")
+    home = "/home/someone"
+    words = f"MOUNTPOINT={home}/mnt\nBASE={home}/base\nSTORAGE={home}/sto\nOPTIONS=\n"
+    place(system, f"{home}/.config/minifo/mine.conf", words)
+    directories(system, *(f"{home}/{name}" for name in ("mnt", "base", "sto")))
+    system.root.must("chown", "-R", "someone:", home)
+    system.boot()
+    system.must("loginctl enable-linger someone; until [ -S /run/user/1234/systemd/private ]; do sleep 0.1; done")
+
+    def as_user(command: str) -> str:
+        return system.must(f"su someone -c '{command}'")
+
+    manager = "XDG_RUNTIME_DIR=/run/user/1234 systemctl --user"
+    as_user(f"{manager} start minifo@mine; echo one > {home}/mnt/new")
+    killed = as_user(f"{manager} show -P MainPID minifo@mine").strip()
+    as_user(f"kill -9 {killed}; for i in $(seq 100); do grep -q one {home}/mnt/new && exit 0; sleep 0.1; done; exit 1")
+    assert as_user(f"{manager} show -P MainPID minifo@mine").strip() not in {killed, "0"}
+    as_user(f"{manager} stop minifo@mine")
+    assert system.run("grep fuse.minifo /proc/mounts").stdout == ""
+    system.root.must("su", "someone", "-c", f"minifo-fsck {home}/sto")
     system.power_off()
