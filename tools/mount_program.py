@@ -23,6 +23,7 @@ from typing import NamedTuple
 from ..engine.errors import MinifoError, StateError, UsageError
 from ..engine.store.layers import join_layers, layers_of, split_layers
 from ..fusefront.launch import launch
+from ..fusefront.mount import mount_table
 from ..fusefront.mount.mount_table import fuse_option
 from ..fusefront.mount.options import parse
 from ..fusefront.mount.source import decode
@@ -155,12 +156,24 @@ def _mount(request: _Request, mountpoint: str, *, foreground: bool) -> None:
         _refuse_changed(below)
         bring_up(storage)
         options = parse(words, base=join_layers(layers), storage=storage, sloppy=True)
-        options = replace(options, read_only=False, kernel=(*options.kernel, *request.labels), throwaway=throwaway)
+        ids = None if options.ids is None or _are_mapped(layers) else options.ids
+        options = replace(
+            options, read_only=False, kernel=(*options.kernel, *request.labels), throwaway=throwaway, ids=ids
+        )
         launch(options, mountpoint, foreground=foreground, listed=False)
     except BaseException:
         if throwaway:
             shutil.rmtree(storage, ignore_errors=True)
         raise
+
+
+def _are_mapped(layers: list[str]) -> bool:
+    """Return whether a layer is on an idmapped mount (mount_setattr(2)), which shows its owners as they shall be.
+
+    Podman 4 makes such mounts of the layers of an image, and asks the mount program for the same mapping again.
+    """
+    entries = [mount_table.locate(layer)[1] for layer in layers if os.path.isdir(layer)]
+    return any(entry is not None and "idmapped" in entry.options for entry in entries)
 
 
 def _changes_of(layer: str) -> str | None:

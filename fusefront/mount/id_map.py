@@ -1,8 +1,10 @@
 """Owners as a mount shows them, where they have other numbers than in base and storage.
 
 The rules are those of fuse-overlayfs (fuse-overlayfs(1), "dynamic UID and GID mapping"): ranges of numbers are shown as
-others, or all as one.  Where fuse-overlayfs stores the overflow number for an owner that no range has, the call is
-refused here, as idmapped mounts of the kernel refuse it (mount_setattr(2)): the owner would be lost.
+others, or all as one.  What a caller creates whose number no range has is owned by
+the overflow number: podman makes a few names in a container as root of the machine, and gives them away then.  Where
+fuse-overlayfs stores that number also for chown(2) to such an owner, the call is refused here, as the kernel refuses it
+on idmapped mounts (mount_setattr(2)): the owner would be lost.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from typing import NamedTuple
 from ...engine import Attr
 from ...engine.errors import FsError
 
-_OVERFLOW = 65534  # shown for a number that no range has (/proc/sys/kernel/overflowuid)
+_OVERFLOW = 65534  # stands for a number that no range has (/proc/sys/kernel/overflowuid)
 
 
 class Ids(NamedTuple):
@@ -36,18 +38,27 @@ class Ids(NamedTuple):
                 return shown + number - stored
         return _OVERFLOW if self.ranges else number
 
-    def stored(self, number: int) -> int:
-        """Return the number that a number of a caller is stored as.
+    def of_caller(self, number: int) -> int:
+        """Return the number that is stored for what a caller creates."""
+        stored = self._stored(number)
+        return _OVERFLOW if stored is None else stored
+
+    def given(self, number: int) -> int:
+        """Return the number that is stored for a new owner.
 
         Raises:
             FsError: EINVAL if no range has it.
         """
+        stored = self._stored(number)
+        if stored is None:
+            raise FsError(errno.EINVAL, f"no range of uidmapping= or gidmapping= has {number}")
+        return stored
+
+    def _stored(self, number: int) -> int | None:
         for stored, shown, count in self.ranges:
             if shown <= number < shown + count:
                 return stored + number - shown
-        if self.ranges:
-            raise FsError(errno.EINVAL, f"no range of uidmapping= or gidmapping= has {number}")
-        return number
+        return None if self.ranges else number
 
 
 class IdMap(NamedTuple):

@@ -56,7 +56,7 @@ class MappedHandlers(Handlers):
         self._ids = ids
 
     def _caller(self, uid: int, gid: int) -> tuple[int, int]:
-        return self._ids.users.stored(uid), self._ids.groups.stored(gid)
+        return self._ids.users.of_caller(uid), self._ids.groups.of_caller(gid)
 
     def lookup(self, parent: int, name: bytes) -> Attr | None:
         """As Handlers.lookup."""
@@ -112,8 +112,8 @@ class MappedHandlers(Handlers):
         pid: int,
     ) -> Attr:
         """As Handlers.setattr."""
-        uid = None if uid is None else self._ids.users.stored(uid)
-        gid = None if gid is None else self._ids.groups.stored(gid)
+        uid = None if uid is None else self._ids.users.given(uid)
+        gid = None if gid is None else self._ids.groups.given(gid)
         values = (ino, mode, uid, gid, size, atime, mtime, ctime, kill, caller_uid, caller_gid, pid)
         return self._ids.shown(super().setattr(*values))
 

@@ -62,7 +62,7 @@ def test_ranges(overlay: OverlayMount) -> None:
 
 
 def test_what_is_created(overlay: OverlayMount) -> None:
-    """A new object has the caller's owner; one whose number no range has cannot create anything."""
+    """A new object has the caller's owner; one whose number no range has creates for the overflow number."""
     overlay.mount(MAP)
     os.chown(overlay.mnt, 100000, 200000)
     overlay.mnt.chmod(0o777)
@@ -81,10 +81,16 @@ def test_what_is_created(overlay: OverlayMount) -> None:
 
     made = in_child(create, uid=100007, gid=200008)
     assert made == dict.fromkeys(("file", "directory", "link", "fifo", "hard"), (100007, 200008))
-    assert attempt(lambda: in_child((overlay.mnt / "no").touch, uid=4711, gid=4711)) == "EINVAL"
+    in_child((overlay.mnt / "strange").touch, uid=4711, gid=4711)
+    os.lchown(overlay.mnt / "strange", 100009, 200009)  # root may give it away, as podman does
+    in_child((overlay.mnt / "stays").touch, uid=4711, gid=4711)
+    assert owners(overlay.mnt)["strange"] == (100009, 200009)
+    assert owners(overlay.mnt)["stays"] == (65534, 65534)
     overlay.umount()
     overlay.mount()
     assert owners(overlay.mnt)["hard"] == (7, 8)
+    assert owners(overlay.mnt)["strange"] == (9, 9)
+    assert owners(overlay.mnt)["stays"] == (65534, 65534)
     overlay.umount()
 
 
@@ -143,7 +149,8 @@ def test_both_ways_are_each_others_contrary() -> None:
     """A number that is shown is stored as what it was."""
     ids = Ids(((0, 100, 10), (50, 0, 5)))
     for number in (0, 9, 50, 54):
-        assert ids.stored(ids.shown(number)) == number
+        assert ids.given(ids.shown(number)) == number
     assert ids.shown(10) == 65534
+    assert ids.of_caller(110) == 65534
     with pytest.raises(FsError):
-        ids.stored(110)
+        ids.given(110)
