@@ -23,7 +23,7 @@ from minifo.fusefront import launch as module
 from minifo.fusefront.launch import launch
 from minifo.fusefront.mount.options import parse
 
-def run(options, mountpoint, helper, *, ready):
+def run(options, mountpoint, helper, *, ready, **others):
     {body}
 
 minifo.fusefront.session = sys.modules["minifo.fusefront.session"] = types.SimpleNamespace(run=run)

@@ -10,13 +10,11 @@ from tests.system.debian_root import ROOT, DebianRoot
 
 #: What depends most on Python, libfuse and the programs of a system: the extension, and system calls on mounts.
 SHARE = (
-    "tests/fusefront",
-    "tests/engine/tree",
+    "tests/engine/tree/test_content.py",
+    "tests/fusefront/extension",
     "tests/mount/test_fast_path.py",
-    "tests/mount/test_parity_attributes.py",
     "tests/mount/test_parity_files.py",
     "tests/mount/test_parity_names.py",
-    "tests/mount/test_parity_rename.py",
     "tests/tools/test_install_helpers.py",
 )
 
