@@ -185,9 +185,10 @@ class _CallThreads:
                 self._idle -= 1
                 if self._idle == 0:
                     self.add()
-            message = answer(self._mountpoint, word, *arguments)
-            # the daemon may have been killed meanwhile
-            with contextlib.suppress(BrokenPipeError), open(fds[0], "wb") as pipe:
-                pipe.write(json.dumps(message).encode())
+            with contextlib.ExitStack() as sent:
+                message = answer(self._mountpoint, word, *arguments, sent=sent)
+                # the daemon may have been killed meanwhile
+                with contextlib.suppress(BrokenPipeError), open(fds[0], "wb") as pipe:
+                    pipe.write(json.dumps(message).encode())
             with self._lock:
                 self._idle += 1

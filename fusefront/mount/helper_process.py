@@ -18,6 +18,7 @@ there is no child (privileged_threads.py).
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -215,8 +216,14 @@ class HelperProcess:
             if text:
                 return self._result(text)
             if not self._replace(child):
-                message = self._with_privileges(lambda: answer(self._mountpoint, call, *arguments))
-                return result_of(message, self._mountpoint)
+                return self._call(call, *arguments)
+
+    def _call(self, call: str, *arguments: int | str) -> Any:
+        """Make a call without a child."""
+        sent = contextlib.ExitStack()
+        message = self._with_privileges(lambda: answer(self._mountpoint, call, *arguments, sent=sent))
+        threading.Thread(target=sent.close, daemon=True).start()  # it may wait for what waits for the answer
+        return result_of(message, self._mountpoint)
 
     def _result(self, text: bytes) -> Any:
         return result_of(json.loads(text), self._mountpoint)

@@ -6,6 +6,7 @@ or error as a message.  Most of them wait until the daemon has answered requests
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
@@ -29,15 +30,19 @@ _ROOT_OF_INIT = "/proc/1/root"
 _READ_AHEAD = 1024  # KiB; INIT can ask for 128 at most, which reads large files half as fast
 
 
-def answer(mountpoint: str, call: str, *arguments: int | str) -> Message:
+def answer(mountpoint: str, call: str, *arguments: int | str, sent: contextlib.ExitStack) -> Message:
     """Make a call, and return its result or its error as a message.
 
     Args:
         mountpoint: where the mount is.
-        call: the name of the call, a key of ``_CALLS``.
+        call: the name of the call: ``write_back``, or a key of ``_CALLS``.
         arguments: the arguments of the call after the mount point.
+        sent: gets what is to be done when the message has been sent.
     """
     try:
+        if call == "write_back":
+            _write_back(mountpoint, *map(int, arguments), sent=sent)
+            return {"value": None}
         return {"value": _CALLS[call](mountpoint, *arguments)}
     except StateError as error:
         return {"state": [error.message, error.hint]}
@@ -142,7 +147,7 @@ def _forget_names(mountpoint: str, device: int) -> None:
             os.close(root)
 
 
-def _write_back(mountpoint: str, device: int, ino: int) -> None:
+def _write_back(mountpoint: str, device: int, ino: int, *, sent: contextlib.ExitStack) -> None:
     root = _open_root(mountpoint, device)
     if root is None:
         return  # unmounted, or hidden by another mount: no process is left that could write
@@ -156,10 +161,9 @@ def _write_back(mountpoint: str, device: int, ino: int) -> None:
             if error.errno != errno.ESTALE:
                 raise
             return  # the kernel has no such inode in memory, so it has no dirty pages of it
-        try:
-            sync_file_range(fd)
-        finally:
-            os.close(fd)
+        # Not before: to close it locks the inode (Linux 6.12, fuse_flush), as a rename does that waits for the answer.
+        sent.callback(os.close, fd)
+        sync_file_range(fd)
     finally:
         os.close(root)
 
@@ -179,7 +183,6 @@ def _detach(mountpoint: str, lazy: int) -> None:
 
 
 _CALLS: dict[str, Callable[..., Any]] = {
-    "probe": _probe, "await_answer": _await_answer, "is_root": _is_root, "write_back": _write_back,
-    "write_back_all": _write_back_all, "forget_names": _forget_names, "detach": _detach,
-    "is_writing": _is_writing, "unmark": _unmark,
+    "probe": _probe, "await_answer": _await_answer, "is_root": _is_root, "write_back_all": _write_back_all,
+    "forget_names": _forget_names, "detach": _detach, "is_writing": _is_writing, "unmark": _unmark,
 }  # fmt: skip
