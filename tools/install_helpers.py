@@ -15,7 +15,7 @@ import sysconfig
 import click
 
 from ..engine.errors import MinifoError, StateError
-from . import _common, _unit_files
+from . import _boot_files, _common, _unit_files
 from .trust import changeable, what_runs
 
 HELPERS = (
@@ -40,6 +40,7 @@ Examples:
   sudo minifo install-helpers --dry-run
   sudo minifo install-helpers
   sudo minifo install-helpers --systemd      # and the units minifo@NAME.service, minifo-confirm@PATH.service
+  sudo minifo install-helpers --initramfs    # and the scripts that overlay the root at boot, for initramfs-tools
   sudo minifo install-helpers --remove
 
 \b
@@ -54,41 +55,63 @@ After that, a line like this in /etc/fstab works (with the paths of your base an
 @click.option(
     "--unit-dir", "units", default=_unit_files.DIRECTORY, show_default=True, metavar="DIR", help="The place for them."
 )
+@click.option("--initramfs", "kinds", multiple=True, flag_value="initramfs", help="Overlay the root: initramfs-tools.")
+@click.option("--dracut", "kinds", multiple=True, flag_value="dracut", help="Overlay the root: dracut.")
+@click.option("--root", default="/", show_default=True, metavar="DIR", help="The system that gets these scripts.")
 @click.option("-n", "--dry-run", is_flag=True, help="Print what would be done; change nothing.")
 @click.option(
     "--anyway", is_flag=True, help="Link helpers even if users other than root can change them, and so become root."
 )
-def command(remove: bool, directory: str, with_units: bool, units: str, dry_run: bool, anyway: bool) -> int:
+def command(
+    remove: bool,
+    directory: str,
+    with_units: bool,
+    units: str,
+    kinds: tuple[str, ...],
+    root: str,
+    dry_run: bool,
+    anyway: bool,
+) -> int:
     """Make 'mount -t mini_fo', umount(8), fsck(8) and /etc/fstab find minifo.
 
     Makes links in /sbin to the helpers: mount.TYPE and umount.TYPE for the types mini_fo, minifo and fuse.minifo,
     fsck.TYPE for the last two. A second run changes nothing. Files in /sbin that are not links of minifo are never
-    changed. With --systemd it puts unit files where systemd looks for them; --remove removes them, too. The command
-    refuses an installation that users other than root can change, because mount(8) would run it as root.
+    changed. With --systemd it puts unit files where systemd looks for them, with --initramfs or --dracut the scripts
+    that overlay the root at boot; --remove removes them, too. The command refuses an installation that users other than
+    root can change, because mount(8) would run it as root.
     """
     try:
         scripts = find_scripts()
         steps = plan_removal(directory, scripts) if remove else plan_links(directory, scripts)
         unit_steps = _unit_files.plan(units, remove=remove) if with_units or remove else {}
+        boot_steps = _boot_files.plan(_boot_kinds(kinds, remove=remove), root, remove=remove)
         if not remove and not anyway:
             check_trust(scripts)
         if not dry_run:
             apply(directory, steps)
             _unit_files.apply(unit_steps)
+            _boot_files.apply(boot_steps)
     except (MinifoError, OSError) as exc:
         return _common.fail("minifo", exc, _common.SYSTEM)
     for name, target in steps.items():
         done = "remove" if target is None else "link"
         arrow = "" if target is None else f" -> {target}"
         click.echo(_common.printable(f"{done} {os.path.join(directory, name)}{arrow}"))
-    for path, content in unit_steps.items():
+    for path, content in (unit_steps | boot_steps).items():
         click.echo(_common.printable(f"{'remove' if content is None else 'write'} {path}"))
-    if unit_steps:
-        for line in _unit_files.next_steps(removed=remove):
-            click.echo(_common.printable(line))
-    if not steps and not unit_steps:
+    lines = _unit_files.next_steps(removed=remove) if unit_steps else []
+    for line in [*lines, *_boot_files.next_steps(boot_steps)]:
+        click.echo(_common.printable(line))
+    if not (steps or unit_steps or boot_steps):
         click.echo("nothing to do")
     return 0
+
+
+def _boot_kinds(wanted: tuple[str, ...], *, remove: bool) -> list[str]:
+    """Return of which kinds of initramfs the scripts are to be looked at: to remove them, of all but a package's."""
+    if remove:
+        return [] if is_packaged() else list(_boot_files.FILES)
+    return list(dict.fromkeys(wanted))
 
 
 def find_scripts() -> str:
