@@ -126,12 +126,14 @@ class Session:
         return int(found[1]), said[: found.start()].decode()
 
     def do(self, block: Block) -> None:
-        """Run the commands of a block; each must print what the document has, ``…`` for anything."""
+        """Run the commands of a block; each must print what the document has, ``…`` for anything.
+
+        Only a command whose error stands in the document may fail.
+        """
         for command, expected in block.steps():
             code, said = self.run(command)
-            assert code == 0 or expected, f"{command}: exit {code}: {said}"
+            assert code == 0 or set(expected) - {"…"}, f"{command}: exit {code}: {said}"
             if block.language == "sh":
-                assert code == 0, f"{command}: exit {code}: {said}"
                 continue
             wanted = "\n".join(re.escape(_plain(line)).replace("…", ".*") for line in expected)
             told = "\n".join(_plain(line) for line in said.splitlines())

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from tests.docs.document import DOCS
-from tests.docs.session import Session, read_along
+from tests.docs.session import read_along
 
+_INSTALLATION = re.compile(r"^## Install.*?^```sh\n(.*?)^```", re.M | re.S)
 DOCUMENTS = [DOCS / "tutorial.md", *sorted((DOCS / "how-to").glob("*.md"))]
 
 
@@ -17,3 +19,11 @@ DOCUMENTS = [DOCS / "tutorial.md", *sorted((DOCS / "how-to").glob("*.md"))]
 def test_every_command(document: Path, fuse_required: None) -> None:
     """Each does what the document says, and prints what stands there."""
     read_along(document)
+
+
+def test_tutorial_installs_as_readme_does() -> None:
+    """What a test does in a new Debian is what the tutorial says."""
+    said = [_INSTALLATION.search(path.read_text()) for path in (DOCS / "tutorial.md", DOCS.parent / "README.md")]
+    assert said[0] is not None
+    assert said[1] is not None
+    assert said[0][1] == said[1][1]
