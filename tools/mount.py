@@ -23,7 +23,7 @@ Examples:
   minifo mount -o base=/etc,sto=/var/lib/etc-changes,ro /mnt/etc
   minifo mount --base /srv/www --sto /var/lib/www /srv/www     # over the base itself
   minifo mount -f -v --base /etc --sto /tmp/changes /mnt/etc   # see the log
-  minifo mount --replace-dead --base /etc --sto /tmp/changes /mnt/etc  # after a kill -9 of its daemon
+  minifo mount --replace-dead --base /etc --sto /var/lib/etc-changes /mnt/etc  # after a kill -9 of its daemon
   minifo mount -o remount,ro /mnt/etc                          # commit all changes and refuse new ones""",
 )
 @click.option("-f", "--foreground", is_flag=True, help="Stay in the foreground until unmounted (Ctrl-C unmounts).")

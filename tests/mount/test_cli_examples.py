@@ -28,6 +28,7 @@ NOT_RUN = {
     "minifo mount -f": "has no end",
     "minifo report /var/lib/usr-changes -o - | ssh": "needs another machine",
     "minifo run -- make": "needs something to install",
+    "minifo mount --replace-dead": "needs a killed daemon: tests/system/test_systemd.py",
     "minifo run --keep /var/lib/try -- apt-get": "changes the machine's cache of packages",
     "minifo run --json --discard -- ./configure": "needs something to configure",
     "minifo run  ": "needs a terminal: tests/mount/test_run.py",

@@ -134,8 +134,14 @@ def test_the_daemon_ends(overlay: OverlayMount, how: str) -> None:
 def test_ctrl_c(overlay: OverlayMount) -> None:
     """The whole process group gets it; the overlay is as before when minifo has ended."""
     before = tree(overlay.mnt)
-    running = start(overlay.mnt, f"{_WORK}; sleep 60")
-    wait_until(lambda: (overlay.mnt / "elsewhere").exists(), "the command's changes")
+    running = start(overlay.mnt, f"{_WORK}; exec sleep 60")
+
+    def is_asleep() -> bool:
+        children = Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text().split()
+        return [Path(f"/proc/{child}/comm").read_text() for child in children] == ["sleep\n"]
+
+    # a shell goes on after a SIGINT if what it waits for has ended otherwise meanwhile
+    wait_until(is_asleep, "the command's changes are done")
     os.killpg(running.pid, signal.SIGINT)
     assert running.wait(30) == 130
     assert tree(overlay.mnt) == before
