@@ -266,7 +266,7 @@ def test_service_of_a_user(system: InitContainer) -> None:
         return system.must(f"su someone -c '{command}'")
 
     manager = "XDG_RUNTIME_DIR=/run/user/1234 systemctl --user"
-    as_user(f"{manager} start minifo@mine; echo one > {home}/mnt/new")
+    as_user(f"{manager} start minifo@mine && echo one > {home}/mnt/new")
     killed = as_user(f"{manager} show -P MainPID minifo@mine").strip()
     as_user(f"kill -9 {killed}; for i in $(seq 100); do grep -q one {home}/mnt/new && exit 0; sleep 0.1; done; exit 1")
     assert as_user(f"{manager} show -P MainPID minifo@mine").strip() not in {killed, "0"}
