@@ -18,12 +18,12 @@ _VARIES = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d| +\d+ (?:s|min|h|bytes)(?=
 def steps(name: str) -> list[tuple[str, list[str]]]:
     """The commands of a document, each with the lines that it is to print; and what is said to happen, in italics."""
     found: list[tuple[str, list[str]]] = []
-    pieces = re.findall(r"^```\n(.*?)^```$|(\*[A-Z][^*]+\.\*)", (DOCS / name).read_text(), re.M | re.S)
+    pieces = re.findall(r"^```console\n(.*?)^```$|(\*[A-Z][^*]+\.\*)", (DOCS / name).read_text(), re.M | re.S)
     for block, event in pieces:
         if event:
             found.append((event, []))
         for line in block.splitlines():
-            if line.startswith("$ "):
+            if line.startswith("# "):
                 found.append((line[2:], []))
             else:
                 found[-1][1].append(line)

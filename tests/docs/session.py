@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,25 +23,38 @@ from tests.mount.mount_sandbox import minifo_program
 
 ROOT = DOCS.parent
 EMPTY = ("/mnt", "/srv", "/media", "/var/lib")
-#: A fence of Markdown with what stands in it, and the line before it if that is a comment.
-_BLOCK = re.compile(r"(?:^<!-- not run: ([^\n]+) -->\n)?^```([\w-]*)\n(.*?)^```$", re.M | re.S)
+#: A heading; or a fence of Markdown with what stands in it, and the line before it if that is a comment.
+_BLOCK = re.compile(
+    r"^#+ (?P<heading>[^\n]+)$"
+    r"|(?:^<!-- not run: (?P<reason>[^\n]+) -->\n)?^```(?P<language>[\w-]*)\n(?P<text>.*?)^```$",
+    re.M | re.S,
+)
+#: Languages of blocks with commands: with prompts, and without.
+_WITH_COMMANDS = ("console", "sh")
 _PROMPT = re.compile(r"[#$] ")
-#: What else differs from run to run.
-_COUNTS = re.compile(r"\b[\d,]+(?= operations)")
+#: What else differs from run to run: how many operations, parts of a second, processes, free space.
+_COUNTS = re.compile(r"\b[\d,]+(?= operations| are free)|(?<=:\d\d)\.\d{3}\b|(?<= root) +\d+(?= )")
+#: For preparations: ``writable DIR`` lets commands write to a directory of the machine, which is not changed by it.
+_WRITABLE = """writable() {
+    local upper; upper=$(mktemp -d -p "$WRITABLE") && mkdir "$upper/up" "$upper/work" &&
+    mount -t overlay -o "lowerdir=$1,upperdir=$upper/up,workdir=$upper/work" overlay "$1"
+}"""
 
 
 class Block(NamedTuple):
     """A block of a document that has commands.
 
     Attributes:
-        language: ``console`` (prompts, commands, what they print), ``sh`` (commands only) or nothing.
+        language: ``console`` (prompts, commands, what they print), ``sh`` (commands only), another one, or nothing.
         text: as it stands.
         reason: why it is not run; empty: it is.
+        heading: what it stands below.
     """
 
     language: str
     text: str
     reason: str
+    heading: str
 
     def steps(self) -> list[tuple[str, list[str]]]:
         """Its commands, each with the lines that it is to print."""
@@ -58,14 +72,19 @@ class Block(NamedTuple):
         return found
 
 
+def every_block(document: Path) -> list[Block]:
+    """The blocks of a document, in their order."""
+    found, heading = [], ""
+    for match in _BLOCK.finditer(document.read_text()):
+        heading = match["heading"] or heading
+        if not match["heading"]:
+            found.append(Block(match["language"], match["text"], match["reason"] or "", heading))
+    return found
+
+
 def blocks(document: Path) -> list[Block]:
     """The blocks of a document that have commands, in their order."""
-    found = [Block(match[2], match[3], match[1] or "") for match in _BLOCK.finditer(document.read_text())]
-    return [block for block in found if block.language in ("console", "sh") or _has_prompt(block)]
-
-
-def _has_prompt(block: Block) -> bool:
-    return not block.language and bool(_PROMPT.match(block.text))
+    return [block for block in every_block(document) if block.language in _WITH_COMMANDS]
 
 
 class Session:
@@ -88,11 +107,14 @@ class Session:
         for number, path in enumerate(hidden):
             lines.append(f"mkdir -p {path} && mount --bind {self._home}/kept{number} {path}")
         env = {**os.environ, "PATH": f"{Path(minifo_program()).parent}:{os.environ['PATH']}"}
+        env["WRITABLE"] = f"{self._home}/writable"
         alone = ["unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child", "--mount-proc"]
         self._shell = subprocess.Popen(
             [*alone, "bash", "--norc"], env={**env, "TZ": "UTC", "LC_ALL": "C.UTF-8", "HOME": "/srv"}, cwd="/",
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
+        lines += [f"mkdir {self._home}/writable && mount -t tmpfs writable {self._home}/writable", _WRITABLE]
+        lines.append("cd /srv")
         for line in lines:
             assert self.run(line) == (0, ""), line
         return self
@@ -144,9 +166,20 @@ def _plain(line: str) -> str:
     return plain(_COUNTS.sub("N", line))
 
 
-def read_along(document: Path) -> None:
-    """Do a document from its beginning to its end."""
+def read_along(document: Path, preparations: Mapping[str, str]) -> None:
+    """Do a document from its beginning to its end.
+
+    Args:
+        document: the document.
+        preparations: commands that the document takes as done, by the heading at whose first block they are given.
+    """
+    missing = dict(preparations)
     with Session() as session:
         for block in blocks(document):
-            if not block.reason:
-                session.do(block)
+            if block.reason:
+                continue
+            if prepare := missing.pop(block.heading, ""):
+                code, said = session.run(f"(set -e\n{prepare}\n)")
+                assert code == 0, said
+            session.do(block)
+    assert not missing, f"{document.name} has no commands below these headings: {', '.join(missing)}"

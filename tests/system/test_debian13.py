@@ -37,6 +37,14 @@ def test_readme_install(debian: DebianRoot) -> None:
     assert "it fits libfuse 3.17" in told
 
 
+def test_demo(debian: DebianRoot) -> None:
+    """README's first command, without make as it is there: all lands in storage, and the base is as it was."""
+    told = debian.must("bash", "-ec", "cd /src/minifo; bash .ci/demo; findmnt -n -o FSTYPE demo/mnt")
+    assert "The base is as it was: /usr has no HELLO" in told
+    assert told.endswith("fuse.minifo\n")
+    debian.must("minifo", "umount", "/src/minifo/demo/mnt")
+
+
 def test_share_of_the_suite(debian: DebianRoot) -> None:
     """As ``make test`` would run it, set up by the same script, with the extension in use."""
     set_up = "cd /src/minifo; source .ci/setup e2fsprogs git; ln -sf ../proc/self/mounts /etc/mtab"

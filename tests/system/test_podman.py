@@ -208,6 +208,10 @@ def test_killed_daemon_of_a_container(podman: Podman) -> None:
     podman("wait", "killed", check=False)
     podman("commit", "--quiet", "killed", "kept")
     assert podman(*RUN, "--rm", "kept", "cat", "/kept") == "kept\n"
+    for words, told in (("minifo diff", "A  /kept\n"), ("minifo-fsck", ": clean\n")):
+        program, *verb = words.split()
+        done = subprocess.run([PROGRAM.with_name(program), *verb, storage], capture_output=True, text=True, check=True)
+        assert told in done.stdout
     podman("rm", "--force", "killed")
 
 

@@ -230,7 +230,8 @@ def test_trial_boot(system: InitContainer) -> None:
     )
     confirmed = "minifo-confirm@mnt-etc.service"
     system.boot()
-    system.must(f"systemctl enable minifo@etc.service check.service {confirmed}")
+    system.must("systemctl enable minifo@etc.service check.service")
+    system.must("systemctl enable minifo-confirm@$(systemd-escape --path /mnt/etc).service")
     system.power_off()
     assert system.boot().strip() == "running", system.run(_WHAT_FAILED).stdout
     assert system.must(f"systemctl is-active {confirmed}") == "active\n"
