@@ -43,7 +43,7 @@ class KeepLists:
             raise _damaged(f"the keep-lists cannot be read ({error.filename or error.strerror})") from error
         found: dict[str, list[str]] = {}
         for key, value in facts:
-            if not key.startswith(KEEP_LIST):
+            if not isinstance(key, str) or not key.startswith(KEEP_LIST):
                 continue
             patterns = keep_list(key, value)
             if patterns is None or len(found) == KEEP_LISTS_MAX:

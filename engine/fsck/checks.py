@@ -124,7 +124,7 @@ class Checks:
         """Check the rows of the table overlay (E209), keep-lists among them (E212)."""
         for key in wrong_facts(self.facts):
             yield Problem("E209", b"<overlay>", f"{key} is {self.facts.get(key, 'missing')!r}", (key,))
-        lists = [key for key in sorted(self.facts) if key.startswith(KEEP_LIST)]
+        lists = sorted(key for key in self.facts if isinstance(key, str) and key.startswith(KEEP_LIST))
         for count, key in enumerate(lists):
             if count >= KEEP_LISTS_MAX or keep_list(key, self.facts[key]) is None:
                 yield Problem("E212", b"<overlay>", f"{key.removeprefix(KEEP_LIST)!r:.100}", (key,))

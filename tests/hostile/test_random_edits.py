@@ -81,6 +81,7 @@ FOUND: tuple[tuple[Edit, ...], ...] = (
         SetCells("created", "parent", 0, 0),
     ),
     (Extents(3), SetCells("created", "parent", 0, None), Rename("origin", b"", 0)),
+    (AddRow("overlay", (b"", 0)),),  # the choice of keep-lists ended with a traceback
     (AddRow("was_origin", (b"", 0, 1, 0, 0, 0, 0)),),  # a mount over another base ended with a traceback
     (_FORMAT_1, Put("minifo.db.bak-v1.new", "dangling")),  # the copy before an upgrade was made where it led
     (Put(_UNFINISHED, "to-secret"),),
