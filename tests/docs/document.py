@@ -10,6 +10,11 @@ from pathlib import Path
 from tests.mount.mount_sandbox import minifo_program
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
+#: Every document; the pages that are made of the commands' help texts (``docs/man/minifo-*.1.md``) are none.
+DOCUMENTS = [
+    *sorted(DOCS.parent.glob("*.md")),
+    *(path for path in sorted(DOCS.rglob("*.md")) if not path.match("docs/man/minifo-*.1.md")),
+]
 _OURS = re.compile(r"(?<![\w./~-])/(?=(?:mnt|var/lib|etc)\b)")
 #: What differs from run to run: times, ages, and estimated bytes with the blanks around them.
 _VARIES = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d| +\d+ (?:s|min|h|bytes)(?= )|  +")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.docs import test_trial_story, test_undo
-from tests.docs.document import DOCS
+from tests.docs.document import DOCS, DOCUMENTS
 from tests.docs.preparations import BEFORE
 from tests.docs.session import Block, blocks, every_block, read_along
 
@@ -20,7 +20,6 @@ ROOT = DOCS.parent
 _INSTALLATION = re.compile(r"^## Install.*?^```sh\n(.*?)^```", re.M | re.S)
 #: Documents with a test of their own.
 OTHERS = {DOCS / other.DOCUMENT for other in (test_undo, test_trial_story)}
-DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))]
 RUN = [path for path in DOCUMENTS if path not in OTHERS and any(not block.reason for block in blocks(path))]
 #: What a block may be that has no commands.
 OTHER_LANGUAGES = {"", "python", "toml"}
