@@ -13,7 +13,9 @@ Facts in the table ``overlay`` hold all of it: ``trial_good`` (id of the fallbac
 the checkpoint of the state that was given up last; until the next ``confirm`` or trial).
 
 A transaction (``minifo txn``) is a trial without a mount: unless it was committed, the next mount falls back at once.
-The fact ``trial_txn`` tells it apart.  What it began with stays as a checkpoint, so that ``undo`` takes it back.
+The fact ``trial_txn`` tells it apart.  What it began with stays as a checkpoint, so that ``undo`` takes it back.  Where
+the mount option keeps a trial, ``txn_good`` and ``txn_left`` hold what ``trial_good`` and ``trial_left`` are again when
+the transaction has ended.
 """
 
 from __future__ import annotations
@@ -35,7 +37,10 @@ _NAME = "confirmed"  # of the fallback
 TXN = "txn"  # the cause of the checkpoint with which a transaction begins
 _BEFORE = "confirmed-before"  # what it is called while the next one is made
 #: Keys of the facts of a trial.
-FACTS = ("trial_good", "trial_left", "trial_mounts", "trial_always", "trial_bad", "trial_txn")
+FACTS = (
+    *("trial_good", "trial_left", "trial_mounts", "trial_always", "trial_bad", "trial_txn"),
+    *("txn_good", "txn_left"),
+)
 _READ = f"SELECT key, value FROM overlay WHERE key IN ({', '.join('?' * len(FACTS))})"
 
 
@@ -106,15 +111,17 @@ class Trial:
         """
         facts = self._facts()
         good = self._fallback(facts)
+        taken_back = self._take_back(good) if good is not None and facts.get("trial_txn") else None
+        return self._count(mounts) or taken_back
+
+    def _count(self, mounts: int | None) -> Restored | None:
+        """Count a mount, or fall back, while there is no transaction."""
+        facts = self._facts()
+        good = self._fallback(facts)
         if good is None:
             if mounts is not None:
                 self._begin(mounts, always=True, left=mounts - 1)
             return None
-        if facts.get("trial_txn"):
-            restored = self._take_back(good)
-            if mounts is not None:
-                self._begin(mounts, always=True, left=mounts - 1)
-            return restored
         if mounts is not None and mounts != facts.get("trial_mounts"):
             facts["trial_left"] = max(0, mounts - max(0, facts["trial_mounts"] - facts.get("trial_left", 0)))
             facts["trial_mounts"] = mounts
@@ -136,10 +143,9 @@ class Trial:
         Raises:
             StateError: a trial runs already, or the number is impossible, storage is full, or it failed.
         """
-        if not 1 <= mounts <= TRIAL_MOUNTS_MAX:
-            raise StateError(f"a trial cannot have {mounts} mounts", f"give a number from 1 to {TRIAL_MOUNTS_MAX}")
+        _check_mounts(mounts)
         facts = self._facts()
-        if self._fallback(facts) is not None and not facts.get("trial_always"):
+        if self._fallback(facts) is not None and not _is_kept(facts):
             raise _running(facts)
         always = bool(facts.get("trial_always"))
         return self._begin(facts["trial_mounts"] if always else mounts, always=always)
@@ -185,31 +191,48 @@ class Trial:
         """Begin a transaction: unless ``commit`` ends it, the overlay is as now again at the next mount.
 
         Raises:
-            StateError: a trial or a transaction runs, storage is full, or it failed.
+            StateError: a trial of an update or a transaction runs, storage is full, or it failed.
         """
         facts = self._facts()
-        if self._fallback(facts) is not None:
+        always = self._fallback(facts)
+        if always is not None and not _is_kept(facts):
             raise _running(facts)
 
         def note(made: Checkpoint) -> None:
-            self._note({"trial_good": made.id, "trial_left": 0, "trial_mounts": 1, "trial_txn": 1})
-            self._forget(("trial_bad", "trial_always"))
+            if always is not None:
+                self._note({"txn_good": always.id, "txn_left": facts.get("trial_left", 0)})
+            else:
+                self._note({"trial_mounts": 1})
+                self._forget(("trial_always", "txn_good", "txn_left"))
+            self._note({"trial_good": made.id, "trial_left": 0, "trial_txn": 1})
+            self._forget(("trial_bad",))
 
         return self._checkpoints.create(None, "before txn", pinned=True, cause=TXN, noting=note)
 
-    def commit(self) -> Checkpoint | None:
+    def commit(self, mounts: int | None = None) -> Checkpoint | None:
         """End the transaction, and make it durable in one step with all that was changed.
+
+        Args:
+            mounts: begin a trial of what was changed in the same step, with so many mounts, which falls back to what
+                there was before.  Where the mount option keeps a trial, that begins to count anew instead.
 
         Returns:
             A checkpoint of what there was before, for ``undo``; None if nothing was changed.
 
         Raises:
-            StateError: there is no transaction, or storage failed.
+            StateError: there is no transaction, the number is impossible, or storage failed.
             NotDurable: it has ended, but the commit was postponed or failed.
         """
+        if mounts is not None:
+            _check_mounts(mounts)
         good = self._begun()
         is_changed = self._checkpoints.differs(good)
-        self._checkpoints.end(good, lambda: self._forget(FACTS))
+        facts = self._facts()
+        if mounts is not None and is_changed and "txn_good" not in facts:
+            self._checkpoints.note(lambda: self._try_out(mounts))
+            return good
+        left = facts.get("trial_mounts") if mounts is not None and is_changed else None
+        self._checkpoints.end(good, lambda: self._end(facts, left))
         if is_changed:
             return good
         self._checkpoints.discard(good)
@@ -233,11 +256,12 @@ class Trial:
 
     def _take_back(self, good: Checkpoint) -> Restored | None:
         """Let the overlay be as it was before the transaction; None if nothing was changed."""
+        facts = self._facts()
         if not self._checkpoints.differs(good):
-            self._checkpoints.note(lambda: self._forget(FACTS))
+            self._checkpoints.note(lambda: self._end(facts))
             restored = None
         else:
-            restored = self._checkpoints.return_to(good, "abandon", lambda left: self._forget(FACTS))
+            restored = self._checkpoints.return_to(good, "abandon", lambda left: self._end(facts))
             log.warning(
                 "%s: a transaction that was not committed was taken back; what it had done is in checkpoint %s",
                 self._storage.path,
@@ -266,6 +290,24 @@ class Trial:
     def _forget(self, keys: tuple[str, ...]) -> None:
         for key in keys:
             self._db.change(DROP_FACT, (key,))
+
+    def _end(self, facts: dict[str, int], left: int | None = None) -> None:
+        """Let there be no transaction any more, but the trial again that the mount option keeps.
+
+        Args:
+            facts: of the transaction.
+            left: mounts that this trial has left; None for as many as before.
+        """
+        self._forget(("trial_txn", "txn_good", "txn_left"))
+        if "txn_good" not in facts:
+            self._forget(FACTS)
+            return
+        self._note({"trial_good": facts["txn_good"], "trial_left": facts.get("txn_left", 0) if left is None else left})
+
+    def _try_out(self, mounts: int) -> None:
+        """Make a trial of a transaction."""
+        self._note({"trial_left": mounts, "trial_mounts": mounts})
+        self._forget(("trial_txn",))
 
     def _begin(self, mounts: int, *, always: bool, left: int | None = None) -> Checkpoint:
         """Make the present state the fallback of a trial, in the place of an earlier one."""
@@ -303,6 +345,16 @@ class Trial:
         if not facts.get("trial_always"):
             self._checkpoints.discard(good)  # the trial is over
         return restored
+
+
+def _is_kept(facts: dict[str, int]) -> bool:
+    """Return whether the trial that runs is that of the mount option, which stays beside others."""
+    return bool(facts.get("trial_always")) and not facts.get("trial_txn")
+
+
+def _check_mounts(mounts: int) -> None:
+    if not 1 <= mounts <= TRIAL_MOUNTS_MAX:
+        raise StateError(f"a trial cannot have {mounts} mounts", f"give a number from 1 to {TRIAL_MOUNTS_MAX}")
 
 
 def _running(facts: dict[str, int]) -> StateError:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ...engine import Overlay, StateError
 from .checkpoints import refused, told
-from .varlink import Answer, Method
+from .varlink import SERVICE, Answer, Method, VarlinkError
 
 if TYPE_CHECKING:
     from ..serve.live_checkpoints import LiveCheckpoints
@@ -47,7 +48,10 @@ class Transaction:
         return {"checkpoint": told(made)}
 
     async def _commit(self, parameters: Mapping[str, Any]) -> Answer:
-        before = await refused(self._interface, self._live.change(self._overlay.trial.commit))
+        mounts = parameters.get("mounts")
+        if mounts is not None and type(mounts) is not int:
+            raise VarlinkError(SERVICE + ".InvalidParameter", parameter="mounts")
+        before = await refused(self._interface, self._live.change(partial(self._overlay.trial.commit, mounts)))
         self._is_open = False
         return {"before": None if before is None else told(before)}
 

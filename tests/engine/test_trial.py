@@ -154,8 +154,58 @@ def test_a_transaction_that_is_not_committed(sandbox: OverlaySandbox) -> None:
     sandbox.ov.trial.mounting(3)
     assert sorted(sandbox.names("")) == ["before", "config"]
     assert sandbox.ov.trial.state().always
-    with pytest.raises(StateError, match="a trial is running"):
+
+
+@pytest.mark.logs("a transaction that was not committed was taken back", "its changes were not confirmed")
+def test_a_transaction_in_the_trial_of_a_mount_option(sandbox: OverlaySandbox) -> None:
+    """It begins and ends, or is taken back; that trial goes on, and has as many mounts left as before."""
+    mount(sandbox, 3)
+    before = sandbox.ov.trial.state()
+    sandbox.ov.trial.begin()
+    assert sandbox.ov.trial.state().txn
+    for refused in (sandbox.ov.trial.begin, sandbox.ov.trial.start, sandbox.ov.trial.confirm):
+        with pytest.raises(StateError, match="a transaction is running"):
+            refused()
+    sandbox.create("lost", b"x")
+    sandbox.ov.trial.take_back()
+    assert sandbox.ov.trial.state() == before
+    sandbox.ov.trial.begin()
+    sandbox.create("new", b"x")
+    assert sandbox.ov.trial.commit() is not None
+    assert sandbox.ov.trial.state() == before
+    sandbox.ov.trial.begin()
+    sandbox.create("lost", b"x")
+    mount(sandbox, 3)  # the power went in the middle
+    assert sandbox.names("") == ["config", "new"]
+    assert sandbox.ov.trial.state() == before._replace(left=1)
+    sandbox.ov.trial.begin()
+    sandbox.create("newer", b"x")
+    sandbox.ov.trial.commit(2)
+    assert sandbox.ov.trial.state() == before._replace(left=3)
+    for _ in range(3):
+        assert not mount(sandbox, 3)
+    assert mount(sandbox, 3)
+    assert sandbox.names("") == ["config"]
+
+
+@pytest.mark.logs("its changes were not confirmed")
+def test_a_transaction_that_is_on_trial(sandbox: OverlaySandbox) -> None:
+    """It falls back to what there was before it; confirmed, it stays."""
+    for confirms in (True, False):
         sandbox.ov.trial.begin()
+        with pytest.raises(StateError, match="cannot have 0 mounts"):
+            sandbox.ov.trial.commit(0)
+        sandbox.create(f"new-{confirms}", b"x")
+        assert sandbox.ov.trial.commit(1) is not None
+        assert sandbox.ov.trial.state()[:3] == ("indeterminate", 1, 1)
+        assert not mount(sandbox)
+        if confirms:
+            sandbox.ov.trial.confirm()
+        mount(sandbox)
+    assert sandbox.names("") == ["config", "new-True"]
+    sandbox.ov.trial.begin()
+    assert sandbox.ov.trial.commit(3) is None  # it changed nothing: there is nothing to try
+    assert sandbox.ov.trial.state().left is None
 
 
 def test_a_transaction_that_is_committed(sandbox: OverlaySandbox) -> None:
