@@ -6,29 +6,23 @@ a power cut, leaves what was there.  Nothing is written if the format cannot exp
 
 from __future__ import annotations
 
-import errno
-import io
 import os
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Protocol
+from typing import BinaryIO, NamedTuple, Protocol
 
-from ...engine import Overlay, StateError, UsageError
-from ...engine.errors import FsError
+from ...engine import Overlay, UsageError
 from ...engine.model import Ino
 from ..effects import Effects
+from ..new_file import beside, check_free, check_outside, explained, is_stream, new_file, stream
 from .changed_tree import Item, LayerTree
 from .compression import Compression, compressed
 from .directory_writer import DirectoryWriter
 from .formats import Format, Loss, is_own_xattr, why_lost
 from .tar_writer import TarWriter
 
-if TYPE_CHECKING:
-    from _typeshed import ReadableBuffer as Buffer
-
-_PIECE = 1 << 20  # bytes that are collected before they are written
 _NOTED = 1000  # losses that are kept; all are counted
 
 Progress = Callable[[str, int, int], None]
@@ -177,26 +171,12 @@ class _Destination:
         self._format = options.layer_format
         self._path = destination if destination == "-" else os.path.realpath(destination)
         if self._format.is_archive:
-            self._is_stream = destination == "-" or self._is_special()
+            self._is_stream = is_stream(self._path)
             if not self._is_stream:
-                self._check_file()
+                check_free(self._path, force=self._options.force)
+                self._check_place()
         else:
             self._check_directory()
-
-    def _is_special(self) -> bool:
-        with suppress(FileNotFoundError):
-            mode = os.stat(self._path).st_mode
-            return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
-        return False
-
-    def _check_file(self) -> None:
-        with suppress(FileNotFoundError):
-            st = os.stat(self._path)
-            if stat.S_ISDIR(st.st_mode):
-                raise UsageError(f"{self._path} is a directory", "name the file to write")
-            if st.st_size and not self._options.force:
-                raise UsageError(f"{self._path} exists", "choose another name, or give --force to replace it")
-        self._check_place()
 
     def _check_directory(self) -> None:
         if self._path == "-":
@@ -214,12 +194,7 @@ class _Destination:
         self._check_place()
 
     def _check_place(self) -> None:
-        above = os.path.dirname(self._path)
-        if not os.path.isdir(above):
-            raise UsageError(f"the directory above {self._path} does not exist", "make it first")
-        storage = os.path.realpath(self._ov.storage_path)
-        if os.path.commonpath([self._path, storage]) == storage:
-            raise UsageError(f"{self._path} is in the overlay's storage", "choose a place outside of it")
+        check_outside(self._path, self._ov.storage_path)
 
     @contextmanager
     def writer(self) -> Iterator[Writer]:
@@ -229,84 +204,21 @@ class _Destination:
             StateError: it cannot be written.
         """
         if not self._format.is_archive:
-            with self._explained(), self._beside(self._effects.remove_tree) as work:
+            with self._explained(), beside(self._effects, self._path, self._effects.remove_tree) as work:
                 top = os.fsencode(work)
                 yield DirectoryWriter(self._effects, self._ov, top, self._format, userxattr=self._options.userxattr)
                 self._effects.sync_all(work)
         elif self._is_stream:
-            path = 1 if self._path == "-" else self._path
-            with open(path, "wb", _PIECE, closefd=path != 1) as out, self._packed(out) as writer:
+            with stream(self._path) as out, self._packed(out) as writer:
                 yield writer
         else:
-            with self._explained(), self._beside(self._effects.unlink) as work:
-                file = _File(self._effects, self._effects.create(work))
-                with io.BufferedWriter(file, _PIECE) as out, self._packed(out) as writer:
-                    yield writer
-                self._effects.sync(work)
+            with self._explained(), new_file(self._effects, self._path) as out, self._packed(out) as writer:
+                yield writer
 
     @contextmanager
     def _packed(self, out: BinaryIO) -> Iterator[TarWriter]:
         with compressed(out, self._options.compression) as packed:
             yield TarWriter(self._ov, packed, self._format)
 
-    @contextmanager
-    def _beside(self, remove: Callable[[str], object]) -> Iterator[str]:
-        """Yield a path beside the destination; what the block has made there becomes the destination, or is removed."""
-        work = f"{self._path}.{os.urandom(4).hex()}.partial"  # of each run its own: two may run at once
-        try:
-            yield work
-            self._effects.rename(work, self._path)
-        except BaseException:
-            with suppress(OSError):  # the first error says more
-                remove(work)
-            raise
-        self._effects.sync(os.path.dirname(self._path))
-
-    @contextmanager
-    def _explained(self) -> Iterator[None]:
-        """Say of a destination that cannot be written what to do."""
-        try:
-            yield
-        except FsError:
-            raise  # the overlay cannot be read
-        except OSError as error:
-            hint = "see the free space and the permissions there"
-            if error.errno == errno.EPERM:
-                hint = "owners, devices and attributes need root; --format oci does not"
-            elif error.errno == errno.EOPNOTSUPP:
-                hint = "that file system has no such attributes; choose another one, or --format oci"
-            what = os.fsdecode(error.filename) if error.filename is not None else self._path
-            raise StateError(f"{what} cannot be written ({error.strerror})", hint) from error
-
-
-class _File(io.RawIOBase):
-    """A new file that is written through effects.
-
-    Args:
-        effects: does the system calls.
-        fd: a descriptor of the file, which is closed with this object.
-    """
-
-    def __init__(self, effects: Effects, fd: int) -> None:
-        self._effects, self._fd, self._at = effects, fd, 0
-
-    def writable(self) -> bool:
-        """Return True."""
-        return True
-
-    def fileno(self) -> int:
-        """Return the descriptor, for programs that write into the file."""
-        return self._fd
-
-    def write(self, data: Buffer) -> int:
-        """Write all of *data*."""
-        piece = bytes(memoryview(data))
-        self._effects.write(self._fd, piece, self._at)
-        self._at += len(piece)
-        return len(piece)
-
-    def close(self) -> None:
-        """Close the descriptor."""
-        if not self.closed:
-            super().close()
-            os.close(self._fd)
+    def _explained(self) -> AbstractContextManager[None]:
+        return explained(self._path, "--format oci")
