@@ -58,6 +58,7 @@ ROOMS = {
         "": set(),
         "schema": {""},
         "exchange": {""},
+        "bundle": {"", "exchange"},
         "meta": {""},
         "merge": {""},
         "rebase": {""},

@@ -59,6 +59,7 @@ GROUPS = {
     },
     "Apply and adapt": {
         "export": "Write what the overlay TARGET changed, for other systems.",
+        "bundle": "Ship what changed between two checkpoints to other devices.",
         "import": "Make a storage out of layers of other systems.",
         "vacuum": "Give back storage that the overlay TARGET does not need.",
         "merge": "Apply the changes in STO to the base, then empty STO.",

@@ -115,7 +115,7 @@ class _Shown:
         what = b""
         if stat.S_ISREG(attr.mode):
             ranges = ov.data_ranges(ino, 0, attr.size)
-            what = _bytes(attr.size, ranges, lambda offset, size: ov.read(ino, offset, size))
+            what = bytes_digest(attr.size, ranges, lambda offset, size: ov.read(ino, offset, size))
         elif stat.S_ISLNK(attr.mode):
             what = ov.readlink(ino)
         xattrs = {name: ov.getxattr(ino, name) for name in ov.listxattr(ino)}
@@ -136,7 +136,9 @@ class _Base:
         what = b""
         if stat.S_ISREG(st.st_mode):
             fd = base.file(path, st)
-            what = _bytes(st.st_size, data_ranges(fd, 0, st.st_size), lambda offset, size: os.pread(fd, size, offset))
+            what = bytes_digest(
+                st.st_size, data_ranges(fd, 0, st.st_size), lambda offset, size: os.pread(fd, size, offset)
+            )
         elif stat.S_ISLNK(st.st_mode):
             what = base.readlink(path)
         try:
@@ -164,8 +166,8 @@ def _record(mode: int, uid: int, gid: int, rdev: int, what: bytes, xattrs: dict[
     return blake2b(b"".join(map(_field, (numbers, what, *pairs))), digest_size=SIZE).digest()
 
 
-def _bytes(size: int, ranges: Iterator[tuple[int, int]], read: Read) -> bytes:
-    """The digest of a file's bytes.
+def bytes_digest(size: int, ranges: Iterator[tuple[int, int]], read: Read) -> bytes:
+    """Return the digest of a file's bytes.
 
     Args:
         size: of the file.

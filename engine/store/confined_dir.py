@@ -264,8 +264,21 @@ class ConfinedDir:
 
     def setxattr(self, name: str, key: bytes, value: bytes) -> None:
         """Set an extended attribute, of a symlink itself."""
+        os.setxattr(self._last_by_proc(name), key, value, follow_symlinks=False)
+
+    def xattrs(self, name: str) -> dict[bytes, bytes]:
+        """Return all extended attributes, of a symlink itself."""
+        path = self._last_by_proc(name)
+        names = os.listxattr(path, follow_symlinks=False)
+        return {os.fsencode(key): os.getxattr(path, key, follow_symlinks=False) for key in names}
+
+    def removexattr(self, name: str, key: bytes) -> None:
+        """Remove an extended attribute, of a symlink itself."""
+        os.removexattr(self._last_by_proc(name), key, follow_symlinks=False)
+
+    def _last_by_proc(self, name: str) -> str:
         dir_fd, last = self.at(name)
-        os.setxattr(f"/proc/self/fd/{dir_fd}/{last}", key, value, follow_symlinks=False)
+        return f"/proc/self/fd/{dir_fd}/{last}"
 
     @contextlib.contextmanager
     def proc_path(self, name: str) -> Iterator[str]:
@@ -288,6 +301,12 @@ class ConfinedDir:
         """Remove the name of a file or any other object that is not a directory."""
         dir_fd, last = self.at(name)
         os.unlink(last, dir_fd=dir_fd)
+
+    def rmdir(self, name: str) -> None:
+        """Remove an empty directory."""
+        dir_fd, last = self.at(name)
+        os.rmdir(last, dir_fd=dir_fd)
+        self._dirs.clear()  # it may be in the cache, and another one may get its name
 
     def rename(self, name: str, new: str) -> None:
         """Rename *name* to *new*, replacing what has that name (rename(2)).

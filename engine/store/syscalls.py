@@ -199,6 +199,21 @@ def _mount_of(fd: int) -> int:
         return next(int(line.split()[1]) for line in file if line.startswith("mnt_id:"))
 
 
+def detached_mount(fd: int) -> int:
+    """Make a private, detached clone of the mount that *fd* lies in, rooted at *fd*, without submounts.
+
+    So what other mounts cover can be reached.  It goes away with the descriptor.
+
+    Returns:
+        An O_PATH descriptor of the clone's root.
+
+    Raises:
+        OSError: EPERM without CAP_SYS_ADMIN, EINVAL in a user namespace with locked submounts, ENOSYS before Linux 5.2.
+    """
+    flags = _OPEN_TREE_CLONE | os.O_CLOEXEC | _AT_EMPTY_PATH
+    return checked(_open_tree(fd, ctypes.c_char_p(b""), flags), "open_tree")
+
+
 def clone_mount(fd: int) -> int:
     """Make a private, detached, read-only clone of the mount that *fd* lies in, rooted at *fd*, without submounts.
 
@@ -212,8 +227,7 @@ def clone_mount(fd: int) -> int:
         OSError: EPERM without CAP_SYS_ADMIN, EINVAL in a user namespace with locked submounts, ENOSYS before
             Linux 5.12.
     """
-    flags = _OPEN_TREE_CLONE | os.O_CLOEXEC | _AT_EMPTY_PATH
-    tree = checked(_open_tree(fd, ctypes.c_char_p(b""), flags), "open_tree")
+    tree = detached_mount(fd)
     attr = _MountAttr(
         _MOUNT_ATTR_RDONLY | _MOUNT_ATTR_NOATIME | _MOUNT_ATTR_NOEXEC | _MOUNT_ATTR_NOSUID | _MOUNT_ATTR_NODEV,
         _MOUNT_ATTR_ATIME,

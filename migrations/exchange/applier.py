@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import stat
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -284,15 +284,8 @@ class Applier:
             else:
                 attr = self._ov.mknod(parent, name, stat.S_IFMT(entry.mode) | 0o600, entry.rdev, Process())
             ino = Ino(attr.ino)
-            if stat.S_ISREG(entry.mode) and entry.size:
-                assert entry.pieces is not None
-                end = 0
-                for at, data in entry.pieces():
-                    self._ov.write(ino, at, data, times=False)
-                    end = at + len(data)
-                    self._bytes += len(data)
-                if end != entry.size:
-                    self._ov.setattr(ino, SetAttr(size=entry.size))
+            if stat.S_ISREG(entry.mode):
+                self._bytes += fill(self._ov, ino, entry)
             self._touch(entry.place)
             self._dress(ino, attr, entry)
 
@@ -323,12 +316,7 @@ class Applier:
                 mode &= ~_SET_ID
         xattrs = known_xattrs(entry.xattrs)
         self.counts["extended attributes left out"] += len(entry.xattrs) - len(xattrs)
-        had = xattrs_in(self._ov, ino)
-        for name in had.keys() - xattrs.keys():
-            self._ov.removexattr(ino, name)
-        for name, value in xattrs.items():
-            if had.get(name) != value:
-                self._ov.setxattr(ino, name, value)
+        set_xattrs(self._ov, ino, xattrs)
         if stat.S_ISDIR(entry.mode):
             self._times[ino] = (entry.atime, entry.mtime)
             if (stat.S_IMODE(attr.mode), attr.uid, attr.gid) == (mode, entry.uid, entry.gid):
@@ -339,3 +327,33 @@ class Applier:
         if not stat.S_ISLNK(entry.mode):
             change.mode = mode
         self._ov.setattr(ino, change)
+
+
+def fill(overlay: Overlay, ino: Ino, entry: Entry) -> int:
+    """Give an empty file the bytes of an entry, with holes where they are zeros; return how many were written.
+
+    Raises:
+        StateError: the layer is damaged.
+        OSError: ENOSPC.
+    """
+    if not entry.size:
+        return 0
+    assert entry.pieces is not None
+    end = written = 0
+    for at, data in entry.pieces():
+        overlay.write(ino, at, data, times=False)
+        end = at + len(data)
+        written += len(data)
+    if end != entry.size:
+        overlay.setattr(ino, SetAttr(size=entry.size))
+    return written
+
+
+def set_xattrs(overlay: Overlay, ino: Ino, xattrs: Mapping[bytes, bytes]) -> None:
+    """Give an object exactly these extended attributes."""
+    had = xattrs_in(overlay, ino)
+    for name in had.keys() - xattrs.keys():
+        overlay.removexattr(ino, name)
+    for name, value in xattrs.items():
+        if had.get(name) != value:
+            overlay.setxattr(ino, name, value)

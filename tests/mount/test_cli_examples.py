@@ -55,6 +55,12 @@ BEFORE = {
     "minifo reset": "echo hosts > /etc/reset.keep; echo new > /mnt/etc/hosts; echo new > /mnt/etc/new",
     "minifo keep-list set": "echo hosts > /etc/reset.keep",
     "minifo trial abandon": "minifo confirm /mnt/etc; minifo trial start /mnt/etc",
+    "minifo bundle": "rm -rf /var/lib/etc-device;"
+    " minifo clone --at before-update /var/lib/etc-changes /var/lib/etc-device",
+    "minifo bundle show": "minifo bundle create --force -o /tmp/update.bundle /mnt/etc before-update",
+    "minifo bundle sign": "mkdir -p /etc/keys; [ -e /etc/keys/release ] || ssh-keygen -q -N '' -f /etc/keys/release",
+    "minifo bundle apply --signers": "minifo bundle sign --key /etc/keys/release /tmp/update.bundle;"
+    " (echo -n 'us '; cat /etc/keys/release.pub) > /etc/trusted",
     "minifo meta export": "rm -rf /tmp/overlay /var/lib/changes; cp -a /var/lib/new /var/lib/changes",
     "minifo import --base": "rm -rf /var/lib/*-new",
     "minifo import": "minifo export --force --format oci -o /tmp/usr-layer.tar.gz /var/lib/usr-changes;"
@@ -66,6 +72,7 @@ BEFORE = {
 SILENT = re.compile(
     r"minifo (mount|umount|sync|digest --expect|log --since 2|report .* -o usr)|mkdir|.* > "
     r"|minifo keep-list (set|delete)"
+    r"|minifo bundle sign"
     r"|minifo checkpoint (rename|pin|unpin|delete|diff)|minifo (rollback|undo|redo) --dry|minifo txn"
 )
 
@@ -73,7 +80,7 @@ SILENT = re.compile(
 ASKING = ["cat", "completion", "diagnose", "diff", "digest", "doctor", "du", "export", "list", "log"]
 ASKING += ["metrics", "report", "sql", "state", "status", "sync", "watch", "which"]
 GOING_BACK = ["checkpoint create", "checkpoint list", "checkpoint diff", "clone", "rollback", "undo", "redo"]
-GOING_BACK += ["checkpoint rename", "checkpoint pin"]
+GOING_BACK += ["bundle create", "bundle show", "bundle sign", "bundle apply", "checkpoint rename", "checkpoint pin"]
 GOING_BACK += ["revert", "trial start", "trial status", "confirm", "trial confirm", "trial abandon"]
 GOING_BACK += ["keep-list set", "keep-list show", "keep-list list", "reset", "keep-list delete"]
 GOING_BACK += ["txn", "vacuum", "checkpoint unpin", "checkpoint prune", "checkpoint delete"]
