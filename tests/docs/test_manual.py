@@ -86,6 +86,7 @@ def test_man_pages_show_right(manual: Manual) -> None:
         text = rendered(page)
         too_long = [line for line in text.splitlines() if len(line) > 80]
         assert not too_long, f"{page.name}: {too_long}"
+        assert "**" not in text, f"{page.name}: marks of Markdown"
         for title in ("NAME", "DESCRIPTION", "SEE ALSO", *(["SYNOPSIS"] if page.suffix in (".1", ".8") else [])):
             assert f"\n{title}\n" in text, f"{page.name} has no {title}"
         lint = subprocess.run(["mandoc", "-Tlint", "-Wwarning", page], capture_output=True, text=True, check=False)

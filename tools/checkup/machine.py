@@ -16,6 +16,7 @@ from ...engine.store.syscalls import clone_mount, has_openat2
 from ...fusefront.mount import fuse_access, mount_table, utab
 from ...fusefront.process import descriptor_limits, privileges
 from .._size import size
+from . import fstab
 from .child import NoAnswer, answer_of
 from .finding import Check, Finding, note, ok, problem
 
@@ -40,6 +41,7 @@ def checks() -> list[Check]:
         Check("mtab", _mtab),
         Check("umount", _umount),
         Check("mounts", _mounts),
+        Check("fstab", fstab.overlays),
         Check("memory for redo", _redo_memory),
         Check("memory", _memory),
         Check("limits", _limits),

@@ -1,0 +1,1 @@
+"""Tests of what ``minifo doctor`` looks at."""
