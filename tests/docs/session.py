@@ -32,8 +32,13 @@ _BLOCK = re.compile(
 #: Languages of blocks with commands: with prompts, and without.
 _WITH_COMMANDS = ("console", "sh")
 _PROMPT = re.compile(r"[#$] ")
-#: What else differs from run to run: how many operations, parts of a second, processes, free space.
-_COUNTS = re.compile(r"\b[\d,]+(?= operations| are free)|(?<=:\d\d)\.\d{3}\b|(?<= root) +\d+(?= )")
+#: What else differs from run to run: how many operations, parts of a second, numbers of processes and of inodes,
+#: identities, what the machine has free, and what a database and a daemon take.
+_COUNTS = re.compile(
+    r"\b[\d,]+(?= operations| are free)|^\.\d{3}\b|(?<= root )\d+|(?<=process )\d+|(?<=^inode: )\d+"
+    r"|[\da-f]{8}-[\da-f-]{27}|(?<= changes, )\d+\.\d KiB$"
+    r"|(?:(?<=^free: )|(?<=^memory: )|(?<=database ))[\d.]+ [KMG]iB"
+)
 #: For preparations: ``writable DIR`` lets commands write to a directory of the machine, which is not changed by it.
 _WRITABLE = """writable() {
     local upper; upper=$(mktemp -d -p "$WRITABLE") && mkdir "$upper/up" "$upper/work" &&
@@ -163,7 +168,7 @@ class Session:
 
 
 def _plain(line: str) -> str:
-    return plain(_COUNTS.sub("N", line))
+    return _COUNTS.sub("N", plain(line))
 
 
 def read_along(document: Path, preparations: Mapping[str, str]) -> None:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import click
 import pytest
 
+from minifo.fusefront.mount.options import OPTIONS
 from minifo.tools.cli import COMMANDS
 from tests.docs.document import DOCS
 from tests.tools.test_cli_examples import COMMANDS as EVERY_COMMAND
@@ -108,6 +109,13 @@ def test_a_man_page_has_all_that_help_says(manual: Manual) -> None:
         # the exit status has a heading of its own
         missing = words - {"codes"} - set(re.findall(r"\w+", page.casefold()))
         assert not missing, f"{name}: {missing}"
+
+
+def test_every_option_of_a_mount_is_explained() -> None:
+    """The page about them has each of those that ``minifo mount --help`` lists."""
+    text = (DOCS / "mount-options.md").read_text()
+    words = {word for written, _ in OPTIONS for word in re.findall(r"(?:^|, |,|  )([a-z_]+)", written)}
+    assert not {word for word in words if not re.search(rf"`(?:[a-z_,]+,)?{word}[`=,]", text)} - {"user", "x"}
 
 
 def test_the_storage_page_has_every_column(manual: Manual) -> None:

@@ -30,7 +30,7 @@ def test_readme_install(debian: DebianRoot) -> None:
     """The commands of README's section "Install it" are enough; doctor finds the extension active and can mount."""
     commands = re.search(r"## Install it\n.*?```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
     assert commands is not None
-    debian.must("sh", "-ec", f"apt-get -q update\ncd /src/minifo\n{commands[1]}")
+    debian.must("sh", "-ec", f"cd /src/minifo\n{commands[1]}")
     told = debian.must("minifo", "doctor", "--try")
     print(told)
     assert re.search(r"ok +python +3\.13", told)

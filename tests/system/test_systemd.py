@@ -33,7 +33,7 @@ def debian(tmp_path_factory: pytest.TempPathFactory, fuse_required: None) -> Deb
     root.take_checkout()
     commands = re.search(r"## Install it\n.*?```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
     assert commands is not None
-    root.must("sh", "-ec", f"apt-get -q update\ncd /src/minifo\n{commands[1]}\nminifo install-helpers --systemd")
+    root.must("sh", "-ec", f"cd /src/minifo\n{commands[1]}\nminifo install-helpers --systemd")
     return root
 
 

@@ -22,7 +22,7 @@ from .finding import Check, Finding, note, ok, problem
 
 _FUSE_CONF = "/etc/fuse.conf"
 _MTAB = "/etc/mtab"
-_MEMORY_MIN = 64 << 20  # bytes; a daemon takes 46 MiB at its start (docs/performance.md)
+_MEMORY_MIN = 64 << 20  # bytes; a daemon takes 43 MiB at its start (docs/performance.md)
 _SPACE_MIN = 512 << 20  # bytes of addresses, twice of what a daemon was seen to map
 _WALK = "minifo opens the base step by step, which is slower; the mount shows the same"
 

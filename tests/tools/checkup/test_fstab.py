@@ -38,9 +38,8 @@ def test_lines_of_fstab_that_come_too_early(tmp_path: Path, options: str, missin
     assert found["fstab"]["verdict"] == ("note" if missing else "ok")
     assert (f"before {missing}, and" in found["fstab"]["fact"]) == bool(missing), found["fstab"]
     if missing:
-        words = [
-            f"x-systemd.requires-mounts-for={path}" for path in missing.replace("more data", r"more\040data").split(" and ")
-        ]
+        paths = missing.replace("more data", r"more\040data").split(" and ")
+        words = [f"x-systemd.requires-mounts-for={path}" for path in paths]
         assert found["fstab"]["remedy"] == f"add to the options of its line in /etc/fstab: {','.join(words)}"
     _, found = on_machine(place)
     assert found["fstab"]["verdict"] == "ok"
