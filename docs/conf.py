@@ -53,5 +53,8 @@ man_pages = [
     ("internals/storage-format", "minifo-storage", "what lies in the storage of an overlay", "", 5),
     ("legacy", "minifo-meta", "the META files and storages of mini_fo", "", 5),
     ("durability", "minifo", "what minifo promises, and what it costs", "", 7),
+    ("containers", "minifo-containers", "keep containers of podman and buildah in overlays", "", 7),
+    ("root", "minifo-root", "run the system on an overlay, from boot on", "", 7),
+    ("systemd", "minifo-systemd", "mount overlays as units of systemd", "", 7),
     *manual_commands.man_pages(),
 ]

@@ -24,8 +24,18 @@ FILES = {
         **_CHROOT,
     },
 }
+#: A file of each kind that a package of a distribution has.
+_PACKAGED = {
+    "initramfs": "/usr/share/initramfs-tools/scripts/minifo-root.sh",
+    "dracut": "/usr/lib/dracut/modules.d/90minifo/minifo-root.sh",
+}
 #: The command after which they take effect, by the directory that they are in.
 NEXT = {"initramfs-tools": "update-initramfs -u", "dracut": "dracut --force --add minifo"}
+
+
+def are_packaged(kinds: Iterable[str]) -> bool:
+    """Return whether a package of the distribution has brought the scripts of some kinds."""
+    return all(os.path.exists(_PACKAGED[kind]) for kind in kinds)
 
 
 def plan(kinds: Iterable[str], root: str, *, remove: bool) -> dict[str, bytes | None]:

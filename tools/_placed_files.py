@@ -8,6 +8,8 @@ from ..engine.errors import StateError
 
 #: One of the first lines of each of our files begins with it; a file without is somebody else's.
 MARK = b"# minifo: "
+#: What a package of a distribution has in its place, so that its files are left to the package manager.
+PACKAGED = b"# minifo, of a package: "
 _MARKED = 3  # lines that are looked at: a script begins with its interpreter
 
 
@@ -23,20 +25,29 @@ def plan(files: dict[str, bytes], what: str, *, remove: bool) -> dict[str, bytes
         For each path its new content, or None to remove it; empty if nothing is to be done.
 
     Raises:
-        StateError: a file that is not ours has the path of one.
+        StateError: a file that is not ours, or that a package brought, has the path of one.
         OSError: a file cannot be read.
     """
     steps: dict[str, bytes | None] = {}
     for path, content in sorted(files.items()):
         found = _content(path)
-        if found is not None and not any(line.startswith(MARK) for line in found.split(b"\n")[:_MARKED]):
+        if found is not None and not _has_mark(found, MARK):
             if remove:
                 continue
+            if _has_mark(found, PACKAGED):
+                raise StateError(
+                    f"{path} belongs to the minifo that a package of this system installed",
+                    "use that minifo, or remove that package first",
+                )
             raise StateError(f"{path} exists and is not a {what} of minifo", "move it away")
         wanted = None if remove else content
         if found != wanted:
             steps[path] = wanted
     return steps
+
+
+def _has_mark(content: bytes, mark: bytes) -> bool:
+    return any(line.startswith(mark) for line in content.split(b"\n")[:_MARKED])
 
 
 def _content(path: str) -> bytes | None:

@@ -11,6 +11,8 @@ from . import _placed_files
 
 #: Where systemd looks (systemd.unit(5)); below it are ``system`` and ``user``.
 DIRECTORY = "/usr/local/lib/systemd"
+#: Where a package of a distribution puts them.
+_PACKAGED = "/usr/lib/systemd"
 #: Where systemd looks for a program that a unit names without a path.
 _PROGRAMS = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin")
 
@@ -21,6 +23,11 @@ def _units() -> Iterator[tuple[str, bytes]]:
     for kind in ("system", "user"):
         for unit in (top / kind).iterdir():
             yield f"{kind}/{unit.name}", unit.read_bytes()
+
+
+def are_packaged() -> bool:
+    """Return whether a package of the distribution has brought the units."""
+    return all(os.path.exists(os.path.join(_PACKAGED, name)) for name, _ in _units())
 
 
 def plan(directory: str, *, remove: bool) -> dict[str, bytes | None]:

@@ -83,8 +83,8 @@ def command(
     try:
         scripts = find_scripts()
         steps = plan_removal(directory, scripts) if remove else plan_links(directory, scripts)
-        unit_steps = _unit_files.plan(units, remove=remove) if with_units or remove else {}
-        boot_steps = _boot_files.plan(_boot_kinds(kinds, remove=remove), root, remove=remove)
+        unit_steps = _plan_units(units, remove=remove) if with_units or remove else {}
+        boot_steps = _plan_boot_files(kinds, root, remove=remove)
         if not remove and not anyway:
             check_trust(scripts)
         if not dry_run:
@@ -107,11 +107,24 @@ def command(
     return 0
 
 
-def _boot_kinds(wanted: tuple[str, ...], *, remove: bool) -> list[str]:
-    """Return of which kinds of initramfs the scripts are to be looked at: to remove them, of all but a package's."""
-    if remove:
-        return [] if is_packaged() else list(_boot_files.FILES)
-    return list(dict.fromkeys(wanted))
+def _plan_units(directory: str, *, remove: bool) -> dict[str, bytes | None]:
+    """Return what to do about units; nothing if this minifo came with a package that has them."""
+    if is_packaged() and directory == _unit_files.DIRECTORY and (remove or _unit_files.are_packaged()):
+        return {}
+    return _unit_files.plan(directory, remove=remove)
+
+
+def _plan_boot_files(kinds: tuple[str, ...], root: str, *, remove: bool) -> dict[str, bytes | None]:
+    """Return what to do about the scripts that overlay the root; nothing if they came with a package.
+
+    Raises:
+        StateError: a package is to bring them.
+    """
+    if not is_packaged() or root != "/":
+        return _boot_files.plan(_boot_files.FILES if remove else kinds, root, remove=remove)
+    if not remove and not _boot_files.are_packaged(kinds):
+        raise StateError("the scripts come with a package of their own", "install it (Debian: apt install minifo-root)")
+    return {}
 
 
 def find_scripts() -> str:

@@ -1,7 +1,8 @@
 """A shell in which a document is done as a reader does it: one command after the other, at the paths that it names.
 
-The shell has mounts and processes of its own.  ``/mnt``, ``/srv``, ``/media`` and ``/var/lib`` are empty directories
-there, so a document may use them as on a machine that has nothing else to lose; what is left ends with the shell.
+The shell of a ``Session`` has mounts and processes of its own.  ``/mnt``, ``/srv``, ``/media`` and ``/var/lib`` are
+empty directories there, so a document may use them as on a machine that has nothing else to lose; what is left ends
+with the shell.  A ``Shell`` may be one of another system.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from tests.docs.document import DOCS, plain
 from tests.mount.mount_sandbox import minifo_program
@@ -32,10 +33,11 @@ _BLOCK = re.compile(
 #: Languages of blocks with commands: with prompts, and without.
 _WITH_COMMANDS = ("console", "sh")
 _PROMPT = re.compile(r"[#$] ")
-#: What else differs from run to run: how many operations, parts of a second, numbers of processes and of inodes,
-#: identities, what the machine has free, and what a database and a daemon take.
+#: What else differs from run to run: how many operations and checks, parts of a second, numbers of processes and of
+#: inodes, identities, what the machine has free, and what a database and a daemon take.
 _COUNTS = re.compile(
-    r"\b[\d,]+(?= operations| are free)|^\.\d{3}\b|(?<= root )\d+|(?<=process )\d+|(?<=^inode: )\d+"
+    r"\b[\d,]+(?= operations| are free| ok$)|\d+ notes?(?=, )|^\.\d{3}\b"
+    r"|(?<= root )\d+|(?<=process )\d+|(?<=^inode: )\d+"
     r"|[\da-f]{8}-[\da-f-]{27}|(?<= changes, )\d+\.\d KiB$"
     r"|(?:(?<=^free: )|(?<=^memory: )|(?<=database ))[\d.]+ [KMG]iB"
 )
@@ -92,36 +94,27 @@ def blocks(document: Path) -> list[Block]:
     return [block for block in every_block(document) if block.language in _WITH_COMMANDS]
 
 
-class Session:
-    """The shell; use it as a context manager."""
+class Shell:
+    """A shell that goes on from command to command; use it as a context manager.
 
-    def __init__(self) -> None:
-        self._home = Path(tempfile.mkdtemp(prefix="minifo-docs-", dir="/var/tmp"))
+    Args:
+        words: the command that starts it.
+        environment: its variables.
+
+    Attributes:
+        seconds: how long each command took, by its text.
+    """
+
+    def __init__(self, words: list[str], environment: dict[str, str]) -> None:
+        self._words, self._environment = words, environment
         self._mark = f"--{os.urandom(8).hex()}--"
+        self.seconds: dict[str, float] = {}
 
-    def __enter__(self) -> Session:
-        kept = dict.fromkeys([str(ROOT), sys.prefix, sys.base_prefix])
-        hidden = [path for path in kept if path.startswith(tuple(f"{empty}/" for empty in EMPTY))]
-        lines = []
-        for number, path in enumerate(hidden):
-            (self._home / f"kept{number}").mkdir()
-            lines.append(f"mount --bind {path} {self._home}/kept{number}")
-        for empty in EMPTY:
-            (self._home / empty.strip("/")).mkdir(parents=True)
-            lines.append(f"mount --bind {self._home}{empty} {empty}")
-        for number, path in enumerate(hidden):
-            lines.append(f"mkdir -p {path} && mount --bind {self._home}/kept{number} {path}")
-        env = {**os.environ, "PATH": f"{Path(minifo_program()).parent}:{os.environ['PATH']}"}
-        env["WRITABLE"] = f"{self._home}/writable"
-        alone = ["unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    def __enter__(self) -> Self:
         self._shell = subprocess.Popen(
-            [*alone, "bash", "--norc"], env={**env, "TZ": "UTC", "LC_ALL": "C.UTF-8", "HOME": "/srv"}, cwd="/",
+            self._words, env=self._environment, cwd="/",
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
-        lines += [f"mkdir {self._home}/writable && mount -t tmpfs writable {self._home}/writable", _WRITABLE]
-        lines.append("cd /srv")
-        for line in lines:
-            assert self.run(line) == (0, ""), line
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -134,7 +127,6 @@ class Session:
             self._shell.kill()  # unshare; with it go all processes of the shell
             self._shell.wait()
         self._shell.stdout.close()
-        shutil.rmtree(self._home)
 
     def run(self, command: str, seconds: float = 120) -> tuple[int, str]:
         """Run a command of the shell; return its exit code and what it said, standard error among it."""
@@ -143,28 +135,67 @@ class Session:
         script = f"{{ {command}\n}} </dev/null\nprintf '%s%s\\n' {self._mark} $?\n"
         self._shell.stdin.write(script.encode())
         self._shell.stdin.flush()
-        said, end = b"", time.monotonic() + seconds
+        said, begin = b"", time.monotonic()
         pattern = re.compile(f"{self._mark}(\\d+)\n".encode())
         while not (found := pattern.search(said)):
-            ready, _, _ = select.select([self._shell.stdout], [], [], max(0, end - time.monotonic()))
+            ready, _, _ = select.select([self._shell.stdout], [], [], max(0, begin + seconds - time.monotonic()))
             more = os.read(self._shell.stdout.fileno(), 65536) if ready else b""
             assert more, f"{command}: no end after {seconds} s, or the shell has ended: {said.decode()}"
             said += more
+        self.seconds[command] = time.monotonic() - begin
         return int(found[1]), said[: found.start()].decode()
 
-    def do(self, block: Block) -> None:
+    def do(self, block: Block, seconds: float = 120) -> None:
         """Run the commands of a block; each must print what the document has, ``…`` for anything.
 
         Only a command whose error stands in the document may fail.
+
+        Args:
+            block: what is done.
+            seconds: the longest time for one of its commands.
         """
         for command, expected in block.steps():
-            code, said = self.run(command)
+            code, said = self.run(command, seconds)
             assert code == 0 or set(expected) - {"…"}, f"{command}: exit {code}: {said}"
             if block.language == "sh":
                 continue
             wanted = "\n".join(re.escape(_plain(line)).replace("…", ".*") for line in expected)
             told = "\n".join(_plain(line) for line in said.splitlines())
             assert re.fullmatch(wanted, told, re.S), f"{command}:\n{said}"
+
+
+class Session(Shell):
+    """A shell of this system, with the directories of ``EMPTY``."""
+
+    def __init__(self) -> None:
+        self._home = Path(tempfile.mkdtemp(prefix="minifo-docs-", dir="/var/tmp"))
+        alone = ["unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child", "--mount-proc"]
+        env = {**os.environ, "PATH": f"{Path(minifo_program()).parent}:{os.environ['PATH']}"}
+        env["WRITABLE"] = f"{self._home}/writable"
+        super().__init__([*alone, "bash", "--norc"], {**env, "TZ": "UTC", "LC_ALL": "C.UTF-8", "HOME": "/srv"})
+
+    def __enter__(self) -> Self:
+        super().__enter__()
+        kept = dict.fromkeys([str(ROOT), sys.prefix, sys.base_prefix])
+        hidden = [path for path in kept if path.startswith(tuple(f"{empty}/" for empty in EMPTY))]
+        lines = []
+        for number, path in enumerate(hidden):
+            (self._home / f"kept{number}").mkdir()
+            lines.append(f"mount --bind {path} {self._home}/kept{number}")
+        for empty in EMPTY:
+            (self._home / empty.strip("/")).mkdir(parents=True)
+            lines.append(f"mount --bind {self._home}{empty} {empty}")
+        for number, path in enumerate(hidden):
+            lines.append(f"mkdir -p {path} && mount --bind {self._home}/kept{number} {path}")
+        lines += [f"mkdir {self._home}/writable && mount -t tmpfs writable {self._home}/writable", _WRITABLE]
+        lines.append("cd /srv")
+        for line in lines:
+            assert self.run(line) == (0, ""), line
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        super().__exit__()
+        shutil.rmtree(self._home)
 
 
 def _plain(line: str) -> str:

@@ -78,6 +78,7 @@ def test_every_command_has_a_man_page(manual: Manual) -> None:
     named = {path.name for path in pages(manual)}
     assert {f"minifo-{verb}.1" for verb in COMMANDS if verb != "fsck"} <= named
     others = {"minifo.1", "mount.mini_fo.8", "minifo-fsck.8", "minifo-storage.5", "minifo-meta.5", "minifo.7"}
+    others |= {"minifo-containers.7", "minifo-root.7", "minifo-systemd.7"}
     assert named - {f"minifo-{verb}.1" for verb in COMMANDS} == others
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import tarfile
+import zipfile
 
 import pytest
 
@@ -53,3 +56,34 @@ def test_share_of_the_suite(debian: DebianRoot) -> None:
     print("\n".join(line for line in said.splitlines() if "session hook" in line or " passed" in line))
     assert re.search(r"ok +session hook +it fits libfuse 3\.17", said)
     assert re.search(r"^\d{3,} passed", said, re.M), said[-2000:]
+
+
+def test_source_distribution_and_wheel(debian: DebianRoot) -> None:
+    """The first has every file of the checkout, the second, made from it alone, all that runs; pipx installs both."""
+    debian.must("sh", "-ec", "apt-get -qy install --no-install-recommends pipx; /opt/minifo/bin/pip install -q build")
+    debian.must("/opt/minifo/bin/python", "-m", "build", "--outdir", "/pip/dist", "/src/minifo")
+    dist = debian.path / "pip" / "dist"
+    (source,), (wheel,) = dist.glob("*.tar.gz"), dist.glob("*.whl")
+    with tarfile.open(source) as archive:
+        sent = {name.partition("/")[2] for name in archive.getnames()}
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, check=True, capture_output=True, text=True).stdout.split(
+        "\n"
+    )
+    left_out = {name for name in listed if name not in sent}
+    assert {name for name in left_out if not name.startswith("tests/_typing/")} == {".gitignore"}
+    with zipfile.ZipFile(wheel) as built:
+        names = set(built.namelist())
+    packed = ("engine/", "fusefront/", "migrations/", "tools/")
+    runs = {name for name in listed if name.startswith(packed) and not name.endswith((".c", ".h"))}
+    wanted = {f"minifo/{name}".replace("minifo/engine/public/", "minifo/") for name in runs}
+    assert wanted <= names, sorted(wanted - names)
+    assert any(re.fullmatch(r"minifo/fusefront/extension/_hook\..*\.so", name) for name in names)
+    for file in (source.name, wheel.name):
+        script = f"""
+        export PIPX_HOME=/opt/pipx PIPX_BIN_DIR=/opt/pipx/bin
+        pipx install --quiet --force /pip/dist/{file} >/dev/null
+        /opt/pipx/bin/minifo doctor --try
+        """
+        said = debian.must("sh", "-ec", script)
+        assert "0 problems" in said, said
+        assert "/opt/pipx/" in said

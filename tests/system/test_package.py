@@ -1,19 +1,16 @@
-"""The Debian package: built and installed in Debian 13, used, upgraded and purged below live mounts."""
+"""The Debian packages: built and installed in Debian 13, used, upgraded and purged below live mounts."""
 
 from __future__ import annotations
 
 import os
 import re
-import subprocess
-import tarfile
-import zipfile
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
 from minifo.tools.install_helpers import HELPERS
-from tests.system.debian_root import ROOT, DebianRoot
+from tests.system.debian_root import DebianRoot
+from tests.system.newcomer import do_tutorial, files
 
 #: The first of them waits for the packages, of which two are built.
 pytestmark = pytest.mark.timeout(1200)
@@ -25,13 +22,28 @@ mount -t mini_fo -o base=/etc,sto=/sto none /mnt/etc
 """
 #: Waits until the daemon of /sto has ended, for umount(8) without a helper does not; 10 s at most.
 _ENDED = 'for i in $(seq 100); do kill -0 "$daemon" 2>/dev/null || break; sleep 0.1; done; ! kill -0 "$daemon"\n'
-#: What dpkg and apt keep of their own doings.
-_OF_APT = ("./var/lib/dpkg/", "./var/lib/apt/", "./var/cache/", "./var/log/", "./root/", "./deb/")
+#: Gives each package another version: what it has stays the same.
+_NEXT = """
+for package in minifo minifo-root; do
+    dpkg-deb -R $package[_]*.deb next
+    sed -i "s/^Version: .*/&+next/" next/DEBIAN/control
+    dpkg-deb --root-owner-group -b next .
+    rm -r next
+done
+"""
+#: A kernel that has no modules, for what makes an initramfs.
+_KERNEL = "mkdir -p /lib/modules/6.0.0-test; depmod 6.0.0-test\n"
 
 
 @dataclass(frozen=True)
 class Packages:
-    """Two versions of the package in the clean root, and the root that they were built in."""
+    """Two versions of the packages in the clean root, and the root that they were built in.
+
+    Attributes:
+        built_in: has all that building takes, and the packages in ``/src``.
+        clean: has what the packages depend on, and them in ``/deb``.
+        old, new: paths of the package minifo in ``clean``.
+    """
 
     built_in: DebianRoot
     clean: DebianRoot
@@ -41,22 +53,21 @@ class Packages:
 
 @pytest.fixture(scope="module")
 def packages(tmp_path_factory: pytest.TempPathFactory, fuse_required: None) -> Packages:
-    """Built from this checkout by dpkg-buildpackage, the second with another entry in debian/changelog."""
+    """Built from this checkout by dpkg-buildpackage; the second version differs in its number only."""
     place = tmp_path_factory.mktemp("debian")
-    builder = DebianRoot.make("trixie", place / "builder", ["lintian", "pipx", "python3-build"])
+    builder = DebianRoot.make("trixie", place / "builder")
+    clean = builder.copy(place / "clean")
     builder.take_checkout()
-    prepare = "apt-get -q update; apt-get -qy --no-install-recommends build-dep /src/minifo"
-    builder.must("sh", "-ec", f"{prepare}; cd /src/minifo; dpkg-buildpackage --no-sign")
-    bump = 'sed -i "1s/(.*)/($(dpkg-parsechangelog -S Version)+next)/" debian/changelog'
-    again = f"cd /src/minifo; {bump}; dpkg-buildpackage -b -nc --no-sign"
-    builder.must("sh", "-ec", again, DEB_BUILD_OPTIONS="nocheck noautodbgsym")
-    clean = DebianRoot.make("trixie", place / "clean")
-    new, old = sorted(path.name for path in (builder.path / "src").glob("minifo_*.deb"))
+    prepare = "apt-get -qy --no-install-recommends build-dep /src/minifo; apt-get -qy install --no-install-recommends"
+    builder.must("sh", "-ec", f"{prepare} lintian python3-venv")
+    builder.must("sh", "-ec", f"cd /src/minifo; dpkg-buildpackage --no-sign; cd ..; {_NEXT}")
     (clean.path / "deb").mkdir()
-    for name in (old, new):
-        os.link(builder.path / "src" / name, clean.path / "deb" / name)
-    clean.must("sh", "-ec", f'apt-get -q update; apt-get -qy satisfy "$(dpkg-deb -f /deb/{old} Depends)"')
-    return Packages(builder, clean, f"/deb/{old}", f"/deb/{new}")
+    for path in (builder.path / "src").glob("minifo*.deb"):
+        os.link(path, clean.path / "deb" / path.name)
+    new, old = sorted(f"/deb/{path.name}" for path in (clean.path / "deb").glob("minifo_*.deb"))
+    wanted = f'"$(dpkg-deb -f {old} Depends)" "initramfs-tools, dracut-core, kmod, systemd-sysv"'
+    clean.must("sh", "-ec", f"apt-get -qy --no-install-recommends satisfy {wanted}")
+    return Packages(builder, clean, old, new)
 
 
 def install(package: str) -> str:
@@ -69,24 +80,10 @@ def run(packages: Packages, script: str) -> str:
     return packages.clean.must("sh", "-ec", install(packages.old) + script)
 
 
-def files(root: Path) -> dict[str, int]:
-    """Every file of a root with its mode, but for what dpkg and apt note."""
-    found = {}
-    for directory, directories, names in os.walk(root):
-        for name in (*directories, *names):
-            path = os.path.join(directory, name)
-            told = "./" + os.path.relpath(path, root)
-            if not told.startswith(_OF_APT):
-                found[told] = os.lstat(path).st_mode
-    return found
-
-
 def test_lintian_finds_nothing(packages: Packages) -> None:
     """Not even what it thinks to be of little weight."""
-    # man pages are made from the manual, by who builds it
-    words = ("--allow-root", "--pedantic", "--display-info", "--suppress-tags=no-manual-page")
     changes = os.path.basename(packages.old).replace(".deb", ".changes")
-    told = packages.built_in.must("lintian", *words, f"/src/{changes}")
+    told = packages.built_in.must("lintian", "--allow-root", "--pedantic", "--display-info", f"/src/{changes}")
     assert not told, told
 
 
@@ -103,6 +100,8 @@ def test_it_is_used(packages: Packages) -> None:
         minifo diff /sto
         minifo doctor --try
         bash -c '. /usr/share/bash-completion/completions/minifo; complete -p minifo'
+        minifo install-helpers --systemd
+        systemd-analyze verify --man=no --recursive-errors=no minifo@x.service minifo-confirm@mnt.service
         rm -r /sto
         """,
     )
@@ -112,6 +111,44 @@ def test_it_is_used(packages: Packages) -> None:
     assert re.search(r"ok +helpers +all in /sbin, of this installation", said)
     assert re.search(r"ok +session hook +it fits libfuse 3\.17", said)
     assert "0 problems" in said
+    assert said.endswith("nothing to do\n")
+
+
+def test_tutorial(packages: Packages) -> None:
+    """A newcomer installs the package, does the tutorial, and purges the package; nothing is left."""
+    packages.clean.run("apt-get", "-qy", "purge", "minifo")
+    do_tutorial(packages.clean, f"apt-get install -y {packages.old}", "apt-get purge -y minifo")
+
+
+def test_scripts_for_the_initramfs(packages: Packages) -> None:
+    """They are in an initramfs as soon as minifo-root is installed, and nothing of them is left after its purge."""
+    clean, kernel = packages.clean, "-o /tmp/initrd 6.0.0-test"
+    without = clean.must("sh", "-ec", f"{_KERNEL}{install(packages.old)}mkinitramfs {kernel}; lsinitramfs /tmp/initrd")
+    assert "minifo" not in without
+    had = files(clean.path)
+    boot = packages.old.replace("minifo_", "minifo-root_").replace("amd64", "all")
+    said = clean.must(
+        "sh",
+        "-ec",
+        f"""
+        apt-get -qy install {boot}
+        echo step; mkinitramfs {kernel}; lsinitramfs /tmp/initrd
+        echo step; dracut --quiet --no-kernel --tmpdir /tmp /tmp/dracut 6.0.0-test; lsinitrd /tmp/dracut
+        echo step; minifo install-helpers --initramfs --dracut; minifo-chroot --help
+        apt-get -qy purge minifo-root
+        echo step; minifo install-helpers --dracut || echo "exit $?"
+        """,
+    )
+    print(said)
+    installed, with_tools, with_dracut, known, without = said.split("step\n")
+    assert "Processing triggers for initramfs-tools" in installed
+    assert re.findall("^.*minifo.*$", with_tools, re.M) == ["scripts/local-bottom/minifo", "scripts/minifo-root.sh"]
+    assert re.search(r"^minifo$", with_dracut, re.M)
+    assert "hooks/pre-pivot/05-minifo-pre-pivot.sh" in with_dracut
+    assert known.startswith("nothing to do\n")
+    assert "apt install minifo-root" in without
+    assert without.endswith("exit 2\n")
+    assert files(clean.path) == had
 
 
 def test_upgrade_below_a_live_mount(packages: Packages) -> None:
@@ -189,38 +226,6 @@ def test_helpers_that_are_missing(packages: Packages) -> None:
     assert "(Debian: apt install --reinstall" in said
     assert "you may not write /sbin" in said
     assert "all in /sbin, of this installation" in said.splitlines()[-1]
-
-
-def test_source_distribution_and_wheel(packages: Packages) -> None:
-    """The first has every file of the checkout, the second, made from it alone, all that runs; pipx installs both."""
-    root = packages.built_in
-    root.take_checkout("/pip/minifo")
-    root.must("sh", "-ec", "cd /pip/minifo; python3 -m build --no-isolation --outdir /pip/dist")
-    dist = root.path / "pip" / "dist"
-    (source,), (wheel,) = dist.glob("*.tar.gz"), dist.glob("*.whl")
-    with tarfile.open(source) as archive:
-        sent = {name.partition("/")[2] for name in archive.getnames()}
-    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, check=True, capture_output=True, text=True).stdout.split(
-        "\n"
-    )
-    left_out = {name for name in listed if name not in sent}
-    assert {name for name in left_out if not name.startswith("tests/_typing/")} == {".gitignore"}
-    with zipfile.ZipFile(wheel) as built:
-        names = set(built.namelist())
-    packed = ("engine/", "fusefront/", "migrations/", "tools/")
-    runs = {name for name in listed if name.startswith(packed) and not name.endswith((".c", ".h"))}
-    wanted = {f"minifo/{name}".replace("minifo/engine/public/", "minifo/") for name in runs}
-    assert wanted <= names, sorted(wanted - names)
-    assert any(re.fullmatch(r"minifo/fusefront/extension/_hook\..*\.so", name) for name in names)
-    for file in (source.name, wheel.name):
-        script = f"""
-        export PIPX_HOME=/opt/pipx PIPX_BIN_DIR=/opt/pipx/bin
-        pipx install --quiet --force --system-site-packages /pip/dist/{file} >/dev/null
-        /opt/pipx/bin/minifo doctor --try
-        """
-        said = root.must("sh", "-ec", script)
-        assert "0 problems" in said, said
-        assert "/opt/pipx/" in said
 
 
 def test_two_installations(packages: Packages) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from minifo.tools import _boot_files
+from minifo.tools import _boot_files, _unit_files, install_helpers
 from minifo.tools.cli import main
 
 
@@ -47,3 +47,35 @@ def test_scripts_of_others_stay(tmp_path: Path, capsys: pytest.CaptureFixture[st
     paths[0].write_text("#!/bin/sh\n# minifo: an older one\n")
     assert install(tmp_path, "--initramfs") == 0
     assert "older" not in paths[0].read_text()
+
+
+def test_scripts_of_a_package_stay(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """They have a mark of their own; one that is ours beside them is not put there."""
+    path = tmp_path / _boot_files.FILES["dracut"]["minifo-root.sh"]
+    path.parent.mkdir(parents=True)
+    path.write_text("# shellcheck shell=sh\n# minifo, of a package: overlays the root\n")
+    assert install(tmp_path, "--dracut") == 2
+    assert f"{path} belongs to the minifo that a package of this system installed; use" in capsys.readouterr().err
+    assert not (tmp_path / "usr/local").exists()
+    assert install(tmp_path, "--remove") == 0
+    assert path.exists()
+
+
+def test_a_packaged_minifo_places_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its scripts and units come with packages, of which it names the one that is missing; other roots it serves."""
+    monkeypatch.setattr(install_helpers, "is_packaged", lambda: True)
+    words = ["install-helpers", "--anyway", "--dir", str(tmp_path)]
+    assert main([*words, "--dracut"]) == 2
+    assert "a package of their own; install it (Debian: apt install minifo-root)" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+    there = tmp_path / "minifo-root.sh"
+    there.touch()
+    monkeypatch.setitem(_boot_files._PACKAGED, "dracut", str(there))
+    monkeypatch.setattr(_unit_files, "are_packaged", lambda: True)
+    for wanted in ("--dracut", "--systemd"):
+        assert main([*words, wanted, "--dry-run"]) == 0
+        assert " write " not in capsys.readouterr().out
+    assert install(tmp_path / "other", "--dracut") == 0
+    assert (tmp_path / "other/usr/local/sbin/minifo-chroot").exists()

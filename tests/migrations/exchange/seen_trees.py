@@ -6,11 +6,14 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 import stat
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+import pytest
 
 from minifo.engine import ROOT, Overlay
 from minifo.engine.model import Ino
@@ -148,7 +151,9 @@ def build(sandbox: OverlaySandbox) -> None:
 
 @contextmanager
 def mounted(*words: str, at: Path) -> Iterator[Path]:
-    """A file system of another system at a directory that is made."""
+    """A file system of another system at a directory that is made; a test that lacks its program is skipped."""
+    if shutil.which(words[0]) is None:
+        pytest.skip(f"{words[0]} is not installed (Debian 13 has no unionfs-fuse)")
     at.mkdir()
     subprocess.run([*words, str(at)], check=True, capture_output=True)
     try:
