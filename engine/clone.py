@@ -17,8 +17,8 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable
-from contextlib import closing, suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, contextmanager, suppress
 from typing import NamedTuple
 
 from .checkpoint_values import CLONE, Checkpoint
@@ -30,6 +30,7 @@ from .overlay import Overlay
 from .store.database import DB_NAME, Database
 from .store.database_file import open_database
 from .store.history import TABLES, History
+from .store.object_digests import drop_stale
 from .store.object_paths import object_directory, object_name, object_number
 from .store.storage import CLONING, Storage
 from .store.syscalls import data_ranges
@@ -39,7 +40,10 @@ log = logging.getLogger(__name__)
 
 _STEP = 1 << 20  # bytes
 _LEFT = 60 * 10**9  # ns after which nobody uses a checkpoint that nobody holds
-_NEEDED = "SELECT object FROM inode WHERE object > 0 UNION SELECT object FROM extent WHERE object > 0"
+_NEEDED = (
+    "SELECT object FROM inode WHERE object > 0 UNION SELECT object FROM extent WHERE object > 0"
+    " UNION SELECT object FROM was_inode WHERE object > 0 UNION SELECT object FROM was_extent WHERE object > 0"
+)
 _EMPTIED = ("checkpoint", "object_digest", "garbage", "journal", *(f"was_{name}" for name in TABLES))
 _NOT_CLONED = (*FACTS, "imported")  # facts that are about the storage, not about the state
 # errnos of link(2) after which no other object is linked either; ENOENT: there is no such object, and the copy says so
@@ -104,19 +108,54 @@ def clone_beside(
         name: the checkpoint's; it is not deleted meanwhile.
         path, tick: as for ``clone``, which see for what is raised; StateError also if there is no such checkpoint.
     """
+    with state_beside(storage, name) as (source, state):
+        return clone(source, state, path, tick=tick)
+
+
+@contextmanager
+def state_beside(storage: str, name: str, *, past: bool = False) -> Iterator[tuple[Storage, Database]]:
+    """Yield a storage on which a daemon works, and a checkpoint of it as ``state_of`` has it.
+
+    Nothing that this state needs is deleted, or written, until the block ends.
+
+    Args:
+        storage: the storage directory.
+        name: the checkpoint's.
+        past: as for ``state_of``, which see for what is raised.
+    """
     with closing(Storage(storage)) as source:
         with closing(open_database(source.database, read_only=True)) as db:
-            state = state_of(db, hold_checkpoint(db, source, name))
+            state = state_of(db, hold_checkpoint(db, source, name), past=past)
         with closing(state):
-            return clone(source, state, path, tick=tick)
+            if past:
+                for (number,) in state.rows("SELECT id FROM checkpoint"):
+                    source.hold(number)
+            yield source, state
 
 
-def state_of(db: Database, checkpoint: int | None = None) -> Database:
-    """Return a copy in memory of a state of an overlay, as the database of a new one that has no past.
+@contextmanager
+def state_now(overlay: Overlay) -> Iterator[tuple[Storage, Database]]:
+    """Yield the storage of an open overlay, and its present state as ``state_of`` has it, with the past.
+
+    Nothing may change it meanwhile.
+
+    Raises:
+        StateError: the commit failed.
+        Corrupt: the database is damaged.
+    """
+    if not overlay.db.read_only:
+        overlay.commit()
+    with closing(state_of(overlay.db, past=True)) as state:
+        yield overlay.storage, state
+
+
+def state_of(db: Database, checkpoint: int | None = None, *, past: bool = False) -> Database:
+    """Return a copy in memory of a state of an overlay, as the database of a new one.
 
     Args:
         db: the overlay's database.
         checkpoint: id of a checkpoint; None for the state as it is.
+        past: True to keep other checkpoints and the journal, which a new overlay has not.
 
     Raises:
         StateError: there is no such checkpoint.
@@ -132,9 +171,12 @@ def state_of(db: Database, checkpoint: int | None = None) -> Database:
                     if copy.value("SELECT 1 FROM checkpoint WHERE id = ?", (checkpoint,)) is None:
                         raise StateError("the checkpoint was deleted meanwhile", "choose another one")
                     History(copy).restore(checkpoint, 0, 0)
-                for table in _EMPTIED:
+                    if past:
+                        History(copy).forget(checkpoint)
+                for table in ("garbage",) if past else _EMPTIED:
                     copy.change_unlogged(f"DELETE FROM {table}")
-                for key in _NOT_CLONED:
+                drop_stale(copy)
+                for key in () if past else _NOT_CLONED:
                     copy.change_unlogged("DELETE FROM overlay WHERE key = ?", (key,))
                 facts: dict[str, str | int] = {
                     "uuid": str(uuid.uuid4()),
@@ -175,7 +217,7 @@ def clone(
         UsageError: the path leads into the source, or above it.
         NotDurable: it is made, but a power cut may take it away.
     """
-    numbers = _needed(state, source)
+    numbers = needed(state, source)
     is_made = _make_directory(source, path)
     try:
         new = storage_io(path)
@@ -196,8 +238,12 @@ def clone(
         raise
 
 
-def _needed(state: Database, source: Storage) -> list[int]:
-    """Return the content objects that a state needs."""
+def needed(state: Database, source: Storage) -> list[int]:
+    """Return the content objects that a state needs, sorted.
+
+    Raises:
+        Corrupt: the database has impossible numbers.
+    """
     try:
         numbers = [number for (number,) in state.rows(_NEEDED)]
     except FsError as error:

@@ -6,14 +6,16 @@ NEW/content, NEW/minifo.db    moved up in this order; with the database the stor
 
 from __future__ import annotations
 
+import json
 import os
 
-from ..engine import UsageError
+from ..engine import StateError, UsageError
 from ..engine.store.database import DB_NAME
-from .effects import Effects
+from .effects import Effects, read_json
 
 LOST_FOUND = "lost+found"  # the only directory that a new file system has
 _CONTENT = "content"
+_COMPLETE = "complete"  # in the working directory: what was made, once it is complete
 
 
 def make_target(effects: Effects, target: str) -> None:
@@ -23,6 +25,43 @@ def make_target(effects: Effects, target: str) -> None:
     else:
         effects.mkdir(target)
         effects.sync(os.path.dirname(os.path.abspath(target)))
+
+
+def mark_complete(effects: Effects, work: str, facts: list[object]) -> None:
+    """Note durably that a working directory has a complete storage.
+
+    Args:
+        effects: does the system calls.
+        work: the directory.
+        facts: what must be the same for another run to be the same.
+    """
+    effects.write_durably(os.path.join(work, _COMPLETE), json.dumps(facts))
+    effects.sync(work)
+
+
+def finish_earlier(effects: Effects, target: str, work: str, facts: list[object]) -> bool:
+    """Move up what an earlier run of the same command has completed, or remove what it had begun.
+
+    Returns:
+        Whether the storage is there now.
+
+    Raises:
+        StateError: another command had completed one.
+    """
+    if not os.path.isdir(work):
+        return False
+    effects.sync_all(target)  # the changes of a killed run may not be durable yet
+    complete = os.path.join(work, _COMPLETE)
+    if not os.path.exists(complete) and not os.path.exists(os.path.join(target, DB_NAME)):
+        effects.remove_tree(work)
+        effects.sync(target)
+        return False
+    if os.path.exists(complete) and read_json(complete) != json.loads(json.dumps(facts)):
+        raise StateError(
+            f"another import to {target} was interrupted at its end", f"give that again, or begin anew: rm -r {target}"
+        )
+    move_up(effects, target, work)
+    return True
 
 
 def move_up(effects: Effects, new_storage: str, work: str) -> None:

@@ -59,6 +59,7 @@ ROOMS = {
         "schema": {""},
         "exchange": {""},
         "bundle": {"", "exchange"},
+        "backup": {"", "exchange"},
         "meta": {""},
         "merge": {""},
         "rebase": {""},

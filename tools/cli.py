@@ -59,6 +59,8 @@ GROUPS = {
     },
     "Apply and adapt": {
         "export": "Write what the overlay TARGET changed, for other systems.",
+        "backup": "Write a backup of the overlay TARGET.",
+        "restore": "Make a storage of backups.",
         "bundle": "Ship what changed between two checkpoints to other devices.",
         "import": "Make a storage out of layers of other systems.",
         "vacuum": "Give back storage that the overlay TARGET does not need.",

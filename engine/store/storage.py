@@ -287,7 +287,7 @@ class Storage:
             StateError: the checkpoint is being deleted.
         """
         try:
-            self._lock = self._dir.open(LOCK, os.O_RDONLY)
+            self._lock = self._lock if self._lock is not None else self._dir.open(LOCK, os.O_RDONLY)
         except OSError as error:
             log.info("%s has no lock to hold (%s)", self.path, error)
             return  # a read-only medium: no process can write to it

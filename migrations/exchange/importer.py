@@ -7,7 +7,6 @@ or a power cut, leaves no storage or a whole one.  What was not complete is buil
 from __future__ import annotations
 
 import io
-import json
 import os
 import stat
 import sys
@@ -22,8 +21,8 @@ from ...engine.store.base_view import BaseView
 from ...engine.store.database import DB_NAME
 from ...engine.store.storage import IMPORTING
 from ..directory_lock import locked
-from ..effects import DISK_ACCESS, DiskAccess, Effects, read_json
-from ..new_storage import check_empty, lies_in, make_target, move_up
+from ..effects import DISK_ACCESS, DiskAccess
+from ..new_storage import check_empty, finish_earlier, lies_in, make_target, mark_complete, move_up
 from .applier import Applier, Limits
 from .compression import decompressed
 from .directory_reader import DirectoryReader, format_of
@@ -31,7 +30,6 @@ from .entries import Entry
 from .formats import Format
 from .tar_reader import TarReader
 
-_COMPLETE = "complete"  # in the working directory: what was imported, once it is complete
 _PLAN = "layers"
 
 Progress = Callable[[int, int], object]  # bytes of all archives that are read, and all of them
@@ -132,22 +130,20 @@ def import_layers(
     with locked(target, "in use by another import"):
         work = os.path.join(target, IMPORTING)
         facts = _facts(sources, base, options)
-        if _is_complete(disk.effects, target, work, facts):
-            move_up(disk.effects, target, work)
+        if finish_earlier(disk.effects, target, work, facts):
             return ImportReport(finished=True)
         check_empty(target)
         try:
             disk.effects.mkdir(work)
             disk.effects.sync(target)
             report = _build(sources, base, work, options, progress, disk)
-            disk.effects.write_durably(os.path.join(work, _COMPLETE), json.dumps(facts))
+            mark_complete(disk.effects, work, facts)
         except BaseException:
             with suppress(OSError):  # the first error says more; the next attempt removes the rest
                 disk.effects.remove_tree(work)
                 if is_made:
                     disk.effects.rmdir(target)
             raise
-        disk.effects.sync(work)
         move_up(disk.effects, target, work)
     return report
 
@@ -277,24 +273,3 @@ def _facts(sources: list[str], base: str, options: ImportOptions) -> list[object
             st = os.stat(name)
             found.append([os.path.realpath(name), st.st_size, st.st_mtime_ns])
     return found
-
-
-def _is_complete(effects: Effects, target: str, work: str, facts: list[object]) -> bool:
-    """Return whether an earlier run of this import had built the storage; remove what it had begun if not.
-
-    Raises:
-        StateError: another import had.
-    """
-    if not os.path.isdir(work):
-        return False
-    effects.sync_all(target)  # the changes of a killed run may not be durable yet
-    complete = os.path.join(work, _COMPLETE)
-    if not os.path.exists(complete) and not os.path.exists(os.path.join(target, DB_NAME)):
-        effects.remove_tree(work)
-        effects.sync(target)
-        return False
-    if os.path.exists(complete) and read_json(complete) != json.loads(json.dumps(facts)):
-        raise StateError(
-            f"another import to {target} was interrupted at its end", f"give that again, or begin anew: rm -r {target}"
-        )
-    return True

@@ -34,7 +34,7 @@ from tests.crash.disk_model import Disk, Inode, State
 from tests.crash.explorer import FIXED, Failure, Summary, scratch_directory
 from tests.crash.recorded_overlay import reproducible
 from tests.crash.recorder import MARKS, Op, RecordedEffects, Recorder, attributes_of, special
-from tests.migrations.exchange_cases import CASES
+from tests.migrations.carry_cases import CASES
 from tests.migrations.migration_cases import MigrationCase
 
 _THOROUGH = 6  # one disk in so many is looked at in every way

@@ -17,7 +17,7 @@ from minifo.migrations.effects import Effects
 from minifo.migrations.merge.apply import _Application
 from tests.crash.recorder import RecordedEffects, _File
 from tests.migrations import power_cut_explorer
-from tests.migrations.exchange_cases import CASES
+from tests.migrations.carry_cases import CASES
 from tests.migrations.power_cut_explorer import explore, explore_killed
 
 pytestmark = [

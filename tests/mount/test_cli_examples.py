@@ -61,6 +61,10 @@ BEFORE = {
     "minifo bundle sign": "mkdir -p /etc/keys; [ -e /etc/keys/release ] || ssh-keygen -q -N '' -f /etc/keys/release",
     "minifo bundle apply --signers": "minifo bundle sign --key /etc/keys/release /tmp/update.bundle;"
     " (echo -n 'us '; cat /etc/keys/release.pub) > /etc/trusted",
+    "minifo backup -o /tmp/etc-today": "rm -rf /tmp/etc-today",
+    "minifo backup -o /tmp/etc-2": "rm -f /tmp/etc-2.tar.gz",
+    "minifo backup -o /tmp/etc.tar.gz": "rm -f /tmp/etc.tar.gz",
+    "minifo backup -o -": "rm -rf /var/lib/etc-copied",
     "minifo meta export": "rm -rf /tmp/overlay /var/lib/changes; cp -a /var/lib/new /var/lib/changes",
     "minifo import --base": "rm -rf /var/lib/*-new",
     "minifo import": "minifo export --force --format oci -o /tmp/usr-layer.tar.gz /var/lib/usr-changes;"
@@ -80,7 +84,16 @@ SILENT = re.compile(
 ASKING = ["cat", "completion", "diagnose", "diff", "digest", "doctor", "du", "export", "list", "log"]
 ASKING += ["metrics", "report", "sql", "state", "status", "sync", "watch", "which"]
 GOING_BACK = ["checkpoint create", "checkpoint list", "checkpoint diff", "clone", "rollback", "undo", "redo"]
-GOING_BACK += ["bundle create", "bundle show", "bundle sign", "bundle apply", "checkpoint rename", "checkpoint pin"]
+GOING_BACK += [
+    "backup",
+    "restore",
+    "bundle create",
+    "bundle show",
+    "bundle sign",
+    "bundle apply",
+    "checkpoint rename",
+    "checkpoint pin",
+]
 GOING_BACK += ["revert", "trial start", "trial status", "confirm", "trial confirm", "trial abandon"]
 GOING_BACK += ["keep-list set", "keep-list show", "keep-list list", "reset", "keep-list delete"]
 GOING_BACK += ["txn", "vacuum", "checkpoint unpin", "checkpoint prune", "checkpoint delete"]

@@ -56,6 +56,7 @@ DELIBERATE = {
     "SELECT count(*) FROM orphan": "files that are open and deleted: few",
     "SELECT object FROM garbage": "all of it is deleted",
     "UPDATE checkpoint SET": "some checkpoints",
+    "SELECT id FROM checkpoint": "some checkpoints",
     "SELECT id, name, time, note": "some checkpoints",
     "SELECT (SELECT count(*) FROM created)": "reset: what is there, before and after",
     "SELECT parent FROM created UNION SELECT parent": "reset: every directory with names, once",
