@@ -45,6 +45,11 @@ def shown(base: Path | str, storage: Path | str, *, links: bool = False) -> dict
         return {path: value for path, value in _walk(overlay, links)}
 
 
+def seen(overlay: Overlay) -> dict[bytes, tuple[object, ...]]:
+    """The same of an open overlay, with links."""
+    return dict(_walk(overlay, True))
+
+
 def _walk(overlay: Overlay, links: bool) -> Iterator[tuple[bytes, tuple[object, ...]]]:
     pending = [(b"/", overlay.getattr(ROOT))]
     first: dict[int, bytes] = {}

@@ -13,6 +13,7 @@ from unittest.mock import patch
 
 import pytest
 
+from minifo.engine.trial import Trial
 from minifo.migrations.effects import Effects
 from minifo.migrations.merge.apply import _Application
 from tests.crash.recorder import RecordedEffects, _File
@@ -49,7 +50,7 @@ def test_power_cut_after_a_kill(name: str, figures: list[str]) -> None:
 
 
 def _nothing(self: object, what: object) -> None:
-    """A sync that does not happen."""
+    """A sync, or a return, that does not happen."""
 
 
 def _no_order(self: _Application, operation: object) -> None:
@@ -66,6 +67,10 @@ FAULTS: dict[str, tuple[str, object, str, Callable[..., Any]]] = {
     "export_directory: unsynced": ("export_directory", RecordedEffects, "sync_all", _nothing),
     "export_archive: unsynced": ("export_archive", RecordedEffects, "sync", _nothing),
     "import_layer: directories unsynced": ("import_layer", RecordedEffects, "sync", _nothing),
+    "backup: unsynced": ("backup", RecordedEffects, "sync", _nothing),
+    "backup_directory: unsynced": ("backup_directory", RecordedEffects, "sync_all", _nothing),
+    "restore_backup: content unsynced": ("restore_backup", RecordedEffects, "sync_all", _nothing),
+    "apply_bundle: not taken back": ("apply_bundle", Trial, "_take_back", _nothing),
 }
 
 

@@ -1,6 +1,6 @@
 """State machines: the engine and a plain directory under the same operations, compared all the while.
 
-Ten machines draw from different groups of rules; a narrow one meets more often, a broad one finds what lies between.
+Eleven machines draw from different groups of rules; a narrow one meets more often, a broad one finds what lies between.
 How hard they try follows the hypothesis profile: ``ci`` runs above 1,000 examples of 50 steps, ``thorough`` far more.
 """
 
@@ -13,6 +13,7 @@ from hypothesis import settings
 
 from tests.model.compared_trees import NarrowDenseStorage, NarrowStorage
 from tests.model.state_machine import AttributeRules, ContentRules, LifeRules
+from tests.model.state_machine_carry import CarryRules
 from tests.model.state_machine_checkpoints import CheckpointRules
 from tests.model.state_machine_ranges import RangeRules
 from tests.model.state_machine_unnamed import UnnamedRules
@@ -71,6 +72,10 @@ class Checkpoints(CheckpointRules, UnnamedRules, RangeRules, AttributeRules, Lif
     """Checkpoints and returns to them, among all other rules."""
 
 
+class Carried(CarryRules, UnnamedRules, AttributeRules, LifeRules):
+    """Backups and bundles among checkpoints and all other rules."""
+
+
 class CheckpointsNarrow(CheckpointRules, RangeRules, LifeRules):
     """The same with files only, on storage that holds no large ones."""
 
@@ -105,6 +110,8 @@ TestAttributes = Attributes.TestCase
 TestAttributes.settings = _settings(1)
 TestEverything = Everything.TestCase
 TestEverything.settings = _settings(2)
+TestCarried = Carried.TestCase
+TestCarried.settings = _settings(1)
 TestCheckpoints = Checkpoints.TestCase
 TestCheckpoints.settings = _settings(2)
 TestCheckpointsNarrow = CheckpointsNarrow.TestCase
