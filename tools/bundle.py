@@ -172,7 +172,7 @@ Examples:
   minifo bundle show --json /tmp/update.bundle | jq .layer
 
 \b
-Letters: A added   M changed   D deleted   h another name of a file.
+Letters: A added   M changed   D deleted   m another time   h another name of a file.
 A signature is checked where --signers or the list of the device says whom to trust.""",
 )
 @click.option("--paths", "by_path", is_flag=True, help="List the paths, too.")
@@ -210,9 +210,9 @@ def _described(reader: BundleReader, paths: list[PathChange], signature: str) ->
     if header.get("note"):
         yield f"{'note':10} {_common.printable(str(header['note']))}"
     letters = [_letter(change) for change in paths if not change.touched]
-    counts = ", ".join(f"{letters.count(letter):,} {letter}" for letter in "AMDh" if letter in letters)
+    counts = ", ".join(f"{letters.count(letter):,} {letter}" for letter in "AMDmh" if letter in letters)
     yield f"{'paths':10} {counts or 'none'}"
-    grown = sum(change.after.size for change in paths if change.after is not None)
+    grown = sum(change.after.size for change in paths if change.after is not None and change.mtime is None)
     yield f"{'layer':10} {size(header['layer']['size'])}, with {size(grown)} in files"
     yield f"{'signature':10} {_common.printable(signature)}"
 
@@ -222,6 +222,8 @@ def _letter(change: PathChange) -> str:
         return "A"
     if change.after is None:
         return "D"
+    if change.mtime is not None:
+        return "m"
     return "M" if change.before != change.after else "h"
 
 

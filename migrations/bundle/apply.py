@@ -119,7 +119,7 @@ class _Worker:
         self._place = place
         self._paths, self._found = paths, found
         self._gone = {change.path for change in paths if change.after is None and not change.touched}
-        self._waiting = {change.path: change for change in paths if change.path not in self._gone}
+        self._waiting = {c.path: c for c in paths if c.path not in self._gone and c.mtime is None}
         self._there = {c.path for c, known in zip(paths, found, strict=True) if known and known.type == "d"}
         self._files: set[bytes] = set()  # that the layer has brought, and that other names may lead to
         self._directories: list[tuple[Entry, bool]] = []  # each with whether only its times are set
@@ -172,9 +172,12 @@ class _Worker:
         """Give directories their attributes, which come last, because what comes into them changes their times."""
         if self._waiting:
             raise _foreign(min(self._waiting))
+        for change in self._paths:
+            if change.mtime is not None:
+                self._place.set_times(change.path, change.mtime, change.mtime)
         for entry, only_times in reversed(self._directories):
             if only_times:
-                self._place.set_times(entry.place, entry)
+                self._place.set_times(entry.place, entry.atime, entry.mtime)
             else:
                 self._place.dress(entry.place, entry)
 

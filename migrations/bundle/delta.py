@@ -32,12 +32,14 @@ class PathChange(NamedTuple):
         before, after: what it has in the first state, and in the second one; None: nothing.
         touched: True of a directory of which only the time is set, because something in it changes: whatever else it
             has counts neither before nor after.
+        mtime: of what differs in nothing but this time, in ns; the layer does not have it.  None of everything else.
     """
 
     path: bytes
     before: Known | None
     after: Known | None
     touched: bool = False
+    mtime: int | None = None
 
     def told(self) -> dict[str, Any]:
         """Return it as JSON; a path that is no UTF-8 is in base64 beside its readable form."""
@@ -47,7 +49,8 @@ class PathChange(NamedTuple):
         if self.touched:
             return {**found, "touched": True}
         before, after = (None if known is None else known.told() for known in (self.before, self.after))
-        return {**found, "before": before, "after": after}
+        time = {"mtime": self.mtime} if self.mtime is not None else {}
+        return {**found, "before": before, "after": after, **time}
 
 
 class Delta:
@@ -88,8 +91,8 @@ class Delta:
             if ino is not None:
                 several.add(ino)
         for path in self._other_names(several):
-            found.setdefault(path, PathChange(path, self._before.known(path), self._after.known(path)))
-        for path in [*found]:
+            found[path] = PathChange(path, self._before.known(path), self._after.known(path))
+        for path in [path for path, change in found.items() if change.mtime is None]:
             above = split(path)[0]
             attr = self._after.attr(above)
             if path != b"/" and above not in found and attr is not None and stat.S_ISDIR(attr.mode):
@@ -121,6 +124,8 @@ class Delta:
             change = PathChange(path, self._before.known(path), self._after.known(path))
             if change.before != change.after or _is_other_file(old, new):
                 yield change, new.ino if _has_several_names(new) else None
+            elif old is not None and new is not None and not stat.S_ISDIR(new.mode) and old.mtime != new.mtime:
+                yield change._replace(mtime=new.mtime), None
 
     def _is_lost(self, path: bytes) -> bool:
         """Return whether the layer cannot have a path, or a directory above it."""
@@ -156,7 +161,7 @@ class Delta:
         """
         gone: set[bytes] = set()
         firsts: dict[int, bytes] = {}
-        for change in self.paths:
+        for change in (change for change in self.paths if change.mtime is None):
             attr = self._after.attr(change.path)
             if attr is None:
                 gone.add(change.path)
@@ -201,6 +206,9 @@ def path_change(told: dict[str, Any]) -> PathChange:
         before, after = (None if told[key] is None else Known.of(told[key]) for key in ("before", "after"))
         if before is None and after is None:
             raise ValueError("neither before nor after")
+        mtime = told.get("mtime")
+        if mtime is not None and (type(mtime) is not int or abs(mtime) >= 1 << 63 or before != after):
+            raise ValueError(f"the time {mtime!r:.40}")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise StateError(f"a path of the bundle is impossible ({error})", "nothing was changed") from error
-    return PathChange(path, before, after)
+    return PathChange(path, before, after, mtime=mtime)

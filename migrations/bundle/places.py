@@ -52,8 +52,8 @@ class Place(Protocol):
         """Give an object the owner, the mode, the extended attributes and the times of an entry, and no others."""
         ...
 
-    def set_times(self, path: bytes, entry: Entry) -> None:
-        """Give an object the times of an entry."""
+    def set_times(self, path: bytes, atime: int, mtime: int) -> None:
+        """Set the times of access and modification, in ns."""
         ...
 
 
@@ -141,9 +141,9 @@ class OpenPlace:
             change.mode = stat.S_IMODE(entry.mode)
         self._ov.setattr(ino, change)
 
-    def set_times(self, path: bytes, entry: Entry) -> None:
-        """Give an object the times of an entry."""
-        self._ov.setattr(Ino(self._attr(path).ino), SetAttr(atime=entry.atime, mtime=entry.mtime))
+    def set_times(self, path: bytes, atime: int, mtime: int) -> None:
+        """Set the times of access and modification, in ns."""
+        self._ov.setattr(Ino(self._attr(path).ino), SetAttr(atime=atime, mtime=mtime))
 
 
 class MountedPlace:
@@ -216,11 +216,11 @@ class MountedPlace:
         for key, value in xattrs.items():
             if had.get(key) != value:
                 self._dir.setxattr(name, key, value)
-        self.set_times(path, entry)
+        self.set_times(path, entry.atime, entry.mtime)
 
-    def set_times(self, path: bytes, entry: Entry) -> None:
-        """Give an object the times of an entry."""
-        self._dir.utime(_name(path), entry.atime, entry.mtime)
+    def set_times(self, path: bytes, atime: int, mtime: int) -> None:
+        """Set the times of access and modification, in ns."""
+        self._dir.utime(_name(path), atime, mtime)
 
 
 def _name(path: bytes) -> str:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from pathlib import Path
 
 import pytest
 
+from minifo.engine import Overlay
 from tests.migrations.bundle.bundle_sandbox import BundleSandbox
 
 
@@ -71,6 +74,31 @@ def test_names_that_are_no_text(sandbox: BundleSandbox) -> None:
     """Bytes, line ends, other scripts."""
     for name in (b"\xff\xfe", b"line\nend", "größe-名".encode(), b"." * 3, b"x" * 255):
         sandbox.ov.mknod(1, name, 0o100644, 0, sandbox.me)  # type: ignore[arg-type]
+    assert arrives(sandbox)
+
+
+def test_another_time_alone(sandbox: BundleSandbox) -> None:
+    """It arrives without the bytes: of files with one name and with two, of a symbolic link."""
+    sandbox.create("large", os.urandom(100_000))
+    sandbox.ov.symlink(*sandbox.split("link"), b"x", sandbox.me)
+    sandbox.ov.checkpoints.create("later")
+    sandbox.start = "later"
+    for path in ("large", "many", "link", "dir/other"):
+        sandbox.set(path, mtime=1_111_111_111_222_222_222)
+    bundle = sandbox.bundle()
+    assert bundle.stat().st_size < 20_000
+    device = sandbox.device()
+    with contextlib.closing(Overlay.open(str(sandbox.base), str(device))) as overlay:
+        assert overlay.find(b"/large") is None
+    sandbox.start = "first"
+    sandbox.apply(sandbox.bundle(), device)
+    assert sandbox.shown(device) == sandbox.shown(sandbox.sto)
+    sandbox.set("large", mtime=7)
+    sandbox.ov.symlink(*sandbox.split("more"), b"x", sandbox.me)
+    sandbox.ov.checkpoints.delete(["later", "first"])
+    sandbox.ov.checkpoints.create("first")
+    sandbox.set("large", mtime=8)
+    sandbox.set("more", mtime=9)
     assert arrives(sandbox)
 
 

@@ -31,9 +31,9 @@ def bundle(memory_dir: Path) -> Path:
 
 
 def read(data: bytes) -> str:
-    """Read all of a bundle, and return the digest of all that it says."""
+    """Read all of a bundle, and return the digest of all that it changes; of its header only a signature would be."""
     reader = BundleReader(io.BytesIO(data), "up.bundle")
-    found = hashlib.sha256(repr([reader.header, reader.signature, reader.paths()]).encode())
+    found = hashlib.sha256(repr(reader.paths()).encode())
     for entry in reader.layer():
         found.update(repr(entry._replace(pieces=None)).encode())
         for piece in entry.pieces() if entry.pieces is not None else ():
@@ -140,7 +140,7 @@ def test_signatures(bundle: Path, memory_dir: Path) -> None:
     for name, out in (("maker", signed), ("other", memory_dir / "not-trusted")):
         sign_bundle(io.BytesIO(bundle.read_bytes()), "up.bundle", str(out), str(keys[name]))
     sign_bundle(io.BytesIO(signed.read_bytes()), "up.bundle", str(memory_dir / "again"), str(keys["other"]))
-    assert read(signed.read_bytes()) != read(bundle.read_bytes())  # the signature is all that differs
+    assert read(signed.read_bytes()) == read(bundle.read_bytes())
 
     def who(data: bytes) -> str:
         reader = BundleReader(io.BytesIO(data), "up.bundle")
