@@ -110,10 +110,10 @@ class RestoreBackup(_OfABundle):
 
 
 class ApplyBundle(_OfABundle):
-    """To a device that is not mounted."""
+    """To a device that is not mounted, on trial."""
 
     plain = ("device",)
-    mounts: int | None = None
+    mounts = 3
 
     def prepare(self) -> None:
         self.make()
@@ -153,17 +153,10 @@ class ApplyBundle(_OfABundle):
             same((state.txn, state.left), (False, self.mounts), "the trial")
 
 
-class ApplyOnTrial(ApplyBundle):
-    """The same, on trial."""
-
-    mounts = 3
-
-
 CASES: dict[str, type[MigrationCase]] = {
     **exchange_cases.CASES,
     "backup": Backup,
     "backup_directory": BackupDirectory,
     "restore_backup": RestoreBackup,
     "apply_bundle": ApplyBundle,
-    "apply_on_trial": ApplyOnTrial,
 }
