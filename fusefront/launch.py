@@ -229,6 +229,7 @@ def _child(options: MountOptions, mountpoint: str, report: int) -> NoReturn:
         status = 0
     except BaseException as exc:
         # no exception may leave this function, for the code that called it is the parent's
+        last_words.mark_expected_end()  # the reason is said here; the helper process would log that it was killed
         if parent_waits:
             _send(report, _report_of(exc))
         else:

@@ -247,6 +247,17 @@ def test_last_words(sandbox: MountSandbox, number: signal.Signals) -> None:
         assert heard(log, overlay.pid, 2) == []
 
 
+def test_no_last_words_of_a_refused_mount(sandbox: MountSandbox) -> None:
+    """A mount that is refused says why, and no log says that a daemon was killed."""
+    overlay = sandbox.overlay()
+    (overlay.sto / "letter").write_text("of somebody else\n")
+    words = [minifo_program(), "mount", "-o", "log=stderr", "--base", overlay.base, "--sto", overlay.sto, overlay.mnt]
+    done = run(*words, check=False)  # returns when the helper process has closed its stderr, too
+    assert done.returncode != 0
+    assert "holds foreign files" in done.stderr
+    assert "was killed" not in done.stderr
+
+
 def test_last_words_in_the_foreground(sandbox: MountSandbox) -> None:
     """In the foreground they go to the terminal."""
     overlay = sandbox.overlay()
