@@ -106,11 +106,17 @@ class Disk:
 
     Attributes:
         image: path of a raw image.
-        read_only: the machine cannot write it.
+        forgetful: what the machine writes is gone when it is off.
     """
 
     image: Path
-    read_only: bool = False
+    forgetful: bool = False
+
+    @property
+    def drive(self) -> str:
+        """What qemu takes after ``-drive``."""
+        # A SIGKILL of qemu takes nothing from the host's cache: what the machine has written need not be on its disk.
+        return f"file={self.image},format=raw,if=virtio,cache=unsafe{',snapshot=on' * self.forgetful}"
 
 
 @dataclass
@@ -122,7 +128,6 @@ class VirtualMachine:
         disks: its disks.
         words: the kernel's command line, beside what the console needs.
         memory: in MiB.
-        log: a file that gets all that the console says, one boot after the other; None for none.
     """
 
     kernel: Path
@@ -130,32 +135,25 @@ class VirtualMachine:
     disks: Sequence[Disk]
     words: Iterable[str]
     memory: int = 1024
-    log: Path | None = None
     _said: str = field(default="", init=False)
     _read: int = field(default=0, init=False)  # how much of it was looked at
     _process: subprocess.Popen[bytes] = field(init=False)
     _numbers: itertools.count[int] = field(default_factory=itertools.count, init=False)
 
     @classmethod
-    def of(
-        cls, root: DebianRoot, disks: Sequence[Disk], words: Iterable[str], log: Path | None = None
-    ) -> VirtualMachine:
+    def of(cls, root: DebianRoot, disks: Sequence[Disk], words: Iterable[str]) -> VirtualMachine:
         """Return a machine with the kernel and the initial file system that a root has in ``/boot``."""
-        return cls(_only(root.path, "boot/vmlinuz-*"), _only(root.path, "boot/initrd.img-*"), disks, words, log=log)
+        return cls(_only(root.path, "boot/vmlinuz-*"), _only(root.path, "boot/initrd.img-*"), disks, words)
 
     def __enter__(self) -> VirtualMachine:
-        drives = [
-            f"file={disk.image},format=raw,if=virtio,cache=writethrough{',readonly=on' * disk.read_only}"
-            for disk in self.disks
-        ]
         # The timer of an emulated machine may come late, which Linux takes for a broken one.
         words = ["console=ttyS0", "no_timer_check", *self.words]
         self._process = subprocess.Popen(
             [
-                *("qemu-system-x86_64", "-accel", "tcg", "-cpu", "max", "-smp", "1", "-no-reboot"),
-                *("-m", str(self.memory), "-display", "none", "-serial", "stdio", "-monitor", "none", "-nic", "none"),
+                *("qemu-system-x86_64", "-accel", "tcg", "-cpu", "max", "-smp", "1", "-no-reboot", "-nodefaults"),
+                *("-m", str(self.memory), "-display", "none", "-serial", "stdio"),
                 *("-kernel", self.kernel, "-initrd", self.initrd, "-append", " ".join(words)),
-                *itertools.chain.from_iterable(("-drive", drive) for drive in drives),
+                *itertools.chain.from_iterable(("-drive", disk.drive) for disk in self.disks),
             ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -174,7 +172,7 @@ class VirtualMachine:
         """All that the console has said."""
         return self._said
 
-    def expect(self, *patterns: str, timeout: float = 120) -> re.Match[str]:
+    def expect(self, *patterns: str, timeout: float = 300) -> re.Match[str]:
         """Wait until the console says something, and return the first match; what follows it is for the next call.
 
         Args:
@@ -192,7 +190,7 @@ class VirtualMachine:
         self._read = match.end()
         return match
 
-    def wait_until_up(self, timeout: float = 180) -> None:
+    def wait_until_up(self, timeout: float = 600) -> None:
         """Wait for the shell of ``give_console``."""
         self.expect(READY, timeout=timeout)
 
@@ -201,7 +199,7 @@ class VirtualMachine:
         assert self._process.stdin is not None
         self._process.stdin.write(f"{line}\n".encode())
 
-    def run(self, command: str, timeout: float = 120) -> tuple[str, int]:
+    def run(self, command: str, timeout: float = 300) -> tuple[str, int]:
         """Run a command in the shell of the console; return what it said and its exit code.
 
         Args:
@@ -211,12 +209,12 @@ class VirtualMachine:
         mark = f"{os.getpid()}-{next(self._numbers)}"
         # In two words each, so that an echo of the line is not taken for what it prints.
         self.send(f"echo 'begin' {mark}; ( {command} ) </dev/null 2>&1; echo 'end-'$? {mark}")
-        self.expect(f"^begin {mark}\r?\n", timeout=timeout)
+        self.expect(rf"begin {mark}\r?\n", timeout=timeout)
         start = self._read
         match = self.expect(rf"end-(\d+) {mark}\r?\n", timeout=timeout)
         return self._said[start : match.start()].replace("\r\n", "\n"), int(match[1])
 
-    def must(self, command: str, timeout: float = 120) -> str:
+    def must(self, command: str, timeout: float = 300) -> str:
         """Run a command as :meth:`run` does, and return what it said; fail the test if it fails."""
         said, code = self.run(command, timeout)
         assert code == 0, f"{command}: exit {code}: {said}"
@@ -228,7 +226,7 @@ class VirtualMachine:
         self._process.wait()
         self._hear_the_rest()
 
-    def wait_until_off(self, timeout: float = 120) -> str:
+    def wait_until_off(self, timeout: float = 300) -> str:
         """Wait until the machine has switched itself off (or restarts, which ends it too); return what it said."""
         start, until = self._read, time.monotonic() + timeout
         while self._listen(until):
@@ -251,9 +249,6 @@ class VirtualMachine:
         if not data:
             return False
         self._said += data.decode("utf-8", "replace")
-        if self.log is not None:
-            with self.log.open("ab") as file:
-                file.write(data)
         return True
 
     def _hear_the_rest(self) -> None:

@@ -28,7 +28,7 @@ m_known="minifo.root= .ro .reset .trial .options= .wait= .fail="
 # overlay_root ROOT: do what the command line says; ROOT is where the initramfs has mounted the root file system
 overlay_root() {
     set -f # words of the command line are no patterns
-    m_pid='' m_new=''
+    m_pid='' m_new='' m_was_writable=''
     m_read_words
     [ -n "$m_any" ] || return 0
     if [ "$m_where" = off ] && [ -z "$m_wrong" ]; then
@@ -54,7 +54,11 @@ overlay_root() {
                 mount -n -o remount,ro none "$1" || m_say 2 "the base cannot be made read-only"
                 m_write_fstab "$1"
                 ;;
-            base) m_say 2 "minifo.fail=base: going on without the overlay; changes go into the base" ;;
+            base)
+                m_say 2 "minifo.fail=base: going on without the overlay; changes go into the base"
+                [ -z "$m_was_writable" ] || mount -n -o remount,rw none "$1" ||
+                    m_say 2 "the base cannot be made writable again"
+                ;;
         esac
         m_write_unit "The root is not overlaid by minifo" "/bin/sh -c 'cat $m_dir/failed >&2; exit 1'" /bin/true
         return 0
@@ -145,6 +149,7 @@ m_enter_base() {
     for m_name in dev proc run sys; do
         [ -d "$1/$m_name" ] || m_because "the root file system has no directory /$m_name" "" "make it there" || return 1
     done
+    ! m_is_writable "$1" || m_was_writable=1
     mount -n -o remount,ro none "$1"
     mount -n -o bind "$1" $m_base &&
         mount -n -o bind /dev $m_base/dev &&
@@ -225,6 +230,19 @@ m_is_mounted() {
         [ "$m_name" != "$1" ] || return 0
     done </proc/mounts
     return 1
+}
+
+# m_is_writable PATH: what is mounted there last
+m_is_writable() {
+    m_code=1
+    while read -r _ m_name _ m_how _; do
+        [ "$m_name" = "$1" ] || continue
+        case ,$m_how, in
+            *,rw,*) m_code=0 ;;
+            *) m_code=1 ;;
+        esac
+    done </proc/mounts
+    return $m_code
 }
 
 # m_show ROOT: put the overlay in the place of the root; a /usr of its own shows as it is
