@@ -462,8 +462,8 @@ class Storage:
         fallocate(fd, FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE, offset, size)
 
     def sync_file(self, name: str) -> None:
-        """Make a file's bytes and size durable.  May run in a worker thread."""
-        fd = self._open_in_thread(name, os.O_RDONLY)
+        """Make a content object's bytes and size durable; it may be shared meanwhile.  May run in a worker thread."""
+        fd = self.open_object_in_thread(name)
         try:
             os.fdatasync(fd)
         finally:

@@ -203,6 +203,21 @@ def test_what_the_other_does_not_have_any_more_is_its_own(sandbox: OverlaySandbo
         assert twin.read(name)[100:200] == b"2" * 100
 
 
+@pytest.mark.parametrize("again", [False, True])
+def test_what_a_commit_shortened_is_synced_when_it_is_shared(again: bool, sandbox: OverlaySandbox) -> None:
+    """The file was cut when the commit before the clone was durable, and is to be made so by the next one."""
+    sandbox.create("cut", LARGE)
+    sandbox.ov.commit()
+    sandbox.set("cut", size=5000)
+    clone_overlay(sandbox.ov, None, str(sandbox.sto.with_name("twin")))
+    assert sandbox.ov.objects.dirty
+    if again:
+        clone_overlay(sandbox.ov, None, str(sandbox.sto.with_name("other")))
+    sandbox.create("more")
+    sandbox.ov.commit()
+    assert sandbox.read("cut") == LARGE[:5000]
+
+
 def test_a_descriptor_for_reading_becomes_one_for_writing(sandbox: OverlaySandbox, twin: OverlaySandbox) -> None:
     """An object was opened while it was shared, and is written when it is not."""
     assert twin.read("large") == LARGE
