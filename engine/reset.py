@@ -16,11 +16,12 @@ from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
 from .checkpoint_values import Checkpoint, Restored
-from .model import Ino
+from .model import ROOT, Ino
+from .reset_links import HiddenLinks
 from .reset_moves import Moves
 from .reset_plan import Choice, Plan
 from .revert import Reverter
-from .store.base_view import join
+from .store.base_view import split
 from .store.clearing import cleared
 from .store.four_lists_statements import ALL_NAMES
 from .store.typed_rows import each, rows
@@ -39,7 +40,6 @@ _SEVERAL = (  # files that may have several names
     "SELECT ino, path FROM inode i LEFT JOIN origin USING (ino)"
     f" WHERE (nlink > 1 OR seen_links & 0xffffffff > 1) AND NOT {_IS_DIRECTORY}"
 )
-_HIDDEN = "SELECT d.name, o.path FROM deleted d JOIN origin o ON o.ino = d.parent"
 _DIRECTORIES_IN = (
     f"SELECT count(*) FROM created c JOIN inode i USING (ino) WHERE c.parent = ?1 AND {_IS_DIRECTORY} UNION ALL"
     f" SELECT count(*) FROM renamed c JOIN inode i USING (ino) WHERE c.parent = ?1 AND {_IS_DIRECTORY}"
@@ -97,6 +97,7 @@ class _Reset:
         self._db = overlay.db
         self._inodes = overlay.inodes
         self._choice = choice
+        self._reverter = Reverter(overlay)
         self.taken = 0
         self.kept = 0
 
@@ -114,44 +115,56 @@ class _Reset:
         if displaced:
             Moves(self._ov, plan).run(displaced)
             plan.close()
+        covered = plan.covered()
+        if covered:
+            for place, ino in covered:
+                self._reverter.hide(place, ino)
+            plan.close()
+        links = HiddenLinks(self._ov, plan.names["deleted"], plan.inos)
+        plan.counted = links.left - plan.inos
+        for ino in sorted(plan.counted):
+            self._adopt(ino, links.places[ino][0])
         with cleared(self._db, self._ov.history, left.id, plan.kept()):
-            self._settle(plan)
+            self._settle(plan, links)
         self.kept = self._count()
-        self.taken = before - self.kept
-        if not (self.taken or displaced):
+        self.taken = before + len(covered) - self.kept
+        if not (self.taken or displaced or covered):
             raise _Nothing
 
     def _count(self) -> int:
         return int(self._db.value(_CHANGES))
 
+    def _adopt(self, ino: Ino, place: bytes) -> None:
+        """Let a base file have a row, and links: other names of it show than those that were removed."""
+        node = self._inodes.add_node(ino, split(place), ROOT, False, True)
+        self._reverter.revive(node)
+        self._inodes.adopt(node)
+
     # -- what is left
 
-    def _settle(self, plan: Plan) -> None:
-        self._count_links()
+    def _settle(self, plan: Plan, links: HiddenLinks) -> None:
+        self._count_links(links)
         for ino in sorted(plan.counted):
             self._drop_values(ino)
-        reverter = Reverter(self._ov)
         for ino in sorted(plan.needed) if plan.is_any else ():
             node = self._inodes.directory(ino)
             self._count_subdirectories(node)
             if ino not in plan.inos and not plan.directories.is_named(ino):
-                reverter.drop_attributes(node)
+                self._reverter.drop_attributes(node)
 
-    def _count_links(self) -> None:
+    def _count_links(self, hidden: HiddenLinks) -> None:
         """Let each file that has several names, or had, have as many links as there are names now."""
         found = [(Ino(ino), path) for ino, path in rows(self._db, _SEVERAL, (), "iB")]
         if not found:
             return
         named = Counter(ino for ino, _, _ in each(self._db, ALL_NAMES, "iib"))
-        hidden: Counter[int] | None = None
         for ino, path in found:
             links = named[ino]
             if path is not None:
                 st = self._ov.base.find(path)
                 if st is None or stat.S_ISDIR(st.st_mode):
                     continue  # of another base
-                hidden = self._hidden() if hidden is None else hidden
-                links += st.st_nlink - hidden[ino]
+                links += st.st_nlink - len(hidden.places.get(ino, ()))
             row = self._inodes.row(ino)
             if row is not None and row.nlink not in (0, links) and links > 0:
                 self._inodes.stamp(row, links, row.atime, row.mtime, self._inodes.now())
@@ -165,15 +178,6 @@ class _Reset:
             restore_base_values(
                 self._db, self._inodes, self._ov.stored, row, st, ctime=self._inodes.now(), is_needed=True
             )
-
-    def _hidden(self) -> Counter[int]:
-        """Return how many names of each base file are hidden."""
-        found: Counter[int] = Counter()
-        for name, base in list(each(self._db, _HIDDEN, "bb")):
-            st = self._ov.base.find(join(base, name))
-            if st is not None and not stat.S_ISDIR(st.st_mode):
-                found[self._inodes.drift.ino_of(st, base, name)] += 1
-        return found
 
     def _count_subdirectories(self, node: Node) -> None:
         row = self._inodes.row(node.ino)

@@ -80,7 +80,7 @@ class Plan:
         chosen: the chosen names in the lists ``created``, ``renamed`` and ``deleted``.
         standing: the chosen names of base objects that stand where the base has them.
         inos: the objects of all these names.
-        counted: base files with several names of which one stays hidden: their rows say how many links are left.
+        counted: base files of which rows are kept only because they say how many links are left; see HiddenLinks.
         names: all names in the lists that stay, with those of needed directories; see ``close``.
         needed: the directories that hold what is kept, and those above, up to the root; see ``close``.
     """
@@ -97,6 +97,7 @@ class Plan:
         self.names: dict[str, set[Key]] = {}
         self.needed: set[Ino] = set()
         self.directories = Directories(overlay.db)
+        self._hidden: dict[bytes, bytes | None] = {}  # by directory (base terms), what hides what is in it from above
 
     # -- what is chosen
 
@@ -117,7 +118,7 @@ class Plan:
                 directory, name = split(base)
                 home = self.directories.number(directory)
                 if self._scope(self.directories.path(home)).match(name):
-                    self._choose_standing(home, name, ino)
+                    self._choose_standing(base, ino)
         linked: dict[int, bytes] = dict(each(self._db, _LINKED, "ib"))
         for ino, base in BaseLinks(self._ov.base, linked).find() if linked else ():
             if self._choice.match(self.directories.shown(base)):
@@ -125,10 +126,11 @@ class Plan:
                 if self.directories.shown(directory) != directory:  # it may have to be moved
                     self._ov.inodes.mark(directory)
                     self.directories = Directories(self._db)
-                self._choose_standing(self.directories.number(directory), name, ino)
+                self._choose_standing(base, ino)
 
-    def _choose_standing(self, parent: int, name: bytes, ino: int) -> None:
-        if not self._is_hidden(parent, name):
+    def _choose_standing(self, base: bytes, ino: int) -> None:
+        if self._hidden_at(base) is None:
+            parent, name = self._key(base)
             if parent:
                 self.standing.add((parent, name))
             self.inos.add(Ino(ino))
@@ -150,14 +152,23 @@ class Plan:
                     self.inos.add(Ino(ino))
                     if name in hidden:
                         self.chosen["deleted"].add((parent, name))
-        for name in filter(scope.match, pure):
-            self.chosen["deleted"].add((parent, name))
-            child = self._ov.inodes.base_child(self._ov.inodes.directory(parent), name)
-            if child is not None and child[0].st_nlink > 1 and not stat.S_ISDIR(child[0].st_mode):
-                self.counted.add(child[1])
+        self.chosen["deleted"].update((parent, name) for name in pure if scope.match(name))
 
     def _is_hidden(self, parent: int, name: bytes) -> bool:
         return self._db.row(IS_HIDDEN, (parent, name)) is not None
+
+    def _key(self, base: bytes) -> Key:
+        directory, name = split(base)
+        return self.directories.number(directory), name
+
+    def _hidden_at(self, base: bytes) -> bytes | None:
+        """Return what ``Drift.hidden_at`` does; what it says of a directory is kept until the next ``close``."""
+        if self._is_hidden(*self._key(base)):
+            return base
+        directory = split(base)[0]
+        if directory not in self._hidden:
+            self._hidden[directory] = self._ov.inodes.drift.hidden_at(base)
+        return self._hidden[directory]
 
     @property
     def is_any(self) -> bool:
@@ -169,12 +180,12 @@ class Plan:
     def close(self) -> None:
         """Find the directories that are needed, by the rows as they are now."""
         self.directories = Directories(self._db)
+        self._hidden.clear()
         self.needed = {ROOT}
         self.names = {table: set(keys) for table, keys in self.chosen.items()}
         for keys in (*self.chosen.values(), self.standing):
             self._need(parent for parent, _ in keys)
-        self.counted -= self.inos
-        for ino in (*self.inos, *self.counted):
+        for ino in self.inos:
             found = rows(self._db, _ORIGIN, (ino,), "b")
             if found and found[0][0] != b"/":
                 self._need_place(found[0][0])
@@ -197,11 +208,27 @@ class Plan:
 
     def _need_place(self, base: bytes) -> None:
         """Keep the place in the base of an object that is kept: what hides it there, and the directories above."""
-        directory, name = split(base)
-        home = self.directories.number(directory)
-        if self._is_hidden(home, name):
+        home, name = self._key(base)
+        hidden = self._hidden_at(base)
+        if hidden not in (None, base):
+            return  # a directory above was removed; see ``covered``
+        if hidden is not None:
             self.names["deleted"].add((home, name))
-        self._need([home])
+        if home:
+            self._need([home])
+
+    def covered(self) -> list[tuple[bytes, Ino]]:
+        """Return the places of kept objects with other names that must be hidden: nothing else will hide them.
+
+        A directory above was removed, with the whiteouts in it, and that it was removed is not kept.
+        """
+        found = []
+        for ino in self.inos:
+            for (base,) in rows(self._db, _ORIGIN, (ino,), "b"):
+                hidden = self._hidden_at(base)
+                if hidden is not None and hidden != base and self._key(hidden) not in self.chosen["deleted"]:
+                    found.append((base, ino))
+        return sorted(found)
 
     # -- what must be changed first
 

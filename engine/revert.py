@@ -22,7 +22,9 @@ from .checkpoint_values import Checkpoint, Restored
 from .errors import FsError, StateError
 from .model import ROOT, Ino
 from .store.base_view import join, split
-from .store.four_lists_statements import DROP, DROP_MODIFIED, DROP_XATTRS, HAS_NAMES_IN, IS_HIDDEN, IS_NAMED
+from .store.four_lists_statements import DROP, DROP_MODIFIED, DROP_XATTRS, HAS_NAMES_IN, HIDE, IS_HIDDEN, IS_NAMED
+from .store.typed_rows import rows
+from .tree.base_links import files_below
 from .tree.base_values import restore_base_values
 from .tree.inode_rows import Row
 from .tree.merged_view import Ref
@@ -39,6 +41,10 @@ _PLACE = "SELECT parent, name FROM renamed WHERE ino = ? LIMIT 1"
 _ORIGIN = "SELECT path FROM origin WHERE ino = ?"
 _LINKED = "SELECT 1 FROM modified JOIN inode USING (ino) WHERE seen_links > 1 LIMIT 1"  # files with several base names
 _BELOW = "SELECT 1 FROM origin WHERE path > ? AND path < ? LIMIT 1"
+_NAMED_BELOW = (
+    "SELECT ino, path FROM origin WHERE path > ?1 AND path < ?2 AND ino IN"
+    " (SELECT ino FROM created UNION ALL SELECT ino FROM renamed)"
+)
 
 
 class Action(NamedTuple):
@@ -161,7 +167,7 @@ class Reverter:
             ref = self._view.resolve(parent, name)
         if ref is None:
             return  # the base has nothing there
-        self._revive(ref.node)
+        self.revive(ref.node)
         if ref.node.ino in self._inodes.drift.gone:
             yield self.remove(parent, name, path, ref)
         elif ref.node.is_dir:
@@ -224,6 +230,7 @@ class Reverter:
         if not ref.node.is_dir:
             self._names.unlink(parent, name)
         else:
+            self.revive(ref.node)
             for child in self._view.names(ref.node):
                 found = self._view.resolve(ref.node, child)
                 if found is not None and self._comes_from_elsewhere(found):
@@ -247,15 +254,69 @@ class Reverter:
             self._tidy(away)
             return
         self._db.change(DROP["deleted"], (parent.ino, name))
-        row = self._inodes.row(ino)
-        if row is not None and row.nlink > 0 and not stat.S_ISDIR(row.mode):
-            self._inodes.set_links(row, row.nlink + 1)
-        self._revive(self._inodes.add_node(ino, (parent.path, name), parent.ino, stat.S_ISDIR(child[0].st_mode), True))
-        self._inodes.touch_directory(parent, int(stat.S_ISDIR(child[0].st_mode)))
+        is_dir = stat.S_ISDIR(child[0].st_mode)
+        node = self._inodes.add_node(ino, (parent.path, name), parent.ino, is_dir, True)
+        if is_dir:
+            self.revive(node)
+            self._hide_moved(node.base_path)
+            for directory, file, st in files_below(self._ov.base, node.base_path, self._is_hidden):
+                if st.st_nlink > 1:
+                    number = self._inodes.drift.ino_of(st, directory, file)
+                    self._count_name(self._inodes.add_node(number, (directory, file), ROOT, False, True), st)
+        else:
+            self._count_name(node, child[0])
+        self._inodes.touch_directory(parent, int(is_dir))
         self._view.appeared(parent, name)
         self.actions.append(Action("shown again", path))
 
-    def _revive(self, node: Node) -> None:
+    def _is_hidden(self, directory: bytes, name: bytes, st: os.stat_result) -> bool:
+        number = self._inodes.number_at(directory)
+        return number is not None and self._db.value(IS_HIDDEN, (number, name)) is not None
+
+    def _count_name(self, node: Node, st: os.stat_result) -> None:
+        """Count a name of a base file that shows again."""
+        row = self._inodes.row(node.ino)
+        if row is not None and row.nlink > 0:
+            self._inodes.set_links(row, row.nlink + 1)
+            return
+        self.revive(node)  # no other name of it shows
+        if st.st_nlink > 1:
+            self._inodes.set_links(self._inodes.adopt(node), 1)
+
+    def _hide_moved(self, path: bytes) -> None:
+        """Hide what was moved out of a base directory: the whiteouts of that went when the directory was removed."""
+        for ino, place in rows(self._db, _NAMED_BELOW, (join(path, b""), path + b"0"), "ib"):
+            if self._inodes.drift.is_shown(place):
+                self.hide(place, Ino(ino))
+
+    def hide(self, place: bytes, ino: Ino) -> None:
+        """Hide a base object that has another name, in its place in the base; that may be below a removed directory.
+
+        Args:
+            place: where the base has the object, if it still has it.
+            ino: the object's number.
+        """
+        directory, name = split(place)
+        st = self._ov.base.find(place)
+        if st is None or self._inodes.drift.ino_of(st, directory, name) != ino:
+            return  # another base has something else there
+        above = directory
+        while above != b"/":
+            self._inodes.mark(above)
+            self.revive(self._marked(above))
+            self._inodes.mark(above)  # what was kept of a removed directory is gone, its place in origin too
+            above = split(above)[0]
+        node = self._marked(directory)
+        self._db.change(HIDE, (node.ino, name))
+        self._inodes.touch_directory(node, -int(stat.S_ISDIR(st.st_mode)))
+        self._view.vanished(node, name)
+
+    def _marked(self, directory: bytes) -> Node:
+        number = self._inodes.number_at(directory)
+        assert number is not None, directory
+        return self._inodes.directory(number)
+
+    def revive(self, node: Node) -> None:
         """Drop what was kept of an object only because it was removed and in use: it shows again.
 
         An object in a directory that was removed comes to show with that.

@@ -161,7 +161,7 @@ class _RevertTo(Reverter):
             return
         if ref is None:
             ref = self._bring(parent, name, path, wanted)
-        self._revive(ref.node)
+        self.revive(ref.node)
         if ref.node.is_dir:
             yield self._restore_directory(ref.node, path)
         else:
@@ -305,7 +305,8 @@ class _RevertTo(Reverter):
         self.actions.append(Action("moved back", self._paths.of_name(away.ino, other), path))
 
     def _resurrect(self, parent: Node, name: bytes, path: bytes, ino: Ino, *, is_dir: bool) -> None:
-        """Bring back the rows of an object to which nothing leads any more, with one name."""
+        """Bring back the rows of an object and one name: no known name leads to it now, but one in the base may."""
+        now = self._inodes.row(ino)
         self._history.restore_object(self._since, ino, origin=True)
         self._inodes.drop_orphan(ino)
         self._inodes.reread(ino)
@@ -313,7 +314,7 @@ class _RevertTo(Reverter):
         node = self._inodes.node(ino)
         if row is None:
             raise FsError(errno.EIO, f"inode {ino}: its rows are not in history")
-        links = 1
+        links = 1 + (now.nlink if now is not None else 0)
         if node.path is not None and node.path != b"/":
             self._inodes.mark(split(node.path)[0])
         if is_dir:
@@ -322,7 +323,7 @@ class _RevertTo(Reverter):
             self._db.on_failure(partial(setattr, node, "parent", node.parent))
             node.parent = parent.ino
         self._inodes.save(row._replace(nlink=links))
-        self._revive(node)
+        self.revive(node)
         self._history.restore_name(self._since, parent.ino, name)
         self._inodes.touch_directory(parent, int(is_dir))
         self._view.appeared(parent, name)

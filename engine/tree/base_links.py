@@ -9,11 +9,45 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+import stat
+from collections.abc import Callable, Iterator
 
 from ..store.base_view import NOT_THERE, BaseView, join, split
 
 log = logging.getLogger(__name__)
+
+
+def readable_listing(base: BaseView, directory: bytes) -> dict[bytes, bool]:
+    """Return the names in a base directory, each with whether it is a directory; none, and a log line, on failure."""
+    try:
+        return base.listing(directory)
+    except OSError as error:
+        if error.errno not in NOT_THERE:
+            log.warning("%s cannot be read in the base: %s", os.fsdecode(directory), error.strerror)
+        return {}
+
+
+def files_below(
+    base: BaseView, top: bytes, is_left_out: Callable[[bytes, bytes, os.stat_result], bool]
+) -> Iterator[tuple[bytes, bytes, os.stat_result]]:
+    """Yield directory, name and attributes of all below a base directory but directories.
+
+    Args:
+        base: the base.
+        top: the directory (base terms).
+        is_left_out: called with directory, name and attributes; what it returns True for is left out, with all below.
+    """
+    waiting = [top]
+    while waiting:
+        directory = waiting.pop()
+        names = readable_listing(base, directory)
+        for name, st in base.children(directory, names) if names else ():
+            if isinstance(st, OSError) or is_left_out(directory, name, st):
+                continue
+            if stat.S_ISDIR(st.st_mode):
+                waiting.append(join(directory, name))
+            else:
+                yield directory, name, st
 
 
 class BaseLinks:
@@ -42,22 +76,14 @@ class BaseLinks:
         """
         near = {split(self._known[ino])[0] for ino in self._left}
         for directory in near:
-            yield from self._in(directory, list(self._names(directory)))
+            yield from self._in(directory, list(readable_listing(self._base, directory)))
         waiting = [b"/"]
         while waiting and self._left:
             directory = waiting.pop()
-            names = self._names(directory)
+            names = readable_listing(self._base, directory)
             if directory not in near:
                 yield from self._in(directory, [name for name, is_dir in names.items() if not is_dir])
             waiting += (join(directory, name) for name, is_dir in names.items() if is_dir)
-
-    def _names(self, directory: bytes) -> dict[bytes, bool]:
-        try:
-            return self._base.listing(directory)
-        except OSError as error:
-            if error.errno not in NOT_THERE:
-                log.warning("%s cannot be read in the base: %s", os.fsdecode(directory), error.strerror)
-            return {}
 
     def _in(self, directory: bytes, names: list[bytes]) -> Iterator[tuple[int, bytes]]:
         for name, st in self._base.children(directory, names) if names else ():

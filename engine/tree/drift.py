@@ -214,14 +214,22 @@ class Drift:
 
     def is_shown(self, path: bytes) -> bool:
         """Return True if no whiteout hides a base path or a directory above it, unless that directory was renamed."""
+        return self.hidden_at(path) is None
+
+    def hidden_at(self, path: bytes) -> bytes | None:
+        """Return which whiteout hides a base path: its own path or that of a directory above; None if the path shows.
+
+        What is in a renamed directory shows there.
+        """
         hidden = "SELECT 1 FROM deleted JOIN origin ON origin.ino = parent WHERE path = ? AND name = ?"
         renamed = "SELECT 1 FROM renamed JOIN origin USING (ino) WHERE path = ?"
         above = path
         while above != b"/":
             if self._db.value(hidden, split(above)) is not None:
-                return above != path and self._db.value(renamed, (above,)) is not None
+                is_elsewhere = above != path and self._db.value(renamed, (above,)) is not None
+                return None if is_elsewhere else above
             above = split(above)[0]
-        return True
+        return None
 
     def same_version(self, row: Row, path: bytes) -> bool:
         """Return True if the base still has the version of a file over which the file was written.

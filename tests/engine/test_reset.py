@@ -8,8 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from minifo.engine import Overlay
-from minifo.engine.checkpoint_values import Checkpoint
 from minifo.engine.reset import Reset, reset
 from minifo.engine.store import history
 from minifo.fusefront.control.patterns import Choice
@@ -231,6 +229,82 @@ def test_a_deletion_of_one_of_several_names(tmp_path: Path) -> None:
     sandbox.close()
 
 
+@pytest.fixture
+def linked(tmp_path: Path) -> Iterator[OverlaySandbox]:
+    """A base file with a name in the root and one in a directory."""
+    found = OverlaySandbox(tmp_path)
+    found.put("g")
+    found.put("a/z")
+    (found.base / "a/b").mkdir()
+    os.link(found.base / "g", found.base / "a/b/x")
+    yield found
+    found.close()
+
+
+def remove(sandbox: OverlaySandbox, path: str, *, used: bool) -> None:
+    """Remove a directory with what is in it; the kernel still refers to it if it is used."""
+    ino = sandbox.ino(path)
+    if used:
+        sandbox.ov.add_lookup(ino)
+    for name in sandbox.names(path):
+        sandbox.unlink(f"{path}/{name}")
+    sandbox.ov.rmdir(*sandbox.split(path))
+    if not used:
+        sandbox.ov.forget([ino])
+
+
+@pytest.mark.parametrize("used", [False, True])
+@pytest.mark.parametrize("patterns", [("!-rf", "/a/b", "/ünï"), ("/a/b/x",), ("x",), ("g",)])
+def test_another_name_in_a_directory_that_was_removed(
+    patterns: tuple[str, ...], used: bool, linked: OverlaySandbox
+) -> None:
+    """That name does not show, so it chooses nothing: the file is as in the base, but what keeps its other name."""
+    linked.write("g", b"ours")
+    linked.set("a/b", mode=0o700)
+    remove(linked, "a/b", used=used)
+    reset(linked.ov, Choice(list(patterns)))
+    assert linked.ov.check() == []
+    assert linked.read("g") == (b"ours" if patterns == ("g",) else b"base")
+    is_kept = "/a/b" in patterns
+    assert linked.names("a") == (["z"] if is_kept else ["b", "z"])
+    assert linked.attr("g").nlink == (1 if is_kept else 2)
+    linked.reopen()
+    assert linked.ov.check() == []
+    assert linked.attr("g").nlink == (1 if is_kept else 2)
+
+
+@pytest.mark.parametrize("used", [False, True])
+@pytest.mark.parametrize("what", ["a/z", "a/b"])
+def test_what_was_moved_out_of_a_directory_that_was_removed(what: str, used: bool, linked: OverlaySandbox) -> None:
+    """It stays where it is, and is not in its old place as well when the directory shows again."""
+    linked.rename(what, "n")
+    if what == "a/z":
+        remove(linked, "a/b", used=used)
+    remove(linked, "a", used=used)
+    done = reset(linked.ov, Choice(["/n"]))
+    assert (done.taken, done.kept) == (1, 2)
+    assert linked.ov.check() == []
+    assert linked.names() == ["a", "g", "n"]
+    assert linked.names("a") == (["b"] if what == "a/z" else ["z"])
+    assert linked.attr("a").nlink == (3 if what == "a/z" else 2)
+    assert linked.attr("g").nlink == 2
+    linked.reopen()
+    assert linked.ov.check() == []
+    assert linked.names("n") == ["x"] if what == "a/b" else linked.read("n") == b"base"
+    linked.ov.checkpoints.undo()
+    assert linked.names() == ["g", "n"]
+
+
+def test_a_link_that_shows_while_others_stay_hidden(linked: OverlaySandbox) -> None:
+    """It has one link: of the file there was no row any more, as all its names were hidden."""
+    remove(linked, "a/b", used=False)
+    linked.unlink("g")
+    do(linked, "/a/b")
+    assert (linked.read("g"), linked.attr("g").nlink) == (b"base", 1)
+    linked.unlink("g")
+    assert linked.rows("orphan") == 0
+
+
 def test_what_is_open(sandbox: OverlaySandbox) -> None:
     """A kept file stays usable, as does one without a name; of another one the number is not valid any more."""
     keep, gone, orphan = (sandbox.create(name, b"bytes") for name in ("keep", "gone", "orphan"))
@@ -343,7 +417,7 @@ def test_a_failure_undoes_all(sandbox: OverlaySandbox, monkeypatch: pytest.Monke
     sandbox.write("f", b"ours")
     before = everything(sandbox)
 
-    def fail(overlay: Overlay, left: Checkpoint) -> None:
+    def fail(*_: object) -> None:
         raise RuntimeError
 
     with monkeypatch.context() as patch:

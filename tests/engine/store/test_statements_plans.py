@@ -62,7 +62,6 @@ DELIBERATE = {
     "SELECT parent FROM created UNION SELECT parent": "reset: every directory with names, once",
     "SELECT m.ino, o.path FROM modified m JOIN origin o USING (ino)": "reset: every modified object, once",
     "SELECT ino, path FROM inode i LEFT JOIN origin": "reset: what is left, once",
-    "SELECT d.name, o.path FROM deleted d JOIN": "reset: what is left, for files with several base names",
     "SELECT 1 FROM modified JOIN inode USING (ino) WHERE seen_links > 1": "revert: asked once, before it may search",
     # -- questions about an overlay as a whole, which no request waits for
     "SELECT path, ino FROM origin WHERE ino IN (SELECT parent FROM created": "diff: every directory with changes",
