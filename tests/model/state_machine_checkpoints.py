@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import stat
+import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -51,7 +52,7 @@ def shares(overlay: Overlay, ino: Ino) -> bool:
 def change(overlay: Overlay, ino: Ino, plain: bytes, offset: int, data: bytes, *, cut: bool) -> None:
     """Cut a file on both sides, or write into it."""
     if cut:
-        overlay.setattr(ino, SetAttr(size=offset))
+        overlay.setattr(ino, SetAttr(size=offset, mtime=time.time_ns()))  # as the kernel sends it
         os.truncate(plain, offset)
         return
     overlay.write(ino, offset, data)

@@ -13,11 +13,9 @@ from minifo.engine import SetAttr, vacuum
 from tests.model.state_machine import PICK, Machine
 from tests.shared import file_trees
 
-_CHECKPOINTS = 3  # at once
-
 
 class VacuumRules(Machine):
-    """vacuum, checkpoints that come and go, and files that get again what the base has."""
+    """vacuum, and files that get again what the base has."""
 
     @rule(pick=PICK, times=st.booleans(), piece=st.booleans())
     def write_as_base(self, pick: int, times: bool, piece: bool) -> None:
@@ -58,21 +56,6 @@ class VacuumRules(Machine):
         finally:
             os.close(fd)
         self.see(path, content=True)
-
-    @rule(pick=PICK)
-    def freeze_or_thaw(self, pick: int) -> None:
-        """A checkpoint is made, or one is deleted."""
-        checkpoints = self.t.ov.checkpoints
-        self.t.finish_commit()
-        found = checkpoints.all()
-        if pick % 2 and len(found) < _CHECKPOINTS:
-            self.t.log.append(f"checkpoint {checkpoints.create().name}")
-        elif found:
-            self.t.log.append("delete a checkpoint")
-            checkpoints.delete([found[pick % len(found)].name])
-        else:
-            return
-        self.t.snap()
 
     @rule(tried=st.booleans(), few=st.booleans())
     def vacuum(self, tried: bool, few: bool) -> None:

@@ -83,11 +83,11 @@ class CheckpointsNarrow(CheckpointRules, RangeRules, LifeRules):
     options = staticmethod(Narrow.options)
 
 
-class Vacuumed(VacuumRules, UnnamedRules, RangeRules, AttributeRules, LifeRules):
-    """A vacuum at any moment, among all rules but returns."""
+class Vacuumed(VacuumRules, CheckpointRules, UnnamedRules, RangeRules, AttributeRules, LifeRules):
+    """A vacuum at any moment, among all rules."""
 
 
-class VacuumedFiles(VacuumRules, RangeRules, LifeRules):
+class VacuumedFiles(VacuumRules, CheckpointRules, RangeRules, LifeRules):
     """The same with files only, also on storage that holds no large ones."""
 
     build = staticmethod(file_trees.build_files)
