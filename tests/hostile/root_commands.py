@@ -18,6 +18,7 @@ import signal
 import stat
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 import traceback
@@ -33,6 +34,7 @@ from minifo.engine.store.memory_directory import memory_directory
 from minifo.engine.store.storage import Storage
 from minifo.engine.store.syscalls import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, data_ranges
 from minifo.fusefront.control.patterns import Choice
+from minifo.migrations.exchange.formats import Format
 from minifo.tools import (  # noqa: F401
     _common,
     _complete,
@@ -40,7 +42,9 @@ from minifo.tools import (  # noqa: F401
     cli,
     diagnose,
     digest,
+    export,
     fsck_helper,
+    import_,
     log,
     merge,
     meta,
@@ -49,6 +53,7 @@ from minifo.tools import (  # noqa: F401
     report,
     sync,
     upgrade,
+    vacuum,
     watch,
     which,
 )
@@ -114,6 +119,8 @@ class AttackedStorages:
         overlay = Overlay.open(self.base, closed, journal=_JOURNAL)
         _change(overlay)
         overlay.close()
+        with tarfile.open(os.path.join(self.models, "layer.tar"), "w") as layer:
+            layer.add(os.path.join(self.base, "plain"), "imported")
         # the same with a log that was not moved into the database, and an operation that no commit has
         killed = os.path.join(self.models, "killed")
         shutil.copytree(closed, killed)
@@ -353,6 +360,24 @@ class Child:
             yield verb, lambda: command([verb, sto])  # noqa: B023
         yield "meta show", lambda: command(["meta", "show", "--json", sto])
         yield "import", lambda: command(["meta", "import", sto, "--base", base, "--sto", self._free("imported")])
+        for form in Format:
+            out = self._free(f"layer-{form.value}")
+            ask = ["export", "--lossy", "--force", "--format", form.value, "-o", out, "--base", base, sto]
+            yield f"export --format {form.value}", lambda: self._export(ask)  # noqa: B023
+        tree = self._free("tree.tar.gz")
+        yield (
+            "export --tree",
+            lambda: self._export(
+                ["export", "--format", "tar", "--tree", "-o", tree, "--base", base, "--at", "first", sto]
+            ),
+        )
+        yield "import into it", lambda: self._import(self._copy(), unfinished=False)
+        yield "import that was unfinished", lambda: self._import(self._copy(), unfinished=True)
+        yield "vacuum -n", lambda: command(["vacuum", "-n", "--json", "--base", base, sto])
+        vacuumed = self._copy()
+        yield "vacuum", lambda: command(["vacuum", "-y", "--base", base, vacuumed])
+        yield "mount after vacuum", lambda: self._use(vacuumed)
+        yield "txn", lambda: self._transact(self._copy())
         for flag in ("-p", "-y"):
             mended = self._copy()
             yield f"fsck {flag}", lambda: fsck([flag, mended])  # noqa: B023
@@ -386,6 +411,39 @@ class Child:
         subprocess.run(["cp", "-a", self._world.base, base], check=True)
         cli.main(["merge", sto, "--base", base, "--apply"])
         cli.main(["merge", sto, "--base", base, "--apply"])
+
+    def _export(self, words: list[str]) -> None:
+        """Export, and look into what came of it: the bytes of what is outside must not be there."""
+        cli.main(words)
+        out = words[words.index("-o") + 1]
+        if os.path.lexists(out):
+            search = ["grep", "-rqaF", SECRET.strip().decode(), out]  # does not follow links, nor read devices
+            assert subprocess.run(search, check=False).returncode != 0, "it shows what is outside"
+        _remove(out)
+
+    def _transact(self, sto: str) -> None:
+        """A transaction that is kept, one that is taken back, and one whose daemon was killed."""
+        for ending in ("commit", "take_back", "", "commit"):
+            overlay = self._open(sto, read_only=False)
+            if overlay is None:
+                return
+            try:
+                _quietly(overlay.trial.mounting, None)
+                if _quietly(overlay.trial.begin) is not None:
+                    visitor = _Visitor(overlay)
+                    visitor.look()
+                    visitor.change()
+                if ending:
+                    _quietly(getattr(overlay.trial, ending))
+            finally:
+                _quietly(overlay.close)
+
+    def _import(self, sto: str, *, unfinished: bool) -> None:
+        """Import into a storage, or into what an import that was killed might have left of it."""
+        if unfinished and os.path.isdir(sto) and not os.path.islink(sto):
+            for name in set(os.listdir(sto)) - {".minifo-import", "lost+found"}:
+                _remove(os.path.join(sto, name))
+        cli.main(["import", "--base", self._world.base, "--sto", sto, os.path.join(self._world.models, "layer.tar")])
 
     def _redo(self, sto: str) -> None:
         """Mount with the log of a daemon that was killed, as if it were of this very database."""
