@@ -218,6 +218,10 @@ class Checkpoints:
         else:
             self._delete([checkpoint])
 
+    def release(self, checkpoint: Checkpoint) -> None:
+        """Let policies delete a checkpoint that minifo made for itself.  Call it inside an operation."""
+        self._db.change(_PIN, (0, checkpoint.id))
+
     def _delete(self, found: list[Checkpoint]) -> None:
         try:
             self._commits.run()
@@ -341,7 +345,7 @@ class Checkpoints:
 
         def end() -> None:
             change()
-            self._db.change(_PIN, (0, checkpoint.id))
+            self.release(checkpoint)
             self._db.change(_NO_REDO)
 
         self.note(end)

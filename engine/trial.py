@@ -257,11 +257,16 @@ class Trial:
     def _take_back(self, good: Checkpoint) -> Restored | None:
         """Let the overlay be as it was before the transaction; None if nothing was changed."""
         facts = self._facts()
+
+        def note(*_: Checkpoint) -> None:
+            self._end(facts)
+            self._checkpoints.release(good)  # it is deleted later, and the power may go before that
+
         if not self._checkpoints.differs(good):
-            self._checkpoints.note(lambda: self._end(facts))
+            self._checkpoints.note(note)
             restored = None
         else:
-            restored = self._checkpoints.return_to(good, "abandon", lambda left: self._end(facts))
+            restored = self._checkpoints.return_to(good, "abandon", note)
             log.warning(
                 "%s: a transaction that was not committed was taken back; what it had done is in checkpoint %s",
                 self._storage.path,

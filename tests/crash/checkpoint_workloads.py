@@ -289,6 +289,39 @@ def _base_bytes(recorded: RecordedOverlay, name: str) -> bytes:
         return file.read()
 
 
+def transacted(recorded: RecordedOverlay) -> None:
+    """A transaction that is kept, one whose daemon is killed, and one that is taken back, each with commits in it."""
+    points = RecordedCheckpoints(recorded)
+    kept, large = recorded.create("kept", fill(1, 1500)), recorded.ino("large")
+    points.begin()
+    recorded.write(kept, 400, fill(2, 300))
+    recorded.write(large, 8192, fill(3, 900))
+    recorded.rename("dir", "moved")
+    recorded.commit()
+    recorded.create("made", fill(4, 9000))
+    recorded.truncate(kept, 700)
+    recorded.unlink("a")
+    points.commit()
+    recorded.create("between", fill(5, 300))
+    points.begin()
+    recorded.write(kept, 100, fill(6, 200))
+    recorded.unlink("made")
+    recorded.commit()
+    recorded.replace("b", fill(7, 2000))
+    recorded.kill()
+    points.count_mount(kill_at=1)
+    points.count_mount()
+    points.begin()
+    recorded.write(large, 8200, fill(8, 300))
+    recorded.remove_tree("moved")
+    recorded.commit()
+    points.take_back()
+    recorded.create("last", fill(9, 500))
+    points.undo()
+    points.begin()
+    points.commit()
+
+
 def killed(recorded: RecordedOverlay) -> None:
     """The daemon is killed in the middle of verbs, and between them; the next one knows what is frozen."""
     points = RecordedCheckpoints(recorded)

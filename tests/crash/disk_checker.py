@@ -14,6 +14,7 @@ from minifo.engine import ROOT, Ino, Overlay, StateError
 from minifo.engine.store.history import TABLES
 from minifo.engine.store.object_paths import object_name
 from minifo.engine.store.storage import Storage
+from minifo.engine.trial import TXN
 from tests.crash.contents import fill
 from tests.crash.disk_model import State
 from tests.crash.recorded_overlay import CALLER, Seen, Tree, seen
@@ -172,6 +173,23 @@ class DiskChecker:
         self.shown = self._known_shown[key]
         return found
 
+    def _take_back(self, overlay: Overlay, before: Seen) -> Tree:
+        """Let a transaction that was cut be taken back, as a mount that serves does, and return the tree then.
+
+        Raises:
+            Wrong: something of it stays, or one that was committed is taken back.
+        """
+        begun = [point for point in before.points if point.cause == TXN and point.pinned]
+        if overlay.trial.state().txn != bool(begun):
+            raise Wrong(f"a transaction is neither begun nor ended: {begun}")
+        overlay.trial.mounting(None)
+        tree = _sound(overlay, live=False).tree
+        if tree != (self.shown[begun[0].time] if begun else before.tree):
+            raise Wrong("a transaction left a part of its changes" if begun else "a mount took something back")
+        if any(point.pinned and point.cause == TXN for point in overlay.checkpoints.all()):
+            raise Wrong("the checkpoint of a transaction stays for ever")
+        return tree
+
     def _bytes(self, name: str) -> bytes:
         content = self._there.get(name)
         if name not in self._touched and isinstance(content, bytes):
@@ -219,6 +237,7 @@ class DiskChecker:
                     raise Wrong(f"the second mount finds rows of {table}")
             if (answer := overlay.db.value("PRAGMA integrity_check")) != "ok":
                 raise Wrong(f"the database is damaged: {answer}")
+            tree = self._take_back(overlay, before)
             try:
                 ino = Ino(overlay.mknod(ROOT, b"after the crash", 0o644, 0, CALLER).ino)
                 overlay.write(ino, 0, fill(999, 3000))
@@ -226,7 +245,7 @@ class DiskChecker:
             except OSError as error:
                 raise Wrong(f"no new file can be made: {error}") from error
             after = _sound(overlay).tree
-            if after.pop(b"/after the crash").content != fill(999, 3000) or after != before.tree:
+            if after.pop(b"/after the crash").content != fill(999, 3000) or after != tree:
                 raise Wrong("a new file changed others")
             for point in before.points:
                 if point not in overlay.checkpoints.all():

@@ -30,13 +30,14 @@ class RecordedCheckpoints:
         self._recorded = recorded
         self._recording = recorded.recording
 
-    def _do(self, text: str, call: Callable[[], object], kill_at: int | None = None) -> None:
+    def _do(self, text: str, call: Callable[[], object], kill_at: int | None = None, *, tidies: bool = False) -> None:
         """Do one verb.
 
         Args:
             text: what it is.
             call: does it.
             kill_at: kill the daemon in the middle, instead of this commit of the verb.
+            tidies: whether it deletes a checkpoint when all else is durable.
         """
         recorded, recording = self._recorded, self._recording
         recorded.recorder.note("op", text)
@@ -55,7 +56,10 @@ class RecordedCheckpoints:
             if point not in before.points:
                 recording.shown.setdefault(point.time, before.tree)
         made = range(first, len(recording.commits))
-        recording.halves.update(number for number in made if recording.commits[number] not in (before, after))
+        halves = {number for number in made if recording.commits[number] not in (before, after)}
+        if tidies:
+            halves = {number for number in halves if recording.commits[number].tree not in (before.tree, after.tree)}
+        recording.halves |= halves
         if killed:
             recorded.kill()
         else:
@@ -91,6 +95,22 @@ class RecordedCheckpoints:
         """Give back what is not needed, however little it is."""
         with patch.object(vacuum, "_WORTH", 1):
             self._do("vacuum", vacuum.Vacuum(self._recorded.overlay, apply=True).run, kill_at)
+
+    def begin(self) -> None:
+        """Begin a transaction."""
+        self._do("begin a transaction", self._recorded.overlay.trial.begin)
+
+    def commit(self, kill_at: int | None = None) -> None:
+        """End it, with all that was changed."""
+        self._do("commit the transaction", self._recorded.overlay.trial.commit, kill_at, tidies=True)
+
+    def take_back(self, kill_at: int | None = None) -> None:
+        """End it, with nothing changed."""
+        self._do("take the transaction back", self._recorded.overlay.trial.take_back, kill_at, tidies=True)
+
+    def count_mount(self, kill_at: int | None = None) -> None:
+        """What a mount does before it serves: a transaction that was cut is taken back."""
+        self._do("count a mount", partial(self._recorded.overlay.trial.mounting, None), kill_at, tidies=True)
 
     def delete(self, *names: str, kill_at: int | None = None) -> None:
         """Delete some."""

@@ -39,7 +39,12 @@ def total(figures: list[str]) -> Iterator[Summary]:
     figures.append(summary.line("crash states"))
 
 
-@pytest.mark.logs("operations of a killed daemon were replayed", "is not the one of the last mount", always=False)
+@pytest.mark.logs(
+    "operations of a killed daemon were replayed",
+    "is not the one of the last mount",
+    "a transaction that was not committed was taken back",
+    always=False,
+)
 @pytest.mark.parametrize("name", WORKLOADS)
 def test_every_crash_leaves_a_tree_that_was_committed(
     name: str, total: Summary, figures: list[str], tmp_path_factory: pytest.TempPathFactory

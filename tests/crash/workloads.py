@@ -540,6 +540,7 @@ WORKLOADS: dict[str, Workload] = {
     "points_reset": Workload(checkpoint_workloads.reset, redo=True, every=5),
     "points_reverted": Workload(checkpoint_workloads.reverted, redo=True, every=5),
     "points_vacuumed": Workload(checkpoint_workloads.vacuumed, redo=True, every=5),
+    "points_transacted": Workload(checkpoint_workloads.transacted, redo=True, every=5),
     "points_killed": Workload(checkpoint_workloads.killed, redo=True, every=5),
     "points_digests": Workload(checkpoint_workloads.digested, redo=True, every=5),
     "points_cloned": Workload(checkpoint_workloads.cloned, every=8),
