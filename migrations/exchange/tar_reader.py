@@ -6,6 +6,7 @@ they are kept in memory, and it must have an end.
 
 from __future__ import annotations
 
+import math
 import stat
 import tarfile
 from collections.abc import Iterator
@@ -83,7 +84,10 @@ class TarReader:
 
     def _next(self, tar: tarfile.TarFile) -> tarfile.TarInfo | None:
         self._stream.left = _HEADERS_MAX
-        info = tar.next()
+        try:
+            info = tar.next()
+        except ValueError as error:  # of numbers in extended headers, which tarfile takes as they are
+            raise self._damaged(f"header: {error}") from error
         self._stream.left = None
         tar.members.clear()  # type: ignore[attr-defined]  # it keeps all that it read
         return info
@@ -100,7 +104,10 @@ class TarReader:
                 return Entry(What.OPAQUE, above)
             if name.startswith(_OF_AUFS):
                 return None
-            return Entry(What.WHITEOUT, place_of(self._source, join(above, name.removeprefix(WHITEOUT))[1:]))
+            hidden = name.removeprefix(WHITEOUT)
+            if hidden in (b"", b"."):
+                raise impossible(self._source, raw, "that is a whiteout of no name")
+            return Entry(What.WHITEOUT, place_of(self._source, join(above, hidden)[1:]))
         kind = _TYPES.get(info.type)
         if kind is None:
             raise impossible(self._source, raw, f"of the unknown type {info.type!r}")
@@ -109,7 +116,8 @@ class TarReader:
             return Entry(What.LINK, place, target=place_of(self._source, linkname))
         if place == b"/" and kind != stat.S_IFDIR:
             raise impossible(self._source, raw, "without a name")
-        mtime = _time(info.pax_headers.get("mtime"), int(info.mtime) * 10**9)
+        seconds = int(info.mtime) if math.isfinite(info.mtime) else 0
+        mtime = _time(info.pax_headers.get("mtime"), seconds * 10**9)
         has_bytes = kind == stat.S_IFREG
         parts = self._parts(info) if has_bytes else []
         return Entry(

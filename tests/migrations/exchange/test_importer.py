@@ -248,6 +248,12 @@ def test_the_last_of_one_name_counts(base: Path, memory_dir: Path) -> None:
 # -- hostile
 
 
+def holed(size: str, table: bytes, name: str = "x") -> Member:
+    """A sparse file as GNU tar has it: its size, and the text before its bytes that says where they are."""
+    pax = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.name": name, "GNU.sparse.realsize": size}
+    return "x", table.ljust(512, b"\0") + b"bytes", {"pax_headers": pax}
+
+
 HOSTILE: dict[str, tuple[list[Member], str]] = {
     "absolute": ([("/etc/x", b"", {})], "absolute name"),
     "dots": ([("d/../../x", b"", {})], "leads out"),
@@ -268,6 +274,26 @@ HOSTILE: dict[str, tuple[list[Member], str]] = {
     "type": ([("x", b"", {"type": b"Z"})], "unknown type"),
     "xattr": ([("x", b"", {"pax_headers": {"SCHILY.xattr.user.x": "v" * 70_000}})], "extended attribute"),
     "headers": ([("x", b"", {"pax_headers": {"comment": "v" * (17 << 20)}})], "MiB of headers"),
+    "whiteout of nothing": ([(".wh.", b"", {})], "whiteout of no name"),
+    "whiteout of the directory": ([("d/.wh..", b"", {})], "whiteout of no name"),
+    "linked and then gone": (
+        [("x", b"", DIR), ("x", b"", {"type": tarfile.SYMTYPE, "linkname": "/etc"}), ("x/y", b"", {})],
+        "follows no link",
+    ),
+    "below a device": ([("n", b"", {"type": tarfile.FIFOTYPE}), ("n/x", b"", {})], "follows no link"),
+    "absolute link": ([("l", b"", {"type": tarfile.LNKTYPE, "linkname": "/etc/passwd"})], "absolute name"),
+    "link to a name that is gone": (
+        [(".wh.f", b"", {}), ("l", b"", {"type": tarfile.LNKTYPE, "linkname": "f"})],
+        "no file",
+    ),
+    "size": ([("x", b"", {"pax_headers": {"size": "-5"}})], "impossible size"),
+    "size of holes": ([holed("-5", b"1\n0\n5\n")], "impossible holes"),
+    "holes beyond the end": ([holed("10", b"1\n100\n5\n")], "impossible holes"),
+    "holes twice": ([holed("10", b"2\n0\n5\n0\n5\n")], "impossible holes"),
+    "count of holes": ([holed("10", b"99999999999\n0\n5\n")], "damaged"),
+    "text for holes": ([holed("10", b"none\n0\n5\n")], "damaged"),
+    "text for a size": ([holed("ten", b"1\n0\n5\n")], "damaged"),
+    "holes with a name": ([holed("5", b"1\n0\n5\n", "../../x")], "leads out"),
     "deep": ([("a/" * 3000 + "x", b"", {})], "max-entries"),
     "large": ([("x", b"x" * 3_000_000, {})], "max-size"),
 }
@@ -283,6 +309,24 @@ def test_hostile_archives_are_refused(base: Path, memory_dir: Path, what: str) -
         take(base, source, max_entries=2000, max_size=2_000_000)
     assert sorted(os.listdir(memory_dir)) == ["a.tar", "base"]
     assert of_directory(base) == before
+
+
+@pytest.mark.parametrize("pack_by", ["gzip", "zstd"])
+def test_a_bomb_ends_at_max_size(base: Path, memory_dir: Path, pack_by: str) -> None:
+    """Few bytes that become many: they are read in pieces, and no more of them than may be taken."""
+    whole = archive(memory_dir / "a.tar", ("x", b"x" * 50_000_000, {})).read_bytes()
+    (memory_dir / "a.tar").write_bytes(pack(pack_by, whole))
+    assert (memory_dir / "a.tar").stat().st_size < 100_000
+    with pytest.raises(StateError, match="max-size"):
+        take(base, memory_dir / "a.tar", max_size=2_000_000)
+    assert sorted(os.listdir(memory_dir)) == ["a.tar", "base"]
+
+
+@pytest.mark.parametrize("time", ["nan", "1e400", "-1e30", "inf", "noon"])
+def test_times_that_there_are_not(base: Path, memory_dir: Path, time: str) -> None:
+    """They become others; the entry is taken."""
+    source = archive(memory_dir / "a.tar", ("x", b"x", {"pax_headers": {"mtime": time, "atime": time}}))
+    assert b"/x" in take(base, source)
 
 
 def test_devices_and_set_id_bits_are_for_root(base: Path, memory_dir: Path) -> None:
