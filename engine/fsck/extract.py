@@ -172,15 +172,9 @@ class Extraction:
         return missing
 
     def _copy(self, fd: int, number: int, at: int, start: int, size: int) -> None:
-        size = min(size, self._inventory.size(number) - at)
-        done = 0
-        while done < size:
-            data = self._inventory.read(number, at + done, min(_CHUNK, size - done))
-            if not data:
-                return
-            if data.strip(b"\0"):
-                os.pwrite(fd, data, start + done)
-            done += len(data)
+        end = min(at + size, self._inventory.size(number))
+        for offset, data in self._inventory.pieces(number, at, end):
+            os.pwrite(fd, data, start + offset - at)
 
     def _copy_base(self, fd: int, base: bytes, size: int) -> str:
         if self._base is None:

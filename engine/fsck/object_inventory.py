@@ -9,13 +9,14 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from ..errors import SHORT, StateError
 from ..store.confined_dir import why_refused
 from ..store.object_digests import Digest, DigestReader
 from ..store.object_paths import object_directory, object_name, object_number
 from ..store.storage import Storage
+from ..store.syscalls import data_ranges
 
 _CHUNK = 1 << 20  # bytes
 
@@ -109,15 +110,19 @@ class ObjectInventory:
         except FileNotFoundError:
             return 0
 
-    def read(self, number: int, offset: int, size: int) -> bytes:
-        """Return up to *size* bytes of an object from *offset* on; fewer at its end.
+    def pieces(self, number: int, start: int, end: int) -> Iterator[tuple[int, bytes]]:
+        """Yield the bytes of a range of an object, each piece with its offset; holes, and zeros, are left out.
 
         Raises:
             OSError: the object cannot be read.
         """
         fd = self._storage.open_object(object_name(number), write=False)
         try:
-            return os.pread(fd, size, offset)
+            for first, stop in data_ranges(fd, start, end):
+                for at in range(first, stop, _CHUNK):
+                    data = os.pread(fd, min(_CHUNK, stop - at), at)
+                    if data.strip(b"\0"):
+                        yield at, data
         finally:
             os.close(fd)
 
@@ -195,22 +200,14 @@ class ObjectInventory:
     def _copy(self, number: int, target: int) -> int:
         """Copy an object to an open file, durably, close that, and return its size."""
         try:
-            source = self._storage.open_object(object_name(number), write=False)
-        except OSError:
-            os.close(target)
-            raise
-        try:
-            offset = 0
-            while data := os.pread(source, _CHUNK, offset):
-                if data.strip(b"\0"):
-                    self._storage.write(target, data, offset)
-                offset += len(data)
-            self._storage.truncate(target, offset)
+            size = self._storage.stat(object_name(number)).st_size
+            for offset, data in self.pieces(number, 0, size):
+                self._storage.write(target, data, offset)
+            self._storage.truncate(target, size)
             self._storage.sync_fd(target)
         finally:
-            os.close(source)
             os.close(target)
-        return offset
+        return size
 
     def _create(self, number: int, size: int) -> int:
         """Create an object of *size* zero bytes durably, and return a descriptor for writing."""

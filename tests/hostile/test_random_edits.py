@@ -91,6 +91,7 @@ FOUND: tuple[tuple[Edit, ...], ...] = (
     (Put(_META, "to-secret"),),  # minifo meta show printed it
     (Put(_META, "fifo"),),
     (Put(_META, "huge"),),
+    (Put("content/0/3f", "huge"),),  # of no file; a rescue read all of its hole
 )
 
 
