@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from contextlib import closing
 
 from ..errors import NotMinifo, StateError
 from ..overlay import Overlay
@@ -81,19 +82,19 @@ def last_base(storage: str) -> str:
     Raises:
         NotMinifo, StorageBusy, StateError: as for ``open_at_rest``.
     """
-    store = Storage(storage)
-    try:
+    with closing(Storage(storage)) as store:
         if not store.is_formatted:
             raise NotMinifo(f"{storage} holds no overlay", "name a storage directory, or a path in a mounted overlay")
         check_header(store.database)
         store.lock(exclusive=False)
-        db = open_database(store.database, read_only=True, copy_out=None if store.is_trusted else store.copy_out)
-        try:
-            return recorded_base(db)
-        finally:
-            db.close()
-    finally:
-        store.close()
+        return _base_in(store)
+
+
+def _base_in(store: Storage) -> str:
+    with closing(
+        open_database(store.database, read_only=True, copy_out=None if store.is_trusted else store.copy_out)
+    ) as db:
+        return recorded_base(db)
 
 
 def recorded_base(db: Database) -> str:
@@ -124,16 +125,9 @@ def base_beside(storage: str) -> str:
     Raises:
         StateError: the storage cannot be read.
     """
-    store = _Beside(storage)
-    try:
+    with closing(_Beside(storage)) as store:
         check_header(store.database)
-        db = open_database(store.database, read_only=True, copy_out=None if store.is_trusted else store.copy_out)
-        try:
-            return recorded_base(db)
-        finally:
-            db.close()
-    finally:
-        store.close()
+        return _base_in(store)
 
 
 def open_beside(storage: str, base: str) -> Overlay:
