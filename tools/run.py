@@ -8,36 +8,24 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from typing import Any, TextIO
+from typing import TextIO
 
 import click
 
 from ..engine.errors import MinifoError, UsageError
 from . import _common
+from ._around import CONTEXT, EXIT_CODES, FAILED, Around
 from ._changes import Changed, changes_of, json_of, lines_of
 from ._common import printable
 from ._complete import targets
 from ._decision import Outcome, decide
 from ._output import json_name
 
-FAILED = 125  # of minifo itself, before or beside the command (as env(1), timeout(1))
-
-
-class _Command(click.Command):
-    """A command whose wrong requests have an exit code that is not one of the command that it runs."""
-
-    def make_context(self, *arguments: Any, **keywords: Any) -> click.Context:
-        try:
-            return super().make_context(*arguments, **keywords)
-        except click.UsageError as error:
-            print(f"minifo run: {printable(error.format_message().rstrip('.'))}; see --help", file=sys.stderr)
-            raise click.exceptions.Exit(FAILED) from error
-
 
 @click.command(
     "run",
-    cls=_Command,
-    context_settings={"allow_interspersed_args": False, "ignore_unknown_options": False},
+    cls=Around,
+    context_settings=CONTEXT,
     epilog="""\b
 Examples:
   minifo run -- make install                     # what would it install?
@@ -49,7 +37,8 @@ Examples:
   minifo run --json --discard -- ./configure | tail -n 1
 
 \b
-Exit codes: the command's; 128+N if signal N killed it; 126 it cannot be run; 127 not found; 125 minifo failed.""",
+"""
+    + EXIT_CODES,
 )
 @click.option("--base", "bases", metavar="DIR", multiple=True, help="Overlay this directory (default /); repeatable.")
 @click.option(

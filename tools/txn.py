@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import click
 
@@ -19,30 +19,17 @@ from ..engine.errors import MinifoError, StateError, UsageError
 from ..fusefront.control.client import ControlClient, listens
 from ..fusefront.mount import mount_table
 from . import _common
+from ._around import CANNOT_RUN, CONTEXT, EXIT_CODES, FAILED, NOT_FOUND, Around
 from ._checkpoints import Told, refused
 from ._common import printable
 from ._complete import targets
 from ._target import opened, storage_of
 
-FAILED = 125  # of minifo itself, before or beside the command, as in minifo run
-_CANNOT_RUN, _NOT_FOUND = 126, 127  # exit codes of the shell
-
-
-class _Command(click.Command):
-    """A command whose wrong requests have an exit code that is not one of the command that it runs."""
-
-    def make_context(self, *arguments: Any, **keywords: Any) -> click.Context:
-        try:
-            return super().make_context(*arguments, **keywords)
-        except click.UsageError as error:
-            print(f"minifo txn: {printable(error.format_message().rstrip('.'))}; see --help", file=sys.stderr)
-            raise click.exceptions.Exit(FAILED) from error
-
 
 @click.command(
     "txn",
-    cls=_Command,
-    context_settings={"allow_interspersed_args": False, "ignore_unknown_options": False},
+    cls=Around,
+    context_settings=CONTEXT,
     epilog="""\b
 Examples:
   minifo txn /mnt/etc -- sh -c 'sed -i s/80/8080/ hosts && grep -q . hosts'
@@ -55,7 +42,8 @@ with 0, all changes become durable in one step, and minifo undo takes them back.
 or the daemon is, or the power goes, the overlay is as before: at once, or at the next mount.
 What other programs change in the overlay meanwhile is part of it. There is one transaction at a time, and none while
 a trial runs.
-Exit codes: the command's; 128+N if signal N killed it; 126 it cannot be run; 127 not found; 125 minifo failed.""",
+"""
+    + EXIT_CODES,
 )
 @click.option("-q", "--quiet", is_flag=True, help="Do not say what changed.")
 @click.option("--json", "as_json", is_flag=True, help="The summary as one line of JSON, at the end of stdout.")
@@ -192,9 +180,9 @@ def _call(words: Sequence[str], place: _Place) -> tuple[int, str | None]:
         child = subprocess.Popen(words, cwd=place.directory, env=environment)
         return child.wait(), None
     except FileNotFoundError as error:
-        return _NOT_FOUND, error.strerror
+        return NOT_FOUND, error.strerror
     except (OSError, ValueError) as error:
-        return _CANNOT_RUN, str(getattr(error, "strerror", None) or error)
+        return CANNOT_RUN, str(getattr(error, "strerror", None) or error)
     finally:
         for number, handler in old.items():
             signal.signal(number, handler)
