@@ -14,6 +14,7 @@ from ..migrations.rebase.plan import Action, Decision
 from . import _common
 from ._output import plain
 from ._progress import Progress
+from ._size import size
 
 CONFLICTS = 3  # exit code if the user must decide about a conflict
 
@@ -154,8 +155,8 @@ def _entry(decision: Decision) -> dict[str, object]:
 def _prepare(storage: str, base: str, as_json: bool) -> int:
     with Preparation(storage, base) as preparation:
         if not as_json and preparation.count:
-            text = f"{preparation.count} files need {preparation.size} bytes of the base; {preparation.free} are free"
-            click.echo(_common.printable(f"{text} in {storage}"))
+            text = f"{_files(preparation.count)} to complete with {size(preparation.size)} of the base"
+            click.echo(_common.printable(f"{text}; {size(preparation.free)} free in {storage}"))
         progress = Progress(None, storage, quiet=as_json)
         try:
             report = preparation.run(progress)
@@ -181,6 +182,10 @@ def _print_prepared(count: int, conflicts: list[Entry]) -> None:
             f"conflict: {plain(entry.path)}: blocks of it were written over a version that this base does not have"
         )
     if count:
-        click.echo(f"completed: {count} files")
+        click.echo(f"completed: {_files(count)}")
     if not conflicts:
         click.echo("no file depends on this base now")
+
+
+def _files(count: int) -> str:
+    return "1 file" if count == 1 else f"{count:,} files"

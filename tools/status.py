@@ -68,7 +68,8 @@ def attention(found: dict[str, Any]) -> list[str]:
         wrong.append(f"It runs in plain mode, which is slower: {found['mode_reason']}.")
     if unreadable := found.get("drift", {}).get("unreadable"):
         wrong.append(
-            f"{unreadable:,} files need another version of the base to be read as a whole:"
+            f"{unreadable:,} {'file needs' if unreadable == 1 else 'files need'} another version of the base to be read"
+            f" as a whole:"
             f" minifo rebase {found['storage']} --base {found['base']}"
         )
     return wrong

@@ -36,7 +36,7 @@ _PROMPT = re.compile(r"[#$] ")
 #: What else differs from run to run: how many operations and checks, parts of a second, numbers of processes and of
 #: inodes, identities, what the machine has free, and what a database and a daemon take.
 _COUNTS = re.compile(
-    r"\b[\d,]+(?= operations| are free| ok$)|\d+ notes?(?=, )|^\.\d{3}\b"
+    r"\b[\d,]+(?= operations| ok$)|\d+ notes?(?=, )|[\d.]+ [KMG]iB(?= free in)|^\.\d{3}\b"
     r"|(?<= root )\d+|(?<=process )\d+|(?<=^inode: )\d+"
     r"|[\da-f]{8}-[\da-f-]{27}|(?<= changes, )\d+\.\d KiB$"
     r"|(?:(?<=^free: )|(?<=^memory: )|(?<=database ))[\d.]+ [KMG]iB"

@@ -67,7 +67,7 @@ def test_kinds(updated: RebaseSandbox, capsys: pytest.CaptureFixture[str]) -> No
     assert {kind: {entry["path"] for entry in entries} for kind, entries in drift["entries"].items()} == EXPECTED
     assert drift["counts"] == {kind: len(paths) for kind, paths in EXPECTED.items()}
     assert drift["unreadable"] == 1
-    assert "1 files need another version of the base" in found["attention"][0]
+    assert "1 file needs another version of the base" in found["attention"][0]
     assert asked(updated) == 1
     lines = capsys.readouterr().out.splitlines()
     for kind, paths in EXPECTED.items():

@@ -57,7 +57,7 @@ def test_afterwards_nothing_is_lost(rebase_sandbox: RebaseSandbox, capsys: pytes
     before = rebase_sandbox.shown()
     assert prepare(rebase_sandbox) == 0
     out = capsys.readouterr().out.splitlines()
-    assert out[0].startswith(f"{FILES + 2} files need ")
+    assert out[0].startswith(f"{FILES + 2} files to complete with ")
     assert out[1:] == [f"completed: {FILES + 2} files", "no file depends on this base now"]
     assert rebase_sandbox.shown() == before
     rebase_sandbox.check()
