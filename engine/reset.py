@@ -97,7 +97,7 @@ class _Reset:
         self._db = overlay.db
         self._inodes = overlay.inodes
         self._choice = choice
-        self._reverter = Reverter(overlay)
+        self._reverter: Reverter
         self.taken = 0
         self.kept = 0
 
@@ -108,6 +108,7 @@ class _Reset:
             left: the checkpoint that holds what was there; it was made in this operation.
         """
         before = self._count()
+        self._reverter = Reverter(self._ov)  # here, where a failure of the database is told as one of the reset
         plan = Plan(self._ov, self._choice)
         plan.read()
         plan.close()

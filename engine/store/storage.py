@@ -398,6 +398,9 @@ class Storage:
 
     def open_object_in_thread(self, name: str) -> int:
         """Open a content object for reading, and return a descriptor.  May run in a worker thread."""
+        return self._open_object_in_thread(name)
+
+    def _open_object_in_thread(self, name: str) -> int:
         return _or_shortage(lambda: self._dir.open_object_in_thread(name), name)
 
     def _open(self, name: str, flags: int) -> int:
@@ -463,7 +466,7 @@ class Storage:
 
     def sync_file(self, name: str) -> None:
         """Make a content object's bytes and size durable; it may be shared meanwhile.  May run in a worker thread."""
-        fd = self.open_object_in_thread(name)
+        fd = self._open_object_in_thread(name)
         try:
             os.fdatasync(fd)
         finally:

@@ -21,7 +21,7 @@ from tests.crash.recorder import Recorder
 from tests.crash.seeded_faults import FAULTS
 from tests.crash.workloads import WORKLOADS
 
-_STATES = int(os.environ.get("CRASH_STATES", "12000"))
+_STATES = int(os.environ.get("CRASH_STATES", "8000"))
 _TO_FIND = 10_000  # states after which a seeded fault must have been found
 
 _HARMLESS = {"database", "database_bytes", "log_bytes", "identity", "is_formatted", "has_holes", "check_empty", "lock"}

@@ -1,6 +1,6 @@
 """Storages edited as an attacker would: root goes through every door, and nothing outside is touched.
 
-``MINIFO_HOSTILE`` is the number of storages (default: 40 in CI, elsewhere 20).  By hand, for
+``MINIFO_HOSTILE`` is the number of storages (default: 20 in CI, elsewhere 10).  By hand, for
 many: ``MINIFO_HOSTILE=20000 pytest tests/hostile/test_random_edits.py``.
 """
 
@@ -35,7 +35,7 @@ from tests.hostile.storage_edits import (
     SetFact,
 )
 
-STORAGES = int(os.environ.get("MINIFO_HOSTILE", "0")) or (40 if in_ci() else 20)
+STORAGES = int(os.environ.get("MINIFO_HOSTILE", "0")) or (20 if in_ci() else 10)
 
 pytestmark = pytest.mark.timeout(300 + 3 * STORAGES)
 
