@@ -8,21 +8,19 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import BinaryIO, NamedTuple
 
 from ...engine import Overlay, UsageError
 from ...engine.checkpoint_values import Checkpoint
 from ..effects import Effects
 from ..exchange.compression import Compression
-from ..exchange.formats import Format, Loss
+from ..exchange.formats import Format, Losses
 from ..exchange.tar_writer import TarWriter
 from ..new_file import check_free, check_outside, explained, is_stream, new_file, stream
 from .delta import Delta
 from .parts import FORMAT, LAYER, PATHS, VERSION, BundleReader, Part, Written, write_bundle, written
 from .signing import sign
-
-_NOTED = 1000  # losses that are kept; all are counted
 
 Progress = Callable[[str, int, int], object]
 
@@ -60,28 +58,16 @@ class CreateOptions(NamedTuple):
 
 
 @dataclass
-class CreateReport:
+class CreateReport(Losses):
     """The result.
 
     Attributes:
         paths: how many paths the bundle has.
         size: its bytes.
-        lost: things that a layer cannot carry.
-        losses: the first of them.
-        written: False if nothing was written because of losses.
     """
 
     paths: int = 0
     size: int = 0
-    lost: int = 0
-    losses: list[Loss] = field(default_factory=list)
-    written: bool = False
-
-    def lose(self, loss: Loss) -> None:
-        """Note something that a layer cannot carry."""
-        self.lost += 1
-        if len(self.losses) < _NOTED:
-            self.losses.append(loss)
 
 
 def create_bundle(

@@ -10,7 +10,7 @@ import os
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import BinaryIO, NamedTuple, Protocol
 
 from ...engine import Overlay, UsageError
@@ -20,10 +20,8 @@ from ..new_file import beside, check_free, check_outside, explained, is_stream, 
 from .changed_tree import Item, LayerTree
 from .compression import Compression, compressed
 from .directory_writer import DirectoryWriter
-from .formats import Format, Loss, is_own_xattr, why_lost
+from .formats import Format, Loss, Losses, is_own_xattr, why_lost
 from .tar_writer import TarWriter
-
-_NOTED = 1000  # losses that are kept; all are counted
 
 Progress = Callable[[str, int, int], None]
 
@@ -56,28 +54,16 @@ class ExportOptions(NamedTuple):
 
 
 @dataclass
-class ExportReport:
+class ExportReport(Losses):
     """The result of an export.
 
     Attributes:
         objects: objects in the layer, directories among them.
         whiteouts: names that it hides.
-        lost: things that the format cannot express.
-        losses: the first of them.
-        written: False if nothing was written because of losses.
     """
 
     objects: int = 0
     whiteouts: int = 0
-    lost: int = 0
-    losses: list[Loss] = field(default_factory=list)
-    written: bool = False
-
-    def lose(self, loss: Loss) -> None:
-        """Note something that the format cannot express."""
-        self.lost += 1
-        if len(self.losses) < _NOTED:
-            self.losses.append(loss)
 
 
 def export_layer(

@@ -7,11 +7,14 @@ unionfs(8) of unionfs-fuse.
 from __future__ import annotations
 
 import stat
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
 
 from ...engine.model import Attr
 from ...engine.store.base_view import split
+
+_NOTED = 1000  # losses that are kept; all are counted
 
 WHITEOUT = b".wh."  # begins the name of a whiteout in OCI layers and in those of fuse-overlayfs
 OPAQUE = b".wh..wh..opq"  # a file in an opaque directory
@@ -49,6 +52,27 @@ class Loss(NamedTuple):
     kind: str
     place: bytes
     detail: str
+
+
+@dataclass
+class Losses:
+    """What a layer cannot carry, as the report of a command that writes one.
+
+    Attributes:
+        lost: how many things the format cannot express.
+        losses: the first of them.
+        written: False if nothing was written because of losses.
+    """
+
+    lost: int = 0
+    losses: list[Loss] = field(default_factory=list)
+    written: bool = False
+
+    def lose(self, loss: Loss) -> None:
+        """Note something that the format cannot express."""
+        self.lost += 1
+        if len(self.losses) < _NOTED:
+            self.losses.append(loss)
 
 
 def whiteout_of_overlayfs(mode: int, rdev: int) -> bool:
